@@ -1,0 +1,4054 @@
+/* rawmmsg._rawmmsg: batched packet I/O on AF_PACKET sockets.
+
+   In Python pseudo-code:
+
+       class BatchMemory:               # private; what a batch is made of
+           "All memory that recvmmsg(2) and sendmmsg(2) need for a batch, and
+            the caller's buffers where the frames are there."
+
+       class Window:                    # private; one memoryview's exporter
+           "A part of a BatchMemory: a frame, or a column. A memoryview does
+            not tell its exporter which part was asked for, so each part has
+            an exporter of its own; it pins the memory, never the batch."
+
+       class PacketBatch:
+           "How many packets a BatchMemory holds, and who is using it."
+
+       class RawSocket:
+           "A descriptor, and what its frames need on the way in and out."
+
+   Rules that hold throughout:
+
+   - Between the release of the GIL and its return, only memory is touched
+     that a BatchMemory or the call's own Py_buffers keep alive.
+   - A PacketBatch is used by one call at a time (`busy`); what user code can
+     write at any time (`lengths`) is read once and then checked.
+   - A RawSocket's descriptors are closed by close() where no call is in
+     flight, otherwise by the last call that leaves (`state`).
+*/
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+/* ---- What differs between Pythons --------------------------------------- */
+
+#if PY_VERSION_HEX < 0x030c0000
+#include <structmember.h>
+#define Py_T_PYSSIZET T_PYSSIZET
+#define Py_READONLY READONLY
+
+static PyObject *
+PyErr_GetRaisedException(void)
+{
+    PyObject *type, *value, *traceback;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (value != NULL && traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}
+
+static void
+PyErr_SetRaisedException(PyObject *exception)
+{
+    PyErr_Restore(Py_XNewRef((PyObject *)Py_TYPE(exception)), exception,
+                  PyException_GetTraceback(exception));
+}
+#endif
+
+/* Not in the Limited API. */
+#ifndef PYTHREAD_INVALID_THREAD_ID
+#define PYTHREAD_INVALID_THREAD_ID ((unsigned long)-1)
+#endif
+
+/* ---- Includes, and what old build headers lack --------------------------- */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <math.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#include <arpa/inet.h>
+#include <linux/filter.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#ifndef SO_LOCK_FILTER
+#define SO_LOCK_FILTER 44
+#endif
+#ifndef SO_BUSY_POLL
+#define SO_BUSY_POLL 46
+#endif
+#ifndef PACKET_VNET_HDR
+#define PACKET_VNET_HDR 15
+#endif
+#ifndef PACKET_QDISC_BYPASS
+#define PACKET_QDISC_BYPASS 20
+#endif
+#ifndef PACKET_IGNORE_OUTGOING
+#define PACKET_IGNORE_OUTGOING 23
+#endif
+#ifndef PACKET_VNET_HDR_SZ
+#define PACKET_VNET_HDR_SZ 24
+#endif
+#ifndef TP_STATUS_VLAN_TPID_VALID
+#define TP_STATUS_VLAN_TPID_VALID (1 << 6)
+#endif
+#ifndef TP_STATUS_CSUM_VALID
+#define TP_STATUS_CSUM_VALID (1 << 7)
+#endif
+
+/* struct tpacket_auxdata as of Linux 3.14: older headers name the last field
+   tp_padding. */
+struct auxdata {
+    uint32_t tp_status;
+    uint32_t tp_len;
+    uint32_t tp_snaplen;
+    uint16_t tp_mac;
+    uint16_t tp_net;
+    uint16_t tp_vlan_tci;
+    uint16_t tp_vlan_tpid;
+};
+
+/* Sanitizers know libc's wrappers and not syscall(2). */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+
+/* ---- Constants ------------------------------------------------------------ */
+
+#define SUPER_FRAME 69632
+#define DEFAULT_CAPACITY 64
+#define DEFAULT_FRAME_SIZE 2048
+#define MAX_CAPACITY (1 << 20)
+#define DEFAULT_RCVBUF (8 << 20)
+
+/* net/socket.c:__sys_sendmmsg() takes UIO_MAXIOV messages a call, and
+   uio(7) as many parts a message. */
+#define MAX_SEND 1024
+#define MAX_PARTS 1024
+
+/* BPF_MAXINSNS of the kernel; sock_fprog.len would wrap beyond 65,535. */
+#define MAX_INSTRUCTIONS 4096
+
+/* struct virtio_net_hdr_mrg_rxbuf, the longest header that
+   PACKET_VNET_HDR_SZ allows. */
+#define OFFLOAD_HEADER_SIZE 12
+
+/* A tag is put in after the two addresses of an Ethernet header. */
+#define TAG_OFFSET 12
+#define TAG_SIZE 4
+
+/* tpacket_auxdata, scm_timestamping, and the SO_RXQ_OVFL counter. */
+#define CONTROL_SIZE                           \
+    (CMSG_SPACE(sizeof(struct auxdata))        \
+     + CMSG_SPACE(3 * sizeof(struct timespec)) \
+     + CMSG_SPACE(sizeof(uint32_t)))
+
+#define CACHE_LINE 64
+
+#define NS_PER_S INT64_C(1000000000)
+/* How long a wait trusts that the interface is still there. */
+#define LINK_CHECK_NS NS_PER_S
+/* Pauses of sendall() after ENOBUFS, and how long it goes on in vain. */
+#define FIRST_PAUSE_NS INT64_C(50000)
+#define LAST_PAUSE_NS INT64_C(10000000)
+#define FULL_LIMIT_NS NS_PER_S
+
+enum packet_flag {
+    TRUNCATED = 1 << 0,
+    CHECKSUM_NOT_READY = 1 << 1,
+    CHECKSUM_VALID = 1 << 2,
+    VLAN_RESTORED = 1 << 3,
+    CONTROL_TRUNCATED = 1 << 4,
+};
+
+/* What a socket collects with each packet, and so which columns hold it. */
+enum collected {
+    COLLECT_ALWAYS = 1 << 0, /* flags */
+    COLLECT_VLAN = 1 << 1,   /* auxdata: tags, wire lengths */
+    COLLECT_ADDRESSES = 1 << 2,
+    COLLECT_TIMES = 1 << 3,
+};
+
+/* ---- Module state ----------------------------------------------------------
+ */
+
+typedef struct {
+    PyTypeObject *memory_type;
+    PyTypeObject *window_type;
+    PyTypeObject *batch_type;
+    PyTypeObject *socket_type;
+    PyTypeObject *statistics_type;
+} module_state;
+
+/* The types are final, so an object's type is the one made with the module. */
+static module_state *
+state_of(PyObject *self)
+{
+    return PyType_GetModuleState(Py_TYPE(self));
+}
+
+/* ---- BatchMemory ---------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t capacity;
+    Py_ssize_t frame_size; /* 0 where each buffer has its own */
+
+    /* The caller's memory, exported to us; released in dealloc. */
+    Py_buffer *pins;
+    Py_ssize_t pin_count;
+
+    /* One allocation, that holds all below (frames where they are ours). */
+    void *block;
+
+    /* Armed for life: part 2i is frame i's offload header, part 2i + 1 the
+       frame. The parts of `rx` are never changed and so tell where a frame
+       is and how much fits; those of `tx` have the length of what is sent.
+       All are used under the batch's `busy`. */
+    struct mmsghdr *rx;
+    struct mmsghdr *tx;
+    struct iovec *rx_parts;
+    struct iovec *tx_parts;
+    struct sockaddr_ll *addresses;
+    char *control;         /* CONTROL_SIZE each */
+    char *offload_headers; /* OFFLOAD_HEADER_SIZE each */
+
+    /* The columns. `lengths` is open to user code at any time. */
+    _Atomic uint32_t *lengths;
+    uint32_t *wire_lengths;
+    int64_t *timestamps_ns;
+    int32_t *ifindexes;
+    uint8_t *packet_types;
+    uint16_t *flags;
+    uint16_t *vlan_tcis;
+    uint16_t *vlan_tpids;
+
+    char *frames;          /* NULL where scattered */
+    Py_ssize_t shape[2];   /* of the frames */
+    Py_ssize_t strides[2]; /* of the frames */
+} BatchMemory;
+
+/* Shares out one block. With base NULL it only measures. */
+struct carver {
+    char *base;
+    size_t used;
+    bool overflow;
+};
+
+static void *
+carve(struct carver *c, size_t count, size_t size)
+{
+    size_t bytes, end;
+    size_t start = (c->used + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1);
+
+    if (start < c->used || __builtin_mul_overflow(count, size, &bytes)
+        || __builtin_add_overflow(start, bytes, &end)) {
+        c->overflow = true;
+        return NULL;
+    }
+    c->used = end;
+    return c->base == NULL ? NULL : c->base + start;
+}
+
+static void
+lay_out(BatchMemory *m, struct carver *c, bool own_frames)
+{
+    size_t n = (size_t)m->capacity;
+    char *frames;
+
+    m->rx = carve(c, n, sizeof(*m->rx));
+    m->tx = carve(c, n, sizeof(*m->tx));
+    m->rx_parts = carve(c, 2 * n, sizeof(*m->rx_parts));
+    m->tx_parts = carve(c, 2 * n, sizeof(*m->tx_parts));
+    m->addresses = carve(c, n, sizeof(*m->addresses));
+    m->control = carve(c, n, CONTROL_SIZE);
+    m->offload_headers = carve(c, n, OFFLOAD_HEADER_SIZE);
+    m->lengths = carve(c, n, sizeof(*m->lengths));
+    m->wire_lengths = carve(c, n, sizeof(*m->wire_lengths));
+    m->timestamps_ns = carve(c, n, sizeof(*m->timestamps_ns));
+    m->ifindexes = carve(c, n, sizeof(*m->ifindexes));
+    m->packet_types = carve(c, n, sizeof(*m->packet_types));
+    m->flags = carve(c, n, sizeof(*m->flags));
+    m->vlan_tcis = carve(c, n, sizeof(*m->vlan_tcis));
+    m->vlan_tpids = carve(c, n, sizeof(*m->vlan_tpids));
+    if (own_frames) {
+        frames = carve(c, n, (size_t)m->strides[0]);
+        m->frames = frames;
+    }
+}
+
+/* Returns 0, or -1 with MemoryError set. */
+static int
+allocate(BatchMemory *m, bool own_frames)
+{
+    struct carver c = {NULL, 0, false};
+
+    lay_out(m, &c, own_frames);
+    /* Room to begin on a cache line. */
+    if (c.overflow || c.used > PY_SSIZE_T_MAX - CACHE_LINE) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    m->block = PyMem_Calloc(1, c.used + CACHE_LINE);
+    if (m->block == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    c.base = (char *)(((uintptr_t)m->block + CACHE_LINE - 1)
+                      & ~(uintptr_t)(CACHE_LINE - 1));
+    c.used = 0;
+    lay_out(m, &c, own_frames);
+    return 0;
+}
+
+/* Points slot i at its frame, for receiving and for sending. */
+static void
+arm_slot(BatchMemory *m, Py_ssize_t i, char *frame, size_t size)
+{
+    struct iovec *rx = &m->rx_parts[2 * i];
+    struct iovec *tx = &m->tx_parts[2 * i];
+
+    rx[0].iov_base = m->offload_headers + i * OFFLOAD_HEADER_SIZE;
+    rx[0].iov_len = OFFLOAD_HEADER_SIZE;
+    rx[1].iov_base = frame;
+    rx[1].iov_len = size;
+    m->rx[i].msg_hdr.msg_iov = &rx[1];
+    m->rx[i].msg_hdr.msg_iovlen = 1;
+    tx[0] = rx[0];
+    tx[1] = rx[1];
+    m->tx[i].msg_hdr.msg_iov = &tx[1];
+    m->tx[i].msg_hdr.msg_iovlen = 1;
+}
+
+static size_t
+room_of(const BatchMemory *m, Py_ssize_t i)
+{
+    return m->rx_parts[2 * i + 1].iov_len;
+}
+
+static char *
+frame_of(const BatchMemory *m, Py_ssize_t i)
+{
+    return m->rx_parts[2 * i + 1].iov_base;
+}
+
+/* Frames at multiples of a large power of two compete for the same few cache
+   sets: an odd number of cache lines apart they use all of them. */
+static Py_ssize_t
+stride_for(Py_ssize_t frame_size)
+{
+    Py_ssize_t lines = (frame_size + CACHE_LINE - 1) / CACHE_LINE;
+
+    return (lines | 1) * CACHE_LINE;
+}
+
+static void
+set_geometry(BatchMemory *m, Py_ssize_t frame_size, Py_ssize_t stride)
+{
+    m->frame_size = frame_size;
+    m->shape[0] = m->capacity;
+    m->shape[1] = frame_size;
+    m->strides[0] = stride;
+    m->strides[1] = 1;
+}
+
+static int
+check_sizes(Py_ssize_t capacity, Py_ssize_t frame_size)
+{
+    if (capacity < 1 || capacity > MAX_CAPACITY) {
+        PyErr_Format(PyExc_ValueError, "capacity must be 1 to %d, not %zd",
+                     MAX_CAPACITY, capacity);
+        return -1;
+    }
+    if (frame_size < 1 || frame_size > INT_MAX) {
+        PyErr_Format(PyExc_ValueError, "frame_size must be 1 to %d, not %zd",
+                     INT_MAX, frame_size);
+        return -1;
+    }
+    return 0;
+}
+
+/* Sizes below: -1 where the caller gave none. */
+
+static int
+use_own_memory(BatchMemory *m, Py_ssize_t capacity, Py_ssize_t frame_size)
+{
+    capacity = capacity < 0 ? DEFAULT_CAPACITY : capacity;
+    frame_size = frame_size < 0 ? DEFAULT_FRAME_SIZE : frame_size;
+    if (check_sizes(capacity, frame_size) < 0) {
+        return -1;
+    }
+    m->capacity = capacity;
+    set_geometry(m, frame_size, stride_for(frame_size));
+    return allocate(m, true);
+}
+
+/* How a two-dimensional buffer is divided, and whether the caller agrees. */
+static int
+divide_rows(const Py_buffer *view, Py_ssize_t *capacity,
+            Py_ssize_t *frame_size)
+{
+    if (view->itemsize != 1) {
+        PyErr_Format(PyExc_ValueError,
+                     "a two-dimensional buffer must have items of one byte, "
+                     "not %zd",
+                     view->itemsize);
+        return -1;
+    }
+    if ((*capacity >= 0 && *capacity != view->shape[0])
+        || (*frame_size >= 0 && *frame_size != view->shape[1])) {
+        PyErr_Format(PyExc_ValueError,
+                     "the buffer's shape (%zd, %zd) is not the capacity and "
+                     "frame_size given",
+                     view->shape[0], view->shape[1]);
+        return -1;
+    }
+    *capacity = view->shape[0];
+    *frame_size = view->shape[1];
+    return 0;
+}
+
+static int
+divide_flat(const Py_buffer *view, Py_ssize_t *capacity,
+            Py_ssize_t *frame_size)
+{
+    if (*frame_size < 0) {
+        *frame_size =
+            *capacity > 0 ? view->len / *capacity : DEFAULT_FRAME_SIZE;
+    }
+    if (*capacity < 0 && *frame_size > 0) {
+        *capacity = view->len / *frame_size;
+    }
+    if (check_sizes(*capacity, *frame_size) < 0) {
+        return -1;
+    }
+    if (*capacity > view->len / *frame_size) {
+        PyErr_Format(PyExc_ValueError,
+                     "%zd frames of %zd bytes do not fit a buffer of %zd",
+                     *capacity, *frame_size, view->len);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+use_buffer(BatchMemory *m, PyObject *buffer, Py_ssize_t capacity,
+           Py_ssize_t frame_size)
+{
+    Py_buffer *view;
+
+    m->pins = PyMem_Calloc(1, sizeof(*m->pins));
+    if (m->pins == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    view = &m->pins[0];
+    if (PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)
+        < 0) {
+        return -1;
+    }
+    m->pin_count = 1;
+    if (view->ndim > 2) {
+        PyErr_Format(PyExc_ValueError,
+                     "the buffer must have one dimension or two, not %d",
+                     view->ndim);
+        return -1;
+    }
+    if ((view->ndim == 2 ? divide_rows : divide_flat)(view, &capacity,
+                                                      &frame_size)
+        < 0) {
+        return -1;
+    }
+    if (check_sizes(capacity, frame_size) < 0) {
+        return -1;
+    }
+    m->capacity = capacity;
+    set_geometry(m, frame_size, frame_size);
+    m->frames = view->buf;
+    return allocate(m, false);
+}
+
+/* Pins element i of `buffers` and returns 0, or -1. */
+static int
+pin_buffer(BatchMemory *m, PyObject *buffers, Py_ssize_t i)
+{
+    int result;
+    PyObject *item = PySequence_GetItem(buffers, i);
+
+    if (item == NULL) {
+        return -1;
+    }
+    result = PyObject_GetBuffer(item, &m->pins[i],
+                                PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS);
+    Py_DECREF(item);
+    if (result < 0) {
+        return -1;
+    }
+    m->pin_count = i + 1;
+    if (m->pins[i].len < 1 || m->pins[i].len > INT_MAX) {
+        PyErr_Format(PyExc_ValueError,
+                     "buffers[%zd] must have 1 to %d bytes, not %zd", i,
+                     INT_MAX, m->pins[i].len);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+use_buffers(BatchMemory *m, PyObject *buffers)
+{
+    PyObject *fixed = PySequence_Tuple(buffers);
+    Py_ssize_t n, i;
+    int result = -1;
+
+    if (fixed == NULL) {
+        return -1;
+    }
+    n = PyTuple_Size(fixed);
+    if (check_sizes(n, 1) < 0) {
+        goto finally;
+    }
+    m->pins = PyMem_Calloc((size_t)n, sizeof(*m->pins));
+    if (m->pins == NULL) {
+        PyErr_NoMemory();
+        goto finally;
+    }
+    m->capacity = n;
+    for (i = 0; i < n; i++) {
+        if (pin_buffer(m, fixed, i) < 0) {
+            goto finally;
+        }
+    }
+    result = allocate(m, false);
+
+finally:
+    Py_DECREF(fixed);
+    return result;
+}
+
+/* New memory, armed; NULL with an exception set. */
+static BatchMemory *
+BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
+                   Py_ssize_t frame_size, PyObject *buffer, PyObject *buffers)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    BatchMemory *m = (BatchMemory *)alloc(type, 0);
+    Py_ssize_t i;
+    int result;
+
+    if (m == NULL) {
+        return NULL;
+    }
+    if (buffers != NULL) {
+        result = use_buffers(m, buffers);
+    }
+    else if (buffer != NULL) {
+        result = use_buffer(m, buffer, capacity, frame_size);
+    }
+    else {
+        result = use_own_memory(m, capacity, frame_size);
+    }
+    if (result < 0) {
+        Py_DECREF(m);
+        return NULL;
+    }
+    for (i = 0; i < m->capacity; i++) {
+        if (buffers != NULL) {
+            arm_slot(m, i, m->pins[i].buf, (size_t)m->pins[i].len);
+        }
+        else {
+            arm_slot(m, i, m->frames + i * m->strides[0],
+                     (size_t)m->frame_size);
+        }
+    }
+    return m;
+}
+
+/* No tp_clear for any type here: the references never change, and letting go
+   of the caller's memory while views of it exist would be a use after free. A
+   cycle through them always has a container that can be cleared. */
+static int
+BatchMemory_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    BatchMemory *m = (BatchMemory *)self;
+    Py_ssize_t i;
+
+    Py_VISIT(Py_TYPE(self));
+    for (i = 0; i < m->pin_count; i++) {
+        Py_VISIT(m->pins[i].obj);
+    }
+    return 0;
+}
+
+static void
+BatchMemory_dealloc(PyObject *self)
+{
+    BatchMemory *m = (BatchMemory *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    PyObject_GC_UnTrack(self);
+    while (m->pin_count > 0) {
+        PyBuffer_Release(&m->pins[--m->pin_count]);
+    }
+    PyMem_Free(m->pins);
+    PyMem_Free(m->block);
+    release(self);
+    Py_DECREF(type);
+}
+
+struct geometry {
+    void *start;
+    const char *format;
+    Py_ssize_t itemsize;
+    int ndim;
+    Py_ssize_t *shape;
+    Py_ssize_t *strides;
+    bool readonly;
+};
+
+static bool
+is_contiguous(const struct geometry *g)
+{
+    Py_ssize_t expected = g->itemsize;
+    int i;
+
+    for (i = g->ndim - 1; i >= 0; i--) {
+        if (g->strides[i] != expected) {
+            return false;
+        }
+        expected *= g->shape[i];
+    }
+    return true;
+}
+
+/* Answers a request for `exporter`'s buffer; -1 with BufferError set. */
+static int
+fill_view(Py_buffer *view, int flags, PyObject *exporter,
+          const struct geometry *g)
+{
+    const int contiguous =
+        (PyBUF_C_CONTIGUOUS | PyBUF_F_CONTIGUOUS | PyBUF_ANY_CONTIGUOUS)
+        & ~PyBUF_STRIDES;
+    bool dense = is_contiguous(g);
+    int i;
+
+    view->obj = NULL;
+    if ((flags & PyBUF_WRITABLE) && g->readonly) {
+        PyErr_SetString(PyExc_BufferError, "this column is read-only");
+        return -1;
+    }
+    /* Rows of more than one dimension are never in Fortran's order. */
+    if (!dense
+        && ((flags & PyBUF_STRIDES) != PyBUF_STRIDES
+            || (flags & contiguous))) {
+        PyErr_SetString(PyExc_BufferError, "the memory is not contiguous");
+        return -1;
+    }
+    if (g->ndim > 1
+        && (flags & contiguous) == (PyBUF_F_CONTIGUOUS & ~PyBUF_STRIDES)) {
+        PyErr_SetString(PyExc_BufferError,
+                        "the memory is not in Fortran's order");
+        return -1;
+    }
+    view->buf = g->start;
+    view->itemsize = g->itemsize;
+    view->len = g->itemsize;
+    for (i = 0; i < g->ndim; i++) {
+        view->len *= g->shape[i];
+    }
+    view->readonly = g->readonly;
+    view->ndim = (flags & PyBUF_ND) ? g->ndim : 1;
+    view->format = (flags & PyBUF_FORMAT) ? (char *)g->format : NULL;
+    view->shape = (flags & PyBUF_ND) ? g->shape : NULL;
+    view->strides =
+        (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? g->strides : NULL;
+    view->suboffsets = NULL;
+    view->internal = NULL;
+    view->obj = Py_NewRef(exporter);
+    return 0;
+}
+
+static int
+BatchMemory_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    BatchMemory *m = (BatchMemory *)self;
+    struct geometry g = {m->frames, "B", 1, 2, m->shape, m->strides, false};
+
+    if (m->frames == NULL) {
+        view->obj = NULL;
+        PyErr_SetString(PyExc_BufferError,
+                        "scattered buffers have no two-dimensional form");
+        return -1;
+    }
+    return fill_view(view, flags, self, &g);
+}
+
+static PyType_Slot BatchMemory_slots[] = {
+    {Py_tp_doc, "The memory of a batch."},
+    {Py_tp_traverse, BatchMemory_traverse},
+    {Py_tp_dealloc, BatchMemory_dealloc},
+    {Py_bf_getbuffer, BatchMemory_getbuffer},
+    {0, NULL},
+};
+
+static PyType_Spec BatchMemory_spec = {
+    .name = "rawmmsg._rawmmsg.BatchMemory",
+    .basicsize = sizeof(BatchMemory),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = BatchMemory_slots,
+};
+
+/* ---- Window --------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    BatchMemory *memory; /* strong */
+    struct geometry geometry;
+    Py_ssize_t shape;
+    Py_ssize_t stride;
+} Window;
+
+/* A memoryview of `count` items at `start`; NULL with an exception set. */
+static PyObject *
+view_of(BatchMemory *m, PyTypeObject *window_type, void *start,
+        Py_ssize_t count, Py_ssize_t itemsize, const char *format,
+        bool readonly)
+{
+    Window *w = PyObject_GC_New(Window, window_type);
+    PyObject *view;
+
+    if (w == NULL) {
+        return NULL;
+    }
+    w->memory = (BatchMemory *)Py_NewRef((PyObject *)m);
+    w->shape = count;
+    w->stride = itemsize;
+    w->geometry = (struct geometry){start,     format,     itemsize, 1,
+                                    &w->shape, &w->stride, readonly};
+    /* Only the caller's buffers can close a cycle. */
+    if (m->pin_count > 0) {
+        PyObject_GC_Track(w);
+    }
+    view = PyMemoryView_FromObject((PyObject *)w);
+    Py_DECREF(w);
+    return view;
+}
+
+static int
+Window_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Window *)self)->memory);
+    return 0;
+}
+
+static void
+Window_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    Py_DECREF(((Window *)self)->memory);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static int
+Window_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    return fill_view(view, flags, self, &((Window *)self)->geometry);
+}
+
+static PyType_Slot Window_slots[] = {
+    {Py_tp_doc, "A part of a batch's memory."},
+    {Py_tp_traverse, Window_traverse},
+    {Py_tp_dealloc, Window_dealloc},
+    {Py_bf_getbuffer, Window_getbuffer},
+    {0, NULL},
+};
+
+static PyType_Spec Window_spec = {
+    .name = "rawmmsg._rawmmsg.Window",
+    .basicsize = sizeof(Window),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = Window_slots,
+};
+
+/* ---- PacketBatch ---------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    BatchMemory *memory; /* strong, for life */
+    PyObject *weakrefs;
+    atomic_bool busy;           /* a call is using the batch */
+    atomic_uint_fast32_t count; /* packets held; written under busy */
+    atomic_uint collected;      /* enum collected; written under busy */
+    unsigned armed;             /* what `rx` asks for; used under busy */
+} PacketBatch;
+
+static int
+raise_in_use(void)
+{
+    PyErr_SetString(PyExc_BufferError, "the batch is in use by another call");
+    return -1;
+}
+
+/* Takes the batch for a call: 0, or -1 with BufferError set. */
+static int
+take_batch(PacketBatch *b)
+{
+    if (atomic_exchange_explicit(&b->busy, true, memory_order_acquire)) {
+        return raise_in_use();
+    }
+    return 0;
+}
+
+static void
+release_batch(PacketBatch *b)
+{
+    atomic_store_explicit(&b->busy, false, memory_order_release);
+}
+
+static Py_ssize_t
+count_of(PacketBatch *b)
+{
+    return (Py_ssize_t)atomic_load_explicit(&b->count, memory_order_acquire);
+}
+
+/* Declares what the batch holds now. The caller has taken it. */
+static void
+set_held(PacketBatch *b, Py_ssize_t count, unsigned collected)
+{
+    atomic_store_explicit(&b->collected, collected, memory_order_relaxed);
+    atomic_store_explicit(&b->count, (uint_fast32_t)count,
+                          memory_order_release);
+}
+
+/* The length of packet i, read once; -1 with ValueError set where it was
+   written beyond the frame. */
+static Py_ssize_t
+checked_length(BatchMemory *m, Py_ssize_t i)
+{
+    uint32_t length =
+        atomic_load_explicit(&m->lengths[i], memory_order_relaxed);
+
+    if (length > room_of(m, i)) {
+        PyErr_Format(PyExc_ValueError,
+                     "lengths[%zd] is %lu: beyond the frame's %zu bytes", i,
+                     (unsigned long)length, room_of(m, i));
+        return -1;
+    }
+    return (Py_ssize_t)length;
+}
+
+/* "O&": None is -1. */
+static int
+convert_optional_size(PyObject *value, void *result)
+{
+    Py_ssize_t size;
+
+    if (value == Py_None) {
+        *(Py_ssize_t *)result = -1;
+        return 1;
+    }
+    size = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+    if (size == -1 && PyErr_Occurred()) {
+        return 0;
+    }
+    if (size < 0) {
+        PyErr_Format(PyExc_ValueError, "expected a positive size, not %zd",
+                     size);
+        return 0;
+    }
+    *(Py_ssize_t *)result = size;
+    return 1;
+}
+
+static PyObject *
+PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"capacity", "frame_size", "buffer", "buffers",
+                            NULL};
+    module_state *state = PyType_GetModuleState(type);
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Py_ssize_t capacity = -1, frame_size = -1;
+    PyObject *buffer = Py_None, *buffers = Py_None;
+    BatchMemory *memory;
+    PacketBatch *b;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O&O&$OO:PacketBatch",
+                                     names, convert_optional_size, &capacity,
+                                     convert_optional_size, &frame_size,
+                                     &buffer, &buffers)) {
+        return NULL;
+    }
+    if (buffers != Py_None
+        && (buffer != Py_None || capacity >= 0 || frame_size >= 0)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "buffers= gives all sizes: it goes with neither "
+                        "buffer, capacity nor frame_size");
+        return NULL;
+    }
+    memory = BatchMemory_create(state->memory_type, capacity, frame_size,
+                                buffer == Py_None ? NULL : buffer,
+                                buffers == Py_None ? NULL : buffers);
+    if (memory == NULL) {
+        return NULL;
+    }
+    b = (PacketBatch *)alloc(type, 0);
+    if (b == NULL) {
+        Py_DECREF(memory);
+        return NULL;
+    }
+    b->memory = memory;
+    atomic_init(&b->busy, false);
+    atomic_init(&b->count, 0);
+    atomic_init(&b->collected, 0);
+    return (PyObject *)b;
+}
+
+static int
+PacketBatch_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((PacketBatch *)self)->memory);
+    return 0;
+}
+
+static void
+PacketBatch_dealloc(PyObject *self)
+{
+    PacketBatch *b = (PacketBatch *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    PyObject_GC_UnTrack(self);
+    if (b->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    Py_XDECREF((PyObject *)b->memory);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+PacketBatch_repr(PyObject *self)
+{
+    PacketBatch *b = (PacketBatch *)self;
+
+    if (b->memory->frame_size == 0) {
+        return PyUnicode_FromFormat("<PacketBatch %zd of %zd packets>",
+                                    count_of(b), b->memory->capacity);
+    }
+    return PyUnicode_FromFormat(
+        "<PacketBatch %zd of %zd packets of up to %zd bytes>", count_of(b),
+        b->memory->capacity, b->memory->frame_size);
+}
+
+static Py_ssize_t
+PacketBatch_length(PyObject *self)
+{
+    return count_of((PacketBatch *)self);
+}
+
+static PyObject *
+PacketBatch_item(PyObject *self, Py_ssize_t i)
+{
+    PacketBatch *b = (PacketBatch *)self;
+    Py_ssize_t length;
+
+    if (atomic_load_explicit(&b->busy, memory_order_acquire)) {
+        raise_in_use();
+        return NULL;
+    }
+    if (i < 0 || i >= count_of(b)) {
+        PyErr_SetString(PyExc_IndexError, "batch index out of range");
+        return NULL;
+    }
+    length = checked_length(b->memory, i);
+    if (length < 0) {
+        return NULL;
+    }
+    return view_of(b->memory, state_of(self)->window_type,
+                   frame_of(b->memory, i), length, 1, "B", false);
+}
+
+PyDoc_STRVAR(PacketBatch_tolist_doc, "tolist($self, /)\n--\n\n"
+                                     "Copies of the packets, as bytes.");
+
+static PyObject *
+PacketBatch_tolist(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    Py_ssize_t n, i, length;
+    PyObject *list, *packet;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    n = count_of(b);
+    list = PyList_New(n);
+    for (i = 0; list != NULL && i < n; i++) {
+        length = checked_length(b->memory, i);
+        packet = length < 0 ? NULL
+                            : PyBytes_FromStringAndSize(frame_of(b->memory, i),
+                                                        length);
+        if (packet == NULL || PyList_SetItem(list, i, packet) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    release_batch(b);
+    return list;
+}
+
+/* Copies `data` into the next free frame: 0, or -1 with an exception set. The
+   batch is taken after the exporter's own code has run. */
+static int
+append_packet(PacketBatch *b, PyObject *data)
+{
+    BatchMemory *m = b->memory;
+    Py_buffer view;
+    Py_ssize_t n;
+    int result = -1;
+
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    if (take_batch(b) < 0) {
+        PyBuffer_Release(&view);
+        return -1;
+    }
+    n = count_of(b);
+    if (n == m->capacity) {
+        PyErr_Format(PyExc_ValueError, "the batch is full: it holds %zd", n);
+    }
+    else if ((size_t)view.len > room_of(m, n)) {
+        PyErr_Format(PyExc_ValueError,
+                     "a packet of %zd bytes does not fit the frame's %zu",
+                     view.len, room_of(m, n));
+    }
+    else {
+        /* It may be a frame of this very batch. */
+        memmove(frame_of(m, n), view.buf, (size_t)view.len);
+        atomic_store_explicit(&m->lengths[n], (uint32_t)view.len,
+                              memory_order_relaxed);
+        set_held(b, n + 1, 0);
+        result = 0;
+    }
+    release_batch(b);
+    PyBuffer_Release(&view);
+    return result;
+}
+
+PyDoc_STRVAR(PacketBatch_append_doc,
+             "append($self, data, /)\n--\n\n"
+             "Copies one packet into the next free frame.");
+
+static PyObject *
+PacketBatch_append(PyObject *self, PyObject *data)
+{
+    if (append_packet((PacketBatch *)self, data) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(PacketBatch_extend_doc,
+             "extend($self, packets, /)\n--\n\n"
+             "Appends each packet; those before one that fails stay.");
+
+static PyObject *
+PacketBatch_extend(PyObject *self, PyObject *packets)
+{
+    PyObject *iterator = PyObject_GetIter(packets);
+    PyObject *data;
+
+    if (iterator == NULL) {
+        return NULL;
+    }
+    while ((data = PyIter_Next(iterator)) != NULL) {
+        int result = append_packet((PacketBatch *)self, data);
+
+        Py_DECREF(data);
+        if (result < 0) {
+            break;
+        }
+    }
+    Py_DECREF(iterator);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+hold(PacketBatch *b, Py_ssize_t count)
+{
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    set_held(b, count, 0);
+    release_batch(b);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(PacketBatch_clear_doc, "clear($self, /)\n--\n\n"
+                                    "Empties the batch.");
+
+static PyObject *
+PacketBatch_clear(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return hold((PacketBatch *)self, 0);
+}
+
+PyDoc_STRVAR(PacketBatch_set_count_doc,
+             "set_count($self, count, /)\n--\n\n"
+             "Declares that frames 0..count-1, written in place, hold packets "
+             "of\n`lengths` bytes.");
+
+static PyObject *
+PacketBatch_set_count(PyObject *self, PyObject *value)
+{
+    PacketBatch *b = (PacketBatch *)self;
+    Py_ssize_t count = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+
+    if (count == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (count < 0 || count > b->memory->capacity) {
+        PyErr_Format(PyExc_ValueError, "count must be 0 to %zd, not %zd",
+                     b->memory->capacity, count);
+        return NULL;
+    }
+    return hold(b, count);
+}
+
+static int
+PacketBatch_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    /* Exported by the memory, so that a view does not keep the batch. */
+    return PyObject_GetBuffer((PyObject *)((PacketBatch *)self)->memory, view,
+                              flags);
+}
+
+static PyObject *
+PacketBatch_get_capacity(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSsize_t(((PacketBatch *)self)->memory->capacity);
+}
+
+static PyObject *
+PacketBatch_get_frame_size(PyObject *self, void *Py_UNUSED(closure))
+{
+    Py_ssize_t size = ((PacketBatch *)self)->memory->frame_size;
+
+    if (size == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromSsize_t(size);
+}
+
+struct column {
+    size_t offset; /* of its pointer in BatchMemory */
+    unsigned needs;
+    Py_ssize_t itemsize;
+    const char *format;
+    bool readonly;
+};
+
+static PyObject *
+PacketBatch_get_column(PyObject *self, void *closure)
+{
+    const struct column *column = closure;
+    PacketBatch *b = (PacketBatch *)self;
+    unsigned collected =
+        atomic_load_explicit(&b->collected, memory_order_relaxed);
+    void *start;
+
+    if ((collected & column->needs) != column->needs) {
+        Py_RETURN_NONE;
+    }
+    memcpy(&start, (char *)b->memory + column->offset, sizeof(start));
+    return view_of(b->memory, state_of(self)->window_type, start,
+                   b->memory->capacity, column->itemsize, column->format,
+                   column->readonly);
+}
+
+#define COLUMN(name, needs, format, readonly)                               \
+    ((void *)(const struct column[]){{offsetof(BatchMemory, name), (needs), \
+                                      sizeof(*((BatchMemory *)NULL)->name), \
+                                      (format), (readonly)}})
+
+static PyGetSetDef PacketBatch_getset[] = {
+    {"capacity", PacketBatch_get_capacity, NULL,
+     "How many packets the batch can hold.", NULL},
+    {"frame_size", PacketBatch_get_frame_size, NULL,
+     "Bytes of memory per frame; None where each buffer has its own.", NULL},
+    {"lengths", PacketBatch_get_column, NULL,
+     "Bytes held of each packet; writable.", COLUMN(lengths, 0, "I", false)},
+    {"wire_lengths", PacketBatch_get_column, NULL,
+     "Bytes each packet had on the wire.",
+     COLUMN(wire_lengths, COLLECT_VLAN, "I", true)},
+    {"timestamps_ns", PacketBatch_get_column, NULL,
+     "When the kernel received each packet, ns since the epoch.",
+     COLUMN(timestamps_ns, COLLECT_TIMES, "q", true)},
+    {"ifindexes", PacketBatch_get_column, NULL,
+     "Index of the interface of each packet.",
+     COLUMN(ifindexes, COLLECT_ADDRESSES, "i", true)},
+    {"packet_types", PacketBatch_get_column, NULL,
+     "PACKET_HOST, PACKET_OUTGOING ... of each packet.",
+     COLUMN(packet_types, COLLECT_ADDRESSES, "B", true)},
+    {"flags", PacketBatch_get_column, NULL,
+     "TRUNCATED, VLAN_RESTORED ... of each packet.",
+     COLUMN(flags, COLLECT_ALWAYS, "H", true)},
+    {"vlan_tcis", PacketBatch_get_column, NULL,
+     "Tag control information of each frame's outer tag.",
+     COLUMN(vlan_tcis, COLLECT_VLAN, "H", true)},
+    {"vlan_tpids", PacketBatch_get_column, NULL,
+     "EtherType of each frame's outer tag; 0: none.",
+     COLUMN(vlan_tpids, COLLECT_VLAN, "H", true)},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef PacketBatch_members[] = {
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(PacketBatch, weakrefs),
+     Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef PacketBatch_methods[] = {
+    {"tolist", PacketBatch_tolist, METH_NOARGS, PacketBatch_tolist_doc},
+    {"append", PacketBatch_append, METH_O, PacketBatch_append_doc},
+    {"extend", PacketBatch_extend, METH_O, PacketBatch_extend_doc},
+    {"clear", PacketBatch_clear, METH_NOARGS, PacketBatch_clear_doc},
+    {"set_count", PacketBatch_set_count, METH_O, PacketBatch_set_count_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(
+    PacketBatch_doc,
+    "PacketBatch(capacity=None, frame_size=None, *, buffer=None, "
+    "buffers=None)\n--\n\n"
+    "Memory for a batch of packets: 64 frames of 2,048 bytes of its own, or\n"
+    "the caller's: one writable buffer, or a sequence of them.");
+
+static PyType_Slot PacketBatch_slots[] = {
+    {Py_tp_doc, (void *)PacketBatch_doc},
+    {Py_tp_new, PacketBatch_new},
+    {Py_tp_traverse, PacketBatch_traverse},
+    {Py_tp_dealloc, PacketBatch_dealloc},
+    {Py_tp_repr, PacketBatch_repr},
+    {Py_sq_length, PacketBatch_length},
+    {Py_sq_item, PacketBatch_item},
+    {Py_bf_getbuffer, PacketBatch_getbuffer},
+    {Py_tp_methods, PacketBatch_methods},
+    {Py_tp_members, PacketBatch_members},
+    {Py_tp_getset, PacketBatch_getset},
+    {0, NULL},
+};
+
+static PyType_Spec PacketBatch_spec = {
+    .name = "rawmmsg.PacketBatch",
+    .basicsize = sizeof(PacketBatch),
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = PacketBatch_slots,
+};
+
+/* ---- RawSocket: state ----------------------------------------------------- */
+
+/* RawSocket.state: the calls in flight, and whether close() or detach() has
+   been called. */
+#define SOCKET_CLOSED (1u << 31)
+#define SOCKET_CALLS (SOCKET_CLOSED - 1)
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    int fd;      /* valid while the object is open or a call is in flight */
+    int wake_fd; /* eventfd; close() makes it readable; as fd */
+    pid_t pid;   /* the process that `state` counts calls of */
+    atomic_uint state;
+
+    /* Set by the constructor, then constant. */
+    PyObject *interface; /* str, or NULL: all interfaces */
+    int family;
+    int type;
+    int ifindex;       /* 0: all interfaces, or not AF_PACKET */
+    int link_type;     /* ARPHRD_ of the interface; -1: all interfaces */
+    bool receives;     /* false: protocol 0 */
+    bool names_needed; /* ask for sockaddr_ll: addresses, or to know the
+                           link type of each frame */
+    unsigned collects; /* enum collected */
+
+    atomic_llong timeout_ns; /* < 0: none, 0: never wait */
+
+    /* The kernel reports ENETDOWN once per socket: a sender that draws it
+       keeps it here for the receiver. */
+    atomic_bool netdown_kept;
+    /* ENETDOWN was seen, and no packet since: the interface may be gone. */
+    atomic_bool link_doubted;
+
+    atomic_ullong packets_received;
+    atomic_ullong packets_dropped;
+    atomic_ullong batches_received;
+    atomic_ullong packets_sent;
+    atomic_ullong batches_sent;
+    atomic_ullong send_retries;
+} RawSocket;
+
+/* An OSError (the subclass that belongs to `error`) that names the system
+   call, with the interface as its filename; NULL with an exception set. */
+static PyObject *
+make_os_error(int error, const char *call, PyObject *interface)
+{
+    PyObject *message, *exception;
+
+    message = PyUnicode_FromFormat("%s: %s", call, strerror(error));
+    if (message == NULL) {
+        return NULL;
+    }
+    if (interface == NULL || interface == Py_None) {
+        exception = PyObject_CallFunction(PyExc_OSError, "iO", error, message);
+    }
+    else {
+        exception = PyObject_CallFunction(PyExc_OSError, "iOO", error, message,
+                                          interface);
+    }
+    Py_DECREF(message);
+    return exception;
+}
+
+/* Raises it; always -1. */
+static int
+raise_os_error(int error, const char *call, PyObject *interface)
+{
+    PyObject *exception = make_os_error(error, call, interface);
+
+    if (exception != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+        Py_DECREF(exception);
+    }
+    return -1;
+}
+
+static bool
+is_closed(RawSocket *s)
+{
+    return atomic_load_explicit(&s->state, memory_order_acquire)
+           & SOCKET_CLOSED;
+}
+
+/* packet_release() waits for the network's readers: without the GIL. */
+static void
+close_descriptors(RawSocket *s)
+{
+    int fd = s->fd, wake_fd = s->wake_fd;
+
+    s->fd = s->wake_fd = -1;
+    Py_BEGIN_ALLOW_THREADS
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (wake_fd >= 0) {
+        close(wake_fd);
+    }
+    Py_END_ALLOW_THREADS
+}
+
+/* Begins a call on the descriptor: 0, or -1 with EBADF raised. */
+static int
+enter_call(RawSocket *s, const char *call)
+{
+    unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
+
+    do {
+        if (state & SOCKET_CLOSED) {
+            return raise_os_error(EBADF, call, s->interface);
+        }
+    } while (!atomic_compare_exchange_weak_explicit(
+        &s->state, &state, state + 1, memory_order_acq_rel,
+        memory_order_relaxed));
+    return 0;
+}
+
+/* Ends it; the last one out of a closed socket closes the descriptors. */
+static void
+leave_call(RawSocket *s)
+{
+    unsigned before =
+        atomic_fetch_sub_explicit(&s->state, 1, memory_order_acq_rel);
+
+    if (before == (SOCKET_CLOSED | 1)) {
+        PyObject *exception = PyErr_GetRaisedException();
+
+        close_descriptors(s);
+        if (exception != NULL) {
+            PyErr_SetRaisedException(exception);
+        }
+    }
+}
+
+/* A forked child has its own copies of the descriptors and of `state`, whose
+   calls are its parent's; the eventfd itself is shared, and a signal in it
+   would reach the parent. */
+static bool
+is_forked(RawSocket *s)
+{
+    return getpid() != s->pid;
+}
+
+static void
+close_socket(RawSocket *s)
+{
+    static const uint64_t one = 1;
+    unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
+    unsigned next;
+
+    do {
+        if (state & SOCKET_CLOSED) {
+            return;
+        }
+        /* With calls in flight this one joins them, so that none of them
+           closes the eventfd before it is signalled. */
+        next = (state + (state > 0)) | SOCKET_CLOSED;
+    } while (!atomic_compare_exchange_weak_explicit(
+        &s->state, &state, next, memory_order_acq_rel, memory_order_relaxed));
+
+    if (state == 0 || is_forked(s)) {
+        close_descriptors(s);
+        return;
+    }
+    /* Cannot fail: nobody reads the counter, and it is far from full. */
+    while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+    }
+    leave_call(s);
+}
+
+/* ---- RawSocket: the interface --------------------------------------------- */
+
+/* The index that the kernel has for the socket: -1 when its interface is
+   gone (net/packet/af_packet.c:packet_notifier()). */
+static int
+bound_ifindex(int fd)
+{
+    struct sockaddr_ll address = {0};
+    socklen_t length = sizeof(address);
+
+    if (getsockname(fd, (struct sockaddr *)&address, &length) < 0) {
+        return 0;
+    }
+    return address.sll_ifindex;
+}
+
+static bool
+interface_is_gone(RawSocket *s)
+{
+    return s->ifindex > 0 && bound_ifindex(s->fd) == -1;
+}
+
+/* An interface ioctl on the socket's own interface, by its name of now. 0, or
+   -1 with errno set. */
+static int
+interface_ioctl(int fd, int ifindex, unsigned long request,
+                struct ifreq *answer)
+{
+    memset(answer, 0, sizeof(*answer));
+    answer->ifr_ifindex = ifindex;
+    if (ioctl(fd, SIOCGIFNAME, answer) < 0) {
+        return -1;
+    }
+    return ioctl(fd, request, answer);
+}
+
+static bool
+link_is_up(RawSocket *s)
+{
+    struct ifreq answer;
+
+    return interface_ioctl(s->fd, s->ifindex, SIOCGIFFLAGS, &answer) == 0
+           && (answer.ifr_flags & IFF_UP);
+}
+
+/* Whether frames of this link type begin with an Ethernet header. */
+static bool
+is_ethernet(int link_type)
+{
+    return link_type == ARPHRD_ETHER || link_type == ARPHRD_LOOPBACK;
+}
+
+/* ---- RawSocket: what has arrived ------------------------------------------ */
+
+/* What the kernel tells of one packet. */
+struct arrival {
+    uint32_t length;
+    uint32_t wire_length;
+    int64_t timestamp_ns;
+    uint16_t flags;
+    uint16_t tci;
+    uint16_t tpid;
+    bool stripped; /* the tag is in tci and tpid, not in the frame */
+};
+
+static void
+read_auxdata(struct arrival *a, const struct cmsghdr *c)
+{
+    struct auxdata aux;
+
+    memcpy(&aux, CMSG_DATA(c), sizeof(aux));
+    a->wire_length = aux.tp_len;
+    if (aux.tp_status & TP_STATUS_CSUMNOTREADY) {
+        a->flags |= CHECKSUM_NOT_READY;
+    }
+    if (aux.tp_status & TP_STATUS_CSUM_VALID) {
+        a->flags |= CHECKSUM_VALID;
+    }
+    /* Not tci != 0: id 0 with priority 0 is a tag too. */
+    if (aux.tp_status & TP_STATUS_VLAN_VALID) {
+        a->stripped = true;
+        a->tci = aux.tp_vlan_tci;
+        a->tpid = (aux.tp_status & TP_STATUS_VLAN_TPID_VALID)
+                      ? aux.tp_vlan_tpid
+                      : ETH_P_8021Q;
+    }
+}
+
+static void
+read_control(struct arrival *a, struct msghdr *header)
+{
+    struct cmsghdr *c;
+    struct timespec stamp;
+
+    for (c = CMSG_FIRSTHDR(header); c != NULL; c = CMSG_NXTHDR(header, c)) {
+        if (c->cmsg_level == SOL_PACKET && c->cmsg_type == PACKET_AUXDATA
+            && c->cmsg_len >= CMSG_LEN(sizeof(struct auxdata))) {
+            read_auxdata(a, c);
+        }
+        else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS
+                 && c->cmsg_len >= CMSG_LEN(sizeof(stamp))) {
+            memcpy(&stamp, CMSG_DATA(c), sizeof(stamp));
+            a->timestamp_ns = stamp.tv_sec * NS_PER_S + stamp.tv_nsec;
+        }
+    }
+}
+
+static uint16_t
+read_be16(const unsigned char *p)
+{
+    return (uint16_t)(p[0] << 8 | p[1]);
+}
+
+/* Puts a stripped tag back behind the addresses, as far as there is room.
+   False for a frame cut before that. */
+static bool
+restore_tag(struct arrival *a, unsigned char *frame, size_t room)
+{
+    unsigned char tag[TAG_SIZE] = {a->tpid >> 8, a->tpid & 0xff, a->tci >> 8,
+                                   a->tci & 0xff};
+    size_t length = (size_t)a->length + TAG_SIZE;
+
+    if (a->length < TAG_OFFSET) {
+        return false;
+    }
+    if (length > room) {
+        length = room;
+    }
+    if (length > TAG_OFFSET + TAG_SIZE) {
+        memmove(frame + TAG_OFFSET + TAG_SIZE, frame + TAG_OFFSET,
+                length - TAG_OFFSET - TAG_SIZE);
+        memcpy(frame + TAG_OFFSET, tag, TAG_SIZE);
+    }
+    else {
+        memcpy(frame + TAG_OFFSET, tag, length - TAG_OFFSET);
+    }
+    a->length = (uint32_t)length;
+    return true;
+}
+
+/* Tags, where frames begin with an Ethernet header. */
+static void
+settle_tag(struct arrival *a, unsigned char *frame, size_t room)
+{
+    uint16_t tpid;
+
+    if (a->stripped) {
+        /* tp_len is what is left without the tag. */
+        a->wire_length += TAG_SIZE;
+        if (restore_tag(a, frame, room)) {
+            a->flags |= VLAN_RESTORED;
+        }
+    }
+    else if (a->length >= TAG_OFFSET + TAG_SIZE) {
+        tpid = read_be16(frame + TAG_OFFSET);
+        if (tpid == ETH_P_8021Q || tpid == ETH_P_8021AD) {
+            a->tpid = tpid;
+            a->tci = read_be16(frame + TAG_OFFSET + 2);
+        }
+    }
+}
+
+/* Reads what came with a message, completes its frame, and makes the header
+   ready for the next call. */
+static void
+settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
+{
+    struct msghdr *header = &message->msg_hdr;
+    const struct iovec *part = &header->msg_iov[header->msg_iovlen - 1];
+    int link_type = s->link_type;
+
+    memset(a, 0, sizeof(*a));
+    a->length = message->msg_len;
+    if (header->msg_control != NULL) {
+        read_control(a, header);
+        header->msg_controllen = CONTROL_SIZE;
+    }
+    if (header->msg_flags & MSG_CTRUNC) {
+        a->flags |= CONTROL_TRUNCATED;
+    }
+    if (header->msg_name != NULL) {
+        if (link_type < 0) {
+            link_type = ((struct sockaddr_ll *)header->msg_name)->sll_hatype;
+        }
+        header->msg_namelen = sizeof(struct sockaddr_ll);
+    }
+    if ((s->collects & COLLECT_VLAN) && s->type == SOCK_RAW
+        && is_ethernet(link_type)) {
+        settle_tag(a, part->iov_base, part->iov_len);
+    }
+    /* A filter that cuts sets no MSG_TRUNC. */
+    if ((header->msg_flags & MSG_TRUNC)
+        || ((s->collects & COLLECT_VLAN) && a->length < a->wire_length)) {
+        a->flags |= TRUNCATED;
+    }
+    header->msg_flags = 0;
+}
+
+/* Fills row i of the columns. */
+static void
+settle_slot(const RawSocket *s, BatchMemory *m, Py_ssize_t i)
+{
+    struct arrival a;
+
+    settle_message(s, &m->rx[i], &a);
+    atomic_store_explicit(&m->lengths[i], a.length, memory_order_relaxed);
+    m->flags[i] = a.flags;
+    if (s->collects & COLLECT_VLAN) {
+        m->wire_lengths[i] = a.wire_length;
+        m->vlan_tcis[i] = a.tci;
+        m->vlan_tpids[i] = a.tpid;
+    }
+    if (s->collects & COLLECT_ADDRESSES) {
+        m->ifindexes[i] = m->addresses[i].sll_ifindex;
+        m->packet_types[i] = m->addresses[i].sll_pkttype;
+    }
+    if (s->collects & COLLECT_TIMES) {
+        m->timestamps_ns[i] = a.timestamp_ns;
+    }
+}
+
+/* ---- RawSocket: system calls and waiting ---------------------------------- */
+
+/* musl's sendmmsg() is a loop of sendmsg(). The headers are zeroed, pads of
+   64-bit musl included. */
+static int
+call_recvmmsg(int fd, struct mmsghdr *messages, unsigned count)
+{
+#ifdef SANITIZED
+    return recvmmsg(fd, messages, count, MSG_DONTWAIT, NULL);
+#else
+    return (int)syscall(SYS_recvmmsg, fd, messages, count, MSG_DONTWAIT, NULL);
+#endif
+}
+
+static int
+call_sendmmsg(int fd, struct mmsghdr *messages, unsigned count)
+{
+#ifdef SANITIZED
+    return sendmmsg(fd, messages, count, MSG_DONTWAIT);
+#else
+    return (int)syscall(SYS_sendmmsg, fd, messages, count, MSG_DONTWAIT);
+#endif
+}
+
+/* One call's messages, and how it waits. */
+struct transfer {
+    struct mmsghdr *messages;
+    unsigned count;
+    BatchMemory *memory;     /* receiving into a batch: its memory */
+    struct arrival *arrival; /* receiving one packet: what came with it */
+    bool sending;
+    bool retry_full; /* sendall(): come back after ENOBUFS */
+
+    int64_t timeout_ns;    /* as RawSocket.timeout_ns when the call began */
+    int64_t deadline_ns;   /* 0: it has not waited yet */
+    int64_t full_since_ns; /* 0: no ENOBUFS since the last progress */
+    int64_t pause_ns;      /* after the next ENOBUFS */
+    bool deaf;             /* the eventfd speaks of another process */
+};
+
+static const char *
+name_of_call(const struct transfer *t)
+{
+    return t->sending ? "sendmmsg" : "recvmmsg";
+}
+
+/* Without the GIL. The result as of the system call; errno is kept. */
+static int
+transfer_once(RawSocket *s, struct transfer *t)
+{
+    int done, i;
+
+    if (t->sending) {
+        return call_sendmmsg(s->fd, t->messages, t->count);
+    }
+    done = call_recvmmsg(s->fd, t->messages, t->count);
+    if (done > 0 && t->memory == NULL) {
+        settle_message(s, t->messages, t->arrival);
+    }
+    else {
+        for (i = 0; i < done; i++) {
+            settle_slot(s, t->memory, i);
+        }
+    }
+    return done;
+}
+
+static int64_t
+now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+/* Waits for `events` (0: for nothing but close()) for `limit_ns` at most, < 0
+   for ever. The number of events, 0 in time, on a signal too, or -1 with an
+   exception set. */
+static int
+poll_socket(RawSocket *s, struct transfer *t, short events, int64_t limit_ns)
+{
+    struct pollfd fds[2] = {
+        {.fd = s->fd, .events = events},
+        {.fd = s->wake_fd, .events = POLLIN},
+    };
+    struct timespec limit = {.tv_sec = limit_ns / NS_PER_S,
+                             .tv_nsec = limit_ns % NS_PER_S};
+    int ready, error;
+
+    if (events == 0) {
+        fds[0].fd = -1;
+    }
+    if (t->deaf) {
+        fds[1].fd = -1;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    ready = ppoll(fds, 2, limit_ns < 0 ? NULL : &limit, NULL);
+    error = errno;
+    Py_END_ALLOW_THREADS
+    if (ready < 0) {
+        if (error != EINTR) {
+            return raise_os_error(error, "ppoll", s->interface);
+        }
+        return PyErr_CheckSignals() < 0 ? -1 : 0;
+    }
+    /* Signalled, but not closed here: by the process that this one was forked
+       from. It stays readable; do not spin on it. */
+    if (ready > 0 && fds[1].revents != 0 && !is_closed(s)) {
+        t->deaf = true;
+    }
+    return ready;
+}
+
+/* How long the call may still wait: ns, INT64_MAX without a timeout, or -1
+   with the exception for a call that may not wait, or no longer, set. */
+static int64_t
+patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
+{
+    if (t->timeout_ns < 0) {
+        return INT64_MAX;
+    }
+    if (t->timeout_ns == 0) {
+        return raise_os_error(error, name_of_call(t), s->interface);
+    }
+    if (t->deadline_ns == 0) {
+        t->deadline_ns = now + t->timeout_ns;
+    }
+    if (t->deadline_ns <= now) {
+        PyErr_SetString(PyExc_TimeoutError, "timed out");
+        return -1;
+    }
+    return t->deadline_ns - now;
+}
+
+/* Waits until it is worth trying again: 0, or -1 with an exception set.
+
+   A deleted interface may leave no event behind, so no wait on an interface
+   is longer than LINK_CHECK_NS at a time. */
+static int
+wait_ready(RawSocket *s, struct transfer *t)
+{
+    int64_t left = patience_left(s, t, now_ns(), EAGAIN);
+    bool sliced = s->ifindex > 0 || t->deaf;
+    int ready;
+
+    if (left < 0) {
+        return -1;
+    }
+    if (sliced && left > LINK_CHECK_NS) {
+        left = LINK_CHECK_NS;
+    }
+    ready = poll_socket(s, t, t->sending ? POLLOUT : POLLIN,
+                        left == INT64_MAX ? -1 : left);
+    if (ready == 0 && sliced && interface_is_gone(s)) {
+        return raise_os_error(ENODEV, name_of_call(t), s->interface);
+    }
+    return ready < 0 ? -1 : 0;
+}
+
+/* ENOBUFS: the queue of the interface is full, and nothing tells when it is
+   not. Pauses: 0 to try again, or -1 with an exception set. */
+static int
+back_off(RawSocket *s, struct transfer *t)
+{
+    int64_t now = now_ns();
+    int64_t left = patience_left(s, t, now, ENOBUFS);
+    int64_t pause = t->pause_ns;
+
+    if (left < 0) {
+        return -1;
+    }
+    if (t->full_since_ns == 0) {
+        t->full_since_ns = now;
+    }
+    if (t->timeout_ns < 0 && now - t->full_since_ns >= FULL_LIMIT_NS) {
+        return raise_os_error(ENOBUFS, name_of_call(t), s->interface);
+    }
+    t->pause_ns = pause * 2 < LAST_PAUSE_NS ? pause * 2 : LAST_PAUSE_NS;
+    atomic_fetch_add_explicit(&s->send_retries, 1, memory_order_relaxed);
+    return poll_socket(s, t, 0, pause < left ? pause : left) < 0 ? -1 : 0;
+}
+
+/* ENETDOWN and ENXIO may mean that the interface is gone for good. Always -1
+   with the exception set. */
+static int
+raise_transfer_error(RawSocket *s, struct transfer *t, int error)
+{
+    if (error == ENETDOWN) {
+        atomic_store_explicit(&s->link_doubted, true, memory_order_relaxed);
+        /* A sender is refused on a link that is down before the pending error
+           is looked at (packet_snd()): on one that is up it has drawn what
+           was meant for the receiver. */
+        if (t->sending && s->receives && link_is_up(s)) {
+            atomic_store_explicit(&s->netdown_kept, true,
+                                  memory_order_relaxed);
+        }
+    }
+    if ((error == ENETDOWN || error == ENXIO) && interface_is_gone(s)) {
+        error = ENODEV;
+    }
+    return raise_os_error(error, name_of_call(t), s->interface);
+}
+
+/* Nothing to be had now: waits, or raises. */
+static int
+handle_again(RawSocket *s, struct transfer *t)
+{
+    if (atomic_load_explicit(&s->link_doubted, memory_order_relaxed)
+        && interface_is_gone(s)) {
+        return raise_os_error(ENODEV, name_of_call(t), s->interface);
+    }
+    return wait_ready(s, t);
+}
+
+static void
+count_transfer(RawSocket *s, const struct transfer *t, int done)
+{
+    atomic_fetch_add_explicit(t->sending ? &s->packets_sent
+                                         : &s->packets_received,
+                              (unsigned long long)done, memory_order_relaxed);
+    atomic_fetch_add_explicit(t->sending ? &s->batches_sent
+                                         : &s->batches_received,
+                              1, memory_order_relaxed);
+    if (atomic_load_explicit(&s->link_doubted, memory_order_relaxed)) {
+        atomic_store_explicit(&s->link_doubted, false, memory_order_relaxed);
+    }
+}
+
+/* Receives or sends: tries at once, and waits only when the kernel has
+   nothing. How many messages were transferred, >= 1, or -1 with an exception
+   set. The caller has entered the call. */
+static int
+run_transfer(RawSocket *s, struct transfer *t)
+{
+    int done, error;
+
+    for (;;) {
+        int result;
+
+        if (is_closed(s)) {
+            return raise_os_error(EBADF, name_of_call(t), s->interface);
+        }
+        if (!t->sending
+            && atomic_load_explicit(&s->netdown_kept, memory_order_relaxed)
+            && atomic_exchange_explicit(&s->netdown_kept, false,
+                                        memory_order_relaxed)) {
+            return raise_transfer_error(s, t, ENETDOWN);
+        }
+        Py_BEGIN_ALLOW_THREADS
+        done = transfer_once(s, t);
+        error = errno;
+        Py_END_ALLOW_THREADS
+        if (done > 0) {
+            count_transfer(s, t, done);
+            return done;
+        }
+        if (done == 0 || error == EAGAIN) {
+            result = handle_again(s, t);
+        }
+        else if (error == EINTR) {
+            result = PyErr_CheckSignals();
+        }
+        else if (error == ENOBUFS && t->retry_full) {
+            result = back_off(s, t);
+        }
+        else {
+            return raise_transfer_error(s, t, error);
+        }
+        if (result < 0) {
+            return -1;
+        }
+    }
+}
+
+static struct transfer
+begin_transfer(RawSocket *s, bool sending)
+{
+    struct transfer t = {.sending = sending, .pause_ns = FIRST_PAUSE_NS};
+
+    t.timeout_ns = atomic_load_explicit(&s->timeout_ns, memory_order_relaxed);
+    return t;
+}
+
+/* ---- RawSocket: receiving ------------------------------------------------- */
+
+static int
+enter_receive(RawSocket *s)
+{
+    if (!s->receives) {
+        return raise_os_error(EOPNOTSUPP, "recvmmsg: protocol=0 only sends",
+                              s->interface);
+    }
+    return enter_call(s, "recvmmsg");
+}
+
+/* Asks for a name and for control data as this socket needs them. Only where
+   the last receive into the batch was through a socket that needs others. */
+static void
+arm_receive(PacketBatch *b, const RawSocket *s)
+{
+    enum {
+        CONTROL = 1,
+        NAME = 2,
+        ARMED = 4
+    };
+    BatchMemory *m = b->memory;
+    bool control = s->collects & (COLLECT_VLAN | COLLECT_TIMES);
+    unsigned wanted =
+        ARMED | (control ? CONTROL : 0) | (s->names_needed ? NAME : 0);
+    Py_ssize_t i;
+
+    if (b->armed == wanted) {
+        return;
+    }
+    for (i = 0; i < m->capacity; i++) {
+        struct msghdr *header = &m->rx[i].msg_hdr;
+
+        header->msg_control = control ? m->control + i * CONTROL_SIZE : NULL;
+        header->msg_controllen = control ? CONTROL_SIZE : 0;
+        header->msg_name = s->names_needed ? &m->addresses[i] : NULL;
+        header->msg_namelen = s->names_needed ? sizeof(*m->addresses) : 0;
+    }
+    b->armed = wanted;
+}
+
+PyDoc_STRVAR(RawSocket_recvmmsg_into_doc,
+             "recvmmsg_into($self, batch, /)\n--\n\n"
+             "Receives what waits into frames 0..n-1 and returns n >= 1.");
+
+static PyObject *
+RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
+{
+    RawSocket *s = (RawSocket *)self;
+    PacketBatch *b = (PacketBatch *)argument;
+    struct transfer t;
+    int done = -1;
+
+    if (!Py_IS_TYPE(argument, state_of(self)->batch_type)) {
+        return PyErr_Format(PyExc_TypeError,
+                            "recvmmsg_into() needs a PacketBatch, not %R",
+                            Py_TYPE(argument));
+    }
+    if (enter_receive(s) < 0) {
+        return NULL;
+    }
+    if (take_batch(b) == 0) {
+        arm_receive(b, s);
+        t = begin_transfer(s, false);
+        t.messages = b->memory->rx;
+        t.count = (unsigned)b->memory->capacity;
+        t.memory = b->memory;
+        done = run_transfer(s, &t);
+        if (done > 0) {
+            set_held(b, done, s->collects);
+        }
+        release_batch(b);
+    }
+    leave_call(s);
+    return done < 0 ? NULL : PyLong_FromLong(done);
+}
+
+/* Receives one packet into `memory`: its length, or -1 with an exception
+   set. */
+static Py_ssize_t
+receive_one(RawSocket *s, void *memory, size_t size)
+{
+    _Alignas(struct cmsghdr) char control[CONTROL_SIZE];
+    struct sockaddr_ll address;
+    struct iovec part = {memory, size};
+    struct mmsghdr message;
+    struct arrival arrival = {0};
+    struct transfer t;
+    int done;
+
+    memset(&message, 0, sizeof(message));
+    message.msg_hdr.msg_iov = &part;
+    message.msg_hdr.msg_iovlen = 1;
+    if (s->collects & COLLECT_VLAN) {
+        message.msg_hdr.msg_control = control;
+        message.msg_hdr.msg_controllen = sizeof(control);
+    }
+    if (s->names_needed) {
+        message.msg_hdr.msg_name = &address;
+        message.msg_hdr.msg_namelen = sizeof(address);
+    }
+    if (enter_receive(s) < 0) {
+        return -1;
+    }
+    t = begin_transfer(s, false);
+    t.messages = &message;
+    t.count = 1;
+    t.arrival = &arrival;
+    done = run_transfer(s, &t);
+    leave_call(s);
+    return done < 0 ? -1 : (Py_ssize_t)arrival.length;
+}
+
+PyDoc_STRVAR(RawSocket_recv_doc, "recv($self, bufsize, /)\n--\n\n"
+                                 "Receives one packet, cut to bufsize bytes.");
+
+static PyObject *
+RawSocket_recv(PyObject *self, PyObject *argument)
+{
+    Py_ssize_t size = PyNumber_AsSsize_t(argument, PyExc_OverflowError);
+    Py_ssize_t length;
+    PyObject *packet = NULL;
+    char *memory;
+
+    if (size == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (size < 0) {
+        PyErr_SetString(PyExc_ValueError, "negative bufsize in recv");
+        return NULL;
+    }
+    /* Not into the bytes object: the Limited API cannot shorten one. */
+    memory = PyMem_Malloc((size_t)size);
+    if (memory == NULL) {
+        return PyErr_NoMemory();
+    }
+    length = receive_one((RawSocket *)self, memory, (size_t)size);
+    if (length >= 0) {
+        packet = PyBytes_FromStringAndSize(memory, length);
+    }
+    PyMem_Free(memory);
+    return packet;
+}
+
+PyDoc_STRVAR(RawSocket_recv_into_doc,
+             "recv_into($self, buffer, nbytes=0, /)\n--\n\n"
+             "Receives one packet into buffer, or its first nbytes; returns "
+             "the bytes\nwritten.");
+
+static PyObject *
+RawSocket_recv_into(PyObject *self, PyObject *args)
+{
+    PyObject *buffer;
+    Py_buffer view;
+    Py_ssize_t size = 0, length = -1;
+
+    if (!PyArg_ParseTuple(args, "O|n:recv_into", &buffer, &size)) {
+        return NULL;
+    }
+    if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0) {
+        return NULL;
+    }
+    if (size < 0) {
+        PyErr_SetString(PyExc_ValueError, "negative nbytes in recv_into");
+    }
+    else if (size > view.len) {
+        PyErr_SetString(PyExc_ValueError,
+                        "nbytes is greater than the length of the buffer");
+    }
+    else {
+        length = receive_one((RawSocket *)self, view.buf,
+                             (size_t)(size == 0 ? view.len : size));
+    }
+    PyBuffer_Release(&view);
+    return length < 0 ? NULL : PyLong_FromSsize_t(length);
+}
+
+/* ---- RawSocket: sending --------------------------------------------------- */
+
+/* The messages of one sendmmsg(2): a batch's own, or made for a sequence. */
+struct outgoing {
+    PacketBatch *batch; /* taken, borrowed; NULL for a sequence */
+    struct mmsghdr *messages;
+    Py_ssize_t count;
+
+    /* For a sequence: owned. */
+    struct iovec *parts;
+    Py_buffer *views; /* one per part, acquired up to view_count */
+    Py_ssize_t view_count;
+};
+
+/* How many packets there are: a batch is taken for the call, until
+   end_outgoing(). -1 with an exception set. */
+static Py_ssize_t
+begin_outgoing(struct outgoing *out, module_state *state, PyObject *packets)
+{
+    memset(out, 0, sizeof(*out));
+    if (Py_IS_TYPE(packets, state->batch_type)) {
+        if (take_batch((PacketBatch *)packets) < 0) {
+            return -1;
+        }
+        out->batch = (PacketBatch *)packets;
+        return count_of(out->batch);
+    }
+    /* Sequences all the same, but one packet and not many. */
+    if (PyBytes_Check(packets) || PyByteArray_Check(packets)
+        || PyUnicode_Check(packets) || !PySequence_Check(packets)) {
+        PyErr_Format(PyExc_TypeError,
+                     "packets must be a PacketBatch or a sequence of "
+                     "buffers, not %R",
+                     Py_TYPE(packets));
+        return -1;
+    }
+    return PySequence_Size(packets);
+}
+
+static void
+free_gathered(struct outgoing *out)
+{
+    while (out->view_count > 0) {
+        PyBuffer_Release(&out->views[--out->view_count]);
+    }
+    PyMem_Free(out->views);
+    PyMem_Free(out->parts);
+    if (out->batch == NULL) {
+        PyMem_Free(out->messages);
+    }
+    out->views = NULL;
+    out->parts = NULL;
+    out->messages = NULL;
+}
+
+static void
+end_outgoing(struct outgoing *out)
+{
+    free_gathered(out);
+    if (out->batch != NULL) {
+        release_batch(out->batch);
+    }
+}
+
+static int
+prepare_batch(struct outgoing *out, Py_ssize_t start, Py_ssize_t count)
+{
+    BatchMemory *m = out->batch->memory;
+    Py_ssize_t i, length;
+
+    for (i = start; i < start + count; i++) {
+        length = checked_length(m, i);
+        if (length < 0) {
+            return -1;
+        }
+        m->tx_parts[2 * i + 1].iov_len = (size_t)length;
+    }
+    out->messages = m->tx + start;
+    out->count = count;
+    return 0;
+}
+
+/* Strong references to elements start..start+count-1, in a new tuple, and how
+   many parts they have; NULL with an exception set. */
+static PyObject *
+fetch_packets(PyObject *packets, Py_ssize_t start, Py_ssize_t count,
+              Py_ssize_t *part_count)
+{
+    PyObject *fetched = PyTuple_New(count);
+    Py_ssize_t i, size;
+
+    *part_count = 0;
+    for (i = 0; fetched != NULL && i < count; i++) {
+        PyObject *packet = PySequence_GetItem(packets, start + i);
+
+        if (packet == NULL) {
+            Py_CLEAR(fetched);
+            break;
+        }
+        size = PyTuple_Check(packet) ? PyTuple_Size(packet) : 1;
+        if (PyTuple_SetItem(fetched, i, packet) < 0) {
+            Py_CLEAR(fetched);
+        }
+        else if (size > MAX_PARTS) {
+            PyErr_Format(PyExc_ValueError,
+                         "packets[%zd] has %zd parts: at most %d are gathered",
+                         start + i, size, MAX_PARTS);
+            Py_CLEAR(fetched);
+        }
+        *part_count += size;
+    }
+    return fetched;
+}
+
+/* Pins one buffer as the next part. */
+static int
+add_part(struct outgoing *out, PyObject *data)
+{
+    Py_buffer *view = &out->views[out->view_count];
+    struct iovec *part = &out->parts[out->view_count];
+
+    if (PyObject_GetBuffer(data, view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    out->view_count++;
+    part->iov_base = view->buf;
+    part->iov_len = (size_t)view->len;
+    return 0;
+}
+
+static int
+add_packet(struct outgoing *out, PyObject *packet)
+{
+    struct msghdr *header = &out->messages[out->count].msg_hdr;
+    Py_ssize_t first = out->view_count, i;
+
+    if (!PyTuple_Check(packet)) {
+        if (add_part(out, packet) < 0) {
+            return -1;
+        }
+    }
+    else {
+        for (i = 0; i < PyTuple_Size(packet); i++) {
+            if (add_part(out, PyTuple_GetItem(packet, i)) < 0) {
+                return -1;
+            }
+        }
+    }
+    header->msg_iov = &out->parts[first];
+    header->msg_iovlen = (size_t)(out->view_count - first);
+    out->count++;
+    return 0;
+}
+
+static int
+prepare_sequence(struct outgoing *out, PyObject *packets, Py_ssize_t start,
+                 Py_ssize_t count)
+{
+    Py_ssize_t part_count, i;
+    PyObject *fetched = fetch_packets(packets, start, count, &part_count);
+    int result = -1;
+
+    if (fetched == NULL) {
+        return -1;
+    }
+    free_gathered(out);
+    out->count = 0;
+    out->messages = PyMem_Calloc((size_t)count, sizeof(*out->messages));
+    out->parts = PyMem_Calloc((size_t)part_count, sizeof(*out->parts));
+    out->views = PyMem_Calloc((size_t)part_count, sizeof(*out->views));
+    if (out->messages == NULL || out->parts == NULL || out->views == NULL) {
+        PyErr_NoMemory();
+        goto finally;
+    }
+    for (i = 0; i < count; i++) {
+        if (add_packet(out, PyTuple_GetItem(fetched, i)) < 0) {
+            goto finally;
+        }
+    }
+    result = 0;
+
+finally:
+    Py_DECREF(fetched);
+    return result;
+}
+
+/* Makes packets start.. of `total` ready, as many as one call takes. */
+static int
+prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
+                 Py_ssize_t total)
+{
+    Py_ssize_t count = total - start < MAX_SEND ? total - start : MAX_SEND;
+
+    return out->batch != NULL ? prepare_batch(out, start, count)
+                              : prepare_sequence(out, packets, start, count);
+}
+
+PyDoc_STRVAR(RawSocket_sendmmsg_doc,
+             "sendmmsg($self, packets, /, start=0)\n--\n\n"
+             "Sends packets from index start on, at most 1,024, and returns "
+             "how many the\nkernel took.");
+
+static PyObject *
+RawSocket_sendmmsg(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"", "start", NULL};
+    RawSocket *s = (RawSocket *)self;
+    PyObject *packets;
+    Py_ssize_t start = 0, total;
+    struct outgoing out;
+    struct transfer t;
+    int done = -1;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|n:sendmmsg", names,
+                                     &packets, &start)) {
+        return NULL;
+    }
+    total = begin_outgoing(&out, state_of(self), packets);
+    if (total < 0) {
+        return NULL;
+    }
+    if (start < 0 || start > total) {
+        PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
+                     total, start);
+    }
+    else if (prepare_outgoing(&out, packets, start, total) == 0
+             && enter_call(s, "sendmmsg") == 0) {
+        done = 0;
+        if (out.count > 0) {
+            t = begin_transfer(s, true);
+            t.messages = out.messages;
+            t.count = (unsigned)out.count;
+            done = run_transfer(s, &t);
+        }
+        leave_call(s);
+    }
+    end_outgoing(&out);
+    return done < 0 ? NULL : PyLong_FromLong(done);
+}
+
+/* Sends all that is prepared, resuming after short counts, and adds to
+   *sent: 0, or -1 with an exception set. */
+static int
+send_prepared(RawSocket *s, struct transfer *t, const struct outgoing *out,
+              Py_ssize_t *sent)
+{
+    Py_ssize_t i = 0;
+
+    while (i < out->count) {
+        int done;
+
+        t->messages = out->messages + i;
+        t->count = (unsigned)(out->count - i);
+        done = run_transfer(s, t);
+        if (done < 0) {
+            return -1;
+        }
+        t->full_since_ns = 0;
+        t->pause_ns = FIRST_PAUSE_NS;
+        i += done;
+        *sent += done;
+    }
+    return 0;
+}
+
+/* Gives the exception in flight its .packets_sent. */
+static void
+note_packets_sent(Py_ssize_t sent)
+{
+    PyObject *exception = PyErr_GetRaisedException();
+    PyObject *count = PyLong_FromSsize_t(sent);
+
+    /* What fails here must not hide why the call failed. */
+    if (count == NULL
+        || PyObject_SetAttrString(exception, "packets_sent", count) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(count);
+    PyErr_SetRaisedException(exception);
+}
+
+PyDoc_STRVAR(RawSocket_sendall_doc,
+             "sendall($self, packets, /)\n--\n\n"
+             "Sends every packet, resuming after short counts. An error "
+             "carries\n`packets_sent`.");
+
+static PyObject *
+RawSocket_sendall(PyObject *self, PyObject *packets)
+{
+    RawSocket *s = (RawSocket *)self;
+    struct outgoing out;
+    struct transfer t;
+    Py_ssize_t sent = 0, total;
+    int result = -1;
+
+    if (enter_call(s, "sendmmsg") < 0) {
+        return NULL;
+    }
+    total = begin_outgoing(&out, state_of(self), packets);
+    if (total >= 0) {
+        t = begin_transfer(s, true);
+        t.retry_full = true;
+        result = 0;
+        while (result == 0 && sent < total) {
+            result = prepare_outgoing(&out, packets, sent, total);
+            if (result == 0) {
+                result = send_prepared(s, &t, &out, &sent);
+            }
+        }
+        end_outgoing(&out);
+    }
+    leave_call(s);
+    if (result < 0) {
+        note_packets_sent(sent);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(RawSocket_send_doc, "send($self, data, /)\n--\n\n"
+                                 "Sends one packet; returns its length.");
+
+static PyObject *
+RawSocket_send(PyObject *self, PyObject *data)
+{
+    RawSocket *s = (RawSocket *)self;
+    struct mmsghdr message;
+    struct iovec part;
+    struct transfer t;
+    Py_buffer view;
+    int done = -1;
+
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    part = (struct iovec){view.buf, (size_t)view.len};
+    if (enter_call(s, "sendmmsg") == 0) {
+        memset(&message, 0, sizeof(message));
+        message.msg_hdr.msg_iov = &part;
+        message.msg_hdr.msg_iovlen = 1;
+        t = begin_transfer(s, true);
+        t.messages = &message;
+        t.count = 1;
+        done = run_transfer(s, &t);
+        leave_call(s);
+    }
+    PyBuffer_Release(&view);
+    return done < 0 ? NULL : PyLong_FromSsize_t((Py_ssize_t)part.iov_len);
+}
+
+/* ---- RawSocket: filters --------------------------------------------------- */
+
+/* A socket option, set without the GIL, since some wait for the kernel's
+   network lock. 0, or -1 with an exception set. */
+static int
+set_option(RawSocket *s, int level, int name, const void *value,
+           socklen_t length, const char *call)
+{
+    int result, error;
+
+    Py_BEGIN_ALLOW_THREADS
+    result = setsockopt(s->fd, level, name, value, length);
+    error = errno;
+    Py_END_ALLOW_THREADS
+    return result < 0 ? raise_os_error(error, call, s->interface) : 0;
+}
+
+static int
+set_int_option(RawSocket *s, int level, int name, int value, const char *call)
+{
+    return set_option(s, level, name, &value, sizeof(value), call);
+}
+
+static int
+attach_program(RawSocket *s, const struct sock_filter *code, size_t count)
+{
+    static const char call[] = "setsockopt(SO_ATTACH_FILTER)";
+    struct sock_fprog program = {(unsigned short)count,
+                                 (struct sock_filter *)code};
+
+    if (count > MAX_INSTRUCTIONS) {
+        return raise_os_error(EINVAL, call, s->interface);
+    }
+    return set_option(s, SOL_SOCKET, SO_ATTACH_FILTER, &program,
+                      sizeof(program), call);
+}
+
+static int
+reject_everything(RawSocket *s)
+{
+    static const struct sock_filter reject[] = {{BPF_RET | BPF_K, 0, 0, 0}};
+
+    return attach_program(s, reject, 1);
+}
+
+/* The pcap-filter expression, compiled for the frames of this socket; a new
+   reference. */
+static PyObject *
+compile_filter(RawSocket *s, PyObject *expression)
+{
+    const char *reason = NULL;
+    PyObject *bpf, *compile, *args, *kwargs, *program = NULL;
+
+    if (s->family != AF_PACKET) {
+        reason = "it is written for the frames of AF_PACKET";
+    }
+    else if (s->type != SOCK_RAW) {
+        reason = "SOCK_DGRAM filters see packets without their link header";
+    }
+    else if (s->link_type < 0) {
+        reason = "without an interface there is no one link type to compile "
+                 "for";
+    }
+    if (reason != NULL) {
+        return PyErr_Format(PyExc_ValueError,
+                            "a filter expression cannot be used here: %s; "
+                            "give a compiled program",
+                            reason);
+    }
+    bpf = PyImport_ImportModule("rawmmsg.bpf");
+    if (bpf == NULL) {
+        return NULL;
+    }
+    compile = PyObject_GetAttrString(bpf, "compile");
+    args = PyTuple_Pack(1, expression);
+    kwargs = Py_BuildValue("{si}", "link_type", s->link_type);
+    if (compile != NULL && args != NULL && kwargs != NULL) {
+        program = PyObject_Call(compile, args, kwargs);
+    }
+    Py_DECREF(bpf);
+    Py_XDECREF(compile);
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    return program;
+}
+
+/* The program's instructions, exported into *view: 0, or -1. */
+static int
+open_program(RawSocket *s, PyObject *filter, Py_buffer *view)
+{
+    PyObject *program = PyUnicode_Check(filter) ? compile_filter(s, filter)
+                                                : Py_NewRef(filter);
+    int result;
+
+    if (program == NULL) {
+        return -1;
+    }
+    result = PyObject_GetBuffer(program, view, PyBUF_SIMPLE);
+    Py_DECREF(program);
+    if (result < 0) {
+        return -1;
+    }
+    if (view->len % (Py_ssize_t)sizeof(struct sock_filter) != 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "a filter is an array of struct sock_filter, %zu bytes "
+                     "each: not %zd bytes",
+                     sizeof(struct sock_filter), view->len);
+        PyBuffer_Release(view);
+        return -1;
+    }
+    return 0;
+}
+
+/* Reads away what is queued. A message without memory takes a packet too. An
+   error that is pending is kept for the receiver, or comes back. */
+static void
+drain(RawSocket *s)
+{
+    struct mmsghdr messages[64];
+    int done;
+
+    memset(messages, 0, sizeof(messages));
+    Py_BEGIN_ALLOW_THREADS
+    do {
+        done = call_recvmmsg(s->fd, messages, 64);
+        if (done < 0 && errno == ENETDOWN) {
+            atomic_store_explicit(&s->netdown_kept, true,
+                                  memory_order_relaxed);
+            done = 1;
+        }
+    } while (done > 0);
+    Py_END_ALLOW_THREADS
+}
+
+/* Puts a program on a socket that may be receiving already. It goes on first
+   to learn whether the kernel takes it, while the old one is still there. */
+static int
+replace_filter(RawSocket *s, const struct sock_filter *code, size_t count)
+{
+    if (attach_program(s, code, count) < 0 || reject_everything(s) < 0) {
+        return -1;
+    }
+    drain(s);
+    return attach_program(s, code, count);
+}
+
+static int
+apply_filter(RawSocket *s, PyObject *filter, bool receiving)
+{
+    Py_buffer view;
+    int result;
+
+    if (open_program(s, filter, &view) < 0) {
+        return -1;
+    }
+    result = (receiving ? replace_filter : attach_program)(
+        s, view.buf, (size_t)view.len / sizeof(struct sock_filter));
+    PyBuffer_Release(&view);
+    return result;
+}
+
+PyDoc_STRVAR(RawSocket_attach_filter_doc,
+             "attach_filter($self, filter, /)\n--\n\n"
+             "Has the kernel keep only what the filter accepts.");
+
+static PyObject *
+RawSocket_attach_filter(PyObject *self, PyObject *filter)
+{
+    RawSocket *s = (RawSocket *)self;
+    int result;
+
+    if (enter_call(s, "setsockopt(SO_ATTACH_FILTER)") < 0) {
+        return NULL;
+    }
+    result = apply_filter(s, filter, true);
+    leave_call(s);
+    if (result < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+set_flag_option(PyObject *self, int name, const char *call)
+{
+    RawSocket *s = (RawSocket *)self;
+    int result;
+
+    if (enter_call(s, call) < 0) {
+        return NULL;
+    }
+    result = set_int_option(s, SOL_SOCKET, name, 1, call);
+    leave_call(s);
+    if (result < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(RawSocket_detach_filter_doc, "detach_filter($self, /)\n--\n\n"
+                                          "Removes the filter.");
+
+static PyObject *
+RawSocket_detach_filter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return set_flag_option(self, SO_DETACH_FILTER,
+                           "setsockopt(SO_DETACH_FILTER)");
+}
+
+PyDoc_STRVAR(RawSocket_lock_filter_doc,
+             "lock_filter($self, /)\n--\n\n"
+             "Forbids changing the filter for the life of the socket.");
+
+static PyObject *
+RawSocket_lock_filter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return set_flag_option(self, SO_LOCK_FILTER, "setsockopt(SO_LOCK_FILTER)");
+}
+
+/* ---- RawSocket: construction ---------------------------------------------- */
+
+/* The constructor's arguments. Tristates and sizes: -1 for None. */
+struct options {
+    PyObject *interface;
+    int protocol;
+    int type;
+    PyObject *filter;
+    int promisc;
+    int ignore_outgoing;
+    int vlan;
+    int addresses;
+    PyObject *timestamps;
+    int qdisc_bypass;
+    int rcvbuf;
+    int sndbuf;
+    int busy_poll;
+    PyObject *netns;
+    int allow_down;
+    int fileno;
+};
+
+/* "O&": None is -1. */
+static int
+convert_tristate(PyObject *value, void *result)
+{
+    int truth = value == Py_None ? -1 : PyObject_IsTrue(value);
+
+    if (truth < 0 && value != Py_None) {
+        return 0;
+    }
+    *(int *)result = truth;
+    return 1;
+}
+
+/* "O&": None is -1. */
+static int
+convert_optional_int(PyObject *value, void *result)
+{
+    Py_ssize_t number;
+
+    if (!convert_optional_size(value, &number)) {
+        return 0;
+    }
+    if (number > INT_MAX) {
+        PyErr_Format(PyExc_OverflowError, "%zd does not fit an int", number);
+        return 0;
+    }
+    *(int *)result = (int)number;
+    return 1;
+}
+
+/* Checks that need no descriptor. */
+static int
+check_options(const struct options *o)
+{
+    const char *wrong = NULL;
+
+    if (o->protocol > 0xffff) {
+        wrong = "protocol must be an EtherType, 0 to 0xffff";
+    }
+    else if (o->type >= 0 && o->type != SOCK_RAW && o->type != SOCK_DGRAM) {
+        wrong = "type must be SOCK_RAW or SOCK_DGRAM";
+    }
+    else if (o->timestamps != Py_None
+             && (!PyUnicode_Check(o->timestamps)
+                 || PyUnicode_CompareWithASCIIString(o->timestamps,
+                                                     "software"))) {
+        wrong = "timestamps must be None or 'software'";
+    }
+    else if (o->fileno >= 0
+             && (o->interface != Py_None || o->protocol >= 0 || o->type >= 0
+                 || o->netns != Py_None || o->allow_down)) {
+        wrong = "fileno= brings its interface, protocol, type and namespace: "
+                "they cannot be given";
+    }
+    else if (o->fileno < 0 && o->interface == Py_None && o->protocol == 0) {
+        wrong = "protocol=0 makes a socket that only sends: it needs an "
+                "interface";
+    }
+    else if (o->fileno < 0 && o->interface == Py_None && o->promisc) {
+        wrong = "promisc needs an interface";
+    }
+    if (wrong != NULL) {
+        PyErr_SetString(PyExc_ValueError, wrong);
+        return -1;
+    }
+    return 0;
+}
+
+/* A socket made in another network namespace, by a thread that goes there and
+   does not come back: setns(2) moves the calling thread. */
+struct visit {
+    const char *path;
+    int type;
+    PyThread_type_lock done; /* released when the fields below are final */
+    int fd;
+    int error;
+    const char *call;
+};
+
+static void
+visit_namespace(void *argument)
+{
+    struct visit *v = argument;
+    int ns;
+
+    v->fd = -1;
+    v->call = "open";
+    ns = open(v->path, O_RDONLY | O_CLOEXEC);
+    if (ns >= 0) {
+        v->call = "setns";
+        if (setns(ns, CLONE_NEWNET) == 0) {
+            v->call = "socket";
+            v->fd = socket(AF_PACKET, v->type | SOCK_CLOEXEC, 0);
+        }
+    }
+    v->error = errno;
+    if (ns >= 0) {
+        close(ns);
+    }
+    PyThread_release_lock(v->done);
+}
+
+static int
+socket_in_namespace(struct visit *v)
+{
+    v->done = PyThread_allocate_lock();
+    if (v->done == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    PyThread_acquire_lock(v->done, WAIT_LOCK);
+    if (PyThread_start_new_thread(visit_namespace, v)
+        == PYTHREAD_INVALID_THREAD_ID) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot start a thread");
+        PyThread_release_lock(v->done);
+        PyThread_free_lock(v->done);
+        return -1;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    PyThread_acquire_lock(v->done, WAIT_LOCK);
+    Py_END_ALLOW_THREADS
+    PyThread_release_lock(v->done);
+    PyThread_free_lock(v->done);
+    return 0;
+}
+
+/* The path of a namespace: a name is one of `ip netns`. New bytes, or NULL. */
+static PyObject *
+namespace_path(PyObject *netns)
+{
+    PyObject *name, *path;
+
+    if (!PyUnicode_FSConverter(netns, &name)) {
+        return NULL;
+    }
+    if (PyBytes_Size(name) == 0) {
+        Py_DECREF(name);
+        PyErr_SetString(PyExc_ValueError, "netns is empty");
+        return NULL;
+    }
+    if (strchr(PyBytes_AsString(name), '/') != NULL) {
+        return name;
+    }
+    path = PyBytes_FromFormat("/var/run/netns/%s", PyBytes_AsString(name));
+    Py_DECREF(name);
+    return path;
+}
+
+/* Raises why there is no socket; always -1. */
+static int
+raise_no_socket(int error, const char *call, PyObject *filename)
+{
+    static const char hint[] =
+        "packet sockets need CAP_NET_RAW: run as root, give the interpreter "
+        "the capability (setcap cap_net_raw+ep), or work in a network "
+        "namespace of your own (unshare --user --map-root-user --net)";
+    PyObject *exception = make_os_error(error, call, filename);
+    PyObject *result;
+
+    if (exception == NULL) {
+        return -1;
+    }
+    if (strcmp(call, "socket") == 0 && (error == EPERM || error == EACCES)) {
+        result = PyObject_CallMethod(exception, "add_note", "s", hint);
+        if (result == NULL) {
+            Py_DECREF(exception);
+            return -1;
+        }
+        Py_DECREF(result);
+    }
+    PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+    Py_DECREF(exception);
+    return -1;
+}
+
+/* A new socket that receives nothing yet: protocol 0 until bind(2), for
+   between socket(ETH_P_ALL) and bind it would queue the packets of all
+   interfaces (packet(7)). */
+static int
+open_socket(RawSocket *s, const struct options *o)
+{
+    struct visit v = {.type = s->type, .call = "socket"};
+    PyObject *path = NULL;
+    int result = -1;
+
+    if (o->netns == Py_None) {
+        v.fd = socket(AF_PACKET, s->type | SOCK_CLOEXEC, 0);
+        v.error = errno;
+    }
+    else {
+        path = namespace_path(o->netns);
+        if (path == NULL) {
+            return -1;
+        }
+        v.path = PyBytes_AsString(path);
+        if (socket_in_namespace(&v) < 0) {
+            goto finally;
+        }
+    }
+    if (v.fd < 0) {
+        raise_no_socket(v.error, v.call,
+                        v.path != NULL ? o->netns : s->interface);
+        goto finally;
+    }
+    s->fd = v.fd;
+    result = 0;
+
+finally:
+    Py_XDECREF(path);
+    return result;
+}
+
+/* ENODEV and the like: always -1. */
+static int
+raise_ioctl_error(RawSocket *s, const char *call)
+{
+    return raise_os_error(errno, call, s->interface);
+}
+
+/* Finds index and link type, on the socket: if_nametoindex(3) would ask the
+   caller's namespace. */
+static int
+look_up_interface(RawSocket *s, PyObject *interface)
+{
+    struct ifreq request = {0};
+    PyObject *name;
+    Py_ssize_t length;
+
+    if (!PyUnicode_Check(interface)) {
+        PyErr_Format(PyExc_TypeError, "interface must be str or None, not %R",
+                     Py_TYPE(interface));
+        return -1;
+    }
+    if (!PyUnicode_FSConverter(interface, &name)) {
+        return -1;
+    }
+    length = PyBytes_Size(name);
+    /* The kernel takes what follows a colon for an alias, and drops it. */
+    if (length < 1 || length >= IFNAMSIZ
+        || strchr(PyBytes_AsString(name), ':') != NULL) {
+        PyErr_Format(PyExc_ValueError,
+                     "not an interface name (1 to %d bytes, no colon): %R",
+                     IFNAMSIZ - 1, interface);
+        Py_DECREF(name);
+        return -1;
+    }
+    memcpy(request.ifr_name, PyBytes_AsString(name), (size_t)length);
+    Py_DECREF(name);
+    if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
+        return raise_ioctl_error(s, "ioctl(SIOCGIFINDEX)");
+    }
+    s->ifindex = request.ifr_ifindex;
+    if (ioctl(s->fd, SIOCGIFHWADDR, &request) < 0) {
+        return raise_ioctl_error(s, "ioctl(SIOCGIFHWADDR)");
+    }
+    s->link_type = request.ifr_hwaddr.sa_family;
+    return 0;
+}
+
+/* Beyond the limit where privilege allows, up to it where not. */
+static int
+set_buffer_size(RawSocket *s, int force_name, int name, int bytes,
+                const char *call)
+{
+    if (setsockopt(s->fd, SOL_SOCKET, force_name, &bytes, sizeof(bytes))
+        == 0) {
+        return 0;
+    }
+    return set_int_option(s, SOL_SOCKET, name, bytes, call);
+}
+
+static int
+apply_buffer_sizes(RawSocket *s, const struct options *o, bool adopted)
+{
+    int rcvbuf = o->rcvbuf;
+
+    if (rcvbuf < 0 && !adopted && s->receives) {
+        rcvbuf = DEFAULT_RCVBUF;
+    }
+    if (rcvbuf >= 0
+        && set_buffer_size(s, SO_RCVBUFFORCE, SO_RCVBUF, rcvbuf,
+                           "setsockopt(SO_RCVBUF)")
+               < 0) {
+        return -1;
+    }
+    if (o->sndbuf >= 0
+        && set_buffer_size(s, SO_SNDBUFFORCE, SO_SNDBUF, o->sndbuf,
+                           "setsockopt(SO_SNDBUF)")
+               < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+/* What to collect with each packet. */
+static int
+apply_collection(RawSocket *s, const struct options *o)
+{
+    s->collects = COLLECT_ALWAYS;
+    if (o->vlan == 1) {
+        if (set_int_option(s, SOL_PACKET, PACKET_AUXDATA, 1,
+                           "setsockopt(PACKET_AUXDATA)")
+            < 0) {
+            return -1;
+        }
+        s->collects |= COLLECT_VLAN;
+    }
+    if (o->addresses == 1) {
+        s->collects |= COLLECT_ADDRESSES;
+    }
+    s->names_needed = (s->collects & COLLECT_ADDRESSES)
+                      || ((s->collects & COLLECT_VLAN) && s->link_type < 0);
+    if (o->timestamps != Py_None) {
+        if (set_int_option(s, SOL_SOCKET, SO_TIMESTAMPNS, 1,
+                           "setsockopt(SO_TIMESTAMPNS)")
+            < 0) {
+            return -1;
+        }
+        s->collects |= COLLECT_TIMES;
+    }
+    return 0;
+}
+
+static int
+apply_packet_options(RawSocket *s, const struct options *o)
+{
+    if (o->ignore_outgoing >= 0
+        && set_int_option(s, SOL_PACKET, PACKET_IGNORE_OUTGOING,
+                          o->ignore_outgoing,
+                          "setsockopt(PACKET_IGNORE_OUTGOING)")
+               < 0) {
+        return -1;
+    }
+    if (o->qdisc_bypass
+        && set_int_option(s, SOL_PACKET, PACKET_QDISC_BYPASS, 1,
+                          "setsockopt(PACKET_QDISC_BYPASS)")
+               < 0) {
+        return -1;
+    }
+    if (o->busy_poll >= 0
+        && set_int_option(s, SOL_SOCKET, SO_BUSY_POLL, o->busy_poll,
+                          "setsockopt(SO_BUSY_POLL)")
+               < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+join_promisc(RawSocket *s)
+{
+    struct packet_mreq request = {.mr_ifindex = s->ifindex,
+                                  .mr_type = PACKET_MR_PROMISC};
+
+    return set_option(s, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &request,
+                      sizeof(request), "setsockopt(PACKET_ADD_MEMBERSHIP)");
+}
+
+/* Starts to listen. bind(2) to an interface that is down returns 0 and leaves
+   ENETDOWN behind; with protocol 0 it does not even do that. */
+static int
+bind_socket(RawSocket *s, const struct options *o, int protocol)
+{
+    struct sockaddr_ll address = {.sll_family = AF_PACKET,
+                                  .sll_protocol = htons((uint16_t)protocol),
+                                  .sll_ifindex = s->ifindex};
+    socklen_t length = sizeof(int);
+    int result, error, pending = 0;
+
+    Py_BEGIN_ALLOW_THREADS
+    result = bind(s->fd, (struct sockaddr *)&address, sizeof(address));
+    error = errno;
+    Py_END_ALLOW_THREADS
+    if (result < 0) {
+        return raise_os_error(error, "bind", s->interface);
+    }
+    if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &pending, &length) < 0) {
+        return raise_os_error(errno, "getsockopt(SO_ERROR)", s->interface);
+    }
+    if (pending == 0 && protocol == 0 && !link_is_up(s)) {
+        pending = ENETDOWN;
+    }
+    if (pending == ENETDOWN && o->allow_down) {
+        atomic_store(&s->link_doubted, true);
+        return 0;
+    }
+    return pending == 0 ? 0 : raise_os_error(pending, "bind", s->interface);
+}
+
+/* The order that cannot lie: nothing is received before bind(2), which comes
+   last, when options, filter and membership are in force. */
+static int
+construct_new(RawSocket *s, struct options *o)
+{
+    int protocol = o->protocol < 0 ? ETH_P_ALL : o->protocol;
+
+    s->family = AF_PACKET;
+    s->type = o->type < 0 ? SOCK_RAW : o->type;
+    s->receives = protocol != 0;
+    s->interface = o->interface == Py_None ? NULL : Py_NewRef(o->interface);
+    if (open_socket(s, o) < 0
+        || (s->interface != NULL && look_up_interface(s, s->interface) < 0)) {
+        return -1;
+    }
+    o->vlan = o->vlan < 0 ? 1 : o->vlan;
+    o->addresses = o->addresses < 0 ? s->interface == NULL : o->addresses;
+    if (o->ignore_outgoing < 0 && s->link_type == ARPHRD_LOOPBACK) {
+        o->ignore_outgoing = 1;
+    }
+    if (apply_buffer_sizes(s, o, false) < 0 || apply_collection(s, o) < 0
+        || apply_packet_options(s, o) < 0) {
+        return -1;
+    }
+    if (o->filter != Py_None && apply_filter(s, o->filter, false) < 0) {
+        return -1;
+    }
+    if (o->promisc && join_promisc(s) < 0) {
+        return -1;
+    }
+    return bind_socket(s, o, protocol);
+}
+
+/* An int socket option of an adopted descriptor: -1 with the exception set. */
+static int
+read_int_option(int fd, int level, int name, const char *call)
+{
+    int value = 0;
+    socklen_t length = sizeof(value);
+
+    if (getsockopt(fd, level, name, &value, &length) < 0) {
+        return raise_os_error(errno, call, NULL);
+    }
+    return value;
+}
+
+/* Learns what an adopted AF_PACKET socket is bound to. */
+static int
+inspect_packet_socket(RawSocket *s, struct options *o)
+{
+    struct sockaddr_ll address = {0};
+    socklen_t length = sizeof(address);
+    struct ifreq request = {0};
+    int on;
+
+    on = read_int_option(s->fd, SOL_PACKET, PACKET_VNET_HDR,
+                         "getsockopt(PACKET_VNET_HDR)");
+    if (on < 0) {
+        return -1;
+    }
+    if (on) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the descriptor has PACKET_VNET_HDR on: its frames "
+                        "begin with a header");
+        return -1;
+    }
+    on = read_int_option(s->fd, SOL_PACKET, PACKET_AUXDATA,
+                         "getsockopt(PACKET_AUXDATA)");
+    if (on < 0) {
+        return -1;
+    }
+    o->vlan = o->vlan < 0 ? on : o->vlan;
+    if (getsockname(s->fd, (struct sockaddr *)&address, &length) < 0) {
+        return raise_os_error(errno, "getsockname", NULL);
+    }
+    s->receives = address.sll_protocol != 0;
+    o->addresses = o->addresses < 0 ? address.sll_ifindex == 0 : o->addresses;
+    if (address.sll_ifindex == 0) {
+        return 0;
+    }
+    request.ifr_ifindex = address.sll_ifindex;
+    if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
+        return raise_ioctl_error(s, "ioctl(SIOCGIFNAME)");
+    }
+    s->ifindex = address.sll_ifindex;
+    s->link_type = address.sll_hatype;
+    s->interface = PyUnicode_DecodeFSDefault(request.ifr_name);
+    return s->interface == NULL ? -1 : 0;
+}
+
+/* Off AF_PACKET its options make no sense. */
+static int
+refuse_packet_options(struct options *o)
+{
+    const char *name = o->promisc               ? "promisc"
+                       : o->ignore_outgoing > 0 ? "ignore_outgoing"
+                       : o->vlan > 0            ? "vlan"
+                       : o->addresses > 0       ? "addresses"
+                       : o->qdisc_bypass        ? "qdisc_bypass"
+                                                : NULL;
+
+    if (name != NULL) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s is an option of AF_PACKET: the descriptor is of "
+                     "another family",
+                     name);
+        return -1;
+    }
+    o->vlan = o->addresses = 0;
+    o->ignore_outgoing = -1;
+    return 0;
+}
+
+/* Takes over a descriptor; nothing on it is changed unless asked. */
+static int
+construct_adopted(RawSocket *s, struct options *o)
+{
+    s->fd = o->fileno;
+    s->receives = true;
+    s->family =
+        read_int_option(s->fd, SOL_SOCKET, SO_DOMAIN, "getsockopt(SO_DOMAIN)");
+    if (s->family < 0) {
+        return -1;
+    }
+    s->type =
+        read_int_option(s->fd, SOL_SOCKET, SO_TYPE, "getsockopt(SO_TYPE)");
+    if (s->type < 0) {
+        return -1;
+    }
+    if (s->type != SOCK_DGRAM
+        && (s->family != AF_PACKET || s->type != SOCK_RAW)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "fileno must be an AF_PACKET or a datagram socket");
+        return -1;
+    }
+    if ((s->family == AF_PACKET ? inspect_packet_socket(s, o)
+                                : refuse_packet_options(o))
+        < 0) {
+        return -1;
+    }
+    if (o->promisc && s->ifindex == 0) {
+        PyErr_SetString(PyExc_ValueError, "promisc needs an interface");
+        return -1;
+    }
+    if (apply_buffer_sizes(s, o, true) < 0 || apply_collection(s, o) < 0
+        || apply_packet_options(s, o) < 0) {
+        return -1;
+    }
+    if (o->filter != Py_None && apply_filter(s, o->filter, true) < 0) {
+        return -1;
+    }
+    return o->promisc ? join_promisc(s) : 0;
+}
+
+static int
+parse_options(PyObject *args, PyObject *kwargs, struct options *o)
+{
+    static char *names[] = {"interface",    "protocol",  "type",
+                            "filter",       "promisc",   "ignore_outgoing",
+                            "vlan",         "addresses", "timestamps",
+                            "qdisc_bypass", "rcvbuf",    "sndbuf",
+                            "busy_poll",    "netns",     "allow_down",
+                            "fileno",       NULL};
+
+    *o = (struct options){
+        .interface = Py_None,
+        .protocol = -1,
+        .type = -1,
+        .filter = Py_None,
+        .ignore_outgoing = -1,
+        .vlan = -1,
+        .addresses = -1,
+        .timestamps = Py_None,
+        .rcvbuf = -1,
+        .sndbuf = -1,
+        .busy_poll = -1,
+        .netns = Py_None,
+        .fileno = -1,
+    };
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "|O$O&O&OpO&O&O&OpO&O&O&OpO&:RawSocket", names,
+            &o->interface, convert_optional_int, &o->protocol,
+            convert_optional_int, &o->type, &o->filter, &o->promisc,
+            convert_tristate, &o->ignore_outgoing, convert_tristate, &o->vlan,
+            convert_tristate, &o->addresses, &o->timestamps, &o->qdisc_bypass,
+            convert_optional_int, &o->rcvbuf, convert_optional_int, &o->sndbuf,
+            convert_optional_int, &o->busy_poll, &o->netns, &o->allow_down,
+            convert_optional_int, &o->fileno)) {
+        return -1;
+    }
+    return check_options(o);
+}
+
+static PyObject *
+RawSocket_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct options o;
+    RawSocket *s;
+    bool adopt;
+
+    if (parse_options(args, kwargs, &o) < 0) {
+        return NULL;
+    }
+    s = (RawSocket *)alloc(type, 0);
+    if (s == NULL) {
+        return NULL;
+    }
+    s->fd = s->wake_fd = -1;
+    s->pid = getpid();
+    s->link_type = -1;
+    atomic_init(&s->timeout_ns, -1);
+    /* Closed, for dealloc, until it is complete. */
+    atomic_init(&s->state, SOCKET_CLOSED);
+    adopt = o.fileno >= 0;
+    if ((adopt ? construct_adopted : construct_new)(s, &o) < 0) {
+        goto error;
+    }
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->wake_fd < 0) {
+        raise_os_error(errno, "eventfd", NULL);
+        goto error;
+    }
+    atomic_store_explicit(&s->state, 0, memory_order_release);
+    return (PyObject *)s;
+
+error:
+    if (s->fd >= 0 && !adopt) {
+        close(s->fd);
+    }
+    s->fd = -1;
+    Py_DECREF(s);
+    return NULL;
+}
+
+static int
+RawSocket_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((RawSocket *)self)->interface);
+    return 0;
+}
+
+/* Not tp_finalize: the Limited API cannot call it from tp_dealloc. The warning
+   has no `source`, since the object is past use by now. */
+static void
+warn_unclosed(RawSocket *s)
+{
+    PyObject *exception = PyErr_GetRaisedException();
+
+    if (PyErr_ResourceWarning(NULL, 1,
+                              "unclosed <RawSocket fd=%d interface=%S>", s->fd,
+                              s->interface ? s->interface : Py_None)
+        < 0) {
+        /* -W error cannot be raised from here. */
+        PyErr_WriteUnraisable((PyObject *)Py_TYPE((PyObject *)s));
+    }
+    if (exception != NULL) {
+        PyErr_SetRaisedException(exception);
+    }
+}
+
+static void
+RawSocket_dealloc(PyObject *self)
+{
+    RawSocket *s = (RawSocket *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    PyObject_GC_UnTrack(self);
+    if (s->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    if (!is_closed(s)) {
+        warn_unclosed(s);
+        close_descriptors(s);
+    }
+    Py_XDECREF(s->interface);
+    release(self);
+    Py_DECREF(type);
+}
+
+/* ---- RawSocket: options and state ----------------------------------------- */
+
+static PyObject *
+RawSocket_repr(PyObject *self)
+{
+    RawSocket *s = (RawSocket *)self;
+    PyObject *interface = s->interface ? s->interface : Py_None;
+
+    if (is_closed(s)) {
+        return PyUnicode_FromFormat("<RawSocket closed interface=%R>",
+                                    interface);
+    }
+    return PyUnicode_FromFormat("<RawSocket fd=%d interface=%R>", s->fd,
+                                interface);
+}
+
+/* Adds what the kernel has dropped since it was last asked: it starts again
+   at 0 then (packet(7)). */
+static int
+collect_drops(RawSocket *s)
+{
+    struct tpacket_stats statistics;
+    socklen_t length = sizeof(statistics);
+
+    if (s->family != AF_PACKET) {
+        return 0;
+    }
+    if (getsockopt(s->fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length)
+        < 0) {
+        return raise_os_error(errno, "getsockopt(PACKET_STATISTICS)",
+                              s->interface);
+    }
+    atomic_fetch_add_explicit(&s->packets_dropped, statistics.tp_drops,
+                              memory_order_relaxed);
+    return 0;
+}
+
+static PyStructSequence_Field Statistics_fields[] = {
+    {"packets_received", "Packets delivered to the caller."},
+    {"packets_dropped",
+     "Packets that the kernel dropped because the receive buffer was full; "
+     "None off AF_PACKET."},
+    {"batches_received", "Receiving system calls that delivered packets."},
+    {"packets_sent", "Packets that the kernel took."},
+    {"batches_sent", "Sending system calls that took packets."},
+    {"send_retries", "Times that sendall() came back after ENOBUFS."},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc Statistics_desc = {
+    "rawmmsg.Statistics",
+    "What a socket has done since it was made; 64-bit counts.",
+    Statistics_fields,
+    6,
+};
+
+PyDoc_STRVAR(RawSocket_statistics_doc,
+             "statistics($self, /)\n--\n\n"
+             "Counts since the socket was made, as Statistics.");
+
+static PyObject *
+RawSocket_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    RawSocket *s = (RawSocket *)self;
+    atomic_ullong *counts[] = {&s->packets_received, &s->packets_dropped,
+                               &s->batches_received, &s->packets_sent,
+                               &s->batches_sent,     &s->send_retries};
+    PyObject *statistics, *value;
+    int result;
+    Py_ssize_t i;
+
+    if (enter_call(s, "getsockopt(PACKET_STATISTICS)") < 0) {
+        return NULL;
+    }
+    result = collect_drops(s);
+    leave_call(s);
+    if (result < 0) {
+        return NULL;
+    }
+    statistics = PyStructSequence_New(state_of(self)->statistics_type);
+    for (i = 0; statistics != NULL && i < Statistics_desc.n_in_sequence; i++) {
+        value = counts[i] == &s->packets_dropped && s->family != AF_PACKET
+                    ? Py_NewRef(Py_None)
+                    : PyLong_FromUnsignedLongLong(atomic_load_explicit(
+                          counts[i], memory_order_relaxed));
+        if (value == NULL) {
+            Py_CLEAR(statistics);
+            break;
+        }
+        PyStructSequence_SetItem(statistics, i, value);
+    }
+    return statistics;
+}
+
+PyDoc_STRVAR(RawSocket_getsockopt_doc,
+             "getsockopt($self, level, optname, buflen=0, /)\n--\n\n"
+             "A socket option, as an int, or as up to buflen bytes.");
+
+static PyObject *
+RawSocket_getsockopt(PyObject *self, PyObject *args)
+{
+    static const char call[] = "getsockopt";
+    RawSocket *s = (RawSocket *)self;
+    int level, name, size = 0, number = 0, result;
+    char bytes[1024];
+    socklen_t length;
+
+    if (!PyArg_ParseTuple(args, "ii|i:getsockopt", &level, &name, &size)) {
+        return NULL;
+    }
+    if (size < 0 || size > (int)sizeof(bytes)) {
+        PyErr_Format(PyExc_ValueError, "buflen must be 0 to %zu, not %d",
+                     sizeof(bytes), size);
+        return NULL;
+    }
+    if (enter_call(s, call) < 0) {
+        return NULL;
+    }
+    length = size == 0 ? sizeof(number) : (socklen_t)size;
+    result = getsockopt(s->fd, level, name,
+                        size == 0 ? (void *)&number : bytes, &length);
+    if (result < 0) {
+        raise_os_error(errno, call, s->interface);
+    }
+    leave_call(s);
+    if (result < 0) {
+        return NULL;
+    }
+    return size == 0 ? PyLong_FromLong(number)
+                     : PyBytes_FromStringAndSize(bytes, (Py_ssize_t)length);
+}
+
+PyDoc_STRVAR(RawSocket_setsockopt_doc,
+             "setsockopt($self, level, optname, value, optlen=0, /)\n--\n\n"
+             "Sets a socket option to an int or to bytes; value None and "
+             "optlen as in\nthe socket module.");
+
+static PyObject *
+RawSocket_setsockopt(PyObject *self, PyObject *args)
+{
+    static const char call[] = "setsockopt";
+    RawSocket *s = (RawSocket *)self;
+    int level, name, number, result;
+    unsigned int length = 0;
+    PyObject *value;
+    Py_buffer view = {.obj = NULL};
+
+    if (!PyArg_ParseTuple(args, "iiO|I:setsockopt", &level, &name, &value,
+                          &length)) {
+        return NULL;
+    }
+    if ((value == Py_None) != (PyTuple_Size(args) == 4)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "optlen goes with a value of None, and only with it");
+        return NULL;
+    }
+    if (s->family == AF_PACKET && level == SOL_PACKET
+        && (name == PACKET_VNET_HDR || name == PACKET_VNET_HDR_SZ)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "PACKET_VNET_HDR would put a header in front of every "
+                        "frame behind the object's back");
+        return NULL;
+    }
+    if (value == Py_None) {
+        view.len = (Py_ssize_t)length;
+    }
+    else if (PyLong_Check(value)) {
+        if (!PyArg_Parse(value, "i", &number)) {
+            return NULL;
+        }
+        view.buf = &number;
+        view.len = sizeof(number);
+    }
+    else if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    result = enter_call(s, call);
+    if (result == 0) {
+        result =
+            set_option(s, level, name, view.buf, (socklen_t)view.len, call);
+        leave_call(s);
+    }
+    PyBuffer_Release(&view);
+    if (result < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(RawSocket_getsockname_doc,
+             "getsockname($self, /)\n--\n\n"
+             "(interface, protocol, packet type, link type, hardware "
+             "address).");
+
+static PyObject *
+RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    static const char call[] = "getsockname";
+    RawSocket *s = (RawSocket *)self;
+    struct sockaddr_ll address = {0};
+    struct ifreq request = {0};
+    socklen_t length = sizeof(address);
+    int error = 0;
+    Py_ssize_t size;
+
+    if (s->family != AF_PACKET) {
+        raise_os_error(EOPNOTSUPP, call, NULL);
+        return NULL;
+    }
+    if (enter_call(s, call) < 0) {
+        return NULL;
+    }
+    if (getsockname(s->fd, (struct sockaddr *)&address, &length) < 0) {
+        error = errno;
+    }
+    else if (address.sll_ifindex > 0) {
+        /* Without a name, as in the socket module, where it is just gone. */
+        request.ifr_ifindex = address.sll_ifindex;
+        if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
+            request.ifr_name[0] = '\0';
+        }
+    }
+    if (error != 0) {
+        raise_os_error(error, call, s->interface);
+    }
+    leave_call(s);
+    if (error != 0) {
+        return NULL;
+    }
+    size = address.sll_halen < sizeof(address.sll_addr)
+               ? address.sll_halen
+               : (Py_ssize_t)sizeof(address.sll_addr);
+    return Py_BuildValue("siiiy#", request.ifr_name,
+                         (int)ntohs(address.sll_protocol),
+                         (int)address.sll_pkttype, (int)address.sll_hatype,
+                         (char *)address.sll_addr, size);
+}
+
+PyDoc_STRVAR(RawSocket_fileno_doc, "fileno($self, /)\n--\n\n"
+                                   "The descriptor; -1 when closed.");
+
+static PyObject *
+RawSocket_fileno(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    RawSocket *s = (RawSocket *)self;
+
+    return PyLong_FromLong(is_closed(s) ? -1 : s->fd);
+}
+
+PyDoc_STRVAR(RawSocket_detach_doc,
+             "detach($self, /)\n--\n\n"
+             "Closes the object without closing the descriptor, and returns "
+             "it.");
+
+static PyObject *
+RawSocket_detach(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    RawSocket *s = (RawSocket *)self;
+    unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
+    bool forked = is_forked(s);
+    int fd = s->fd;
+
+    do {
+        if (state & SOCKET_CLOSED) {
+            return PyLong_FromLong(-1);
+        }
+        if ((state & SOCKET_CALLS) && !forked) {
+            raise_os_error(EBUSY, "detach", s->interface);
+            return NULL;
+        }
+    } while (!atomic_compare_exchange_weak_explicit(
+        &s->state, &state, SOCKET_CLOSED, memory_order_acq_rel,
+        memory_order_relaxed));
+    s->fd = -1;
+    close_descriptors(s);
+    return PyLong_FromLong(fd);
+}
+
+PyDoc_STRVAR(RawSocket_close_doc,
+             "close($self, /)\n--\n\n"
+             "Closes the socket; a call that waits in another thread raises "
+             "OSError\nEBADF at once.");
+
+static PyObject *
+RawSocket_close(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    close_socket((RawSocket *)self);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(RawSocket_settimeout_doc,
+             "settimeout($self, timeout, /)\n--\n\n"
+             "Seconds that a call may wait; None: for ever, 0: not at all.");
+
+static PyObject *
+RawSocket_settimeout(PyObject *self, PyObject *argument)
+{
+    RawSocket *s = (RawSocket *)self;
+    double seconds;
+    long long timeout = -1;
+
+    if (argument != Py_None) {
+        seconds = PyFloat_AsDouble(argument);
+        if (seconds == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        /* False for NaN too. */
+        if (!(seconds >= 0.0)) {
+            PyErr_SetString(PyExc_ValueError, "Timeout value out of range");
+            return NULL;
+        }
+        if (seconds > (double)(INT64_MAX / NS_PER_S / 2)) {
+            PyErr_SetString(PyExc_OverflowError, "timeout is too large");
+            return NULL;
+        }
+        /* Up, so that no wait turns into none. */
+        timeout = (long long)ceil(seconds * (double)NS_PER_S);
+    }
+    atomic_store_explicit(&s->timeout_ns, timeout, memory_order_relaxed);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(RawSocket_gettimeout_doc, "gettimeout($self, /)\n--\n\n"
+                                       "The timeout in seconds, or None.");
+
+static PyObject *
+RawSocket_gettimeout(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    long long timeout = atomic_load_explicit(&((RawSocket *)self)->timeout_ns,
+                                             memory_order_relaxed);
+
+    if (timeout < 0) {
+        Py_RETURN_NONE;
+    }
+    return PyFloat_FromDouble((double)timeout / (double)NS_PER_S);
+}
+
+PyDoc_STRVAR(RawSocket_setblocking_doc, "setblocking($self, flag, /)\n--\n\n"
+                                        "settimeout(None) or settimeout(0).");
+
+static PyObject *
+RawSocket_setblocking(PyObject *self, PyObject *argument)
+{
+    int flag = PyObject_IsTrue(argument);
+
+    if (flag < 0) {
+        return NULL;
+    }
+    atomic_store_explicit(&((RawSocket *)self)->timeout_ns, flag ? -1 : 0,
+                          memory_order_relaxed);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+RawSocket_enter(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return Py_NewRef(self);
+}
+
+static PyObject *
+RawSocket_exit(PyObject *self, PyObject *Py_UNUSED(args))
+{
+    close_socket((RawSocket *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+RawSocket_get_closed(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(is_closed((RawSocket *)self));
+}
+
+static PyObject *
+RawSocket_get_family(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(((RawSocket *)self)->family);
+}
+
+static PyObject *
+RawSocket_get_type(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(((RawSocket *)self)->type);
+}
+
+static PyObject *
+RawSocket_get_interface(PyObject *self, void *Py_UNUSED(closure))
+{
+    PyObject *interface = ((RawSocket *)self)->interface;
+
+    return Py_NewRef(interface != NULL ? interface : Py_None);
+}
+
+static PyObject *
+RawSocket_get_ifindex(PyObject *self, void *Py_UNUSED(closure))
+{
+    int ifindex = ((RawSocket *)self)->ifindex;
+
+    if (ifindex == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(ifindex);
+}
+
+static PyObject *
+RawSocket_get_link_type(PyObject *self, void *Py_UNUSED(closure))
+{
+    int link_type = ((RawSocket *)self)->link_type;
+
+    if (link_type < 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(link_type);
+}
+
+static PyObject *
+RawSocket_get_mtu(PyObject *self, void *Py_UNUSED(closure))
+{
+    static const char call[] = "ioctl(SIOCGIFMTU)";
+    RawSocket *s = (RawSocket *)self;
+    struct ifreq answer;
+    int result;
+
+    if (s->ifindex == 0) {
+        Py_RETURN_NONE;
+    }
+    if (enter_call(s, call) < 0) {
+        return NULL;
+    }
+    result = interface_ioctl(s->fd, s->ifindex, SIOCGIFMTU, &answer);
+    if (result < 0) {
+        raise_ioctl_error(s, call);
+    }
+    leave_call(s);
+    return result < 0 ? NULL : PyLong_FromLong(answer.ifr_mtu);
+}
+
+/* ---- RawSocket: type ------------------------------------------------------ */
+
+static PyMethodDef RawSocket_methods[] = {
+    {"recvmmsg_into", RawSocket_recvmmsg_into, METH_O,
+     RawSocket_recvmmsg_into_doc},
+    {"sendmmsg", (PyCFunction)(void (*)(void))RawSocket_sendmmsg,
+     METH_VARARGS | METH_KEYWORDS, RawSocket_sendmmsg_doc},
+    {"sendall", RawSocket_sendall, METH_O, RawSocket_sendall_doc},
+    {"recv", RawSocket_recv, METH_O, RawSocket_recv_doc},
+    {"recv_into", RawSocket_recv_into, METH_VARARGS, RawSocket_recv_into_doc},
+    {"send", RawSocket_send, METH_O, RawSocket_send_doc},
+    {"attach_filter", RawSocket_attach_filter, METH_O,
+     RawSocket_attach_filter_doc},
+    {"detach_filter", RawSocket_detach_filter, METH_NOARGS,
+     RawSocket_detach_filter_doc},
+    {"lock_filter", RawSocket_lock_filter, METH_NOARGS,
+     RawSocket_lock_filter_doc},
+    {"statistics", RawSocket_statistics, METH_NOARGS,
+     RawSocket_statistics_doc},
+    {"getsockopt", RawSocket_getsockopt, METH_VARARGS,
+     RawSocket_getsockopt_doc},
+    {"setsockopt", RawSocket_setsockopt, METH_VARARGS,
+     RawSocket_setsockopt_doc},
+    {"getsockname", RawSocket_getsockname, METH_NOARGS,
+     RawSocket_getsockname_doc},
+    {"fileno", RawSocket_fileno, METH_NOARGS, RawSocket_fileno_doc},
+    {"detach", RawSocket_detach, METH_NOARGS, RawSocket_detach_doc},
+    {"close", RawSocket_close, METH_NOARGS, RawSocket_close_doc},
+    {"settimeout", RawSocket_settimeout, METH_O, RawSocket_settimeout_doc},
+    {"gettimeout", RawSocket_gettimeout, METH_NOARGS,
+     RawSocket_gettimeout_doc},
+    {"setblocking", RawSocket_setblocking, METH_O, RawSocket_setblocking_doc},
+    {"__enter__", RawSocket_enter, METH_NOARGS,
+     "__enter__($self, /)\n--\n\nThe socket itself."},
+    {"__exit__", RawSocket_exit, METH_VARARGS,
+     "__exit__($self, /, *args)\n--\n\nCloses the socket."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef RawSocket_members[] = {
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(RawSocket, weakrefs),
+     Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef RawSocket_getset[] = {
+    {"closed", RawSocket_get_closed, NULL,
+     "Whether close() or detach() "
+     "has been called.",
+     NULL},
+    {"family", RawSocket_get_family, NULL,
+     "AF_PACKET, or the family of the adopted descriptor.", NULL},
+    {"type", RawSocket_get_type, NULL, "SOCK_RAW or SOCK_DGRAM.", NULL},
+    {"interface", RawSocket_get_interface, NULL,
+     "Name of the interface; None for all of them.", NULL},
+    {"ifindex", RawSocket_get_ifindex, NULL,
+     "Index of the interface; None for all of them.", NULL},
+    {"link_type", RawSocket_get_link_type, NULL,
+     "ARPHRD_ number of the interface; None for all of them.", NULL},
+    {"mtu", RawSocket_get_mtu, NULL,
+     "Largest payload of the interface, now, in bytes; None for all.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(
+    RawSocket_doc,
+    "RawSocket(interface=None, *, protocol=3, type=3, filter=None, "
+    "promisc=False, ignore_outgoing=None, vlan=None, addresses=None, "
+    "timestamps=None, qdisc_bypass=False, rcvbuf=None, sndbuf=None, "
+    "busy_poll=None, netns=None, allow_down=False, fileno=None)\n--\n\n"
+    "A packet socket (packet(7)) that receives and sends in batches.\n\n"
+    "When the constructor returns, the socket is listening, and no packet of\n"
+    "another interface and none that the filter rejects can ever be read from\n"
+    "it. protocol=0 makes a socket that only sends.");
+
+static PyType_Slot RawSocket_slots[] = {
+    {Py_tp_doc, (void *)RawSocket_doc},
+    {Py_tp_new, RawSocket_new},
+    {Py_tp_traverse, RawSocket_traverse},
+    {Py_tp_dealloc, RawSocket_dealloc},
+    {Py_tp_repr, RawSocket_repr},
+    {Py_tp_methods, RawSocket_methods},
+    {Py_tp_members, RawSocket_members},
+    {Py_tp_getset, RawSocket_getset},
+    {0, NULL},
+};
+
+static PyType_Spec RawSocket_spec = {
+    .name = "rawmmsg.RawSocket",
+    .basicsize = sizeof(RawSocket),
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = RawSocket_slots,
+};
+
+/* ---- Module --------------------------------------------------------------- */
+
+/* A type of the module's, public where `publish`; NULL with an exception
+   set. */
+static PyTypeObject *
+make_type(PyObject *module, PyType_Spec *spec, bool publish)
+{
+    PyTypeObject *type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+
+    if (type != NULL && publish && PyModule_AddType(module, type) < 0) {
+        Py_CLEAR(type);
+    }
+    return type;
+}
+
+static int
+add_constants(PyObject *module)
+{
+    static const struct {
+        const char *name;
+        long value;
+    } constants[] = {
+        {"SUPER_FRAME", SUPER_FRAME},
+        {"TRUNCATED", TRUNCATED},
+        {"CHECKSUM_NOT_READY", CHECKSUM_NOT_READY},
+        {"CHECKSUM_VALID", CHECKSUM_VALID},
+        {"VLAN_RESTORED", VLAN_RESTORED},
+        {"CONTROL_TRUNCATED", CONTROL_TRUNCATED},
+    };
+    size_t i;
+
+    for (i = 0; i < Py_ARRAY_LENGTH(constants); i++) {
+        if (PyModule_AddIntConstant(module, constants[i].name,
+                                    constants[i].value)
+            < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+rawmmsg_exec(PyObject *module)
+{
+    module_state *state = PyModule_GetState(module);
+
+    state->memory_type = make_type(module, &BatchMemory_spec, false);
+    state->window_type = make_type(module, &Window_spec, false);
+    state->batch_type = make_type(module, &PacketBatch_spec, true);
+    state->socket_type = make_type(module, &RawSocket_spec, true);
+    state->statistics_type = PyStructSequence_NewType(&Statistics_desc);
+    if (state->memory_type == NULL || state->window_type == NULL
+        || state->batch_type == NULL || state->socket_type == NULL
+        || state->statistics_type == NULL) {
+        return -1;
+    }
+    if (PyModule_AddType(module, state->statistics_type) < 0) {
+        return -1;
+    }
+    return add_constants(module);
+}
+
+static int
+rawmmsg_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    module_state *state = PyModule_GetState(module);
+
+    Py_VISIT(state->memory_type);
+    Py_VISIT(state->window_type);
+    Py_VISIT(state->batch_type);
+    Py_VISIT(state->socket_type);
+    Py_VISIT(state->statistics_type);
+    return 0;
+}
+
+static int
+rawmmsg_clear(PyObject *module)
+{
+    module_state *state = PyModule_GetState(module);
+
+    Py_CLEAR(state->memory_type);
+    Py_CLEAR(state->window_type);
+    Py_CLEAR(state->batch_type);
+    Py_CLEAR(state->socket_type);
+    Py_CLEAR(state->statistics_type);
+    return 0;
+}
+
+static void
+rawmmsg_free(void *module)
+{
+    rawmmsg_clear((PyObject *)module);
+}
+
+static PyModuleDef_Slot rawmmsg_slots[] = {
+    {Py_mod_exec, rawmmsg_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef rawmmsg_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "rawmmsg._rawmmsg",
+    .m_doc = "Batched packet I/O on AF_PACKET sockets.",
+    .m_size = sizeof(module_state),
+    .m_slots = rawmmsg_slots,
+    .m_traverse = rawmmsg_traverse,
+    .m_clear = rawmmsg_clear,
+    .m_free = rawmmsg_free,
+};
+
+PyMODINIT_FUNC
+PyInit__rawmmsg(void)
+{
+    return PyModuleDef_Init(&rawmmsg_module);
+}

@@ -1,0 +1,45 @@
+"""Direct, ring-less packet I/O for Linux: batches of frames in and out of
+memory that the caller owns, filtered in the kernel, stamped only on request.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from ._rawmmsg import (
+    CHECKSUM_NOT_READY,
+    CHECKSUM_VALID,
+    CONTROL_TRUNCATED,
+    SUPER_FRAME,
+    TRUNCATED,
+    VLAN_RESTORED,
+    PacketBatch,
+    RawSocket,
+    Statistics,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CHECKSUM_NOT_READY",
+    "CHECKSUM_VALID",
+    "CONTROL_TRUNCATED",
+    "SUPER_FRAME",
+    "TRUNCATED",
+    "VLAN_RESTORED",
+    "PacketBatch",
+    "RawSocket",
+    "Statistics",
+]
+
+_SUBMODULES = frozenset({"bpf", "testing"})
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Submodules on first use (PEP 562)."""
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | _SUBMODULES)

@@ -1,0 +1,387 @@
+"""Batched packet I/O on AF_PACKET sockets: the promise of the C types."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Literal, Self, TypeAlias, final, overload
+
+from _typeshed import structseq
+from typing_extensions import Buffer
+
+SUPER_FRAME: Final = 69632
+"""The frame size, in bytes, that holds any GSO or GRO frame with its tags."""
+
+TRUNCATED: Final = 1
+"""Flag: the frame holds fewer bytes than the packet had on the wire."""
+CHECKSUM_NOT_READY: Final = 2
+"""Flag: the checksum is left to the hardware (TP_STATUS_CSUMNOTREADY)."""
+CHECKSUM_VALID: Final = 4
+"""Flag: the kernel or the hardware has verified the checksum."""
+VLAN_RESTORED: Final = 8
+"""Flag: the tag had been stripped; it was put back into the frame."""
+CONTROL_TRUNCATED: Final = 16
+"""Flag: the kernel had more control data than fits (MSG_CTRUNC), as options
+set by hand can cause: a tag or a time stamp of this packet may be lost."""
+
+_Packets: TypeAlias = (
+    PacketBatch | Sequence[Buffer] | Sequence[Buffer | tuple[Buffer, ...]]
+)
+
+@final
+class PacketBatch:
+    """Memory for a batch of packets, with all that recvmmsg(2) and
+    sendmmsg(2) need laid out once.
+
+    PacketBatch(capacity=64, frame_size=2048) owns its memory.
+    ``buffer=`` takes the caller's: any writable C-contiguous buffer of bytes.
+    Two dimensions give capacity and frame size; a flat one is divided by
+    `frame_size` (2,048 unless given), or by `capacity` alone.
+    ``buffers=`` takes a sequence of writable buffers, one per packet, each
+    with its own size. The caller's memory stays exported (a bytearray cannot
+    be resized) until the batch and every view of it are gone.
+
+    A call that is using the batch holds it: another that would use it at the
+    same time raises BufferError.
+
+    Raises ValueError for sizes that do not fit, BufferError (or what the
+    exporter raises) for memory that is read-only or not contiguous,
+    MemoryError.
+    """
+
+    def __new__(
+        cls,
+        capacity: int | None = None,
+        frame_size: int | None = None,
+        *,
+        buffer: Buffer | None = None,
+        buffers: Sequence[Buffer] | None = None,
+    ) -> Self: ...
+    @property
+    def capacity(self) -> int:
+        """How many packets the batch can hold."""
+
+    @property
+    def frame_size(self) -> int | None:
+        """Bytes of memory per frame; None where each buffer has its own."""
+
+    def __len__(self) -> int:
+        """Packets held now."""
+
+    def __getitem__(self, index: int, /) -> memoryview[int]:
+        """A writable view of exactly packet `index`, negative too; no copy.
+
+        The memory stays valid for ever, its content changes at the next
+        receive. IndexError outside the batch; ValueError where `lengths` was
+        written beyond the frame; BufferError while a call uses the batch.
+        """
+
+    def __iter__(self) -> Iterator[memoryview[int]]: ...
+    def __buffer__(self, flags: int, /) -> memoryview[int]:
+        """All frames: unsigned bytes, (capacity, frame_size), writable.
+
+        Rows may be further apart than frame_size (strides say so). BufferError
+        for a batch made with ``buffers=``.
+        """
+
+    def tolist(self) -> list[bytes]:
+        """Copies of the packets."""
+
+    def append(self, data: Buffer, /) -> None:
+        """Copies one packet into the next free frame.
+
+        ValueError where the batch is full or the packet longer than the frame.
+        """
+
+    def extend(self, packets: Iterable[Buffer], /) -> None:
+        """Appends each packet; those before one that fails stay."""
+
+    def clear(self) -> None:
+        """Empties the batch: set_count(0)."""
+
+    def set_count(self, count: int, /) -> None:
+        """Declares that frames 0..count-1, written in place, hold packets of
+        `lengths` bytes."""
+
+    # The columns. Each has `capacity` entries, the first len(batch) of them
+    # meaningful. One that the last receive did not collect is None, and
+    # filling the batch for send (append, extend, clear, set_count) drops all
+    # but `lengths`.
+
+    @property
+    def lengths(self) -> memoryview[int]:
+        """Bytes held of each packet ("I"). Writable: read once, and validated
+        against the frame, at every use."""
+
+    @property
+    def wire_lengths(self) -> memoryview[int] | None:
+        """Bytes each packet had on the wire, its tags included ("I"), also
+        where the frame or a filter cut it. Collected on AF_PACKET with
+        vlan=True (packet(7), tp_len)."""
+
+    @property
+    def timestamps_ns(self) -> memoryview[int] | None:
+        """When the kernel received each packet, ns since the epoch ("q").
+        0: it has no stamp. Collected with timestamps=."""
+
+    @property
+    def ifindexes(self) -> memoryview[int] | None:
+        """Index of the interface of each packet ("i"). Collected with
+        addresses=True."""
+
+    @property
+    def packet_types(self) -> memoryview[int] | None:
+        """PACKET_HOST, PACKET_OUTGOING ... of each packet ("B"). Collected
+        with addresses=True."""
+
+    @property
+    def flags(self) -> memoryview[int] | None:
+        """TRUNCATED, CHECKSUM_NOT_READY, CHECKSUM_VALID, VLAN_RESTORED and
+        CONTROL_TRUNCATED of each packet ("H"). The checksum flags and
+        VLAN_RESTORED need vlan=True. Collected by every receive."""
+
+    @property
+    def vlan_tcis(self) -> memoryview[int] | None:
+        """Tag control information of each frame's outer tag, in host order
+        ("H"), whether it came stripped or inline. Collected with
+        vlan=True."""
+
+    @property
+    def vlan_tpids(self) -> memoryview[int] | None:
+        """EtherType of each frame's outer tag, 0x8100 or 0x88a8, in host
+        order ("H"). 0: no tag. Collected with vlan=True."""
+
+@final
+class Statistics(structseq[int | None], tuple[int, int | None, int, int, int, int]):
+    """What a socket has done since it was made; 64-bit counts."""
+
+    @property
+    def packets_received(self) -> int:
+        """Packets delivered to the caller."""
+
+    @property
+    def packets_dropped(self) -> int | None:
+        """Packets that the kernel dropped because the receive buffer was full
+        (packet(7), PACKET_STATISTICS); None off AF_PACKET."""
+
+    @property
+    def batches_received(self) -> int:
+        """Receiving system calls that delivered packets."""
+
+    @property
+    def packets_sent(self) -> int:
+        """Packets that the kernel took."""
+
+    @property
+    def batches_sent(self) -> int:
+        """Sending system calls that took packets."""
+
+    @property
+    def send_retries(self) -> int:
+        """Times that sendall() came back after ENOBUFS."""
+
+@final
+class RawSocket:
+    """A packet socket (packet(7)) that receives and sends in batches.
+
+    Without `interface` it listens on all of them. `protocol` is an EtherType
+    in host order; 0 makes a socket that only sends and costs the receive path
+    nothing. When the constructor returns, the socket is listening, and no
+    packet of another interface and none that `filter` rejects can ever be
+    read from it.
+
+    filter          a pcap-filter(7) expression, or a buffer of struct
+                    sock_filter (rawmmsg.bpf.Program is one)
+    promisc         receive what is addressed to others too
+    ignore_outgoing do not receive what this machine sends; None: on for
+                    loopback, where each frame is seen twice otherwise
+    vlan            put a stripped 802.1Q/802.1ad tag back into the frame and
+                    fill the columns that go with it; None: on, or as found on
+                    an adopted descriptor
+    addresses       collect packet_types and ifindexes; None: only where
+                    `interface` is None
+    timestamps      "software" to collect timestamps_ns; None: no stamping
+                    option is touched
+    qdisc_bypass    send past the traffic control layer: taps do not see it
+    rcvbuf, sndbuf  bytes, beyond rmem_max and wmem_max where privilege allows;
+                    what was got: getsockopt(SOL_SOCKET, SO_RCVBUF), which
+                    Linux doubles. rcvbuf None: 8 MiB for a socket that
+                    receives
+    busy_poll       microseconds to spin for a packet (SO_BUSY_POLL)
+    netns           a name (as of `ip netns`) or a path: the network namespace
+                    to open the socket in
+    allow_down      accept an interface that is down; the socket works when
+                    the link comes up
+    fileno          adopt a descriptor instead: AF_PACKET or any datagram
+                    socket. Nothing on it is changed unless asked; options of
+                    AF_PACKET raise on others. When the constructor raises,
+                    the caller still owns it
+
+    A new socket blocks. settimeout() and setblocking() mean what they mean in
+    the socket module. Threads may share a socket; close() from any of them
+    wakes a call that waits.
+
+    Raises OSError by errno (ENODEV: no such interface, ENETDOWN: it is down,
+    EPERM: no CAP_NET_RAW), ValueError and TypeError for arguments,
+    rawmmsg.bpf.FilterError for an expression.
+    """
+
+    def __new__(
+        cls,
+        interface: str | None = None,
+        *,
+        protocol: int = 3,
+        type: int = 3,
+        filter: str | Buffer | None = None,
+        promisc: bool = False,
+        ignore_outgoing: bool | None = None,
+        vlan: bool | None = None,
+        addresses: bool | None = None,
+        timestamps: Literal["software"] | None = None,
+        qdisc_bypass: bool = False,
+        rcvbuf: int | None = None,
+        sndbuf: int | None = None,
+        busy_poll: int | None = None,
+        netns: str | os.PathLike[str] | None = None,
+        allow_down: bool = False,
+        fileno: int | None = None,
+    ) -> Self: ...
+
+    # Batches
+
+    def recvmmsg_into(self, batch: PacketBatch, /) -> int:
+        """Receives what waits, up to batch.capacity packets, into frames
+        0..n-1 and returns n >= 1.
+
+        One system call when packets wait; otherwise the call waits as the
+        timeout says. Raises TimeoutError, BlockingIOError (timeout 0),
+        OSError: ENETDOWN once when the link goes down, ENODEV when the
+        interface is gone, EBADF when the socket is closed meanwhile,
+        EOPNOTSUPP on a send-only socket; BufferError for a batch in use. A
+        call that raises leaves the batch as it was.
+        """
+
+    def sendmmsg(self, packets: _Packets, start: int = 0) -> int:
+        """Sends packets from index `start` on, at most 1,024, in one system
+        call, and returns how many the kernel took, like socket.send().
+
+        `packets` is a PacketBatch or a sequence of buffers, sent straight
+        from their memory; a tuple of buffers in it is one packet, gathered.
+        0 where nothing is left to send. Raises when the first of them fails:
+        EMSGSIZE (longer than the MTU allows), EINVAL (shorter than the link
+        header), ENOBUFS (the queue is full), ENETDOWN, ENODEV, TimeoutError,
+        BlockingIOError.
+        """
+
+    def sendall(self, packets: _Packets) -> None:
+        """Sends every packet, resuming after short counts.
+
+        ENOBUFS is retried with growing pauses until the timeout, or for a
+        second without progress where there is none. The timeout is for the
+        whole call. An error carries how far it came in `packets_sent`.
+        """
+
+    # One packet, as socket.socket
+
+    def recv(self, bufsize: int, /) -> bytes:
+        """Receives one packet, cut to `bufsize` bytes; tags restored."""
+
+    def recv_into(self, buffer: Buffer, nbytes: int = 0, /) -> int:
+        """Receives one packet into `buffer` (or its first `nbytes`); returns
+        the bytes written."""
+
+    def send(self, data: Buffer, /) -> int:
+        """Sends one packet; returns its length."""
+
+    # Filters
+
+    def attach_filter(self, filter: str | Buffer, /) -> None:
+        """Has the kernel keep only what `filter` accepts.
+
+        Packets queued under an earlier filter are discarded, and those that
+        arrive during the change are lost, not let through. A packet that
+        another CPU is just queueing can still slip in. OSError: EINVAL for a
+        program that the kernel refuses, ENOMEM beyond optmem_max, EPERM after
+        lock_filter().
+        """
+
+    def detach_filter(self) -> None:
+        """Removes the filter; OSError ENOENT where there is none."""
+
+    def lock_filter(self) -> None:
+        """Forbids changing the filter for the life of the socket."""
+
+    # Options and state
+
+    def statistics(self) -> Statistics:
+        """Counts since the socket was made."""
+
+    @overload
+    def getsockopt(self, level: int, optname: int, /) -> int: ...
+    @overload
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
+    @overload
+    def setsockopt(
+        self, level: int, optname: int, value: int | Buffer, /
+    ) -> None: ...
+    @overload
+    def setsockopt(
+        self, level: int, optname: int, value: None, optlen: int, /
+    ) -> None: ...
+    def getsockname(self) -> tuple[str, int, int, int, bytes]:
+        """(interface, protocol, packet type, link type, hardware address), as
+        socket.getsockname() gives it; OSError EOPNOTSUPP off AF_PACKET."""
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when closed."""
+
+    def detach(self) -> int:
+        """Closes the object without closing the descriptor, and returns it.
+
+        OSError EBUSY while a call in another thread uses it.
+        """
+
+    def close(self) -> None:
+        """Closes the socket; a call that waits in another thread raises
+        OSError EBADF at once. Harmless when closed already."""
+
+    def settimeout(self, timeout: float | None, /) -> None:
+        """Seconds that a call may wait; None: for ever, 0: not at all."""
+
+    def gettimeout(self) -> float | None: ...
+    def setblocking(self, flag: bool, /) -> None:
+        """settimeout(None) or settimeout(0)."""
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def family(self) -> int:
+        """AF_PACKET, or the family of the adopted descriptor."""
+
+    @property
+    def type(self) -> int:
+        """SOCK_RAW or SOCK_DGRAM."""
+
+    @property
+    def interface(self) -> str | None:
+        """Name of the interface; None for all of them."""
+
+    @property
+    def ifindex(self) -> int | None:
+        """Index of the interface; None for all of them."""
+
+    @property
+    def link_type(self) -> int | None:
+        """ARPHRD_ number of the interface (1: Ethernet); None for all."""
+
+    @property
+    def mtu(self) -> int | None:
+        """Largest payload of the interface, now, in bytes; None for all."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        type: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
