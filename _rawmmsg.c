@@ -870,7 +870,7 @@ checked_length(BatchMemory *m, Py_ssize_t i)
     return (Py_ssize_t)length;
 }
 
-/* "O&": None is -1. */
+/* "O&": None is -1; beyond Py_ssize_t, its limit. */
 static int
 convert_optional_size(PyObject *value, void *result)
 {
@@ -880,13 +880,12 @@ convert_optional_size(PyObject *value, void *result)
         *(Py_ssize_t *)result = -1;
         return 1;
     }
-    size = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+    size = PyNumber_AsSsize_t(value, NULL);
     if (size == -1 && PyErr_Occurred()) {
         return 0;
     }
     if (size < 0) {
-        PyErr_Format(PyExc_ValueError, "expected a positive size, not %zd",
-                     size);
+        PyErr_Format(PyExc_ValueError, "must not be negative: %zd", size);
         return 0;
     }
     *(Py_ssize_t *)result = size;
@@ -1139,7 +1138,7 @@ static PyObject *
 PacketBatch_set_count(PyObject *self, PyObject *value)
 {
     PacketBatch *b = (PacketBatch *)self;
-    Py_ssize_t count = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+    Py_ssize_t count = PyNumber_AsSsize_t(value, NULL);
 
     if (count == -1 && PyErr_Occurred()) {
         return NULL;
@@ -1267,6 +1266,7 @@ static PyType_Slot PacketBatch_slots[] = {
     {Py_tp_traverse, PacketBatch_traverse},
     {Py_tp_dealloc, PacketBatch_dealloc},
     {Py_tp_repr, PacketBatch_repr},
+    {Py_tp_iter, PySeqIter_New},
     {Py_sq_length, PacketBatch_length},
     {Py_sq_item, PacketBatch_item},
     {Py_bf_getbuffer, PacketBatch_getbuffer},
@@ -1294,12 +1294,13 @@ static PyType_Spec PacketBatch_spec = {
 typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
-    int fd;      /* valid while the object is open or a call is in flight */
-    int wake_fd; /* eventfd; close() makes it readable; as fd */
-    pid_t pid;   /* the process that `state` counts calls of */
+    pid_t pid; /* the process that `state` counts calls of */
     atomic_uint state;
 
-    /* Set by the constructor, then constant. */
+    /* Set by the constructor, then constant. The descriptors are valid while
+       the object is open or a call is in flight. */
+    int fd;
+    int wake_fd;         /* eventfd; close() makes it readable */
     PyObject *interface; /* str, or NULL: all interfaces */
     int family;
     int type;
@@ -1372,16 +1373,9 @@ is_closed(RawSocket *s)
 static void
 close_descriptors(RawSocket *s)
 {
-    int fd = s->fd, wake_fd = s->wake_fd;
-
-    s->fd = s->wake_fd = -1;
     Py_BEGIN_ALLOW_THREADS
-    if (fd >= 0) {
-        close(fd);
-    }
-    if (wake_fd >= 0) {
-        close(wake_fd);
-    }
+    close(s->fd);
+    close(s->wake_fd);
     Py_END_ALLOW_THREADS
 }
 
@@ -1409,12 +1403,7 @@ leave_call(RawSocket *s)
         atomic_fetch_sub_explicit(&s->state, 1, memory_order_acq_rel);
 
     if (before == (SOCKET_CLOSED | 1)) {
-        PyObject *exception = PyErr_GetRaisedException();
-
         close_descriptors(s);
-        if (exception != NULL) {
-            PyErr_SetRaisedException(exception);
-        }
     }
 }
 
@@ -1626,7 +1615,7 @@ settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
     int link_type = s->link_type;
 
     memset(a, 0, sizeof(*a));
-    a->length = message->msg_len;
+    a->length = a->wire_length = message->msg_len;
     if (header->msg_control != NULL) {
         read_control(a, header);
         header->msg_controllen = CONTROL_SIZE;
@@ -1810,6 +1799,14 @@ patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
     return t->deadline_ns - now;
 }
 
+/* The interface is gone, for this call and all later ones. */
+static int
+raise_gone(RawSocket *s, struct transfer *t)
+{
+    atomic_store_explicit(&s->link_doubted, true, memory_order_relaxed);
+    return raise_os_error(ENODEV, name_of_call(t), s->interface);
+}
+
 /* Waits until it is worth trying again: 0, or -1 with an exception set.
 
    A deleted interface may leave no event behind, so no wait on an interface
@@ -1830,7 +1827,7 @@ wait_ready(RawSocket *s, struct transfer *t)
     ready = poll_socket(s, t, t->sending ? POLLOUT : POLLIN,
                         left == INT64_MAX ? -1 : left);
     if (ready == 0 && sliced && interface_is_gone(s)) {
-        return raise_os_error(ENODEV, name_of_call(t), s->interface);
+        return raise_gone(s, t);
     }
     return ready < 0 ? -1 : 0;
 }
@@ -1874,7 +1871,7 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
         }
     }
     if ((error == ENETDOWN || error == ENXIO) && interface_is_gone(s)) {
-        error = ENODEV;
+        return raise_gone(s, t);
     }
     return raise_os_error(error, name_of_call(t), s->interface);
 }
@@ -1885,7 +1882,7 @@ handle_again(RawSocket *s, struct transfer *t)
 {
     if (atomic_load_explicit(&s->link_doubted, memory_order_relaxed)
         && interface_is_gone(s)) {
-        return raise_os_error(ENODEV, name_of_call(t), s->interface);
+        return raise_gone(s, t);
     }
     return wait_ready(s, t);
 }
@@ -2940,20 +2937,18 @@ finally:
     return result;
 }
 
-/* ENODEV and the like: always -1. */
+/* Always -1. */
 static int
 raise_ioctl_error(RawSocket *s, const char *call)
 {
     return raise_os_error(errno, call, s->interface);
 }
 
-/* Finds index and link type, on the socket: if_nametoindex(3) would ask the
-   caller's namespace. */
+/* Copies the name of an interface: 0, or -1 for what cannot be one. */
 static int
-look_up_interface(RawSocket *s, PyObject *interface)
+copy_name(PyObject *interface, char name[IFNAMSIZ])
 {
-    struct ifreq request = {0};
-    PyObject *name;
+    PyObject *bytes;
     Py_ssize_t length;
 
     if (!PyUnicode_Check(interface)) {
@@ -2961,21 +2956,32 @@ look_up_interface(RawSocket *s, PyObject *interface)
                      Py_TYPE(interface));
         return -1;
     }
-    if (!PyUnicode_FSConverter(interface, &name)) {
+    if (!PyUnicode_FSConverter(interface, &bytes)) {
         return -1;
     }
-    length = PyBytes_Size(name);
+    length = PyBytes_Size(bytes);
     /* The kernel takes what follows a colon for an alias, and drops it. */
     if (length < 1 || length >= IFNAMSIZ
-        || strchr(PyBytes_AsString(name), ':') != NULL) {
+        || strchr(PyBytes_AsString(bytes), ':') != NULL) {
         PyErr_Format(PyExc_ValueError,
                      "not an interface name (1 to %d bytes, no colon): %R",
                      IFNAMSIZ - 1, interface);
-        Py_DECREF(name);
+        Py_DECREF(bytes);
         return -1;
     }
-    memcpy(request.ifr_name, PyBytes_AsString(name), (size_t)length);
-    Py_DECREF(name);
+    memcpy(name, PyBytes_AsString(bytes), (size_t)length + 1);
+    Py_DECREF(bytes);
+    return 0;
+}
+
+/* Finds index and link type, on the socket: if_nametoindex(3) would ask the
+   caller's namespace. */
+static int
+look_up_interface(RawSocket *s, const char *name)
+{
+    struct ifreq request = {0};
+
+    memcpy(request.ifr_name, name, IFNAMSIZ);
     if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
         return raise_ioctl_error(s, "ioctl(SIOCGIFINDEX)");
     }
@@ -3123,13 +3129,19 @@ static int
 construct_new(RawSocket *s, struct options *o)
 {
     int protocol = o->protocol < 0 ? ETH_P_ALL : o->protocol;
+    char name[IFNAMSIZ] = "";
 
     s->family = AF_PACKET;
     s->type = o->type < 0 ? SOCK_RAW : o->type;
     s->receives = protocol != 0;
-    s->interface = o->interface == Py_None ? NULL : Py_NewRef(o->interface);
+    if (o->interface != Py_None) {
+        if (copy_name(o->interface, name) < 0) {
+            return -1;
+        }
+        s->interface = Py_NewRef(o->interface);
+    }
     if (open_socket(s, o) < 0
-        || (s->interface != NULL && look_up_interface(s, s->interface) < 0)) {
+        || (s->interface != NULL && look_up_interface(s, name) < 0)) {
         return -1;
     }
     o->vlan = o->vlan < 0 ? 1 : o->vlan;
@@ -3347,7 +3359,6 @@ error:
     if (s->fd >= 0 && !adopt) {
         close(s->fd);
     }
-    s->fd = -1;
     Py_DECREF(s);
     return NULL;
 }
@@ -3659,7 +3670,6 @@ RawSocket_detach(PyObject *self, PyObject *Py_UNUSED(unused))
     RawSocket *s = (RawSocket *)self;
     unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
     bool forked = is_forked(s);
-    int fd = s->fd;
 
     do {
         if (state & SOCKET_CLOSED) {
@@ -3672,9 +3682,8 @@ RawSocket_detach(PyObject *self, PyObject *Py_UNUSED(unused))
     } while (!atomic_compare_exchange_weak_explicit(
         &s->state, &state, SOCKET_CLOSED, memory_order_acq_rel,
         memory_order_relaxed));
-    s->fd = -1;
-    close_descriptors(s);
-    return PyLong_FromLong(fd);
+    close(s->wake_fd);
+    return PyLong_FromLong(s->fd);
 }
 
 PyDoc_STRVAR(RawSocket_close_doc,

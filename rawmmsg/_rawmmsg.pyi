@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, final, overload
 
 from _typeshed import structseq
@@ -151,8 +150,19 @@ class PacketBatch:
         order ("H"). 0: no tag. Collected with vlan=True."""
 
 @final
-class Statistics(structseq[int | None], tuple[int, int | None, int, int, int, int]):
+class Statistics(
+    structseq[int | None], tuple[int, int | None, int, int, int, int]
+):
     """What a socket has done since it was made; 64-bit counts."""
+
+    __match_args__: Final = (
+        "packets_received",
+        "packets_dropped",
+        "batches_received",
+        "packets_sent",
+        "batches_sent",
+        "send_retries",
+    )
 
     @property
     def packets_received(self) -> int:
@@ -260,7 +270,7 @@ class RawSocket:
         call that raises leaves the batch as it was.
         """
 
-    def sendmmsg(self, packets: _Packets, start: int = 0) -> int:
+    def sendmmsg(self, packets: _Packets, /, start: int = 0) -> int:
         """Sends packets from index `start` on, at most 1,024, in one system
         call, and returns how many the kernel took, like socket.send().
 
@@ -272,7 +282,7 @@ class RawSocket:
         BlockingIOError.
         """
 
-    def sendall(self, packets: _Packets) -> None:
+    def sendall(self, packets: _Packets, /) -> None:
         """Sends every packet, resuming after short counts.
 
         ENOBUFS is retried with growing pauses until the timeout, or for a
@@ -318,7 +328,9 @@ class RawSocket:
     @overload
     def getsockopt(self, level: int, optname: int, /) -> int: ...
     @overload
-    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
+    def getsockopt(
+        self, level: int, optname: int, buflen: int, /
+    ) -> bytes: ...
     @overload
     def setsockopt(
         self, level: int, optname: int, value: int | Buffer, /
@@ -378,10 +390,4 @@ class RawSocket:
         """Largest payload of the interface, now, in bytes; None for all."""
 
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        type: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
+    def __exit__(self, *args: object) -> None: ...
