@@ -152,6 +152,9 @@ struct auxdata {
 #define MAX_SEND 1024
 #define MAX_PARTS 1024
 
+/* Errors in a row that drain() takes for pending ones. */
+#define MAX_ERRORS 16
+
 /* BPF_MAXINSNS of the kernel; sock_fprog.len would wrap beyond 65,535. */
 #define MAX_INSTRUCTIONS 4096
 
@@ -1313,10 +1316,11 @@ typedef struct {
 
     atomic_llong timeout_ns; /* < 0: none, 0: never wait */
 
-    /* The kernel reports ENETDOWN once per socket: a sender that draws it
-       keeps it here for the receiver. */
-    atomic_bool netdown_kept;
-    /* ENETDOWN was seen, and no packet since: the interface may be gone. */
+    /* The kernel reports an error once per socket. What somebody else has
+       drawn is kept here for the receiver: an errno, or 0. */
+    atomic_int error_kept;
+    /* ENETDOWN was seen, and the link not up since: the interface may be
+       gone. */
     atomic_bool link_doubted;
 
     atomic_ullong packets_received;
@@ -1860,14 +1864,13 @@ back_off(RawSocket *s, struct transfer *t)
 static int
 raise_transfer_error(RawSocket *s, struct transfer *t, int error)
 {
-    if (error == ENETDOWN) {
+    if (error == ENETDOWN && s->ifindex > 0) {
         atomic_store_explicit(&s->link_doubted, true, memory_order_relaxed);
         /* A sender is refused on a link that is down before the pending error
            is looked at (packet_snd()): on one that is up it has drawn what
            was meant for the receiver. */
         if (t->sending && s->receives && link_is_up(s)) {
-            atomic_store_explicit(&s->netdown_kept, true,
-                                  memory_order_relaxed);
+            atomic_store_explicit(&s->error_kept, error, memory_order_relaxed);
         }
     }
     if ((error == ENETDOWN || error == ENXIO) && interface_is_gone(s)) {
@@ -1896,7 +1899,9 @@ count_transfer(RawSocket *s, const struct transfer *t, int done)
     atomic_fetch_add_explicit(t->sending ? &s->batches_sent
                                          : &s->batches_received,
                               1, memory_order_relaxed);
-    if (atomic_load_explicit(&s->link_doubted, memory_order_relaxed)) {
+    /* A packet proves nothing: it may have been queued before. */
+    if (atomic_load_explicit(&s->link_doubted, memory_order_relaxed)
+        && link_is_up(s)) {
         atomic_store_explicit(&s->link_doubted, false, memory_order_relaxed);
     }
 }
@@ -1916,10 +1921,12 @@ run_transfer(RawSocket *s, struct transfer *t)
             return raise_os_error(EBADF, name_of_call(t), s->interface);
         }
         if (!t->sending
-            && atomic_load_explicit(&s->netdown_kept, memory_order_relaxed)
-            && atomic_exchange_explicit(&s->netdown_kept, false,
-                                        memory_order_relaxed)) {
-            return raise_transfer_error(s, t, ENETDOWN);
+            && atomic_load_explicit(&s->error_kept, memory_order_relaxed)) {
+            error = atomic_exchange_explicit(&s->error_kept, 0,
+                                             memory_order_relaxed);
+            if (error != 0) {
+                return raise_transfer_error(s, t, error);
+            }
         }
         Py_BEGIN_ALLOW_THREADS
         done = transfer_once(s, t);
@@ -2374,6 +2381,18 @@ RawSocket_sendmmsg(PyObject *self, PyObject *args, PyObject *kwargs)
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
 
+/* Between two calls of sendall(), as socket.sendall() does: 0, or -1 where a
+   signal handler raised, or the time is up. */
+static int
+keep_sending(RawSocket *s, struct transfer *t)
+{
+    if (PyErr_CheckSignals() < 0) {
+        return -1;
+    }
+    return t->timeout_ns > 0 && patience_left(s, t, now_ns(), EAGAIN) < 0 ? -1
+                                                                          : 0;
+}
+
 /* Sends all that is prepared, resuming after short counts, and adds to
    *sent: 0, or -1 with an exception set. */
 static int
@@ -2385,6 +2404,9 @@ send_prepared(RawSocket *s, struct transfer *t, const struct outgoing *out,
     while (i < out->count) {
         int done;
 
+        if (*sent > 0 && keep_sending(s, t) < 0) {
+            return -1;
+        }
         t->messages = out->messages + i;
         t->count = (unsigned)(out->count - i);
         done = run_transfer(s, t);
@@ -2436,6 +2458,9 @@ RawSocket_sendall(PyObject *self, PyObject *packets)
     if (total >= 0) {
         t = begin_transfer(s, true);
         t.retry_full = true;
+        if (t.timeout_ns > 0) {
+            t.deadline_ns = now_ns() + t.timeout_ns;
+        }
         result = 0;
         while (result == 0 && sent < total) {
             result = prepare_outgoing(&out, packets, sent, total);
@@ -2597,24 +2622,24 @@ open_program(RawSocket *s, PyObject *filter, Py_buffer *view)
     return 0;
 }
 
-/* Reads away what is queued. A message without memory takes a packet too. An
-   error that is pending is kept for the receiver, or comes back. */
+/* Reads away what is queued. A message without memory takes a packet too. A
+   pending error comes before the packets, once: it is kept for the
+   receiver. */
 static void
 drain(RawSocket *s)
 {
     struct mmsghdr messages[64];
-    int done;
+    int done, errors = 0;
 
     memset(messages, 0, sizeof(messages));
     Py_BEGIN_ALLOW_THREADS
     do {
-        done = call_recvmmsg(s->fd, messages, 64);
-        if (done < 0 && errno == ENETDOWN) {
-            atomic_store_explicit(&s->netdown_kept, true,
-                                  memory_order_relaxed);
-            done = 1;
+        done = call_recvmmsg(s->fd, messages, Py_ARRAY_LENGTH(messages));
+        if (done < 0 && errno != EAGAIN) {
+            atomic_store_explicit(&s->error_kept, errno, memory_order_relaxed);
+            errors++;
         }
-    } while (done > 0);
+    } while (done > 0 || (errno != EAGAIN && errors < MAX_ERRORS));
     Py_END_ALLOW_THREADS
 }
 

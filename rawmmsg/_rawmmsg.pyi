@@ -206,7 +206,9 @@ class RawSocket:
                     loopback, where each frame is seen twice otherwise
     vlan            put a stripped 802.1Q/802.1ad tag back into the frame and
                     fill the columns that go with it; None: on, or as found on
-                    an adopted descriptor
+                    an adopted descriptor. Needs a protocol of ETH_P_ALL: for
+                    any other the kernel discards a stripped tag
+                    (net/core/dev.c:__netif_receive_skb_core())
     addresses       collect packet_types and ifindexes; None: only where
                     `interface` is None
     timestamps      "software" to collect timestamps_ns; None: no stamping

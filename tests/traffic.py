@@ -1,0 +1,158 @@
+"""What several test files need in order to send, receive and filter real
+packets, and to run child processes."""
+
+import errno
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import rawmmsg
+from rawmmsg import PacketBatch, RawSocket
+
+ETH_P_ALL: Final = 3
+WAIT: Final = 30.0
+"""Seconds until something that must happen counts as never: a limit for a
+machine under load, not a duration."""
+
+SCALE: Final = int(os.environ.get("RAWMMSG_TEST_SCALE", "1"))
+"""How often tests that race against the kernel repeat; more by hand."""
+
+# <linux/bpf_common.h>, <linux/filter.h>
+LD_IMM: Final = 0x00
+LD_H_ABS: Final = 0x28
+LDX_MSH: Final = 0xB1
+JEQ: Final = 0x15
+RET: Final = 0x06
+
+
+def program(*instructions: tuple[int, int, int, int]) -> bytes:
+    """An array of struct sock_filter."""
+    return b"".join(struct.pack("HBBI", *one) for one in instructions)
+
+
+def accept(snap: int = 0xFFFF) -> bytes:
+    """A program that keeps `snap` bytes of every packet; 0 rejects all."""
+    return program((RET, 0, 0, snap))
+
+
+def keep_ethertype(ethertype: int) -> bytes:
+    """A program that rejects every frame of another EtherType."""
+    return program(
+        (LD_H_ABS, 0, 0, 12),
+        (JEQ, 0, 1, ethertype),
+        (RET, 0, 0, 0xFFFF),
+        (RET, 0, 0, 0),
+    )
+
+
+@contextmanager
+def flood(
+    interface: str, frames: Iterable[bytes], cpu: int | None = None
+) -> Iterator[None]:
+    """Sends the frames on the interface, again and again, from a thread,
+    which is tied to one CPU where told."""
+    packets = list(frames)
+    packets *= max(1, 64 // len(packets))
+    sending, stop = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def work(sender: RawSocket) -> None:
+        try:
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
+            while not stop.is_set():
+                try:
+                    sender.sendmmsg(packets)
+                except OSError as error:
+                    # The receiving end has no room in its backlog.
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                sending.set()
+        except BaseException as error:
+            failures.append(error)
+            sending.set()
+
+    with RawSocket(interface, protocol=0) as sender:
+        thread = threading.Thread(target=work, args=(sender,))
+        thread.start()
+        try:
+            assert sending.wait(WAIT), "the flood does not begin"
+            yield
+        finally:
+            stop.set()
+            thread.join()
+    assert not failures, f"the flood broke off: {failures[0]!r}"
+
+
+def receive(sock: RawSocket, count: int, **sizes: int) -> list[bytes]:
+    """Waits for `count` packets and returns them."""
+    sock.settimeout(WAIT)
+    batch = PacketBatch(**sizes)
+    packets: list[bytes] = []
+    while len(packets) < count:
+        sock.recvmmsg_into(batch)
+        packets += batch.tolist()
+    return packets
+
+
+def pending(sock: RawSocket) -> list[bytes]:
+    """Takes what waits in the queue now."""
+    sock.setblocking(False)
+    batch = PacketBatch()
+    packets: list[bytes] = []
+    try:
+        while True:
+            sock.recvmmsg_into(batch)
+            packets += batch.tolist()
+    except BlockingIOError:
+        return packets
+
+
+def datagram_pair() -> tuple[socket.socket, RawSocket]:
+    """An AF_UNIX pair, which needs no privilege: the stdlib's end sends, the
+    adopted one receives."""
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return sender, RawSocket(fileno=receiver.detach())
+
+
+def ip(*arguments: str) -> str:
+    """Runs ip(8); returns what it prints."""
+    # Plain users often have no sbin in their PATH.
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    command = shutil.which("ip", path=path)
+    assert command is not None, "the tests need the ip command of iproute2"
+    done = subprocess.run(
+        [command, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+def environment() -> dict[str, str]:
+    """For child processes: ours, able to import the package under test and
+    what the tests share."""
+    paths = [str(Path(rawmmsg.__file__).parents[1]), str(Path(__file__).parent)]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_python(code: str, *prefix: str) -> str:
+    """Runs Python code in a child, behind the command `prefix`; returns what
+    it prints."""
+    done = subprocess.run(
+        [*prefix, sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
