@@ -5,7 +5,12 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
+from .bpf import FilterError, compile
 from .demo import run_demo
+
+
+# tcpdump's names of link types, and the kernel's numbers (linux/if_arp.h).
+_LINK_TYPES = {"EN10MB": 1, "RAW": 65534}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,4 +43,57 @@ def _parser() -> argparse.ArgumentParser:
         "where user namespaces are allowed. Verifies every frame.",
     )
     demo.set_defaults(run=lambda _: run_demo())
+    _add_filter(commands)
     return parser
+
+
+def _add_filter(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    command = commands.add_parser(
+        "filter",
+        help="compile a filter and print its program, as tcpdump -d does",
+        description="Compiles an expression of pcap-filter(7) for an "
+        "AF_PACKET socket and prints the program.",
+    )
+    command.add_argument(
+        "-d",
+        dest="form",
+        action="count",
+        default=0,
+        help="readable (the default); -dd: as C; -ddd: as numbers",
+    )
+    command.add_argument(
+        "--file",
+        action="store_true",
+        help="for packets in a file, where a VLAN tag is in the frame",
+    )
+    command.add_argument(
+        "-y",
+        dest="link_type",
+        choices=_LINK_TYPES,
+        default="EN10MB",
+        help="what frames begin with: EN10MB (Ethernet, the default) or RAW "
+        "(IP, as on a tun device)",
+    )
+    command.add_argument(
+        "expression",
+        nargs="*",
+        metavar="EXPRESSION",
+        help="words of the expression; none: accept everything",
+    )
+    command.set_defaults(run=_print_filter)
+
+
+def _print_filter(arguments: argparse.Namespace) -> int:
+    try:
+        program = compile(
+            " ".join(arguments.expression),
+            link_type=_LINK_TYPES[arguments.link_type],
+            live=not arguments.file,
+        )
+    except FilterError as error:
+        print(f"rawmmsg: {error}", file=sys.stderr)
+        return 1
+    print(program.dump("d" * min(max(arguments.form, 1), 3)))
+    return 0
