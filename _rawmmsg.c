@@ -445,8 +445,8 @@ divide_flat(const Py_buffer *view, Py_ssize_t *capacity,
         *frame_size =
             *capacity > 0 ? view->len / *capacity : DEFAULT_FRAME_SIZE;
     }
-    if (*capacity < 0 && *frame_size > 0) {
-        *capacity = view->len / *frame_size;
+    if (*capacity < 0) {
+        *capacity = *frame_size > 0 ? view->len / *frame_size : 1;
     }
     if (check_sizes(*capacity, *frame_size) < 0) {
         return -1;
@@ -1963,6 +1963,40 @@ begin_transfer(RawSocket *s, bool sending)
     return t;
 }
 
+/* The arguments of a call that takes an object and, perhaps, a number (also
+   as `keyword`): for small batches PyArg_Parse costs a tenth of the call. 0,
+   or -1 with TypeError or OverflowError set. */
+static int
+parse_pair(const char *method, const char *keyword, PyObject *const *args,
+           Py_ssize_t nargs, PyObject *names, Py_ssize_t *number)
+{
+    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
+    PyObject *name;
+
+    if (nargs < 1 || nargs + named > 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "%s() takes 1 or 2 arguments, the first by position",
+                     method);
+        return -1;
+    }
+    if (named == 1) {
+        name = PyTuple_GetItem(names, 0);
+        if (PyUnicode_CompareWithASCIIString(name, keyword) != 0) {
+            PyErr_Format(PyExc_TypeError,
+                         "%s() got an unexpected keyword argument %R", method,
+                         name);
+            return -1;
+        }
+    }
+    if (nargs + named == 2) {
+        *number = PyNumber_AsSsize_t(args[1], PyExc_OverflowError);
+        if (*number == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* ---- RawSocket: receiving ------------------------------------------------- */
 
 static int
@@ -2114,16 +2148,15 @@ PyDoc_STRVAR(RawSocket_recv_into_doc,
              "the bytes\nwritten.");
 
 static PyObject *
-RawSocket_recv_into(PyObject *self, PyObject *args)
+RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    PyObject *buffer;
     Py_buffer view;
     Py_ssize_t size = 0, length = -1;
 
-    if (!PyArg_ParseTuple(args, "O|n:recv_into", &buffer, &size)) {
+    if (parse_pair("recv_into", NULL, args, nargs, NULL, &size) < 0) {
         return NULL;
     }
-    if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0) {
+    if (PyObject_GetBuffer(args[0], &view, PyBUF_WRITABLE) < 0) {
         return NULL;
     }
     if (size < 0) {
@@ -2344,21 +2377,19 @@ PyDoc_STRVAR(RawSocket_sendmmsg_doc,
              "how many the\nkernel took.");
 
 static PyObject *
-RawSocket_sendmmsg(PyObject *self, PyObject *args, PyObject *kwargs)
+RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *names)
 {
-    static char *names[] = {"", "start", NULL};
     RawSocket *s = (RawSocket *)self;
-    PyObject *packets;
     Py_ssize_t start = 0, total;
     struct outgoing out;
     struct transfer t;
     int done = -1;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|n:sendmmsg", names,
-                                     &packets, &start)) {
+    if (parse_pair("sendmmsg", "start", args, nargs, names, &start) < 0) {
         return NULL;
     }
-    total = begin_outgoing(&out, state_of(self), packets);
+    total = begin_outgoing(&out, state_of(self), args[0]);
     if (total < 0) {
         return NULL;
     }
@@ -2366,7 +2397,7 @@ RawSocket_sendmmsg(PyObject *self, PyObject *args, PyObject *kwargs)
         PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
                      total, start);
     }
-    else if (prepare_outgoing(&out, packets, start, total) == 0
+    else if (prepare_outgoing(&out, args[0], start, total) == 0
              && enter_call(s, "sendmmsg") == 0) {
         done = 0;
         if (out.count > 0) {
@@ -2452,6 +2483,7 @@ RawSocket_sendall(PyObject *self, PyObject *packets)
     int result = -1;
 
     if (enter_call(s, "sendmmsg") < 0) {
+        note_packets_sent(0);
         return NULL;
     }
     total = begin_outgoing(&out, state_of(self), packets);
@@ -3875,10 +3907,11 @@ static PyMethodDef RawSocket_methods[] = {
     {"recvmmsg_into", RawSocket_recvmmsg_into, METH_O,
      RawSocket_recvmmsg_into_doc},
     {"sendmmsg", (PyCFunction)(void (*)(void))RawSocket_sendmmsg,
-     METH_VARARGS | METH_KEYWORDS, RawSocket_sendmmsg_doc},
+     METH_FASTCALL | METH_KEYWORDS, RawSocket_sendmmsg_doc},
     {"sendall", RawSocket_sendall, METH_O, RawSocket_sendall_doc},
     {"recv", RawSocket_recv, METH_O, RawSocket_recv_doc},
-    {"recv_into", RawSocket_recv_into, METH_VARARGS, RawSocket_recv_into_doc},
+    {"recv_into", (PyCFunction)(void (*)(void))RawSocket_recv_into,
+     METH_FASTCALL, RawSocket_recv_into_doc},
     {"send", RawSocket_send, METH_O, RawSocket_send_doc},
     {"attach_filter", RawSocket_attach_filter, METH_O,
      RawSocket_attach_filter_doc},

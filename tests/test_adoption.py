@@ -25,7 +25,7 @@ from traffic import (
 )
 
 from rawmmsg import PacketBatch, RawSocket
-from rawmmsg.testing import Veth
+from rawmmsg.testing import Veth, veth_pair
 
 # <linux/if_packet.h>, <asm-generic/socket.h>
 SOL_PACKET = 263
@@ -59,17 +59,24 @@ def packet_socket(
     return sock
 
 
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Veth]:
+    """One veth pair for all tests here that leave it as it is."""
+    with veth_pair() as made:
+        yield made
+
+
 @pytest.fixture
-def make_end(veth: Veth) -> Iterator[MakeEnd]:
+def make_end(pair: Veth) -> Iterator[MakeEnd]:
     """Makes a datagram socket of the kind; what it is connected to stays open
     until the test ends."""
     with contextlib.ExitStack() as stack:
 
         def make(kind: str) -> socket.socket:
             if kind == "packet-raw":
-                return packet_socket(veth.b)
+                return packet_socket(pair.b)
             if kind == "packet-dgram":
-                return packet_socket(veth.b, socket.SOCK_DGRAM)
+                return packet_socket(pair.b, socket.SOCK_DGRAM)
             ours, peer = datagram_ends(kind)
             stack.enter_context(peer)
             return ours
@@ -128,13 +135,13 @@ def state(sock: socket.socket) -> dict[tuple[str, int], object]:
 # What is accepted
 
 
-def test_adopted_raw_packet_socket_receives_and_sends(veth: Veth) -> None:
-    std = packet_socket(veth.b)
-    with RawSocket(fileno=std.detach()) as sock, RawSocket(veth.a) as other:
+def test_adopted_raw_packet_socket_receives_and_sends(pair: Veth) -> None:
+    std = packet_socket(pair.b)
+    with RawSocket(fileno=std.detach()) as sock, RawSocket(pair.a) as other:
         assert sock.family == socket.AF_PACKET
         assert sock.type == socket.SOCK_RAW
-        assert sock.interface == veth.b
-        assert sock.ifindex == socket.if_nametoindex(veth.b)
+        assert sock.interface == pair.b
+        assert sock.ifindex == socket.if_nametoindex(pair.b)
         assert sock.link_type == 1
         assert sock.mtu == 1500
         other.send(frame(b"in"))
@@ -143,7 +150,7 @@ def test_adopted_raw_packet_socket_receives_and_sends(veth: Veth) -> None:
         assert receive(other, 1) == [frame(b"out")]
 
 
-def test_adopted_packet_socket_of_all_interfaces(veth: Veth) -> None:
+def test_adopted_packet_socket_of_all_interfaces(pair: Veth) -> None:
     std = packet_socket(None)
     with RawSocket(fileno=std.detach()) as sock:
         assert sock.interface is None
@@ -151,7 +158,7 @@ def test_adopted_packet_socket_of_all_interfaces(veth: Veth) -> None:
         assert sock.link_type is None
         assert sock.mtu is None
         sock.attach_filter(keep_ethertype(0x88B5))
-        with RawSocket(veth.a, protocol=0) as sender:
+        with RawSocket(pair.a, protocol=0) as sender:
             sender.send(frame(b"in"))
         # The outgoing frame, and the incoming one.
         sock.settimeout(WAIT)
@@ -164,26 +171,26 @@ def test_adopted_packet_socket_of_all_interfaces(veth: Veth) -> None:
             )
             seen |= set(batch.ifindexes[: len(batch)])
         assert seen == {
-            socket.if_nametoindex(veth.a),
-            socket.if_nametoindex(veth.b),
+            socket.if_nametoindex(pair.a),
+            socket.if_nametoindex(pair.b),
         }
 
 
-def test_adopted_dgram_packet_socket_receives(veth: Veth) -> None:
-    std = packet_socket(veth.b, socket.SOCK_DGRAM)
+def test_adopted_dgram_packet_socket_receives(pair: Veth) -> None:
+    std = packet_socket(pair.b, socket.SOCK_DGRAM)
     with RawSocket(fileno=std.detach()) as sock:
         assert sock.type == socket.SOCK_DGRAM
-        with RawSocket(veth.a, protocol=0) as sender:
+        with RawSocket(pair.a, protocol=0) as sender:
             sender.send(frame(b"payload"))
         assert receive(sock, 1) == [frame(b"payload")[14:]]
 
 
 def test_adopted_send_only_packet_socket_raises_on_receive(
-    veth: Veth,
+    pair: Veth,
 ) -> None:
     std = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    std.bind((veth.a, 0))
-    with RawSocket(fileno=std.detach()) as sock, RawSocket(veth.b) as other:
+    std.bind((pair.a, 0))
+    with RawSocket(fileno=std.detach()) as sock, RawSocket(pair.b) as other:
         with pytest.raises(OSError, match="only sends"):
             sock.recv(100)
         sock.send(frame(b"out"))
@@ -315,9 +322,9 @@ def test_other_kinds_of_sockets_are_refused(family: int, kind: int) -> None:
         os.fstat(std.fileno())
 
 
-def test_offload_header_is_refused(veth: Veth) -> None:
+def test_offload_header_is_refused(pair: Veth) -> None:
     """Frames would begin with a virtio_net_hdr."""
-    with packet_socket(veth.b) as std:
+    with packet_socket(pair.b) as std:
         std.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         with pytest.raises(ValueError, match="PACKET_VNET_HDR"):
             RawSocket(fileno=std.fileno())
@@ -335,7 +342,8 @@ def test_deleted_interface_is_enodev(veth: Veth) -> None:
 
 @pytest.mark.parametrize("kind", NOT_PACKET)
 @pytest.mark.parametrize(
-    "option", ["promisc", "ignore_outgoing", "vlan", "addresses", "qdisc_bypass"]
+    "option",
+    ["promisc", "ignore_outgoing", "vlan", "addresses", "qdisc_bypass"],
 )
 def test_options_of_packet_sockets_raise_on_others(
     make_end: MakeEnd, kind: str, option: str
@@ -361,9 +369,9 @@ def test_options_of_packet_sockets_raise_on_others(
     ids=str,
 )
 def test_what_the_descriptor_brings_cannot_be_given(
-    veth: Veth, options: dict[str, Any]
+    pair: Veth, options: dict[str, Any]
 ) -> None:
-    with packet_socket(veth.b) as std:
+    with packet_socket(pair.b) as std:
         with pytest.raises(ValueError, match="fileno= brings"):
             RawSocket(fileno=std.fileno(), **options)
         os.fstat(std.fileno())
@@ -479,11 +487,11 @@ def test_nothing_on_it_is_changed_unless_asked(
 
 @pytest.mark.parametrize("kind", ENDS)
 def test_what_waits_in_it_is_received(
-    make_end: MakeEnd, veth: Veth, kind: str
+    make_end: MakeEnd, pair: Veth, kind: str
 ) -> None:
     if kind.startswith("packet"):
         end = make_end(kind)
-        with RawSocket(veth.a, protocol=0) as sender:
+        with RawSocket(pair.a, protocol=0) as sender:
             sender.send(frame(b"queued"))
         expected = frame(b"queued")[0 if kind == "packet-raw" else 14 :]
     else:
@@ -514,9 +522,7 @@ def test_timeout_is_the_objects_own(blocking: bool) -> None:
 @pytest.mark.parametrize("kind", ENDS)
 def test_buffers_are_changed_when_asked(make_end: MakeEnd, kind: str) -> None:
     end = make_end(kind)
-    with RawSocket(
-        fileno=end.detach(), rcvbuf=50_000, sndbuf=60_000
-    ) as sock:
+    with RawSocket(fileno=end.detach(), rcvbuf=50_000, sndbuf=60_000) as sock:
         for option, size in (
             (socket.SO_RCVBUF, 50_000),
             (socket.SO_SNDBUF, 60_000),
@@ -534,8 +540,8 @@ def test_software_timestamps_are_collected_when_asked(
         assert sock.getsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS) == 1
 
 
-def test_packet_options_are_set_when_asked(veth: Veth) -> None:
-    std = packet_socket(veth.b)
+def test_packet_options_are_set_when_asked(pair: Veth) -> None:
+    std = packet_socket(pair.b)
     with RawSocket(
         fileno=std.detach(),
         ignore_outgoing=True,
@@ -550,7 +556,7 @@ def test_packet_options_are_set_when_asked(veth: Veth) -> None:
             PACKET_AUXDATA,
         ):
             assert sock.getsockopt(SOL_PACKET, option) == 1
-        with RawSocket(veth.a, protocol=0) as sender:
+        with RawSocket(pair.a, protocol=0) as sender:
             sender.sendall([frame(b"no", ethertype=0x88B6), frame(b"yes")])
         sock.settimeout(WAIT)
         batch = PacketBatch()
@@ -560,9 +566,9 @@ def test_packet_options_are_set_when_asked(veth: Veth) -> None:
         assert batch.wire_lengths is not None
 
 
-def test_filter_of_an_adopted_socket_discards_what_waits(veth: Veth) -> None:
-    std = packet_socket(veth.b)
-    with RawSocket(veth.a, protocol=0) as sender:
+def test_filter_of_an_adopted_socket_discards_what_waits(pair: Veth) -> None:
+    std = packet_socket(pair.b)
+    with RawSocket(pair.a, protocol=0) as sender:
         sender.send(frame(b"queued"))
         std.settimeout(WAIT)
         std.recv(1, socket.MSG_PEEK)
@@ -589,16 +595,16 @@ STRIPPED = TAGGED[:12] + TAGGED[16:]
     ],
 )
 def test_vlan_of_none_follows_the_descriptor(
-    veth: Veth, auxdata: bool, vlan: bool | None, restored: bool
+    pair: Veth, auxdata: bool, vlan: bool | None, restored: bool
 ) -> None:
     """PACKET_AUXDATA, as found."""
-    std = packet_socket(veth.b)
+    std = packet_socket(pair.b)
     std.setsockopt(SOL_PACKET, PACKET_AUXDATA, auxdata)
     with RawSocket(fileno=std.detach(), vlan=vlan) as sock:
         assert sock.getsockopt(SOL_PACKET, PACKET_AUXDATA) == (
             auxdata or vlan is True
         )
-        with RawSocket(veth.a, protocol=0) as sender:
+        with RawSocket(pair.a, protocol=0) as sender:
             sender.send(TAGGED)
         sock.settimeout(WAIT)
         batch = PacketBatch()

@@ -611,7 +611,6 @@ def test_view_pins_the_memory_and_not_the_batch(
     before = view.tobytes()
     reference = weakref.ref(batch)
     del batch
-    gc.collect()
     assert reference() is None, "the view keeps the batch alive"
     # Would be overwritten, were the memory free.
     others = [PacketBatch() for _ in range(8)]
@@ -625,7 +624,6 @@ def test_view_pins_the_memory_and_not_the_batch(
 
 def test_iterator_pins_the_batch() -> None:
     iterator = iter(held(*ONE_TWO_THREE))
-    gc.collect()
     assert [bytes(packet) for packet in iterator] == ONE_TWO_THREE
 
 
@@ -637,17 +635,14 @@ def test_memory_goes_with_the_last_view(
     batch = PacketBatch(1, size)
     receive_unix(batch, b"received")
     del batch
-    gc.collect()
     tracemalloc.start()
     try:
         batch = PacketBatch(1, size)
         receive_unix(batch, b"received")
         view = take(batch)
         del batch
-        gc.collect()
         assert tracemalloc.get_traced_memory()[0] >= size
         del view
-        gc.collect()
         assert tracemalloc.get_traced_memory()[0] < size, "memory is leaked"
     finally:
         tracemalloc.stop()

@@ -176,8 +176,7 @@ def test_checksum_flags_need_vlan(veth: Veth) -> None:
 
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
-    words = struct.unpack(f">{len(data) // 2}H", data)
-    total = sum(words)
+    total = int(sum(struct.unpack(f">{len(data) // 2}H", data)))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

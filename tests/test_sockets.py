@@ -32,7 +32,7 @@ from traffic import (
 )
 
 from rawmmsg import PacketBatch, RawSocket
-from rawmmsg.testing import Veth
+from rawmmsg.testing import Veth, veth_pair
 
 # <linux/if_packet.h>, <asm-generic/socket.h>
 SOL_PACKET = 263
@@ -125,6 +125,13 @@ def may(sock: socket.socket, option: int, value: int) -> bool:
     return True
 
 
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Veth]:
+    """One veth pair for all tests here that leave it as it is."""
+    with veth_pair() as made:
+        yield made
+
+
 # Construction
 
 
@@ -184,18 +191,18 @@ def test_no_packet_that_the_filter_rejects_ever_appears(veth: Veth) -> None:
                 assert pending(sock) == []
 
 
-def test_listens_when_the_constructor_returns(veth: Veth) -> None:
-    with RawSocket(veth.a, protocol=0) as sender:
+def test_listens_when_the_constructor_returns(pair: Veth) -> None:
+    with RawSocket(pair.a, protocol=0) as sender:
         for number in range(20 * SCALE):
             packet = frame(b"%d" % number)
-            with RawSocket(veth.b) as sock:
+            with RawSocket(pair.b) as sock:
                 sender.send(packet)
                 assert receive(sock, 1) == [packet]
 
 
-def test_protocol_narrows_what_is_received(veth: Veth) -> None:
-    with RawSocket(veth.b, protocol=WANTED) as sock:
-        send(veth.a, frame(b"no", ethertype=UNWANTED), frame(b"yes"))
+def test_protocol_narrows_what_is_received(pair: Veth) -> None:
+    with RawSocket(pair.b, protocol=WANTED) as sock:
+        send(pair.a, frame(b"no", ethertype=UNWANTED), frame(b"yes"))
         assert receive(sock, 1) == [frame(b"yes")]
         assert pending(sock) == []
 
@@ -243,9 +250,9 @@ def test_allow_down_sends_when_the_link_comes_up(veth: Veth) -> None:
         assert receive(sock, 1) == [frame(b"up")]
 
 
-def test_allow_down_changes_nothing_when_the_link_is_up(veth: Veth) -> None:
-    with RawSocket(veth.b, allow_down=True) as sock:
-        send(veth.a, frame(b"up"))
+def test_allow_down_changes_nothing_when_the_link_is_up(pair: Veth) -> None:
+    with RawSocket(pair.b, allow_down=True) as sock:
+        send(pair.a, frame(b"up"))
         assert receive(sock, 1) == [frame(b"up")]
 
 
@@ -287,17 +294,17 @@ def test_descriptors_are_not_inherited(veth: Veth) -> None:
     ids=["recvmmsg_into", "recv", "recv_into"],
 )
 def test_send_only_socket_raises_on_receive(
-    veth: Veth, call: Callable[[RawSocket], object]
+    pair: Veth, call: Callable[[RawSocket], object]
 ) -> None:
-    with RawSocket(veth.a, protocol=0) as sock:
+    with RawSocket(pair.a, protocol=0) as sock:
         with pytest.raises(OSError, match="protocol=0 only sends") as caught:
             call(sock)
         assert caught.value.errno == errno.EOPNOTSUPP
 
 
-def test_send_only_socket_queues_nothing(veth: Veth) -> None:
-    with RawSocket(veth.b, protocol=0) as idle, RawSocket(veth.b) as sock:
-        send(veth.a, *[frame(b"%d" % number) for number in range(64)])
+def test_send_only_socket_queues_nothing(pair: Veth) -> None:
+    with RawSocket(pair.b, protocol=0) as idle, RawSocket(pair.b) as sock:
+        send(pair.a, *[frame(b"%d" % number) for number in range(64)])
         receive(sock, 64)
         received, dropped = struct.unpack(
             "II", idle.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -363,24 +370,24 @@ def test_ignore_outgoing_off_shows_loopback_twice() -> None:
         assert sorted(receive(sock, 16)) == sorted(packets * 2)
 
 
-def test_outgoing_frames_of_others_appear_by_default(veth: Veth) -> None:
-    with RawSocket(veth.a) as tap:
+def test_outgoing_frames_of_others_appear_by_default(pair: Veth) -> None:
+    with RawSocket(pair.a) as tap:
         assert tap.getsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING) == 0
-        send(veth.a, frame(b"sent"))
+        send(pair.a, frame(b"sent"))
         assert receive(tap, 1) == [frame(b"sent")]
 
 
-def test_ignore_outgoing_hides_the_frames_of_others(veth: Veth) -> None:
-    with RawSocket(veth.a, ignore_outgoing=True) as tap:
-        send(veth.a, frame(b"sent"))
-        send(veth.b, frame(b"received"))
+def test_ignore_outgoing_hides_the_frames_of_others(pair: Veth) -> None:
+    with RawSocket(pair.a, ignore_outgoing=True) as tap:
+        send(pair.a, frame(b"sent"))
+        send(pair.b, frame(b"received"))
         assert receive(tap, 1) == [frame(b"received")]
 
 
-def test_own_frames_do_not_come_back(veth: Veth) -> None:
-    with RawSocket(veth.a) as sock:
+def test_own_frames_do_not_come_back(pair: Veth) -> None:
+    with RawSocket(pair.a) as sock:
         sock.send(frame(b"own"))
-        send(veth.b, frame(b"other's"))
+        send(pair.b, frame(b"other's"))
         assert receive(sock, 1) == [frame(b"other's")]
 
 
@@ -400,25 +407,26 @@ def test_all_interfaces_tell_from_which_each_packet_came(
             assert batch.tolist() == [frame(pair.b.encode())]
 
 
-def test_packet_types_tell_whom_a_packet_is_for(veth: Veth) -> None:
+def test_packet_types_tell_whom_a_packet_is_for(pair: Veth) -> None:
     expected = {
-        HOST: hardware_address(veth.b),
+        HOST: hardware_address(pair.b),
         BROADCAST: b"\xff" * 6,
         MULTICAST: bytes.fromhex("01005e000001"),
         OTHERHOST: bytes.fromhex("020000001234"),
     }
-    with RawSocket(veth.b, addresses=True) as sock:
+    with RawSocket(pair.b, addresses=True) as sock:
         sock.settimeout(WAIT)
         batch = PacketBatch(1)
         for kind, address in expected.items():
-            send(veth.a, frame(b"", dst=address))
+            send(pair.a, frame(b"", dst=address))
             sock.recvmmsg_into(batch)
             assert batch.packet_types is not None
             assert batch.packet_types[0] == kind
             assert batch.ifindexes is not None
             assert batch.ifindexes[0] == sock.ifindex
-        send(veth.b, frame(b""))
+        send(pair.b, frame(b""))
         sock.recvmmsg_into(batch)
+        assert batch.packet_types is not None
         assert batch.packet_types[0] == OUTGOING
 
 
@@ -434,14 +442,12 @@ def test_packet_types_tell_whom_a_packet_is_for(veth: Veth) -> None:
     ],
 )
 def test_addresses_are_collected_for_all_interfaces_or_when_asked(
-    veth: Veth, interface: bool, addresses: bool | None, collected: bool
+    pair: Veth, interface: bool, addresses: bool | None, collected: bool
 ) -> None:
-    with RawSocket(
-        veth.b if interface else None, addresses=addresses
-    ) as sock:
+    with RawSocket(pair.b if interface else None, addresses=addresses) as sock:
         sock.settimeout(WAIT)
         batch = PacketBatch(1)
-        send(veth.a, frame())
+        send(pair.a, frame())
         sock.recvmmsg_into(batch)
         assert (batch.ifindexes is not None) == collected
         assert (batch.packet_types is not None) == collected
@@ -455,13 +461,13 @@ BUFFERS = [
 
 @pytest.mark.parametrize(("name", "option", "force"), BUFFERS)
 def test_buffer_exceeds_the_limit_where_privilege_allows(
-    veth: Veth, plain: socket.socket, name: str, option: int, force: int
+    pair: Veth, plain: socket.socket, name: str, option: int, force: int
 ) -> None:
     plain.setsockopt(socket.SOL_SOCKET, option, 1 << 30)
     limit = plain.getsockopt(socket.SOL_SOCKET, option) // 2
     asked = limit + 4096
     options: dict[str, Any] = {name: asked}
-    with RawSocket(veth.b, **options) as sock:
+    with RawSocket(pair.b, **options) as sock:
         got = sock.getsockopt(socket.SOL_SOCKET, option)
     # socket(7): the kernel doubles what it is asked for.
     wanted = asked if may(plain, force, asked) else limit
@@ -496,82 +502,80 @@ def test_buffer_is_capped_without_privilege(
 
 
 def test_receive_buffer_is_8_mib_by_default(
-    veth: Veth, plain: socket.socket
+    pair: Veth, plain: socket.socket
 ) -> None:
     size = 8 << 20
     option = (socket.SOL_SOCKET, socket.SO_RCVBUF)
     if not may(plain, SO_RCVBUFFORCE, size):
         plain.setsockopt(*option, size)
-    with RawSocket(veth.b) as sock:
+    with RawSocket(pair.b) as sock:
         assert sock.getsockopt(*option) == plain.getsockopt(*option)
 
 
-def test_the_kernels_own_default_holds_few_packets(veth: Veth) -> None:
+def test_the_kernels_own_default_holds_few_packets(pair: Veth) -> None:
     """Why the constructor asks for more: the default counts the memory of
     packets, of which a small frame is the smaller part."""
-    with RawSocket(veth.b, rcvbuf=212_992 // 2) as sock:
-        send(veth.a, *[frame(b"%d" % number) for number in range(512)])
+    with RawSocket(pair.b, rcvbuf=212_992 // 2) as sock:
+        send(pair.a, *[frame(b"%d" % number) for number in range(512)])
         deadline = time.monotonic() + WAIT
         while not sock.statistics().packets_dropped:
             assert time.monotonic() < deadline, "512 small frames fit"
         assert pending(sock)
 
 
-def test_busy_poll_is_set_or_refused(
-    veth: Veth, plain: socket.socket
-) -> None:
+def test_busy_poll_is_set_or_refused(pair: Veth, plain: socket.socket) -> None:
     """Raising it asks for CAP_NET_ADMIN in the initial user namespace."""
     if may(plain, SO_BUSY_POLL, 50):
-        with RawSocket(veth.b, busy_poll=50) as sock:
+        with RawSocket(pair.b, busy_poll=50) as sock:
             got = sock.getsockopt(socket.SOL_SOCKET, SO_BUSY_POLL)
             assert got == 50
     else:
         with pytest.raises(PermissionError, match="SO_BUSY_POLL"):
-            RawSocket(veth.b, busy_poll=50)
+            RawSocket(pair.b, busy_poll=50)
 
 
-def test_qdisc_bypass_hides_frames_from_taps(veth: Veth) -> None:
+def test_qdisc_bypass_hides_frames_from_taps(pair: Veth) -> None:
     with (
-        RawSocket(veth.a, ignore_outgoing=False) as tap,
-        RawSocket(veth.a, protocol=0, qdisc_bypass=True) as sender,
-        RawSocket(veth.b) as sock,
+        RawSocket(pair.a, ignore_outgoing=False) as tap,
+        RawSocket(pair.a, protocol=0, qdisc_bypass=True) as sender,
+        RawSocket(pair.b) as sock,
     ):
         assert sender.getsockopt(SOL_PACKET, PACKET_QDISC_BYPASS) == 1
         sender.send(frame(b"hidden"))
-        send(veth.a, frame(b"shown"))
+        send(pair.a, frame(b"shown"))
         assert receive(sock, 2) == [frame(b"hidden"), frame(b"shown")]
         assert receive(tap, 1) == [frame(b"shown")]
 
 
-def test_qdisc_bypass_is_off_by_default(veth: Veth) -> None:
-    with RawSocket(veth.a) as sock:
+def test_qdisc_bypass_is_off_by_default(pair: Veth) -> None:
+    with RawSocket(pair.a) as sock:
         assert sock.getsockopt(SOL_PACKET, PACKET_QDISC_BYPASS) == 0
 
 
-def test_no_stamping_option_is_on_by_default(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock:
+def test_no_stamping_option_is_on_by_default(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock:
         for name, option in STAMPING.items():
             value = sock.getsockopt(socket.SOL_SOCKET, option)
             assert value == 0, f"{name} is on"
 
 
-def test_dgram_receives_without_the_link_header(veth: Veth) -> None:
-    with RawSocket(veth.b, type=socket.SOCK_DGRAM) as sock:
+def test_dgram_receives_without_the_link_header(pair: Veth) -> None:
+    with RawSocket(pair.b, type=socket.SOCK_DGRAM) as sock:
         assert sock.type == socket.SOCK_DGRAM
         packet = frame(b"payload")
-        send(veth.a, packet)
+        send(pair.a, packet)
         assert receive(sock, 1) == [packet[14:]]
 
 
-def test_filter_of_dgram_starts_at_layer_3(veth: Veth) -> None:
+def test_filter_of_dgram_starts_at_layer_3(pair: Veth) -> None:
     """Why expressions are refused there: they are compiled for Ethernet."""
     with RawSocket(
-        veth.b,
+        pair.b,
         type=socket.SOCK_DGRAM,
         filter=keep_ethertype(0x4142),
     ) as sock:
         packet = frame(b"0123456789..AB")
-        send(veth.a, frame(b"rejected"), packet)
+        send(pair.a, frame(b"rejected"), packet)
         assert receive(sock, 1) == [packet[14:]]
 
 
@@ -607,7 +611,7 @@ def test_netns_by_path(tmp_path: Any, kind: str) -> None:
 
 
 def test_interface_is_looked_up_in_the_namespace_of_the_socket(
-    veth: Veth,
+    pair: Veth,
 ) -> None:
     with subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "echo; read _"],
@@ -617,7 +621,7 @@ def test_interface_is_looked_up_in_the_namespace_of_the_socket(
         assert child.stdout is not None
         child.stdout.readline()
         with pytest.raises(OSError, match="No such device") as caught:
-            RawSocket(veth.a, netns=f"/proc/{child.pid}/ns/net")
+            RawSocket(pair.a, netns=f"/proc/{child.pid}/ns/net")
         assert caught.value.errno == errno.ENODEV
         assert child.stdin is not None
         child.stdin.close()
@@ -675,8 +679,8 @@ def test_socket_without_privilege_says_how_to_get_it() -> None:
 # What the stdlib has too
 
 
-def test_getsockopt_equals_the_stdlibs(veth: Veth) -> None:
-    with RawSocket(veth.b, rcvbuf=100_000) as sock, same_socket(sock) as std:
+def test_getsockopt_equals_the_stdlibs(pair: Veth) -> None:
+    with RawSocket(pair.b, rcvbuf=100_000) as sock, same_socket(sock) as std:
         for level, option in [
             (socket.SOL_SOCKET, socket.SO_RCVBUF),
             (socket.SOL_SOCKET, socket.SO_TYPE),
@@ -693,29 +697,29 @@ def test_getsockopt_equals_the_stdlibs(veth: Veth) -> None:
 
 @pytest.mark.parametrize("size", [-1, 1025])
 def test_getsockopt_refuses_a_size_as_the_stdlib_does(
-    veth: Veth, size: int
+    pair: Veth, size: int
 ) -> None:
     """The stdlib raises OSError here, without an errno."""
     with (
-        RawSocket(veth.b) as sock,
+        RawSocket(pair.b) as sock,
         pytest.raises((OSError, ValueError)),
     ):
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE, size)
 
 
 def test_getsockopt_of_an_unknown_option_raises_as_the_stdlib(
-    veth: Veth,
+    pair: Veth,
 ) -> None:
-    with RawSocket(veth.b) as sock, same_socket(sock) as std:
+    with RawSocket(pair.b) as sock, same_socket(sock) as std:
         for get in (sock.getsockopt, std.getsockopt):
             with pytest.raises(OSError, match="not available") as caught:
                 get(SOL_PACKET, 999)
             assert caught.value.errno == errno.ENOPROTOOPT
 
 
-def test_setsockopt_means_what_it_means_in_the_stdlib(veth: Veth) -> None:
+def test_setsockopt_means_what_it_means_in_the_stdlib(pair: Veth) -> None:
     level, option = socket.SOL_SOCKET, socket.SO_PRIORITY
-    with RawSocket(veth.b) as sock, same_socket(sock) as std:
+    with RawSocket(pair.b) as sock, same_socket(sock) as std:
         sock.setsockopt(level, option, 3)
         assert std.getsockopt(level, option) == 3
         for value in (struct.pack("i", 4), bytearray(struct.pack("i", 5))):
@@ -731,38 +735,38 @@ def test_setsockopt_means_what_it_means_in_the_stdlib(veth: Veth) -> None:
                 set_(level, option, None)  # type: ignore[call-overload]
 
 
-def test_setsockopt_refuses_a_number_beyond_an_int(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock, pytest.raises(OverflowError):
+def test_setsockopt_refuses_a_number_beyond_an_int(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock, pytest.raises(OverflowError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 1 << 40)
 
 
 def test_setsockopt_of_none_passes_a_length_without_a_value(
-    veth: Veth,
+    pair: Veth,
 ) -> None:
-    with RawSocket(veth.b) as sock, same_socket(sock) as std:
+    with RawSocket(pair.b) as sock, same_socket(sock) as std:
         for set_ in (sock.setsockopt, std.setsockopt):
             with pytest.raises(OSError, match="Bad address") as caught:
                 set_(socket.SOL_SOCKET, socket.SO_PRIORITY, None, 4)
             assert caught.value.errno == errno.EFAULT
 
 
-def test_setsockopt_refuses_the_offload_header(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock:
+def test_setsockopt_refuses_the_offload_header(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock:
         with pytest.raises(ValueError, match="PACKET_VNET_HDR"):
             sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         assert sock.getsockopt(SOL_PACKET, PACKET_VNET_HDR) == 0
 
 
 @pytest.mark.parametrize("protocol", [ETH_P_ALL, WANTED, 0])
-def test_getsockname_equals_the_stdlibs(veth: Veth, protocol: int) -> None:
-    with RawSocket(veth.b, protocol=protocol) as sock:
+def test_getsockname_equals_the_stdlibs(pair: Veth, protocol: int) -> None:
+    with RawSocket(pair.b, protocol=protocol) as sock:
         with same_socket(sock) as std:
             assert sock.getsockname() == std.getsockname()
         name, its_protocol, _, link_type, address = sock.getsockname()
-        assert name == veth.b
+        assert name == pair.b
         assert its_protocol == protocol
         assert link_type == ARPHRD_ETHER
-        assert address == hardware_address(veth.b)
+        assert address == hardware_address(pair.b)
 
 
 def test_getsockname_of_all_interfaces_equals_the_stdlibs() -> None:
@@ -779,11 +783,11 @@ def test_getsockname_of_a_deleted_interface_equals_the_stdlibs(
 
 
 def test_interface_ifindex_link_type_and_mtu_of_an_interface(
-    veth: Veth,
+    pair: Veth,
 ) -> None:
-    with RawSocket(veth.b) as sock:
-        assert sock.interface == veth.b
-        assert sock.ifindex == socket.if_nametoindex(veth.b)
+    with RawSocket(pair.b) as sock:
+        assert sock.interface == pair.b
+        assert sock.ifindex == socket.if_nametoindex(pair.b)
         assert sock.link_type == ARPHRD_ETHER
         assert sock.mtu == 1500
         assert sock.family == socket.AF_PACKET
@@ -809,8 +813,8 @@ def test_all_interfaces_have_no_interface_ifindex_link_type_or_mtu() -> None:
         assert sock.mtu is None
 
 
-def test_state_cannot_be_assigned(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock:
+def test_state_cannot_be_assigned(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock:
         for name in ("interface", "ifindex", "link_type", "mtu", "closed"):
             with pytest.raises(AttributeError):
                 setattr(sock, name, 1)
@@ -819,27 +823,27 @@ def test_state_cannot_be_assigned(veth: Veth) -> None:
 # One packet
 
 
-def test_recv_cuts_as_the_stdlib_does(veth: Veth) -> None:
+def test_recv_cuts_as_the_stdlib_does(pair: Veth) -> None:
     packet = frame(bytes(range(100)))
-    with RawSocket(veth.b) as sock, same_socket(sock) as std:
+    with RawSocket(pair.b) as sock, same_socket(sock) as std:
         sock.settimeout(WAIT)
         std.settimeout(WAIT)
         for size in (0, 1, 13, 14, 60, len(packet), 5000):
-            send(veth.a, packet, packet)
+            send(pair.a, packet, packet)
             assert sock.recv(size) == std.recv(size) == packet[:size]
 
 
-def test_recv_returns_bytes_of_its_own(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock:
+def test_recv_returns_bytes_of_its_own(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
-        send(veth.a, frame(b"one"), frame(b"two"))
+        send(pair.a, frame(b"one"), frame(b"two"))
         first, second = sock.recv(2048), sock.recv(2048)
         assert type(first) is bytes
         assert (first, second) == (frame(b"one"), frame(b"two"))
 
 
-def test_recv_refuses_a_negative_size_as_the_stdlib(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock, same_socket(sock) as std:
+def test_recv_refuses_a_negative_size_as_the_stdlib(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock, same_socket(sock) as std:
         for receiver in (sock, std):
             with pytest.raises(ValueError, match="negative"):
                 receiver.recv(-1)
@@ -850,21 +854,21 @@ def test_recv_refuses_a_negative_size_as_the_stdlib(veth: Veth) -> None:
     [(100, 0, 100), (100, 20, 20), (2000, 0, 114), (20, 20, 20)],
 )
 def test_recv_into_writes_as_the_stdlib_does(
-    veth: Veth, size: int, nbytes: int, written: int
+    pair: Veth, size: int, nbytes: int, written: int
 ) -> None:
     packet = (frame(bytes(range(100))) + bytes(100))[:114]
-    with RawSocket(veth.b) as sock, same_socket(sock) as std:
+    with RawSocket(pair.b) as sock, same_socket(sock) as std:
         sock.settimeout(WAIT)
         std.settimeout(WAIT)
-        send(veth.a, packet, packet)
+        send(pair.a, packet, packet)
         ours, theirs = bytearray(size), bytearray(size)
         assert sock.recv_into(ours, nbytes) == written
         assert std.recv_into(theirs, nbytes) == written
         assert ours == theirs == packet[:written].ljust(size, b"\0")
 
 
-def test_recv_into_refuses_as_the_stdlib_does(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock, same_socket(sock) as std:
+def test_recv_into_refuses_as_the_stdlib_does(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock, same_socket(sock) as std:
         for receiver in (sock, std):
             with pytest.raises(ValueError, match="negative"):
                 receiver.recv_into(bytearray(9), -1)
@@ -874,18 +878,18 @@ def test_recv_into_refuses_as_the_stdlib_does(veth: Veth) -> None:
                 receiver.recv_into(bytes(9))
 
 
-def test_send_returns_the_length(veth: Veth) -> None:
-    with RawSocket(veth.a) as sender, RawSocket(veth.b) as sock:
+def test_send_returns_the_length(pair: Veth) -> None:
+    with RawSocket(pair.a) as sender, RawSocket(pair.b) as sock:
         for packet in (frame(b"x" * 50), bytearray(frame(b"y" * 1000))):
             assert sender.send(packet) == len(packet)
             assert receive(sock, 1) == [packet]
 
 
-def test_send_raises_as_the_stdlib_does(veth: Veth) -> None:
-    with RawSocket(veth.a) as sender, same_socket(sender) as std:
+def test_send_raises_as_the_stdlib_does(pair: Veth) -> None:
+    with RawSocket(pair.a) as sender, same_socket(sender) as std:
         for sock in (sender, std):
             for size, number in ((13, errno.EINVAL), (1515, errno.EMSGSIZE)):
-                with pytest.raises(OSError) as caught:  # noqa: PT011
+                with pytest.raises(OSError) as caught:
                     sock.send(bytes(size))
                 assert caught.value.errno == number
 
@@ -893,8 +897,8 @@ def test_send_raises_as_the_stdlib_does(veth: Veth) -> None:
 # The life of the object
 
 
-def test_context_manager_closes(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock:
+def test_context_manager_closes(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock:
         assert not sock.closed
         descriptor = sock.fileno()
         os.fstat(descriptor)
@@ -904,10 +908,10 @@ def test_context_manager_closes(veth: Veth) -> None:
         os.fstat(descriptor)
 
 
-def test_context_manager_does_not_hide_exceptions(veth: Veth) -> None:
+def test_context_manager_does_not_hide_exceptions(pair: Veth) -> None:
     with (
         pytest.raises(KeyError),
-        RawSocket(veth.b) as sock,
+        RawSocket(pair.b) as sock,
     ):
         raise KeyError
     assert sock.closed
@@ -944,14 +948,14 @@ CALLS: list[Callable[[RawSocket], object]] = [
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_on_a_closed_socket_is_ebadf(
-    veth: Veth, call: Callable[[RawSocket], object]
+    pair: Veth, call: Callable[[RawSocket], object]
 ) -> None:
-    sock = RawSocket(veth.b)
+    sock = RawSocket(pair.b)
     sock.close()
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
         call(sock)
     assert caught.value.errno == errno.EBADF
-    assert caught.value.filename == veth.b
+    assert caught.value.filename == pair.b
 
 
 def test_detach_leaves_the_descriptor_to_the_caller(veth: Veth) -> None:
@@ -995,17 +999,17 @@ def test_closed_or_detached_socket_does_not_warn(veth: Veth) -> None:
     os.close(descriptor)
 
 
-def test_repr_names_descriptor_and_interface(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock:
-        expected = f"<RawSocket fd={sock.fileno()} interface='{veth.b}'>"
+def test_repr_names_descriptor_and_interface(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock:
+        expected = f"<RawSocket fd={sock.fileno()} interface='{pair.b}'>"
         assert repr(sock) == expected
-    assert repr(sock) == f"<RawSocket closed interface='{veth.b}'>"
+    assert repr(sock) == f"<RawSocket closed interface='{pair.b}'>"
     with RawSocket() as sock:
         assert repr(sock) == f"<RawSocket fd={sock.fileno()} interface=None>"
 
 
-def test_socket_can_be_referenced_weakly(veth: Veth) -> None:
-    sock = RawSocket(veth.b)
+def test_socket_can_be_referenced_weakly(pair: Veth) -> None:
+    sock = RawSocket(pair.b)
     reference = weakref.ref(sock)
     assert reference() is sock
     sock.close()
@@ -1017,9 +1021,9 @@ def test_socket_can_be_referenced_weakly(veth: Veth) -> None:
 # Counters
 
 
-def test_statistics_accumulate(veth: Veth) -> None:
+def test_statistics_accumulate(pair: Veth) -> None:
     """The kernel's own counters start again each time they are read."""
-    with RawSocket(veth.a) as sender, RawSocket(veth.b) as sock:
+    with RawSocket(pair.a) as sender, RawSocket(pair.b) as sock:
         packets = [frame(b"%d" % number) for number in range(10)]
         for turn in (1, 2, 3):
             assert sender.sendmmsg(packets) == 10
@@ -1034,8 +1038,8 @@ def test_statistics_accumulate(veth: Veth) -> None:
             assert sent.send_retries == 0
 
 
-def test_single_packet_calls_count_too(veth: Veth) -> None:
-    with RawSocket(veth.a) as sender, RawSocket(veth.b) as sock:
+def test_single_packet_calls_count_too(pair: Veth) -> None:
+    with RawSocket(pair.a) as sender, RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
         sender.send(frame())
         sender.sendall([frame(), frame()])
@@ -1048,11 +1052,11 @@ def test_single_packet_calls_count_too(veth: Veth) -> None:
 
 
 def test_kernels_statistics_reset_on_read_and_include_drops(
-    veth: Veth,
+    pair: Veth,
 ) -> None:
     """Why statistics() accumulates, and counts deliveries by itself."""
-    with RawSocket(veth.b, rcvbuf=8192) as sock, same_socket(sock) as std:
-        send(veth.a, *[frame(b"%d" % number) for number in range(500)])
+    with RawSocket(pair.b, rcvbuf=8192) as sock, same_socket(sock) as std:
+        send(pair.a, *[frame(b"%d" % number) for number in range(500)])
         option = (SOL_PACKET, PACKET_STATISTICS, 8)
         deadline = time.monotonic() + WAIT
         packets = drops = 0
@@ -1065,13 +1069,13 @@ def test_kernels_statistics_reset_on_read_and_include_drops(
         assert struct.unpack("II", std.getsockopt(*option)) == (0, 0)
 
 
-def test_received_and_dropped_make_sent(veth: Veth) -> None:
+def test_received_and_dropped_make_sent(pair: Veth) -> None:
     # Fewer at a time than the kernel's backlog of received packets holds
     # (net.core.netdev_max_backlog): nothing is lost in front of the socket.
     packets = [frame(b"%d" % number) for number in range(500)]
     with (
-        RawSocket(veth.a, protocol=0) as sender,
-        RawSocket(veth.b, rcvbuf=8192) as sock,
+        RawSocket(pair.a, protocol=0) as sender,
+        RawSocket(pair.b, rcvbuf=8192) as sock,
     ):
         received: list[bytes] = []
         for turn in range(1, 21):
@@ -1084,8 +1088,8 @@ def test_received_and_dropped_make_sent(veth: Veth) -> None:
         assert sender.statistics().packets_sent == 10_000
 
 
-def test_statistics_are_a_named_tuple(veth: Veth) -> None:
-    with RawSocket(veth.b) as sock:
+def test_statistics_are_a_named_tuple(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock:
         counts = sock.statistics()
     assert tuple(counts) == (0, 0, 0, 0, 0, 0)
     assert counts[1] == counts.packets_dropped

@@ -4,12 +4,13 @@ import re
 import shutil
 import textwrap
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from traffic import run_python
 
-from rawmmsg.testing import Veth
+from rawmmsg.testing import Veth, veth_pair
 
 BATCHES = 1000
 
@@ -54,12 +55,19 @@ POSTLUDE = """
 """
 
 
-def trace(directory: Path, veth: Veth, code: str, *options: str) -> list[str]:
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Veth]:
+    """One veth pair for all tests here that leave it as it is."""
+    with veth_pair() as made:
+        yield made
+
+
+def trace(directory: Path, pair: Veth, code: str, *options: str) -> list[str]:
     """The system calls of the code, one a line, in all its threads."""
     strace = shutil.which("strace")
     assert strace is not None, "the tests need strace"
     log = directory / "strace"
-    parts = (PRELUDE.format(a=veth.a, b=veth.b), code, POSTLUDE)
+    parts = (PRELUDE.format(a=pair.a, b=pair.b), code, POSTLUDE)
     run_python(
         "".join(textwrap.dedent(part) for part in parts),
         *(strace, "-f", "-qq", "-s", "64", "-o", str(log), *options),
@@ -92,7 +100,7 @@ def without_memory(counts: Counter[str]) -> Counter[str]:
 
 @pytest.mark.parametrize("given", ["batch", "list"])
 def test_a_batch_is_one_system_call_each_way(
-    tmp_path: Path, veth: Veth, given: str
+    tmp_path: Path, pair: Veth, given: str
 ) -> None:
     """1,000 batches of 64: nothing per packet, and nothing else per batch
     where packets wait."""
@@ -111,7 +119,7 @@ def test_a_batch_is_one_system_call_each_way(
                 received += sock.recvmmsg_into(batch)
         mark("end")
     """
-    lines = trace(tmp_path, veth, code, "-e", "raw=sendmmsg,recvmmsg")
+    lines = trace(tmp_path, pair, code, "-e", "raw=sendmmsg,recvmmsg")
     counts = without_memory(between(lines, "begin", "end"))
     assert counts["sendmmsg"] == BATCHES
     # A packet is weighed a moment before it is in the queue, so that at times
@@ -121,7 +129,7 @@ def test_a_batch_is_one_system_call_each_way(
 
 
 def test_calls_for_one_packet_are_one_system_call_each(
-    tmp_path: Path, veth: Veth
+    tmp_path: Path, pair: Veth
 ) -> None:
     code = """
         buffer = bytearray(2048)
@@ -135,7 +143,7 @@ def test_calls_for_one_packet_are_one_system_call_each(
             sock.recv_into(buffer)
         mark("end")
     """
-    lines = trace(tmp_path, veth, code, "-e", "raw=sendmmsg,recvmmsg")
+    lines = trace(tmp_path, pair, code, "-e", "raw=sendmmsg,recvmmsg")
     counts = without_memory(between(lines, "begin", "end"))
     assert counts["sendmmsg"] == 200
     assert 200 <= counts["recvmmsg"] <= 202
@@ -143,7 +151,7 @@ def test_calls_for_one_packet_are_one_system_call_each(
 
 
 def test_nothing_waits_until_the_queue_was_found_empty(
-    tmp_path: Path, veth: Veth
+    tmp_path: Path, pair: Veth
 ) -> None:
     """A receive tries first, then polls."""
     code = """
@@ -162,8 +170,8 @@ def test_nothing_waits_until_the_queue_was_found_empty(
             pass
         mark("end of it")
     """
-    lines = trace(tmp_path, veth, code)
-    waiting = without_memory(between(lines, "begin\"", "end\""))
+    lines = trace(tmp_path, pair, code)
+    waiting = without_memory(between(lines, 'begin"', 'end"'))
     assert waiting["ppoll"] >= 1
     assert waiting["recvmmsg"] == waiting["ppoll"] + 1
     assert set(waiting) - {"ioctl", "getsockname"} == {"recvmmsg", "ppoll"}
@@ -212,22 +220,22 @@ EVERYTHING = """
 
 
 def test_no_stamping_option_is_ever_touched_by_default(
-    tmp_path: Path, veth: Veth
+    tmp_path: Path, pair: Veth
 ) -> None:
     lines = trace(
-        tmp_path, veth, EVERYTHING, "-e", "trace=setsockopt,getsockopt,ioctl"
+        tmp_path, pair, EVERYTHING, "-e", "trace=setsockopt,getsockopt,ioctl"
     )
     assert [line for line in lines if "SO_RCVBUF" in line], "nothing is seen"
     assert [line for line in lines if STAMPING.search(line)] == []
 
 
 def test_software_timestamps_set_one_option(
-    tmp_path: Path, veth: Veth
+    tmp_path: Path, pair: Veth
 ) -> None:
     """Which shows that the test above would see it."""
     lines = trace(
         tmp_path,
-        veth,
+        pair,
         'RawSocket(B, timestamps="software").close()',
         "-e",
         "trace=setsockopt,getsockopt,ioctl",
@@ -236,7 +244,7 @@ def test_software_timestamps_set_one_option(
     assert re.match(r"setsockopt\(.*SO_TIMESTAMPNS(_OLD)?, \[1\]", line)
 
 
-def test_constructor_binds_last(tmp_path: Path, veth: Veth) -> None:
+def test_constructor_binds_last(tmp_path: Path, pair: Veth) -> None:
     """socket(protocol 0), options, filter, membership, bind, SO_ERROR: the
     order that lets nothing in which is not wanted."""
     code = """
@@ -248,7 +256,7 @@ def test_constructor_binds_last(tmp_path: Path, veth: Veth) -> None:
         mark("end")
         tested.close()
     """
-    lines = trace(tmp_path, veth, code)
+    lines = trace(tmp_path, pair, code)
     (first,) = [i for i, line in enumerate(lines) if "/mark/begin" in line]
     (last,) = [i for i, line in enumerate(lines) if "/mark/end" in line]
     made = [
@@ -257,7 +265,9 @@ def test_constructor_binds_last(tmp_path: Path, veth: Veth) -> None:
         if line.startswith(("socket(", "setsockopt(", "bind(", "getsockopt("))
     ]
     created, *options, filtered, joined, bound, checked = made
-    assert re.match(r"socket\(AF_PACKET, SOCK_RAW\|SOCK_CLOEXEC, 0\b", created)
+    assert re.match(
+        r"socket\(AF_PACKET, SOCK_RAW\|SOCK_CLOEXEC, (htons\()?0\b", created
+    )
     assert all(option.startswith("setsockopt(") for option in options)
     assert "SO_ATTACH_FILTER" in filtered
     assert "PACKET_ADD_MEMBERSHIP" in joined

@@ -93,10 +93,10 @@ def flood(
     assert not failures, f"the flood broke off: {failures[0]!r}"
 
 
-def receive(sock: RawSocket, count: int, **sizes: int) -> list[bytes]:
+def receive(sock: RawSocket, count: int) -> list[bytes]:
     """Waits for `count` packets and returns them."""
     sock.settimeout(WAIT)
-    batch = PacketBatch(**sizes)
+    batch = PacketBatch()
     packets: list[bytes] = []
     while len(packets) < count:
         sock.recvmmsg_into(batch)
@@ -140,7 +140,10 @@ def ip(*arguments: str) -> str:
 def environment() -> dict[str, str]:
     """For child processes: ours, able to import the package under test and
     what the tests share."""
-    paths = [str(Path(rawmmsg.__file__).parents[1]), str(Path(__file__).parent)]
+    paths = [
+        str(Path(rawmmsg.__file__).parents[1]),
+        str(Path(__file__).parent),
+    ]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 

@@ -1,0 +1,87 @@
+#!/bin/bash
+# Puts a free-threaded CPython 3.13 into DIR, unless one is there already.
+#
+#   .ci/free_threaded_python.sh DIR          plain, about 3 minutes on 2 cores
+#   .ci/free_threaded_python.sh DIR tsan     instrumented by ThreadSanitizer,
+#                                            as is each extension it builds
+#
+# Debian packages no such build, but the source of one: apt fetches and
+# authenticates it here through the mirror that this machine already uses,
+# with lists and settings of its own, so that the machine's stay as they are.
+# Needs root (for apt-get) and Debian 12 or later.
+set -euo pipefail
+
+usage() {
+    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+[ $# -ge 1 ] || usage
+prefix=$(realpath -m "$1")
+kind=${2:-plain}
+python=$prefix/bin/python3
+
+report() {
+    "$python" -VV
+    "$python" -c 'import sys; assert not sys._is_gil_enabled()'
+}
+
+configure_options=(
+    --prefix="$prefix" --disable-gil --disable-test-modules
+    --with-ensurepip=install
+)
+case $kind in
+    plain) ;;
+    tsan) configure_options+=(--with-thread-sanitizer) ;;
+    *) usage ;;
+esac
+
+# The last thing that is installed; an interrupted build lacks it.
+if [ -e "$prefix/.complete" ]; then
+    report
+    exit
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -y -qq build-essential pkg-config libssl-dev zlib1g-dev \
+    libffi-dev libbz2-dev liblzma-dev libsqlite3-dev xz-utils >/dev/null
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+# SITE is scheme, host and folder of each repository that apt knows.  The
+# security archive has another layout.
+# shellcheck disable=SC2016  # apt's variable
+mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' |
+    grep -v security | sed -n 1p)
+mkdir -p lists/partial sources.d
+echo "deb-src $mirror trixie main" >sources.list
+private_apt=(
+    -o "Dir::Etc::SourceList=$work/sources.list"
+    -o "Dir::Etc::SourceParts=$work/sources.d"
+    -o "Dir::State::Lists=$work/lists"
+    -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache="
+    -o "APT::Sandbox::User=root"
+)
+apt-get "${private_apt[@]}" -qq update
+apt-get "${private_apt[@]}" -qq source --download-only python3.13
+
+mkdir source
+tar -xf python3.13_*.orig.tar.xz -C source --strip-components=1
+cd source
+log=$work/log
+{
+    ./configure "${configure_options[@]}" &&
+        make -j"$(nproc)" && make install
+} >"$log" 2>&1 </dev/null || {
+    tail -n 40 "$log" >&2
+    exit 1
+}
+
+# What the interpreter itself is known to race on is not news.
+if [ "$kind" = tsan ]; then
+    cp Tools/tsan/suppressions_free_threading.txt "$prefix/tsan.supp"
+fi
+touch "$prefix/.complete"
+report
