@@ -209,11 +209,19 @@ typedef struct {
     PyTypeObject *statistics_type;
 } module_state;
 
-/* The types are final, so an object's type is the one made with the module. */
+/* The state of the module that made a type; the types are final, so that is
+   the type of every object. NULL with RuntimeError set where the collector has
+   taken the module apart, and user code still uses an object. */
 static module_state *
-state_of(PyObject *self)
+state_of(PyTypeObject *type)
 {
-    return PyType_GetModuleState(Py_TYPE(self));
+    module_state *state = PyType_GetModuleState(type);
+
+    if (state == NULL || state->statistics_type == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "rawmmsg has been unloaded");
+        return NULL;
+    }
+    return state;
 }
 
 /* ---- BatchMemory ---------------------------------------------------------- */
@@ -900,13 +908,16 @@ PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"capacity", "frame_size", "buffer", "buffers",
                             NULL};
-    module_state *state = PyType_GetModuleState(type);
+    module_state *state = state_of(type);
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Py_ssize_t capacity = -1, frame_size = -1;
     PyObject *buffer = Py_None, *buffers = Py_None;
     BatchMemory *memory;
     PacketBatch *b;
 
+    if (state == NULL) {
+        return NULL;
+    }
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O&O&$OO:PacketBatch",
                                      names, convert_optional_size, &capacity,
                                      convert_optional_size, &frame_size,
@@ -986,8 +997,12 @@ static PyObject *
 PacketBatch_item(PyObject *self, Py_ssize_t i)
 {
     PacketBatch *b = (PacketBatch *)self;
+    module_state *state = state_of(Py_TYPE(self));
     Py_ssize_t length;
 
+    if (state == NULL) {
+        return NULL;
+    }
     if (atomic_load_explicit(&b->busy, memory_order_acquire)) {
         raise_in_use();
         return NULL;
@@ -1000,8 +1015,8 @@ PacketBatch_item(PyObject *self, Py_ssize_t i)
     if (length < 0) {
         return NULL;
     }
-    return view_of(b->memory, state_of(self)->window_type,
-                   frame_of(b->memory, i), length, 1, "B", false);
+    return view_of(b->memory, state->window_type, frame_of(b->memory, i),
+                   length, 1, "B", false);
 }
 
 PyDoc_STRVAR(PacketBatch_tolist_doc, "tolist($self, /)\n--\n\n"
@@ -1194,15 +1209,18 @@ PacketBatch_get_column(PyObject *self, void *closure)
     PacketBatch *b = (PacketBatch *)self;
     unsigned collected =
         atomic_load_explicit(&b->collected, memory_order_relaxed);
+    module_state *state = state_of(Py_TYPE(self));
     void *start;
 
+    if (state == NULL) {
+        return NULL;
+    }
     if ((collected & column->needs) != column->needs) {
         Py_RETURN_NONE;
     }
     memcpy(&start, (char *)b->memory + column->offset, sizeof(start));
-    return view_of(b->memory, state_of(self)->window_type, start,
-                   b->memory->capacity, column->itemsize, column->format,
-                   column->readonly);
+    return view_of(b->memory, state->window_type, start, b->memory->capacity,
+                   column->itemsize, column->format, column->readonly);
 }
 
 #define COLUMN(name, needs, format, readonly)                               \
@@ -1623,9 +1641,9 @@ settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
     if (header->msg_control != NULL) {
         read_control(a, header);
         header->msg_controllen = CONTROL_SIZE;
-    }
-    if (header->msg_flags & MSG_CTRUNC) {
-        a->flags |= CONTROL_TRUNCATED;
+        if (header->msg_flags & MSG_CTRUNC) {
+            a->flags |= CONTROL_TRUNCATED;
+        }
     }
     if (header->msg_name != NULL) {
         if (link_type < 0) {
@@ -1705,7 +1723,8 @@ struct transfer {
     int64_t deadline_ns;   /* 0: it has not waited yet */
     int64_t full_since_ns; /* 0: no ENOBUFS since the last progress */
     int64_t pause_ns;      /* after the next ENOBUFS */
-    bool deaf;             /* the eventfd speaks of another process */
+    unsigned false_alarms; /* polls in a row for what then was not there */
+    bool deaf;             /* the eventfd is that of another process */
 };
 
 static const char *
@@ -1748,38 +1767,29 @@ now_ns(void)
    for ever. The number of events, 0 in time, on a signal too, or -1 with an
    exception set. */
 static int
-poll_socket(RawSocket *s, struct transfer *t, short events, int64_t limit_ns)
+poll_socket(RawSocket *s, const struct transfer *t, short events,
+            int64_t limit_ns)
 {
     struct pollfd fds[2] = {
-        {.fd = s->fd, .events = events},
-        {.fd = s->wake_fd, .events = POLLIN},
+        {.fd = events != 0 ? s->fd : -1, .events = events},
+        {.fd = t->deaf ? -1 : s->wake_fd, .events = POLLIN},
     };
     struct timespec limit = {.tv_sec = limit_ns / NS_PER_S,
                              .tv_nsec = limit_ns % NS_PER_S};
     int ready, error;
 
-    if (events == 0) {
-        fds[0].fd = -1;
-    }
-    if (t->deaf) {
-        fds[1].fd = -1;
-    }
     Py_BEGIN_ALLOW_THREADS
     ready = ppoll(fds, 2, limit_ns < 0 ? NULL : &limit, NULL);
     error = errno;
     Py_END_ALLOW_THREADS
-    if (ready < 0) {
-        if (error != EINTR) {
-            return raise_os_error(error, "ppoll", s->interface);
-        }
-        return PyErr_CheckSignals() < 0 ? -1 : 0;
+    if (ready < 0 && error != EINTR) {
+        return raise_os_error(error, "ppoll", s->interface);
     }
-    /* Signalled, but not closed here: by the process that this one was forked
-       from. It stays readable; do not spin on it. */
-    if (ready > 0 && fds[1].revents != 0 && !is_closed(s)) {
-        t->deaf = true;
+    /* Not only after EINTR: a signal may have come before the wait began. */
+    if (PyErr_CheckSignals() < 0) {
+        return -1;
     }
-    return ready;
+    return ready < 0 ? 0 : ready;
 }
 
 /* How long the call may still wait: ns, INT64_MAX without a timeout, or -1
@@ -1813,26 +1823,38 @@ raise_gone(RawSocket *s, struct transfer *t)
 
 /* Waits until it is worth trying again: 0, or -1 with an exception set.
 
-   A deleted interface may leave no event behind, so no wait on an interface
-   is longer than LINK_CHECK_NS at a time. */
+   A deleted interface may leave no event behind, and the eventfd of a forked
+   child is its parent's: no such wait is longer than LINK_CHECK_NS at a time.
+
+   An error queue that nobody reads, or a socket shut down for reading, is
+   ready for ever without a packet: the second time in a row, pause. The first
+   proves nothing, another thread may have been quicker. */
 static int
 wait_ready(RawSocket *s, struct transfer *t)
 {
     int64_t left = patience_left(s, t, now_ns(), EAGAIN);
-    bool sliced = s->ifindex > 0 || t->deaf;
+    short events = t->sending ? POLLOUT : POLLIN;
+    int64_t limit = INT64_MAX;
     int ready;
 
     if (left < 0) {
         return -1;
     }
-    if (sliced && left > LINK_CHECK_NS) {
-        left = LINK_CHECK_NS;
+    t->deaf = is_forked(s);
+    if (s->ifindex > 0 || t->deaf) {
+        limit = LINK_CHECK_NS;
     }
-    ready = poll_socket(s, t, t->sending ? POLLOUT : POLLIN,
-                        left == INT64_MAX ? -1 : left);
-    if (ready == 0 && sliced && interface_is_gone(s)) {
+    if (t->false_alarms > 1) {
+        t->false_alarms = 0;
+        events = 0;
+        limit = LAST_PAUSE_NS;
+    }
+    limit = limit < left ? limit : left;
+    ready = poll_socket(s, t, events, limit == INT64_MAX ? -1 : limit);
+    if (ready == 0 && interface_is_gone(s)) {
         return raise_gone(s, t);
     }
+    t->false_alarms += ready > 0;
     return ready < 0 ? -1 : 0;
 }
 
@@ -1848,6 +1870,7 @@ back_off(RawSocket *s, struct transfer *t)
     if (left < 0) {
         return -1;
     }
+    t->deaf = is_forked(s);
     if (t->full_since_ns == 0) {
         t->full_since_ns = now;
     }
@@ -2048,10 +2071,14 @@ RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
 {
     RawSocket *s = (RawSocket *)self;
     PacketBatch *b = (PacketBatch *)argument;
+    module_state *state = state_of(Py_TYPE(self));
     struct transfer t;
     int done = -1;
 
-    if (!Py_IS_TYPE(argument, state_of(self)->batch_type)) {
+    if (state == NULL) {
+        return NULL;
+    }
+    if (!Py_IS_TYPE(argument, state->batch_type)) {
         return PyErr_Format(PyExc_TypeError,
                             "recvmmsg_into() needs a PacketBatch, not %R",
                             Py_TYPE(argument));
@@ -2191,9 +2218,14 @@ struct outgoing {
 /* How many packets there are: a batch is taken for the call, until
    end_outgoing(). -1 with an exception set. */
 static Py_ssize_t
-begin_outgoing(struct outgoing *out, module_state *state, PyObject *packets)
+begin_outgoing(struct outgoing *out, PyObject *self, PyObject *packets)
 {
+    module_state *state = state_of(Py_TYPE(self));
+
     memset(out, 0, sizeof(*out));
+    if (state == NULL) {
+        return -1;
+    }
     if (Py_IS_TYPE(packets, state->batch_type)) {
         if (take_batch((PacketBatch *)packets) < 0) {
             return -1;
@@ -2389,7 +2421,7 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (parse_pair("sendmmsg", "start", args, nargs, names, &start) < 0) {
         return NULL;
     }
-    total = begin_outgoing(&out, state_of(self), args[0]);
+    total = begin_outgoing(&out, self, args[0]);
     if (total < 0) {
         return NULL;
     }
@@ -2446,6 +2478,7 @@ send_prepared(RawSocket *s, struct transfer *t, const struct outgoing *out,
         }
         t->full_since_ns = 0;
         t->pause_ns = FIRST_PAUSE_NS;
+        t->false_alarms = 0;
         i += done;
         *sent += done;
     }
@@ -2486,7 +2519,7 @@ RawSocket_sendall(PyObject *self, PyObject *packets)
         note_packets_sent(0);
         return NULL;
     }
-    total = begin_outgoing(&out, state_of(self), packets);
+    total = begin_outgoing(&out, self, packets);
     if (total >= 0) {
         t = begin_transfer(s, true);
         t.retry_full = true;
@@ -2869,7 +2902,8 @@ visit_namespace(void *argument)
 
     v->fd = -1;
     v->call = "open";
-    ns = open(v->path, O_RDONLY | O_CLOEXEC);
+    /* A FIFO must not block. */
+    ns = open(v->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (ns >= 0) {
         v->call = "setns";
         if (setns(ns, CLONE_NEWNET) == 0) {
@@ -3534,10 +3568,14 @@ RawSocket_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
     atomic_ullong *counts[] = {&s->packets_received, &s->packets_dropped,
                                &s->batches_received, &s->packets_sent,
                                &s->batches_sent,     &s->send_retries};
+    module_state *state = state_of(Py_TYPE(self));
     PyObject *statistics, *value;
     int result;
     Py_ssize_t i;
 
+    if (state == NULL) {
+        return NULL;
+    }
     if (enter_call(s, "getsockopt(PACKET_STATISTICS)") < 0) {
         return NULL;
     }
@@ -3546,7 +3584,7 @@ RawSocket_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
     if (result < 0) {
         return NULL;
     }
-    statistics = PyStructSequence_New(state_of(self)->statistics_type);
+    statistics = PyStructSequence_New(state->statistics_type);
     for (i = 0; statistics != NULL && i < Statistics_desc.n_in_sequence; i++) {
         value = counts[i] == &s->packets_dropped && s->family != AF_PACKET
                     ? Py_NewRef(Py_None)
@@ -3571,7 +3609,8 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     static const char call[] = "getsockopt";
     RawSocket *s = (RawSocket *)self;
     int level, name, size = 0, number = 0, result;
-    char bytes[1024];
+    /* Zeroed: some options read what they are to fill. */
+    char bytes[1024] = {0};
     socklen_t length;
 
     if (!PyArg_ParseTuple(args, "ii|i:getsockopt", &level, &name, &size)) {
@@ -3580,6 +3619,14 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     if (size < 0 || size > (int)sizeof(bytes)) {
         PyErr_Format(PyExc_ValueError, "buflen must be 0 to %zu, not %d",
                      sizeof(bytes), size);
+        return NULL;
+    }
+    /* SO_GET_FILTER, which has the same number: its length counts
+       instructions, and it would write past ours
+       (net/core/filter.c:sk_get_filter()). */
+    if (level == SOL_SOCKET && name == SO_ATTACH_FILTER) {
+        PyErr_SetString(PyExc_ValueError,
+                        "getsockopt() cannot read SO_GET_FILTER");
         return NULL;
     }
     if (enter_call(s, call) < 0) {
@@ -3727,6 +3774,7 @@ RawSocket_detach(PyObject *self, PyObject *Py_UNUSED(unused))
     RawSocket *s = (RawSocket *)self;
     unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
     bool forked = is_forked(s);
+    unsigned next;
 
     do {
         if (state & SOCKET_CLOSED) {
@@ -3736,9 +3784,11 @@ RawSocket_detach(PyObject *self, PyObject *Py_UNUSED(unused))
             raise_os_error(EBUSY, "detach", s->interface);
             return NULL;
         }
+        /* In a child the calls are its parent's or its own: one more, that
+           never leaves, keeps any of them from being the last one out. */
+        next = (state + (state > 0)) | SOCKET_CLOSED;
     } while (!atomic_compare_exchange_weak_explicit(
-        &s->state, &state, SOCKET_CLOSED, memory_order_acq_rel,
-        memory_order_relaxed));
+        &s->state, &state, next, memory_order_acq_rel, memory_order_relaxed));
     close(s->wake_fd);
     return PyLong_FromLong(s->fd);
 }
@@ -4078,11 +4128,11 @@ rawmmsg_clear(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
 
+    Py_CLEAR(state->statistics_type); /* first: see state_of() */
     Py_CLEAR(state->memory_type);
     Py_CLEAR(state->window_type);
     Py_CLEAR(state->batch_type);
     Py_CLEAR(state->socket_type);
-    Py_CLEAR(state->statistics_type);
     return 0;
 }
 

@@ -41,8 +41,7 @@ def eventually(condition: Callable[[], bool], promise: str) -> None:
 
 
 class Call:
-    """A call in a thread of its own; a context manager that awaits its end.
-    """
+    """A call in a thread of its own; a context manager that awaits its end."""
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self._function = function
@@ -72,6 +71,10 @@ class Call:
         while not waits(thread):
             assert self.pending, f"ended, unblocked: {self._error!r}"
             assert time.monotonic() < deadline, "does not block"
+
+    def wait(self, seconds: float) -> None:
+        """Until it ends, but no longer."""
+        self._thread.join(seconds)
 
     def join(self) -> None:
         self._thread.join(WAIT)

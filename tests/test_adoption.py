@@ -31,6 +31,7 @@ from rawmmsg.testing import Veth, veth_pair
 SOL_PACKET = 263
 PACKET_STATISTICS = 6
 PACKET_AUXDATA = 8
+PACKET_HDRLEN = 11
 PACKET_VNET_HDR = 15
 PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
@@ -100,15 +101,16 @@ def datagram_ends(kind: str) -> tuple[socket.socket, socket.socket]:
 
 
 def state(sock: socket.socket) -> dict[tuple[str, int], object]:
-    """Every option of the socket that can be read, and its flags."""
+    """Every option of the socket that can be read and does not answer what it
+    finds in the buffer, as some of IP and IPv6 do, and its flags."""
     levels = {socket.SOL_SOCKET: range(1, 90)}
     if sock.family == socket.AF_PACKET:
         levels[SOL_PACKET] = range(1, 30)
     elif sock.family == socket.AF_INET:
-        levels[socket.IPPROTO_IP] = range(1, 60)
+        levels[socket.IPPROTO_IP] = range(1, 25)
         levels[socket.IPPROTO_UDP] = range(1, 110)
     elif sock.family == socket.AF_INET6:
-        levels[socket.IPPROTO_IPV6] = range(1, 90)
+        levels[socket.IPPROTO_IPV6] = range(1, 30)
     found: dict[tuple[str, int], object] = {}
     for level, options in levels.items():
         for option in options:
@@ -118,12 +120,15 @@ def state(sock: socket.socket) -> dict[tuple[str, int], object]:
                 SO_INCOMING_NAPI_ID,
             ):
                 continue
-            if level == SOL_PACKET and option == PACKET_STATISTICS:
-                continue  # reading resets it
+            if level == SOL_PACKET and option in (
+                PACKET_STATISTICS,  # reading resets it
+                PACKET_HDRLEN,  # answers what it finds in the buffer
+            ):
+                continue
             try:
                 value: object = sock.getsockopt(level, option, 256)
-            except OSError as error:
-                value = error.errno
+            except OSError:
+                value = None
             found[f"level {level}", option] = value
     for command in ("F_GETFL", "F_GETFD", "F_GETOWN", "F_GETSIG"):
         number = getattr(fcntl, command)

@@ -147,9 +147,7 @@ def test_close_ends_a_sendall_that_need_not_wait(veth: Veth) -> None:
     packets = [PACKET] * 2_000_000
     with RawSocket(veth.a, protocol=0) as sock:
         with Call(sock.sendall, packets) as call:
-            eventually(
-                lambda: sock.statistics().packets_sent > 0, "none sent"
-            )
+            eventually(lambda: sock.statistics().packets_sent > 0, "none sent")
             sock.close()
         assert_closed_under(call)
     error = call.error()
@@ -377,12 +375,14 @@ def test_two_receivers_get_every_packet_exactly_once(
 
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         calls = [Call(receive, sock, numbers) for numbers in taken]
+
+        def all_taken() -> bool:
+            sent = sender.statistics().packets_sent
+            return sum(map(len, taken)) == sent
+
         for first in range(0, count, window):
             sender.sendall([numbered(first + i) for i in range(window)])
-            eventually(
-                lambda total=first + window: sum(map(len, taken)) >= total,
-                "packets are missing",
-            )
+            eventually(all_taken, "packets are missing")
         received = sock.statistics().packets_received
         done.set()
         sock.close()
@@ -488,8 +488,7 @@ def test_batch_being_sent_is_refused_to_every_other() -> None:
 def test_two_threads_receive_into_one_batch_without_corruption(
     veth: Veth, busy_threads: None
 ) -> None:
-    """One of them has it, the other is refused; what is copied out is whole.
-    """
+    """One has it, the other is refused; what is copied out is whole."""
     frames = [numbered(i, 64 + i) for i in range(64)]
     batch = PacketBatch(8, 256)
     stop = threading.Event()
@@ -519,7 +518,7 @@ def test_two_threads_receive_into_one_batch_without_corruption(
         calls = [Call(receive, sock, count) for count in counts]
         eventually(
             lambda: (
-                (total("copied") >= 500 and total("refused") > 0)
+                (total("copied") >= 200 and total("refused") > 0)
                 or not all(call.pending for call in calls)
             ),
             f"no turns: {counts}",
@@ -538,34 +537,37 @@ def test_indexing_while_another_thread_receives(
     """A view of a whole frame, or an error: never memory beyond it."""
     sizes = {64, 65, 100, 200}
     batch = PacketBatch(8, 256)
-    stop = threading.Event()
+    done = threading.Event()
 
     def receive(sock: RawSocket) -> None:
-        while not stop.is_set():
-            sock.recvmmsg_into(batch)
+        try:
+            for _ in range(1_000 * SCALE):
+                sock.recvmmsg_into(batch)
+        finally:
+            done.set()
 
-    def look(index: int) -> int:
-        views = 0
-        deadline = time.monotonic() + WAIT
-        while views < 300 and time.monotonic() < deadline:
+    def look(index: int) -> None:
+        views, last = 0, False
+        # Once more when nobody receives any more: then nothing is in use.
+        while not last:
+            last = done.is_set()
             try:
                 view = batch[index]
             except (BufferError, IndexError):
                 continue
             assert view.nbytes in sizes
-            assert view[12:14] == b"\x88\xb5"
+            assert bytes(view[12:14]) == b"\x88\xb5"
             views += 1
-        return views
+        assert views > 0 or len(batch) <= index
 
     frames = [numbered(size, size) for size in sorted(sizes)]
     with flood(veth.a, frames), RawSocket(veth.b) as sock:
         sock.settimeout(WAIT)
         receiver = Call(receive, sock)
         lookers = [Call(look, index) for index in (0, 3, -1)]
-        seen = [looker.result() for looker in lookers]
-        stop.set()
         receiver.result()
-    assert seen == [300, 300, 300]
+        for looker in lookers:
+            looker.result()
 
 
 def test_batch_is_filled_by_two_threads_without_a_gap(

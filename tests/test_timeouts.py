@@ -306,7 +306,7 @@ def test_gettimeout_equals_the_stdlibs(
 def test_bad_timeouts_are_refused_as_by_the_stdlib(
     pair: tuple[socket.socket, RawSocket], value: Any
 ) -> None:
-    with pytest.raises(Exception) as expected:  # noqa: PT011
+    with pytest.raises(Exception) as expected:
         pair[0].settimeout(value)
     pair[1].settimeout(0.5)
     with pytest.raises(expected.type):

@@ -61,7 +61,8 @@ def flood(
     """Sends the frames on the interface, again and again, from a thread,
     which is tied to one CPU where told."""
     packets = list(frames)
-    packets *= max(1, 64 // len(packets))
+    # As many as one call takes: between calls the thread waits for the GIL.
+    packets *= max(1, 1024 // len(packets))
     sending, stop = threading.Event(), threading.Event()
     failures: list[BaseException] = []
 
