@@ -438,6 +438,9 @@ CALLS: dict[str, tuple[Callable[[Any], object], Any]] = {
     "getsockopt huge": (lambda s: s.getsockopt(2**40, 1), OverflowError),
     "getsockopt unknown": (lambda s: s.getsockopt(1, 12345), OSError),
     "getsockopt size": (lambda s: s.getsockopt(1, 3, 2**20), ValueError),
+    # SO_GET_FILTER: its length counts instructions, not bytes
+    "getsockopt filter": (lambda s: s.getsockopt(1, 26), ValueError),
+    "getsockopt filters": (lambda s: s.getsockopt(1, 26, 300), ValueError),
     "setsockopt str": (lambda s: s.setsockopt(1, 8, "1"), TypeError),
     "setsockopt huge": (lambda s: s.setsockopt(1, 8, 2**40), OverflowError),
     "setsockopt None": (lambda s: s.setsockopt(1, 8, None), TypeError),

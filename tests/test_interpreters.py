@@ -328,3 +328,54 @@ def test_types_go_with_their_module() -> None:
         print([reference() for reference in references])
     """)
     assert answer == "[None, None, None, None, None]\n"
+
+
+# A __release_buffer__ in Python (PEP 688) runs while the collector takes
+# objects apart, in an order of its own.
+if sys.version_info >= (3, 12):
+
+    def test_use_while_the_module_goes_does_not_crash() -> None:
+        """User code that runs between the ends of the module and of a batch
+        meets an error, or an attribute that is gone."""
+        printed = run_python(
+            """
+            import gc, sys
+            class Exporter:
+                def __buffer__(self, flags):
+                    return memoryview(bytearray(4096))
+                def __release_buffer__(self, view):
+                    use = self.__dict__.get("use")
+                    if use is not None:
+                        use(self)
+            def use(exporter):
+                for operation in (
+                    lambda: exporter.batch[0],
+                    lambda: exporter.batch.lengths,
+                    lambda: type(exporter.batch)(),
+                ):
+                    try:
+                        operation()
+                    except (AttributeError, RuntimeError):
+                        pass
+            import rawmmsg
+            gc.disable()
+            gc.collect()
+            def make():
+                cycle = []
+                batch = rawmmsg.PacketBatch()
+                batch.append(b"packet")
+                exporter = Exporter()
+                exporter.batch = batch
+                exporter.use = use
+                cycle += [rawmmsg.PacketBatch(buffer=exporter), cycle]
+                exporter.cycle = cycle
+                exporter.exporter = exporter
+            make()
+            for name in [n for n in sys.modules if n.startswith("rawmmsg")]:
+                del sys.modules[name]
+            del rawmmsg
+            gc.collect()
+            print("alive")
+            """
+        )
+        assert printed == "alive\n"

@@ -627,6 +627,15 @@ def test_interface_is_looked_up_in_the_namespace_of_the_socket(
         child.stdin.close()
 
 
+def test_netns_that_is_a_fifo_is_refused(tmp_path: Any) -> None:
+    """Opening it must not wait for a writer."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="setns") as caught:
+        RawSocket("lo", netns=path)
+    assert caught.value.errno == errno.EINVAL
+
+
 def test_netns_by_name() -> None:
     """A name is one of `ip netns`; /run is private to the child, which needs
     no privilege over the machine then."""
