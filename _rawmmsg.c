@@ -198,8 +198,7 @@ enum collected {
     COLLECT_TIMES = 1 << 3,
 };
 
-/* ---- Module state ----------------------------------------------------------
- */
+/* ---- Module state ------------------------------------------------------- */
 
 typedef struct {
     PyTypeObject *memory_type;
@@ -371,21 +370,21 @@ frame_of(const BatchMemory *m, Py_ssize_t i)
 
 /* Frames at multiples of a large power of two compete for the same few cache
    sets: an odd number of cache lines apart they use all of them. */
-static Py_ssize_t
+static size_t
 stride_for(Py_ssize_t frame_size)
 {
-    Py_ssize_t lines = (frame_size + CACHE_LINE - 1) / CACHE_LINE;
+    size_t lines = ((size_t)frame_size + CACHE_LINE - 1) / CACHE_LINE;
 
     return (lines | 1) * CACHE_LINE;
 }
 
 static void
-set_geometry(BatchMemory *m, Py_ssize_t frame_size, Py_ssize_t stride)
+set_geometry(BatchMemory *m, Py_ssize_t frame_size, size_t stride)
 {
     m->frame_size = frame_size;
     m->shape[0] = m->capacity;
     m->shape[1] = frame_size;
-    m->strides[0] = stride;
+    m->strides[0] = (Py_ssize_t)stride;
     m->strides[1] = 1;
 }
 
@@ -442,7 +441,7 @@ divide_rows(const Py_buffer *view, Py_ssize_t *capacity,
     }
     *capacity = view->shape[0];
     *frame_size = view->shape[1];
-    return 0;
+    return check_sizes(*capacity, *frame_size);
 }
 
 static int
@@ -454,7 +453,14 @@ divide_flat(const Py_buffer *view, Py_ssize_t *capacity,
             *capacity > 0 ? view->len / *capacity : DEFAULT_FRAME_SIZE;
     }
     if (*capacity < 0) {
-        *capacity = *frame_size > 0 ? view->len / *frame_size : 1;
+        *capacity = *frame_size > 0 ? view->len / *frame_size : 0;
+    }
+    if (*capacity == 0 || *frame_size == 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "a buffer of %zd bytes holds no frame with capacity %zd "
+                     "and frame_size %zd",
+                     view->len, *capacity, *frame_size);
+        return -1;
     }
     if (check_sizes(*capacity, *frame_size) < 0) {
         return -1;
@@ -496,11 +502,8 @@ use_buffer(BatchMemory *m, PyObject *buffer, Py_ssize_t capacity,
         < 0) {
         return -1;
     }
-    if (check_sizes(capacity, frame_size) < 0) {
-        return -1;
-    }
     m->capacity = capacity;
-    set_geometry(m, frame_size, frame_size);
+    set_geometry(m, frame_size, (size_t)frame_size);
     m->frames = view->buf;
     return allocate(m, false);
 }
@@ -651,7 +654,7 @@ is_contiguous(const struct geometry *g)
     int i;
 
     for (i = g->ndim - 1; i >= 0; i--) {
-        if (g->strides[i] != expected) {
+        if (g->shape[i] > 1 && g->strides[i] != expected) {
             return false;
         }
         expected *= g->shape[i];
@@ -896,7 +899,8 @@ convert_optional_size(PyObject *value, void *result)
         return 0;
     }
     if (size < 0) {
-        PyErr_Format(PyExc_ValueError, "must not be negative: %zd", size);
+        PyErr_Format(PyExc_ValueError,
+                     "a size or number must not be negative: %zd", size);
         return 0;
     }
     *(Py_ssize_t *)result = size;
@@ -943,9 +947,6 @@ PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     b->memory = memory;
-    atomic_init(&b->busy, false);
-    atomic_init(&b->count, 0);
-    atomic_init(&b->collected, 0);
     return (PyObject *)b;
 }
 
@@ -1340,6 +1341,7 @@ typedef struct {
     /* ENETDOWN was seen, and the link not up since: the interface may be
        gone. */
     atomic_bool link_doubted;
+    atomic_bool filter_busy; /* a call is changing the filter */
 
     atomic_ullong packets_received;
     atomic_ullong packets_dropped;
@@ -1767,8 +1769,7 @@ now_ns(void)
    for ever. The number of events, 0 in time, on a signal too, or -1 with an
    exception set. */
 static int
-poll_socket(RawSocket *s, const struct transfer *t, short events,
-            int64_t limit_ns)
+poll_socket(RawSocket *s, struct transfer *t, short events, int64_t limit_ns)
 {
     struct pollfd fds[2] = {
         {.fd = events != 0 ? s->fd : -1, .events = events},
@@ -1788,6 +1789,11 @@ poll_socket(RawSocket *s, const struct transfer *t, short events,
     /* Not only after EINTR: a signal may have come before the wait began. */
     if (PyErr_CheckSignals() < 0) {
         return -1;
+    }
+    /* Signalled, and not closed here: by a child with the pid of its parent,
+       in a PID namespace of its own. It stays readable. */
+    if (ready > 0 && fds[1].revents != 0 && !is_closed(s)) {
+        t->deaf = true;
     }
     return ready < 0 ? 0 : ready;
 }
@@ -1840,7 +1846,7 @@ wait_ready(RawSocket *s, struct transfer *t)
     if (left < 0) {
         return -1;
     }
-    t->deaf = is_forked(s);
+    t->deaf = t->deaf || is_forked(s);
     if (s->ifindex > 0 || t->deaf) {
         limit = LINK_CHECK_NS;
     }
@@ -1870,7 +1876,7 @@ back_off(RawSocket *s, struct transfer *t)
     if (left < 0) {
         return -1;
     }
-    t->deaf = is_forked(s);
+    t->deaf = t->deaf || is_forked(s);
     if (t->full_since_ns == 0) {
         t->full_since_ns = now;
     }
@@ -1998,7 +2004,8 @@ parse_pair(const char *method, const char *keyword, PyObject *const *args,
 
     if (nargs < 1 || nargs + named > 2) {
         PyErr_Format(PyExc_TypeError,
-                     "%s() takes 1 or 2 arguments, the first by position",
+                     "%s() takes 1 or 2 arguments, the first one by "
+                     "position",
                      method);
         return -1;
     }
@@ -2576,6 +2583,8 @@ RawSocket_send(PyObject *self, PyObject *data)
 
 /* ---- RawSocket: filters --------------------------------------------------- */
 
+static const char attach_call[] = "setsockopt(SO_ATTACH_FILTER)";
+
 /* A socket option, set without the GIL, since some wait for the kernel's
    network lock. 0, or -1 with an exception set. */
 static int
@@ -2600,15 +2609,11 @@ set_int_option(RawSocket *s, int level, int name, int value, const char *call)
 static int
 attach_program(RawSocket *s, const struct sock_filter *code, size_t count)
 {
-    static const char call[] = "setsockopt(SO_ATTACH_FILTER)";
     struct sock_fprog program = {(unsigned short)count,
                                  (struct sock_filter *)code};
 
-    if (count > MAX_INSTRUCTIONS) {
-        return raise_os_error(EINVAL, call, s->interface);
-    }
     return set_option(s, SOL_SOCKET, SO_ATTACH_FILTER, &program,
-                      sizeof(program), call);
+                      sizeof(program), attach_call);
 }
 
 static int
@@ -2617,6 +2622,24 @@ reject_everything(RawSocket *s)
     static const struct sock_filter reject[] = {{BPF_RET | BPF_K, 0, 0, 0}};
 
     return attach_program(s, reject, 1);
+}
+
+/* Changing a filter takes several system calls: 0, or -1 with EBUSY raised
+   where another call is at it. */
+static int
+take_filter(RawSocket *s, const char *call)
+{
+    if (atomic_exchange_explicit(&s->filter_busy, true,
+                                 memory_order_acquire)) {
+        return raise_os_error(EBUSY, call, s->interface);
+    }
+    return 0;
+}
+
+static void
+release_filter(RawSocket *s)
+{
+    atomic_store_explicit(&s->filter_busy, false, memory_order_release);
 }
 
 /* The pcap-filter expression, compiled for the frames of this socket; a new
@@ -2660,31 +2683,47 @@ compile_filter(RawSocket *s, PyObject *expression)
     return program;
 }
 
-/* The program's instructions, exported into *view: 0, or -1. */
-static int
-open_program(RawSocket *s, PyObject *filter, Py_buffer *view)
+/* A copy of the program's instructions, which user code can change at any
+   time and the kernel reads twice; PyMem_Free() it. NULL with an exception
+   set. */
+static struct sock_filter *
+copy_program(RawSocket *s, PyObject *filter, size_t *count)
 {
     PyObject *program = PyUnicode_Check(filter) ? compile_filter(s, filter)
                                                 : Py_NewRef(filter);
+    struct sock_filter *code = NULL;
+    Py_buffer view;
     int result;
 
     if (program == NULL) {
-        return -1;
+        return NULL;
     }
-    result = PyObject_GetBuffer(program, view, PyBUF_SIMPLE);
+    result = PyObject_GetBuffer(program, &view, PyBUF_SIMPLE);
     Py_DECREF(program);
     if (result < 0) {
-        return -1;
+        return NULL;
     }
-    if (view->len % (Py_ssize_t)sizeof(struct sock_filter) != 0) {
+    *count = (size_t)view.len / sizeof(*code);
+    if ((size_t)view.len % sizeof(*code) != 0) {
         PyErr_Format(PyExc_ValueError,
                      "a filter is an array of struct sock_filter, %zu bytes "
                      "each: not %zd bytes",
-                     sizeof(struct sock_filter), view->len);
-        PyBuffer_Release(view);
-        return -1;
+                     sizeof(*code), view.len);
     }
-    return 0;
+    else if (*count > MAX_INSTRUCTIONS) {
+        raise_os_error(EINVAL, attach_call, s->interface);
+    }
+    else {
+        code = PyMem_Malloc((size_t)view.len);
+        if (code == NULL) {
+            PyErr_NoMemory();
+        }
+        else {
+            memcpy(code, view.buf, (size_t)view.len);
+        }
+    }
+    PyBuffer_Release(&view);
+    return code;
 }
 
 /* Reads away what is queued. A message without memory takes a packet too. A
@@ -2713,25 +2752,31 @@ drain(RawSocket *s)
 static int
 replace_filter(RawSocket *s, const struct sock_filter *code, size_t count)
 {
-    if (attach_program(s, code, count) < 0 || reject_everything(s) < 0) {
+    int result = -1;
+
+    if (take_filter(s, attach_call) < 0) {
         return -1;
     }
-    drain(s);
-    return attach_program(s, code, count);
+    if (attach_program(s, code, count) == 0 && reject_everything(s) == 0) {
+        drain(s);
+        result = attach_program(s, code, count);
+    }
+    release_filter(s);
+    return result;
 }
 
 static int
 apply_filter(RawSocket *s, PyObject *filter, bool receiving)
 {
-    Py_buffer view;
+    size_t count;
+    struct sock_filter *code = copy_program(s, filter, &count);
     int result;
 
-    if (open_program(s, filter, &view) < 0) {
+    if (code == NULL) {
         return -1;
     }
-    result = (receiving ? replace_filter : attach_program)(
-        s, view.buf, (size_t)view.len / sizeof(struct sock_filter));
-    PyBuffer_Release(&view);
+    result = (receiving ? replace_filter : attach_program)(s, code, count);
+    PyMem_Free(code);
     return result;
 }
 
@@ -2745,7 +2790,7 @@ RawSocket_attach_filter(PyObject *self, PyObject *filter)
     RawSocket *s = (RawSocket *)self;
     int result;
 
-    if (enter_call(s, "setsockopt(SO_ATTACH_FILTER)") < 0) {
+    if (enter_call(s, attach_call) < 0) {
         return NULL;
     }
     result = apply_filter(s, filter, true);
@@ -2757,7 +2802,7 @@ RawSocket_attach_filter(PyObject *self, PyObject *filter)
 }
 
 static PyObject *
-set_flag_option(PyObject *self, int name, const char *call)
+change_filter(PyObject *self, int name, const char *call)
 {
     RawSocket *s = (RawSocket *)self;
     int result;
@@ -2765,7 +2810,11 @@ set_flag_option(PyObject *self, int name, const char *call)
     if (enter_call(s, call) < 0) {
         return NULL;
     }
-    result = set_int_option(s, SOL_SOCKET, name, 1, call);
+    result = take_filter(s, call);
+    if (result == 0) {
+        result = set_int_option(s, SOL_SOCKET, name, 1, call);
+        release_filter(s);
+    }
     leave_call(s);
     if (result < 0) {
         return NULL;
@@ -2779,8 +2828,8 @@ PyDoc_STRVAR(RawSocket_detach_filter_doc, "detach_filter($self, /)\n--\n\n"
 static PyObject *
 RawSocket_detach_filter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return set_flag_option(self, SO_DETACH_FILTER,
-                           "setsockopt(SO_DETACH_FILTER)");
+    return change_filter(self, SO_DETACH_FILTER,
+                         "setsockopt(SO_DETACH_FILTER)");
 }
 
 PyDoc_STRVAR(RawSocket_lock_filter_doc,
@@ -2790,7 +2839,7 @@ PyDoc_STRVAR(RawSocket_lock_filter_doc,
 static PyObject *
 RawSocket_lock_filter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return set_flag_option(self, SO_LOCK_FILTER, "setsockopt(SO_LOCK_FILTER)");
+    return change_filter(self, SO_LOCK_FILTER, "setsockopt(SO_LOCK_FILTER)");
 }
 
 /* ---- RawSocket: construction ---------------------------------------------- */
@@ -3028,13 +3077,6 @@ finally:
     return result;
 }
 
-/* Always -1. */
-static int
-raise_ioctl_error(RawSocket *s, const char *call)
-{
-    return raise_os_error(errno, call, s->interface);
-}
-
 /* Copies the name of an interface: 0, or -1 for what cannot be one. */
 static int
 copy_name(PyObject *interface, char name[IFNAMSIZ])
@@ -3074,11 +3116,11 @@ look_up_interface(RawSocket *s, const char *name)
 
     memcpy(request.ifr_name, name, IFNAMSIZ);
     if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
-        return raise_ioctl_error(s, "ioctl(SIOCGIFINDEX)");
+        return raise_os_error(errno, "ioctl(SIOCGIFINDEX)", s->interface);
     }
     s->ifindex = request.ifr_ifindex;
     if (ioctl(s->fd, SIOCGIFHWADDR, &request) < 0) {
-        return raise_ioctl_error(s, "ioctl(SIOCGIFHWADDR)");
+        return raise_os_error(errno, "ioctl(SIOCGIFHWADDR)", s->interface);
     }
     s->link_type = request.ifr_hwaddr.sa_family;
     return 0;
@@ -3229,7 +3271,11 @@ construct_new(RawSocket *s, struct options *o)
         if (copy_name(o->interface, name) < 0) {
             return -1;
         }
-        s->interface = Py_NewRef(o->interface);
+        /* An exact str: no code of a subclass runs in repr and dealloc. */
+        s->interface = PyUnicode_FromObject(o->interface);
+        if (s->interface == NULL) {
+            return -1;
+        }
     }
     if (open_socket(s, o) < 0
         || (s->interface != NULL && look_up_interface(s, name) < 0)) {
@@ -3302,7 +3348,7 @@ inspect_packet_socket(RawSocket *s, struct options *o)
     }
     request.ifr_ifindex = address.sll_ifindex;
     if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
-        return raise_ioctl_error(s, "ioctl(SIOCGIFNAME)");
+        return raise_os_error(errno, "ioctl(SIOCGIFNAME)", s->interface);
     }
     s->ifindex = address.sll_ifindex;
     s->link_type = address.sll_hatype;
@@ -3448,7 +3494,9 @@ RawSocket_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 error:
     if (s->fd >= 0 && !adopt) {
+        Py_BEGIN_ALLOW_THREADS
         close(s->fd);
+        Py_END_ALLOW_THREADS
     }
     Py_DECREF(s);
     return NULL;
@@ -3629,6 +3677,13 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
                         "getsockopt() cannot read SO_GET_FILTER");
         return NULL;
     }
+    if (s->family == AF_PACKET && level == SOL_PACKET
+        && name == PACKET_STATISTICS) {
+        PyErr_SetString(PyExc_ValueError,
+                        "PACKET_STATISTICS starts again at 0 when it is read: "
+                        "use statistics()");
+        return NULL;
+    }
     if (enter_call(s, call) < 0) {
         return NULL;
     }
@@ -3690,6 +3745,11 @@ RawSocket_setsockopt(PyObject *self, PyObject *args)
     else if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
+    if (view.len > INT_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "the value is too long");
+        PyBuffer_Release(&view);
+        return NULL;
+    }
     result = enter_call(s, call);
     if (result == 0) {
         result =
@@ -3746,7 +3806,7 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
     size = address.sll_halen < sizeof(address.sll_addr)
                ? address.sll_halen
                : (Py_ssize_t)sizeof(address.sll_addr);
-    return Py_BuildValue("siiiy#", request.ifr_name,
+    return Py_BuildValue("Niiiy#", PyUnicode_DecodeFSDefault(request.ifr_name),
                          (int)ntohs(address.sll_protocol),
                          (int)address.sll_pkttype, (int)address.sll_hatype,
                          (char *)address.sll_addr, size);
@@ -3945,7 +4005,7 @@ RawSocket_get_mtu(PyObject *self, void *Py_UNUSED(closure))
     }
     result = interface_ioctl(s->fd, s->ifindex, SIOCGIFMTU, &answer);
     if (result < 0) {
-        raise_ioctl_error(s, call);
+        raise_os_error(errno, call, s->interface);
     }
     leave_call(s);
     return result < 0 ? NULL : PyLong_FromLong(answer.ifr_mtu);

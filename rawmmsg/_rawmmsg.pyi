@@ -313,7 +313,10 @@ class RawSocket:
         arrive during the change are lost, not let through. A packet that
         another CPU is just queueing can still slip in. OSError: EINVAL for a
         program that the kernel refuses, ENOMEM beyond optmem_max, EPERM after
-        lock_filter().
+        lock_filter(), EBUSY while another thread changes the filter; the
+        earlier filter stays then. (A program within a few instructions of
+        optmem_max can fail halfway: the queue is not discarded then, or the
+        socket rejects everything.)
         """
 
     def detach_filter(self) -> None:

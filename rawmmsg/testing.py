@@ -518,6 +518,7 @@ def _ip(*arguments: str, lines: Sequence[str] = ()) -> str:
         input="".join(f"{line}\n" for line in lines),
         capture_output=True,
         text=True,
+        errors="surrogateescape",  # a name can have any bytes
         check=False,
     )
     if done.returncode == 0:

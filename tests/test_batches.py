@@ -689,3 +689,10 @@ def test_batch_is_hashed_and_compared_by_identity() -> None:
     assert batch != other
     assert {batch: "first", other: "second"}[batch] == "first"
     assert weakref.ref(batch)() is batch
+
+
+def test_one_row_is_contiguous() -> None:
+    """Whatever the distance to the next would be."""
+    batch = PacketBatch(1, 100)
+    batch.append(b"packet")
+    assert bytes(memoryview(batch).cast("B"))[:6] == b"packet"

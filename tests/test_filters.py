@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -544,3 +545,58 @@ def test_filter_sees_a_received_tag_only_as_the_kernel_keeps_it(
         assert receive(always, 1) == [tagged]
         assert pending(always) == []
         assert pending(never) == []
+
+
+def test_filter_is_changed_by_one_call_at_a_time() -> None:
+    """An attach_filter() in the middle of another would let packets through
+    the other's drain: it is refused."""
+    peer, sock = datagram_pair()
+    refused = 0
+
+    def attach() -> None:
+        nonlocal refused
+        for _ in range(200 * SCALE):
+            try:
+                sock.attach_filter(accept())
+            except OSError as error:
+                assert error.errno == errno.EBUSY
+                refused += 1
+
+    with peer, sock:
+        threads = [threading.Thread(target=attach) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        sock.attach_filter(accept(3))  # nothing is left taken
+        peer.send(b"packet")
+        assert sock.recv(100) == b"pac"
+    assert refused < 800 * SCALE, "at least one call is let in at a time"
+
+
+def test_filter_is_read_once() -> None:
+    """What another thread writes into the buffer meanwhile is not read."""
+    peer, sock = datagram_pair()
+    code = bytearray(accept())
+    stop = threading.Event()
+
+    def scribble() -> None:
+        while not stop.is_set():
+            code[0] = 0xFF  # no instruction
+            code[0] = RET
+
+    with peer, sock:
+        thread = threading.Thread(target=scribble)
+        thread.start()
+        try:
+            for _ in range(500 * SCALE):
+                sock.attach_filter(accept(3))
+                try:
+                    sock.attach_filter(code)
+                except OSError as error:
+                    assert error.errno == errno.EINVAL
+                    peer.send(b"packet")
+                    assert sock.recv(100) == b"pac", "the old filter is gone"
+        finally:
+            stop.set()
+            thread.join()

@@ -306,10 +306,9 @@ def test_send_only_socket_queues_nothing(pair: Veth) -> None:
     with RawSocket(pair.b, protocol=0) as idle, RawSocket(pair.b) as sock:
         send(pair.a, *[frame(b"%d" % number) for number in range(64)])
         receive(sock, 64)
-        received, dropped = struct.unpack(
-            "II", idle.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-        )
-        assert (received, dropped) == (0, 0), "the kernel fed it packets"
+        with socket.socket(fileno=os.dup(idle.fileno())) as plain:
+            seen = plain.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        assert seen == bytes(8), "the kernel fed it packets"
         assert queued_bytes(idle) == 0
         assert idle.statistics().packets_received == 0
 
@@ -1103,3 +1102,34 @@ def test_statistics_are_a_named_tuple(pair: Veth) -> None:
     assert tuple(counts) == (0, 0, 0, 0, 0, 0)
     assert counts[1] == counts.packets_dropped
     assert "packets_dropped=0" in repr(counts)
+
+
+def test_name_that_is_not_utf8(veth_factory: Callable[..., Veth]) -> None:
+    """As os.fsdecode() has it, in every place."""
+    name = "v\udcff0"
+    veth_factory(name, "peer-of-it")
+    with RawSocket(name) as sock:
+        assert sock.interface == name
+        assert sock.getsockname()[0] == name
+
+
+def test_name_of_a_str_subclass_runs_no_code_of_it(veth: Veth) -> None:
+    class Name(str):
+        def __str__(self) -> str:
+            raise AssertionError("user code ran")
+
+        __repr__ = __str__
+
+    with RawSocket(Name(veth.a)) as sock:
+        assert type(sock.interface) is str
+        assert repr(veth.a) in repr(sock)
+
+
+def test_statistics_of_the_kernel_are_read_in_one_place(veth: Veth) -> None:
+    """The kernel starts again at 0 when asked: statistics() would lose
+    drops."""
+    with (
+        RawSocket(veth.a) as sock,
+        pytest.raises(ValueError, match=r"statistics\(\)"),
+    ):
+        sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)

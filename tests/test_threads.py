@@ -706,11 +706,14 @@ def test_list_changed_by_another_thread_during_send(
     every = [numbered(i) for i in range(200)]
     packets = list(every)
     stop = threading.Event()
+    changes = 0
 
     def change() -> None:
+        nonlocal changes
         for turn in itertools.cycle(range(4)):
             if stop.is_set():
                 return
+            changes += 1
             if turn == 0:
                 packets.clear()
             elif turn == 1:
@@ -723,25 +726,31 @@ def test_list_changed_by_another_thread_during_send(
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sock.setblocking(False)
         batch = PacketBatch(256, 128)
-        received = 0
+        received = turns = 0
+        deadline = time.monotonic() + WAIT
         with Call(change) as changer:
-            for turn in range(500 * SCALE):
-                try:
-                    if turn % 2:
-                        sender.sendmmsg(packets)
-                    else:
-                        sender.sendall(packets)
-                except IndexError:
-                    pass
-                try:
-                    received += sock.recvmmsg_into(batch)
-                except BlockingIOError:
-                    continue
-                for packet in batch.tolist():
-                    assert 0 <= number_of(packet) < 200
-            stop.set()
+            try:
+                while turns < 500 * SCALE or changes < 500 or received == 0:
+                    assert time.monotonic() < deadline, (
+                        "the threads do not mix"
+                    )
+                    turns += 1
+                    try:
+                        if turns % 2:
+                            sender.sendmmsg(packets)
+                        else:
+                            sender.sendall(packets)
+                    except IndexError:
+                        pass
+                    try:
+                        received += sock.recvmmsg_into(batch)
+                    except BlockingIOError:
+                        continue
+                    for packet in batch.tolist():
+                        assert 0 <= number_of(packet) < 200
+            finally:
+                stop.set()
         changer.result()
-    assert received > 0
 
 
 def test_buffers_being_sent_cannot_be_resized() -> None:
