@@ -25,7 +25,7 @@ from traffic import (
 )
 
 from rawmmsg import PacketBatch, RawSocket
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 # <linux/if_packet.h>, <asm-generic/socket.h>
 SOL_PACKET = 263
@@ -58,13 +58,6 @@ def packet_socket(
     sock = socket.socket(socket.AF_PACKET, kind, 0)
     sock.bind((interface, ETH_P_ALL))
     return sock
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Veth]:
-    """One veth pair for all tests here that leave it as it is."""
-    with veth_pair() as made:
-        yield made
 
 
 @pytest.fixture

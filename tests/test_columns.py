@@ -23,7 +23,7 @@ from rawmmsg import (
     PacketBatch,
     RawSocket,
 )
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 # <asm-generic/socket.h>, <linux/net_tstamp.h>, <linux/ethtool.h>
 SO_TIMESTAMPNS = 35
@@ -38,19 +38,6 @@ ETHTOOL_SGRO = 0x2C
 ADDRESS_A = "192.0.2.1"
 ADDRESS_B = "192.0.2.2"
 TAGGED = frame(bytes.fromhex("006488b5") + bytes(46), ethertype=0x8100)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Veth]:
-    """One veth pair for all tests here that leave it as it is."""
-    with veth_pair() as made:
-        yield made
-
-
-@pytest.fixture
-def sender(pair: Veth) -> Iterator[RawSocket]:
-    with RawSocket(pair.a, protocol=0) as sock:
-        yield sock
 
 
 # Lengths

@@ -9,7 +9,7 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ from traffic import (
 )
 
 from rawmmsg import TRUNCATED, PacketBatch, RawSocket
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 LD_B_ABS = 0x30
 WANTED = 0x88B5
@@ -47,13 +47,6 @@ def keep_first_byte(byte: bytes) -> bytes:
         (RET, 0, 0, 0xFFFF),
         (RET, 0, 0, 0),
     )
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Veth]:
-    """One veth pair for all tests here that leave it as it is."""
-    with veth_pair() as made:
-        yield made
 
 
 def send(interface: str, *packets: bytes) -> None:

@@ -166,6 +166,45 @@ def test_detach_in_the_child_works_beside_the_parents_call(
     assert call.result() == PACKET
 
 
+def test_close_in_the_child_wakes_the_childs_calls(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """Without the eventfd, which is the parent's: they look every second."""
+    sock = pair[1]
+
+    def child() -> None:
+        call = Call(sock.recv, 2048)
+        call.until_blocked()
+        sock.close()
+        error = call.error()
+        assert isinstance(error, OSError), f"{error!r}"
+        assert error.errno == errno.EBADF
+
+    with receiving(*pair):
+        in_child(child)
+
+
+def test_detach_in_the_child_is_for_good(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """A call of the child's that ends later does not open the object again."""
+    peer, sock = pair
+
+    def child() -> None:
+        call = Call(sock.recv, 2048)
+        call.until_blocked()
+        number = sock.detach()
+        assert sock.closed
+        peer.send(PACKET)
+        call.join()
+        assert sock.closed
+        assert sock.fileno() == -1
+        os.close(number)  # EBADF: the call has closed it
+
+    in_child(child)
+    assert not sock.closed
+
+
 def test_child_receives_and_closes_with_its_own_calls(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:

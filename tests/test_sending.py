@@ -11,7 +11,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy
 import pytest
@@ -20,7 +20,7 @@ from frames import HEADER_SIZE, frame, number_of, numbered
 from traffic import WAIT, datagram_pair, pending, receive
 
 from rawmmsg import PacketBatch, RawSocket
-from rawmmsg.testing import Veth
+from rawmmsg.testing import Veth, veth_pair
 
 Packets = Any  # what sendmmsg() and sendall() take, as tests make it
 
@@ -54,15 +54,22 @@ def shape(request: pytest.FixtureRequest) -> Callable[..., Packets]:
     return SHAPES[request.param]
 
 
+@pytest.fixture(scope="module")
+def link() -> Iterator[Veth]:
+    """One pair for all tests, none of which changes it for long."""
+    with veth_pair() as pair:
+        yield pair
+
+
 @pytest.fixture
-def sender(veth: Veth) -> Iterator[RawSocket]:
-    with RawSocket(veth.a, protocol=0) as sock:
+def sender(link: Veth) -> Iterator[RawSocket]:
+    with RawSocket(link.a, protocol=0) as sock:
         yield sock
 
 
 @pytest.fixture
-def receiver(veth: Veth) -> Iterator[RawSocket]:
-    with RawSocket(veth.b) as sock:
+def receiver(link: Veth) -> Iterator[RawSocket]:
+    with RawSocket(link.b) as sock:
         yield sock
 
 
@@ -415,11 +422,11 @@ def test_sendall_counts_across_calls(sender: RawSocket) -> None:
 
 
 def test_every_other_socket_gets_a_copy_of_what_is_sent(
-    veth: Veth, sender: RawSocket
+    link: Veth, sender: RawSocket
 ) -> None:
     """All that listen to everything on the interface, and not the sender:
     hence protocol=0 for those that only send."""
-    with RawSocket(veth.a) as one, RawSocket(veth.a) as two:
+    with RawSocket(link.a) as one, RawSocket(link.a) as two:
         one.send(numbered(1))
         sender.send(numbered(2))
         assert receive(two, 2) == [numbered(1), numbered(2)]
@@ -430,35 +437,45 @@ def test_every_other_socket_gets_a_copy_of_what_is_sent(
 # Queues that are full
 
 
-def shape_traffic(interface: str, *arguments: str) -> None:
-    """Puts a token bucket filter, tc-tbf(8), in front of the interface."""
+BIG: Final = numbered(0, 1_000)
+Throttle: TypeAlias = Callable[[str, int], None]
+
+
+def tc(*arguments: str) -> None:
+    """Runs tc(8)."""
     # Plain users often have no sbin in their PATH.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     command = shutil.which("tc", path=path)
     assert command is not None, "the tests need the tc command of iproute2"
     done = subprocess.run(
-        [
-            *(command, "qdisc", "replace", "dev", interface, "root"),
-            *("tbf", "burst", "2000", *arguments),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+        [command, *arguments], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f"tc: {done.stderr}"
+    assert done.returncode == 0, f"tc {' '.join(arguments)}: {done.stderr}"
 
 
 @pytest.fixture
-def stopped(veth: Veth, sender: RawSocket) -> RawSocket:
+def throttle(link: Veth) -> Iterator[Throttle]:
+    """Puts a token bucket filter, tc-tbf(8), in front of the sender: a rate,
+    and the bytes that may queue."""
+
+    def throttle(rate: str, limit: int) -> None:
+        tc(
+            *("qdisc", "replace", "dev", link.a, "root"),
+            *("tbf", "burst", "2000", "rate", rate, "limit", str(limit)),
+        )
+
+    yield throttle
+    tc("qdisc", "delete", "dev", link.a, "root")
+
+
+@pytest.fixture
+def stopped(throttle: Throttle, sender: RawSocket) -> RawSocket:
     """A sender whose queue is full, and next to never has room."""
-    shape_traffic(veth.a, "rate", "8bit", "limit", "3000")
+    throttle("8bit", 3_000)
     with raises(errno.ENOBUFS):
         for _ in range(100):
-            sender.send(numbered(0, 1_000))
+            sender.send(BIG)
     return sender
-
-
-BIG: Final = numbered(0, 1_000)
 
 
 def test_full_queue_is_an_error_at_once_on_a_blocking_socket(
@@ -485,9 +502,9 @@ def test_kernel_calls_a_socket_with_a_full_queue_writable(
 
 
 def test_queue_that_fills_up_is_a_short_count(
-    veth: Veth, sender: RawSocket, receiver: RawSocket
+    throttle: Throttle, sender: RawSocket, receiver: RawSocket
 ) -> None:
-    shape_traffic(veth.a, "rate", "8bit", "limit", "3000")
+    throttle("8bit", 3_000)
     count = sender.sendmmsg([BIG] * 20)
     assert 0 < count < 20
     with raises(errno.ENOBUFS):
@@ -531,9 +548,9 @@ def test_sendall_that_may_not_wait_does_not_retry(stopped: RawSocket) -> None:
 
 
 def test_sendall_tells_how_far_a_full_queue_let_it_come(
-    veth: Veth, sender: RawSocket
+    throttle: Throttle, sender: RawSocket
 ) -> None:
-    shape_traffic(veth.a, "rate", "8bit", "limit", "3000")
+    throttle("8bit", 3_000)
     sender.settimeout(0.05)
     with pytest.raises(TimeoutError) as caught:
         sender.sendall([BIG] * 20)
@@ -552,13 +569,13 @@ def test_close_ends_the_pause_after_a_full_queue(stopped: RawSocket) -> None:
 
 
 def test_sendall_over_a_slow_queue_delivers_everything_in_order(
-    veth: Veth,
+    throttle: Throttle,
     sender: RawSocket,
     receiver: RawSocket,
     shape: Callable[..., Packets],
 ) -> None:
     """Though nearly every packet finds the queue full."""
-    shape_traffic(veth.a, "rate", "20mbit", "limit", "3000")
+    throttle("20mbit", 3_000)
     given = frames(200, 1_000)
     sender.sendall(shape(given))
     assert receive(receiver, 200) == given
@@ -569,10 +586,10 @@ def test_sendall_over_a_slow_queue_delivers_everything_in_order(
 
 
 def test_second_without_progress_begins_anew_with_each_packet(
-    veth: Veth, sender: RawSocket, receiver: RawSocket
+    throttle: Throttle, sender: RawSocket, receiver: RawSocket
 ) -> None:
     """A slow queue is not a stuck one."""
-    shape_traffic(veth.a, "rate", "24kbit", "limit", "1000")
+    throttle("24kbit", 1_000)
     given = frames(6, 1_000)
     began = time.monotonic()
     sender.sendall(given)
@@ -580,31 +597,31 @@ def test_second_without_progress_begins_anew_with_each_packet(
     assert receive(receiver, 6) == given
 
 
-def test_qdisc_bypass_skips_the_queue(veth: Veth, stopped: RawSocket) -> None:
+def test_qdisc_bypass_skips_the_queue(link: Veth, stopped: RawSocket) -> None:
     with (
-        RawSocket(veth.a, protocol=0, qdisc_bypass=True) as bypass,
-        RawSocket(veth.b) as receiver,
+        RawSocket(link.a, protocol=0, qdisc_bypass=True) as bypass,
+        RawSocket(link.b) as receiver,
     ):
         bypass.sendall(frames(50, 1_000))
         assert receive(receiver, 50) == frames(50, 1_000)
 
 
 def test_full_send_buffer_is_waited_for(
-    veth: Veth, receiver: RawSocket
+    link: Veth, throttle: Throttle, receiver: RawSocket
 ) -> None:
     """Here poll(2) does tell when there is room, so that every mode and call
     can wait, and nothing counts as a retry."""
-    shape_traffic(veth.a, "rate", "2mbit", "limit", "1000000")
+    throttle("2mbit", 1_000_000)
     given = frames(50, 1_000)
-    with RawSocket(veth.a, protocol=0, sndbuf=4_608) as sender:
+    with RawSocket(link.a, protocol=0, sndbuf=4_608) as sender:
         sent = 0
         while sent < 30:
             sent += sender.sendmmsg(given[:30], start=sent)
         sender.sendall(given[30:])
         assert receive(receiver, 50) == given
         assert sender.statistics().send_retries == 0
-    with RawSocket(veth.a, protocol=0, sndbuf=4_608) as sender:
-        shape_traffic(veth.a, "rate", "8bit", "limit", "1000000")
+    with RawSocket(link.a, protocol=0, sndbuf=4_608) as sender:
+        throttle("8bit", 1_000_000)
         sender.setblocking(False)
         with pytest.raises(BlockingIOError):
             sender.sendall(given)

@@ -32,7 +32,7 @@ from traffic import (
 )
 
 from rawmmsg import PacketBatch, RawSocket
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 # <linux/if_packet.h>, <asm-generic/socket.h>
 SOL_PACKET = 263
@@ -123,13 +123,6 @@ def may(sock: socket.socket, option: int, value: int) -> bool:
     except PermissionError:
         return False
     return True
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Veth]:
-    """One veth pair for all tests here that leave it as it is."""
-    with veth_pair() as made:
-        yield made
 
 
 # Construction

@@ -4,13 +4,12 @@ import re
 import shutil
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from traffic import run_python
 
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 BATCHES = 1000
 
@@ -53,13 +52,6 @@ POSTLUDE = """
     sock.close()
     sender.close()
 """
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Veth]:
-    """One veth pair for all tests here that leave it as it is."""
-    with veth_pair() as made:
-        yield made
 
 
 def trace(directory: Path, pair: Veth, code: str, *options: str) -> list[str]:

@@ -11,7 +11,7 @@ from frames import frame
 from traffic import WAIT, accept, ip, keep_ethertype, receive
 
 from rawmmsg import TRUNCATED, VLAN_RESTORED, PacketBatch, RawSocket
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 PLAIN = frame(bytes(range(1, 61)))
 
@@ -33,19 +33,6 @@ TAGS: dict[str, list[tuple[int, int]]] = {
 def tagged(*tags: tuple[int, int], plain: bytes = PLAIN) -> bytes:
     inner = b"".join(struct.pack(">HH", *tag) for tag in tags)
     return plain[:12] + inner + plain[12:]
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Veth]:
-    """One veth pair for all tests here that leave it as it is."""
-    with veth_pair() as made:
-        yield made
-
-
-@pytest.fixture
-def sender(pair: Veth) -> Iterator[RawSocket]:
-    with RawSocket(pair.a, protocol=0) as sock:
-        yield sock
 
 
 def receive_one(sock: RawSocket, batch: PacketBatch) -> bytes:
