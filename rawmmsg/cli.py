@@ -8,7 +8,6 @@ from . import __version__
 from .bpf import FilterError, compile
 from .demo import run_demo
 
-
 # tcpdump's names of link types, and the kernel's numbers (linux/if_arp.h).
 _LINK_TYPES = {"EN10MB": 1, "RAW": 65534}
 
