@@ -1,0 +1,69 @@
+"""The way of an expression through the rooms of the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .assembler import assemble
+from .codegen import generate
+from .errors import FilterError, UnsupportedFilterError
+from .graph import ACCEPT, REJECT, Graph
+from .headers import Headers
+from .layers import ETHERNET, RAW_IP, Layer
+from .optimizer import optimize
+from .parser import parse
+from .program import Program
+
+__all__ = ["compile_expression"]
+
+# linux/if_arp.h: link types by what a frame begins with.
+_LAYERS = {
+    1: ETHERNET,  # ARPHRD_ETHER
+    772: ETHERNET,  # ARPHRD_LOOPBACK
+    519: RAW_IP,  # ARPHRD_RAWIP
+    768: RAW_IP,  # ARPHRD_TUNNEL
+    769: RAW_IP,  # ARPHRD_TUNNEL6
+    776: RAW_IP,  # ARPHRD_SIT
+    778: RAW_IP,  # ARPHRD_IPGRE
+    65534: RAW_IP,  # ARPHRD_NONE
+}
+
+
+def _layer(expression: str, link_type: int) -> Layer:
+    layer = _LAYERS.get(link_type)
+    if layer is None:
+        raise UnsupportedFilterError(
+            f"link type {link_type} (ARPHRD_*) is not supported",
+            expression,
+        )
+    return layer
+
+
+def compile_expression(
+    expression: str,
+    values: Sequence[object],
+    link_type: int,
+    snaplen: int,
+    live: bool,
+    netmask: int | None,
+) -> Program:
+    """See rawmmsg.bpf.compile()."""
+    layer = _layer(expression, link_type)
+    tree = parse(expression, values)
+    graph = Graph()
+    root = ACCEPT
+    try:
+        if tree is not None:
+            headers = Headers(graph, expression, netmask)
+            root = generate(
+                headers, tree, layer, live=live, yes=ACCEPT, no=REJECT
+            )
+            root = optimize(graph, root)
+        if root == REJECT:
+            raise FilterError("the expression rejects all packets")
+        return Program.from_instructions(assemble(graph, root, snaplen))
+    except FilterError as error:
+        if error.expression is None:
+            # A limit met behind the parser: the whole is to blame.
+            raise FilterError(error.reason, expression, 0) from None
+        raise

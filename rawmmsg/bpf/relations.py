@@ -1,0 +1,113 @@
+"""Comparisons of arithmetic expressions."""
+
+from __future__ import annotations
+
+from . import names, tree
+from .graph import ACCEPT, REJECT
+from .headers import Headers, Test
+from .layers import Layer
+
+__all__ = ["relation"]
+
+
+def _against_constant(primitive: tree.Relation) -> bool:
+    """Whether one side, and one only, of a comparison is a constant."""
+    return _is_constant(primitive.left) != _is_constant(primitive.right)
+
+
+def _is_constant(node: tree.Arithmetic) -> bool:
+    if isinstance(node, tree.Binary):
+        return _is_constant(node.left) and _is_constant(node.right)
+    if isinstance(node, tree.Negative):
+        return _is_constant(node.operand)
+    return isinstance(node, tree.Number)
+
+
+def relation(
+    headers: Headers, primitive: tree.Relation, layer: Layer, yes: int, no: int
+) -> int:
+    """A comparison, behind the tests for the protocols it names."""
+    checks: list[Test] = []
+    left = _value(headers, primitive.left, layer, checks)
+    right = _value(headers, primitive.right, layer, checks)
+    graph = headers.graph
+    simple = _against_constant(primitive)
+    if not simple or graph.is_constant(left) == graph.is_constant(right):
+        graph.keeps_loads = True
+    yes = graph.compare(left, primitive.operator, right, yes, no)
+    for check in reversed(checks):
+        yes = check(yes, no)
+    return yes
+
+
+def _value(
+    headers: Headers, node: tree.Arithmetic, layer: Layer, checks: list[Test]
+) -> int:
+    """The value of an arithmetic expression."""
+    graph = headers.graph
+    if isinstance(node, tree.Number):
+        return graph.constant(node.value)
+    if isinstance(node, tree.Length):
+        return graph.length()
+    if isinstance(node, tree.Access):
+        return _access(headers, node, layer, checks)
+    if isinstance(node, tree.Negative):
+        operand = _value(headers, node.operand, layer, checks)
+        return graph.operation("-", graph.constant(0), operand)
+    left = _value(headers, node.left, layer, checks)
+    # As in libpcap, what the right operand of an operation needs is
+    # not checked; what both sides of a relation need is.
+    unchecked: list[Test] = []
+    right = _value(headers, node.right, layer, unchecked)
+    for check in unchecked:
+        check(ACCEPT, REJECT)  # for its errors only
+    # A constant shifted by a computed number of bits never becomes an
+    # instruction. As in libpcap, all its bits may go.
+    shift = isinstance(node.right, tree.Number) or not graph.is_constant(left)
+    if graph.is_constant(right):
+        _check_operand(headers, node, graph.values[right].a, shift)
+    return graph.operation(node.operator, left, right)
+
+
+def _check_operand(
+    headers: Headers, node: tree.Binary, number: int, shift: bool
+) -> None:
+    """Refuse what the kernel refuses as a constant operand."""
+    if node.operator in ("/", "%") and number == 0:
+        reason = "division by zero"
+    elif shift and node.operator in ("<<", ">>") and number > 31:
+        reason = "a shift by more than 31 bits"
+    else:
+        return
+    headers.position = node.position
+    headers.fail(reason)
+
+
+def _access(
+    headers: Headers, node: tree.Access, layer: Layer, checks: list[Test]
+) -> int:
+    """protocol[offset:size]; adds what must hold for it to exist."""
+    offset = _value(headers, node.offset, layer, checks)
+    protocol = node.protocol
+    if protocol == "ether":
+        return headers.indexed(node.size, layer.header, offset)
+    if protocol in names.ETHER_TYPES:
+        number = names.ETHER_TYPES[protocol]
+        checks.append(lambda yes, no: headers.carries(layer, number, yes, no))
+        return headers.indexed(node.size, layer.payload, offset)
+    number, _ = names.IP_PROTOCOLS[protocol]
+    if number == names.IPPROTO_ICMPV6:
+        checks.append(
+            lambda yes, no: headers.carries(layer, names.ETH_IPV6, yes, no)
+        )
+        checks.append(headers.field(1, layer.payload, 6, number))
+        place = layer.payload.moved(names.IP6_HEADER)
+        return headers.indexed(node.size, place, offset)
+    checks.append(
+        lambda yes, no: headers.carries(layer, names.ETH_IP, yes, no)
+    )
+    checks.append(headers.field(1, layer.payload, 9, number))
+    checks.append(lambda yes, no: headers.first_fragment(layer, yes, no))
+    base, start = headers.behind_ip(layer)
+    base = headers.graph.operation("+", offset, base)
+    return headers.graph.load(node.size, base, start)

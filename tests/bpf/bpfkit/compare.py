@@ -1,0 +1,194 @@
+"""Compare what a compiled expression accepts with what libpcap's does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+from rawmmsg import bpf
+
+from . import BY_HAND, machine, mutations, packets
+from .machine import Instruction, Instructions
+from .oracle import SNAPLEN, Answer, Refused
+
+Feed = list[tuple[bytes, int]]
+
+
+class Difference(NamedTuple):
+    """One packet on which a program disagrees with libpcap; ``reason`` when it
+    is an error on one side.
+    """
+
+    expression: str
+    link_type: int
+    packet: bytes
+    wire_length: int
+    got: int | str
+    optimised: int | str
+    unoptimised: int | str
+
+    def __str__(self) -> str:
+        length = f"{len(self.packet)} of {self.wire_length} bytes"
+        return (
+            f"{self.expression!r} (link type {self.link_type}): "
+            f"accepts {self.got}, libpcap {self.optimised} optimised "
+            f"and {self.unoptimised} not, of {length} {self.packet.hex()}"
+        )
+
+
+@cache
+def _starts(link_type: int) -> tuple[bytes, ...]:
+    """The structured traffic without its two big frames, which say nothing
+    that shorter ones do not.
+    """
+    return tuple(
+        packet
+        for packet in packets.traffic(link_type).values()
+        if len(packet) < 1000
+    )
+
+
+def uses_length(program: Iterable[Instruction]) -> bool:
+    """Whether the program asks for the length of the packet."""
+    return any(
+        code & 7 in (machine.LD, machine.LDX) and code & 0xE0 == machine.LEN
+        for code, *_ in program
+    )
+
+
+def feed(programs: list[Instructions], link_type: int) -> Feed:
+    """(packet, wire length) aimed at the programs: structured traffic,
+    boundary values, truncations.
+    """
+    starts = _starts(link_type)
+    whole, cut = mutations.explore(programs, starts)
+    fed = [
+        (packet, len(packet)) for packet in dict.fromkeys((*starts, *whole))
+    ]
+    fed.extend(cut)
+    if any(uses_length(program) for program in programs):
+        fed.extend((packet, len(packet)) for packet, _ in cut)
+        fed.extend(
+            (packet, length)
+            for packet, _ in cut[:40]
+            for length in (0, 40, 60, 64, 100, 1500, 65536)
+        )
+        fed.extend(
+            (bytes(length), length)
+            for length in (
+                59,
+                60,
+                61,
+                63,
+                64,
+                65,
+                99,
+                100,
+                101,
+                576,
+                1000,
+                1400,
+            )
+        )
+    return fed
+
+
+def compile_ours(
+    expression: str, link_type: int
+) -> bpf.Program | bpf.FilterError:
+    """The program for bytes in memory, or the error."""
+    try:
+        return bpf.compile(
+            expression, link_type=link_type, snaplen=SNAPLEN, live=False
+        )
+    except bpf.FilterError as error:
+        return error
+
+
+def instructions_of(program: bpf.Program) -> Instructions:
+    """A program's instructions as plain tuples."""
+    return tuple((code, jt, jf, k) for code, jt, jf, k in program.instructions)
+
+
+class Side(NamedTuple):
+    """One of the three programs compared, or the error in its place."""
+
+    program: Instructions | None
+    error: str = ""
+
+    def accepts(self, packet: bytes, length: int) -> int:
+        """The accept length; an error accepts nothing."""
+        if self.program is None:
+            return 0
+        return machine.run(self.program, packet, length)[0]
+
+    def says(self, packet: bytes, length: int) -> int | str:
+        """The accept length, or the error."""
+        return self.error or self.accepts(packet, length)
+
+
+def _sides(
+    expression: str, answer: Answer, link_type: int
+) -> tuple[Side, Side, Side]:
+    """Our program, libpcap's optimised and libpcap's unoptimised one."""
+    compiled = compile_ours(expression, link_type)
+    if isinstance(compiled, bpf.FilterError):
+        ours = Side(None, f"error: {str(compiled).splitlines()[0]}")
+    else:
+        ours = Side(instructions_of(compiled))
+    if isinstance(answer, Refused):
+        refused = Side(None, f"error: {answer.message}")
+        return ours, refused, refused
+    if answer.optimised is None:
+        optimised = Side(None, "error of the optimiser")
+    else:
+        optimised = Side(answer.optimised)
+    return ours, optimised, Side(answer.unoptimised)
+
+
+def differences(
+    expression: str, answer: Answer, link_type: int = 1
+) -> Iterator[Difference]:
+    """Every packet on which our program differs from both of libpcap's; an
+    error counts as accepting nothing.
+
+    Where libpcap's optimiser is wrong, its two programs differ on whole
+    packets (for `src net 2001:db8::/33` twice over, say). Then it is no
+    judge of what a packet cut short does, and only whole ones count.
+    """
+    ours, optimised, unoptimised = sides = _sides(
+        expression, answer, link_type
+    )
+    # What the unoptimised program compares the optimised one does too, but
+    # for what can make no difference: it is followed only by hand.
+    followed: tuple[Side, ...] = sides
+    if not BY_HAND and optimised.program is not None:
+        followed = (ours, optimised)
+    programs = [side.program for side in followed if side.program is not None]
+    if not programs:
+        return
+    fed = feed(programs, link_type)
+    agreed: bool | None = None
+    for packet, length in fed:
+        got = ours.accepts(packet, length)
+        if got in (
+            optimised.accepts(packet, length),
+            unoptimised.accepts(packet, length),
+        ):
+            continue
+        if len(packet) < length:
+            if agreed is None:
+                agreed = _agree_on_whole_packets(optimised, unoptimised, fed)
+            if not agreed:
+                continue
+        verdicts = [side.says(packet, length) for side in sides]
+        yield Difference(expression, link_type, packet, length, *verdicts)
+
+
+def _agree_on_whole_packets(one: Side, other: Side, fed: Feed) -> bool:
+    return all(
+        one.accepts(packet, length) == other.accepts(packet, length)
+        for packet, length in fed
+        if len(packet) >= length
+    )

@@ -1,0 +1,244 @@
+"""``Program``: an immutable array of instructions with a readable face."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+from bpfkit import compare, oracle, packets
+from bpfkit.names import fixed_names as fixed_names
+from bpfkit.oracle import Pair
+
+from rawmmsg import bpf
+from rawmmsg.bpf import Program
+
+pytestmark = pytest.mark.no_network
+
+EXPRESSIONS = (
+    "",
+    "tcp port 80",
+    "vlan and ip",
+    "inbound",
+    "ip[8] + ip[9] > 5",
+    "host 2001:db8::1",
+)
+ACCEPT_ALL = "{ 0x6, 0, 0, 0x00040000 },"
+
+
+def disassemblies() -> list[tuple[str, str, bool]]:
+    """(expression, libpcap's text, whether it is the optimised program)."""
+    text = (oracle.GOLDEN / "golden-disassembly.txt").read_text()
+    _, *blocks = text.split("\n\n")
+    split = [block.rstrip("\n").split("\n", 1) for block in blocks]
+    return [
+        (expression, listing, number % 2 == 0)
+        for number, (expression, listing) in enumerate(split)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("expression", "listing", "optimised"), disassemblies()
+)
+def test_disassembly_is_that_of_tcpdump(
+    expression: str, listing: str, optimised: bool
+) -> None:
+    answer = oracle.goldens().ask(expression)
+    assert isinstance(answer, Pair)
+    instructions = answer.optimised if optimised else answer.unoptimised
+    assert instructions is not None
+    program = Program.from_instructions(instructions)
+    assert program.disassemble().rstrip() == listing, (
+        "disassemble() prints what tcpdump -d prints"
+    )
+    assert program.dump("d") == program.disassemble(), (
+        'dump("d") is disassemble()'
+    )
+
+
+def test_an_empty_expression_accepts_everything() -> None:
+    program = bpf.compile("")
+    assert program.dump("dd").strip() == ACCEPT_ALL, (
+        'compile("") is one instruction that accepts'
+    )
+    for name, frame in packets.ethernet_frames().items():
+        assert program.matches(frame) == 262144, (
+            f"the empty expression accepts {name}"
+        )
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_dumps_read_back(expression: str) -> None:
+    program = bpf.compile(expression)
+    ddd, dd = program.dump("ddd"), program.dump("dd")
+    assert ddd.splitlines()[0] == str(len(program.instructions)), (
+        "-ddd starts with the count"
+    )
+    assert Program.from_tcpdump(ddd) == program, (
+        "from_tcpdump() reads what dump('ddd') wrote"
+    )
+    assert Program.from_tcpdump(dd) == program, (
+        "from_tcpdump() reads what dump('dd') wrote"
+    )
+    assert Program.from_tcpdump(ddd.replace("\n", "\r\n")) == program, (
+        "line ends do not matter"
+    )
+
+
+def test_what_tcpdump_printed_is_read() -> None:
+    """tcpdump -ddd 'ip' and tcpdump -dd 'ip', copied from a terminal."""
+    ddd = "4\n40 0 0 12\n21 0 1 2048\n6 0 0 262144\n6 0 0 0\n"
+    dd = (
+        "{ 0x28, 0, 0, 0x0000000c },\n{ 0x15, 0, 1, 0x00000800 },\n"
+        "{ 0x6, 0, 0, 0x00040000 },\n{ 0x6, 0, 0, 0x00000000 },\n"
+    )
+    assert Program.from_tcpdump(ddd) == Program.from_tcpdump(dd), (
+        "both notations mean one program"
+    )
+    assert Program.from_tcpdump(ddd).dump("ddd").split() == ddd.split(), (
+        "-ddd is written as tcpdump writes it"
+    )
+    assert Program.from_tcpdump(ddd).dump("dd").split() == dd.split(), (
+        "-dd is written as tcpdump writes it"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "4",
+            "3\n6 0 0 1\n",
+            "1\n6 0 0\n",
+            "1\n6 0 0 1 2\n",
+            "x\n6 0 0 1",
+            "1\n6 0 -1 1\n",
+            "1\n6 0 0 4294967296",
+        ),
+        *(
+            "1\n6 256 0 1",
+            "tcp port 80",
+            "(000) ret #0",
+            "{ 0x6, 0, 0 },",
+            "{ 0x6, 0, 0, 0x1 }, junk",
+            "0\n",
+        ),
+    ],
+)
+def test_what_is_no_dump_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        Program.from_tcpdump(text)
+
+
+def test_an_unknown_dump_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="dddd"):
+        bpf.compile("tcp").dump("dddd")
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_a_program_is_its_bytes(expression: str) -> None:
+    program = bpf.compile(expression)
+    again = Program(bytes(program))
+    assert isinstance(program, bytes), "a program is bytes"
+    assert again == program == bytes(program), "a program equals its bytes"
+    assert hash(again) == hash(program) == hash(bytes(program)), (
+        "equal programs have one hash"
+    )
+    assert len(program) == 8 * len(program.instructions), (
+        "eight bytes make an instruction"
+    )
+    assert Program.from_instructions(program.instructions) == program, (
+        "instructions make the program again"
+    )
+    assert memoryview(program).readonly, (
+        "a program cannot be written through its buffer"
+    )
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_program_travels_by_pickle(protocol: int) -> None:
+    program = bpf.compile("tcp port 80")
+    again = pickle.loads(pickle.dumps(program, protocol))
+    assert type(again) is Program, "a pickled program is a Program again"
+    assert again == program, "a pickled program is the same"
+    assert copy.deepcopy(program) == program == copy.copy(program), (
+        "copies are the same program"
+    )
+
+
+def test_a_program_cannot_be_changed() -> None:
+    program = bpf.compile("tcp")
+    with pytest.raises(TypeError):
+        program[0] = 0  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        program.instructions = ()  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        program.note = "mine"  # type: ignore[attr-defined]
+
+
+def test_the_repr_is_short_and_tells_the_size() -> None:
+    program = bpf.compile("tcp port 80 or host 10.0.0.1")
+    assert "Program" in repr(program), "the repr names the type"
+    assert str(len(program.instructions)) in repr(program), (
+        "the repr tells how many instructions"
+    )
+    assert len(repr(program)) < 120, "the repr fits a line"
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", bytes(7), bytes(9)])
+def test_bytes_that_are_no_array_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"empty|multiple|bytes"):
+        Program(data)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_matches_takes_any_buffer(kind: type[bytes]) -> None:
+    frame = packets.ethernet_frames()["ip-tcp-http"]
+    assert bpf.compile("tcp port 80").matches(kind(frame)), (
+        f"matches() takes {kind.__name__}"
+    )
+
+
+def test_the_wire_length_is_what_len_means() -> None:
+    program = bpf.compile("greater 1000")
+    frame = packets.ethernet_frames()["ip-tcp-http"]
+    assert not program.matches(frame), (
+        "by default a packet is as long as its bytes"
+    )
+    assert program.matches(frame, wire_length=1000), (
+        "a packet cut short keeps the length it had"
+    )
+
+
+@pytest.mark.parametrize("snaplen", [1, 96, 65535, 262144])
+def test_the_snaplen_is_the_verdict(snaplen: int) -> None:
+    frame = packets.ethernet_frames()["ip-tcp-http"]
+    assert bpf.compile("tcp", snaplen=snaplen).matches(frame) == snaplen, (
+        "an accepted packet is accepted to snaplen"
+    )
+
+
+@pytest.mark.parametrize("snaplen", [0, -1, 1 << 32])
+def test_a_snaplen_that_accepts_nothing_is_refused(snaplen: int) -> None:
+    with pytest.raises(ValueError, match="snaplen"):
+        bpf.compile("tcp", snaplen=snaplen)
+
+
+def test_the_same_expression_gives_the_same_program() -> None:
+    first = [bpf.compile(expression) for expression in EXPRESSIONS]
+    again = [bpf.compile(expression) for expression in reversed(EXPRESSIONS)]
+    assert first == again[::-1], (
+        "no state is left from one compilation to the next"
+    )
+
+
+def test_instructions_have_names() -> None:
+    instruction = bpf.compile("ip").instructions[0]
+    fields = (instruction.code, instruction.jt, instruction.jf, instruction.k)
+    assert fields == (0x28, 0, 0, 12), (
+        "an instruction has code, jt, jf and k: the first of 'ip' is ldh [12]"
+    )
+    assert compare.instructions_of(bpf.compile("ip"))[0] == fields, (
+        "an instruction is a tuple, too"
+    )
