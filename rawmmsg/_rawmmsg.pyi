@@ -331,7 +331,14 @@ class RawSocket:
         """Counts since the socket was made."""
 
     @overload
-    def getsockopt(self, level: int, optname: int, /) -> int: ...
+    def getsockopt(self, level: int, optname: int, /) -> int:
+        """A socket option, as socket.getsockopt().
+
+        ValueError for PACKET_STATISTICS, which would take drops away from
+        statistics(), and for SO_GET_FILTER, whose length is no number of
+        bytes.
+        """
+
     @overload
     def getsockopt(
         self, level: int, optname: int, buflen: int, /
@@ -339,7 +346,13 @@ class RawSocket:
     @overload
     def setsockopt(
         self, level: int, optname: int, value: int | Buffer, /
-    ) -> None: ...
+    ) -> None:
+        """Sets a socket option, as socket.setsockopt().
+
+        ValueError for PACKET_VNET_HDR, which would put a header in front of
+        every frame.
+        """
+
     @overload
     def setsockopt(
         self, level: int, optname: int, value: None, optlen: int, /
