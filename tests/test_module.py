@@ -28,7 +28,7 @@ def symbols(path: str) -> set[str]:
     return {row[7].partition("@")[0] for row in rows if len(row) > 7}
 
 
-def test_extension_calls_the_kernel_itself_but_under_addresssanitizer() -> None:
+def test_extension_calls_the_kernel_itself() -> None:
     """sendmmsg() of musl is a loop of sendmsg(); AddressSanitizer sees what
     libc's recvmmsg() writes, and nothing of what syscall(2) does."""
     names = symbols(_rawmmsg.__file__)
