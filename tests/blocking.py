@@ -11,7 +11,24 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, Self
 
+from frames import frame
 from traffic import WAIT
+
+from rawmmsg import PacketBatch, RawSocket
+
+PACKET: Final = frame(bytes(46))
+
+# Every method that waits, by what it waits for.
+RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
+    "recvmmsg_into": lambda sock: sock.recvmmsg_into(PacketBatch(4)),
+    "recv": lambda sock: sock.recv(2048),
+    "recv_into": lambda sock: sock.recv_into(bytearray(2048)),
+}
+SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
+    "sendmmsg": lambda sock: sock.sendmmsg([PACKET]),
+    "sendall": lambda sock: sock.sendall([PACKET]),
+    "send": lambda sock: sock.send(PACKET),
+}
 
 # <asm/unistd.h>: x86-64 has numbers of its own, the others share one table.
 _PPOLL: Final = "271" if platform.machine() == "x86_64" else "73"

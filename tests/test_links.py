@@ -10,28 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
-from blocking import Call, descriptors
+from blocking import PACKET, RECEIVING, SENDING, Call, descriptors
 from frames import number_of, numbered
 from traffic import SCALE, WAIT, ip
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
-
-FRAME: Final = numbered(0)
-
-RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
-    "recvmmsg_into": lambda sock: sock.recvmmsg_into(PacketBatch(4)),
-    "recv": lambda sock: sock.recv(2048),
-    "recv_into": lambda sock: sock.recv_into(bytearray(2048)),
-}
-SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
-    "sendmmsg": lambda sock: sock.sendmmsg([FRAME]),
-    "sendall": lambda sock: sock.sendall([FRAME]),
-    "send": lambda sock: sock.send(FRAME),
-}
 
 
 @contextmanager
@@ -77,7 +64,7 @@ def test_link_going_down_ends_a_receive_that_waits(
         nothing_pending(sock)
         veth.up("b")
         sock.settimeout(WAIT)
-        sender.send(FRAME)
+        sender.send(PACKET)
         receive(sock)
         nothing_pending(sock)
 
@@ -98,8 +85,8 @@ def test_receive_after_the_error_waits_for_the_link(veth: Veth) -> None:
         with Call(sock.recv, 2048) as call:
             call.until_blocked()
             veth.up("b")
-            sender.send(FRAME)
-        assert call.result() == FRAME
+            sender.send(PACKET)
+        assert call.result() == PACKET
 
 
 def test_link_of_the_other_end_is_no_error(veth: Veth) -> None:
@@ -142,7 +129,7 @@ def test_every_send_while_the_link_is_down_is_an_error(
         veth.up("a")
         send(sender)
         sock.settimeout(WAIT)
-        assert sock.recv(2048) == FRAME
+        assert sock.recv(2048) == PACKET
 
 
 def test_send_while_the_link_is_down_leaves_the_error_to_the_receiver(
@@ -167,7 +154,7 @@ def test_kernel_gives_the_error_to_whoever_calls_first(veth: Veth) -> None:
         veth.down("b")
         veth.up("b")
         with raises(errno.ENETDOWN):
-            plain.send(FRAME)
+            plain.send(PACKET)
         with pytest.raises(BlockingIOError):
             plain.recv(2048)
 
@@ -191,7 +178,7 @@ def test_send_only_socket_is_told_by_its_sends_alone(veth: Veth) -> None:
     with RawSocket(veth.a, protocol=0) as sender:
         veth.down("a")
         veth.up("a")
-        sender.send(FRAME)
+        sender.send(PACKET)
 
 
 def test_kept_error_reaches_a_receive_that_waits_already(veth: Veth) -> None:
@@ -202,7 +189,7 @@ def test_kept_error_reaches_a_receive_that_waits_already(veth: Veth) -> None:
         veth.down("b")
         veth.up("b")
         try:
-            sock.send(FRAME)
+            sock.send(PACKET)
         except OSError as error:
             assert error.errno == errno.ENETDOWN
         with raises(errno.ENETDOWN):
@@ -217,8 +204,8 @@ def test_allow_down_waits_for_the_link(veth: Veth) -> None:
             call.until_blocked()
             veth.up("b")
             with RawSocket(veth.a, protocol=0) as sender:
-                sender.send(FRAME)
-        assert call.result() == FRAME
+                sender.send(PACKET)
+        assert call.result() == PACKET
 
 
 def test_allow_down_and_the_link_that_goes_down_again(veth: Veth) -> None:
@@ -400,7 +387,7 @@ def test_sender_is_told_of_the_delete(
         plain.bind((veth.a, 0))
         veth.delete()
         with raises(errno.ENXIO):
-            plain.send(FRAME)
+            plain.send(PACKET)
         for _ in range(3):
             with raises(errno.ENODEV):
                 send(sender)
@@ -426,14 +413,14 @@ def test_interface_of_the_same_name_is_another_one(
         veth_factory("again-a", "again-b")
         until_gone(sock)
         with RawSocket("again-a", protocol=0) as other:
-            other.send(FRAME)
+            other.send(PACKET)
         for timeout in (0, 1e-3, None):
             sock.settimeout(timeout)
             with raises(errno.ENODEV):
                 sock.recv(2048)
         until_gone(sender)
         with raises(errno.ENODEV):
-            sender.send(FRAME)
+            sender.send(PACKET)
         with RawSocket("again-b") as new:
             assert new.ifindex != sock.ifindex
 
@@ -464,6 +451,6 @@ def test_renamed_interface_is_the_same_one(veth: Veth) -> None:
         ip("link", "set", veth.b, "name", "renamed-b")
         assert sock.getsockname()[0] == "renamed-b"
         sock.settimeout(WAIT)
-        sender.send(FRAME)
-        assert sock.recv(2048) == FRAME
+        sender.send(PACKET)
+        assert sock.recv(2048) == PACKET
         assert sock.mtu == 1500

@@ -4,9 +4,7 @@ queues that are full."""
 import errno
 import os
 import select
-import shutil
 import socket
-import subprocess
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +15,7 @@ import numpy
 import pytest
 from blocking import Call
 from frames import HEADER_SIZE, frame, number_of, numbered
-from traffic import WAIT, datagram_pair, pending, receive
+from traffic import WAIT, datagram_pair, pending, receive, tc
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
@@ -441,18 +439,6 @@ def test_every_other_socket_gets_a_copy_of_what_is_sent(
 
 BIG: Final = numbered(0, 1_000)
 Throttle: TypeAlias = Callable[[str, int], None]
-
-
-def tc(*arguments: str) -> None:
-    """Runs tc(8)."""
-    # Plain users often have no sbin in their PATH.
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    command = shutil.which("tc", path=path)
-    assert command is not None, "the tests need the tc command of iproute2"
-    done = subprocess.run(
-        [command, *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"tc {' '.join(arguments)}: {done.stderr}"
 
 
 @pytest.fixture

@@ -14,26 +14,20 @@ from typing import Any, Final
 
 import numpy
 import pytest
-from blocking import Call, descriptors, eventually
-from frames import frame, number_of, numbered
+from blocking import (
+    PACKET,
+    RECEIVING,
+    SENDING,
+    Call,
+    descriptors,
+    eventually,
+)
+from frames import number_of, numbered
 from numpy.lib.stride_tricks import as_strided
 from traffic import SCALE, WAIT, accept, datagram_pair, flood
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
-
-PACKET: Final = frame(bytes(46))
-
-RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
-    "recvmmsg_into": lambda sock: sock.recvmmsg_into(PacketBatch(4)),
-    "recv": lambda sock: sock.recv(2048),
-    "recv_into": lambda sock: sock.recv_into(bytearray(2048)),
-}
-SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
-    "sendmmsg": lambda sock: sock.sendmmsg([PACKET]),
-    "sendall": lambda sock: sock.sendall([PACKET]),
-    "send": lambda sock: sock.send(PACKET),
-}
 
 IN_USE: Final = "the batch is in use by another call"
 

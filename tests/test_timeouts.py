@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import blocking
 import pytest
 from blocking import (
+    PACKET,
+    RECEIVING,
     Call,
     descriptors,
     eventually,
@@ -21,24 +24,13 @@ from blocking import (
     waits,
     when_main_thread_waits,
 )
-from frames import frame
 from traffic import WAIT, datagram_pair
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
-PACKET: Final = frame(bytes(46))
-
-RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
-    "recvmmsg_into": lambda sock: sock.recvmmsg_into(PacketBatch(4)),
-    "recv": lambda sock: sock.recv(2048),
-    "recv_into": lambda sock: sock.recv_into(bytearray(2048)),
-}
-SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
-    "sendmmsg": lambda sock: sock.sendmmsg([PACKET]),
+SENDING: Final = blocking.SENDING | {
     "sendmmsg of a batch": lambda sock: sock.sendmmsg(full_batch()),
-    "sendall": lambda sock: sock.sendall([PACKET]),
-    "send": lambda sock: sock.send(PACKET),
 }
 
 

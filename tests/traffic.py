@@ -125,17 +125,29 @@ def datagram_pair() -> tuple[socket.socket, RawSocket]:
     return sender, RawSocket(fileno=receiver.detach())
 
 
-def ip(*arguments: str) -> str:
-    """Runs ip(8); returns what it prints."""
+def run_iproute2(name: str, *arguments: str) -> str:
+    """Runs a command of iproute2; returns what it prints."""
     # Plain users often have no sbin in their PATH.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    command = shutil.which("ip", path=path)
-    assert command is not None, "the tests need the ip command of iproute2"
+    command = shutil.which(name, path=path)
+    assert command is not None, (
+        f"the tests need the {name} command of iproute2"
+    )
     done = subprocess.run(
         [command, *arguments], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr}"
+    assert done.returncode == 0, f"{name} {' '.join(arguments)}: {done.stderr}"
     return done.stdout
+
+
+def ip(*arguments: str) -> str:
+    """Runs ip(8); returns what it prints."""
+    return run_iproute2("ip", *arguments)
+
+
+def tc(*arguments: str) -> str:
+    """Runs tc(8); returns what it prints."""
+    return run_iproute2("tc", *arguments)
 
 
 def environment() -> dict[str, str]:
