@@ -80,9 +80,12 @@ PyErr_SetRaisedException(PyObject *exception)
 #include <time.h>
 
 #include <arpa/inet.h>
+#include <linux/ethtool.h>
 #include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/net_tstamp.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <poll.h>
@@ -99,11 +102,20 @@ PyErr_SetRaisedException(PyObject *exception)
 #ifndef SO_BUSY_POLL
 #define SO_BUSY_POLL 46
 #endif
+#ifndef SO_ATTACH_BPF
+#define SO_ATTACH_BPF 50
+#endif
 #ifndef PACKET_VNET_HDR
 #define PACKET_VNET_HDR 15
 #endif
+#ifndef PACKET_FANOUT
+#define PACKET_FANOUT 18
+#endif
 #ifndef PACKET_QDISC_BYPASS
 #define PACKET_QDISC_BYPASS 20
+#endif
+#ifndef PACKET_FANOUT_DATA
+#define PACKET_FANOUT_DATA 22
 #endif
 #ifndef PACKET_IGNORE_OUTGOING
 #define PACKET_IGNORE_OUTGOING 23
@@ -129,6 +141,22 @@ struct auxdata {
     uint16_t tp_vlan_tci;
     uint16_t tp_vlan_tpid;
 };
+
+/* struct virtio_net_hdr_mrg_rxbuf (linux/virtio_net.h) in the machine's byte
+   order, as packet sockets have it: the longest header that
+   PACKET_VNET_HDR_SZ allows. The usual one, struct virtio_net_hdr, lacks the
+   last field. */
+struct offload_header {
+    uint8_t flags;
+    uint8_t gso_type;
+    uint16_t header_length;
+    uint16_t gso_size;
+    uint16_t checksum_start;
+    uint16_t checksum_offset;
+    uint16_t buffer_count;
+};
+
+_Static_assert(sizeof(struct offload_header) == 12, "no padding");
 
 /* AddressSanitizer sees what libc's wrappers write and not what syscall(2)
    does. (ThreadSanitizer takes them for writes to msg_iov.) */
@@ -159,9 +187,31 @@ struct auxdata {
 /* BPF_MAXINSNS of the kernel; sock_fprog.len would wrap beyond 65,535. */
 #define MAX_INSTRUCTIONS 4096
 
-/* struct virtio_net_hdr_mrg_rxbuf, the longest header that
-   PACKET_VNET_HDR_SZ allows. */
-#define OFFLOAD_HEADER_SIZE 12
+/* The two sizes of an offload header. */
+#define VNET_HEADER offsetof(struct offload_header, buffer_count)
+#define MERGEABLE_HEADER sizeof(struct offload_header)
+
+/* offload_header.flags and .gso_type: VIRTIO_NET_HDR_F_ and
+   VIRTIO_NET_HDR_GSO_. */
+enum {
+    VNET_NEEDS_CSUM = 1,
+    VNET_DATA_VALID = 2
+};
+enum {
+    GSO_NONE = 0,
+    GSO_TCPV4 = 1,
+    GSO_TCPV6 = 4,
+    GSO_UDP_L4 = 5,
+    GSO_ECN = 0x80
+};
+
+/* The upper half of PACKET_FANOUT's value. */
+enum {
+    FANOUT_ROLLOVER = 0x1000,
+    FANOUT_UNIQUE_ID = 0x2000,
+    FANOUT_IGNORE_OUTGOING = 0x4000,
+    FANOUT_DEFRAG = 0x8000
+};
 
 /* A tag is put in after the two addresses of an Ethernet header. */
 #define TAG_OFFSET 12
@@ -197,7 +247,12 @@ enum collected {
     COLLECT_VLAN = 1 << 1,   /* auxdata: tags, wire lengths */
     COLLECT_ADDRESSES = 1 << 2,
     COLLECT_TIMES = 1 << 3,
+    COLLECT_OFFLOADS = 1 << 4,
+    COLLECT_BUFFER_COUNTS = 1 << 5,
 };
+
+/* What a batch that is filled for send holds. */
+#define FILLED (COLLECT_OFFLOADS | COLLECT_BUFFER_COUNTS)
 
 /* ---- Module state ------------------------------------------------------- */
 
@@ -224,6 +279,640 @@ state_of(PyTypeObject *type)
     return state;
 }
 
+/* ---- Offloads ------------------------------------------------------------- */
+
+/* What a sink without offloads needs done: checksums completed, super-frames
+   cut. Frames are open to user code at any time: what decides about memory is
+   read from them once, checked, and kept in struct super_frame. Reasons are
+   static strings; NULL is "fine". */
+
+/* VLAN_MAX_DEPTH in include/linux/if_vlan.h */
+#define MAX_TAGS 8
+/* GSO_BY_FRAGS in include/linux/skbuff.h: no size */
+#define NO_GSO_SIZE 0xffff
+#define MAX_SEGMENTS UINT16_MAX
+
+#define IPV4_HEADER 20
+#define IPV6_HEADER 40
+#define JUMBO_HEADER 8
+
+enum {
+    TCP = 6,
+    UDP = 17
+};
+enum {
+    TCP_SEQUENCE = 4,
+    TCP_SIZE = 12,
+    TCP_FLAGS = 13,
+    TCP_CHECKSUM = 16,
+    TCP_HEADER = 20,
+    UDP_LENGTH = 4,
+    UDP_CHECKSUM = 6,
+    UDP_HEADER = 8
+};
+enum {
+    TCP_FIN = 0x01,
+    TCP_PSH = 0x08,
+    TCP_CWR = 0x80
+};
+
+struct super_frame {
+    size_t length;         /* of the frame */
+    size_t network;        /* offset of the IP header */
+    size_t transport;      /* offset of the TCP or UDP header */
+    size_t payload;        /* offset of what is cut */
+    size_t payload_length; /* without padding */
+    size_t removed;        /* after the IPv6 header, in each segment */
+    size_t gso_size;
+    uint32_t segment_count;
+    uint32_t sequence;        /* TCP */
+    uint32_t seed;            /* of a segment's checksum, but its length */
+    uint16_t id;              /* IPv4 */
+    uint16_t checksum_start;  /* of a frame that is its only segment */
+    uint16_t checksum_offset; /* the same */
+    uint8_t tcp_flags;
+    uint8_t next_header; /* what follows the removed */
+    bool needs_checksum;
+    bool ipv6;
+    bool udp;
+};
+
+static uint16_t
+load_be16(const unsigned char *p)
+{
+    uint16_t value;
+
+    memcpy(&value, p, sizeof(value));
+    return ntohs(value);
+}
+
+static uint32_t
+load_be32(const unsigned char *p)
+{
+    uint32_t value;
+
+    memcpy(&value, p, sizeof(value));
+    return ntohl(value);
+}
+
+static void
+store_be16(unsigned char *p, uint16_t value)
+{
+    value = htons(value);
+    memcpy(p, &value, sizeof(value));
+}
+
+static void
+store_be32(unsigned char *p, uint32_t value)
+{
+    value = htonl(value);
+    memcpy(p, &value, sizeof(value));
+}
+
+typedef uint64_t word_pair __attribute__((vector_size(16)));
+
+/* The Internet checksum's sum of n bytes, not folded. RFC 1071: words of any
+   size, in the machine's byte order, have the same sum; 32 bits in lanes of 64
+   cannot overflow. */
+static uint64_t
+sum_bytes(const unsigned char *p, size_t n)
+{
+    const word_pair low = {UINT32_MAX, UINT32_MAX};
+    word_pair sums = {0, 0}, a, b;
+    uint64_t sum, word;
+
+    for (; n >= 2 * sizeof(a); p += 2 * sizeof(a), n -= 2 * sizeof(a)) {
+        memcpy(&a, p, sizeof(a));
+        memcpy(&b, p + sizeof(a), sizeof(b));
+        sums += (a & low) + (b & low);
+        sums += (a >> 32) + (b >> 32);
+    }
+    sum = sums[0] + sums[1];
+    for (; n >= sizeof(word); p += sizeof(word), n -= sizeof(word)) {
+        memcpy(&word, p, sizeof(word));
+        sum += (word & UINT32_MAX) + (word >> 32);
+    }
+    word = 0;
+    memcpy(&word, p, n);
+    return sum + (word & UINT32_MAX) + (word >> 32);
+}
+
+/* The sum in 16 bits, in the machine's byte order. */
+static uint16_t
+fold(uint64_t sum)
+{
+    sum = (sum & UINT32_MAX) + (sum >> 32);
+    sum = (sum & UINT16_MAX) + (sum >> 16);
+    sum = (sum & UINT16_MAX) + (sum >> 16);
+    return (uint16_t)((sum & UINT16_MAX) + (sum >> 16));
+}
+
+static void
+store_checksum(unsigned char *p, uint64_t sum, bool mangle)
+{
+    uint16_t checksum = (uint16_t)~fold(sum);
+
+    /* CSUM_MANGLED_0: in UDP, 0 means that there is none. */
+    if (mangle && checksum == 0) {
+        checksum = UINT16_MAX;
+    }
+    memcpy(p, &checksum, sizeof(checksum));
+}
+
+/* As net/core/dev.c:skb_checksum_help(), for all protocols. */
+static void
+finish_checksum(unsigned char *frame, size_t length, uint16_t start,
+                uint16_t offset)
+{
+    uint64_t sum = sum_bytes(frame + start, length - start);
+
+    store_checksum(frame + start + offset, sum, true);
+}
+
+/* What a super-frame's type means; transport 0: no type that is known. */
+struct gso_kind {
+    size_t network;   /* the shortest header */
+    size_t transport; /* the same */
+    uint16_t checksum_offset;
+};
+
+static struct gso_kind
+kind_of(uint8_t gso_type)
+{
+    switch (gso_type) {
+    case GSO_NONE:
+        return (struct gso_kind){IPV4_HEADER, 0, 0};
+    case GSO_TCPV4:
+    case GSO_TCPV4 | GSO_ECN:
+        return (struct gso_kind){IPV4_HEADER, TCP_HEADER, TCP_CHECKSUM};
+    case GSO_TCPV6:
+    case GSO_TCPV6 | GSO_ECN:
+        return (struct gso_kind){IPV6_HEADER, TCP_HEADER, TCP_CHECKSUM};
+    case GSO_UDP_L4:
+        return (struct gso_kind){IPV4_HEADER, UDP_HEADER, UDP_CHECKSUM};
+    default:
+        return (struct gso_kind){0, 0, 0};
+    }
+}
+
+static const char *
+check_checksum(const struct offload_header *h, size_t length,
+               const struct gso_kind *kind)
+{
+    size_t needed = (size_t)h->checksum_offset + sizeof(uint16_t);
+
+    if (needed < kind->transport) {
+        needed = kind->transport;
+    }
+    if (h->checksum_start + needed > length) {
+        return "its checksum field is beyond its length";
+    }
+    if (h->checksum_start < kind->network) {
+        return "its checksum starts before its transport header";
+    }
+    if (kind->transport > 0 && h->checksum_offset != kind->checksum_offset) {
+        return "its checksum_offset is not that of its gso_type";
+    }
+    return NULL;
+}
+
+/* Why the kernel does not take a frame with this header; as
+   net/packet/af_packet.c:packet_snd() and
+   include/linux/virtio_net.h:__virtio_net_hdr_to_skb() have it. What only
+   newer kernels refuse is refused too; a UDP super-frame of more segments than
+   the kernel likes is left to it. */
+static const char *
+check_offload(const struct offload_header *h, size_t length)
+{
+    struct gso_kind kind = kind_of(h->gso_type);
+
+    if (h->header_length > length) {
+        return "its header_length is beyond its length";
+    }
+    if (kind.network == 0) {
+        return "its gso_type is unknown";
+    }
+    if (h->gso_type != GSO_NONE
+        && (h->gso_size == 0 || h->gso_size == NO_GSO_SIZE)) {
+        return "its gso_size is not 1 to 65,534";
+    }
+    if (h->flags & VNET_NEEDS_CSUM) {
+        return check_checksum(h, length, &kind);
+    }
+    if (h->gso_type == GSO_UDP_L4) {
+        return "a UDP super-frame must have VNET_NEEDS_CSUM";
+    }
+    if (h->gso_type != GSO_NONE && length < kind.network + kind.transport) {
+        return "it is too short for its gso_type";
+    }
+    return NULL;
+}
+
+static const char *
+complete_checksum(struct offload_header *h, unsigned char *frame,
+                  size_t length)
+{
+    const char *reason = check_offload(h, length);
+
+    if (reason != NULL) {
+        return reason;
+    }
+    if (h->gso_type != GSO_NONE) {
+        return "a super-frame has no checksum of its own";
+    }
+    if (h->flags & VNET_NEEDS_CSUM) {
+        finish_checksum(frame, length, h->checksum_start, h->checksum_offset);
+        h->flags &= (uint8_t)~VNET_NEEDS_CSUM;
+    }
+    return NULL;
+}
+
+/* Below, the frame is read from the outside in: each step finds a header
+   within `end`, which is at most the frame's length, or gives a reason. */
+
+static const char too_short[] = "its headers do not fit its length";
+
+/* Finds the IP header behind Ethernet's and any tags. */
+static const char *
+read_ethernet(struct super_frame *f, const unsigned char *frame, size_t end,
+              uint16_t *protocol)
+{
+    int tags;
+
+    f->network = ETH_HLEN;
+    if (end < f->network) {
+        return too_short;
+    }
+    *protocol = load_be16(frame + f->network - 2);
+    for (tags = 0; *protocol == ETH_P_8021Q || *protocol == ETH_P_8021AD;
+         tags++) {
+        if (tags == MAX_TAGS) {
+            return "it has too many VLAN tags";
+        }
+        if (end - f->network < TAG_SIZE) {
+            return too_short;
+        }
+        f->network += TAG_SIZE;
+        *protocol = load_be16(frame + f->network - 2);
+    }
+    return NULL;
+}
+
+/* Takes the padding behind a datagram off. Length 0: more than 64 KiB (BIG
+   TCP), and so not padded. */
+static const char *
+trim(size_t start, uint16_t ip_length, size_t *end)
+{
+    if (ip_length > *end - start) {
+        return "its IP length is beyond its length";
+    }
+    if (ip_length > 0) {
+        *end = start + ip_length;
+    }
+    return NULL;
+}
+
+static const char *
+read_ipv4(struct super_frame *f, const unsigned char *frame, size_t *end,
+          uint8_t *protocol)
+{
+    const unsigned char *ip = frame + f->network;
+    unsigned char first;
+    size_t size;
+    const char *reason;
+
+    if (*end - f->network < IPV4_HEADER) {
+        return too_short;
+    }
+    first = ip[0];
+    size = (size_t)(first & 0x0f) * 4;
+    if (first >> 4 != 4 || size < IPV4_HEADER) {
+        return "its IPv4 header is malformed";
+    }
+    reason = trim(f->network, load_be16(ip + 2), end);
+    if (reason != NULL) {
+        return reason;
+    }
+    if (size > *end - f->network) {
+        return too_short;
+    }
+    f->id = load_be16(ip + 4);
+    *protocol = ip[9];
+    f->transport = f->network + size;
+    return NULL;
+}
+
+/* BIG TCP: a Hop-by-Hop header with nothing but the jumbo payload option, that
+   a segment must not have; include/net/ipv6.h:ipv6_hopopt_jumbo_remove(). */
+static bool
+is_jumbo_header(const unsigned char *header)
+{
+    const unsigned char lone_jumbo[] = {0, 0xc2, 4};
+
+    return memcmp(header + 1, lone_jumbo, sizeof(lone_jumbo)) == 0;
+}
+
+/* Those that net/ipv6/exthdrs_offload.c allows: Hop-by-Hop, Routing,
+   Destination. */
+static bool
+is_extension(uint8_t next)
+{
+    return next == 0 || next == 43 || next == 60;
+}
+
+static const char *
+read_extensions(struct super_frame *f, const unsigned char *frame, size_t end,
+                uint8_t *next)
+{
+    const unsigned char *header;
+    size_t size;
+
+    while (is_extension(*next)) {
+        if (end - f->transport < 8) {
+            return too_short;
+        }
+        header = frame + f->transport;
+        size = (size_t)(header[1] + 1) * 8;
+        if (size > end - f->transport) {
+            return too_short;
+        }
+        *next = header[0];
+        f->transport += size;
+    }
+    return NULL;
+}
+
+static const char *
+read_ipv6(struct super_frame *f, const unsigned char *frame, size_t *end,
+          uint8_t *next)
+{
+    const unsigned char *ip = frame + f->network;
+    uint16_t ip_length;
+    const char *reason;
+
+    if (*end - f->network < IPV6_HEADER) {
+        return too_short;
+    }
+    if (ip[0] >> 4 != 6) {
+        return "its IPv6 header is malformed";
+    }
+    f->ipv6 = true;
+    f->transport = f->network + IPV6_HEADER;
+    ip_length = load_be16(ip + 4);
+    reason = trim(f->transport, ip_length, end);
+    if (reason != NULL) {
+        return reason;
+    }
+    *next = ip[6];
+    if (ip_length == 0 && *next == 0 && *end - f->transport >= JUMBO_HEADER
+        && is_jumbo_header(frame + f->transport)) {
+        f->next_header = frame[f->transport];
+        *next = f->next_header;
+        f->removed = JUMBO_HEADER;
+        f->transport += JUMBO_HEADER;
+    }
+    return read_extensions(f, frame, *end, next);
+}
+
+static const char *
+read_network(struct super_frame *f, const unsigned char *frame, size_t *end,
+             uint8_t *protocol)
+{
+    uint16_t ethertype;
+    const char *reason = read_ethernet(f, frame, *end, &ethertype);
+
+    if (reason != NULL) {
+        return reason;
+    }
+    switch (ethertype) {
+    case ETH_P_IP:
+        return read_ipv4(f, frame, end, protocol);
+    case ETH_P_IPV6:
+        return read_ipv6(f, frame, end, protocol);
+    default:
+        return "it is neither IPv4 nor IPv6";
+    }
+}
+
+static const char *
+read_transport(struct super_frame *f, const unsigned char *frame, size_t end)
+{
+    const unsigned char *header = frame + f->transport;
+    size_t size = f->udp ? UDP_HEADER : TCP_HEADER;
+
+    if (end - f->transport < size) {
+        return too_short;
+    }
+    if (!f->udp) {
+        f->sequence = load_be32(header + TCP_SEQUENCE);
+        f->tcp_flags = header[TCP_FLAGS];
+        size = (size_t)(header[TCP_SIZE] >> 4) * 4;
+        if (size < TCP_HEADER) {
+            return "its TCP header is malformed";
+        }
+        if (end - f->transport < size) {
+            return too_short;
+        }
+    }
+    f->payload = f->transport + size;
+    f->payload_length = end - f->payload;
+    return NULL;
+}
+
+/* The sum that each segment's checksum begins with, but the segment's length.
+   A sender that left the checksum open put the pseudo-header into its field,
+   with the length of all; that counts, because the header's addresses are not
+   the pseudo-header's where there is a source route. net/ipv4/tcp_offload.c:
+   tcp_gso_segment(), net/ipv4/udp_offload.c:__udp_gso_segment(). */
+static void
+read_seed(struct super_frame *f, const unsigned char *frame, size_t end)
+{
+    const unsigned char *ip = frame + f->network;
+    const unsigned char *header = frame + f->transport;
+    uint64_t sum, all;
+
+    if (f->needs_checksum) {
+        sum = sum_bytes(header + f->checksum_offset, sizeof(uint16_t));
+        all = f->udp ? load_be16(header + UDP_LENGTH) : end - f->transport;
+        sum += (uint16_t)~fold(htonl((uint32_t)all));
+    }
+    else {
+        sum = f->ipv6 ? sum_bytes(ip + 8, 32) : sum_bytes(ip + 12, 8);
+        sum += htons(TCP);
+    }
+    f->seed = fold(sum);
+}
+
+static const char *
+check_kind(const struct super_frame *f, const struct offload_header *h,
+           uint8_t protocol)
+{
+    bool v6 = (h->gso_type & ~GSO_ECN) == GSO_TCPV6;
+
+    if (protocol != (f->udp ? UDP : TCP) || (!f->udp && f->ipv6 != v6)) {
+        return "its gso_type is not its protocol";
+    }
+    if (f->needs_checksum && f->checksum_start != f->transport) {
+        return "its checksum does not start at its outer transport header "
+               "(a tunnel cannot be segmented)";
+    }
+    return NULL;
+}
+
+/* How it is cut. A small one is not: it stays as it is, as in
+   __virtio_net_hdr_to_skb(). */
+static const char *
+count_segments(struct super_frame *f)
+{
+    size_t headers = f->payload - f->removed - f->network;
+    size_t count = (f->payload_length + f->gso_size - 1) / f->gso_size;
+
+    if (count > MAX_SEGMENTS) {
+        return "it has more than 65,535 segments";
+    }
+    if (count > 1
+        && headers - (f->ipv6 ? IPV6_HEADER : 0) + f->gso_size > UINT16_MAX) {
+        return "its segments are too long for IP";
+    }
+    f->segment_count = count > 1 ? (uint32_t)count : 1;
+    return NULL;
+}
+
+static const char *
+read_super_frame(struct super_frame *f, const struct offload_header *h,
+                 const unsigned char *frame, size_t length)
+{
+    const char *reason = check_offload(h, length);
+    uint8_t protocol = 0;
+    size_t end = length;
+
+    if (reason != NULL) {
+        return reason;
+    }
+    if (h->gso_type == GSO_NONE) {
+        return "it is no super-frame";
+    }
+    *f = (struct super_frame){
+        .length = length,
+        .gso_size = h->gso_size,
+        .checksum_start = h->checksum_start,
+        .checksum_offset = h->checksum_offset,
+        .needs_checksum = h->flags & VNET_NEEDS_CSUM,
+        .udp = h->gso_type == GSO_UDP_L4,
+    };
+    reason = read_network(f, frame, &end, &protocol);
+    if (reason == NULL) {
+        reason = check_kind(f, h, protocol);
+    }
+    if (reason == NULL) {
+        reason = read_transport(f, frame, end);
+    }
+    if (reason != NULL) {
+        return reason;
+    }
+    read_seed(f, frame, end);
+    return count_segments(f);
+}
+
+/* Bytes of payload in segment i. */
+static size_t
+payload_of(const struct super_frame *f, uint32_t i)
+{
+    size_t left = f->payload_length - i * f->gso_size;
+
+    return left < f->gso_size ? left : f->gso_size;
+}
+
+/* i < f->segment_count. */
+static size_t
+segment_length(const struct super_frame *f, uint32_t i)
+{
+    if (f->segment_count == 1) {
+        return f->length;
+    }
+    return f->payload - f->removed + payload_of(f, i);
+}
+
+/* As net/ipv4/af_inet.c:inet_gso_segment() and
+   net/ipv6/ip6_offload.c:ipv6_gso_segment(). */
+static void
+fix_network(const struct super_frame *f, unsigned char *ip, uint32_t i,
+            size_t size)
+{
+    if (f->ipv6) {
+        store_be16(ip + 4, (uint16_t)(size - IPV6_HEADER));
+        if (f->removed > 0) {
+            ip[6] = f->next_header;
+        }
+        return;
+    }
+    store_be16(ip + 2, (uint16_t)size);
+    store_be16(ip + 4, (uint16_t)(f->id + i));
+    store_be16(ip + 10, 0);
+    store_checksum(ip + 10, sum_bytes(ip, f->transport - f->network), false);
+}
+
+/* As net/ipv4/tcp_offload.c:tcp_gso_segment() and
+   net/ipv4/udp_offload.c:__udp_gso_segment(). */
+static void
+fix_transport(const struct super_frame *f, unsigned char *header, uint32_t i,
+              size_t size)
+{
+    unsigned char *checksum = header + (f->udp ? UDP_CHECKSUM : TCP_CHECKSUM);
+    uint8_t flags = f->tcp_flags;
+
+    if (f->udp) {
+        store_be16(header + UDP_LENGTH, (uint16_t)size);
+    }
+    else {
+        if (i + 1 < f->segment_count) {
+            flags &= (uint8_t)~(TCP_FIN | TCP_PSH);
+        }
+        if (i > 0) {
+            flags &= (uint8_t)~TCP_CWR;
+        }
+        header[TCP_FLAGS] = flags;
+        store_be32(header + TCP_SEQUENCE,
+                   f->sequence + i * (uint32_t)f->gso_size);
+    }
+    store_be16(checksum, 0);
+    store_checksum(checksum,
+                   f->seed + htons((uint16_t)size) + sum_bytes(header, size),
+                   f->udp);
+}
+
+/* Writes segment i's segment_length() bytes. i < f->segment_count; `out` and
+   the frame do not overlap. */
+static void
+write_segment(const struct super_frame *f, const unsigned char *frame,
+              uint32_t i, unsigned char *out)
+{
+    size_t kept = f->network + IPV6_HEADER;
+    size_t headers = f->payload - f->removed;
+    size_t transport = f->transport - f->removed;
+    size_t length = segment_length(f, i);
+
+    if (f->segment_count == 1) {
+        memcpy(out, frame, length);
+        if (f->needs_checksum) {
+            finish_checksum(out, length, f->checksum_start,
+                            f->checksum_offset);
+        }
+        return;
+    }
+    if (f->removed > 0) {
+        memcpy(out, frame, kept);
+        memcpy(out + kept, frame + kept + f->removed, headers - kept);
+    }
+    else {
+        memcpy(out, frame, headers);
+    }
+    memcpy(out + headers, frame + f->payload + i * f->gso_size,
+           length - headers);
+    fix_network(f, out + f->network, i, length - f->network);
+    fix_transport(f, out + transport, i, length - transport);
+}
+
 /* ---- BatchMemory ---------------------------------------------------------- */
 
 typedef struct {
@@ -247,10 +936,11 @@ typedef struct {
     struct iovec *rx_parts;
     struct iovec *tx_parts;
     struct sockaddr_ll *addresses;
-    char *control;         /* CONTROL_SIZE each */
-    char *offload_headers; /* OFFLOAD_HEADER_SIZE each */
+    char *control; /* CONTROL_SIZE each */
 
-    /* The columns. `lengths` is open to user code at any time. */
+    /* The columns. `offload_headers` (several of them) and `lengths` are open
+       to user code at any time. */
+    struct offload_header *offload_headers;
     _Atomic uint32_t *lengths;
     uint32_t *wire_lengths;
     int64_t *timestamps_ns;
@@ -299,7 +989,7 @@ lay_out(BatchMemory *m, struct carver *c, bool own_frames)
     m->tx_parts = carve(c, 2 * n, sizeof(*m->tx_parts));
     m->addresses = carve(c, n, sizeof(*m->addresses));
     m->control = carve(c, n, CONTROL_SIZE);
-    m->offload_headers = carve(c, n, OFFLOAD_HEADER_SIZE);
+    m->offload_headers = carve(c, n, sizeof(*m->offload_headers));
     m->lengths = carve(c, n, sizeof(*m->lengths));
     m->wire_lengths = carve(c, n, sizeof(*m->wire_lengths));
     m->timestamps_ns = carve(c, n, sizeof(*m->timestamps_ns));
@@ -345,8 +1035,8 @@ arm_slot(BatchMemory *m, Py_ssize_t i, char *frame, size_t size)
     struct iovec *rx = &m->rx_parts[2 * i];
     struct iovec *tx = &m->tx_parts[2 * i];
 
-    rx[0].iov_base = m->offload_headers + i * OFFLOAD_HEADER_SIZE;
-    rx[0].iov_len = OFFLOAD_HEADER_SIZE;
+    rx[0].iov_base = &m->offload_headers[i];
+    rx[0].iov_len = 0;
     rx[1].iov_base = frame;
     rx[1].iov_len = size;
     m->rx[i].msg_hdr.msg_iov = &rx[1];
@@ -751,11 +1441,12 @@ typedef struct {
     Py_ssize_t stride;
 } Window;
 
-/* A memoryview of `count` items at `start`; NULL with an exception set. */
+/* A memoryview of `count` items at `start`, `stride` bytes apart; NULL with an
+   exception set. */
 static PyObject *
 view_of(BatchMemory *m, PyTypeObject *window_type, void *start,
-        Py_ssize_t count, Py_ssize_t itemsize, const char *format,
-        bool readonly)
+        Py_ssize_t count, Py_ssize_t stride, Py_ssize_t itemsize,
+        const char *format, bool readonly)
 {
     Window *w = PyObject_GC_New(Window, window_type);
     PyObject *view;
@@ -765,7 +1456,7 @@ view_of(BatchMemory *m, PyTypeObject *window_type, void *start,
     }
     w->memory = (BatchMemory *)Py_NewRef((PyObject *)m);
     w->shape = count;
-    w->stride = itemsize;
+    w->stride = stride;
     w->geometry = (struct geometry){start,     format,     itemsize, 1,
                                     &w->shape, &w->stride, readonly};
     /* Only the caller's buffers can close a cycle. */
@@ -828,6 +1519,7 @@ typedef struct {
     atomic_uint_fast32_t count; /* packets held; written under busy */
     atomic_uint collected;      /* enum collected; written under busy */
     unsigned armed;             /* what `rx` asks for; used under busy */
+    unsigned sending;           /* how `tx` is armed; used under busy */
 } PacketBatch;
 
 static int
@@ -868,6 +1560,38 @@ set_held(PacketBatch *b, Py_ssize_t count, unsigned collected)
                           memory_order_release);
 }
 
+/* The offload header of frame i, each field read once. */
+static struct offload_header
+load_header(BatchMemory *m, Py_ssize_t i)
+{
+    const struct offload_header *h = &m->offload_headers[i];
+
+    return (struct offload_header){
+        .flags = __atomic_load_n(&h->flags, __ATOMIC_RELAXED),
+        .gso_type = __atomic_load_n(&h->gso_type, __ATOMIC_RELAXED),
+        .header_length = __atomic_load_n(&h->header_length, __ATOMIC_RELAXED),
+        .gso_size = __atomic_load_n(&h->gso_size, __ATOMIC_RELAXED),
+        .checksum_start =
+            __atomic_load_n(&h->checksum_start, __ATOMIC_RELAXED),
+        .checksum_offset =
+            __atomic_load_n(&h->checksum_offset, __ATOMIC_RELAXED),
+    };
+}
+
+static void
+store_flags(BatchMemory *m, Py_ssize_t i, uint8_t flags)
+{
+    __atomic_store_n(&m->offload_headers[i].flags, flags, __ATOMIC_RELAXED);
+}
+
+/* Always -1. */
+static int
+raise_bad_frame(Py_ssize_t i, const char *reason)
+{
+    PyErr_Format(PyExc_ValueError, "packets[%zd]: %s", i, reason);
+    return -1;
+}
+
 /* The length of packet i, read once; -1 with ValueError set where it was
    written beyond the frame. */
 static Py_ssize_t
@@ -905,6 +1629,23 @@ convert_optional_size(PyObject *value, void *result)
         return 0;
     }
     *(Py_ssize_t *)result = size;
+    return 1;
+}
+
+/* "O&": None is -1. */
+static int
+convert_optional_int(PyObject *value, void *result)
+{
+    Py_ssize_t number;
+
+    if (!convert_optional_size(value, &number)) {
+        return 0;
+    }
+    if (number > INT_MAX) {
+        PyErr_Format(PyExc_OverflowError, "%zd does not fit an int", number);
+        return 0;
+    }
+    *(int *)result = (int)number;
     return 1;
 }
 
@@ -948,6 +1689,7 @@ PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     b->memory = memory;
+    atomic_init(&b->collected, FILLED);
     return (PyObject *)b;
 }
 
@@ -1018,7 +1760,7 @@ PacketBatch_item(PyObject *self, Py_ssize_t i)
         return NULL;
     }
     return view_of(b->memory, state->window_type, frame_of(b->memory, i),
-                   length, 1, "B", false);
+                   length, 1, 1, "B", false);
 }
 
 PyDoc_STRVAR(PacketBatch_tolist_doc, "tolist($self, /)\n--\n\n"
@@ -1047,6 +1789,21 @@ PacketBatch_tolist(PyObject *self, PyObject *Py_UNUSED(unused))
     }
     release_batch(b);
     return list;
+}
+
+/* Sets the offload headers of frames first..end-1 to zero. */
+static void
+zero_headers(BatchMemory *m, Py_ssize_t first, Py_ssize_t end)
+{
+    memset(&m->offload_headers[first], 0,
+           (size_t)(end - first) * sizeof(*m->offload_headers));
+}
+
+static bool
+has_headers(PacketBatch *b)
+{
+    return atomic_load_explicit(&b->collected, memory_order_relaxed)
+           & COLLECT_OFFLOADS;
 }
 
 /* Copies `data` into the next free frame: 0, or -1 with an exception set. The
@@ -1080,7 +1837,8 @@ append_packet(PacketBatch *b, PyObject *data)
         memmove(frame_of(m, n), view.buf, (size_t)view.len);
         atomic_store_explicit(&m->lengths[n], (uint32_t)view.len,
                               memory_order_relaxed);
-        set_held(b, n + 1, 0);
+        zero_headers(m, has_headers(b) ? n : 0, n + 1);
+        set_held(b, n + 1, FILLED);
         result = 0;
     }
     release_batch(b);
@@ -1129,24 +1887,21 @@ PacketBatch_extend(PyObject *self, PyObject *packets)
     Py_RETURN_NONE;
 }
 
-static PyObject *
-hold(PacketBatch *b, Py_ssize_t count)
-{
-    if (take_batch(b) < 0) {
-        return NULL;
-    }
-    set_held(b, count, 0);
-    release_batch(b);
-    Py_RETURN_NONE;
-}
-
 PyDoc_STRVAR(PacketBatch_clear_doc, "clear($self, /)\n--\n\n"
                                     "Empties the batch.");
 
 static PyObject *
 PacketBatch_clear(PyObject *self, PyObject *Py_UNUSED(unused))
 {
-    return hold((PacketBatch *)self, 0);
+    PacketBatch *b = (PacketBatch *)self;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    zero_headers(b->memory, 0, b->memory->capacity);
+    set_held(b, 0, FILLED);
+    release_batch(b);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(PacketBatch_set_count_doc,
@@ -1168,7 +1923,279 @@ PacketBatch_set_count(PyObject *self, PyObject *value)
                      b->memory->capacity, count);
         return NULL;
     }
-    return hold(b, count);
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    /* What was received keeps its headers: its frames are no good without. */
+    if (!has_headers(b)) {
+        zero_headers(b->memory, 0, count);
+    }
+    set_held(b, count, FILLED);
+    release_batch(b);
+    Py_RETURN_NONE;
+}
+
+static int
+raise_no_headers(void)
+{
+    PyErr_SetString(PyExc_ValueError,
+                    "the batch holds no offload headers: receive it with "
+                    "vnet_hdr");
+    return -1;
+}
+
+/* Reads the length and header of frame i, once; false where the length was
+   written beyond the frame. Needs no GIL. */
+static bool
+load_frame(BatchMemory *m, Py_ssize_t i, size_t *length,
+           struct offload_header *h)
+{
+    *length = atomic_load_explicit(&m->lengths[i], memory_order_relaxed);
+    *h = load_header(m, i);
+    return *length <= room_of(m, i);
+}
+
+static const char beyond_frame[] = "its length is beyond the frame";
+
+/* Completes the checksums of the first n frames: how many, with *reason set
+   where the one at *at cannot be. Without the GIL. */
+static Py_ssize_t
+complete_frames(BatchMemory *m, Py_ssize_t n, Py_ssize_t *at,
+                const char **reason)
+{
+    Py_ssize_t done = 0, i;
+    struct offload_header h;
+    size_t length;
+
+    for (i = 0; i < n; i++) {
+        *at = i;
+        if (!load_frame(m, i, &length, &h)) {
+            *reason = beyond_frame;
+            return done;
+        }
+        if (h.gso_type != GSO_NONE || !(h.flags & VNET_NEEDS_CSUM)) {
+            continue;
+        }
+        *reason =
+            complete_checksum(&h, (unsigned char *)frame_of(m, i), length);
+        if (*reason != NULL) {
+            return done;
+        }
+        store_flags(m, i, h.flags);
+        m->flags[i] &= (uint16_t)~CHECKSUM_NOT_READY;
+        done++;
+    }
+    return done;
+}
+
+PyDoc_STRVAR(PacketBatch_complete_checksums_doc,
+             "complete_checksums($self, /)\n--\n\n"
+             "Computes the checksums that were left to the hardware; returns "
+             "how many.\nSuper-frames are left as they are.");
+
+static PyObject *
+PacketBatch_complete_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    const char *reason = NULL;
+    Py_ssize_t done = -1, at = 0;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    if (!has_headers(b)) {
+        raise_no_headers();
+    }
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        done = complete_frames(b->memory, count_of(b), &at, &reason);
+        Py_END_ALLOW_THREADS
+    }
+    release_batch(b);
+    if (reason != NULL) {
+        raise_bad_frame(at, reason);
+        return NULL;
+    }
+    return done < 0 ? NULL : PyLong_FromSsize_t(done);
+}
+
+/* A walk from the frames of one batch to what a sink without offloads needs:
+   frames as they are, with their checksums, or cut into segments. */
+struct segmentation {
+    BatchMemory *from;
+    Py_ssize_t count; /* frames there */
+    BatchMemory *to;
+    Py_ssize_t written;
+
+    Py_ssize_t frame;   /* where it is now */
+    uint32_t segment;   /* of that frame */
+    const char *reason; /* why it stopped there; NULL: done, or `to` is full */
+};
+
+/* The next free frame of the target, declared to be of `length` bytes; NULL
+   with the reason set where it is too small. */
+static unsigned char *
+next_target(struct segmentation *g, size_t length)
+{
+    BatchMemory *m = g->to;
+
+    if (length > room_of(m, g->written)) {
+        g->reason = "it does not fit the target's frame";
+        return NULL;
+    }
+    atomic_store_explicit(&m->lengths[g->written], (uint32_t)length,
+                          memory_order_relaxed);
+    return (unsigned char *)frame_of(m, g->written++);
+}
+
+/* Frame and checksum, if it needs one. */
+static void
+copy_frame(struct segmentation *g, struct offload_header *h, size_t length)
+{
+    unsigned char *target;
+
+    if (g->segment > 0) {
+        g->reason = "it has no such segment";
+        return;
+    }
+    target = next_target(g, length);
+    if (target == NULL) {
+        return;
+    }
+    memcpy(target, frame_of(g->from, g->frame), length);
+    if (h->flags & VNET_NEEDS_CSUM) {
+        g->reason = complete_checksum(h, target, length);
+        if (g->reason != NULL) {
+            g->written--;
+            return;
+        }
+    }
+    g->frame++;
+}
+
+static void
+cut_frame(struct segmentation *g, const struct offload_header *h,
+          size_t length)
+{
+    const unsigned char *frame = (unsigned char *)frame_of(g->from, g->frame);
+    struct super_frame f;
+    unsigned char *target;
+
+    g->reason = read_super_frame(&f, h, frame, length);
+    if (g->reason != NULL) {
+        return;
+    }
+    if (g->segment >= f.segment_count) {
+        g->reason = "it has no such segment";
+        return;
+    }
+    while (g->segment < f.segment_count && g->written < g->to->capacity) {
+        target = next_target(g, segment_length(&f, g->segment));
+        if (target == NULL) {
+            return;
+        }
+        write_segment(&f, frame, g->segment, target);
+        g->segment++;
+    }
+    if (g->segment == f.segment_count) {
+        g->segment = 0;
+        g->frame++;
+    }
+}
+
+/* Goes on until all is done, the target is full, or a frame cannot be done.
+   Without the GIL. */
+static void
+run_segmentation(struct segmentation *g)
+{
+    struct offload_header h;
+    size_t length;
+
+    while (g->reason == NULL && g->frame < g->count
+           && g->written < g->to->capacity) {
+        if (!load_frame(g->from, g->frame, &length, &h)) {
+            g->reason = beyond_frame;
+        }
+        else if (h.gso_type == GSO_NONE) {
+            copy_frame(g, &h, length);
+        }
+        else {
+            cut_frame(g, &h, length);
+        }
+    }
+}
+
+/* From `start` and `segment` on. 0, or -1 with an exception set. Both batches
+   are taken. */
+static int
+segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
+              Py_ssize_t segment, struct segmentation *g)
+{
+    Py_ssize_t count = count_of(from);
+
+    if (!has_headers(from)) {
+        return raise_no_headers();
+    }
+    if (start < 0 || start > count) {
+        PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
+                     count, start);
+        return -1;
+    }
+    if (segment < 0 || segment > UINT16_MAX) {
+        PyErr_Format(PyExc_ValueError, "segment must be 0 to %d, not %zd",
+                     UINT16_MAX, segment);
+        return -1;
+    }
+    *g = (struct segmentation){.from = from->memory,
+                               .count = count,
+                               .to = to->memory,
+                               .frame = start,
+                               .segment = (uint32_t)segment};
+    set_held(to, 0, FILLED);
+    Py_BEGIN_ALLOW_THREADS
+    run_segmentation(g);
+    zero_headers(to->memory, 0, g->written);
+    Py_END_ALLOW_THREADS
+    set_held(to, g->written, FILLED);
+    /* As with sendmmsg(): the caller comes back for it. */
+    if (g->reason != NULL && g->frame == start) {
+        return raise_bad_frame(start, g->reason);
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(PacketBatch_segment_into_doc,
+             "segment_into($self, target, /, start=0, segment=0)\n--\n\n"
+             "Fills target with frames from start on as a sink without "
+             "offloads needs\nthem; returns (frame, segment) to go on from.");
+
+static PyObject *
+PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"", "start", "segment", NULL};
+    PacketBatch *from = (PacketBatch *)self, *to;
+    module_state *state = state_of(Py_TYPE(self));
+    Py_ssize_t start = 0, segment = 0;
+    struct segmentation g;
+    int result = -1;
+
+    if (state == NULL
+        || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!|nn:segment_into",
+                                        names, state->batch_type, &to, &start,
+                                        &segment)) {
+        return NULL;
+    }
+    if (take_batch(from) < 0) {
+        return NULL;
+    }
+    /* The batch itself is in use by now, too. */
+    if (take_batch(to) == 0) {
+        result = segment_batch(from, to, start, segment, &g);
+        release_batch(to);
+    }
+    release_batch(from);
+    return result < 0 ? NULL
+                      : Py_BuildValue("nI", g.frame, (unsigned)g.segment);
 }
 
 static int
@@ -1198,7 +2225,9 @@ PacketBatch_get_frame_size(PyObject *self, void *Py_UNUSED(closure))
 
 struct column {
     size_t offset; /* of its pointer in BatchMemory */
+    size_t field;  /* offset in what that points to */
     unsigned needs;
+    Py_ssize_t stride;
     Py_ssize_t itemsize;
     const char *format;
     bool readonly;
@@ -1212,7 +2241,7 @@ PacketBatch_get_column(PyObject *self, void *closure)
     unsigned collected =
         atomic_load_explicit(&b->collected, memory_order_relaxed);
     module_state *state = state_of(Py_TYPE(self));
-    void *start;
+    char *start;
 
     if (state == NULL) {
         return NULL;
@@ -1221,14 +2250,23 @@ PacketBatch_get_column(PyObject *self, void *closure)
         Py_RETURN_NONE;
     }
     memcpy(&start, (char *)b->memory + column->offset, sizeof(start));
-    return view_of(b->memory, state->window_type, start, b->memory->capacity,
-                   column->itemsize, column->format, column->readonly);
+    return view_of(b->memory, state->window_type, start + column->field,
+                   b->memory->capacity, column->stride, column->itemsize,
+                   column->format, column->readonly);
 }
 
-#define COLUMN(name, needs, format, readonly)                               \
-    ((void *)(const struct column[]){{offsetof(BatchMemory, name), (needs), \
-                                      sizeof(*((BatchMemory *)NULL)->name), \
-                                      (format), (readonly)}})
+#define COLUMN(name, needs, format, readonly)     \
+    ((void *)(const struct column[]){             \
+        {offsetof(BatchMemory, name), 0, (needs), \
+         sizeof(*((BatchMemory *)NULL)->name),    \
+         sizeof(*((BatchMemory *)NULL)->name), (format), (readonly)}})
+
+#define HEADER_COLUMN(field, needs, format)               \
+    ((void *)(const struct column[]){                     \
+        {offsetof(BatchMemory, offload_headers),          \
+         offsetof(struct offload_header, field), (needs), \
+         sizeof(struct offload_header),                   \
+         sizeof(((struct offload_header *)NULL)->field), (format), false}})
 
 static PyGetSetDef PacketBatch_getset[] = {
     {"capacity", PacketBatch_get_capacity, NULL,
@@ -1258,6 +2296,27 @@ static PyGetSetDef PacketBatch_getset[] = {
     {"vlan_tpids", PacketBatch_get_column, NULL,
      "EtherType of each frame's outer tag; 0: none.",
      COLUMN(vlan_tpids, COLLECT_VLAN, "H", true)},
+    {"vnet_flags", PacketBatch_get_column, NULL,
+     "VNET_NEEDS_CSUM, VNET_DATA_VALID of each frame; writable.",
+     HEADER_COLUMN(flags, COLLECT_OFFLOADS, "B")},
+    {"gso_types", PacketBatch_get_column, NULL,
+     "GSO_NONE, GSO_TCPV4 ... of each frame; writable.",
+     HEADER_COLUMN(gso_type, COLLECT_OFFLOADS, "B")},
+    {"header_lengths", PacketBatch_get_column, NULL,
+     "Bytes of headers of each super-frame, a hint; writable.",
+     HEADER_COLUMN(header_length, COLLECT_OFFLOADS, "H")},
+    {"gso_sizes", PacketBatch_get_column, NULL,
+     "Bytes of payload per segment of each super-frame; writable.",
+     HEADER_COLUMN(gso_size, COLLECT_OFFLOADS, "H")},
+    {"checksum_starts", PacketBatch_get_column, NULL,
+     "Where each frame's missing checksum begins to count; writable.",
+     HEADER_COLUMN(checksum_start, COLLECT_OFFLOADS, "H")},
+    {"checksum_offsets", PacketBatch_get_column, NULL,
+     "Where it belongs, counted from there; writable.",
+     HEADER_COLUMN(checksum_offset, COLLECT_OFFLOADS, "H")},
+    {"buffer_counts", PacketBatch_get_column, NULL,
+     "num_buffers of each 12-byte header; writable.",
+     HEADER_COLUMN(buffer_count, COLLECT_BUFFER_COUNTS, "H")},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -1273,6 +2332,10 @@ static PyMethodDef PacketBatch_methods[] = {
     {"extend", PacketBatch_extend, METH_O, PacketBatch_extend_doc},
     {"clear", PacketBatch_clear, METH_NOARGS, PacketBatch_clear_doc},
     {"set_count", PacketBatch_set_count, METH_O, PacketBatch_set_count_doc},
+    {"complete_checksums", PacketBatch_complete_checksums, METH_NOARGS,
+     PacketBatch_complete_checksums_doc},
+    {"segment_into", (PyCFunction)(void (*)(void))PacketBatch_segment_into,
+     METH_VARARGS | METH_KEYWORDS, PacketBatch_segment_into_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1333,7 +2396,9 @@ typedef struct {
     bool names_needed; /* ask for sockaddr_ll: addresses, or to know the
                            link type of each frame */
     unsigned collects; /* enum collected */
+    unsigned vnet_hdr; /* bytes of offload header with each frame, or 0 */
 
+    atomic_int fanout_group; /* -1: none */
     atomic_llong timeout_ns; /* < 0: none, 0: never wait */
 
     /* The kernel reports an error once per socket. What somebody else has
@@ -1513,6 +2578,70 @@ link_is_up(RawSocket *s)
            && (answer.ifr_flags & IFF_UP);
 }
 
+/* An ethtool command on the socket's own interface: 0, or -1 with errno set
+   (net/ethtool/ioctl.c). */
+static int
+ethtool_ioctl(RawSocket *s, void *command)
+{
+    struct ifreq request = {.ifr_ifindex = s->ifindex};
+
+    if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
+        return -1;
+    }
+    request.ifr_data = command;
+    return ioctl(s->fd, SIOCETHTOOL, &request);
+}
+
+/* How many features the kernel knows; 0 where it does not tell. */
+static uint32_t
+count_features(RawSocket *s)
+{
+    const struct ethtool_sset_info info = {
+        .cmd = ETHTOOL_GSSET_INFO,
+        .sset_mask = UINT64_C(1) << ETH_SS_FEATURES,
+    };
+    /* The answer comes behind the question. */
+    uint32_t set[sizeof(info) / sizeof(uint32_t) + 1] = {0};
+
+    memcpy(set, &info, sizeof(info));
+    return ethtool_ioctl(s, set) < 0 ? 0 : set[Py_ARRAY_LENGTH(set) - 1];
+}
+
+/* Whether the interface lacks a feature, by ethtool's name for it. False where
+   that cannot be told. */
+static bool
+lacks_feature(RawSocket *s, const char *name)
+{
+    uint32_t count = count_features(s);
+    uint32_t blocks = (count + 31) / 32, i;
+    struct ethtool_gstrings *names =
+        PyMem_Calloc(1, sizeof(*names) + (size_t)count * ETH_GSTRING_LEN);
+    struct ethtool_gfeatures *features = PyMem_Calloc(
+        1, sizeof(*features) + blocks * sizeof(features->features[0]));
+    bool lacks = false;
+
+    if (names != NULL && features != NULL && count > 0) {
+        *names = (struct ethtool_gstrings){.cmd = ETHTOOL_GSTRINGS,
+                                           .string_set = ETH_SS_FEATURES,
+                                           .len = count};
+        *features = (struct ethtool_gfeatures){.cmd = ETHTOOL_GFEATURES,
+                                               .size = blocks};
+        if (ethtool_ioctl(s, names) == 0 && ethtool_ioctl(s, features) == 0) {
+            for (i = 0; i < names->len; i++) {
+                const char *known = (char *)&names->data[i * ETH_GSTRING_LEN];
+
+                if (strncmp(known, name, ETH_GSTRING_LEN) == 0) {
+                    lacks = !(features->features[i / 32].active
+                              & (UINT32_C(1) << i % 32));
+                }
+            }
+        }
+    }
+    PyMem_Free(names);
+    PyMem_Free(features);
+    return lacks;
+}
+
 /* Whether frames of this link type begin with an Ethernet header. */
 static bool
 is_ethernet(int link_type)
@@ -1560,7 +2689,7 @@ static void
 read_control(struct arrival *a, struct msghdr *header)
 {
     struct cmsghdr *c;
-    struct timespec stamp;
+    struct timespec stamp, stamps[3];
 
     for (c = CMSG_FIRSTHDR(header); c != NULL; c = CMSG_NXTHDR(header, c)) {
         if (c->cmsg_level == SOL_PACKET && c->cmsg_type == PACKET_AUXDATA
@@ -1572,13 +2701,14 @@ read_control(struct arrival *a, struct msghdr *header)
             memcpy(&stamp, CMSG_DATA(c), sizeof(stamp));
             a->timestamp_ns = stamp.tv_sec * NS_PER_S + stamp.tv_nsec;
         }
+        else if (c->cmsg_level == SOL_SOCKET
+                 && c->cmsg_type == SCM_TIMESTAMPING
+                 && c->cmsg_len >= CMSG_LEN(sizeof(stamps))) {
+            /* The third one is the hardware's (timestamping.rst). */
+            memcpy(stamps, CMSG_DATA(c), sizeof(stamps));
+            a->timestamp_ns = stamps[2].tv_sec * NS_PER_S + stamps[2].tv_nsec;
+        }
     }
-}
-
-static uint16_t
-read_be16(const unsigned char *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
 }
 
 /* Puts a stripped tag back behind the addresses, as far as there is room.
@@ -1622,10 +2752,10 @@ settle_tag(struct arrival *a, unsigned char *frame, size_t room)
         }
     }
     else if (a->length >= TAG_OFFSET + TAG_SIZE) {
-        tpid = read_be16(frame + TAG_OFFSET);
+        tpid = load_be16(frame + TAG_OFFSET);
         if (tpid == ETH_P_8021Q || tpid == ETH_P_8021AD) {
             a->tpid = tpid;
-            a->tci = read_be16(frame + TAG_OFFSET + 2);
+            a->tci = load_be16(frame + TAG_OFFSET + 2);
         }
     }
 }
@@ -1640,7 +2770,11 @@ settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
     int link_type = s->link_type;
 
     memset(a, 0, sizeof(*a));
-    a->length = a->wire_length = message->msg_len;
+    /* msg_len counts the offload header. */
+    if (message->msg_len > s->vnet_hdr) {
+        a->length = message->msg_len - s->vnet_hdr;
+    }
+    a->wire_length = a->length;
     if (header->msg_control != NULL) {
         read_control(a, header);
         header->msg_controllen = CONTROL_SIZE;
@@ -1666,6 +2800,20 @@ settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
     header->msg_flags = 0;
 }
 
+/* A tag put into the frame moves what the header points at
+   (include/linux/virtio_net.h:virtio_net_hdr_from_skb() does the same for one
+   that is to be put in). */
+static void
+shift_header(struct offload_header *h)
+{
+    if (h->header_length > 0 && h->header_length <= UINT16_MAX - TAG_SIZE) {
+        h->header_length += TAG_SIZE;
+    }
+    if (h->flags & VNET_NEEDS_CSUM) {
+        h->checksum_start += TAG_SIZE;
+    }
+}
+
 /* Fills row i of the columns. */
 static void
 settle_slot(const RawSocket *s, BatchMemory *m, Py_ssize_t i)
@@ -1675,6 +2823,9 @@ settle_slot(const RawSocket *s, BatchMemory *m, Py_ssize_t i)
     settle_message(s, &m->rx[i], &a);
     atomic_store_explicit(&m->lengths[i], a.length, memory_order_relaxed);
     m->flags[i] = a.flags;
+    if (s->vnet_hdr > 0 && (a.flags & VLAN_RESTORED)) {
+        shift_header(&m->offload_headers[i]);
+    }
     if (s->collects & COLLECT_VLAN) {
         m->wire_lengths[i] = a.wire_length;
         m->vlan_tcis[i] = a.tci;
@@ -1720,7 +2871,8 @@ struct transfer {
     BatchMemory *memory;     /* receiving into a batch: its memory */
     struct arrival *arrival; /* receiving one packet: what came with it */
     bool sending;
-    bool retry_full; /* sendall(): come back after ENOBUFS */
+    bool retry_full;  /* sendall(): come back after ENOBUFS */
+    Py_ssize_t index; /* sending: of messages[0] among the packets */
 
     int64_t timeout_ns;    /* as RawSocket.timeout_ns when the call began */
     int64_t deadline_ns;   /* 0: it has not waited yet */
@@ -1909,6 +3061,54 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
     return raise_os_error(error, name_of_call(t), s->interface);
 }
 
+/* After ENOBUFS: the feature without which the interface cannot segment the
+   super-frame that was to go past the queueing discipline; NULL where that is
+   not the reason (net/core/dev.c:__dev_direct_xmit() drops what
+   validate_xmit_skb_list() had to segment). */
+static const char *
+missing_feature(RawSocket *s, const struct transfer *t)
+{
+    const struct iovec *part = t->messages[0].msg_hdr.msg_iov;
+    int bypass = 0;
+    socklen_t length = sizeof(bypass);
+    struct offload_header h;
+    const char *feature = NULL;
+
+    if (s->vnet_hdr == 0 || s->ifindex == 0
+        || getsockopt(s->fd, SOL_PACKET, PACKET_QDISC_BYPASS, &bypass, &length)
+               < 0
+        || !bypass) {
+        return NULL;
+    }
+    memcpy(&h, part->iov_base, VNET_HEADER);
+    switch (h.gso_type & ~GSO_ECN) {
+    case GSO_TCPV4:
+        feature = "tx-tcp-segmentation";
+        break;
+    case GSO_TCPV6:
+        feature = "tx-tcp6-segmentation";
+        break;
+    case GSO_UDP_L4:
+        feature = "tx-udp-segmentation";
+        break;
+    }
+    return feature != NULL && lacks_feature(s, feature) ? feature : NULL;
+}
+
+/* Always -1 with the exception set. */
+static int
+raise_cannot_segment(RawSocket *s, const struct transfer *t,
+                     const char *feature)
+{
+    char call[160];
+
+    PyOS_snprintf(call, sizeof(call),
+                  "sendmmsg: packets[%zd] is a super-frame, and qdisc_bypass "
+                  "needs an interface with %s for it",
+                  t->index, feature);
+    return raise_os_error(EOPNOTSUPP, call, s->interface);
+}
+
 /* Nothing to be had now: waits, or raises. */
 static int
 handle_again(RawSocket *s, struct transfer *t)
@@ -1942,6 +3142,7 @@ count_transfer(RawSocket *s, const struct transfer *t, int done)
 static int
 run_transfer(RawSocket *s, struct transfer *t)
 {
+    const char *feature;
     int done, error;
 
     for (;;) {
@@ -1971,6 +3172,10 @@ run_transfer(RawSocket *s, struct transfer *t)
         }
         else if (error == EINTR) {
             result = PyErr_CheckSignals();
+        }
+        else if (error == ENOBUFS && t->sending
+                 && (feature = missing_feature(s, t)) != NULL) {
+            return raise_cannot_segment(s, t, feature);
         }
         else if (error == ENOBUFS && t->retry_full) {
             result = back_off(s, t);
@@ -2040,7 +3245,16 @@ enter_receive(RawSocket *s)
     return enter_call(s, "recvmmsg");
 }
 
-/* Asks for a name and for control data as this socket needs them. Only where
+/* Has a message begin with its offload header, or with the frame. */
+static void
+arm_parts(struct msghdr *header, struct iovec *parts, unsigned vnet_hdr)
+{
+    parts[0].iov_len = vnet_hdr;
+    header->msg_iov = vnet_hdr > 0 ? parts : parts + 1;
+    header->msg_iovlen = vnet_hdr > 0 ? 2 : 1;
+}
+
+/* Asks for a name, control data and headers as this socket needs them. Only where
    the last receive into the batch was through a socket that needs others. */
 static void
 arm_receive(PacketBatch *b, const RawSocket *s)
@@ -2048,12 +3262,13 @@ arm_receive(PacketBatch *b, const RawSocket *s)
     enum {
         CONTROL = 1,
         NAME = 2,
-        ARMED = 4
+        ARMED = 4,
+        HEADER = 8 /* times its size */
     };
     BatchMemory *m = b->memory;
     bool control = s->collects & (COLLECT_VLAN | COLLECT_TIMES);
-    unsigned wanted =
-        ARMED | (control ? CONTROL : 0) | (s->names_needed ? NAME : 0);
+    unsigned wanted = ARMED | (control ? CONTROL : 0)
+                      | (s->names_needed ? NAME : 0) | s->vnet_hdr * HEADER;
     Py_ssize_t i;
 
     if (b->armed == wanted) {
@@ -2062,6 +3277,7 @@ arm_receive(PacketBatch *b, const RawSocket *s)
     for (i = 0; i < m->capacity; i++) {
         struct msghdr *header = &m->rx[i].msg_hdr;
 
+        arm_parts(header, &m->rx_parts[2 * i], s->vnet_hdr);
         header->msg_control = control ? m->control + i * CONTROL_SIZE : NULL;
         header->msg_controllen = control ? CONTROL_SIZE : 0;
         header->msg_name = s->names_needed ? &m->addresses[i] : NULL;
@@ -2146,6 +3362,16 @@ receive_one(RawSocket *s, void *memory, size_t size)
     return done < 0 ? -1 : (Py_ssize_t)arrival.length;
 }
 
+/* Where frames have offload headers, one without is only half of it. */
+static int
+refuse_single(RawSocket *s, const char *method)
+{
+    if (s->vnet_hdr == 0) {
+        return 0;
+    }
+    return raise_os_error(EOPNOTSUPP, method, s->interface);
+}
+
 PyDoc_STRVAR(RawSocket_recv_doc, "recv($self, bufsize, /)\n--\n\n"
                                  "Receives one packet, cut to bufsize bytes.");
 
@@ -2162,6 +3388,9 @@ RawSocket_recv(PyObject *self, PyObject *argument)
     }
     if (size < 0) {
         PyErr_SetString(PyExc_ValueError, "negative bufsize in recv");
+        return NULL;
+    }
+    if (refuse_single((RawSocket *)self, "recv") < 0) {
         return NULL;
     }
     /* Not into the bytes object: the Limited API cannot shorten one. */
@@ -2188,7 +3417,8 @@ RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     Py_buffer view;
     Py_ssize_t size = 0, length = -1;
 
-    if (parse_pair("recv_into", NULL, args, nargs, NULL, &size) < 0) {
+    if (parse_pair("recv_into", NULL, args, nargs, NULL, &size) < 0
+        || refuse_single((RawSocket *)self, "recv_into") < 0) {
         return NULL;
     }
     if (PyObject_GetBuffer(args[0], &view, PyBUF_WRITABLE) < 0) {
@@ -2211,15 +3441,20 @@ RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 
 /* ---- RawSocket: sending --------------------------------------------------- */
 
+/* What goes out with a frame that has no offload header of its own. */
+static const struct offload_header no_offload;
+
 /* The messages of one sendmmsg(2): a batch's own, or made for a sequence. */
 struct outgoing {
+    unsigned vnet_hdr;  /* RawSocket.vnet_hdr */
     PacketBatch *batch; /* taken, borrowed; NULL for a sequence */
     struct mmsghdr *messages;
     Py_ssize_t count;
 
     /* For a sequence: owned. */
     struct iovec *parts;
-    Py_buffer *views; /* one per part, acquired up to view_count */
+    Py_ssize_t part_count;
+    Py_buffer *views; /* acquired up to view_count */
     Py_ssize_t view_count;
 };
 
@@ -2231,6 +3466,7 @@ begin_outgoing(struct outgoing *out, PyObject *self, PyObject *packets)
     module_state *state = state_of(Py_TYPE(self));
 
     memset(out, 0, sizeof(*out));
+    out->vnet_hdr = ((RawSocket *)self)->vnet_hdr;
     if (state == NULL) {
         return -1;
     }
@@ -2278,34 +3514,97 @@ end_outgoing(struct outgoing *out)
     }
 }
 
+/* Has the batch's messages begin with their headers, or with zeroes where it
+   has none, or with the frames. Only where the last send was another way. */
+static void
+arm_send(PacketBatch *b, unsigned vnet_hdr)
+{
+    enum {
+        ARMED = 1,
+        NO_OFFLOAD = 2,
+        HEADER = 4 /* times its size */
+    };
+    BatchMemory *m = b->memory;
+    bool own = has_headers(b);
+    unsigned wanted = ARMED | (own ? 0 : NO_OFFLOAD) | vnet_hdr * HEADER;
+    Py_ssize_t i;
+
+    if (b->sending == wanted) {
+        return;
+    }
+    for (i = 0; i < m->capacity; i++) {
+        struct iovec *parts = &m->tx_parts[2 * i];
+
+        parts[0].iov_base = own ? &m->offload_headers[i]
+                                : (struct offload_header *)&no_offload;
+        arm_parts(&m->tx[i].msg_hdr, parts, vnet_hdr);
+    }
+    b->sending = wanted;
+}
+
+/* Why frame i cannot go out with the offload header that it has; NULL where it
+   can. The kernel, too, reads the header once, and checks it. */
+static const char *
+refuse_offload(BatchMemory *m, Py_ssize_t i, Py_ssize_t length,
+               unsigned vnet_hdr)
+{
+    struct offload_header h = load_header(m, i);
+
+    if (vnet_hdr > 0) {
+        return check_offload(&h, (size_t)length);
+    }
+    if (h.gso_type != GSO_NONE) {
+        return "a super-frame: segment_into() another batch, or send it with "
+               "vnet_hdr";
+    }
+    if (h.flags & VNET_NEEDS_CSUM) {
+        return "its checksum is missing: complete_checksums(), or send it "
+               "with vnet_hdr";
+    }
+    return NULL;
+}
+
 static int
 prepare_batch(struct outgoing *out, Py_ssize_t start, Py_ssize_t count)
 {
     BatchMemory *m = out->batch->memory;
+    bool headers = has_headers(out->batch);
+    const char *reason;
     Py_ssize_t i, length;
 
+    arm_send(out->batch, out->vnet_hdr);
     for (i = start; i < start + count; i++) {
         length = checked_length(m, i);
         if (length < 0) {
             return -1;
         }
         m->tx_parts[2 * i + 1].iov_len = (size_t)length;
+        if (!headers) {
+            continue;
+        }
+        reason = refuse_offload(m, i, length, out->vnet_hdr);
+        if (reason != NULL && i == start) {
+            return raise_bad_frame(i, reason);
+        }
+        if (reason != NULL) {
+            break;
+        }
     }
     out->messages = m->tx + start;
-    out->count = count;
+    out->count = i - start;
     return 0;
 }
 
 /* Strong references to elements start..start+count-1, in a new tuple, and how
-   many parts they have; NULL with an exception set. */
+   many buffers they have; NULL with an exception set. */
 static PyObject *
 fetch_packets(PyObject *packets, Py_ssize_t start, Py_ssize_t count,
-              Py_ssize_t *part_count)
+              Py_ssize_t limit, Py_ssize_t *view_count)
 {
     PyObject *fetched = PyTuple_New(count);
     Py_ssize_t i, size;
 
-    *part_count = 0;
+    *view_count = 0;
     for (i = 0; fetched != NULL && i < count; i++) {
         PyObject *packet = PySequence_GetItem(packets, start + i);
 
@@ -2317,30 +3616,35 @@ fetch_packets(PyObject *packets, Py_ssize_t start, Py_ssize_t count,
         if (PyTuple_SetItem(fetched, i, packet) < 0) {
             Py_CLEAR(fetched);
         }
-        else if (size > MAX_PARTS) {
+        else if (size > limit) {
             PyErr_Format(PyExc_ValueError,
-                         "packets[%zd] has %zd parts: at most %d are gathered",
-                         start + i, size, MAX_PARTS);
+                         "packets[%zd] has %zd parts: at most %zd are "
+                         "gathered",
+                         start + i, size, limit);
             Py_CLEAR(fetched);
         }
-        *part_count += size;
+        *view_count += size;
     }
     return fetched;
 }
 
+static void
+add_part(struct outgoing *out, void *start, size_t length)
+{
+    out->parts[out->part_count++] = (struct iovec){start, length};
+}
+
 /* Pins one buffer as the next part. */
 static int
-add_part(struct outgoing *out, PyObject *data)
+add_buffer(struct outgoing *out, PyObject *data)
 {
     Py_buffer *view = &out->views[out->view_count];
-    struct iovec *part = &out->parts[out->view_count];
 
     if (PyObject_GetBuffer(data, view, PyBUF_SIMPLE) < 0) {
         return -1;
     }
     out->view_count++;
-    part->iov_base = view->buf;
-    part->iov_len = (size_t)view->len;
+    add_part(out, view->buf, (size_t)view->len);
     return 0;
 }
 
@@ -2348,22 +3652,25 @@ static int
 add_packet(struct outgoing *out, PyObject *packet)
 {
     struct msghdr *header = &out->messages[out->count].msg_hdr;
-    Py_ssize_t first = out->view_count, i;
+    Py_ssize_t first = out->part_count, i;
 
+    if (out->vnet_hdr > 0) {
+        add_part(out, (struct offload_header *)&no_offload, out->vnet_hdr);
+    }
     if (!PyTuple_Check(packet)) {
-        if (add_part(out, packet) < 0) {
+        if (add_buffer(out, packet) < 0) {
             return -1;
         }
     }
     else {
         for (i = 0; i < PyTuple_Size(packet); i++) {
-            if (add_part(out, PyTuple_GetItem(packet, i)) < 0) {
+            if (add_buffer(out, PyTuple_GetItem(packet, i)) < 0) {
                 return -1;
             }
         }
     }
     header->msg_iov = &out->parts[first];
-    header->msg_iovlen = (size_t)(out->view_count - first);
+    header->msg_iovlen = (size_t)(out->part_count - first);
     out->count++;
     return 0;
 }
@@ -2372,18 +3679,21 @@ static int
 prepare_sequence(struct outgoing *out, PyObject *packets, Py_ssize_t start,
                  Py_ssize_t count)
 {
-    Py_ssize_t part_count, i;
-    PyObject *fetched = fetch_packets(packets, start, count, &part_count);
+    bool header = out->vnet_hdr > 0;
+    Py_ssize_t views, parts, i;
+    PyObject *fetched =
+        fetch_packets(packets, start, count, MAX_PARTS - header, &views);
     int result = -1;
 
     if (fetched == NULL) {
         return -1;
     }
     free_gathered(out);
-    out->count = 0;
+    out->count = out->part_count = 0;
+    parts = views + (header ? count : 0);
     out->messages = PyMem_Calloc((size_t)count, sizeof(*out->messages));
-    out->parts = PyMem_Calloc((size_t)part_count, sizeof(*out->parts));
-    out->views = PyMem_Calloc((size_t)part_count, sizeof(*out->views));
+    out->parts = PyMem_Calloc((size_t)parts, sizeof(*out->parts));
+    out->views = PyMem_Calloc((size_t)views, sizeof(*out->views));
     if (out->messages == NULL || out->parts == NULL || out->views == NULL) {
         PyErr_NoMemory();
         goto finally;
@@ -2444,6 +3754,7 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
             t = begin_transfer(s, true);
             t.messages = out.messages;
             t.count = (unsigned)out.count;
+            t.index = start;
             done = run_transfer(s, &t);
         }
         leave_call(s);
@@ -2480,6 +3791,7 @@ send_prepared(RawSocket *s, struct transfer *t, const struct outgoing *out,
         }
         t->messages = out->messages + i;
         t->count = (unsigned)(out->count - i);
+        t->index = *sent;
         done = run_transfer(s, t);
         if (done < 0) {
             return -1;
@@ -2564,7 +3876,8 @@ RawSocket_send(PyObject *self, PyObject *data)
     Py_buffer view;
     int done = -1;
 
-    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+    if (refuse_single(s, "send") < 0
+        || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
     part = (struct iovec){view.buf, (size_t)view.len};
@@ -2607,22 +3920,45 @@ set_int_option(RawSocket *s, int level, int name, int value, const char *call)
     return set_option(s, level, name, &value, sizeof(value), call);
 }
 
+/* -1 with the exception set, too. */
 static int
-attach_program(RawSocket *s, const struct sock_filter *code, size_t count)
+read_int_option(RawSocket *s, int level, int name, const char *call)
 {
-    struct sock_fprog program = {(unsigned short)count,
-                                 (struct sock_filter *)code};
+    int value = 0;
+    socklen_t length = sizeof(value);
 
-    return set_option(s, SOL_SOCKET, SO_ATTACH_FILTER, &program,
-                      sizeof(program), attach_call);
+    if (getsockopt(s->fd, level, name, &value, &length) < 0) {
+        return raise_os_error(errno, call, s->interface);
+    }
+    return value;
+}
+
+/* A filter: a classic program, or the descriptor of an eBPF one. */
+struct program {
+    struct sock_filter *code; /* owned; NULL for eBPF */
+    size_t count;
+    int fd;
+};
+
+static int
+attach_program(RawSocket *s, const struct program *p)
+{
+    struct sock_fprog classic = {(unsigned short)p->count, p->code};
+
+    if (p->code == NULL) {
+        return set_int_option(s, SOL_SOCKET, SO_ATTACH_BPF, p->fd,
+                              "setsockopt(SO_ATTACH_BPF)");
+    }
+    return set_option(s, SOL_SOCKET, SO_ATTACH_FILTER, &classic,
+                      sizeof(classic), attach_call);
 }
 
 static int
 reject_everything(RawSocket *s)
 {
-    static const struct sock_filter reject[] = {{BPF_RET | BPF_K, 0, 0, 0}};
+    struct sock_filter reject[] = {{BPF_RET | BPF_K, 0, 0, 0}};
 
-    return attach_program(s, reject, 1);
+    return attach_program(s, &(struct program){reject, 1, -1});
 }
 
 /* Changing a filter takes several system calls: 0, or -1 with EBUSY raised
@@ -2684,47 +4020,67 @@ compile_filter(RawSocket *s, PyObject *expression)
     return program;
 }
 
-/* A copy of the program's instructions, which user code can change at any
-   time and the kernel reads twice; PyMem_Free() it. NULL with an exception
-   set. */
-static struct sock_filter *
-copy_program(RawSocket *s, PyObject *filter, size_t *count)
+/* Copies the instructions of a classic program, which user code can change at
+   any time and the kernel reads twice. 0, or -1 with an exception set. */
+static int
+copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
 {
-    PyObject *program = PyUnicode_Check(filter) ? compile_filter(s, filter)
-                                                : Py_NewRef(filter);
-    struct sock_filter *code = NULL;
     Py_buffer view;
-    int result;
 
-    if (program == NULL) {
-        return NULL;
+    if (PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE) < 0) {
+        return -1;
     }
-    result = PyObject_GetBuffer(program, &view, PyBUF_SIMPLE);
-    Py_DECREF(program);
-    if (result < 0) {
-        return NULL;
-    }
-    *count = (size_t)view.len / sizeof(*code);
-    if ((size_t)view.len % sizeof(*code) != 0) {
+    p->count = (size_t)view.len / sizeof(*p->code);
+    if ((size_t)view.len % sizeof(*p->code) != 0) {
         PyErr_Format(PyExc_ValueError,
                      "a filter is an array of struct sock_filter, %zu bytes "
                      "each: not %zd bytes",
-                     sizeof(*code), view.len);
+                     sizeof(*p->code), view.len);
     }
-    else if (*count > MAX_INSTRUCTIONS) {
+    else if (p->count > MAX_INSTRUCTIONS) {
         raise_os_error(EINVAL, attach_call, s->interface);
     }
     else {
-        code = PyMem_Malloc((size_t)view.len);
-        if (code == NULL) {
+        p->code = PyMem_Malloc((size_t)view.len);
+        if (p->code == NULL) {
             PyErr_NoMemory();
         }
         else {
-            memcpy(code, view.buf, (size_t)view.len);
+            memcpy(p->code, view.buf, (size_t)view.len);
         }
     }
     PyBuffer_Release(&view);
-    return code;
+    return p->code == NULL ? -1 : 0;
+}
+
+/* Makes a filter of what the caller gave; free_program() it. 0, or -1 with an
+   exception set. */
+static int
+make_program(RawSocket *s, PyObject *filter, struct program *p)
+{
+    PyObject *compiled;
+    int result;
+
+    *p = (struct program){NULL, 0, -1};
+    if (PyLong_Check(filter) && !PyBool_Check(filter)) {
+        return PyArg_Parse(filter, "i", &p->fd) ? 0 : -1;
+    }
+    if (!PyUnicode_Check(filter)) {
+        return copy_instructions(s, filter, p);
+    }
+    compiled = compile_filter(s, filter);
+    if (compiled == NULL) {
+        return -1;
+    }
+    result = copy_instructions(s, compiled, p);
+    Py_DECREF(compiled);
+    return result;
+}
+
+static void
+free_program(struct program *p)
+{
+    PyMem_Free(p->code);
 }
 
 /* Reads away what is queued. A message without memory takes a packet too. A
@@ -2751,16 +4107,16 @@ drain(RawSocket *s)
 /* Puts a program on a socket that may be receiving already. It goes on first
    to learn whether the kernel takes it, while the old one is still there. */
 static int
-replace_filter(RawSocket *s, const struct sock_filter *code, size_t count)
+replace_filter(RawSocket *s, const struct program *p)
 {
     int result = -1;
 
     if (take_filter(s, attach_call) < 0) {
         return -1;
     }
-    if (attach_program(s, code, count) == 0 && reject_everything(s) == 0) {
+    if (attach_program(s, p) == 0 && reject_everything(s) == 0) {
         drain(s);
-        result = attach_program(s, code, count);
+        result = attach_program(s, p);
     }
     release_filter(s);
     return result;
@@ -2769,15 +4125,14 @@ replace_filter(RawSocket *s, const struct sock_filter *code, size_t count)
 static int
 apply_filter(RawSocket *s, PyObject *filter, bool receiving)
 {
-    size_t count;
-    struct sock_filter *code = copy_program(s, filter, &count);
+    struct program p;
     int result;
 
-    if (code == NULL) {
+    if (make_program(s, filter, &p) < 0) {
         return -1;
     }
-    result = (receiving ? replace_filter : attach_program)(s, code, count);
-    PyMem_Free(code);
+    result = (receiving ? replace_filter : attach_program)(s, &p);
+    free_program(&p);
     return result;
 }
 
@@ -2843,6 +4198,188 @@ RawSocket_lock_filter(PyObject *self, PyObject *Py_UNUSED(unused))
     return change_filter(self, SO_LOCK_FILTER, "setsockopt(SO_LOCK_FILTER)");
 }
 
+/* ---- RawSocket: fanout ---------------------------------------------------- */
+
+/* The arguments of set_fanout(). */
+struct fanout {
+    int mode;
+    int group; /* -1: one that the kernel chooses */
+    int flags;
+    PyObject *program; /* borrowed; None: none */
+};
+
+/* By their number (linux/if_packet.h). */
+static const char *const fanout_modes[] = {
+    "hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf",
+};
+
+enum {
+    FANOUT_CBPF = 6,
+    FANOUT_EBPF = 7
+};
+
+static int
+check_fanout(const struct fanout *f)
+{
+    bool number = PyLong_Check(f->program) && !PyBool_Check(f->program);
+    const char *wrong = NULL;
+
+    if (f->group > 0xffff) {
+        wrong = "a fanout group is 0 to 0xffff";
+    }
+    else if (f->flags & ~(FANOUT_DEFRAG | FANOUT_ROLLOVER)) {
+        wrong = "flags may have FANOUT_DEFRAG and FANOUT_ROLLOVER";
+    }
+    else if (f->program != Py_None && f->mode != FANOUT_CBPF
+             && f->mode != FANOUT_EBPF) {
+        wrong = "a fanout program goes with the modes 'cbpf' and 'ebpf'";
+    }
+    else if (f->program == Py_None && f->group < 0 && f->mode >= FANOUT_CBPF) {
+        wrong = "a new group of this mode needs its program";
+    }
+    else if (f->program != Py_None && number != (f->mode == FANOUT_EBPF)) {
+        wrong = "the program is instructions for 'cbpf', and a descriptor for "
+                "'ebpf'";
+    }
+    if (wrong != NULL) {
+        PyErr_SetString(PyExc_ValueError, wrong);
+        return -1;
+    }
+    return 0;
+}
+
+/* 0, or -1 with an exception set. */
+static int
+parse_fanout(PyObject *args, PyObject *kwargs, struct fanout *f)
+{
+    static char *names[] = {"mode", "group", "flags", "program", NULL};
+    const char *mode;
+
+    *f = (struct fanout){.group = -1, .program = Py_None};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|O&iO:set_fanout", names,
+                                     &mode, convert_optional_int, &f->group,
+                                     &f->flags, &f->program)) {
+        return -1;
+    }
+    while (strcmp(mode, fanout_modes[f->mode]) != 0) {
+        if (++f->mode == (int)Py_ARRAY_LENGTH(fanout_modes)) {
+            PyErr_Format(PyExc_ValueError,
+                         "no such fanout mode: '%s' (hash, lb, cpu, rollover, "
+                         "random, queue, cbpf or ebpf)",
+                         mode);
+            return -1;
+        }
+    }
+    return check_fanout(f);
+}
+
+/* The constructor's fanout=: a mode, or a tuple of set_fanout()'s arguments,
+   which lives as long as *f is used. */
+static int
+parse_fanout_option(PyObject *option, struct fanout *f)
+{
+    PyObject *args;
+    int result;
+
+    if (PyTuple_Check(option)) {
+        return parse_fanout(option, NULL, f);
+    }
+    if (!PyUnicode_Check(option)) {
+        PyErr_Format(PyExc_TypeError,
+                     "fanout must be a mode or a tuple of set_fanout()'s "
+                     "arguments, not %R",
+                     Py_TYPE(option));
+        return -1;
+    }
+    args = PyTuple_Pack(1, option);
+    if (args == NULL) {
+        return -1;
+    }
+    result = parse_fanout(args, NULL, f);
+    Py_DECREF(args);
+    return result;
+}
+
+static int
+set_fanout_program(RawSocket *s, const struct fanout *f)
+{
+    static const char call[] = "setsockopt(PACKET_FANOUT_DATA)";
+    struct program p;
+    struct sock_fprog classic;
+    int result;
+
+    if (make_program(s, f->program, &p) < 0) {
+        return -1;
+    }
+    if (p.code == NULL) {
+        return set_int_option(s, SOL_PACKET, PACKET_FANOUT_DATA, p.fd, call);
+    }
+    classic = (struct sock_fprog){(unsigned short)p.count, p.code};
+    result = set_option(s, SOL_PACKET, PACKET_FANOUT_DATA, &classic,
+                        sizeof(classic), call);
+    free_program(&p);
+    return result;
+}
+
+static const char fanout_query[] = "getsockopt(PACKET_FANOUT)";
+
+/* Joins a group; its number, or -1 with an exception set. A member's packets
+   come through the group's hook, not its own: PACKET_IGNORE_OUTGOING works
+   there as a flag of the group (net/packet/af_packet.c:fanout_add()). */
+static int
+join_fanout(RawSocket *s, const struct fanout *f)
+{
+    int flags = f->flags | (f->group < 0 ? FANOUT_UNIQUE_ID : 0);
+    int ignore = read_int_option(s, SOL_PACKET, PACKET_IGNORE_OUTGOING,
+                                 "getsockopt(PACKET_IGNORE_OUTGOING)");
+    int value;
+
+    if (ignore < 0) {
+        return -1;
+    }
+    flags |= ignore ? FANOUT_IGNORE_OUTGOING : 0;
+    value = (f->group < 0 ? 0 : f->group) | (f->mode | flags) << 16;
+    if (set_int_option(s, SOL_PACKET, PACKET_FANOUT, value,
+                       "setsockopt(PACKET_FANOUT)")
+            < 0
+        || (f->program != Py_None && set_fanout_program(s, f) < 0)) {
+        return -1;
+    }
+    value = read_int_option(s, SOL_PACKET, PACKET_FANOUT, fanout_query);
+    if (value == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    atomic_store_explicit(&s->fanout_group, value & 0xffff,
+                          memory_order_relaxed);
+    return value & 0xffff;
+}
+
+PyDoc_STRVAR(RawSocket_set_fanout_doc,
+             "set_fanout($self, /, mode, group=None, flags=0, program=None)\n"
+             "--\n\n"
+             "Joins a fanout group, each packet of which goes to one of its "
+             "sockets;\nreturns its number.");
+
+static PyObject *
+RawSocket_set_fanout(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    RawSocket *s = (RawSocket *)self;
+    struct fanout f;
+    int group;
+
+    if (parse_fanout(args, kwargs, &f) < 0
+        || enter_call(s, "setsockopt(PACKET_FANOUT)") < 0) {
+        return NULL;
+    }
+    group = join_fanout(s, &f);
+    if (group >= 0) {
+        /* Until now every member has got every packet. */
+        drain(s);
+    }
+    leave_call(s);
+    return group < 0 ? NULL : PyLong_FromLong(group);
+}
+
 /* ---- RawSocket: construction ---------------------------------------------- */
 
 /* The constructor's arguments. Tristates and sizes: -1 for None. */
@@ -2856,6 +4393,10 @@ struct options {
     int vlan;
     int addresses;
     PyObject *timestamps;
+    int vnet_hdr;
+    PyObject *fanout;
+    int allmulti;
+    PyObject *multicast;
     int qdisc_bypass;
     int rcvbuf;
     int sndbuf;
@@ -2864,6 +4405,29 @@ struct options {
     int allow_down;
     int fileno;
 };
+
+/* "O&": None is -1, True the header that all kernels have. */
+static int
+convert_vnet_hdr(PyObject *value, void *result)
+{
+    int size;
+
+    if (value == Py_None || PyBool_Check(value)) {
+        size = value == Py_None ? -1 : value == Py_True ? (int)VNET_HEADER : 0;
+    }
+    else if (!convert_optional_int(value, &size)) {
+        return 0;
+    }
+    else if (size != 0 && size != (int)VNET_HEADER
+             && size != (int)MERGEABLE_HEADER) {
+        PyErr_Format(PyExc_ValueError,
+                     "vnet_hdr must be a bool, %zu or %zu, not %d",
+                     VNET_HEADER, MERGEABLE_HEADER, size);
+        return 0;
+    }
+    *(int *)result = size;
+    return 1;
+}
 
 /* "O&": None is -1. */
 static int
@@ -2878,21 +4442,23 @@ convert_tristate(PyObject *value, void *result)
     return 1;
 }
 
-/* "O&": None is -1. */
-static int
-convert_optional_int(PyObject *value, void *result)
+static bool
+is_text(PyObject *value, const char *text)
 {
-    Py_ssize_t number;
+    return PyUnicode_Check(value)
+           && PyUnicode_CompareWithASCIIString(value, text) == 0;
+}
 
-    if (!convert_optional_size(value, &number)) {
-        return 0;
-    }
-    if (number > INT_MAX) {
-        PyErr_Format(PyExc_OverflowError, "%zd does not fit an int", number);
-        return 0;
-    }
-    *(int *)result = (int)number;
-    return 1;
+/* What makes no sense on a socket of all interfaces. */
+static const char *
+interface_needed(const struct options *o)
+{
+    return o->promisc                ? "promisc needs an interface"
+           : o->allmulti             ? "allmulti needs an interface"
+           : o->multicast != Py_None ? "multicast needs an interface"
+           : is_text(o->timestamps, "hardware")
+               ? "hardware time stamps need an interface"
+               : NULL;
 }
 
 /* Checks that need no descriptor. */
@@ -2907,11 +4473,9 @@ check_options(const struct options *o)
     else if (o->type >= 0 && o->type != SOCK_RAW && o->type != SOCK_DGRAM) {
         wrong = "type must be SOCK_RAW or SOCK_DGRAM";
     }
-    else if (o->timestamps != Py_None
-             && (!PyUnicode_Check(o->timestamps)
-                 || PyUnicode_CompareWithASCIIString(o->timestamps,
-                                                     "software"))) {
-        wrong = "timestamps must be None or 'software'";
+    else if (o->timestamps != Py_None && !is_text(o->timestamps, "software")
+             && !is_text(o->timestamps, "hardware")) {
+        wrong = "timestamps must be None, 'software' or 'hardware'";
     }
     else if (o->fileno >= 0
              && (o->interface != Py_None || o->protocol >= 0 || o->type >= 0
@@ -2923,8 +4487,8 @@ check_options(const struct options *o)
         wrong = "protocol=0 makes a socket that only sends: it needs an "
                 "interface";
     }
-    else if (o->fileno < 0 && o->interface == Py_None && o->promisc) {
-        wrong = "promisc needs an interface";
+    else if (o->fileno < 0 && o->interface == Py_None) {
+        wrong = interface_needed(o);
     }
     if (wrong != NULL) {
         PyErr_SetString(PyExc_ValueError, wrong);
@@ -3162,11 +4726,64 @@ apply_buffer_sizes(RawSocket *s, const struct options *o, bool adopted)
     return 0;
 }
 
+/* Whether the interface stamps packets itself, which it then may have to be
+   told too (SIOCSHWTSTAMP: a setting of the machine, not of the socket). */
+static bool
+has_hardware_stamps(RawSocket *s)
+{
+    struct ethtool_ts_info info = {.cmd = ETHTOOL_GET_TS_INFO};
+
+    return ethtool_ioctl(s, &info) == 0
+           && (info.so_timestamping & SOF_TIMESTAMPING_RAW_HARDWARE)
+           && (info.so_timestamping & SOF_TIMESTAMPING_RX_HARDWARE);
+}
+
+static int
+apply_timestamps(RawSocket *s, const struct options *o)
+{
+    s->collects |= COLLECT_TIMES;
+    if (is_text(o->timestamps, "software")) {
+        return set_int_option(s, SOL_SOCKET, SO_TIMESTAMPNS, 1,
+                              "setsockopt(SO_TIMESTAMPNS)");
+    }
+    if (!has_hardware_stamps(s)) {
+        return raise_os_error(EOPNOTSUPP,
+                              "the interface has no hardware time stamps",
+                              s->interface);
+    }
+    return set_int_option(s, SOL_SOCKET, SO_TIMESTAMPING,
+                          SOF_TIMESTAMPING_RX_HARDWARE
+                              | SOF_TIMESTAMPING_RAW_HARDWARE,
+                          "setsockopt(SO_TIMESTAMPING)");
+}
+
+/* Has the kernel exchange an offload header with each frame, or not. */
+static int
+apply_vnet_hdr(RawSocket *s, unsigned size)
+{
+    s->vnet_hdr = size;
+    if (size == MERGEABLE_HEADER) {
+        return set_int_option(s, SOL_PACKET, PACKET_VNET_HDR_SZ, (int)size,
+                              "setsockopt(PACKET_VNET_HDR_SZ)");
+    }
+    return set_int_option(s, SOL_PACKET, PACKET_VNET_HDR, size > 0,
+                          "setsockopt(PACKET_VNET_HDR)");
+}
+
 /* What to collect with each packet. */
 static int
 apply_collection(RawSocket *s, const struct options *o)
 {
     s->collects = COLLECT_ALWAYS;
+    if (o->vnet_hdr >= 0 && apply_vnet_hdr(s, (unsigned)o->vnet_hdr) < 0) {
+        return -1;
+    }
+    if (s->vnet_hdr > 0) {
+        s->collects |= COLLECT_OFFLOADS;
+    }
+    if (s->vnet_hdr == MERGEABLE_HEADER) {
+        s->collects |= COLLECT_BUFFER_COUNTS;
+    }
     if (o->vlan == 1) {
         if (set_int_option(s, SOL_PACKET, PACKET_AUXDATA, 1,
                            "setsockopt(PACKET_AUXDATA)")
@@ -3180,15 +4797,7 @@ apply_collection(RawSocket *s, const struct options *o)
     }
     s->names_needed = (s->collects & COLLECT_ADDRESSES)
                       || ((s->collects & COLLECT_VLAN) && s->link_type < 0);
-    if (o->timestamps != Py_None) {
-        if (set_int_option(s, SOL_SOCKET, SO_TIMESTAMPNS, 1,
-                           "setsockopt(SO_TIMESTAMPNS)")
-            < 0) {
-            return -1;
-        }
-        s->collects |= COLLECT_TIMES;
-    }
-    return 0;
+    return o->timestamps == Py_None ? 0 : apply_timestamps(s, o);
 }
 
 static int
@@ -3216,14 +4825,71 @@ apply_packet_options(RawSocket *s, const struct options *o)
     return 0;
 }
 
+/* Joins (PACKET_ADD_MEMBERSHIP) or leaves; `address` is for
+   PACKET_MR_MULTICAST, else NULL. */
 static int
-join_promisc(RawSocket *s)
+change_membership(RawSocket *s, int action, int type, PyObject *address)
 {
+    const char *call = action == PACKET_ADD_MEMBERSHIP
+                           ? "setsockopt(PACKET_ADD_MEMBERSHIP)"
+                           : "setsockopt(PACKET_DROP_MEMBERSHIP)";
     struct packet_mreq request = {.mr_ifindex = s->ifindex,
-                                  .mr_type = PACKET_MR_PROMISC};
+                                  .mr_type = (unsigned short)type};
+    Py_buffer view;
 
-    return set_option(s, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &request,
-                      sizeof(request), "setsockopt(PACKET_ADD_MEMBERSHIP)");
+    if (address != NULL) {
+        if (PyObject_GetBuffer(address, &view, PyBUF_SIMPLE) < 0) {
+            return -1;
+        }
+        if (view.len < 1
+            || view.len > (Py_ssize_t)sizeof(request.mr_address)) {
+            PyErr_Format(PyExc_ValueError,
+                         "a hardware address has 1 to %zu bytes, not %zd",
+                         sizeof(request.mr_address), view.len);
+            PyBuffer_Release(&view);
+            return -1;
+        }
+        request.mr_alen = (unsigned short)view.len;
+        memcpy(request.mr_address, view.buf, (size_t)view.len);
+        PyBuffer_Release(&view);
+    }
+    return set_option(s, SOL_PACKET, action, &request, sizeof(request), call);
+}
+
+static int
+join_multicast(RawSocket *s, PyObject *addresses)
+{
+    PyObject *iterator = PyObject_GetIter(addresses);
+    PyObject *address;
+    int result = 0;
+
+    if (iterator == NULL) {
+        return -1;
+    }
+    while (result == 0 && (address = PyIter_Next(iterator)) != NULL) {
+        result = change_membership(s, PACKET_ADD_MEMBERSHIP,
+                                   PACKET_MR_MULTICAST, address);
+        Py_DECREF(address);
+    }
+    Py_DECREF(iterator);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+apply_memberships(RawSocket *s, const struct options *o)
+{
+    if (o->promisc
+        && change_membership(s, PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC, NULL)
+               < 0) {
+        return -1;
+    }
+    if (o->allmulti
+        && change_membership(s, PACKET_ADD_MEMBERSHIP, PACKET_MR_ALLMULTI,
+                             NULL)
+               < 0) {
+        return -1;
+    }
+    return o->multicast == Py_None ? 0 : join_multicast(s, o->multicast);
 }
 
 /* Starts to listen. bind(2) to an interface that is down returns 0 and leaves
@@ -3255,6 +4921,30 @@ bind_socket(RawSocket *s, const struct options *o, int protocol)
         return 0;
     }
     return pending == 0 ? 0 : raise_os_error(pending, "bind", s->interface);
+}
+
+/* As bind_socket(), for a member of a fanout group: until it has joined, it
+   gets what the other members get too. */
+static int
+bind_member(RawSocket *s, const struct options *o, int protocol)
+{
+    struct program filter = {NULL, 0, -1};
+    struct fanout f;
+    int result = -1;
+
+    if (parse_fanout_option(o->fanout, &f) < 0
+        || (o->filter != Py_None && make_program(s, o->filter, &filter) < 0)) {
+        return -1;
+    }
+    if (reject_everything(s) == 0 && bind_socket(s, o, protocol) == 0
+        && join_fanout(s, &f) >= 0) {
+        result = o->filter != Py_None
+                     ? attach_program(s, &filter)
+                     : set_int_option(s, SOL_SOCKET, SO_DETACH_FILTER, 1,
+                                      "setsockopt(SO_DETACH_FILTER)");
+    }
+    free_program(&filter);
+    return result;
 }
 
 /* The order that cannot lie: nothing is received before bind(2), which comes
@@ -3291,26 +4981,52 @@ construct_new(RawSocket *s, struct options *o)
         || apply_packet_options(s, o) < 0) {
         return -1;
     }
-    if (o->filter != Py_None && apply_filter(s, o->filter, false) < 0) {
+    if (o->fanout == Py_None && o->filter != Py_None
+        && apply_filter(s, o->filter, false) < 0) {
         return -1;
     }
-    if (o->promisc && join_promisc(s) < 0) {
+    if (apply_memberships(s, o) < 0) {
         return -1;
     }
-    return bind_socket(s, o, protocol);
+    return o->fanout == Py_None ? bind_socket(s, o, protocol)
+                                : bind_member(s, o, protocol);
 }
 
-/* An int socket option of an adopted descriptor: -1 with the exception set. */
+/* Learns whether an adopted socket exchanges offload headers, and of which
+   size: before Linux 6.4 there was but one. */
 static int
-read_int_option(int fd, int level, int name, const char *call)
+inspect_vnet_hdr(RawSocket *s)
 {
-    int value = 0;
-    socklen_t length = sizeof(value);
+    int size = read_int_option(s, SOL_PACKET, PACKET_VNET_HDR,
+                               "getsockopt(PACKET_VNET_HDR)");
+    socklen_t length = sizeof(size);
 
-    if (getsockopt(fd, level, name, &value, &length) < 0) {
-        return raise_os_error(errno, call, NULL);
+    if (size <= 0) {
+        return size;
     }
-    return value;
+    if (getsockopt(s->fd, SOL_PACKET, PACKET_VNET_HDR_SZ, &size, &length)
+        < 0) {
+        size = VNET_HEADER;
+    }
+    s->vnet_hdr = (unsigned)size;
+    return 0;
+}
+
+/* Learns the group of an adopted socket. 0 is none, and also group 0 of mode
+   hash without flags. */
+static int
+inspect_fanout(RawSocket *s)
+{
+    int value = read_int_option(s, SOL_PACKET, PACKET_FANOUT, fanout_query);
+
+    if (value == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (value != 0) {
+        atomic_store_explicit(&s->fanout_group, value & 0xffff,
+                              memory_order_relaxed);
+    }
+    return 0;
 }
 
 /* Learns what an adopted AF_PACKET socket is bound to. */
@@ -3322,18 +5038,10 @@ inspect_packet_socket(RawSocket *s, struct options *o)
     struct ifreq request = {0};
     int on;
 
-    on = read_int_option(s->fd, SOL_PACKET, PACKET_VNET_HDR,
-                         "getsockopt(PACKET_VNET_HDR)");
-    if (on < 0) {
+    if (inspect_vnet_hdr(s) < 0 || inspect_fanout(s) < 0) {
         return -1;
     }
-    if (on) {
-        PyErr_SetString(PyExc_ValueError,
-                        "the descriptor has PACKET_VNET_HDR on: its frames "
-                        "begin with a header");
-        return -1;
-    }
-    on = read_int_option(s->fd, SOL_PACKET, PACKET_AUXDATA,
+    on = read_int_option(s, SOL_PACKET, PACKET_AUXDATA,
                          "getsockopt(PACKET_AUXDATA)");
     if (on < 0) {
         return -1;
@@ -3361,12 +5069,16 @@ inspect_packet_socket(RawSocket *s, struct options *o)
 static int
 refuse_packet_options(struct options *o)
 {
-    const char *name = o->promisc               ? "promisc"
-                       : o->ignore_outgoing > 0 ? "ignore_outgoing"
-                       : o->vlan > 0            ? "vlan"
-                       : o->addresses > 0       ? "addresses"
-                       : o->qdisc_bypass        ? "qdisc_bypass"
-                                                : NULL;
+    const char *name = o->promisc                ? "promisc"
+                       : o->allmulti             ? "allmulti"
+                       : o->multicast != Py_None ? "multicast"
+                       : o->vnet_hdr > 0         ? "vnet_hdr"
+                       : o->fanout != Py_None    ? "fanout"
+                       : o->ignore_outgoing > 0  ? "ignore_outgoing"
+                       : o->vlan > 0             ? "vlan"
+                       : o->addresses > 0        ? "addresses"
+                       : o->qdisc_bypass         ? "qdisc_bypass"
+                                                 : NULL;
 
     if (name != NULL) {
         PyErr_Format(PyExc_ValueError,
@@ -3376,7 +5088,21 @@ refuse_packet_options(struct options *o)
         return -1;
     }
     o->vlan = o->addresses = 0;
-    o->ignore_outgoing = -1;
+    o->ignore_outgoing = o->vnet_hdr = -1;
+    return 0;
+}
+
+/* Has an adopted socket join a group; what it has received alone is
+   discarded. */
+static int
+join_adopted(RawSocket *s, const struct options *o)
+{
+    struct fanout f;
+
+    if (parse_fanout_option(o->fanout, &f) < 0 || join_fanout(s, &f) < 0) {
+        return -1;
+    }
+    drain(s);
     return 0;
 }
 
@@ -3387,12 +5113,11 @@ construct_adopted(RawSocket *s, struct options *o)
     s->fd = o->fileno;
     s->receives = true;
     s->family =
-        read_int_option(s->fd, SOL_SOCKET, SO_DOMAIN, "getsockopt(SO_DOMAIN)");
+        read_int_option(s, SOL_SOCKET, SO_DOMAIN, "getsockopt(SO_DOMAIN)");
     if (s->family < 0) {
         return -1;
     }
-    s->type =
-        read_int_option(s->fd, SOL_SOCKET, SO_TYPE, "getsockopt(SO_TYPE)");
+    s->type = read_int_option(s, SOL_SOCKET, SO_TYPE, "getsockopt(SO_TYPE)");
     if (s->type < 0) {
         return -1;
     }
@@ -3407,8 +5132,8 @@ construct_adopted(RawSocket *s, struct options *o)
         < 0) {
         return -1;
     }
-    if (o->promisc && s->ifindex == 0) {
-        PyErr_SetString(PyExc_ValueError, "promisc needs an interface");
+    if (s->ifindex == 0 && interface_needed(o) != NULL) {
+        PyErr_SetString(PyExc_ValueError, interface_needed(o));
         return -1;
     }
     if (apply_buffer_sizes(s, o, true) < 0 || apply_collection(s, o) < 0
@@ -3418,18 +5143,22 @@ construct_adopted(RawSocket *s, struct options *o)
     if (o->filter != Py_None && apply_filter(s, o->filter, true) < 0) {
         return -1;
     }
-    return o->promisc ? join_promisc(s) : 0;
+    if (apply_memberships(s, o) < 0) {
+        return -1;
+    }
+    return o->fanout == Py_None ? 0 : join_adopted(s, o);
 }
 
 static int
 parse_options(PyObject *args, PyObject *kwargs, struct options *o)
 {
-    static char *names[] = {"interface",    "protocol",  "type",
-                            "filter",       "promisc",   "ignore_outgoing",
-                            "vlan",         "addresses", "timestamps",
-                            "qdisc_bypass", "rcvbuf",    "sndbuf",
-                            "busy_poll",    "netns",     "allow_down",
-                            "fileno",       NULL};
+    static char *names[] = {"interface",  "protocol",     "type",
+                            "filter",     "promisc",      "ignore_outgoing",
+                            "vlan",       "addresses",    "timestamps",
+                            "vnet_hdr",   "fanout",       "allmulti",
+                            "multicast",  "qdisc_bypass", "rcvbuf",
+                            "sndbuf",     "busy_poll",    "netns",
+                            "allow_down", "fileno",       NULL};
 
     *o = (struct options){
         .interface = Py_None,
@@ -3440,6 +5169,9 @@ parse_options(PyObject *args, PyObject *kwargs, struct options *o)
         .vlan = -1,
         .addresses = -1,
         .timestamps = Py_None,
+        .vnet_hdr = -1,
+        .fanout = Py_None,
+        .multicast = Py_None,
         .rcvbuf = -1,
         .sndbuf = -1,
         .busy_poll = -1,
@@ -3447,14 +5179,16 @@ parse_options(PyObject *args, PyObject *kwargs, struct options *o)
         .fileno = -1,
     };
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "|O$O&O&OpO&O&O&OpO&O&O&OpO&:RawSocket", names,
+            args, kwargs, "|O$O&O&OpO&O&O&OO&OpOpO&O&O&OpO&:RawSocket", names,
             &o->interface, convert_optional_int, &o->protocol,
             convert_optional_int, &o->type, &o->filter, &o->promisc,
             convert_tristate, &o->ignore_outgoing, convert_tristate, &o->vlan,
-            convert_tristate, &o->addresses, &o->timestamps, &o->qdisc_bypass,
-            convert_optional_int, &o->rcvbuf, convert_optional_int, &o->sndbuf,
-            convert_optional_int, &o->busy_poll, &o->netns, &o->allow_down,
-            convert_optional_int, &o->fileno)) {
+            convert_tristate, &o->addresses, &o->timestamps, convert_vnet_hdr,
+            &o->vnet_hdr, &o->fanout, &o->allmulti, &o->multicast,
+            &o->qdisc_bypass, convert_optional_int, &o->rcvbuf,
+            convert_optional_int, &o->sndbuf, convert_optional_int,
+            &o->busy_poll, &o->netns, &o->allow_down, convert_optional_int,
+            &o->fileno)) {
         return -1;
     }
     return check_options(o);
@@ -3479,6 +5213,7 @@ RawSocket_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     s->pid = getpid();
     s->link_type = -1;
     atomic_init(&s->timeout_ns, -1);
+    atomic_init(&s->fanout_group, -1);
     /* Closed, for dealloc, until it is complete. */
     atomic_init(&s->state, SOCKET_CLOSED);
     adopt = o.fileno >= 0;
@@ -3730,7 +5465,7 @@ RawSocket_setsockopt(PyObject *self, PyObject *args)
         && (name == PACKET_VNET_HDR || name == PACKET_VNET_HDR_SZ)) {
         PyErr_SetString(PyExc_ValueError,
                         "PACKET_VNET_HDR would put a header in front of every "
-                        "frame behind the object's back");
+                        "frame behind the object's back: use vnet_hdr=");
         return NULL;
     }
     if (value == Py_None) {
@@ -3811,6 +5546,48 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
                          (int)ntohs(address.sll_protocol),
                          (int)address.sll_pkttype, (int)address.sll_hatype,
                          (char *)address.sll_addr, size);
+}
+
+PyDoc_STRVAR(RawSocket_add_membership_doc,
+             "add_membership($self, address, /)\n--\n\n"
+             "Has the interface receive a multicast address too.");
+
+static PyObject *
+membership_call(PyObject *self, int action, PyObject *address)
+{
+    RawSocket *s = (RawSocket *)self;
+    int result = -1;
+
+    if (enter_call(s, "setsockopt") < 0) {
+        return NULL;
+    }
+    if (s->ifindex == 0) {
+        PyErr_SetString(PyExc_ValueError, "multicast needs an interface");
+    }
+    else {
+        result = change_membership(s, action, PACKET_MR_MULTICAST, address);
+    }
+    leave_call(s);
+    if (result < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+RawSocket_add_membership(PyObject *self, PyObject *address)
+{
+    return membership_call(self, PACKET_ADD_MEMBERSHIP, address);
+}
+
+PyDoc_STRVAR(RawSocket_drop_membership_doc,
+             "drop_membership($self, address, /)\n--\n\n"
+             "Undoes one add_membership().");
+
+static PyObject *
+RawSocket_drop_membership(PyObject *self, PyObject *address)
+{
+    return membership_call(self, PACKET_DROP_MEMBERSHIP, address);
 }
 
 PyDoc_STRVAR(RawSocket_fileno_doc, "fileno($self, /)\n--\n\n"
@@ -4012,6 +5789,24 @@ RawSocket_get_mtu(PyObject *self, void *Py_UNUSED(closure))
     return result < 0 ? NULL : PyLong_FromLong(answer.ifr_mtu);
 }
 
+static PyObject *
+RawSocket_get_vnet_hdr(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(((RawSocket *)self)->vnet_hdr);
+}
+
+static PyObject *
+RawSocket_get_fanout_group(PyObject *self, void *Py_UNUSED(closure))
+{
+    int group = atomic_load_explicit(&((RawSocket *)self)->fanout_group,
+                                     memory_order_relaxed);
+
+    if (group < 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(group);
+}
+
 /* ---- RawSocket: type ------------------------------------------------------ */
 
 static PyMethodDef RawSocket_methods[] = {
@@ -4030,6 +5825,12 @@ static PyMethodDef RawSocket_methods[] = {
      RawSocket_detach_filter_doc},
     {"lock_filter", RawSocket_lock_filter, METH_NOARGS,
      RawSocket_lock_filter_doc},
+    {"set_fanout", (PyCFunction)(void (*)(void))RawSocket_set_fanout,
+     METH_VARARGS | METH_KEYWORDS, RawSocket_set_fanout_doc},
+    {"add_membership", RawSocket_add_membership, METH_O,
+     RawSocket_add_membership_doc},
+    {"drop_membership", RawSocket_drop_membership, METH_O,
+     RawSocket_drop_membership_doc},
     {"statistics", RawSocket_statistics, METH_NOARGS,
      RawSocket_statistics_doc},
     {"getsockopt", RawSocket_getsockopt, METH_VARARGS,
@@ -4072,6 +5873,10 @@ static PyGetSetDef RawSocket_getset[] = {
      "Index of the interface; None for all of them.", NULL},
     {"link_type", RawSocket_get_link_type, NULL,
      "ARPHRD_ number of the interface; None for all of them.", NULL},
+    {"vnet_hdr", RawSocket_get_vnet_hdr, NULL,
+     "Bytes of offload header that go with each frame: 0, 10 or 12.", NULL},
+    {"fanout_group", RawSocket_get_fanout_group, NULL,
+     "Number of the fanout group; None outside.", NULL},
     {"mtu", RawSocket_get_mtu, NULL,
      "Largest payload of the interface, now, in bytes; None for all.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -4081,7 +5886,8 @@ PyDoc_STRVAR(
     RawSocket_doc,
     "RawSocket(interface=None, *, protocol=3, type=3, filter=None, "
     "promisc=False, ignore_outgoing=None, vlan=None, addresses=None, "
-    "timestamps=None, qdisc_bypass=False, rcvbuf=None, sndbuf=None, "
+    "timestamps=None, vnet_hdr=None, fanout=None, allmulti=False, "
+    "multicast=None, qdisc_bypass=False, rcvbuf=None, sndbuf=None, "
     "busy_poll=None, netns=None, allow_down=False, fileno=None)\n--\n\n"
     "A packet socket (packet(7)) that receives and sends in batches.\n\n"
     "When the constructor returns, the socket is listening, and no packet of\n"
@@ -4137,6 +5943,15 @@ add_constants(PyObject *module)
         {"CHECKSUM_VALID", CHECKSUM_VALID},
         {"VLAN_RESTORED", VLAN_RESTORED},
         {"CONTROL_TRUNCATED", CONTROL_TRUNCATED},
+        {"VNET_NEEDS_CSUM", VNET_NEEDS_CSUM},
+        {"VNET_DATA_VALID", VNET_DATA_VALID},
+        {"GSO_NONE", GSO_NONE},
+        {"GSO_TCPV4", GSO_TCPV4},
+        {"GSO_TCPV6", GSO_TCPV6},
+        {"GSO_UDP_L4", GSO_UDP_L4},
+        {"GSO_ECN", GSO_ECN},
+        {"FANOUT_DEFRAG", FANOUT_DEFRAG},
+        {"FANOUT_ROLLOVER", FANOUT_ROLLOVER},
     };
     size_t i;
 

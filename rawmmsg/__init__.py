@@ -9,9 +9,18 @@ from ._rawmmsg import (
     CHECKSUM_NOT_READY,
     CHECKSUM_VALID,
     CONTROL_TRUNCATED,
+    FANOUT_DEFRAG,
+    FANOUT_ROLLOVER,
+    GSO_ECN,
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    GSO_UDP_L4,
     SUPER_FRAME,
     TRUNCATED,
     VLAN_RESTORED,
+    VNET_DATA_VALID,
+    VNET_NEEDS_CSUM,
     PacketBatch,
     RawSocket,
     Statistics,
@@ -23,15 +32,24 @@ __all__ = [
     "CHECKSUM_NOT_READY",
     "CHECKSUM_VALID",
     "CONTROL_TRUNCATED",
+    "FANOUT_DEFRAG",
+    "FANOUT_ROLLOVER",
+    "GSO_ECN",
+    "GSO_NONE",
+    "GSO_TCPV4",
+    "GSO_TCPV6",
+    "GSO_UDP_L4",
     "SUPER_FRAME",
     "TRUNCATED",
     "VLAN_RESTORED",
+    "VNET_DATA_VALID",
+    "VNET_NEEDS_CSUM",
     "PacketBatch",
     "RawSocket",
     "Statistics",
 ]
 
-_SUBMODULES = frozenset({"bpf", "testing"})
+_SUBMODULES = frozenset({"bpf", "fanout", "scapy", "testing"})
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -22,6 +22,37 @@ CONTROL_TRUNCATED: Final = 16
 """Flag: the kernel had more control data than fits (MSG_CTRUNC), as options
 set by hand can cause: a tag or a time stamp of this packet may be lost."""
 
+VNET_NEEDS_CSUM: Final = 1
+"""vnet_flags: the checksum is missing (VIRTIO_NET_HDR_F_NEEDS_CSUM)."""
+VNET_DATA_VALID: Final = 2
+"""vnet_flags: the checksum was verified (VIRTIO_NET_HDR_F_DATA_VALID)."""
+
+GSO_NONE: Final = 0
+"""gso_types: a frame as it goes on the wire."""
+GSO_TCPV4: Final = 1
+"""gso_types: a super-frame of TCP over IPv4."""
+GSO_TCPV6: Final = 4
+"""gso_types: a super-frame of TCP over IPv6."""
+GSO_UDP_L4: Final = 5
+"""gso_types: a super-frame of UDP datagrams."""
+GSO_ECN: Final = 128
+"""gso_types, or-ed in: TCP's CWR is set, for the first segment."""
+
+FANOUT_ROLLOVER: Final = 0x1000
+"""set_fanout() flag: to the next socket where one's queue is full."""
+FANOUT_DEFRAG: Final = 0x8000
+"""set_fanout() flag: IP fragments are put together before the choice."""
+
+_FanoutMode: TypeAlias = Literal[
+    "hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf"
+]
+_Fanout: TypeAlias = (
+    _FanoutMode
+    | tuple[_FanoutMode]
+    | tuple[_FanoutMode, int | None]
+    | tuple[_FanoutMode, int | None, int]
+    | tuple[_FanoutMode, int | None, int, Buffer | int | None]
+)
 _Packets: TypeAlias = (
     PacketBatch | Sequence[Buffer] | Sequence[Buffer | tuple[Buffer, ...]]
 )
@@ -95,16 +126,46 @@ class PacketBatch:
         """Appends each packet; those before one that fails stay."""
 
     def clear(self) -> None:
-        """Empties the batch: set_count(0)."""
+        """Empties the batch, and zeroes its offload headers."""
 
     def set_count(self, count: int, /) -> None:
         """Declares that frames 0..count-1, written in place, hold packets of
-        `lengths` bytes."""
+        `lengths` bytes.
+
+        Their offload headers stay, as received or as written: clear() first
+        where the frames are new.
+        """
+
+    def complete_checksums(self) -> int:
+        """Computes the checksums that were left to the hardware
+        (VNET_NEEDS_CSUM), for a sink without offloads; returns how many.
+
+        Super-frames are left as they are: segment_into() completes theirs.
+        ValueError names a frame whose header does not fit it (those before it
+        are done), or says that the batch holds no headers
+        (net/core/dev.c:skb_checksum_help()).
+        """
+
+    def segment_into(
+        self, target: PacketBatch, /, start: int = 0, segment: int = 0
+    ) -> tuple[int, int]:
+        """Fills `target` with what a sink without offloads needs: frames from
+        `start` on, checksums complete, super-frames cut into segments.
+
+        Returns the frame, and the segment of it, to go on from when `target`
+        has been emptied; (len(batch), 0) when all is done. Cuts TCP over IPv4
+        and IPv6 and UDP, behind any tags, as the kernel does
+        (tcp_gso_segment(), __udp_gso_segment()).
+
+        Stops before a frame that cannot be done, and raises ValueError, which
+        names it, when it is the one at `start`: its header does not fit it,
+        its type is another, or it is longer than a frame of `target`.
+        """
 
     # The columns. Each has `capacity` entries, the first len(batch) of them
     # meaningful. One that the last receive did not collect is None, and
     # filling the batch for send (append, extend, clear, set_count) drops all
-    # but `lengths`.
+    # but `lengths` and the offload headers.
 
     @property
     def lengths(self) -> memoryview[int]:
@@ -119,8 +180,8 @@ class PacketBatch:
 
     @property
     def timestamps_ns(self) -> memoryview[int] | None:
-        """When the kernel received each packet, ns since the epoch ("q").
-        0: it has no stamp. Collected with timestamps=."""
+        """When the kernel or the interface received each packet, ns since
+        the epoch ("q"). 0: it has no stamp. Collected with timestamps=."""
 
     @property
     def ifindexes(self) -> memoryview[int] | None:
@@ -148,6 +209,40 @@ class PacketBatch:
     def vlan_tpids(self) -> memoryview[int] | None:
         """EtherType of each frame's outer tag, 0x8100 or 0x88a8, in host
         order ("H"). 0: no tag. Collected with vlan=True."""
+
+    # The offload headers (struct virtio_net_hdr; kernel's
+    # include/uapi/linux/virtio_net.h), one per frame, in host order and
+    # writable. Collected with vnet_hdr=; a batch that is filled for send has
+    # them too, zero until written (append() zeroes its frame's).
+
+    @property
+    def vnet_flags(self) -> memoryview[int] | None:
+        """VNET_NEEDS_CSUM, VNET_DATA_VALID of each frame ("B")."""
+
+    @property
+    def gso_types(self) -> memoryview[int] | None:
+        """GSO_NONE, or what kind of super-frame each frame is ("B")."""
+
+    @property
+    def header_lengths(self) -> memoryview[int] | None:
+        """Bytes of headers in front of a super-frame's payload, a hint
+        ("H")."""
+
+    @property
+    def gso_sizes(self) -> memoryview[int] | None:
+        """Bytes of payload in each segment of a super-frame ("H")."""
+
+    @property
+    def checksum_starts(self) -> memoryview[int] | None:
+        """Where the bytes begin that a missing checksum covers ("H")."""
+
+    @property
+    def checksum_offsets(self) -> memoryview[int] | None:
+        """Where the checksum belongs, counted from there ("H")."""
+
+    @property
+    def buffer_counts(self) -> memoryview[int] | None:
+        """num_buffers of each header ("H"). Collected with vnet_hdr=12."""
 
 @final
 class Statistics(
@@ -199,8 +294,9 @@ class RawSocket:
     packet of another interface and none that `filter` rejects can ever be
     read from it.
 
-    filter          a pcap-filter(7) expression, or a buffer of struct
-                    sock_filter (rawmmsg.bpf.Program is one)
+    filter          a pcap-filter(7) expression, a buffer of struct
+                    sock_filter (rawmmsg.bpf.Program is one), or the
+                    descriptor of an eBPF program
     promisc         receive what is addressed to others too
     ignore_outgoing do not receive what this machine sends; None: on for
                     loopback, where each frame is seen twice otherwise
@@ -211,8 +307,23 @@ class RawSocket:
                     (net/core/dev.c:__netif_receive_skb_core())
     addresses       collect packet_types and ifindexes; None: only where
                     `interface` is None
-    timestamps      "software" to collect timestamps_ns; None: no stamping
-                    option is touched
+    timestamps      "software": collect timestamps_ns, taken by the kernel.
+                    "hardware": taken by the interface (raw, of its own clock;
+                    OSError EOPNOTSUPP where it has none; to have it stamp at
+                    all is the administrator's, SIOCSHWTSTAMP). None: no
+                    stamping option is touched
+    vnet_hdr        exchange a virtio_net_hdr with each frame, in columns of
+                    the batch: frames of up to SUPER_FRAME bytes arrive as the
+                    sender made them, checksums to be completed, and are sent
+                    so. True: 10 bytes, as all kernels have it. 12: with
+                    num_buffers (Linux 6.4). None: off, or as found on an
+                    adopted descriptor. SOCK_RAW only
+    fanout          join a fanout group: a mode, or a tuple of set_fanout()'s
+                    arguments. Packets that come before it has joined are
+                    lost, not doubled
+    allmulti        receive all multicast (PACKET_MR_ALLMULTI)
+    multicast       hardware addresses to receive, as bytes
+                    (PACKET_MR_MULTICAST)
     qdisc_bypass    send past the traffic control layer: taps do not see it
     rcvbuf, sndbuf  bytes, beyond rmem_max and wmem_max where privilege allows;
                     what was got: getsockopt(SOL_SOCKET, SO_RCVBUF), which
@@ -243,12 +354,16 @@ class RawSocket:
         *,
         protocol: int = 3,
         type: int = 3,
-        filter: str | Buffer | None = None,
+        filter: str | Buffer | int | None = None,
         promisc: bool = False,
         ignore_outgoing: bool | None = None,
         vlan: bool | None = None,
         addresses: bool | None = None,
-        timestamps: Literal["software"] | None = None,
+        timestamps: Literal["software", "hardware"] | None = None,
+        vnet_hdr: bool | Literal[0, 10, 12] | None = None,
+        fanout: _Fanout | None = None,
+        allmulti: bool = False,
+        multicast: Iterable[Buffer] | None = None,
         qdisc_bypass: bool = False,
         rcvbuf: int | None = None,
         sndbuf: int | None = None,
@@ -268,8 +383,10 @@ class RawSocket:
         timeout says. Raises TimeoutError, BlockingIOError (timeout 0),
         OSError: ENETDOWN once when the link goes down, ENODEV when the
         interface is gone, EBADF when the socket is closed meanwhile,
-        EOPNOTSUPP on a send-only socket; BufferError for a batch in use. A
-        call that raises leaves the batch as it was.
+        EOPNOTSUPP on a send-only socket, EINVAL with vnet_hdr, once, for a
+        packet that the kernel lost because the header cannot express its
+        offload; BufferError for a batch in use. A call that raises leaves the
+        batch as it was.
         """
 
     def sendmmsg(self, packets: _Packets, /, start: int = 0) -> int:
@@ -282,6 +399,12 @@ class RawSocket:
         EMSGSIZE (longer than the MTU allows), EINVAL (shorter than the link
         header), ENOBUFS (the queue is full), ENETDOWN, ENODEV, TimeoutError,
         BlockingIOError.
+
+        With vnet_hdr, a batch's frames go with their offload headers, those
+        of a sequence with zeroes. ValueError names a frame whose header does
+        not fit it, or that needs one (a super-frame, a missing checksum) on a
+        socket without vnet_hdr; EOPNOTSUPP, a super-frame that the interface
+        cannot segment, on one with qdisc_bypass.
         """
 
     def sendall(self, packets: _Packets, /) -> None:
@@ -292,7 +415,7 @@ class RawSocket:
         whole call. An error carries how far it came in `packets_sent`.
         """
 
-    # One packet, as socket.socket
+    # One packet, as socket.socket. OSError EOPNOTSUPP with vnet_hdr.
 
     def recv(self, bufsize: int, /) -> bytes:
         """Receives one packet, cut to `bufsize` bytes; tags restored."""
@@ -306,7 +429,7 @@ class RawSocket:
 
     # Filters
 
-    def attach_filter(self, filter: str | Buffer, /) -> None:
+    def attach_filter(self, filter: str | Buffer | int, /) -> None:
         """Has the kernel keep only what `filter` accepts.
 
         Packets queued under an earlier filter are discarded, and those that
@@ -324,6 +447,39 @@ class RawSocket:
 
     def lock_filter(self) -> None:
         """Forbids changing the filter for the life of the socket."""
+
+    # Fanout and multicast
+
+    def set_fanout(
+        self,
+        mode: _FanoutMode,
+        group: int | None = None,
+        flags: int = 0,
+        program: Buffer | int | None = None,
+    ) -> int:
+        """Joins a fanout group, each packet of which goes to one of its
+        sockets; returns its number.
+
+        `group` is 0 to 65,535; None: a new one, which the kernel chooses.
+        `flags`: FANOUT_DEFRAG, FANOUT_ROLLOVER. `program` chooses the socket:
+        instructions for "cbpf", a descriptor for "ebpf". What the socket has
+        queued is discarded, since the other members have got it too.
+
+        Raises OSError: EINVAL where the members differ in interface,
+        protocol, mode or flags or the socket is not bound, EALREADY for a
+        member, ENOSPC for a full group (packet(7), PACKET_FANOUT).
+        """
+
+    @property
+    def fanout_group(self) -> int | None:
+        """Number of the fanout group; None outside."""
+
+    def add_membership(self, address: Buffer, /) -> None:
+        """Has the interface receive a multicast address too
+        (PACKET_ADD_MEMBERSHIP); OSError EINVAL for one of another length."""
+
+    def drop_membership(self, address: Buffer, /) -> None:
+        """Undoes one add_membership(); harmless where there is none."""
 
     # Options and state
 
@@ -350,7 +506,7 @@ class RawSocket:
         """Sets a socket option, as socket.setsockopt().
 
         ValueError for PACKET_VNET_HDR, which would put a header in front of
-        every frame.
+        every frame: that is vnet_hdr=.
         """
 
     @overload
@@ -390,6 +546,10 @@ class RawSocket:
     @property
     def type(self) -> int:
         """SOCK_RAW or SOCK_DGRAM."""
+
+    @property
+    def vnet_hdr(self) -> int:
+        """Bytes of offload header that go with each frame: 0, 10 or 12."""
 
     @property
     def interface(self) -> str | None:

@@ -320,16 +320,6 @@ def test_other_kinds_of_sockets_are_refused(family: int, kind: int) -> None:
         os.fstat(std.fileno())
 
 
-def test_offload_header_is_refused(pair: Veth) -> None:
-    """Frames would begin with a virtio_net_hdr."""
-    with packet_socket(pair.b) as std:
-        std.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-        with pytest.raises(ValueError, match="PACKET_VNET_HDR"):
-            RawSocket(fileno=std.fileno())
-        std.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 0)
-        RawSocket(fileno=std.fileno()).detach()
-
-
 def test_deleted_interface_is_enodev(veth: Veth) -> None:
     with packet_socket(veth.b) as std:
         veth.delete()

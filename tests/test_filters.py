@@ -100,7 +100,7 @@ def test_any_buffer_of_instructions_is_a_filter(
         assert receive(sock, 2) == [b"+yes", b"+end"]
 
 
-@pytest.mark.parametrize("wrong", [None, 1, 1.5, [b"\0" * 8], object()])
+@pytest.mark.parametrize("wrong", [None, True, 1.5, [b"\0" * 8], object()])
 def test_what_is_no_buffer_is_a_type_error(wrong: Any) -> None:
     sender, sock = datagram_pair()
     with sender, sock, pytest.raises(TypeError):

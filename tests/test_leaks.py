@@ -340,8 +340,10 @@ def test_filters_and_options(pair: tuple[socket.socket, RawSocket]) -> None:
             sock.attach_filter(accept() * 5000)
         with refused(ValueError, OSError):
             sock.attach_filter(b"odd")
+        with refused(OSError):
+            sock.attach_filter(0)
         with refused(TypeError):
-            sock.attach_filter(5)  # type: ignore[arg-type]
+            sock.attach_filter(None)  # type: ignore[arg-type]
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4)

@@ -66,9 +66,11 @@ def test_example_runs_and_prints(
     assert ("print(" in code) == bool(capsys.readouterr().out)
 
 
-def test_pytest_example_passes(tmp_path: Path) -> None:
-    """The README's test of a user's own, run as that user would."""
-    (code,) = (block[1] for block in BLOCKS if "conftest.py" in block[1])
+@pytest.mark.parametrize(
+    "code", [block[1] for block in BLOCKS if "conftest.py" in block[1]]
+)
+def test_pytest_example_passes(tmp_path: Path, code: str) -> None:
+    """The README's tests of a user's own, run as that user would."""
     files = re.split(r"^# (\w+\.py)\n", code, flags=re.MULTILINE)[1:]
     for name, text in zip(files[::2], files[1::2], strict=True):
         (tmp_path / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,40 @@
+"""Scapy on rawmmsg: sockets that receive in batches, packets sent in batches.
+
+    from rawmmsg.scapy import install
+
+    install()  # sniff(), srp(), AsyncSniffer ... use our sockets from now on
+
+    RawMmsgL2Socket, RawMmsgL2ListenSocket, RawMmsgL3Socket
+                    wherever Scapy takes a socket
+    BatchSession    for sniff(session=): a whole batch for one wait
+    RawSniffer      frames as memoryviews, no Packet made of them
+    sendp_batch()   in place of sendp() and sendpfast()
+
+Needs Scapy 2.6 or later, and imports it. A packet's `time` is when its batch
+arrived: `timestamps=True`, an option of the sockets that sniff() passes on,
+has the kernel stamp each one.
+"""
+
+from .configuration import install, uninstall
+from .links import FilterError
+from .raw import RawSniffer
+from .sending import SendResult, sendp_batch
+from .session import BatchSession
+from .sockets import (
+    RawMmsgL2ListenSocket,
+    RawMmsgL2Socket,
+    RawMmsgL3Socket,
+)
+
+__all__ = [
+    "BatchSession",
+    "FilterError",
+    "RawMmsgL2ListenSocket",
+    "RawMmsgL2Socket",
+    "RawMmsgL3Socket",
+    "RawSniffer",
+    "SendResult",
+    "install",
+    "sendp_batch",
+    "uninstall",
+]

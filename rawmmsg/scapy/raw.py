@@ -1,0 +1,177 @@
+"""Frames as they are, beside sniff(): no Packet is made of them."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Self, TypeAlias
+
+from scapy.interfaces import NetworkInterface
+
+from rawmmsg import SUPER_FRAME, PacketBatch
+
+from .links import BATCH_SIZE, Link, receive
+from .sockets import RawMmsgL2ListenSocket, RawMmsgL2Socket, wait_for
+
+_Judge: TypeAlias = Callable[[memoryview], object]
+_Views: TypeAlias = Generator[memoryview, None, None]
+
+
+class RawSniffer:
+    """Sniffs frames as memoryviews, at the speed of batches.
+
+        with RawSniffer("eth0", filter="udp", timeout=10) as frames:
+            for frame in frames:
+                lengths.append(len(frame))
+
+    A view is valid until the next one is asked for: keep bytes(frame). `time`
+    is when the frames of this batch arrived.
+
+    iface          as for sniff(); conf.iface unless given
+    opened_socket  instead: one of ours, which stays open; what the sniff
+                   leaves of a batch is there for the next one
+    count          frames to give; 0: no limit
+    timeout        seconds; None: no limit
+    lfilter        called with each view: false for one not to be given
+    stop_filter    called with each view given, after it has been worked on:
+                   true to stop
+
+    Other arguments (filter, promisc, nofilter) are those of
+    RawMmsgL2ListenSocket, and its errors are raised.
+    Raises OSError when the interface is deleted.
+
+    stop() ends it from anywhere. A `for` loop that is left early goes on
+    where it was with the next; close(), or the end of `with`, ends it.
+    """
+
+    def __init__(
+        self,
+        iface: str | NetworkInterface | None = None,
+        *,
+        opened_socket: RawMmsgL2Socket | None = None,
+        count: int = 0,
+        timeout: float | None = None,
+        lfilter: _Judge | None = None,
+        stop_filter: _Judge | None = None,
+        **options: Any,
+    ) -> None:
+        if opened_socket is not None and (iface is not None or options):
+            raise ValueError("an opened socket has its interface and filter")
+        self._owned = opened_socket is None
+        self._socket = opened_socket or RawMmsgL2ListenSocket(iface, **options)
+        self._batch = PacketBatch(BATCH_SIZE, SUPER_FRAME)
+        self._alarm = _Alarm()
+        self._frames = self._judged(count, timeout, lfilter, stop_filter)
+        self.time = 0.0
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return self._frames
+
+    def stop(self) -> None:
+        """Ends the iteration, also from another thread or a signal handler:
+        the frame that is being worked on is the last."""
+        self._alarm.set()
+
+    def close(self) -> None:
+        """Ends the iteration, in the thread that iterates. Harmless when it
+        has ended."""
+        self._frames.close()
+        self._finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Nothing is there yet where the constructor has failed.
+        if hasattr(self, "_frames"):
+            self.close()
+
+    def _finish(self) -> None:
+        self._alarm.close()
+        if self._owned:
+            self._socket.close()
+
+    def _judged(
+        self,
+        count: int,
+        timeout: float | None,
+        lfilter: _Judge | None,
+        stop_filter: _Judge | None,
+    ) -> _Views:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        given = 0
+        with contextlib.closing(self._received(deadline)) as views:
+            for view in views:
+                if lfilter is not None and not lfilter(view):
+                    continue
+                yield view
+                given += 1
+                if given == count or self._alarm.is_set:
+                    break
+                if stop_filter is not None and stop_filter(view):
+                    break
+                if deadline is not None and time.monotonic() >= deadline:
+                    break
+        self._finish()
+
+    def _received(self, deadline: float | None) -> _Views:
+        """All frames, until stopped, out of time or closed."""
+        while not self._alarm.is_set:
+            while (frame := self._socket.pop()) is not None:
+                self.time = frame[2]
+                yield memoryview(frame[1])
+            came = False
+            for link in self._socket.links:
+                try:
+                    came |= receive(link.receiver, self._batch) > 0
+                except BlockingIOError:
+                    continue
+                except EOFError:
+                    return
+                self.time = time.time()
+                yield from self._batched(link)
+            if came:
+                continue
+            rest = None if deadline is None else deadline - time.monotonic()
+            if rest is not None and rest <= 0:
+                return
+            wait_for([self._socket, self._alarm], rest)
+
+    def _batched(self, link: Link) -> _Views:
+        """The frames of the batch; what is not asked for, the socket keeps."""
+        done = 0
+        try:
+            for done, view in enumerate(self._batch, 1):  # noqa: B007
+                yield view
+        finally:
+            rest = self._batch.tolist()[done:]
+            self._socket.put_back([(link, data, self.time) for data in rest])
+
+
+class _Alarm:
+    """A flag that wakes who waits for its descriptor."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        # Reentrant, for a signal handler that comes while it is held.
+        self._lock = threading.RLock()
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._event
+
+    def set(self) -> None:
+        self.is_set = True
+        with self._lock:
+            if self._event != -1:
+                os.eventfd_write(self._event, 1)
+
+    def close(self) -> None:
+        with self._lock:
+            event, self._event = self._event, -1
+            if event != -1:
+                os.close(event)

@@ -1,0 +1,134 @@
+"""install() and uninstall(): whose sockets Scapy opens."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from frames import number_of, numbered
+from scapy.arch.linux import L2ListenSocket, L2Socket, L3PacketSocket
+from scapy.config import conf
+from scapy.interfaces import resolve_iface
+from scapy.sendrecv import sniff
+from scapykit import reload_network, send
+from traffic import WAIT
+
+from rawmmsg.scapy import (
+    RawMmsgL2ListenSocket,
+    RawMmsgL2Socket,
+    RawMmsgL3Socket,
+    install,
+    uninstall,
+)
+from rawmmsg.testing import Veth
+
+THEIRS = (L2Socket, L2ListenSocket, L3PacketSocket)
+OURS = (RawMmsgL2Socket, RawMmsgL2ListenSocket, RawMmsgL3Socket)
+
+
+def chosen() -> tuple[Any, Any, Any]:
+    return conf.L2socket, conf.L2listen, conf.L3socket
+
+
+@pytest.fixture(autouse=True)
+def undone() -> Iterator[None]:
+    assert chosen() == THEIRS
+    yield
+    uninstall()
+    conf.use_pcap = False
+    assert chosen() == THEIRS
+
+
+def test_context_manager() -> None:
+    with install():
+        assert chosen() == OURS
+    assert chosen() == THEIRS
+
+
+def test_until_uninstalled() -> None:
+    install()
+    assert chosen() == OURS
+    uninstall()
+    assert chosen() == THEIRS
+    uninstall()
+
+
+def test_ipv6_at_layer_3(veth: Veth) -> None:
+    before = conf.L3socket6
+    with install(), conf.L3socket6(iface=veth.a) as sock:
+        assert type(sock) is RawMmsgL3Socket
+    assert conf.L3socket6 is before
+
+
+def test_only_the_first_of_two_undoes_it() -> None:
+    with install():
+        with install():
+            assert chosen() == OURS
+        assert chosen() == OURS
+    assert chosen() == THEIRS
+
+
+def test_undone_when_the_block_raises() -> None:
+    with pytest.raises(KeyError), install():
+        raise KeyError
+    assert chosen() == THEIRS
+
+
+def test_changes_of_use_pcap_leave_it() -> None:
+    with install():
+        conf.use_pcap = True
+        assert chosen() == OURS
+        conf.use_pcap = False
+        assert chosen() == OURS
+
+
+def test_afterwards_use_pcap_decides() -> None:
+    """Not what it was when we came."""
+    conf.use_pcap = True
+    assert conf.use_pcap, "the tests need libpcap"
+    theirs = chosen()
+    conf.use_pcap = False
+    with install():
+        conf.use_pcap = True
+    assert chosen() == theirs
+    conf.use_pcap = False
+    assert chosen() == THEIRS
+
+
+def test_another_choice_made_meanwhile_stays() -> None:
+    class Mine(L2Socket):
+        """A user's own."""
+
+    try:
+        with install():
+            conf.L2socket = Mine
+        assert chosen() == (Mine, L2ListenSocket, L3PacketSocket)
+    finally:
+        conf.L2socket = L2Socket
+
+
+def test_scapy_opens_ours(veth: Veth) -> None:
+    reload_network()
+    with install():
+        interface = resolve_iface(veth.a)
+        assert interface.l2socket() is RawMmsgL2Socket
+        assert interface.l2listen() is RawMmsgL2ListenSocket
+        assert interface.l3socket(False) is RawMmsgL3Socket
+
+
+def test_options_of_sniff_reach_the_socket(veth: Veth) -> None:
+    with install():
+        found = sniff(
+            iface=veth.a,
+            filter="ether proto 0x88b5",
+            timestamps=True,
+            count=1,
+            timeout=WAIT,
+            started_callback=lambda: send(veth.b, [numbered(1)]),
+        )
+    assert number_of(found[0].original) == 1
+
+
+def test_loopback_at_layer_3_stays_with_scapy() -> None:
+    with install():
+        make: Callable[..., Any] = resolve_iface("lo").l3socket(False)
+        assert make is not RawMmsgL3Socket

@@ -1,0 +1,210 @@
+"""RawSniffer: frames without Packet objects, sniffed as sniff() does."""
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from blocking import Call, descriptors, handler
+from frames import number_of, numbered
+from scapy.layers.inet import IP
+from scapy.sendrecv import sniff
+from scapykit import TRAFFIC, addressed, send, tunnel, wire
+from traffic import WAIT
+
+from rawmmsg.scapy import (
+    FilterError,
+    RawMmsgL2Socket,
+    RawMmsgL3Socket,
+    RawSniffer,
+)
+from rawmmsg.testing import Veth
+
+
+def test_count_ends_it(veth: Veth) -> None:
+    with RawSniffer(veth.a, count=150) as frames:
+        send(veth.b, [numbered(i) for i in range(200)])
+        assert [number_of(view) for view in frames] == list(range(150))
+        assert list(frames) == [], "it has ended"
+
+
+def test_views_are_of_the_received_memory(veth: Veth) -> None:
+    """Not copies: neither of the kernel's frame, nor read-only."""
+    with RawSniffer(veth.a, count=2, timeout=WAIT) as frames:
+        send(veth.b, [numbered(1), numbered(2)])
+        first, second = frames
+    assert (type(first), first.readonly) == (memoryview, False)
+    assert (bytes(first), bytes(second)) == (numbered(1), numbered(2))
+
+
+def test_timeout_ends_it(veth: Veth) -> None:
+    begin = time.monotonic()
+    with RawSniffer(veth.a, timeout=0.1) as frames:
+        assert list(frames) == []
+    assert 0.1 <= time.monotonic() - begin < WAIT
+
+
+def test_timeout_ends_it_in_the_middle_of_a_batch(veth: Veth) -> None:
+    with RawSniffer(veth.a, timeout=0.2) as frames:
+        send(veth.b, [numbered(i) for i in range(100)])
+        given = 0
+        for _ in frames:
+            given += 1
+            time.sleep(0.05)
+    assert 0 < given < 100
+
+
+def test_filter(veth: Veth) -> None:
+    with RawSniffer(veth.a, filter="arp", count=2, timeout=WAIT) as frames:
+        send(veth.b, [numbered(1), *TRAFFIC["ARP"]])
+        assert [bytes(view) for view in frames] == wire(TRAFFIC["ARP"])
+
+
+def test_bad_filter_is_an_error(veth: Veth) -> None:
+    gc.collect()
+    before = descriptors()
+    with pytest.raises(FilterError):
+        RawSniffer(veth.a, filter="no good")
+    gc.collect()
+    assert descriptors() == before
+
+
+def test_lfilter_and_stop_filter(veth: Veth) -> None:
+    """What the one rejects the other does not see; the frame at which it stops
+    is given."""
+    with RawSniffer(
+        veth.a,
+        lfilter=lambda view: number_of(view) % 2 == 0,
+        stop_filter=lambda view: number_of(view) >= 9,
+        timeout=WAIT,
+    ) as frames:
+        send(veth.b, [numbered(i) for i in range(20)])
+        assert [number_of(view) for view in frames] == [0, 2, 4, 6, 8, 10]
+
+
+def test_opened_socket_keeps_what_is_left(veth: Veth) -> None:
+    """By count, by break, and for sniff() as well."""
+    with RawMmsgL2Socket(iface=veth.a) as sock:
+        send(veth.b, [numbered(i) for i in range(9)])
+        with RawSniffer(opened_socket=sock, count=2) as frames:
+            assert [number_of(view) for view in frames] == [0, 1]
+        with RawSniffer(opened_socket=sock) as frames:
+            for view in frames:
+                assert number_of(view) == 2
+                break
+        assert number_of(sniff(opened_socket=sock, count=1)[0].original) == 3
+        with RawSniffer(opened_socket=sock, count=5) as frames:
+            assert [number_of(view) for view in frames] == [4, 5, 6, 7, 8]
+        assert not sock.closed
+
+
+def test_loop_goes_on_where_it_was_left(veth: Veth) -> None:
+    with RawSniffer(veth.a, count=4, timeout=WAIT) as frames:
+        send(veth.b, [numbered(i) for i in range(4)])
+        for view in frames:
+            assert number_of(view) == 0
+            break
+        assert [number_of(view) for view in frames] == [1, 2, 3]
+
+
+def test_layer_3_socket_gives_whole_frames_of_all_interfaces(
+    veth_factory: Callable[..., Veth],
+) -> None:
+    other, veth = veth_factory(), veth_factory()
+    with (
+        addressed(veth),
+        RawMmsgL3Socket(iface=other.a) as sock,
+        RawSniffer(opened_socket=sock, count=2, timeout=WAIT) as frames,
+    ):
+        sock.send(IP(dst="192.0.2.2"))  # opens its interface too
+        (ping, *_) = TRAFFIC["ICMP"]
+        send(veth.b, [ping])
+        send(other.b, [numbered(2)])
+        assert {bytes(view) for view in frames} == {bytes(ping), numbered(2)}
+
+
+def test_packets_of_a_tunnel() -> None:
+    packet = bytes(IP(src="192.0.2.1", dst="192.0.2.2"))
+    with (
+        tunnel() as (name, descriptor),
+        RawSniffer(name, count=1, timeout=WAIT) as frames,
+    ):
+        os.write(descriptor, packet)
+        assert [bytes(view) for view in frames] == [packet]
+
+
+def test_stop_from_another_thread(veth: Veth) -> None:
+    with RawSniffer(veth.a) as frames, Call(list, frames) as call:
+        assert call.pending
+        begin = time.monotonic()
+        frames.stop()
+        assert call.result() == []
+    assert time.monotonic() - begin < WAIT
+
+
+def test_stop_from_a_signal_handler(veth: Veth) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    with RawSniffer(veth.a) as frames, handler(frames.stop):
+        signal.pthread_kill(main, signal.SIGUSR1)
+        assert list(frames) == []
+
+
+def test_stop_makes_the_present_frame_the_last(veth: Veth) -> None:
+    with RawSniffer(veth.a) as frames:
+        send(veth.b, [numbered(i) for i in range(10)])
+        seen = []
+        for view in frames:
+            seen.append(number_of(view))
+            if len(seen) == 3:
+                frames.stop()
+    assert seen == [0, 1, 2]
+    frames.stop()
+
+
+def test_time_is_that_of_the_batch(veth: Veth) -> None:
+    before = time.time()
+    with RawSniffer(veth.a, count=1) as frames:
+        send(veth.b, [numbered(1)])
+        list(frames)
+        assert before <= frames.time <= time.time()
+
+
+def test_link_down_does_not_end_it(veth: Veth) -> None:
+    with RawSniffer(veth.a, count=1, timeout=WAIT) as frames:
+        veth.down("a")
+        veth.up("a")
+        send(veth.b, [numbered(1)])
+        assert [number_of(view) for view in frames] == [1]
+
+
+def test_deleted_interface_is_an_error(veth: Veth) -> None:
+    with RawSniffer(veth.a) as frames:
+        veth.delete()
+        with pytest.raises(OSError, match="No such device"):
+            list(frames)
+
+
+def test_nothing_is_left_open(veth: Veth) -> None:
+    """However it ends; nor where it is only made."""
+    gc.collect()
+    before = descriptors()
+    RawSniffer(veth.a).close()
+    RawSniffer(veth.a)
+    list(RawSniffer(veth.a, timeout=0))
+    for view in RawSniffer(veth.a, timeout=0):
+        del view
+        break
+    gc.collect()
+    assert descriptors() == before
+
+
+def test_socket_with_a_filter_of_its_own(veth: Veth) -> None:
+    with (
+        RawMmsgL2Socket(iface=veth.a) as sock,
+        pytest.raises(ValueError, match="opened socket"),
+    ):
+        RawSniffer(opened_socket=sock, filter="arp")

@@ -1,0 +1,621 @@
+"""sendp_batch: what arrives, at which pace, how it ends, and what it says."""
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+import termios
+import textwrap
+import threading
+import time
+import tracemalloc
+import types
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+from blocking import Call, descriptors, eventually
+from frames import numbered
+from scapy.config import conf
+from scapy.error import log_runtime
+from scapy.interfaces import resolve_iface
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet, Raw
+from scapy.plist import PacketList
+from scapy.sendrecv import sendp
+from traffic import SCALE, WAIT, environment, pending, receive, tc
+
+from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.scapy import sendp_batch
+from rawmmsg.scapy.pacing import TICK, Pacer
+from rawmmsg.testing import Veth, veth_pair
+
+
+@pytest.fixture(scope="module")
+def link() -> Iterator[Veth]:
+    """One pair for all tests that leave it as it is."""
+    with veth_pair() as pair:
+        yield pair
+
+
+@pytest.fixture
+def receiver(link: Veth) -> Iterator[RawSocket]:
+    with RawSocket(link.b) as sock:
+        yield sock
+
+
+def udp(number: int) -> Packet:
+    return (
+        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+        / IP(src="192.0.2.1", dst="192.0.2.2", id=number)
+        / UDP(sport=1, dport=2)
+        / Raw(bytes([number]) * 40)
+    )
+
+
+def at(seconds: float, packet: Packet) -> Packet:
+    packet.time = seconds
+    return packet
+
+
+def arrived(interface: str) -> tuple[int, int]:
+    """Frames and bytes that the interface has received, by its own count."""
+    with open("/proc/thread-self/net/dev", encoding="ascii") as table:
+        for line in table:
+            name, _, numbers = line.partition(":")
+            if name.strip() == interface:
+                size, frames = numbers.split()[:2]
+                return int(frames), int(size)
+    raise AssertionError(f"{interface} is gone")
+
+
+@contextmanager
+def interrupting(interface: str, more: int) -> Iterator[None]:
+    """Sends SIGINT to the main thread when so many more frames have come."""
+    main = threading.main_thread().ident
+    assert main is not None
+    until = arrived(interface)[0] + more
+
+    def interrupt() -> None:
+        eventually(lambda: arrived(interface)[0] >= until, "nothing is sent")
+        signal.pthread_kill(main, signal.SIGINT)
+
+    with Call(interrupt) as call:
+        yield
+    call.result()
+
+
+# What is sent
+
+
+GIVEN: Final[dict[str, Callable[[], Any]]] = {
+    "list of bytes": lambda: [numbered(i) for i in range(5)],
+    "tuple of bytes": lambda: tuple(numbered(i) for i in range(5)),
+    "generator of bytes": lambda: (numbered(i) for i in range(5)),
+    "bytes": lambda: numbered(7),
+    "bytearray": lambda: bytearray(numbered(7)),
+    "memoryview": lambda: memoryview(numbered(7)),
+    "other buffers": lambda: [
+        bytearray(numbered(1)),
+        memoryview(numbered(2)),
+        array("H", numbered(3)),
+    ],
+    "packet": lambda: udp(1),
+    "list of packets": lambda: [udp(i) for i in range(5)],
+    "PacketList": lambda: PacketList([udp(i) for i in range(5)]),
+    "generator of packets": lambda: (udp(i) for i in range(5)),
+    "packets and bytes": lambda: [udp(1), numbered(2), udp(3)],
+    "frames of many sizes": lambda: [
+        numbered(i, size) for i, size in enumerate([64, 1514, 100, 1000] * 9)
+    ],
+    "received packets": lambda: [Ether(bytes(udp(i))) for i in range(5)],
+    "a packet for several": lambda: udp(1) / Raw(b"x"),
+    "sets of addresses and ports": lambda: (
+        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+        / IP(src="192.0.2.1", dst="192.0.2.0/30")
+        / UDP(sport=1, dport=[5, 6, (8, 10)])
+    ),
+    "a set behind a received header": lambda: (
+        Ether(bytes(Ether(dst="02:00:00:00:00:02") / Dot1Q(vlan=3)))
+        / IP(src="192.0.2.1", dst=["192.0.2.2", "192.0.2.3"])
+    ),
+}
+
+# What SetGen, which sendp() uses, does not take as several packets or as one.
+NOT_FOR_SENDP: Final = {"tuple of bytes", "other buffers", "memoryview"}
+
+
+@pytest.mark.parametrize("ways", [{}, {"pps": 1e5}, {"loop": 3}], ids=str)
+@pytest.mark.parametrize("name", GIVEN)
+def test_packets_arrive_as_they_were_given(
+    link: Veth, receiver: RawSocket, name: str, ways: dict[str, Any]
+) -> None:
+    """Streamed, built ahead, and sent again."""
+    if name in NOT_FOR_SENDP:
+        given = GIVEN[name]()
+        single = isinstance(given, memoryview)
+        expected = [bytes(given)] if single else [*map(bytes, given)]
+    else:
+        sendp(GIVEN[name](), iface=link.a, verbose=0)
+        expected = pending(receiver)
+    expected *= ways.get("loop", 1)
+    result = sendp_batch(GIVEN[name](), link.a, **ways)
+    assert pending(receiver) == expected
+    assert result.frames == len(expected) > 0
+    assert result.bytes == sum(map(len, expected))
+    assert (result.retries, result.errors, result.refusal) == (0, 0, None)
+
+
+@pytest.mark.parametrize("make", [list, iter])
+@pytest.mark.parametrize("pace", [{}, {"pps": 2e5}], ids=str)
+def test_more_than_a_batch_keeps_its_order(
+    link: Veth, make: Callable[..., Any], pace: dict[str, Any]
+) -> None:
+    """Where batches meet; a small receive buffer does not hold all frames."""
+    number = "ether[20:2]"
+    seams = f"{number} & 1023 >= 1000 or {number} & 1023 < 24"
+    given = [numbered(i) for i in range(2_500)]
+    kept = [packet for i, packet in enumerate(given) if (i + 24) % 1024 < 48]
+    before = arrived(link.b)[0]
+    with RawSocket(link.b, filter=seams) as receiver:
+        assert sendp_batch(make(given), link.a, **pace).frames == 2_500
+        assert pending(receiver) == kept
+    assert arrived(link.b)[0] - before == 2_500
+
+
+def test_buffer_that_a_generator_uses_again(
+    link: Veth, receiver: RawSocket
+) -> None:
+    def packets() -> Iterator[bytearray]:
+        buffer = bytearray(64)
+        for i in range(10):
+            buffer[:] = numbered(i)
+            yield buffer
+
+    sendp_batch(packets(), link.a, loop=2)
+    assert pending(receiver) == [numbered(i) for i in range(10)] * 2
+
+
+def test_packet_is_built_once(link: Veth, receiver: RawSocket) -> None:
+    class Counting(Raw):
+        built = 0
+
+        def self_build(self) -> bytes:
+            Counting.built += 1
+            return bytes(super().self_build())
+
+    sendp_batch(Ether() / Counting(bytes(50)), link.a, loop=20)
+    assert (len(pending(receiver)), Counting.built) == (20, 1)
+
+
+@pytest.mark.parametrize("loop", [0, 1, 5])
+@pytest.mark.parametrize(
+    "empty",
+    [[], iter([]), PacketList()],
+    ids=["list", "iterator", "PacketList"],
+)
+def test_nothing_to_send_ends_at_once(
+    link: Veth, loop: int, empty: Any
+) -> None:
+    result = sendp_batch(empty, link.a, loop=loop)
+    assert (result.frames, result.bytes, result.rate) == (0, 0, 0.0)
+
+
+def test_interfaces_are_named_as_scapy_names_them(
+    link: Veth, receiver: RawSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf.ifaces.reload()
+    monkeypatch.setattr(conf, "iface", resolve_iface(link.a))
+    sendp_batch(numbered(1))
+    sendp_batch(numbered(2), resolve_iface(link.a))
+    assert pending(receiver) == [numbered(1), numbered(2)]
+
+
+def test_socket_is_closed(link: Veth) -> None:
+    """In a thread of its own, for the kernel takes its time."""
+    before = descriptors()
+    for _ in range(5):
+        sendp_batch(numbered(1), link.a)
+    eventually(lambda: descriptors() <= before, "a descriptor is left")
+    eventually(
+        lambda: "rawmmsg-close" not in {t.name for t in threading.enumerate()},
+        "a thread is left",
+    )
+
+
+# Streams
+
+
+def test_generator_is_not_held_in_memory(link: Veth) -> None:
+    size, number = 1_400, 10_000
+
+    def packets() -> Iterator[bytes]:
+        for _ in range(number):
+            yield bytes(size)
+
+    sendp_batch([bytes(60)], link.a)
+    tracemalloc.start()
+    try:
+        result = sendp_batch(packets(), link.a)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.bytes == size * number
+    assert peak < result.bytes / 3, "more than some batches are held"
+
+
+@pytest.mark.parametrize("pace", [{}, {"pps": 1e4}], ids=str)
+def test_packets_of_a_slow_generator_leave_as_they_come(
+    link: Veth, receiver: RawSocket, pace: dict[str, Any]
+) -> None:
+    def packets() -> Iterator[bytes]:
+        for i in range(5):
+            time.sleep(0.002)  # longer than a batch is waited for
+            yield numbered(i)
+            assert receive(receiver, 1) == [numbered(i)]
+
+    assert sendp_batch(packets(), link.a, **pace).frames == 5
+
+
+def test_error_of_a_generator_comes_after_its_packets(
+    link: Veth, receiver: RawSocket
+) -> None:
+    def packets() -> Iterator[Any]:
+        yield from (numbered(i) for i in range(3))
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        sendp_batch(packets(), link.a)
+    assert pending(receiver) == [numbered(i) for i in range(3)]
+
+
+def test_nothing_is_sent_of_what_cannot_be_built_ahead(
+    link: Veth, receiver: RawSocket
+) -> None:
+    packets: Any = [numbered(1), None]
+    with pytest.raises(TypeError, match="Packet objects or bytes, not None"):
+        sendp_batch(packets, link.a, loop=2)
+    assert pending(receiver) == []
+
+
+# Pace: bounds that hold on a machine however busy
+
+
+PACES: Final[dict[str, tuple[dict[str, Any], float]]] = {
+    # and how long 21 frames of 64 bytes take, recorded 10 ms apart
+    "pps": ({"pps": 200}, 0.1),
+    "inter": ({"inter": 0.005}, 0.1),
+    "mbps": ({"mbps": 0.1024}, 0.1),
+    "realtime": ({"realtime": True}, 0.2),
+    "realtime, twice as fast": ({"realtime": 2}, 0.1),
+}
+
+
+def recorded() -> list[Packet]:
+    return [at(1e9 + i / 100, Ether(numbered(i))) for i in range(21)]
+
+
+@pytest.mark.parametrize("make", [list, iter])
+@pytest.mark.parametrize("name", PACES)
+def test_pace_is_not_exceeded(
+    link: Veth, receiver: RawSocket, name: str, make: Callable[..., Any]
+) -> None:
+    pace, duration = PACES[name]
+    result = sendp_batch(make(recorded()), link.a, **pace)
+    assert result.frames == len(pending(receiver)) == 21
+    assert duration * 0.999 <= result.seconds < WAIT
+    assert result.rate == pytest.approx(21 / result.seconds)
+
+
+def test_pace_goes_on_from_pass_to_pass(link: Veth) -> None:
+    result = sendp_batch(numbered(1), link.a, pps=200, loop=21)
+    assert 0.0999 <= result.seconds < WAIT
+
+
+def test_frames_are_spread(link: Veth) -> None:
+    """By the kernel's stamps: not all in one burst."""
+    batch = PacketBatch()
+
+    def stamps(count: int) -> list[int]:
+        assert sock.recvmmsg_into(batch) == count
+        assert batch.timestamps_ns is not None
+        return list(batch.timestamps_ns[:count])
+
+    def stamped_on_arrival() -> bool:
+        sendp_batch(numbered(1), link.a)
+        now = time.time_ns()
+        return stamps(1)[0] < now
+
+    with RawSocket(link.b, timestamps="software") as sock:
+        sock.settimeout(WAIT)
+        eventually(stamped_on_arrival, "the kernel does not stamp")
+        sendp_batch([numbered(i) for i in range(50)], link.a, pps=500)
+        times = stamps(50)
+    assert times[25] - times[0] >= 0.045e9
+    assert times[49] - times[0] >= 0.09e9
+
+
+def test_delay_is_made_up_for_at_twice_the_pace() -> None:
+    rate = 10_000
+    positions = range(10_001)
+    pacer = Pacer(rate, lambda: False)
+    assert pacer.wait(0)
+    first = start = pacer.due(positions, 0, 0.0)
+    time.sleep(0.1)  # what keeps a machine from sending
+    assert pacer.wait(positions[first])
+    begin = time.monotonic()
+    for _ in range(20):
+        last = pacer.due(positions, first, 0.0)
+        assert 1 < last - first <= 2 * TICK * rate + 1, "a burst"
+        first = last
+        assert pacer.wait(positions[first])
+    rate_then = (first - start) / (time.monotonic() - begin)
+    assert rate_then <= 2.01 * rate
+
+
+def test_packets_older_than_those_before_do_not_wait(link: Veth) -> None:
+    packets = [at(when, udp(1)) for when in (9.0, 9.05, 3.0, 9.05)]
+    result = sendp_batch(packets, link.a, realtime=True)
+    assert result.frames == 4
+    assert 0.0499 <= result.seconds < WAIT
+
+
+# How it ends
+
+
+@pytest.mark.parametrize("pace", [{}, {"pps": 2e4}], ids=str)
+def test_thread_stops_it(link: Veth, pace: dict[str, Any]) -> None:
+    """And every frame that arrived is in the result."""
+    before = arrived(link.b)
+    stop = threading.Event()
+    packets = [numbered(i, 64 + i) for i in range(100)]
+    with Call(
+        lambda: sendp_batch(packets, link.a, loop=0, stop=stop, **pace)
+    ) as call:
+        eventually(
+            lambda: arrived(link.b)[0] > before[0] + 500, "nothing is sent"
+        )
+        stop.set()
+    result = call.result()
+    after = arrived(link.b)
+    assert result.frames == after[0] - before[0]
+    assert result.bytes == after[1] - before[1]
+
+
+def test_thread_stops_a_long_pause(link: Veth, receiver: RawSocket) -> None:
+    stop = threading.Event()
+    with Call(
+        lambda: sendp_batch([numbered(1)] * 2, link.a, inter=3600, stop=stop)
+    ) as call:
+        assert receive(receiver, 1) == [numbered(1)]
+        stop.set()
+    assert call.result().frames == 1
+
+
+def test_stop_set_before_sends_nothing(
+    link: Veth, receiver: RawSocket
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert sendp_batch(numbered(1), link.a, stop=stop).frames == 0
+    assert pending(receiver) == []
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [{}, {"pps": 2e4}, {"mbps": 100, "loop": 1}],
+    ids=["as fast as it goes", "paced", "streamed"],
+)
+def test_ctrl_c_ends_it_with_a_true_result(
+    link: Veth, ways: dict[str, Any]
+) -> None:
+    """Wherever it comes."""
+    packets = [numbered(i, 64 + i) for i in range(100)]
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield from packets
+
+    for i in range(5 * SCALE):
+        before = arrived(link.b)
+        with interrupting(link.b, 200 * i + 1):
+            if "loop" in ways:
+                result = sendp_batch(endless(), link.a, **ways)
+            else:
+                result = sendp_batch(packets, link.a, loop=0, **ways)
+        after = arrived(link.b)
+        assert result.frames == after[0] - before[0] > 0
+        assert result.bytes == after[1] - before[1]
+
+
+# Errors
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """What Scapy's log of warnings is told."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = (  # type: ignore[method-assign]
+        lambda record: messages.append(record.getMessage())
+    )
+    log_runtime.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        log_runtime.removeHandler(handler)
+
+
+@pytest.mark.parametrize("pace", [{}, {"pps": 1e5}], ids=str)
+def test_frames_that_the_kernel_refuses_are_counted(
+    link: Veth, receiver: RawSocket, pace: dict[str, Any]
+) -> None:
+    """Those longer than the MTU allows and shorter than the header; the
+    others are sent."""
+    packets = [
+        *(numbered(0), numbered(1, 1515), numbered(2, 100)),
+        *(b"short", numbered(3, 1514), b""),
+    ]
+    good = [numbered(0), numbered(2, 100), numbered(3, 1514)]
+    with logged() as messages:
+        result = sendp_batch(packets, link.a, loop=2, **pace)
+    assert pending(receiver) == good * 2
+    assert (result.frames, result.errors) == (6, 6)
+    assert result.bytes == sum(map(len, good)) * 2
+    assert result.refusal is not None
+    assert result.refusal.errno == errno.EMSGSIZE
+    assert len(messages) == 1
+    assert messages[0].startswith("sendp_batch: 6 frames refused")
+
+
+def test_interface_that_is_missing_is_an_error() -> None:
+    with pytest.raises(OSError, match="none such") as caught:
+        sendp_batch(numbered(1), "none such")
+    assert caught.value.errno == errno.ENODEV
+
+
+def test_link_that_goes_down_is_an_error_that_counts(veth: Veth) -> None:
+    with Call(
+        lambda: sendp_batch([numbered(1)] * 100, veth.a, loop=0)
+    ) as call:
+        eventually(lambda: arrived(veth.b)[0] > 0, "nothing is sent")
+        veth.down("a")
+    error = call.error()
+    assert isinstance(error, OSError)
+    assert error.errno == errno.ENETDOWN
+    packets_sent = error.packets_sent  # type: ignore[attr-defined]
+    assert packets_sent >= arrived(veth.b)[0] > 0
+
+
+def test_full_queue_is_tried_again_and_counted(veth: Veth) -> None:
+    """A queue of about 20 frames, emptied at 16 Mbit/s."""
+    shape = "rate 16mbit burst 2000 limit 2000"
+    tc(*f"qdisc add dev {veth.a} root tbf {shape}".split())
+    given = [numbered(i) for i in range(500)]
+    with (
+        RawSocket(veth.b) as receiver,
+        Call(receive, receiver, 500) as received,
+    ):
+        result = sendp_batch(given, veth.a)
+        # Two CPUs take frames out of the queue, and not always in turn.
+        assert sorted(received.result()) == given
+    assert (result.frames, result.errors) == (500, 0)
+    assert result.retries > 0
+
+
+REFUSED: Final[dict[str, tuple[dict[str, Any], type[Exception], str]]] = {
+    "two paces": ({"pps": 1, "mbps": 1}, ValueError, "not pps and mbps"),
+    "no pace": ({"pps": 0}, ValueError, "pps must be a positive"),
+    "negative": ({"mbps": -1}, ValueError, "mbps must be a positive"),
+    "not a number": ({"inter": float("nan")}, ValueError, "inter must be"),
+    "endless": ({"pps": float("inf")}, ValueError, "pps must be a positive"),
+    "loop": ({"loop": -1}, ValueError, "loop must be 0"),
+    "realtime": ({"realtime": True}, TypeError, "realtime needs packets"),
+    "str": ({"packets": "text"}, TypeError, "not str"),
+    "int": ({"packets": 5}, TypeError, "not int"),
+    "list of int": ({"packets": [5]}, TypeError, "not int"),
+    "list of str": ({"packets": ["text"]}, TypeError, "not str"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_arguments_that_make_no_sense_are_refused(
+    link: Veth, receiver: RawSocket, name: str
+) -> None:
+    options, kind, words = REFUSED[name]
+    packets = options.get("packets", [numbered(1)])
+    options = {k: v for k, v in options.items() if k != "packets"}
+    with pytest.raises(kind, match=words):
+        sendp_batch(packets, link.a, **options)
+    assert pending(receiver) == []
+
+
+def test_no_pause_is_no_pace(link: Veth) -> None:
+    """As inter=0 is for sendp()."""
+    assert sendp_batch(numbered(1), link.a, inter=0, pps=1e3).frames == 1
+
+
+# Progress
+
+
+class Bar:
+    """Stands in for a bar of tqdm."""
+
+    made: Final[list["Bar"]] = []
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.total: float | None = None
+        self.shown = 0
+        self.open = True
+        self.made.append(self)
+
+    def __bool__(self) -> bool:
+        raise TypeError("as a bar without a total")
+
+    def reset(self, total: float) -> None:
+        self.total = total
+
+    def update(self, count: int) -> None:
+        self.shown += count
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open = False
+
+
+@pytest.mark.parametrize("loop", [1, 30])
+def test_progress_is_shown(
+    link: Veth, monkeypatch: pytest.MonkeyPatch, loop: int
+) -> None:
+    tqdm: Any = types.ModuleType("tqdm")
+    tqdm.tqdm = Bar
+    monkeypatch.setitem(sys.modules, "tqdm", tqdm)
+    Bar.made.clear()
+    sendp_batch([numbered(1)] * 50, link.a, loop=loop, progress=True)
+    (bar,) = Bar.made
+    assert bar.shown == 50 * loop
+    assert bar.total in (None, 50 * loop)
+    assert bar.options["disable"] is None, "not off a terminal"
+    assert not bar.open
+
+
+def test_progress_is_shown_on_a_terminal(link: Veth) -> None:
+    """By tqdm itself."""
+    pytest.importorskip("tqdm")
+    code = f"""
+        from rawmmsg.scapy import sendp_batch
+        sendp_batch([bytes(60)] * 50, "{link.a}", loop=2, progress=True)
+    """
+    shown, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (25, 80))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env=environment(),
+            stderr=terminal,
+            check=False,
+        )
+        os.close(terminal)
+        text = os.read(shown, 65536).decode()
+    finally:
+        os.close(shown)
+    assert done.returncode == 0, text
+    assert "100/100" in text
+
+
+def test_progress_without_tqdm_shows_nothing(
+    link: Veth,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert sendp_batch(numbered(1), link.a, progress=True).frames == 1
+    assert capfd.readouterr() == ("", "")

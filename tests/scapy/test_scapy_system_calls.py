@@ -1,0 +1,60 @@
+"""Which system calls a sniff costs, as strace(1) sees them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from test_system_calls import between, trace
+
+from rawmmsg.testing import Veth
+
+PACKETS = 4096
+
+CODE = """
+    from scapy.sendrecv import sniff
+    from rawmmsg.scapy import BatchSession, RawMmsgL2ListenSocket, RawSniffer
+
+    def through_scapy(session):
+        sniff(opened_socket=listener, count={count}, store=False,
+              session=session, timeout=30)
+
+    def raw():
+        with RawSniffer(opened_socket=listener, count={count}) as frames:
+            for frame in frames:
+                pass
+
+    listener = RawMmsgL2ListenSocket(iface=B)
+    run = {run}
+    for _ in range({count} // 1024):
+        sender.sendall([FRAME] * 1024)
+    mark("begin")
+    run()
+    mark("end")
+    listener.close()
+    sock.setblocking(False)
+"""
+
+RUNS = {
+    "sniff": "lambda: through_scapy(None)",
+    "session": "lambda: through_scapy(BatchSession)",
+    "raw": "raw",
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_sniffing_makes_few_system_calls(
+    tmp_path: Path, pair: Veth, run: str
+) -> None:
+    """Scapy's own socket makes three for a packet; none of ours stamps."""
+    code = CODE.format(count=PACKETS, run=RUNS[run])
+    lines = trace(tmp_path, pair, code)
+    counts: Counter[str] = between(lines, "begin", "end")
+    # How Python gets memory for its objects is not a matter of the socket.
+    for name in ("mmap", "munmap", "brk", "madvise", "mremap"):
+        del counts[name]
+    assert counts["recvmmsg"] >= PACKETS // 1024, "not what was to be seen"
+    assert counts.total() <= 0.05 * PACKETS, f"{counts}"
+    options = [line for line in lines if line.startswith("setsockopt")]
+    assert options, "the trace has no options at all"
+    assert not [line for line in options if "TIMESTAMP" in line]
+    assert not [line for line in lines if "SIOCGSTAMP" in line]
