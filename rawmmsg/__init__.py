@@ -49,7 +49,7 @@ __all__ = [
     "Statistics",
 ]
 
-_SUBMODULES = frozenset({"bpf", "fanout", "scapy", "testing"})
+_SUBMODULES = frozenset({"aio", "bpf", "fanout", "scapy", "testing"})
 
 
 def __getattr__(name: str) -> ModuleType:
