@@ -49,9 +49,9 @@ def compile(
     these. Host names are never looked up; names of services and protocols
     are, in the system's databases.
 
-    Means what libpcap 1.10 means, and knows `vxlan` besides. Only of a
-    packet that is cut short within its headers may the verdict differ:
-    which of the missing bytes are asked for is up to the optimiser.
+    Means what libpcap 1.10 means, and knows `vxlan` besides. Of a packet
+    that is cut short within its headers libpcap's verdict may depend on
+    whether it optimises; this one is then either of the two.
     """
     # Here, so that importing this package does not cost the compiler.
     from .compiler import compile_expression

@@ -8,7 +8,7 @@ is not loaded again.
 from __future__ import annotations
 
 from .errors import FilterError
-from .graph import ACCEPT, REJECT, STATEMENTS, Graph, Node, Value
+from .graph import ACCEPT, REJECT, STATEMENTS, Graph, Node, Value, is_operand
 from .program import ANCILLARY, MAX_INSTRUCTIONS, SCRATCH_WORDS
 
 __all__ = ["assemble"]
@@ -124,7 +124,7 @@ class _Block:
         operator, left, right, _ = value
         code = _OPERATIONS[operator]
         operand = self.values[right]
-        if operand.kind == "const":
+        if operand.kind == "const" and is_operand(operator, operand.a):
             self.to_a(left)
             self.put(code, operand.a)
         elif operator == "-" and self.is_zero(left):
@@ -192,7 +192,8 @@ class _Block:
             return b >= 0
         if kind == "header":
             return True
-        if self.values[b].kind == "const":
+        right = self.values[b]
+        if right.kind == "const" and is_operand(kind, right.a):
             return self.uses_x(a)
         return True
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain as joined
+
 from .graph import ACCEPT, REJECT, STATEMENTS, Graph
+from .reach import Reach, covers, furthest, needs
 
 __all__ = ["gather"]
 
@@ -28,7 +31,8 @@ def gather(graph: Graph, root: int) -> int:
                 continue
             chain = _chain(graph, number, over_no, ways)
             chained.update((item, over_no) for item in chain)
-            gathered = _by_value(graph, chain)
+            exit_ = nodes[number].yes if over_no else nodes[number].no
+            gathered = _by_value(graph, chain, free=exit_ == REJECT)
             if gathered != chain:
                 plans.setdefault(number, (gathered, over_no))
     if not plans:
@@ -57,14 +61,27 @@ def _chain(
     return chain
 
 
-def _by_value(graph: Graph, chain: list[int]) -> list[int]:
-    """The chain in the order in which its values first appear."""
+def _by_value(graph: Graph, chain: list[int], *, free: bool) -> list[int]:
+    """The chain in the order in which its values first appear.
+
+    A test that leads to the exit is not moved before a load that reaches
+    further than what was loaded until then, unless the exit rejects.
+    """
     if len(chain) < 3:
         return chain
+    reach: Reach = {}
+    gathered: list[int] = []
     groups: dict[int, list[int]] = {}
     for number in chain:
-        groups.setdefault(graph.nodes[number].value, []).append(number)
-    return [number for group in groups.values() for number in group]
+        node = graph.nodes[number]
+        needed = needs(graph, node)
+        if not free and not covers(reach, needed):
+            reach = furthest(reach, needed)
+            gathered.extend(joined.from_iterable(groups.values()))
+            groups = {}
+        groups.setdefault(node.value, []).append(number)
+    gathered.extend(joined.from_iterable(groups.values()))
+    return gathered
 
 
 def _apply(

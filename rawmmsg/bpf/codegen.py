@@ -23,6 +23,15 @@ _VLAN_TAG_PRESENT = 48
 
 # Three scratch words each; the rest is left to arithmetic.
 _MAX_TUNNELS = 5
+_WHOLE = (1 << 32) - 1
+_WHOLE6 = (1 << 128) - 1
+_SIMPLE = (
+    tree.EtherType,
+    tree.EtherHost,
+    tree.Broadcast,
+    tree.IpProtocol,
+    tree.Port,
+)
 # Copies of the same code within a primitive, at most.
 _COPIES = 4
 
@@ -60,6 +69,8 @@ class _Generator:
             self.views.append(views)
             primitive = leaf.primitive
             self.headers.position = leaf.position
+            if _keeps_loads(primitive):
+                self.graph.keeps_loads = True
             if isinstance(primitive, tree.Vlan):
                 views = self.behind_tag(views)
             elif isinstance(primitive, tree.Mpls):
@@ -176,6 +187,20 @@ class _Generator:
         """Whether the kernel moved the outermost tag out of the frame."""
         present = self.graph.ancillary(_VLAN_TAG_PRESENT)
         return self.graph.test(present, "&", 1, yes, no)
+
+
+def _keeps_loads(primitive: tree.Primitive) -> bool:
+    """Whether the loads of tests that decide nothing have to stay.
+
+    libpcap's optimiser drops them for sure where plain fields are compared
+    with constants. It does not with arithmetic and moved offsets, and is
+    wrong about masks.
+    """
+    if isinstance(primitive, tree.Host):
+        return primitive.mask != _WHOLE
+    if isinstance(primitive, tree.Host6):
+        return primitive.mask != _WHOLE6
+    return not isinstance(primitive, _SIMPLE)
 
 
 def _leaves(root: tree.Expression) -> list[tree.Leaf]:

@@ -59,6 +59,7 @@ def compile_expression(
                 headers, tree, layer, live=live, yes=ACCEPT, no=REJECT
             )
             root = optimize(graph, root)
+            headers.check_values(root)
         if root == REJECT:
             raise FilterError("the expression rejects all packets")
         return Program.from_instructions(assemble(graph, root, snaplen))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .errors import FilterError
 
-__all__ = ["ACCEPT", "REJECT", "Graph", "Node", "Value"]
+__all__ = ["ACCEPT", "REJECT", "Graph", "Node", "Value", "is_operand"]
 
 REJECT = 0
 ACCEPT = 1
@@ -27,7 +27,7 @@ WORD = 0xFFFFFFFF
 # ones in every pass.
 MAX_NODES = 16_000
 MAX_NODES_OPTIMIZED = 500_000
-_MAX_OFFSET = 0x7FFFFFFF
+MAX_OFFSET = 0x7FFFFFFF
 
 
 class Value(NamedTuple):
@@ -102,9 +102,17 @@ def holds(test: str, a: int, b: int) -> bool:
     return a & b != 0
 
 
+def is_operand(operator: str, number: int) -> bool:
+    """Whether the kernel takes a constant as the right operand."""
+    if operator in ("/", "%"):
+        return number != 0
+    return number < 32 or operator not in ("<<", ">>")
+
+
 # x operator 0 is x, or 0.
 _ZERO_KEEPS = frozenset("+-|^") | {"<<", ">>"}
 _ZERO_CLEARS = frozenset("*&")
+_OPERATORS = frozenset("+-*/%&|^") | {"<<", ">>"}
 _COMMUTES = frozenset("+*|&^")
 
 
@@ -117,16 +125,20 @@ class Graph:
         # Numbers 0 and 1 are the two ends; these entries are never read.
         self.nodes: list[Node] = [Node(-1, "", 0, 0, 0)] * 2
         self._node_numbers: dict[Node, int] = {}
+        # What evaluating each value loads, for the module reach.
+        self.reaches: dict[int, dict[int, int]] = {}
         self.max_nodes = MAX_NODES
         self.assigns = False
         # How many scratch words assignments use, from word 0 up.
         self.reserved = 0
-        # Whether to keep all loads whose value does not matter: libpcap
+        # Whether arithmetic with constants is left to the packet: libpcap
         # does not optimise programs for tunnels at all.
         self.exact = False
-        # Whether to keep those of tests that decide nothing: libpcap is
-        # not consistent where other values than loads are compared.
+        # Whether to keep the loads of tests that decide nothing: libpcap
+        # surely drops them between the simplest of primitives only.
         self.keeps_loads = False
+        # Values that the kernel would refuse, with reason and position.
+        self.mistakes: dict[int, tuple[str, int]] = {}
         # Given to new tests: equal code that is to be optimised apart.
         self.copy = 0
 
@@ -155,10 +167,10 @@ class Graph:
             else:
                 break
         offset &= WORD
-        if base < 0 and offset > _MAX_OFFSET:
+        if base < 0 and offset > MAX_OFFSET:
             # The kernel gives such offsets other meanings; no packet is
             # that long.
-            offset = _MAX_OFFSET
+            offset = MAX_OFFSET
         return self.value(Value("load", size, base, offset))
 
     def header_length(self, base: int, offset: int) -> int:
@@ -186,7 +198,8 @@ class Graph:
         left, right = self.values[a], self.values[b]
         if right.kind == "const":
             known = right.a
-            if left.kind == "const":
+            shifted = operator in ("<<", ">>") and known > 31
+            if left.kind == "const" and not (shifted and self.exact):
                 result = calculate(operator, left.a, known)
                 if result is not None:
                     return self.constant(result)
@@ -220,6 +233,15 @@ class Graph:
         if kind in ("const", "header", "length", "ancillary"):
             return 0
         return self.scratch_words(a) | self.scratch_words(b)
+
+    def parts(self, number: int) -> tuple[int, ...]:
+        """The values that a value is made of."""
+        kind, a, b, _ = self.values[number]
+        if kind == "load":
+            return (b,) if b >= 0 else ()
+        if kind in ("const", "header", "length", "ancillary", "scratch"):
+            return ()
+        return a, b
 
     def may_reject(self, number: int) -> bool:
         """Whether evaluating a value may reject the packet."""
@@ -303,6 +325,12 @@ class Graph:
 
     def evaluate_value(self, value: int, target: int) -> int:
         """The same for a value; nothing if it cannot reject the packet."""
+        kind, a, b, _ = self.values[value]
+        while kind in _OPERATORS and self.is_constant(b):
+            if not is_operand(kind, self.values[b].a) and kind in "/%":
+                break
+            value = a
+            kind, a, b, _ = self.values[value]
         if target == REJECT or not self.may_reject(value):
             return target
         if target > ACCEPT and self.nodes[target].value == value:

@@ -58,6 +58,27 @@ class Headers:
         """Raise FilterError at the primitive in work."""
         raise FilterError(reason, self.expression, self.position)
 
+    def check_values(self, root: int) -> None:
+        """Raise FilterError for a mistake in a value that is in use."""
+        graph = self.graph
+        if not graph.mistakes:
+            return
+        for number in graph.order(root):
+            node = graph.nodes[number]
+            used = {node.value}
+            if node.test[-1] == "x":
+                used.add(node.operand)
+            for value in used:
+                self.check_value(value)
+
+    def check_value(self, number: int) -> None:
+        mistake = self.graph.mistakes.get(number)
+        if mistake is not None:
+            reason, self.position = mistake
+            self.fail(reason)
+        for part in self.graph.parts(number):
+            self.check_value(part)
+
     def load(self, size: int, place: Place, offset: int) -> int:
         """The value of `size` bytes at `offset` from a place."""
         base = self.graph.scratch(place.word) if place.word >= 0 else -1
@@ -77,6 +98,10 @@ class Headers:
         if mask != (1 << 8 * size) - 1:
             value = graph.operation("&", value, graph.constant(mask))
         return lambda yes, no: graph.test(value, "=", number, yes, no)
+
+    def present(self, size: int, place: Place, offset: int, yes: int) -> int:
+        """Go on at `yes` if a field is not cut off."""
+        return self.graph.evaluate_value(self.load(size, place, offset), yes)
 
     def carries(self, layer: Layer, number: int, yes: int, no: int) -> int:
         """Whether the link layer carries a protocol."""

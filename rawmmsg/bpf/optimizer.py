@@ -5,17 +5,26 @@ values on every way that leads to a node: tests already decided are
 jumped over, nodes that no way leads to vanish, equal tails become one.
 Another brings the tests of one value in a chain together, so that the
 value is loaded once.
+
+The optimised program accepts what the graph accepts, of packets cut short
+as well: a load that nothing needs but that rejects such a packet stays.
+The one exception is where such loads are most of the program: then the
+plain walk drops them, as libpcap does.
 """
 
 from __future__ import annotations
 
 from .chains import gather
 from .graph import ACCEPT, MAX_NODES_OPTIMIZED, REJECT, Graph, Node
+from .reach import drop_covered, has_loads_only
 from .threader import Threader
 
 __all__ = ["optimize"]
 
 _MAX_ROUNDS = 8
+# The same for graphs that hardly become a program: of so many nodes.
+_MAX_ROUNDS_LONG = 3
+_LONG = 4096
 
 
 def _drop_dead_assignments(graph: Graph, root: int) -> int:
@@ -91,11 +100,14 @@ def _initialize(graph: Graph, root: int) -> int:
 
 def _thread(graph: Graph, root: int, *, plain: bool = False) -> int:
     """Apply the main pass until it changes nothing."""
-    for _ in range(_MAX_ROUNDS):
+    for done in range(_MAX_ROUNDS):
+        if done == _MAX_ROUNDS_LONG and len(graph.order(root)) > _LONG:
+            break
         before = root
         if graph.assigns:
             root = _drop_dead_assignments(graph, root)
         root = Threader(graph, plain).run(root)
+        root = drop_covered(graph, root)
         if root == before or root <= ACCEPT:
             break
     return root
@@ -103,21 +115,29 @@ def _thread(graph: Graph, root: int, *, plain: bool = False) -> int:
 
 def _gather(graph: Graph, root: int) -> int:
     """Bring the tests of each value together, where loads may move."""
-    if graph.exact:
-        return root
     gathered = gather(graph, root)
     return root if gathered == root else _thread(graph, gathered)
 
 
-def optimize(graph: Graph, root: int) -> int:
-    """The entry of a better graph."""
-    graph.max_nodes = MAX_NODES_OPTIMIZED
-    if not graph.exact and not graph.keeps_loads:
-        root = _thread(graph, root, plain=True)
+def _apply(graph: Graph, root: int) -> int:
+    """All passes but the plain walk."""
     root = _thread(graph, root)
     # Chains are longest while the copies are apart.
     root = _gather(graph, root)
     merged = _merge_copies(graph, root)
     if merged != root:
         root = _gather(graph, _thread(graph, merged))
+    return root
+
+
+def optimize(graph: Graph, root: int) -> int:
+    """The entry of a better graph."""
+    graph.max_nodes = MAX_NODES_OPTIMIZED
+    source = root
+    root = _apply(graph, source)
+    if not graph.keeps_loads and has_loads_only(graph, root):
+        # What is kept for packets cut short only may be most of it.
+        plain = _apply(graph, _thread(graph, source, plain=True))
+        if 2 * len(graph.order(plain)) <= len(graph.order(root)):
+            root = plain
     return _initialize(graph, root) if graph.assigns else root

@@ -226,16 +226,18 @@ def _words6(
     yes: int,
     no: int,
 ) -> int:
-    """An IPv6 address as four words, those without mask left out."""
+    """An IPv6 address as four words."""
     for index in (3, 2, 1, 0):
         shift = 96 - 32 * index
         mask = primitive.mask >> shift & 0xFFFFFFFF
         word = primitive.address >> shift & 0xFFFFFFFF
-        if mask or headers.graph.exact:
-            place = layer.payload
-            yes = headers.masked(4, place, offset + 4 * index, mask, word)(
-                yes, no
-            )
+        where = offset + 4 * index
+        if mask:
+            test = headers.masked(4, layer.payload, where, mask, word)
+            yes = test(yes, no)
+        else:
+            # Nothing is compared, but the word must be there.
+            yes = headers.present(4, layer.payload, where, yes)
     return yes
 
 

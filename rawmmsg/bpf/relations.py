@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from . import names, tree
-from .graph import ACCEPT, REJECT
+from .graph import ACCEPT, REJECT, is_operand
 from .headers import Headers, Test
 from .layers import Layer
 
 __all__ = ["relation"]
+
+_MISTAKES = {
+    **dict.fromkeys(("/", "%"), "division by zero"),
+    **dict.fromkeys(("<<", ">>"), "a shift by more than 31 bits"),
+}
 
 
 def _against_constant(primitive: tree.Relation) -> bool:
@@ -31,9 +36,6 @@ def relation(
     left = _value(headers, primitive.left, layer, checks)
     right = _value(headers, primitive.right, layer, checks)
     graph = headers.graph
-    simple = _against_constant(primitive)
-    if not simple or graph.is_constant(left) == graph.is_constant(right):
-        graph.keeps_loads = True
     yes = graph.compare(left, primitive.operator, right, yes, no)
     for check in reversed(checks):
         yes = check(yes, no)
@@ -61,34 +63,36 @@ def _value(
     right = _value(headers, node.right, layer, unchecked)
     for check in unchecked:
         check(ACCEPT, REJECT)  # for its errors only
-    # A constant shifted by a computed number of bits never becomes an
-    # instruction. As in libpcap, all its bits may go.
-    shift = isinstance(node.right, tree.Number) or not graph.is_constant(left)
-    if graph.is_constant(right):
-        _check_operand(headers, node, graph.values[right].a, shift)
-    return graph.operation(node.operator, left, right)
-
-
-def _check_operand(
-    headers: Headers, node: tree.Binary, number: int, shift: bool
-) -> None:
-    """Refuse what the kernel refuses as a constant operand."""
-    if node.operator in ("/", "%") and number == 0:
-        reason = "division by zero"
-    elif shift and node.operator in ("<<", ">>") and number > 31:
-        reason = "a shift by more than 31 bits"
-    else:
-        return
-    headers.position = node.position
-    headers.fail(reason)
+    result = graph.operation(node.operator, left, right)
+    right_value = graph.values[right]
+    if right_value.kind == "const" and not is_operand(
+        node.operator, right_value.a
+    ):
+        reason = _MISTAKES[node.operator]
+        if isinstance(node.right, tree.Number):
+            headers.position = node.position
+            headers.fail(reason)
+        # libpcap's optimiser finds it, where it is of any use.
+        if not graph.exact and not graph.is_constant(result):
+            graph.mistakes.setdefault(result, (reason, node.position))
+    return result
 
 
 def _access(
     headers: Headers, node: tree.Access, layer: Layer, checks: list[Test]
 ) -> int:
     """protocol[offset:size]; adds what must hold for it to exist."""
-    offset = _value(headers, node.offset, layer, checks)
+    inner: list[Test] = []
+    offset = _value(headers, node.offset, layer, inner)
     protocol = node.protocol
+    if protocol in names.IP_PROTOCOLS and (
+        names.IP_PROTOCOLS[protocol][0] != names.IPPROTO_ICMPV6
+    ):
+        # As in libpcap, IP is asked for before what the offset needs.
+        checks.append(
+            lambda yes, no: headers.carries(layer, names.ETH_IP, yes, no)
+        )
+    checks.extend(inner)
     if protocol == "ether":
         return headers.indexed(node.size, layer.header, offset)
     if protocol in names.ETHER_TYPES:
@@ -103,9 +107,6 @@ def _access(
         checks.append(headers.field(1, layer.payload, 6, number))
         place = layer.payload.moved(names.IP6_HEADER)
         return headers.indexed(node.size, place, offset)
-    checks.append(
-        lambda yes, no: headers.carries(layer, names.ETH_IP, yes, no)
-    )
     checks.append(headers.field(1, layer.payload, 9, number))
     checks.append(lambda yes, no: headers.first_fragment(layer, yes, no))
     base, start = headers.behind_ip(layer)

@@ -9,18 +9,22 @@ __all__ = ["Threader"]
 
 # Bounds what is remembered on a way, for long expressions.
 _MAX_FACTS = 96
+# Bounds how many tests one jump leads over, for the same reason, once all
+# jumps together have led over so many times the number of nodes.
+_MAX_STEPS = 64
+_FREE_STEPS = 16
 
 
 class Threader:
     """One walk with facts from the entry to the ends.
 
     A test that is left with one successor is taken out. Its load might
-    have rejected a truncated packet: libpcap's optimiser drops such loads
-    where it understands the tests behind them, and what it keeps is to be
-    kept here. So a plain walk knows no more than libpcap: single outcomes,
-    on the only way to a node, and that a value is not two numbers; of
-    single bits, where libpcap is wrong at times, it knows nothing. It
-    drops the loads. A full walk knows more, and keeps them.
+    have rejected a packet cut short: a full walk keeps it, for the module
+    reach to decide. libpcap's optimiser drops such loads where it
+    understands the tests behind them. A plain walk does so, and knows no
+    more than libpcap: single outcomes, on the only way to a node, and that
+    a value is not two numbers; of single bits, where libpcap is wrong at
+    times, it knows nothing.
     """
 
     def __init__(self, graph: Graph, plain: bool) -> None:
@@ -29,6 +33,7 @@ class Threader:
         self.values = graph.values
         self.nodes = graph.nodes
         self.facts: dict[int, Facts] = {}
+        self.steps = 0
 
     def run(self, root: int) -> int:
         """The entry of the graph without what facts decide."""
@@ -36,7 +41,9 @@ class Threader:
         facts_at = self.facts
         facts_at[root] = {}
         kept: list[tuple[int, int, int]] = []
-        for number in self.graph.order(root):
+        sequence = self.graph.order(root)
+        self.steps = _FREE_STEPS * len(sequence)
+        for number in sequence:
             facts = facts_at.pop(number, None)
             if facts is None:
                 continue
@@ -54,13 +61,14 @@ class Threader:
     def branch(self, number: int, node: Node, facts: Facts) -> tuple[int, int]:
         """Both successors of a test, what is decided jumped over."""
         yes, no = node.yes, node.no
-        if not self.plain and node.test[-1] != "x":
+        decided = self.outcome(node.value, node.test, node.operand, facts)
+        if decided is None and not self.plain and node.test[-1] != "x":
             # No packet decides `>= 0`; its load stays.
             decided = decide(UNKNOWN, node.test, node.operand)
-            if decided is not None:
-                target = self.follow(yes if decided else no, facts)
-                self.arrive(target, facts)
-                return target, target
+        if decided is not None:
+            target = self.follow(yes if decided else no, facts)
+            self.arrive(target, facts)
+            return target, target
         # An end needs no facts; the last user may have the dictionary.
         if yes > ACCEPT:
             yes_facts = dict(facts) if no > ACCEPT else facts
@@ -109,7 +117,10 @@ class Threader:
     def follow(self, target: int, facts: Facts) -> int:
         """Where a jump to `target` ends when these facts hold."""
         nodes = self.nodes
-        while target > ACCEPT:
+        steps = max(self.steps, _MAX_STEPS)
+        while target > ACCEPT and steps:
+            steps -= 1
+            self.steps -= 1
             value, test, operand, yes, no, _ = nodes[target]
             if test in STATEMENTS:
                 break

@@ -39,12 +39,13 @@ def test_no_more_instructions_than_libpcap_in_total(
 
 
 def test_no_expression_is_far_behind(rows: list[Figure]) -> None:
-    """Of those that a person would write: what was found by generation has
-    constant conditions, where loads are kept that only matter for a packet
-    cut short.
+    """But where libpcap's program is short because it is wrong: it accepts no
+    packet for a part of the expression.
     """
-    written = [row for row in rows if row.section != "found by generation"]
-    worst = sorted(written, key=lambda row: -row.ratio)[:5]
+    sound = [
+        row for row in rows if row.section != "libpcap's optimiser is wrong"
+    ]
+    worst = sorted(sound, key=lambda row: -row.ratio)[:5]
     assert worst[0].ratio <= 1.25, (
         "no expression executes more than 1.25 times libpcap's instructions: "
         + ", ".join(f"{row.expression!r} {row.ratio:.2f}" for row in worst)
