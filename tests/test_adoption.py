@@ -382,7 +382,7 @@ def test_promisc_needs_an_interface_here_too() -> None:
         ({"filter": b"\0" * 7}, ValueError),
         ({"filter": b"\0" * 8}, OSError),
         ({"filter": "is no expression )"}, ValueError),
-        ({"filter": 5}, TypeError),
+        ({"filter": 0}, OSError),
     ],
     ids=["7 bytes", "bad program", "expression", "int"],
 )
