@@ -15,19 +15,6 @@ _MISTAKES = {
 }
 
 
-def _against_constant(primitive: tree.Relation) -> bool:
-    """Whether one side, and one only, of a comparison is a constant."""
-    return _is_constant(primitive.left) != _is_constant(primitive.right)
-
-
-def _is_constant(node: tree.Arithmetic) -> bool:
-    if isinstance(node, tree.Binary):
-        return _is_constant(node.left) and _is_constant(node.right)
-    if isinstance(node, tree.Negative):
-        return _is_constant(node.operand)
-    return isinstance(node, tree.Number)
-
-
 def relation(
     headers: Headers, primitive: tree.Relation, layer: Layer, yes: int, no: int
 ) -> int:
