@@ -337,22 +337,23 @@ struct super_frame {
     bool udp;
 };
 
+/* One load, that the compiler does not repeat. */
+static uint8_t
+load_byte(const unsigned char *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
 static uint16_t
 load_be16(const unsigned char *p)
 {
-    uint16_t value;
-
-    memcpy(&value, p, sizeof(value));
-    return ntohs(value);
+    return (uint16_t)(load_byte(p) << 8 | load_byte(p + 1));
 }
 
 static uint32_t
 load_be32(const unsigned char *p)
 {
-    uint32_t value;
-
-    memcpy(&value, p, sizeof(value));
-    return ntohl(value);
+    return (uint32_t)load_be16(p) << 16 | load_be16(p + 2);
 }
 
 static void
@@ -577,14 +578,14 @@ read_ipv4(struct super_frame *f, const unsigned char *frame, size_t *end,
           uint8_t *protocol)
 {
     const unsigned char *ip = frame + f->network;
-    unsigned char first;
+    uint8_t first;
     size_t size;
     const char *reason;
 
     if (*end - f->network < IPV4_HEADER) {
         return too_short;
     }
-    first = ip[0];
+    first = load_byte(ip);
     size = (size_t)(first & 0x0f) * 4;
     if (first >> 4 != 4 || size < IPV4_HEADER) {
         return "its IPv4 header is malformed";
@@ -597,7 +598,7 @@ read_ipv4(struct super_frame *f, const unsigned char *frame, size_t *end,
         return too_short;
     }
     f->id = load_be16(ip + 4);
-    *protocol = ip[9];
+    *protocol = load_byte(ip + 9);
     f->transport = f->network + size;
     return NULL;
 }
@@ -632,11 +633,11 @@ read_extensions(struct super_frame *f, const unsigned char *frame, size_t end,
             return too_short;
         }
         header = frame + f->transport;
-        size = (size_t)(header[1] + 1) * 8;
+        size = (size_t)(load_byte(header + 1) + 1) * 8;
         if (size > end - f->transport) {
             return too_short;
         }
-        *next = header[0];
+        *next = load_byte(header);
         f->transport += size;
     }
     return NULL;
@@ -653,7 +654,7 @@ read_ipv6(struct super_frame *f, const unsigned char *frame, size_t *end,
     if (*end - f->network < IPV6_HEADER) {
         return too_short;
     }
-    if (ip[0] >> 4 != 6) {
+    if (load_byte(ip) >> 4 != 6) {
         return "its IPv6 header is malformed";
     }
     f->ipv6 = true;
@@ -663,10 +664,10 @@ read_ipv6(struct super_frame *f, const unsigned char *frame, size_t *end,
     if (reason != NULL) {
         return reason;
     }
-    *next = ip[6];
+    *next = load_byte(ip + 6);
     if (ip_length == 0 && *next == 0 && *end - f->transport >= JUMBO_HEADER
         && is_jumbo_header(frame + f->transport)) {
-        f->next_header = frame[f->transport];
+        f->next_header = load_byte(frame + f->transport);
         *next = f->next_header;
         f->removed = JUMBO_HEADER;
         f->transport += JUMBO_HEADER;
@@ -705,8 +706,8 @@ read_transport(struct super_frame *f, const unsigned char *frame, size_t end)
     }
     if (!f->udp) {
         f->sequence = load_be32(header + TCP_SEQUENCE);
-        f->tcp_flags = header[TCP_FLAGS];
-        size = (size_t)(header[TCP_SIZE] >> 4) * 4;
+        f->tcp_flags = load_byte(header + TCP_FLAGS);
+        size = (size_t)(load_byte(header + TCP_SIZE) >> 4) * 4;
         if (size < TCP_HEADER) {
             return "its TCP header is malformed";
         }
@@ -3920,7 +3921,7 @@ set_int_option(RawSocket *s, int level, int name, int value, const char *call)
     return set_option(s, level, name, &value, sizeof(value), call);
 }
 
-/* -1 with the exception set, too. */
+/* Its value, or -1 with an exception set; -1 may be its value too. */
 static int
 read_int_option(RawSocket *s, int level, int name, const char *call)
 {
@@ -4354,6 +4355,19 @@ join_fanout(RawSocket *s, const struct fanout *f)
     return value & 0xffff;
 }
 
+/* As join_fanout(), for a socket that receives: until now every member has got
+   every packet, so what is queued is discarded. */
+static int
+join_receiving(RawSocket *s, const struct fanout *f)
+{
+    int group = join_fanout(s, f);
+
+    if (group >= 0) {
+        drain(s);
+    }
+    return group;
+}
+
 PyDoc_STRVAR(RawSocket_set_fanout_doc,
              "set_fanout($self, /, mode, group=None, flags=0, program=None)\n"
              "--\n\n"
@@ -4371,11 +4385,7 @@ RawSocket_set_fanout(PyObject *self, PyObject *args, PyObject *kwargs)
         || enter_call(s, "setsockopt(PACKET_FANOUT)") < 0) {
         return NULL;
     }
-    group = join_fanout(s, &f);
-    if (group >= 0) {
-        /* Until now every member has got every packet. */
-        drain(s);
-    }
+    group = join_receiving(s, &f);
     leave_call(s);
     return group < 0 ? NULL : PyLong_FromLong(group);
 }
@@ -5092,24 +5102,12 @@ refuse_packet_options(struct options *o)
     return 0;
 }
 
-/* Has an adopted socket join a group; what it has received alone is
-   discarded. */
-static int
-join_adopted(RawSocket *s, const struct options *o)
-{
-    struct fanout f;
-
-    if (parse_fanout_option(o->fanout, &f) < 0 || join_fanout(s, &f) < 0) {
-        return -1;
-    }
-    drain(s);
-    return 0;
-}
-
 /* Takes over a descriptor; nothing on it is changed unless asked. */
 static int
 construct_adopted(RawSocket *s, struct options *o)
 {
+    struct fanout f;
+
     s->fd = o->fileno;
     s->receives = true;
     s->family =
@@ -5146,7 +5144,12 @@ construct_adopted(RawSocket *s, struct options *o)
     if (apply_memberships(s, o) < 0) {
         return -1;
     }
-    return o->fanout == Py_None ? 0 : join_adopted(s, o);
+    if (o->fanout != Py_None
+        && (parse_fanout_option(o->fanout, &f) < 0
+            || join_receiving(s, &f) < 0)) {
+        return -1;
+    }
+    return 0;
 }
 
 static int
@@ -5548,10 +5551,6 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
                          (char *)address.sll_addr, size);
 }
 
-PyDoc_STRVAR(RawSocket_add_membership_doc,
-             "add_membership($self, address, /)\n--\n\n"
-             "Has the interface receive a multicast address too.");
-
 static PyObject *
 membership_call(PyObject *self, int action, PyObject *address)
 {
@@ -5573,6 +5572,10 @@ membership_call(PyObject *self, int action, PyObject *address)
     }
     Py_RETURN_NONE;
 }
+
+PyDoc_STRVAR(RawSocket_add_membership_doc,
+             "add_membership($self, address, /)\n--\n\n"
+             "Has the interface receive a multicast address too.");
 
 static PyObject *
 RawSocket_add_membership(PyObject *self, PyObject *address)
