@@ -36,7 +36,7 @@ SHORTEST_PAUSE: Final = 50e-6
 LONGEST_PAUSE: Final = 5e-3
 PATIENCE: Final = 1.0
 """Pauses after ENOBUFS, and how long without a frame until it is an error, as
-RawSocket.sendall() has them."""
+in RawSocket.sendall(), whose longest pause is 10 ms."""
 
 # What a frame draws by itself (packet(7)): longer than the MTU allows, shorter
 # than the link header. The next one may pass.
