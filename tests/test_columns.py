@@ -1,9 +1,7 @@
 """What a receive tells of each packet beside its bytes, and how it receives
 them."""
 
-import array
 import errno
-import fcntl
 import signal
 import socket
 import struct
@@ -13,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from frames import frame
-from traffic import WAIT, datagram_pair, ip, pending, receive
+from traffic import WAIT, datagram_pair, ethtool, ip, pending, receive
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
@@ -31,7 +29,6 @@ SO_TIMESTAMPING = 37
 SO_RXQ_OVFL = 40
 SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
 SOF_TIMESTAMPING_SOFTWARE = 1 << 4
-SIOCETHTOOL = 0x8946
 ETHTOOL_STSO = 0x1F
 ETHTOOL_SGRO = 0x2C
 
@@ -118,16 +115,6 @@ def addresses(pair: Veth) -> Iterator[None]:
     ip("address", "add", f"{ADDRESS_A}/24", "dev", pair.a)
     ip("neighbour", "add", ADDRESS_B, "lladdr", link, "dev", pair.a)
     yield
-
-
-def ethtool(interface: str, command: int, value: int) -> None:
-    """ethtool(8) -K, for one feature."""
-    setting = array.array("I", [command, value])
-    request = struct.pack(
-        "16sP16x", interface.encode(), setting.buffer_info()[0]
-    )
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, SIOCETHTOOL, request)
 
 
 def test_checksum_left_to_the_hardware_is_flagged(veth: Veth) -> None:
@@ -253,6 +240,14 @@ def test_timestamps_are_not_collected_by_default(
 def test_other_timestamps_are_refused(pair: Veth, wrong: object) -> None:
     with pytest.raises(ValueError, match="timestamps must be None,"):
         RawSocket(pair.b, timestamps=wrong)  # type: ignore[arg-type]
+
+
+def test_interface_without_a_clock_is_refused(pair: Veth) -> None:
+    with pytest.raises(OSError, match="no hardware time stamps") as caught:
+        RawSocket(pair.b, timestamps="hardware")
+    assert caught.value.errno == errno.EOPNOTSUPP
+    with pytest.raises(ValueError, match="interface"):
+        RawSocket(timestamps="hardware")
 
 
 # Control data

@@ -3,24 +3,34 @@ done for a sink that wants them whole."""
 
 import errno
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from datagrams import (
+    ACK,
+    CWR,
+    FIN,
+    PSH,
+    TAGS,
+    TCP,
+    UDP,
+    Datagram,
+    Q,
+    add,
+    columns,
+    data,
+)
 from frames import frame
 from traffic import WAIT, datagram_pair
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
-    GSO_NONE,
     GSO_TCPV4,
-    GSO_TCPV6,
-    GSO_UDP_L4,
     SUPER_FRAME,
     VLAN_RESTORED,
-    VNET_NEEDS_CSUM,
     PacketBatch,
     RawSocket,
 )
@@ -31,98 +41,8 @@ PACKET_VNET_HDR = 15
 MSS = 1448
 
 
-def checksum(data: bytes) -> int:
-    """The internet checksum (RFC 1071)."""
-    data += b"\0" * (len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
-def segment(
-    payload: bytes,
-    *,
-    version: int = 4,
-    protocol: int = socket.IPPROTO_TCP,
-    tags: bytes = b"",
-    sequence: int = 1000,
-    flags: int = 0x10,
-    ident: int = 7,
-    whole: bool = True,
-) -> bytes:
-    """A frame of TCP or UDP; its checksum complete, or that of the pseudo
-    header only, as a sender leaves it to the hardware."""
-    if protocol == socket.IPPROTO_TCP:
-        head = struct.pack(
-            "!HHIIBBHHH", 1, 2, sequence, 9, 0x50, flags, 512, 0, 0
-        )
-        at = 16
-    else:
-        head = struct.pack("!HHHH", 1, 2, 8 + len(payload), 0)
-        at = 6
-    size = len(head) + len(payload)
-    if version == 4:
-        source, target = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
-        pseudo = source + target + struct.pack("!BBH", 0, protocol, size)
-        ip = struct.pack(
-            "!BBHHHBBH4s4s",
-            *(0x45, 0, 20 + size, ident, 0x4000, 64, protocol, 0),
-            *(source, target),
-        )
-        ip = ip[:10] + checksum(ip).to_bytes(2, "big") + ip[12:]
-        ethertype = 0x0800
-    else:
-        source, target = bytes(15) + b"\1", bytes(15) + b"\2"
-        pseudo = source + target + struct.pack("!II", size, protocol)
-        ip = struct.pack("!IHBB", 6 << 28, size, protocol, 64)
-        ip += source + target
-        ethertype = 0x86DD
-    if whole:
-        value = checksum(pseudo + head + payload) or 0xFFFF
-    else:
-        value = ~checksum(pseudo) & 0xFFFF
-    head = head[:at] + value.to_bytes(2, "big") + head[at + 2 :]
-    made = frame(ip + head + payload, ethertype=ethertype)
-    return made[:12] + tags + made[12:]
-
-
-def add(
-    batch: PacketBatch, packet: bytes, kind: int, gso_size: int = MSS
-) -> None:
-    """Appends a frame that `segment(whole=False)` made."""
-    i = len(batch)
-    batch.append(packet)
-    tags = 0
-    while packet[12 + tags : 14 + tags] in (b"\x81\0", b"\x88\xa8"):
-        tags += 4
-    version = packet[14 + tags] >> 4
-    protocol = packet[23 + tags if version == 4 else 20 + tags]
-    start = 14 + tags + (20 if version == 4 else 40)
-    tcp = protocol == socket.IPPROTO_TCP
-    columns(batch)["vnet_flags"][i] = VNET_NEEDS_CSUM
-    columns(batch)["checksum_starts"][i] = start
-    columns(batch)["checksum_offsets"][i] = 16 if tcp else 6
-    if kind != GSO_NONE:
-        columns(batch)["gso_types"][i] = kind
-        columns(batch)["gso_sizes"][i] = gso_size
-        columns(batch)["header_lengths"][i] = start + (20 if tcp else 8)
-
-
-def columns(batch: PacketBatch) -> dict[str, Any]:
-    names = [
-        *("vnet_flags", "gso_types", "header_lengths", "gso_sizes"),
-        *("checksum_starts", "checksum_offsets"),
-    ]
-    return {name: getattr(batch, name) for name in names}
-
-
 def row(batch: PacketBatch, i: int) -> dict[str, int]:
     return {name: column[i] for name, column in columns(batch).items()}
-
-
-def data(size: int) -> bytes:
-    return bytes(i * 7 % 251 for i in range(size))
 
 
 @pytest.fixture
@@ -152,7 +72,7 @@ def test_super_frame_travels_with_its_header(
 ) -> None:
     """And a batch that was received is sent again unchanged."""
     batch = PacketBatch(1, SUPER_FRAME)
-    add(batch, segment(data(50_000), whole=False), GSO_TCPV4)
+    add(batch, Datagram(data(50_000)), MSS)
     assert ends[0].sendmmsg(batch) == 1
     got, i = receive_one(ends[1], bytes(batch[0][:60]))
     assert bytes(got[i]) == bytes(batch[0])
@@ -181,10 +101,9 @@ def test_header_size_is_told(pair: Veth, size: Any) -> None:
 def test_restored_tag_moves_what_the_header_points_at(
     ends: tuple[RawSocket, RawSocket],
 ) -> None:
-    tags = struct.pack("!HH", 0x8100, 42)
     batch = PacketBatch(1, SUPER_FRAME)
-    packet = segment(data(9000), tags=tags, whole=False)
-    add(batch, packet, GSO_TCPV4)
+    add(batch, Datagram(data(9000), tags=(Q,)), MSS)
+    packet = bytes(batch[0])
     assert ends[0].sendmmsg(batch) == 1
     got, i = receive_one(ends[1], packet[:60])
     assert bytes(got[i]) == packet
@@ -224,7 +143,7 @@ def test_batch_without_headers_goes_with_zeroes(
 ) -> None:
     """What a plain socket has received, after a super-frame was there."""
     batch = PacketBatch(1, SUPER_FRAME)
-    add(batch, segment(data(9000), whole=False), GSO_TCPV4)
+    add(batch, Datagram(data(9000)), MSS)
     with RawSocket(pair.a) as plain, RawSocket(pair.b, protocol=0) as peer:
         packet = frame(data(60))
         peer.send(packet)
@@ -254,7 +173,7 @@ def test_single_packet_calls_are_refused(
 
 def test_append_and_clear_zero_headers_and_set_count_keeps_them() -> None:
     batch = PacketBatch(2, 9000)
-    add(batch, segment(data(4000), whole=False), GSO_TCPV4)
+    add(batch, Datagram(data(4000)), MSS)
     batch.set_count(2)
     assert row(batch, 0)["gso_types"] == GSO_TCPV4
     batch.set_count(0)
@@ -272,13 +191,13 @@ def test_frame_that_needs_its_header_is_refused_without() -> None:
     """By its index, after those before it went out."""
     peer, sock = datagram_pair()
     with peer, sock:
-        for kind, reason in (
-            (GSO_TCPV4, "super-frame"),
-            (GSO_NONE, "checksum is missing"),
+        for gso_size, reason in (
+            (MSS, "super-frame"),
+            (0, "checksum is missing"),
         ):
             batch = PacketBatch(3, 9000)
             batch.append(b"good")
-            add(batch, segment(data(4000), whole=False), kind)
+            add(batch, Datagram(data(4000)), gso_size)
             batch.append(b"last")
             assert sock.sendmmsg(batch) == 1
             with pytest.raises(ValueError, match=r"packets\[1\].*" + reason):
@@ -304,7 +223,7 @@ def test_header_that_does_not_fit_is_refused(
 ) -> None:
     batch = PacketBatch(2, 9000)
     batch.append(frame(data(60)))
-    add(batch, segment(data(4000), whole=False), GSO_TCPV4)
+    add(batch, Datagram(data(4000)), MSS)
     columns(batch)[column][1] = value
     assert ends[0].sendmmsg(batch) == 1
     with pytest.raises(ValueError, match=r"packets\[1\]"):
@@ -315,32 +234,25 @@ def test_header_that_does_not_fit_is_refused(
 
 # For sinks without offloads
 
-KINDS = [
-    (4, socket.IPPROTO_TCP, GSO_TCPV4),
-    (6, socket.IPPROTO_TCP, GSO_TCPV6),
-    (4, socket.IPPROTO_UDP, GSO_UDP_L4),
-    (6, socket.IPPROTO_UDP, GSO_UDP_L4),
-]
-TAGS = [b"", b"\x81\0\0\x2a", b"\x88\xa8\0\1\x81\0\0\2"]
+KINDS = {
+    f"{name}{version}": Datagram(version=version, protocol=protocol)
+    for name, protocol in [("tcp", TCP), ("udp", UDP)]
+    for version in [4, 6]
+}
 
 
-@pytest.mark.parametrize("tags", TAGS, ids=["plain", "tag", "two tags"])
-@pytest.mark.parametrize(("version", "protocol", "kind"), KINDS)
+@pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
+@pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
 def test_checksums_are_completed(
-    version: int, protocol: int, kind: int, tags: bytes
+    datagram: Datagram, tags: tuple[int, ...]
 ) -> None:
-    assert kind in (GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4)
     batch = PacketBatch(70, 9000)
-    shape: dict[str, Any] = {
-        "version": version,
-        "protocol": protocol,
-        "tags": tags,
-    }
     sizes = [*range(64), 1000, 1447, 1448, 8000]
-    for size in sizes:
-        add(batch, segment(data(size), whole=False, **shape), GSO_NONE)
+    made = [replace(datagram, tags=tags, payload=data(n)) for n in sizes]
+    for each in made:
+        add(batch, each)
     assert batch.complete_checksums() == len(sizes)
-    assert batch.tolist() == [segment(data(n), **shape) for n in sizes]
+    assert batch.tolist() == [each.build() for each in made]
     assert batch.complete_checksums() == 0
 
 
@@ -348,13 +260,13 @@ def test_received_frame_is_completed(
     ends: tuple[RawSocket, RawSocket],
 ) -> None:
     batch = PacketBatch(1)
-    add(batch, segment(data(500), whole=False), GSO_NONE)
+    add(batch, Datagram(data(500)))
     ends[0].sendmmsg(batch)
     got, i = receive_one(ends[1], bytes(batch[0][:60]))
     assert got.flags is not None
     assert got.flags[i] & CHECKSUM_NOT_READY
     assert got.complete_checksums() >= 1
-    assert bytes(got[i]) == segment(data(500))
+    assert bytes(got[i]) == Datagram(data(500)).build()
     assert not got.flags[i] & CHECKSUM_NOT_READY
 
 
@@ -370,49 +282,22 @@ def test_batch_without_headers_has_nothing_to_complete(pair: Veth) -> None:
         batch.segment_into(PacketBatch(1))
 
 
-def expected(
-    payload: bytes, protocol: int, gso_size: int, **shape: Any
-) -> list[bytes]:
-    """What the wire gets of a super-frame."""
-    made = []
-    for i, at in enumerate(range(0, len(payload), gso_size)):
-        last = at + gso_size >= len(payload)
-        # FIN and PSH belong to the last segment, CWR to the first.
-        flags = 0x10 | (0x09 if last else 0) | (0x80 if i == 0 else 0)
-        made.append(
-            segment(
-                payload[at : at + gso_size],
-                protocol=protocol,
-                sequence=(1000 + at) % 2**32,
-                flags=flags,
-                ident=7 + i,
-                **shape,
-            )
-        )
-    return made
-
-
-@pytest.mark.parametrize("tags", TAGS, ids=["plain", "tag", "two tags"])
-@pytest.mark.parametrize(("version", "protocol", "kind"), KINDS)
+@pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
+@pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize(
     ("size", "gso_size"), [(20_000, MSS), (2897, MSS), (4344, MSS), (999, 100)]
 )
 def test_super_frame_is_cut(
-    version: int,
-    protocol: int,
-    kind: int,
-    tags: bytes,
-    size: int,
-    gso_size: int,
+    datagram: Datagram, tags: tuple[int, ...], size: int, gso_size: int
 ) -> None:
     """Byte by byte, and from anywhere in it when the target is small."""
-    payload = data(size)
-    shape: dict[str, Any] = {"version": version, "tags": tags}
+    whole = replace(datagram, tags=tags, payload=b"before").build()
+    big = replace(
+        datagram, tags=tags, payload=data(size), flags=FIN | PSH | ACK | CWR
+    )
     batch = PacketBatch(3, SUPER_FRAME)
-    whole = segment(b"before", protocol=protocol, **shape)
     batch.append(whole)
-    big = segment(payload, protocol=protocol, whole=False, flags=0x99, **shape)
-    add(batch, big, kind, gso_size)
+    add(batch, big, gso_size)
     batch.append(whole)
     target = PacketBatch(4)
     cut: list[bytes] = []
@@ -422,11 +307,7 @@ def test_super_frame_is_cut(
         assert len(target) > 0
         assert set(row(target, 0).values()) == {0}
         cut += target.tolist()
-    assert cut == [
-        whole,
-        *expected(payload, protocol, gso_size, **shape),
-        whole,
-    ]
+    assert cut == [whole, *big.segments(gso_size), whole]
 
 
 def test_segmentation_stops_before_what_cannot_be_done() -> None:

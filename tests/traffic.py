@@ -1,7 +1,9 @@
 """What several test files need in order to send, receive and filter real
 packets, and to run child processes."""
 
+import array
 import errno
+import fcntl
 import os
 import shutil
 import socket
@@ -25,6 +27,9 @@ machine under load, not a duration."""
 
 SCALE: Final = int(os.environ.get("RAWMMSG_TEST_SCALE", "1"))
 """How often tests that race against the kernel repeat; more by hand."""
+
+# <linux/sockios.h>
+_SIOCETHTOOL: Final = 0x8946
 
 # <linux/bpf_common.h>, <linux/filter.h>
 LD_IMM: Final = 0x00
@@ -148,6 +153,16 @@ def ip(*arguments: str) -> str:
 def tc(*arguments: str) -> str:
     """Runs tc(8); returns what it prints."""
     return run_iproute2("tc", *arguments)
+
+
+def ethtool(interface: str, command: int, value: int) -> None:
+    """ethtool(8) -K, for one feature."""
+    setting = array.array("I", [command, value])
+    request = struct.pack(
+        "16sP16x", interface.encode(), setting.buffer_info()[0]
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCETHTOOL, request)
 
 
 def environment() -> dict[str, str]:
