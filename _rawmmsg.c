@@ -4339,7 +4339,9 @@ join_fanout(RawSocket *s, const struct fanout *f)
         return -1;
     }
     flags |= ignore ? FANOUT_IGNORE_OUTGOING : 0;
-    value = (f->group < 0 ? 0 : f->group) | (f->mode | flags) << 16;
+    /* Unsigned: the topmost flag would shift into the sign. */
+    value = (int)((uint32_t)(f->group < 0 ? 0 : f->group)
+                  | (uint32_t)(f->mode | flags) << 16);
     if (set_int_option(s, SOL_PACKET, PACKET_FANOUT, value,
                        "setsockopt(PACKET_FANOUT)")
             < 0
