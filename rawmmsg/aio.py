@@ -61,7 +61,7 @@ async def send(sock: RawSocket, packets: _Packets) -> None:
     ENOBUFS is retried as sendall() does, for a second without progress. Lets
     other tasks run before each system call. An exception, CancelledError too,
     carries how far it came in `packets_sent` (asyncio.timeout() keeps the
-    CancelledError as `__cause__`).
+    CancelledError as `__context__`).
 
     Raises ValueError for a socket that may block (its timeout is not 0), and
     what sendmmsg() raises.

@@ -383,7 +383,7 @@ def test_send_that_timed_out_tells_how_far_it_came(full: RawSocket) -> None:
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(0.01):
                 await aio.send(full, [PACKET])
-        assert packets_sent(caught.value.__cause__) == 0
+        assert packets_sent(caught.value.__context__) == 0
 
     run(main())
 
