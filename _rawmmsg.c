@@ -2147,6 +2147,12 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
                      UINT16_MAX, segment);
         return -1;
     }
+    if (segment > 0 && start == count) {
+        PyErr_Format(PyExc_ValueError,
+                     "segment must be 0 behind the last frame, not %zd",
+                     segment);
+        return -1;
+    }
     *g = (struct segmentation){.from = from->memory,
                                .count = count,
                                .to = to->memory,
@@ -3549,16 +3555,19 @@ static const char *
 refuse_offload(BatchMemory *m, Py_ssize_t i, Py_ssize_t length,
                unsigned vnet_hdr)
 {
-    struct offload_header h = load_header(m, i);
+    const struct offload_header *at = &m->offload_headers[i];
 
     if (vnet_hdr > 0) {
+        struct offload_header h = load_header(m, i);
+
         return check_offload(&h, (size_t)length);
     }
-    if (h.gso_type != GSO_NONE) {
+    /* These two alone: a send of plain frames comes here for each. */
+    if (__atomic_load_n(&at->gso_type, __ATOMIC_RELAXED) != GSO_NONE) {
         return "a super-frame: segment_into() another batch, or send it with "
                "vnet_hdr";
     }
-    if (h.flags & VNET_NEEDS_CSUM) {
+    if (__atomic_load_n(&at->flags, __ATOMIC_RELAXED) & VNET_NEEDS_CSUM) {
         return "its checksum is missing: complete_checksums(), or send it "
                "with vnet_hdr";
     }

@@ -340,6 +340,8 @@ def test_segment_that_does_not_exist_is_an_error() -> None:
             batch.segment_into(PacketBatch(4), 0, segment)
     with pytest.raises(ValueError, match="segment"):
         batch.segment_into(PacketBatch(4), 0, -1)
+    with pytest.raises(ValueError, match="behind the last frame"):
+        batch.segment_into(PacketBatch(4), 1, 1)
 
 
 def test_target_needs_no_offloads_any_more() -> None:

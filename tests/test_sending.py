@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy
 import pytest
-from blocking import Call
+from blocking import Call, eventually
 from frames import HEADER_SIZE, frame, number_of, numbered
 from traffic import WAIT, datagram_pair, pending, receive, tc
 
@@ -623,10 +623,21 @@ def test_sendall_resumes_after_short_counts() -> None:
     peer, sock = datagram_pair()
     with peer, sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        count = sock.sendmmsg(frames(500))
-        assert 0 < count < 500
-        with Call(lambda: [peer.recv(2048) for _ in range(500)]) as call:
-            sock.sendall(frames(500)[count:])
+        room = sock.sendmmsg(frames(500))
+        assert 0 < room < 250
+
+        def drain() -> list[bytes]:
+            """Reads no more than there is room for, until the next call has
+            ended: it has to stop, as the first did."""
+            received = [peer.recv(2048) for _ in range(room)]
+            eventually(
+                lambda: sock.statistics().batches_sent > 1,
+                "sendall() goes on when there is room",
+            )
+            return received + [peer.recv(2048) for _ in range(500 - room)]
+
+        with Call(drain) as call:
+            sock.sendall(frames(500)[room:])
         assert call.result() == frames(500)
         statistics = sock.statistics()
         assert statistics.packets_sent == 500
