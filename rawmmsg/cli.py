@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .bpf import FilterError, compile
+from .bridge.command import add_bridge
 from .demo import run_demo
 
 # tcpdump's names of link types, and the kernel's numbers (linux/if_arp.h).
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=lambda _: run_demo())
     _add_filter(commands)
+    add_bridge(commands)
     return parser
 
 

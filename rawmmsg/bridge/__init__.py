@@ -1,0 +1,10 @@
+"""`rawmmsg bridge`: a switch with two ports.
+
+command     the command line, signals, exit codes
+loop        one thread, one poll(2), both directions
+directions  one way through: receive, send, what is dropped and why
+outlets     how a batch leaves: as it is, or cut into segments
+ports       interfaces and datagram sockets
+filters     pcap-filter expressions for each kind of port
+console     statistics and the summary
+"""

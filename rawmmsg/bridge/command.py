@@ -1,0 +1,192 @@
+"""`rawmmsg bridge A B`."""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .loop import Bridge
+    from .ports import Port
+
+__all__ = ["add_bridge"]
+
+_PORTS = """\
+A and B are each the name of an Ethernet interface, or a datagram socket that
+carries one frame in each datagram:
+
+  eth0                        an interface
+  unix:LOCAL,REMOTE           two paths; LOCAL is made
+  udp:HOST:PORT,HOST:PORT     local and remote address
+  fd:N                        a socket opened by the parent
+
+Between interfaces, super-frames and unfinished checksums pass as they are; for
+a datagram socket they are cut and completed. No setting of an interface is
+changed. Ends on SIGINT and SIGTERM, with exit code 0, and with 1 when an
+interface disappears. Statistics and the summary go to standard error.
+"""
+
+
+_LARGEST_BATCH = 1024
+_LONGEST = 1_000_000
+
+
+def add_bridge(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    """Adds the subcommand to the parser of `rawmmsg`."""
+    command = commands.add_parser(
+        "bridge",
+        help="switch frames between two interfaces, or an interface and a "
+        "virtual machine",
+        description="A switch with two ports.",
+        epilog=_PORTS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("a", metavar="A", help="a port")
+    command.add_argument("b", metavar="B", help="the other one")
+    for way, port in (("ab", "A"), ("ba", "B")):
+        command.add_argument(
+            f"--filter-{way}",
+            metavar="EXPRESSION",
+            help=f"let only these frames in at {port} (pcap-filter(7))",
+        )
+    command.add_argument(
+        "--batch",
+        type=_number(int, _LARGEST_BATCH),
+        metavar="N",
+        help="frames to receive with one system call (8 from an interface, "
+        "64 from a datagram socket)",
+    )
+    command.add_argument(
+        "--duration",
+        type=_number(float, _LONGEST),
+        metavar="SECONDS",
+        help="end after so long",
+    )
+    command.add_argument(
+        "--stats",
+        type=_number(float, _LONGEST),
+        metavar="SECONDS",
+        help="print statistics as often, also where standard error is no "
+        "terminal (on one: every second)",
+    )
+    command.add_argument(
+        "-q", "--quiet", action="store_true", help="print errors only"
+    )
+    command.set_defaults(run=_run)
+
+
+def _number(
+    kind: type[int] | type[float], largest: int
+) -> Callable[[str], float]:
+    """Makes what argparse makes a number above 0 with."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not 0 < value <= largest:
+            raise argparse.ArgumentTypeError(
+                f"{text}: more than 0, at most {largest:,}"
+            )
+        return value
+
+    convert.__name__ = "number"  # what argparse calls it in its message
+    return convert
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..bpf import FilterError
+    from .ports import PortError, parse_port
+
+    try:
+        a, b = parse_port(arguments.a), parse_port(arguments.b)
+        with ExitStack() as opened, _signals() as wake:
+            for port, expression in (
+                (a, arguments.filter_ab),
+                (b, arguments.filter_ba),
+            ):
+                _open(port, expression)
+                opened.callback(port.close)
+            if a.sock.ifindex is not None and a.sock.ifindex == b.sock.ifindex:
+                raise PortError(f"{a.name} and {b.name} are one interface")
+            return _bridge(a, b, arguments, wake)
+    except (FilterError, PortError) as error:
+        print(f"rawmmsg: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        return _fail(error)
+
+
+def _open(port: "Port", expression: str | None) -> None:
+    """Has an error say which port it is about."""
+    try:
+        port.open(expression)
+    except OSError as error:
+        error.strerror = f"{port.name}: {error.strerror}"
+        raise
+
+
+def _bridge(
+    a: "Port", b: "Port", arguments: argparse.Namespace, wake: int
+) -> int:
+    from .console import Ticker, summary
+    from .loop import Bridge
+
+    bridge = Bridge(a, b, arguments.batch)
+    if arguments.duration is not None:
+        bridge.every(arguments.duration, bridge.end)
+    if not arguments.quiet:
+        if arguments.stats is not None or sys.stderr.isatty():
+            ticker = Ticker(bridge.directions)
+            bridge.every(arguments.stats or 1.0, ticker.show)
+        _say(f"bridging {a.name} and {b.name}")
+    try:
+        return _run_bridge(bridge, wake)
+    finally:
+        if not arguments.quiet:
+            for direction in bridge.directions:
+                print(summary(direction), file=sys.stderr, flush=True)
+
+
+def _run_bridge(bridge: "Bridge", wake: int) -> int:
+    try:
+        bridge.run(wake)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        _say(f"{error.filename} has disappeared")
+        return 1
+    return 0
+
+
+def _fail(error: OSError) -> int:
+    _say(error.strerror or str(error))
+    for note in getattr(error, "__notes__", ()):
+        print(note, file=sys.stderr)
+    return 1
+
+
+def _say(message: str) -> None:
+    print(f"rawmmsg: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor that can be read once SIGINT or SIGTERM has come, however
+    long before it is looked at."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(previous)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)

@@ -1,0 +1,223 @@
+"""One way through the bridge."""
+
+import errno
+import math
+from dataclasses import dataclass
+from time import monotonic
+
+from .._rawmmsg import SUPER_FRAME, TRUNCATED, PacketBatch
+from .outlets import outlet_for
+from .ports import Port
+
+__all__ = ["Direction", "Dropped", "Slot", "make_slot"]
+
+# A frame whose output queue is full is tried again for so many seconds, and so
+# many times, without progress. Then the queue is taken for blocked: until it
+# has room again, what comes is dropped at once, as a switch does.
+PATIENCE = 0.05
+ATTEMPTS = 100
+
+# Where nothing tells that it is worth trying again: the queue of an interface
+# that is full (ENOBUFS), a socket that is readable without a packet.
+PAUSE = 0.001
+
+# No kernel has it, so no socket sends it (linux/virtio_net.h).
+_NO_GSO_TYPE = 0xFF
+
+Slot = tuple[PacketBatch, "memoryview[int]"]
+"""A batch, and its lengths."""
+
+
+def make_slot(capacity: int) -> Slot:
+    batch = PacketBatch(capacity, SUPER_FRAME)
+    return batch, batch.lengths
+
+
+@dataclass(slots=True)
+class Dropped:
+    """Frames that were received and not sent, by reason."""
+
+    queue_full: int = 0
+    too_long: int = 0
+    link_down: int = 0
+    refused: int = 0
+    malformed: int = 0
+
+    @property
+    def total(self) -> int:
+        return (
+            self.queue_full
+            + self.too_long
+            + self.link_down
+            + self.refused
+            + self.malformed
+        )
+
+
+class Direction:
+    """Moves frames from `source` to `sink`, without ever waiting itself.
+
+    `slots` is a stack of batches. The other direction may have the same one:
+    a batch is on it unless it holds frames that are still to be sent.
+
+    What the loop must know:
+
+    accepts     a frame at the source can be taken
+    needs_room  room at the sink (POLLOUT) is waited for
+    due         when to call resume() at the latest
+    """
+
+    def __init__(self, source: Port, sink: Port, slots: list[Slot]) -> None:
+        self.source = source
+        self.sink = sink
+        self.dropped = Dropped()
+        self.bytes_received = 0
+        self.lost = 0  # in the kernel: no offload header can express them
+        self.accepts = True
+        self.needs_room = False
+        self.due = math.inf
+        self._recvmmsg_into = source.sock.recvmmsg_into
+        self._outlet = outlet_for(source.sock, sink.sock)
+        self._slots = slots
+        self._held: Slot | None = None
+        self._attempts = 0  # that failed in a row because the queue was full
+        self._give_up_at = math.inf
+
+    # What was received and sent is counted by the sockets, each of which
+    # serves one direction for each.
+
+    @property
+    def received(self) -> int:
+        return self.source.sock.statistics().packets_received
+
+    @property
+    def batches(self) -> int:
+        return self.source.sock.statistics().batches_received
+
+    @property
+    def kernel_drops(self) -> int | None:
+        """Dropped before they were received; None where nothing counts."""
+        dropped = self.source.sock.statistics().packets_dropped
+        return None if dropped is None else dropped + self.lost
+
+    @property
+    def sent(self) -> int:
+        return self.sink.sock.statistics().packets_sent
+
+    @property
+    def gained(self) -> int:
+        """Frames that segmentation has made beyond those received."""
+        return self._outlet.gained
+
+    def forward(self) -> bool:
+        """Takes what waits at the source and sends it. Whether what the loop
+        must know has changed."""
+        slot = self._slots[-1]
+        batch, lengths = slot
+        try:
+            count = self._recvmmsg_into(batch)
+        except OSError as error:
+            return self._receive_failed(error)
+        size = sum(lengths[:count])
+        self.bytes_received += size
+        if size >= SUPER_FRAME:
+            self._mark_truncated(batch, count)
+        self._outlet.load(batch)
+        if self._push():
+            return False
+        self._held = self._slots.pop()
+        self.accepts = False
+        return True
+
+    def resume(self) -> bool:
+        """Goes on after a wait. Whether what the loop must know has
+        changed."""
+        self.due = math.inf
+        self.needs_room = False
+        if self._held is not None:
+            if not self._push():
+                return True
+            self._slots.append(self._held)
+            self._held = None
+        self.accepts = True
+        return True
+
+    def finish(self) -> None:
+        """Gives up what is still to be sent."""
+        if self._held is not None:
+            self.dropped.queue_full += self._outlet.abandon()
+            self._held = None
+
+    def _receive_failed(self, error: OSError) -> bool:
+        if error.errno == errno.ENETDOWN:
+            return False  # said once; frames come when the link is up
+        if error.errno == errno.EINVAL and self.source.is_interface:
+            self.lost += 1
+            return False
+        if error.errno != errno.EAGAIN and self.source.is_interface:
+            raise error
+        # Nothing, although the poll said so; or what became of a datagram
+        # that was sent (ECONNREFUSED), which is as good as dropped.
+        self.accepts = False
+        self.due = monotonic() + PAUSE
+        return True
+
+    def _mark_truncated(self, batch: PacketBatch, count: int) -> None:
+        """Frames beyond SUPER_FRAME, which an administrator can allow (ip
+        link, gso_max_size), are not sent on as fragments of themselves."""
+        flags = batch.flags
+        assert flags is not None
+        cut = [i for i in range(count) if flags[i] & TRUNCATED]
+        if cut and batch.gso_types is None:
+            batch.clear()  # zeroes the headers
+            batch.set_count(count)
+        for i in cut:
+            assert batch.gso_types is not None
+            batch.gso_types[i] = _NO_GSO_TYPE
+
+    def _push(self) -> bool:
+        """Sends what is loaded: whether it is all sent or dropped."""
+        outlet = self._outlet
+        while True:
+            try:
+                done = outlet.send()
+                self._attempts = 0
+                if done:
+                    return True
+            except ValueError:
+                self.dropped.malformed += 1
+                outlet.skip()
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+                    return not self._wait_for_room(error.errno)
+                self._drop(error)
+
+    def _wait_for_room(self, number: int) -> bool:
+        """Whether it is worth it; all that is left is dropped otherwise."""
+        now = monotonic()
+        self._attempts += 1
+        if self._attempts == 1:
+            self._give_up_at = now + PATIENCE
+        if self._attempts > ATTEMPTS or now >= self._give_up_at:
+            self.dropped.queue_full += self._outlet.abandon()
+            return False
+        self.due = self._give_up_at
+        self.needs_room = number == errno.EAGAIN
+        if not self.needs_room:
+            self.due = min(self.due, now + PAUSE)
+        return True
+
+    def _drop(self, error: OSError) -> None:
+        """Drops the frame that the error is about, and no other: what the
+        kernel says of one need not be true of the next."""
+        dropped = self.dropped
+        if error.errno == errno.ENODEV:
+            dropped.link_down += self._outlet.abandon()
+            raise error
+        if error.errno == errno.EMSGSIZE:
+            dropped.too_long += 1
+        elif error.errno == errno.ENETDOWN:
+            dropped.link_down += 1
+        else:
+            dropped.refused += 1
+        self._outlet.skip()

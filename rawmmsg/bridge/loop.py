@@ -1,0 +1,148 @@
+"""One thread that moves frames both ways."""
+
+import math
+import os
+import select
+from collections.abc import Callable
+from time import monotonic
+
+from .directions import Direction, Slot, make_slot
+from .ports import Port
+
+__all__ = ["Bridge"]
+
+# How often the ports are looked after.
+TEND = 0.25
+
+
+class Bridge:
+    """A switch between two open ports, `a` and `b`."""
+
+    def __init__(self, a: Port, b: Port, batch: int | None = None) -> None:
+        from_a, from_b = _make_slots(a, b, batch)
+        self.directions = (
+            Direction(a, b, from_a),
+            Direction(b, a, from_b),
+        )
+        ab, ba = self.directions
+        # By the descriptor of a port: from it, and to it.
+        self._from = {a.sock.fileno(): ab, b.sock.fileno(): ba}
+        self._to = {a.sock.fileno(): ba, b.sock.fileno(): ab}
+        self._ports = (a, b)
+        self._poll = select.poll()
+        self._watched: dict[int, int] = {}
+        self._timers: list[_Timer] = [_Timer(TEND, self._tend)]
+        self._due = 0.0
+        self._wait_ms = 0
+        self._ended = False
+
+    def every(self, seconds: float, call: Callable[[], object]) -> None:
+        """Has it called, again and again, while the bridge runs."""
+        self._timers.append(_Timer(seconds, call))
+
+    def end(self) -> None:
+        """Makes run() return."""
+        self._ended = True
+
+    def run(self, wake: int) -> None:
+        """Moves frames until end(), or until a byte can be read from `wake`.
+
+        OSError ENODEV, its filename the interface, when one has disappeared.
+        """
+        readers: dict[int, Callable[[], bool]] = {
+            descriptor: direction.forward
+            for descriptor, direction in self._from.items()
+        }
+        readers[wake] = lambda: self._woken(wake)
+        self._poll.register(wake, select.POLLIN)
+        self._rearm()
+        poll = self._poll.poll
+        try:
+            while not self._ended:
+                for descriptor, events in poll(self._wait_ms):
+                    if events != select.POLLIN:
+                        self._serve(descriptor, events)
+                    elif readers[descriptor]():
+                        self._rearm()
+                if monotonic() >= self._due:
+                    self._attend()
+        finally:
+            for direction in self.directions:
+                direction.finish()
+
+    def _woken(self, wake: int) -> bool:
+        os.read(wake, 4096)
+        self._ended = True
+        return False
+
+    def _serve(self, descriptor: int, events: int) -> None:
+        """Room, an error, or several things at once."""
+        towards, away = self._to[descriptor], self._from[descriptor]
+        if towards.needs_room:
+            towards.resume()
+        if events != select.POLLOUT and away.accepts:
+            away.forward()
+        self._rearm()
+
+    def _attend(self) -> None:
+        """What is due now."""
+        now = monotonic()
+        for direction in self.directions:
+            if now >= direction.due:
+                direction.resume()
+        for timer in self._timers:
+            if now >= timer.due:
+                timer.call()
+                timer.due = now + timer.seconds
+        self._rearm()
+
+    def _tend(self) -> None:
+        for port in self._ports:
+            port.tend()
+
+    def _rearm(self) -> None:
+        """Has the poll wait for what the directions want now."""
+        for descriptor, away in self._from.items():
+            events = select.POLLIN if away.accepts else 0
+            if self._to[descriptor].needs_room:
+                events |= select.POLLOUT
+            self._watch(descriptor, events)
+        self._due = min(
+            *(direction.due for direction in self.directions),
+            *(timer.due for timer in self._timers),
+        )
+        left = max(0.0, self._due - monotonic())
+        self._wait_ms = math.ceil(left * 1000)
+
+    def _watch(self, descriptor: int, events: int) -> None:
+        """One that nothing is wanted of is not watched: poll(2) would report
+        its errors all the same, again and again."""
+        if events == self._watched.get(descriptor, 0):
+            return
+        if events:
+            self._poll.register(descriptor, events)
+        else:
+            self._poll.unregister(descriptor)
+        self._watched[descriptor] = events
+
+
+class _Timer:
+    def __init__(self, seconds: float, call: Callable[[], object]) -> None:
+        self.seconds = seconds
+        self.call = call
+        self.due = monotonic() + seconds
+
+
+def _make_slots(
+    a: Port, b: Port, batch: int | None
+) -> tuple[list[Slot], list[Slot]]:
+    """The stacks of batches of both directions.
+
+    Between interfaces they share one: the batch that was used last is in the
+    cache. There is a second one for while the first holds frames that wait
+    for room.
+    """
+    if a.is_interface and b.is_interface:
+        shared = [make_slot(batch or a.batch) for _ in range(2)]
+        return shared, shared
+    return [make_slot(batch or a.batch)], [make_slot(batch or b.batch)]

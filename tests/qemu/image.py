@@ -1,0 +1,148 @@
+"""What the guest starts from, made of Debian's packages: a kernel, the modules
+for its network card, and busybox in an initramfs. Nothing is installed."""
+
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+# The smallest of Debian's kernels. A meta-package: it depends on the newest.
+_PACKAGE: Final = "linux-image-cloud-amd64"
+_MODULES: Final = ("virtio_pci", "virtio_net")
+
+# The first serial port is the kernel's console. At the second a shell (not an
+# interactive one, which would echo) takes commands, a line each, and says MARK
+# and a status when it is ready for the next.
+MARK: Final = "-- status"
+_INIT: Final = f"""\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+stty -F /dev/ttyS1 raw -echo
+exec </dev/ttyS1 >/dev/ttyS1 2>&1
+status=0
+for module in $(cat /modules/order); do
+    insmod /modules/$module || status=$?
+done
+echo {MARK} $status
+while read -r command; do
+    eval "$command" </dev/null
+    echo {MARK} $?
+done
+"""
+
+
+def cache() -> Path:
+    """The folder that keeps the kernel: $RAWMMSG_QEMU_CACHE."""
+    default = Path.home() / ".cache" / "rawmmsg-qemu"
+    return Path(os.environ.get("RAWMMSG_QEMU_CACHE") or default)
+
+
+def kernel() -> Path:
+    """The folder of the cached kernel: `vmlinuz`, and modules beside it."""
+    kernels = sorted(cache().glob("linux-image-*"))
+    if not kernels:
+        raise FileNotFoundError(
+            f"no kernel in {cache()}: run tests/qemu/run.py"
+        )
+    return kernels[-1]
+
+
+def fetch_kernel() -> None:
+    """Puts Debian's kernel into the cache, unless it holds one: 27 MB to
+    download. Any version will do: delete the folder to have the newest."""
+    if list(cache().glob("linux-image-*")):
+        return
+    cache().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache(), prefix="new-") as folder:
+        _fetch(Path(folder))
+
+
+def _fetch(folder: Path) -> None:
+    name = _dependency(_PACKAGE)
+    # Which user apt becomes for it may not be allowed to write there.
+    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root"]
+    subprocess.run([*command, "download", name], cwd=folder, check=True)
+    (package,) = folder.glob("*.deb")
+    tree, kept = folder / "tree", folder / "kept"
+    subprocess.run(["dpkg-deb", "-x", package, tree], check=True)
+    kept.mkdir()
+    (vmlinuz,) = (tree / "boot").glob("vmlinuz-*")
+    shutil.copy(vmlinuz, kept / "vmlinuz")
+    for module in _load_order(tree.glob("lib/modules/**/*.ko")):
+        shutil.copy(module, kept)
+    # Whole or not at all, also where two runs share the cache.
+    try:
+        kept.rename(cache() / name)
+    except OSError:
+        if not (cache() / name).exists():
+            raise
+
+
+def _dependency(package: str) -> str:
+    """The kernel that the meta-package stands for now."""
+    command = ["apt-cache", "depends", package]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, check=True
+    )
+    found = re.search(r"Depends: (linux-image-\S+)", answer.stdout)
+    if found is None:
+        raise LookupError(f"{package} depends on no kernel: {answer.stdout!r}")
+    return found[1]
+
+
+def _load_order(files: Iterable[Path]) -> list[Path]:
+    """The modules that _MODULES need and they themselves, each behind those
+    that it depends on; not in the package is depmod(8)'s list of that."""
+    known = {path.stem.replace("-", "_"): path for path in files}
+    order: list[Path] = []
+
+    def add(name: str) -> None:
+        path = known[name]
+        if path in order:
+            return
+        found = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
+        assert found is not None, f"{path} does not say what it depends on"
+        for needed in filter(None, found[1].decode().split(",")):
+            add(needed)
+        order.append(path)
+
+    for name in _MODULES:
+        add(name)
+    return order
+
+
+def make_initramfs(folder: Path) -> Path:
+    """Writes the guest's initramfs into `folder`, for kernel()."""
+    busybox = shutil.which("busybox")
+    assert busybox is not None
+    root = folder / "root"
+    for name in ("bin", "dev", "modules", "proc", "sys"):
+        (root / name).mkdir(parents=True)
+    shutil.copy(busybox, root / "bin" / "busybox")
+    order = _load_order(kernel().glob("*.ko"))
+    for module in order:
+        shutil.copy(module, root / "modules")
+    names = "".join(f"{module.name}\n" for module in order)
+    (root / "modules" / "order").write_text(names)
+    (root / "init").write_text(_INIT)
+    (root / "init").chmod(0o755)
+    files = [str(path.relative_to(root)) for path in sorted(root.rglob("*"))]
+    archive = subprocess.run(
+        [busybox, "cpio", "-o", "-H", "newc"],
+        input="".join(f"{name}\n" for name in files).encode(),
+        cwd=root,
+        capture_output=True,
+        check=True,
+    )
+    initramfs = folder / "initramfs.gz"
+    initramfs.write_bytes(gzip.compress(archive.stdout, 1))
+    return initramfs

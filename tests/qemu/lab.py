@@ -1,0 +1,200 @@
+"""This program as a host and a guest in QEMU, joined by `rawmmsg bridge`:
+
+the tests' namespace       the switch's namespace
+this program, veth.a ===== veth.b, bridge ----- QEMU
+"""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import image
+from guest import PATIENCE, Guest
+
+from rawmmsg.testing import veth_pair
+
+_HOST_END: Final = "host"
+_SWITCH_END: Final = "switch"
+
+BRIDGE: Final = [sys.executable, "-m", "rawmmsg", "bridge"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A version of IP, the two addresses, and the kernel's names of what it
+    counts."""
+
+    version: int
+    kind: socket.AddressFamily
+    host: str
+    guest: str
+    prefix: int
+    frames_sent: str
+    datagrams_refused: str
+
+
+FAMILIES: Final = (
+    Family(
+        version=4,
+        kind=socket.AF_INET,
+        host="10.9.0.1",  # both as in datagrams.Datagram
+        guest="10.9.0.2",
+        prefix=24,
+        frames_sent="Ip.OutRequests",
+        datagrams_refused="Udp.NoPorts",
+    ),
+    Family(
+        version=6,
+        kind=socket.AF_INET6,
+        host="2001:db8::1",
+        guest="2001:db8::2",
+        prefix=64,
+        frames_sent="Ip6OutRequests",
+        datagrams_refused="Udp6NoPorts",
+    ),
+)
+
+# How bridge and QEMU exchange frames: the words for each of them.
+TRANSPORTS: Final = {
+    "unix": (
+        "unix:bridge.sock,guest.sock",
+        "dgram,id=net,local.type=unix,local.path=guest.sock,"
+        "remote.type=unix,remote.path=bridge.sock",
+    ),
+    "udp": (
+        "udp:127.0.0.1:7001,127.0.0.1:7002",
+        "dgram,id=net,local.type=inet,local.host=127.0.0.1,local.port=7002,"
+        "remote.type=inet,remote.host=127.0.0.1,remote.port=7001",
+    ),
+    "fd": ("fd:{}", "dgram,id=net,local.type=fd,local.str={}"),
+}
+
+
+class Lab:
+    """Host, bridge and guest, up and with addresses; a context manager that
+    ends them all.
+
+    guest       to be told things; another one after each boot()
+    interface   this program's end of the veth pair
+    """
+
+    guest: Guest
+
+    def __init__(
+        self, folder: Path, *, transport: str = "unix", mtu: int = 1500
+    ) -> None:
+        self.mtu = mtu
+        self._folder = folder
+        self._log = folder / "bridge.log"
+        self._port, self._netdev = TRANSPORTS[transport]
+        self._initramfs = image.make_initramfs(folder)
+        with contextlib.ExitStack() as stack:
+            namespace = stack.enter_context(_namespace())
+            self.interface = stack.enter_context(_link(namespace, mtu))
+            self._inside = _within(namespace)
+            self._sockets = socket.socketpair(
+                socket.AF_UNIX, socket.SOCK_DGRAM
+            )
+            for end in self._sockets:
+                stack.enter_context(end)
+            self._bridge = stack.enter_context(self._start_bridge())
+            stack.callback(self._bridge.kill)
+            self._guests = stack.enter_context(contextlib.ExitStack())
+            self.boot()
+            self._stack = stack.pop_all()
+
+    def boot(self) -> None:
+        """Starts the guest and gives it its addresses."""
+        self._guests.close()
+        self.guest = self._guests.enter_context(
+            Guest(
+                image.kernel(),
+                self._initramfs,
+                self._netdev.format(self._sockets[1].fileno()),
+                mtu=self.mtu,
+                folder=self._folder,
+                inside=self._inside,
+                pass_fds=[self._sockets[1].fileno()],
+            )
+        )
+        # At once, not after a second without an answer to "is it taken?".
+        self.guest.run("echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad")
+        self.guest.run("ip link set eth0 up")
+        for one in FAMILIES:
+            self.guest.run(f"ip addr add {one.guest}/{one.prefix} dev eth0")
+
+    def stop_bridge(self, number: signal.Signals) -> str:
+        """Ends the bridge with this signal; returns what it has printed."""
+        self._bridge.send_signal(number)
+        status = self._bridge.wait(PATIENCE)
+        printed = self._log.read_text()
+        assert status == 0, f"the bridge ended with status {status}: {printed}"
+        return printed
+
+    def _start_bridge(self) -> "subprocess.Popen[bytes]":
+        port = self._port.format(self._sockets[0].fileno())
+        with open(self._log, "wb") as log:
+            return subprocess.Popen(
+                [*self._inside, *BRIDGE, _SWITCH_END, port],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                pass_fds=[self._sockets[0].fileno()],
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        if failure is not None:
+            print(self._log.read_text())  # pytest shows it
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _namespace() -> Iterator[str]:
+    """The path of another network namespace, loopback up."""
+    holder = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "ip link set lo up; echo; read _"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:  # which closes its standard input, and so ends it
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        yield f"/proc/{holder.pid}/ns/net"
+
+
+def _within(namespace: str) -> list[str]:
+    """What in front of a command line runs it there, and for no longer than
+    this program."""
+    kill = ["setpriv", "--pdeathsig", "KILL"]
+    return ["nsenter", f"--net={namespace}", *kill]
+
+
+@contextlib.contextmanager
+def _link(namespace: str, mtu: int) -> Iterator[str]:
+    """A veth pair from here, with the host's addresses, into the namespace;
+    gives the name of the end that is here."""
+    with veth_pair(
+        _HOST_END, _SWITCH_END, mtu=mtu, ipv6=True, up=False
+    ) as veth:
+        _run("ip", "link", "set", veth.b, "netns", namespace)
+        _run(*_within(namespace), "ip", "link", "set", veth.b, "up")
+        for one in FAMILIES:
+            address = f"{one.host}/{one.prefix}"
+            dad = ["nodad"] if one.version == 6 else []
+            _run("ip", "addr", "add", address, "dev", veth.a, *dad)
+        _run("ip", "link", "set", veth.a, "up")
+        yield veth.a
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)

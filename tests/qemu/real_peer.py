@@ -1,0 +1,188 @@
+"""A guest in QEMU, whose network stack knows nothing of rawmmsg, talks with
+this machine's through `rawmmsg bridge`. Run by run.py."""
+
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+from counters import Counters, read_counters, since, wrong_checksums
+from datagrams import TCP, UDP, Datagram
+from guest import MAC, PATIENCE, Guest
+from lab import FAMILIES, TRANSPORTS, Family, Lab
+
+from rawmmsg import RawSocket
+
+TEN_MB: Final = 10 << 20
+NO_SUCH_PORT: Final = 9
+
+# In the bridge's summary.
+_COUNT: Final = r"([\d,]+) frames (received|more|sent|dropped)\b(?! by kernel)"
+
+# <linux/udp.h>
+UDP_SEGMENT: Final = 103
+
+
+@pytest.mark.parametrize(
+    ("transport", "mtu"),
+    [*((one, 1500) for one in TRANSPORTS), ("unix", 9000)],
+)
+def test_guest_is_reached_through_the_bridge(
+    transport: str, mtu: int, tmp_path: Path
+) -> None:
+    """Echo, 10 MB over TCP in each direction and super-frames of UDP, over
+    IPv4 and IPv6; no receiver ever finds a wrong checksum."""
+    with Lab(tmp_path, transport=transport, mtu=mtu) as lab:
+        assert int(lab.guest.run("cat /sys/class/net/eth0/mtu")) == mtu
+        for family in FAMILIES:
+            check_echo(lab, family)
+            check_tcp(lab.guest, family)
+            check_udp_super_frame(lab.guest, family)
+        check_no_wrong_checksum(lab.guest)
+        check_wrong_checksums_are_counted(lab)
+        lab.guest.power_off()
+        check_summary(lab.stop_bridge(signal.SIGTERM))
+
+
+def test_bridge_outlives_its_guest(tmp_path: Path) -> None:
+    """QEMU ends and another one takes its place at the same addresses."""
+    with Lab(tmp_path) as lab:
+        check_echo(lab, FAMILIES[0])
+        lab.guest.power_off()
+        lab.boot()
+        check_echo(lab, FAMILIES[0])
+        lab.guest.power_off()
+        check_summary(lab.stop_bridge(signal.SIGINT))
+
+
+def check_echo(lab: Lab, family: Family) -> None:
+    """Each answers the other's pings, of few bytes and of a full frame."""
+    headers = 8 + (20 if family.version == 4 else 40)
+    for size in (56, lab.mtu - headers):
+        ping = f"ping -A -c 3 -w {PATIENCE:.0f} -s {size}"
+        done = subprocess.run(
+            ["busybox", *ping.split(), family.guest],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        printed = lab.guest.run(f"{ping} {family.host}")
+        for answers in (done.stdout + done.stderr, printed):
+            assert "3 packets received" in answers, answers
+
+
+def check_tcp(guest: Guest, family: Family) -> None:
+    """The guest gets 10 MB as they were sent, super-frames cut on the way, and
+    sends them back."""
+    data = os.urandom(TEN_MB)
+    before = host_counters()
+    with socket.create_server((family.host, 0), family=family.kind) as server:
+        server.settimeout(PATIENCE)
+        nc = f"nc {family.host} {server.getsockname()[1]}"
+        guest.begin(f"{nc} | tee /data | sha256sum")
+        with accept(server) as connection:
+            connection.sendall(data)
+        digest = guest.finish().split()[0]
+        assert digest == hashlib.sha256(data).hexdigest()
+        moved = since(before, host_counters())
+        assert moved[family.frames_sent] < moved["Tcp.OutSegs"]
+
+        guest.begin(f"{nc} </data >/dev/null")
+        with accept(server) as connection:
+            parts = iter(lambda: connection.recv(1 << 20), b"")
+            assert b"".join(parts) == data
+        guest.finish()
+
+
+def check_udp_super_frame(guest: Guest, family: Family) -> None:
+    """All datagrams of one get to the guest's UDP, which verifies checksums
+    before it looks for a port."""
+    size, count = 1000, 40
+
+    def arrives() -> bool:
+        before = guest_counters(guest)
+        sender.sendto(bytes(size * count), (family.guest, NO_SUCH_PORT))
+
+        def refused() -> int:
+            moved = since(before, guest_counters(guest))
+            return moved.get(family.datagrams_refused, 0)
+
+        return wait_until(lambda: refused() == count, PATIENCE / 10)
+
+    with socket.socket(family.kind, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_UDP, UDP_SEGMENT, size)
+        # Again where a busy machine left QEMU no time to take all of them.
+        assert any(arrives() for _ in range(10))
+
+
+def check_no_wrong_checksum(guest: Guest) -> None:
+    for counters in (host_counters(), guest_counters(guest)):
+        wrong = wrong_checksums(counters)
+        assert {"IpExt.InCsumErrors", "Tcp.InCsumErrors"} <= wrong.keys()
+        assert not any(wrong.values()), wrong
+
+
+def check_wrong_checksums_are_counted(lab: Lab) -> None:
+    """The bridge passes on what it gets, and the guest does not trust it:
+    without this its counters would prove nothing."""
+    before = guest_counters(lab.guest)
+    with RawSocket(lab.interface, protocol=0) as sender:
+        for protocol in (TCP, UDP):
+            frame = Datagram(b"payload", protocol).build()
+            sender.send(MAC + frame[len(MAC) : -1] + b"\0")
+
+    def moved() -> Counters:
+        return wrong_checksums(since(before, guest_counters(lab.guest)))
+
+    both = {"Tcp.InCsumErrors": 1, "Udp.InCsumErrors": 1}
+    assert wait_until(lambda: moved() == both), moved()
+
+
+def check_summary(printed: str) -> None:
+    """In both directions, what came in and what segmentation has added went
+    out or was dropped."""
+    ways = re.split(r"^\S+ > \S+\n", printed, flags=re.MULTILINE)[1:]
+    assert len(ways) == 2, printed
+    for way in ways:
+        counts = Counter(
+            {
+                name: int(number.replace(",", ""))
+                for number, name in re.findall(_COUNT, way)
+            }
+        )
+        left = counts["sent"] + counts["dropped"]
+        assert counts["received"] + counts["more"] == left > 0, printed
+
+
+def accept(server: socket.socket) -> socket.socket:
+    connection, _ = server.accept()
+    connection.settimeout(PATIENCE)
+    return connection
+
+
+def host_counters() -> Counters:
+    return read_counters(lambda path: Path(path).read_text())
+
+
+def guest_counters(guest: Guest) -> Counters:
+    return read_counters(lambda path: guest.run(f"cat {path}"))
+
+
+def wait_until(
+    condition: Callable[[], bool], patience: float = PATIENCE
+) -> bool:
+    """Whether the condition holds before long."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,342 @@
+"""The bridge when something goes wrong: it goes on, or ends and says why, and
+every frame is accounted for."""
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+from blocking import eventually
+from bridging import Outcome, Running, bridging, same_frames, take
+from frames import numbered
+from traffic import WAIT, flood, ip, tc
+
+from rawmmsg import RawSocket
+from rawmmsg.testing import Veth
+
+FLAP_SECONDS = float(os.environ.get("RAWMMSG_FLAP_SECONDS", "2"))
+"""How long links go up and down, every 100 ms; 10 by hand."""
+
+FLOOD = [numbered(i, 200) for i in range(64)]
+
+
+@dataclass(frozen=True)
+class Network:
+    """left.a ... left.b, the bridge, right.b ... right.a"""
+
+    left: Veth
+    right: Veth
+
+    @property
+    def ports(self) -> tuple[str, str]:
+        return self.left.b, self.right.b
+
+
+@pytest.fixture
+def network(veth_factory: Callable[..., Veth]) -> Network:
+    return Network(veth_factory(), veth_factory())
+
+
+def passes(start: str, end: str) -> bool:
+    """Whether a frame from one interface arrives at the other, soon."""
+    packet = numbered(time.monotonic_ns())
+    with (
+        RawSocket(start, protocol=0) as sender,
+        RawSocket(end, ignore_outgoing=True) as receiver,
+    ):
+        sender.send(packet)
+        receiver.settimeout(0.2)
+        deadline = time.monotonic() + 0.2
+        while time.monotonic() < deadline:
+            try:
+                if receiver.recv(2048) == packet:
+                    return True
+            except TimeoutError:
+                pass
+    return False
+
+
+def works(network: Network, bridge: Running) -> None:
+    """Both ways, again."""
+    for start, end in (
+        (network.left.a, network.right.a),
+        (network.right.a, network.left.a),
+    ):
+        eventually(
+            lambda start=start, end=end: passes(start, end),  # type: ignore[misc]
+            f"no frame passes any more: {bridge.text}",
+        )
+    assert bridge.process.poll() is None
+
+
+def ends_well(bridge: Running) -> Outcome:
+    outcome = bridge.end()
+    assert outcome.code == 0, outcome.text
+    assert outcome.ways
+    return outcome
+
+
+# Links that go down
+
+
+@pytest.mark.timeout(120 + FLAP_SECONDS)
+@pytest.mark.parametrize("end", ["near", "far"])
+def test_flapping_link_is_survived(network: Network, end: str) -> None:
+    """Under load from both sides; the near end is the bridge's own."""
+    name = network.right.b if end == "near" else network.right.a
+    with bridging(*network.ports) as bridge:
+        with flood(network.left.a, FLOOD):
+            until = time.monotonic() + FLAP_SECONDS
+            while time.monotonic() < until:
+                ip("link", "set", name, "down")
+                time.sleep(0.1)
+                ip("link", "set", name, "up")
+                time.sleep(0.1)
+        network.right.up()
+        works(network, bridge)
+        ab, _ = ends_well(bridge).ways
+    assert ab.received > 0
+    assert set(ab.reasons) <= {"link down", "queue full"}
+
+
+def test_both_links_may_flap(network: Network) -> None:
+    with bridging(*network.ports) as bridge:
+        for _ in range(5):
+            network.left.down("b")
+            network.right.down("b")
+            network.left.up("b")
+            network.right.up("b")
+        works(network, bridge)
+        ends_well(bridge)
+
+
+def test_link_that_is_down_at_first_is_waited_for(network: Network) -> None:
+    network.right.down("b")
+    with bridging(*network.ports) as bridge:
+        with RawSocket(network.left.a, protocol=0) as left:
+            left.sendall(FLOOD)
+        network.right.up("b")
+        works(network, bridge)
+        ab, _ = ends_well(bridge).ways
+    assert ab.reasons == {"link down": 64}
+
+
+# Interfaces that disappear
+
+
+@pytest.mark.parametrize("first_down", [False, True])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_deleted_interface_ends_it_and_is_named(
+    network: Network, side: str, first_down: bool
+) -> None:
+    """With what there is to say; at once or after a while, with load or
+    without."""
+    gone: Veth = getattr(network, side)
+    if first_down:
+        gone.down("b")
+    with bridging(*network.ports) as bridge:
+        gone.delete()
+        outcome = bridge.outcome()
+    assert outcome.code == 1
+    assert f"rawmmsg: {gone.b} has disappeared\n" in outcome.text
+    assert outcome.ways
+
+
+def test_interface_deleted_under_load_ends_it(network: Network) -> None:
+    with bridging(*network.ports) as bridge:
+        with flood(network.left.a, FLOOD):
+            network.right.delete()
+            outcome = bridge.outcome()
+    assert outcome.code == 1
+    assert f"{network.right.b} has disappeared" in outcome.text
+    assert outcome.ways[0].received > 0
+
+
+def test_interface_made_again_needs_a_bridge_again(
+    network: Network, veth_factory: Callable[..., Veth]
+) -> None:
+    """Another one of the same name is not attached to: who made it knows."""
+    with bridging(*network.ports) as bridge:
+        network.right.delete()
+        veth_factory(network.right.a, network.right.b)
+        assert bridge.outcome().code == 1
+    with bridging(*network.ports) as bridge:
+        works(network, bridge)
+        ends_well(bridge)
+
+
+# One side that takes nothing
+
+
+@contextmanager
+def blocked_peer() -> Iterator[tuple[socket.socket, int]]:
+    """One who does not read, with room for a few frames; its end and the
+    bridge's descriptor."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        yield ours, theirs.fileno()
+
+
+def test_blocked_side_does_not_stall_the_other_way(network: Network) -> None:
+    """Frames for it are retried, then dropped; it gets new ones when it reads
+    again."""
+    with (
+        blocked_peer() as (peer, number),
+        RawSocket(network.left.a, ignore_outgoing=True) as far,
+        bridging(network.left.b, f"fd:{number}", pass_fds=(number,)) as bridge,
+    ):
+        with flood(network.left.a, FLOOD):
+            for i in range(300):
+                peer.send(numbered(i, 300))
+                time.sleep(0.001)
+            packets = take(far, 300)
+        same_frames(packets, [numbered(i, 300) for i in range(300)])
+        eventually(
+            lambda: reads_again(peer, network.left.a),
+            "it does not get frames again",
+        )
+        ab, ba = ends_well(bridge).ways
+    assert set(ab.reasons) == {"queue full"}
+    assert (ba.received, ba.dropped) == (300, 0)
+
+
+def reads_again(peer: socket.socket, start: str) -> bool:
+    """Empties the peer's queue, and sees whether a new frame comes."""
+    peer.setblocking(False)
+    packet = numbered(time.monotonic_ns())
+    with RawSocket(start, protocol=0) as sender:
+        while select.select([peer], [], [], 0)[0]:
+            peer.recv(2048)
+        sender.send(packet)
+        deadline = time.monotonic() + 0.2
+        while time.monotonic() < deadline:
+            if select.select([peer], [], [], 0.01)[0]:
+                if peer.recv(2048) == packet:
+                    return True
+    return False
+
+
+@pytest.mark.parametrize("rate", ["8bit", "100kbit"])
+def test_full_queue_of_an_interface_does_not_stall_the_other_way(
+    network: Network, rate: str
+) -> None:
+    """tc-tbf(8) with room for 3,000 bytes: ENOBUFS. Where the queue moves at
+    all, frames wait for it, in the kernel."""
+    tc(
+        *("qdisc", "replace", "dev", network.right.b, "root"),
+        *("tbf", "burst", "2000", "rate", rate, "limit", "3000"),
+    )
+    packets = [numbered(i, 300) for i in range(300)]
+    with bridging(*network.ports) as bridge:
+        with (
+            RawSocket(network.left.a, ignore_outgoing=True) as far,
+            RawSocket(network.right.a, protocol=0) as right,
+            flood(network.left.a, FLOOD),
+        ):
+            for packet in packets:
+                right.send(packet)
+                time.sleep(0.0005)
+            same_frames(take(far, 300), packets)
+        tc("qdisc", "delete", "dev", network.right.b, "root")
+        works(network, bridge)
+        ab, ba = ends_well(bridge).ways
+    if rate == "8bit":
+        assert set(ab.reasons) == {"queue full"}
+    assert ba.dropped == 0
+
+
+def test_frame_is_retried_before_it_is_dropped(network: Network) -> None:
+    """A queue that drains within the bound loses nothing."""
+    tc(
+        *("qdisc", "replace", "dev", network.right.b, "root"),
+        *("tbf", "burst", "2000", "rate", "20mbit", "limit", "3000"),
+    )
+    packets = [numbered(i, 1000) for i in range(100)]
+    with (
+        RawSocket(network.left.a, protocol=0) as left,
+        RawSocket(network.right.a) as right,
+        bridging(*network.ports) as bridge,
+    ):
+        left.sendall(packets)
+        same_frames(take(right, 100), packets)
+        assert ends_well(bridge).ways[0].dropped == 0
+
+
+def test_memory_does_not_grow(network: Network) -> None:
+    """While one side is blocked and the other side floods it."""
+
+    def resident() -> int:
+        with open(f"/proc/{bridge.process.pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with (
+        blocked_peer() as (_, number),
+        bridging(network.left.b, f"fd:{number}", pass_fds=(number,)) as bridge,
+    ):
+        with flood(network.left.a, FLOOD):
+            time.sleep(0.3)
+            before = resident()
+            time.sleep(1.0)
+            assert resident() < before + (4 << 20)
+        ends_well(bridge)
+
+
+# Signals
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.2])
+def test_stopped_process_goes_on(network: Network, pause: float) -> None:
+    with (
+        RawSocket(network.right.a, ignore_outgoing=True) as right,
+        RawSocket(network.left.a, protocol=0) as left,
+        bridging(*network.ports) as bridge,
+    ):
+        sent = 0
+        for _ in range(5):
+            bridge.process.send_signal(signal.SIGSTOP)
+            for _ in range(20):
+                left.send(numbered(sent))
+                sent += 1
+            time.sleep(pause)
+            bridge.process.send_signal(signal.SIGCONT)
+        same_frames(take(right, sent), map(numbered, range(sent)))
+        ends_well(bridge)
+
+
+def test_stopped_process_ends_when_it_goes_on(network: Network) -> None:
+    with bridging(*network.ports) as bridge:
+        bridge.process.send_signal(signal.SIGSTOP)
+        bridge.process.send_signal(signal.SIGTERM)
+        bridge.process.send_signal(signal.SIGCONT)
+        assert bridge.outcome().code == 0
+
+
+def test_signal_is_not_lost_whenever_it_comes(network: Network) -> None:
+    """Before the loop begins, too: from the first word on, and before."""
+    for delay in range(0, 300, 25):
+        with Running(*network.ports) as bridge:
+            if delay == 0:
+                bridge.says("bridging")
+            else:
+                time.sleep(delay / 1000)
+            bridge.process.send_signal(signal.SIGTERM)
+            code = bridge.process.wait(WAIT)
+        # It may be too early for the program to have said how it ends.
+        assert code in (0, -signal.SIGTERM)
+
+
+def test_signals_end_it_while_one_side_is_blocked(network: Network) -> None:
+    with (
+        blocked_peer() as (_, number),
+        bridging(network.left.b, f"fd:{number}", pass_fds=(number,)) as bridge,
+    ):
+        with RawSocket(network.left.a, protocol=0) as left:
+            left.sendall(FLOOD)
+        ab, _ = ends_well(bridge).ways
+    assert ab.received <= 64

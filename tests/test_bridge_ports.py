@@ -1,0 +1,515 @@
+"""Datagram sockets as ports: one frame in each datagram, with nothing left
+to the hardware."""
+
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from blocking import eventually
+from bridging import COMMAND, Running, bridging, same_frames, take
+from datagrams import UDP, Datagram, Q, add, data
+from frames import frame, numbered
+from traffic import WAIT, environment, pending
+
+from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
+from rawmmsg.bridge.filters import behind_udp_header
+from rawmmsg.testing import Veth
+
+MSS = 1_400
+
+
+@pytest.fixture
+def far(pair: Veth) -> Iterator[RawSocket]:
+    """What arrives at the end of a pair whose other end is a port."""
+    with RawSocket(pair.a, ignore_outgoing=True) as sock:
+        yield sock
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The program on the other side of a datagram port."""
+
+    port: str
+    sock: socket.socket
+    pass_fds: tuple[int, ...] = ()
+
+    def receive(self, count: int) -> list[bytes]:
+        self.sock.settimeout(WAIT)
+        return [self.sock.recv(70_000) for _ in range(count)]
+
+
+def free_address(family: socket.AddressFamily, host: str) -> int:
+    """A UDP port that nobody has."""
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+@contextmanager
+def unix_peer(directory: Path) -> Iterator[Peer]:
+    """Sends to LOCAL without being connected, as QEMU does."""
+    local, remote = directory / "local", directory / "remote"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(remote))
+        yield Peer(f"unix:{local},{remote}", sock)
+
+
+@contextmanager
+def udp_peer(family: socket.AddressFamily, host: str) -> Iterator[Peer]:
+    number = free_address(family, host)
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        sock.connect((host, number))
+        own = sock.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        yield Peer(f"udp:{shown}:{number},{shown}:{own}", sock)
+
+
+@contextmanager
+def fd_peer(kind: socket.SocketKind) -> Iterator[Peer]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    with ours, theirs:
+        number = theirs.fileno()
+        yield Peer(f"fd:{number}", ours, pass_fds=(number,))
+
+
+@pytest.fixture(params=["unix", "udp4", "udp6", "fd"])
+def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
+    with ExitStack() as stack:
+        made = {
+            "unix": lambda: unix_peer(tmp_path),
+            "udp4": lambda: udp_peer(socket.AF_INET, "127.0.0.1"),
+            "udp6": lambda: udp_peer(socket.AF_INET6, "::1"),
+            "fd": lambda: fd_peer(socket.SOCK_DGRAM),
+        }[request.param]()
+        yield stack.enter_context(made)
+
+
+@contextmanager
+def joined(
+    pair: Veth, peer: Peer, *options: str
+) -> Iterator[tuple[Running, Callable[[bytes], object]]]:
+    """The bridge between the pair and the peer, and how the peer sends."""
+    with bridging(
+        pair.b, peer.port, *options, pass_fds=peer.pass_fds
+    ) as bridge:
+        if not peer.port.startswith("unix:"):
+            yield bridge, peer.sock.send
+            return
+        local = peer.port.removeprefix("unix:").split(",")[0]
+        yield bridge, lambda packet: peer.sock.sendto(packet, local)
+
+
+def test_frames_pass_both_ways(
+    pair: Veth, sender: RawSocket, far: RawSocket, peer: Peer
+) -> None:
+    packets = [numbered(i, 60 + 50 * i) for i in range(30)]
+    with joined(pair, peer) as (bridge, send):
+        for packet in packets:
+            sender.send(packet)
+            same_frames(peer.receive(1), [packet])
+            send(packet)
+            same_frames(take(far, 1), [packet])
+        ab, ba = bridge.end().ways
+    assert (ab.received, ab.sent) == (ba.received, ba.sent) == (30, 30)
+
+
+@pytest.mark.parametrize("tags", [(), (Q,)], ids=["plain", "tag"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("protocol", [6, UDP], ids=["tcp", "udp"])
+def test_super_frames_are_cut(
+    pair: Veth,
+    peer: Peer,
+    protocol: int,
+    version: int,
+    tags: tuple[int, ...],
+) -> None:
+    """Into segments whose checksums are complete; what is short gets its
+    own."""
+    datagram = Datagram(protocol=protocol, version=version, tags=tags)
+    large = replace(datagram, payload=data(40_001))
+    small = replace(datagram, payload=data(200))
+    batch = PacketBatch(3, SUPER_FRAME)
+    add(batch, small)
+    add(batch, large, MSS)
+    add(batch, small)
+    wanted = [small.build(), *large.segments(MSS), small.build()]
+    with (
+        RawSocket(pair.a, protocol=0, vnet_hdr=True) as left,
+        joined(pair, peer) as (bridge, _),
+    ):
+        left.sendall(batch)
+        same_frames(peer.receive(len(wanted)), wanted)
+        ab, _ = bridge.end().ways
+    assert (ab.received, ab.sent) == (3, len(wanted))
+    assert ab.gained == len(wanted) - 3
+
+
+def test_filters_are_for_the_frame_in_the_datagram(
+    pair: Veth, sender: RawSocket, far: RawSocket, peer: Peer
+) -> None:
+    """On a UDP socket the kernel lets them see the UDP header first."""
+    tagged = frame(b"\0\5\x88\xb5" + bytes(46), ethertype=0x8100)
+    udp = Datagram(data(60), protocol=UDP).build()
+    options = ("--filter-ba", "udp dst port 9 and less 110 or vlan 5")
+    with joined(pair, peer, *options) as (bridge, send):
+        sender.send(numbered(1))
+        same_frames(peer.receive(1), [numbered(1)])
+        for packet in (numbered(2), udp + bytes(9), tagged, udp):
+            send(packet)
+        same_frames(take(far, 2), [tagged, udp])
+        assert bridge.end().ways[1].received == 2
+
+
+@pytest.mark.no_network
+def test_filter_for_udp_accepts_what_it_accepted() -> None:
+    """Behind any 8 bytes, however long its jumps."""
+    packets = [
+        Datagram(data(size), protocol=protocol, version=version).build()
+        for size in (0, 20, 52, 53, 54, 55, 1000)
+        for protocol in (6, UDP)
+        for version in (4, 6)
+    ]
+    packets += [numbered(1), frame(b""), b"short"]
+    accepted = 0
+    for expression in (
+        "",
+        "ip",
+        "less 100",
+        "greater 100 and (tcp or len = 116)",
+        "udp port 9 and len > 100 or ip6 and len <= 116",
+        "ip[2:2] > 100 or tcp[13] & 16 != 0",
+        "ip6 proto 17 and greater 90",
+        "len - 5 = 95 or len & 3 = 0",
+    ):
+        program = bpf.compile(expression, live=False)
+        moved = behind_udp_header(program)
+        for packet in packets:
+            verdict = bool(program.matches(packet))
+            assert bool(moved.matches(b"\xff" * 8 + packet)) == verdict
+            accepted += verdict
+    assert accepted > 50
+
+
+def test_peer_that_is_not_there_is_waited_for(
+    pair: Veth, sender: RawSocket, far: RawSocket, tmp_path: Path
+) -> None:
+    """Frames for it are dropped until then; and again for its successor,
+    which speaks first."""
+    local, remote = str(tmp_path / "local"), str(tmp_path / "remote")
+    with bridging(pair.b, f"unix:{local},{remote}") as bridge:
+        sender.sendall([numbered(i) for i in range(5)])
+        for _ in range(3):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.bind(remote)
+                sock.setblocking(False)
+                eventually(
+                    lambda: accepts(sock, numbered(100), local),
+                    "the new peer's frames are refused",
+                )
+                same_frames(take(far, 1), [numbered(100)])
+                eventually(
+                    lambda: reaches(sender, numbered(7), sock),
+                    "nothing comes to the new peer",
+                )
+            os.unlink(remote)
+        ab, ba = bridge.end().ways
+    assert ab.reasons["refused"] >= 5
+    assert (ba.received, ba.dropped) == (3, 0)
+
+
+def accepts(sock: socket.socket, packet: bytes, path: str) -> bool:
+    try:
+        sock.sendto(packet, path)
+    except (PermissionError, BlockingIOError):
+        return False
+    return True
+
+
+def reaches(sender: RawSocket, packet: bytes, receiver: socket.socket) -> bool:
+    sender.send(packet)
+    try:
+        return receiver.recv(2048) == packet
+    except BlockingIOError:
+        return False
+
+
+def test_peer_may_connect_itself(
+    pair: Veth, sender: RawSocket, far: RawSocket, tmp_path: Path
+) -> None:
+    """It then takes frames from nobody but the socket at LOCAL."""
+    with unix_peer(tmp_path) as peer, joined(pair, peer):
+        peer.sock.connect(str(tmp_path / "local"))
+        peer.sock.send(numbered(1))
+        same_frames(take(far, 1), [numbered(1)])
+        sender.send(numbered(2))
+        same_frames(peer.receive(1), [numbered(2)])
+
+
+def test_closed_udp_port_is_no_reason_to_end(
+    pair: Veth, sender: RawSocket, far: RawSocket
+) -> None:
+    """The kernel says ECONNREFUSED, of an earlier datagram, to whichever of
+    send and receive comes first."""
+    with udp_peer(socket.AF_INET, "127.0.0.1") as peer:
+        own, remote = peer.sock.getsockname(), peer.sock.getpeername()
+        with joined(pair, peer) as (bridge, _):
+            peer.sock.close()
+            for i in range(200):
+                sender.send(numbered(i))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+                again.bind(own)
+                again.connect(remote)
+                again.send(numbered(500))
+                same_frames(take(far, 1), [numbered(500)])
+                again.setblocking(False)
+                eventually(
+                    lambda: reaches(sender, numbered(501), again),
+                    "nothing comes to the new peer",
+                )
+            ab, ba = bridge.end().ways
+    assert set(ab.reasons) <= {"refused"}
+    assert (ba.received, ba.sent) == (1, 1)
+
+
+def test_udp_takes_frames_from_its_peer_alone(
+    pair: Veth, far: RawSocket
+) -> None:
+    with (
+        udp_peer(socket.AF_INET, "127.0.0.1") as peer,
+        joined(pair, peer) as (_, send),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+    ):
+        stranger.sendto(numbered(1), peer.sock.getpeername())
+        send(numbered(2))
+        same_frames(take(far, 1), [numbered(2)])
+
+
+def test_datagram_that_is_no_frame_is_dropped_alone(
+    pair: Veth, far: RawSocket, peer: Peer
+) -> None:
+    """Shorter than a header, longer than the MTU."""
+    with joined(pair, peer) as (bridge, send):
+        for packet in (b"", b"x" * 13, numbered(1), b"x" * 1600, numbered(2)):
+            send(packet)
+        same_frames(take(far, 2), [numbered(1), numbered(2)])
+        _, ba = bridge.end().ways
+    assert (ba.received, ba.sent) == (5, 2)
+    assert ba.reasons == {"refused": 2, "too long": 1}
+
+
+def test_datagram_longer_than_any_frame_is_dropped_alone(
+    pair: Veth, far: RawSocket, tmp_path: Path
+) -> None:
+    with unix_peer(tmp_path) as peer, joined(pair, peer) as (bridge, send):
+        for packet in (numbered(1), b"x" * (SUPER_FRAME + 1), numbered(2)):
+            send(packet)
+        same_frames(take(far, 2), [numbered(1), numbered(2)])
+        assert bridge.end().ways[1].reasons == {"malformed": 1}
+
+
+def test_two_bridges_join_two_interfaces(
+    pair: Veth, far: RawSocket, veth: Veth, tmp_path: Path
+) -> None:
+    """Back to back over paths, super-frames at either end."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    large = Datagram(data(30_000), tags=(Q,))
+    batch = PacketBatch(1, SUPER_FRAME)
+    add(batch, large, MSS)
+    with (
+        bridging(pair.b, f"unix:{one},{other}") as first,
+        bridging(veth.b, f"unix:{other},{one}") as second,
+        RawSocket(veth.a, ignore_outgoing=True, vnet_hdr=True) as end,
+        RawSocket(pair.a, protocol=0, vnet_hdr=True) as start,
+    ):
+        # The first cannot connect before the second is there.
+        eventually(
+            lambda: arrives(start, numbered(1), end),
+            "the bridges do not find each other",
+        )
+        start.sendall([numbered(2)])
+        while take(end, 1)[-1] != numbered(2):
+            pass  # those that were on their way
+        start.sendall(batch)
+        wanted = large.segments(MSS)
+        same_frames(take(end, len(wanted)), wanted)
+        end.sendall(batch)
+        same_frames(take(far, len(wanted)), wanted)
+        for bridge in (first, second):
+            assert bridge.end().ways
+    assert not one.exists()
+    assert not other.exists()
+
+
+def arrives(start: RawSocket, packet: bytes, end: RawSocket) -> bool:
+    start.sendall([packet])
+    return packet in pending(end)
+
+
+def test_adopted_packet_socket_is_a_port(
+    pair: Veth, sender: RawSocket, veth: Veth
+) -> None:
+    """With its offloads, although it was opened without."""
+    large = Datagram(data(30_000), version=6)
+    batch = PacketBatch(1, SUPER_FRAME)
+    add(batch, large, MSS)
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as plain,
+        RawSocket(pair.a, protocol=0, vnet_hdr=True) as start,
+        RawSocket(veth.a, vnet_hdr=True, ignore_outgoing=True) as end,
+    ):
+        plain.bind((pair.b, 3))
+        number = plain.fileno()
+        options = ("--filter-ab", "ip6")
+        with bridging(f"fd:{number}", veth.b, *options, pass_fds=(number,)):
+            sender.send(numbered(1))
+            start.sendall(batch)
+            same_frames(take(end, 1), batch.tolist())
+
+
+# Paths
+
+
+def test_path_is_removed_at_the_end(pair: Veth, tmp_path: Path) -> None:
+    with unix_peer(tmp_path) as peer, joined(pair, peer) as (bridge, _):
+        assert (tmp_path / "local").is_socket()
+        bridge.end()
+        assert not (tmp_path / "local").exists()
+        assert (tmp_path / "remote").is_socket()
+
+
+def test_path_that_is_another_ones_by_now_stays(
+    pair: Veth, tmp_path: Path
+) -> None:
+    with unix_peer(tmp_path) as peer, joined(pair, peer) as (bridge, _):
+        os.unlink(tmp_path / "local")
+        (tmp_path / "local").write_text("mine")
+        bridge.end()
+    assert (tmp_path / "local").read_text() == "mine"
+
+
+def test_socket_that_nobody_has_open_is_replaced(
+    pair: Veth, far: RawSocket, tmp_path: Path
+) -> None:
+    """As one is left over when a program is killed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "local"))
+    with unix_peer(tmp_path) as peer, joined(pair, peer) as (_, send):
+        send(numbered(1))
+        same_frames(take(far, 1), [numbered(1)])
+
+
+@pytest.mark.parametrize("what", ["socket", "connected", "file", "directory"])
+def test_path_in_use_is_an_error(
+    pair: Veth, tmp_path: Path, what: str
+) -> None:
+    local = tmp_path / "local"
+    with ExitStack() as stack:
+        if what == "file":
+            local.write_text("mine")
+        elif what == "directory":
+            local.mkdir()
+        else:
+            sock = stack.enter_context(
+                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            )
+            sock.bind(str(local))
+            if what == "connected":
+                sock.connect(str(local))
+        port = f"unix:{local},{tmp_path}/remote"
+        with Running(pair.b, port) as bridge:
+            outcome = bridge.outcome()
+    assert outcome.code == 1
+    assert outcome.text == f"rawmmsg: {port}: Address already in use\n"
+    assert local.exists()
+
+
+# What is no port
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        ("", "a port has a name"),
+        ("unix:/a", "unix:LOCAL,REMOTE"),
+        ("unix:/a,", "unix:LOCAL,REMOTE"),
+        ("unix:/a,/b,/c", "unix:LOCAL,REMOTE"),
+        ("udp:1.2.3.4:5", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:1.2.3.4,5.6.7.8", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:1.2.3.4:70000,5.6.7.8:1", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:::1:5,::1:6", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:127.0.0.1:5,[::1]:5", "one address is IPv4"),
+        ("fd:", "fd:N"),
+        ("fd:-1", "fd:N"),
+        ("fd:one", "fd:N"),
+        ("tcp:1.2.3.4:5", "not an interface, unix:LOCAL,REMOTE"),
+        ("lo", "not an Ethernet interface"),
+        ("interface-with-a-long-name", "not an interface name"),
+        (f"unix:/{'a' * 200},/b", "too long"),
+        (f"unix:/a,/{'b' * 107}", "too long"),
+    ],
+)
+def test_bad_port_is_explained(pair: Veth, port: str, words: str) -> None:
+    with Running(pair.b, port) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert words in outcome.text
+    assert outcome.text.startswith("rawmmsg: ")
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        ("nosuch0", "nosuch0: .*No such device"),
+        ("fd:987", "fd:987: Bad file descriptor"),
+        ("fd:0", "fd:0: Socket operation on non-socket"),
+        ("udp:192.0.2.1:5,192.0.2.2:5", "Cannot assign requested address"),
+        ("udp:no.such.invalid:5,127.0.0.1:5", "udp:no.such"),
+        ("unix:/no/such/directory,/b", "No such file or directory"),
+    ],
+)
+def test_port_that_cannot_be_opened_is_explained(
+    pair: Veth, port: str, words: str
+) -> None:
+    done = subprocess.run(
+        [*COMMAND, pair.b, port],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert re.search(words, done.stderr)
+
+
+def test_interface_has_no_bridge_to_itself(pair: Veth) -> None:
+    with Running(pair.b, pair.b) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert "one interface" in outcome.text
+
+
+def test_stream_socket_is_no_port(pair: Veth) -> None:
+    with fd_peer(socket.SOCK_STREAM) as peer:
+        with Running(pair.b, peer.port, pass_fds=peer.pass_fds) as bridge:
+            outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert "not a datagram socket" in outcome.text
+
+
+def test_missing_capability_is_explained(pair: Veth) -> None:
+    """As by the library: what is needed, and how to get it."""
+    prefix = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
+    with Running(*(pair.b, pair.a), prefix=prefix) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 1
+    assert "Operation not permitted" in outcome.text
+    assert "setcap cap_net_raw" in outcome.text
