@@ -1,8 +1,10 @@
 """The whole suite runs in a network namespace of its own."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from traffic import tun_device
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth, veth_pair
@@ -22,3 +24,30 @@ def sender(pair: Veth) -> Iterator[RawSocket]:
     """A socket that sends on it, from `pair.a`."""
     with RawSocket(pair.a, protocol=0) as sock:
         yield sock
+
+
+@pytest.fixture
+def tun(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
+    """An interface without a link header: descriptor and name."""
+    with _tun_device(request.config, "tun") as made:
+        yield made
+
+
+@pytest.fixture
+def tap(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
+    """An Ethernet interface that cannot segment: descriptor and name."""
+    with _tun_device(request.config, "tap") as made:
+        yield made
+
+
+@contextmanager
+def _tun_device(config: pytest.Config, kind: str) -> Iterator[tuple[int, str]]:
+    try:
+        open("/dev/net/tun", "r+b", buffering=0).close()
+    except OSError as error:
+        message = f"{error}: modprobe tun; chmod 666 /dev/net/tun"
+        if config.getini("rawmmsg_require_namespace"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    with tun_device(kind) as made:
+        yield made

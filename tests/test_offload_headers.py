@@ -2,6 +2,7 @@
 done for a sink that wants them whole."""
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ from datagrams import (
     columns,
     data,
 )
-from frames import frame
+from frames import frame, number_of, numbered
 from traffic import WAIT, datagram_pair
 
 from rawmmsg import (
@@ -38,7 +39,14 @@ from rawmmsg.testing import Veth
 
 SOL_PACKET = 263
 PACKET_VNET_HDR = 15
+
 MSS = 1448
+
+KINDS = {
+    f"{name}{version}": Datagram(version=version, protocol=protocol)
+    for name, protocol in [("tcp", TCP), ("udp", UDP)]
+    for version in [4, 6]
+}
 
 
 def row(batch: PacketBatch, i: int) -> dict[str, int]:
@@ -67,12 +75,13 @@ def receive_one(sock: RawSocket, wanted: bytes) -> tuple[PacketBatch, int]:
                 return batch, i
 
 
+@pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
 def test_super_frame_travels_with_its_header(
-    ends: tuple[RawSocket, RawSocket],
+    ends: tuple[RawSocket, RawSocket], datagram: Datagram
 ) -> None:
     """And a batch that was received is sent again unchanged."""
     batch = PacketBatch(1, SUPER_FRAME)
-    add(batch, Datagram(data(50_000)), MSS)
+    add(batch, replace(datagram, payload=data(50_000)), MSS)
     assert ends[0].sendmmsg(batch) == 1
     got, i = receive_one(ends[1], bytes(batch[0][:60]))
     assert bytes(got[i]) == bytes(batch[0])
@@ -208,6 +217,58 @@ def test_frame_that_needs_its_header_is_refused_without() -> None:
             assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
+def test_super_frame_passes_the_queue_by_where_hardware_cuts_it(
+    ends: tuple[RawSocket, RawSocket], pair: Veth, datagram: Datagram
+) -> None:
+    """As a veth pair promises to."""
+    batch = PacketBatch(1, SUPER_FRAME)
+    add(batch, replace(datagram, payload=data(50_000)), MSS)
+    with RawSocket(
+        pair.a, protocol=0, vnet_hdr=True, qdisc_bypass=True
+    ) as sender:
+        assert sender.sendmmsg(batch) == 1
+    got, i = receive_one(ends[1], bytes(batch[0][:60]))
+    assert bytes(got[i]) == bytes(batch[0])
+    assert row(got, i) == row(batch, 0)
+
+
+@pytest.mark.parametrize(
+    ("datagram", "feature"),
+    [
+        (KINDS["tcp4"], "tx-tcp-segmentation"),
+        (KINDS["tcp6"], "tx-tcp6-segmentation"),
+        (KINDS["udp4"], "tx-udp-segmentation"),
+        (KINDS["udp6"], "tx-udp-segmentation"),
+    ],
+    ids=KINDS,
+)
+def test_super_frame_past_the_queue_is_refused_where_nothing_cuts_it(
+    tap: tuple[int, str], datagram: Datagram, feature: str
+) -> None:
+    """By its index, with what the interface lacks; plain frames pass."""
+    descriptor, interface = tap
+    batch = PacketBatch(3, SUPER_FRAME)
+    batch.append(numbered(1))
+    add(batch, replace(datagram, payload=data(20_000)), MSS)
+    batch.append(numbered(2))
+    reason = rf"packets\[1\] is a super-frame.*{feature}"
+    with RawSocket(
+        interface, protocol=0, vnet_hdr=True, qdisc_bypass=True
+    ) as sock:
+        assert sock.sendmmsg(batch) == 1
+        with pytest.raises(OSError, match=reason) as caught:
+            sock.sendmmsg(batch, 1)
+        assert caught.value.errno == errno.EOPNOTSUPP
+        assert sock.sendmmsg(batch, 2) == 1
+        with pytest.raises(OSError, match=reason) as caught:
+            sock.sendall(batch)
+        assert caught.value.errno == errno.EOPNOTSUPP
+        assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
+        found = [number_of(os.read(descriptor, SUPER_FRAME)) for _ in range(3)]
+    assert found == [1, 2, 1]
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -233,12 +294,6 @@ def test_header_that_does_not_fit_is_refused(
 
 
 # For sinks without offloads
-
-KINDS = {
-    f"{name}{version}": Datagram(version=version, protocol=protocol)
-    for name, protocol in [("tcp", TCP), ("udp", UDP)]
-    for version in [4, 6]
-}
 
 
 @pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)

@@ -1,14 +1,13 @@
 """VLAN tags: put back into the frame byte by byte, and told in columns."""
 
-import fcntl
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from frames import frame
-from traffic import WAIT, accept, ip, keep_ethertype, receive
+from traffic import WAIT, accept, keep_ethertype, receive
 
 from rawmmsg import TRUNCATED, VLAN_RESTORED, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -333,28 +332,6 @@ LOOKS_TAGGED = struct.pack(
     *(0x45, 0, 60, 0, 0, 64, 253, 0),
     *(bytes([129, 0, 0, 1]), bytes([192, 0, 2, 1])),
 ) + bytes(40)
-
-
-@pytest.fixture
-def tun(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
-    """A device without a link header: descriptor and name."""
-    try:
-        descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        message = f"{error}: modprobe tun; chmod 666 /dev/net/tun"
-        if request.config.getini("rawmmsg_require_namespace"):
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
-    try:
-        # TUNSETIFF: IFF_TUN | IFF_NO_PI
-        asked = struct.pack("16sH22x", b"tun%d", 0x1001)
-        name = fcntl.ioctl(descriptor, 0x400454CA, asked)[:16]
-        interface = name.rstrip(b"\0").decode()
-        ip("link", "set", interface, "addrgenmode", "none")
-        ip("link", "set", interface, "up")
-        yield descriptor, interface
-    finally:
-        os.close(descriptor)
 
 
 def test_device_without_ethernet_is_left_alone(tun: tuple[int, str]) -> None:

@@ -31,6 +31,11 @@ SCALE: Final = int(os.environ.get("RAWMMSG_TEST_SCALE", "1"))
 # <linux/sockios.h>
 _SIOCETHTOOL: Final = 0x8946
 
+# <linux/if_tun.h>
+_TUNSETIFF: Final = 0x400454CA
+_IFF_NO_PI: Final = 0x1000
+_TUN_KINDS: Final = {"tun": 0x0001, "tap": 0x0002}
+
 # <linux/bpf_common.h>, <linux/filter.h>
 LD_IMM: Final = 0x00
 LD_H_ABS: Final = 0x28
@@ -148,6 +153,23 @@ def run_iproute2(name: str, *arguments: str) -> str:
 def ip(*arguments: str) -> str:
     """Runs ip(8); returns what it prints."""
     return run_iproute2("ip", *arguments)
+
+
+@contextmanager
+def tun_device(kind: str) -> Iterator[tuple[int, str]]:
+    """A "tun" or "tap" interface, up and silent: the descriptor that what it
+    sends is read from, and what it receives written to, and its name."""
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        flags = _TUN_KINDS[kind] | _IFF_NO_PI
+        asked = struct.pack("16sH22x", f"{kind}%d".encode(), flags)
+        answer = fcntl.ioctl(descriptor, _TUNSETIFF, asked)
+        interface = answer[:16].rstrip(b"\0").decode()
+        ip("link", "set", interface, "addrgenmode", "none")
+        ip("link", "set", interface, "up")
+        yield descriptor, interface
+    finally:
+        os.close(descriptor)
 
 
 def tc(*arguments: str) -> str:

@@ -1,6 +1,5 @@
 """Frames as they are, beside sniff(): no Packet is made of them."""
 
-import contextlib
 import os
 import threading
 import time
@@ -11,11 +10,12 @@ from scapy.interfaces import NetworkInterface
 
 from rawmmsg import SUPER_FRAME, PacketBatch
 
-from .links import BATCH_SIZE, Link, receive
+from .links import BATCH_SIZE, receive
 from .sockets import RawMmsgL2ListenSocket, RawMmsgL2Socket, wait_for
 
 _Judge: TypeAlias = Callable[[memoryview], object]
 _Views: TypeAlias = Generator[memoryview, None, None]
+_Batches: TypeAlias = Generator[Iterator[memoryview], None, None]
 
 
 class RawSniffer:
@@ -103,27 +103,32 @@ class RawSniffer:
         stop_filter: _Judge | None,
     ) -> _Views:
         deadline = None if timeout is None else time.monotonic() + timeout
+        alarm = self._alarm
         given = 0
-        with contextlib.closing(self._received(deadline)) as views:
-            for view in views:
-                if lfilter is not None and not lfilter(view):
-                    continue
-                yield view
-                given += 1
-                if given == count or self._alarm.is_set:
-                    break
-                if stop_filter is not None and stop_filter(view):
-                    break
-                if deadline is not None and time.monotonic() >= deadline:
-                    break
-        self._finish()
+        batches = self._received(deadline)
+        try:
+            # Two loops: a generator between them would cost every frame.
+            for views in batches:
+                for view in views:
+                    if lfilter is not None and not lfilter(view):
+                        continue
+                    yield view
+                    given += 1
+                    if given == count or alarm.is_set:
+                        return
+                    if stop_filter is not None and stop_filter(view):
+                        return
+                    if deadline is not None and time.monotonic() >= deadline:
+                        return
+        finally:
+            batches.close()
+            self._finish()
 
-    def _received(self, deadline: float | None) -> _Views:
-        """All frames, until stopped, out of time or closed."""
+    def _received(self, deadline: float | None) -> _Batches:
+        """All frames, in the batches in which they come, until stopped, out
+        of time or closed. What is not taken of a batch, the socket keeps."""
         while not self._alarm.is_set:
-            while (frame := self._socket.pop()) is not None:
-                self.time = frame[2]
-                yield memoryview(frame[1])
+            yield self._held()
             came = False
             for link in self._socket.links:
                 try:
@@ -133,7 +138,13 @@ class RawSniffer:
                 except EOFError:
                     return
                 self.time = time.time()
-                yield from self._batched(link)
+                views = iter(self._batch)
+                try:
+                    yield views
+                finally:
+                    self._socket.put_back(
+                        [(link, bytes(view), self.time) for view in views]
+                    )
             if came:
                 continue
             rest = None if deadline is None else deadline - time.monotonic()
@@ -141,15 +152,11 @@ class RawSniffer:
                 return
             wait_for([self._socket, self._alarm], rest)
 
-    def _batched(self, link: Link) -> _Views:
-        """The frames of the batch; what is not asked for, the socket keeps."""
-        done = 0
-        try:
-            for done, view in enumerate(self._batch, 1):  # noqa: B007
-                yield view
-        finally:
-            rest = self._batch.tolist()[done:]
-            self._socket.put_back([(link, data, self.time) for data in rest])
+    def _held(self) -> _Views:
+        """What the socket holds of a batch."""
+        while (frame := self._socket.pop()) is not None:
+            self.time = frame[2]
+            yield memoryview(frame[1])
 
 
 class _Alarm:

@@ -2,9 +2,6 @@
 traffic for them."""
 
 import contextlib
-import fcntl
-import os
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -26,18 +23,13 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import sniff
 from scapy.supersocket import SuperSocket
-from traffic import WAIT, ip
+from traffic import WAIT, ip, tun_device
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import RawMmsgL2ListenSocket, RawMmsgL2Socket
 from rawmmsg.testing import Veth
 
 conf.verb = 0
-
-# <linux/if_tun.h>
-_TUNSETIFF: Final = 0x400454CA
-_IFF_TUN: Final = 0x0001
-_IFF_NO_PI: Final = 0x1000
 
 # Whether a socket also sees what this machine sends, and who makes it.
 PAIRS: Final[dict[str, tuple[Any, Any]]] = {
@@ -221,15 +213,6 @@ def reload_network() -> None:
 def tunnel() -> Iterator[tuple[str, int]]:
     """A tun interface, up, with its descriptor: what is written to that comes
     in by the interface."""
-    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        request = struct.pack("16sH22x", b"tun%d", _IFF_TUN | _IFF_NO_PI)
-        answer = fcntl.ioctl(descriptor, _TUNSETIFF, request)
-        name = answer[:16].rstrip(b"\0").decode()
-        # Nor does the kernel speak by it.
-        ip("link", "set", name, "addrgenmode", "none")
-        ip("link", "set", name, "up")
+    with tun_device("tun") as (descriptor, name):
         reload_network()
         yield name, descriptor
-    finally:
-        os.close(descriptor)
