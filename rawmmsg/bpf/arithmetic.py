@@ -115,6 +115,6 @@ def _access(cursor: Cursor) -> tree.Arithmetic:
     protocol = token.kind
     if protocol in names.LINK_NAMES:
         protocol = "ether"
-    elif protocol in ("esp", "ah") or protocol in names.ISO_PROTOCOLS:
+    elif protocol in names.NO_ACCESS:
         cursor.fail(f"{token.text}[...] is not possible", token)
     return tree.Access(protocol, index, size)

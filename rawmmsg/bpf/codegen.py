@@ -23,15 +23,7 @@ _VLAN_TAG_PRESENT = 48
 
 # Three scratch words each; the rest is left to arithmetic.
 _MAX_TUNNELS = 5
-_WHOLE = (1 << 32) - 1
-_WHOLE6 = (1 << 128) - 1
-_SIMPLE = (
-    tree.EtherType,
-    tree.EtherHost,
-    tree.Broadcast,
-    tree.IpProtocol,
-    tree.Port,
-)
+_WORD = 0xFFFFFFFF
 # Copies of the same code within a primitive, at most.
 _COPIES = 4
 
@@ -192,15 +184,57 @@ class _Generator:
 def _keeps_loads(primitive: tree.Primitive) -> bool:
     """Whether the loads of tests that decide nothing have to stay.
 
-    libpcap's optimiser drops them for sure where plain fields are compared
-    with constants. It does not with arithmetic and moved offsets, and is
-    wrong about masks.
+    libpcap's optimiser drops them. But it does not touch programs with
+    tunnels, does not see through arithmetic at first, and is not to be
+    relied on about tests of bits, into which it turns comparisons with 0
+    under a mask, too.
     """
-    if isinstance(primitive, tree.Host):
-        return primitive.mask != _WHOLE
-    if isinstance(primitive, tree.Host6):
-        return primitive.mask != _WHOLE6
-    return not isinstance(primitive, _SIMPLE)
+    match primitive:
+        case tree.Tunnel() | tree.Mpls() | tree.Multicast("ether"):
+            return True
+        case tree.Host(address, mask):
+            return _compares_bits(mask, address)
+        case tree.Host6(address, mask):
+            return not mask or any(
+                mask >> shift & _WORD
+                and _compares_bits(mask >> shift, address >> shift)
+                for shift in (96, 64, 32, 0)
+            )
+        case tree.Llc(mask, number):
+            return mask != 0 and number == 0
+        case tree.Broadcast(layer):
+            return layer == "ip"
+        case tree.Vlan(0) | tree.PppoeSession(0):
+            return True
+        case tree.Relation(_, left, right):
+            return not (_is_field(left) and _is_constant(right))
+    return False
+
+
+def _compares_bits(mask: int, address: int) -> bool:
+    """Whether a word is compared with 0 under a mask."""
+    return mask & _WORD != _WORD and not address & _WORD
+
+
+def _is_field(node: tree.Arithmetic) -> bool:
+    """Whether a value is a field of the packet, perhaps under a mask."""
+    if isinstance(node, tree.Binary) and node.operator == "&":
+        node = node.left
+    if isinstance(node, tree.Access):
+        return isinstance(node.offset, tree.Number)
+    return isinstance(node, tree.Length)
+
+
+def _is_constant(node: tree.Arithmetic) -> bool:
+    """Whether a value is made of numbers only."""
+    match node:
+        case tree.Number():
+            return True
+        case tree.Negative(operand):
+            return _is_constant(operand)
+        case tree.Binary(_, left, right):
+            return _is_constant(left) and _is_constant(right)
+    return False
 
 
 def _leaves(root: tree.Expression) -> list[tree.Leaf]:

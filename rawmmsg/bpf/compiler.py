@@ -50,7 +50,7 @@ def compile_expression(
     """See rawmmsg.bpf.compile()."""
     layer = _layer(expression, link_type)
     tree = parse(expression, values)
-    graph = Graph()
+    graph = Graph(live)
     root = ACCEPT
     try:
         if tree is not None:

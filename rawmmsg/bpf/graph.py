@@ -119,7 +119,10 @@ _COMMUTES = frozenset("+*|&^")
 class Graph:
     """The tables of values and nodes, and the ways to add to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, live: bool) -> None:
+        # Whether there is something beside the packet. In memory there is
+        # not, and to load it rejects the packet.
+        self.live = live
         self.values: list[Value] = []
         self._value_numbers: dict[Value, int] = {}
         # Numbers 0 and 1 are the two ends; these entries are never read.
@@ -134,13 +137,15 @@ class Graph:
         # Whether arithmetic with constants is left to the packet: libpcap
         # does not optimise programs for tunnels at all.
         self.exact = False
-        # Whether to keep the loads of tests that decide nothing: libpcap
-        # surely drops them between the simplest of primitives only.
+        # Whether to keep the loads of tests that decide nothing, because
+        # it is not sure that libpcap drops them.
         self.keeps_loads = False
         # Values that the kernel would refuse, with reason and position.
         self.mistakes: dict[int, tuple[str, int]] = {}
         # Given to new tests: equal code that is to be optimised apart.
         self.copy = 0
+        # The copies that test what libpcap does not recognise.
+        self.opaque: set[int] = set()
 
     # -- values --------------------------------------------------------------
 
@@ -206,7 +211,7 @@ class Graph:
             if known == 0:
                 if operator in _ZERO_KEEPS:
                     return a
-                if operator in _ZERO_CLEARS and not self.exact:
+                if operator in _ZERO_CLEARS and not self.keeps(a):
                     return b
             elif known == 1 and operator in "*/":
                 return a
@@ -243,11 +248,26 @@ class Graph:
             return ()
         return a, b
 
+    def mistake(self, number: int) -> tuple[str, int] | None:
+        """The mistake in a value, if there is one: reason and position."""
+        found = self.mistakes.get(number)
+        for part in self.parts(number):
+            found = found or self.mistake(part)
+        return found
+
+    def keeps(self, number: int) -> bool:
+        """Whether a value is computed even where the result is surely 0."""
+        return self.exact or (
+            bool(self.mistakes) and self.mistake(number) is not None
+        )
+
     def may_reject(self, number: int) -> bool:
         """Whether evaluating a value may reject the packet."""
         kind, a, b, _ = self.values[number]
-        if kind in ("const", "length", "ancillary", "scratch"):
+        if kind in ("const", "length", "scratch"):
             return False
+        if kind == "ancillary":
+            return not self.live
         if kind in ("load", "header", "/", "%"):
             return True
         return self.may_reject(a) or self.may_reject(b)

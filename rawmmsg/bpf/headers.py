@@ -7,7 +7,7 @@ from typing import NoReturn, TypeAlias
 
 from . import names
 from .errors import FilterError
-from .graph import Graph
+from .graph import ACCEPT, REJECT, Graph
 from .layers import Layer, Place
 
 __all__ = ["Headers", "Test", "directed"]
@@ -15,6 +15,9 @@ __all__ = ["Headers", "Test", "directed"]
 _MAX_LENGTH_FIELD = 1500  # a greater number is an EtherType
 _SNAP = 0xAAAA0300
 _SNAP_APPLE = 0xAAAA0308
+
+# Service access points that a frame has as its source and destination.
+_BOTH_SAPS = (names.SAP_IP, names.SAP_ISO, names.SAP_NETBEUI)
 
 # EtherTypes that also come in SNAP frames: start of the LLC header,
 # organisation and type.
@@ -59,25 +62,27 @@ class Headers:
         raise FilterError(reason, self.expression, self.position)
 
     def check_values(self, root: int) -> None:
-        """Raise FilterError for a mistake in a value that is in use."""
+        """Raise FilterError for a mistake in a value that decides a thing."""
         graph = self.graph
         if not graph.mistakes:
             return
-        for number in graph.order(root):
+        # The graph without what only matters to packets cut short.
+        bare = {REJECT: REJECT, ACCEPT: ACCEPT}
+        for number in reversed(graph.order(root)):
+            node = graph.nodes[number]
+            yes, no = bare[node.yes], bare[node.no]
+            bare[number] = (
+                yes if yes == no else graph.node(node._replace(yes=yes, no=no))
+            )
+        for number in graph.order(bare[root]):
             node = graph.nodes[number]
             used = {node.value}
             if node.test[-1] == "x":
                 used.add(node.operand)
-            for value in used:
-                self.check_value(value)
-
-    def check_value(self, number: int) -> None:
-        mistake = self.graph.mistakes.get(number)
-        if mistake is not None:
-            reason, self.position = mistake
-            self.fail(reason)
-        for part in self.graph.parts(number):
-            self.check_value(part)
+            for mistake in map(graph.mistake, used):
+                if mistake is not None:
+                    reason, self.position = mistake
+                    self.fail(reason)
 
     def load(self, size: int, place: Place, offset: int) -> int:
         """The value of `size` bytes at `offset` from a place."""
@@ -129,7 +134,7 @@ class Headers:
     def llc(self, layer: Layer, number: int, yes: int, no: int) -> int:
         """Protocols that also, or only, come in IEEE 802.2 frames."""
         payload = layer.payload
-        if number in (names.SAP_ISO, names.SAP_NETBEUI):
+        if number in _BOTH_SAPS:
             saps = number << 8 | number
             return self.in_802_3(
                 layer, self.field(2, payload, 0, saps)(yes, no), no

@@ -87,7 +87,7 @@ class Resolver:
         mask = self.mask(width)
         if mask is None:
             return address, _mask(bits, width), width
-        if kind != "net":
+        if kind != "net" and mask != _mask(128, 128):
             self.cursor.fail("a mask needs 'net' before the address", token)
         if address & ~mask:
             self.cursor.fail(
@@ -188,12 +188,22 @@ class Resolver:
                 self.cursor.fail(f"a range needs 'portrange {text}'", token)
             self.cursor.fail(f"no service is called {text!r}", token)
         port, known = found
-        protocols = tuple(item for item in allowed if item in known)
+        return port, self.common(token, text, allowed, known)
+
+    def common(
+        self,
+        token: Token,
+        text: str,
+        allowed: tuple[int, ...],
+        implied: tuple[int, ...],
+    ) -> tuple[int, ...]:
+        """The protocols that the qualifiers allow and a name implies."""
+        protocols = tuple(item for item in allowed if item in implied)
         if not protocols:
             self.cursor.fail(
                 f"{text!r} is a service of another protocol", token
             )
-        return port, protocols
+        return protocols
 
     def port_range(
         self, qualifiers: Qualifiers, token: Token
@@ -207,7 +217,7 @@ class Resolver:
                 self.cursor.fail("a range is FIRST-LAST", token)
             self.cursor.advance()
             high, _ = self.port_number(last, last.text, allowed)
-        elif token.kind == lexer.NAME and "-" in token.text:
+        elif token.kind == lexer.NAME:
             low, high, protocols = self.named_range(token, allowed)
         else:
             low, protocols = self.port_number(token, token.text, allowed)
@@ -227,26 +237,27 @@ class Resolver:
     def named_range(
         self, token: Token, allowed: tuple[int, ...]
     ) -> tuple[int, int, tuple[int, ...]]:
-        """FIRST-LAST, one word; a service's name may hold a hyphen too."""
-        first, _, last = token.text.partition("-")
-        if not first.isdecimal() and self.service(token.text):
-            port, protocols = self.port_number(token, token.text, allowed)
-            return port, port, protocols
-        low, one = self.range_end(token, first, allowed)
-        high, other = self.range_end(token, last, allowed)
+        """FIRST-LAST, one word, each a number or the name of a service."""
+        first, hyphen, last = token.text.partition("-")
+        if not hyphen:
+            self.cursor.fail("a range is FIRST-LAST", token)
+        low, one = self.range_end(token, first)
+        high, other = self.range_end(token, last)
         # Only if both names imply the same protocol does the range.
-        return low, high, one if one == other else allowed
+        if one != other:
+            return low, high, allowed
+        return low, high, self.common(token, token.text, allowed, one)
 
     def range_end(
-        self, token: Token, text: str, allowed: tuple[int, ...]
+        self, token: Token, text: str
     ) -> tuple[int, tuple[int, ...]]:
-        """One end of a range: a number, or the name of a service."""
+        """One end of a range, and the protocols that its name implies."""
         number = lexer.number(text)
         if number is None and text.isascii() and text.isdecimal():
             number = int(text[:20])  # 080 cannot be meant to be octal
         if number is not None:
             token = token._replace(kind=lexer.NUMBER, value=number)
-        return self.port_number(token, text, allowed)
+        return self.port_number(token, text, names.PORT_PROTOCOLS)
 
     def proto(self, qualifiers: Qualifiers, token: Token) -> tree.Primitive:
         """proto NUMBER or NAME, at the layer that the qualifier says."""
@@ -254,8 +265,8 @@ class Resolver:
         if protocol == "ether":
             number = self.proto_number(token, names.ETHER_TYPE_NAMES)
             return tree.EtherType(number)
-        if protocol == "isis":
-            self.cursor.unsupported(token, "'isis proto' (IS-IS)")
+        if protocol in ("isis", "is-is"):
+            self.cursor.unsupported(token, f"'{protocol} proto' (IS-IS)")
         if protocol == "iso":
             return tree.IsoProtocol(
                 self.proto_number(token, names.ISO_PROTOCOLS)

@@ -41,6 +41,15 @@ class Layer(NamedTuple):
     # nothing before has moved the offsets.
     outermost: bool = False
 
+    def llc(self) -> Place:
+        """Where an IEEE 802.2 header begins: as in libpcap, labels do not
+        move it.
+        """
+        if self.link != "mpls":
+            return self.payload
+        word = self.payload.word
+        return Place(0, word) if word >= 0 else self.type.moved(2)
+
     def behind_tag(self) -> Layer:
         """Behind a VLAN tag, which follows the link-layer addresses."""
         return self._replace(

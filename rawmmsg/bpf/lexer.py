@@ -115,9 +115,9 @@ class _Lexer:
                 result.append(self._rare(kind, match, position))
             position = match.end()
         if self.used != len(self.values):
-            raise FilterError(
-                f"{len(self.values)} values for {self.used} placeholders",
-                expression,
+            raise self.error(
+                f"more values ({len(self.values)}) than placeholders "
+                f"({self.used})",
                 len(expression),
             )
         result.append(Token(END, "", len(expression)))
@@ -206,8 +206,10 @@ class _Lexer:
             return IPV6, (int(value), 128)
         if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
             return NETWORK, value
-        if isinstance(value, bytes | bytearray) and len(value) == 6:
-            return MAC, bytes(value)
+        if isinstance(value, bytes | bytearray):
+            address = bytes(value)
+            if len(address) == 6:
+                return MAC, address
         raise self.error(
             "a value is an int, an ipaddress object or a MAC address of 6 "
             f"bytes, not {type(value).__name__}",

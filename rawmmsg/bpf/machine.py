@@ -24,6 +24,7 @@ _SIZES = {0x00: 4, 0x08: 2, 0x10: 1}
 AD_PROTOCOL = 0
 AD_PKTTYPE = 4
 AD_IFINDEX = 8
+AD_HATYPE = 28
 AD_ALU_XOR_X = 40
 AD_VLAN_TAG = 44
 AD_VLAN_TAG_PRESENT = 48
@@ -73,7 +74,7 @@ class Packet:
         return int.from_bytes(data, "big") if len(data) == size else None
 
     def load_ancillary(self, offset: int, a: int, x: int) -> int | None:
-        """SKF_AD_*; None (reject) for the index of no interface."""
+        """SKF_AD_*; None for the index or type of no interface."""
         if offset == AD_ALU_XOR_X:
             return a ^ x
         if offset in self.ancillary:
@@ -82,7 +83,9 @@ class Packet:
             return self.load(12, 2) or 0
         if offset == AD_RANDOM:
             return random.getrandbits(32)
-        return None if offset == AD_IFINDEX else 0
+        if offset in (AD_IFINDEX, AD_HATYPE):
+            return 0 if AD_IFINDEX in self.ancillary else None
+        return 0
 
 
 def _arithmetic(operation: int, a: int, b: int) -> int | None:
@@ -127,7 +130,7 @@ def _holds(operation: int, a: int, b: int) -> bool:
 def _load(
     packet: Packet, code: int, k: int, a: int, x: int, scratch: list[int]
 ) -> int | None:
-    """The value of one LD or LDX instruction, None to reject."""
+    """The value of one LD or LDX instruction, None to end the program."""
     match code & 0xE0:
         case 0x00:
             return k
@@ -171,7 +174,9 @@ def run(
         elif kind <= 1:  # LD, LDX
             value = _load(packet, code, k, a, x, scratch)
             if value is None:
-                return 0
+                # convert_bpf_extensions() ends the program for want of an
+                # interface, but does not clear what it returns.
+                return a if code & 0xE0 == 0x20 and k >= ANCILLARY else 0
             if kind:
                 x = value
             else:

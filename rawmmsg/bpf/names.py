@@ -29,6 +29,7 @@ ETH_PPPOE_SESSION = 0x8864
 IP6_HEADER = 40  # its size, without extensions
 
 # Numbers up to 1500 are IEEE 802.2 service access points.
+SAP_IP = 0x06
 SAP_STP = 0x42
 SAP_IPX = 0xE0
 SAP_NETBEUI = 0xF0
@@ -80,6 +81,10 @@ ISO_PROTOCOLS = {
     "isis": 0x83,
     "is-is": 0x83,
 }
+# What has no header at a known place for `protocol[offset]`.
+NO_ACCESS = frozenset(
+    {"ah", "esp", "aarp", "iso", "stp", "ipx", "netbeui", *ISO_PROTOCOLS}
+)
 # IEEE 802.2 frames: mask and number of the control byte.
 LLC_TYPES = {
     "i": (0x01, 0x00),

@@ -8,8 +8,8 @@ value is loaded once.
 
 The optimised program accepts what the graph accepts, of packets cut short
 as well: a load that nothing needs but that rejects such a packet stays.
-The one exception is where such loads are most of the program: then the
-plain walk drops them, as libpcap does.
+The one exception is where libpcap drops such loads for sure: then the plain
+walk drops them, too, if that makes the program shorter.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def optimize(graph: Graph, root: int) -> int:
     source = root
     root = _apply(graph, source)
     if not graph.keeps_loads and has_loads_only(graph, root):
-        # What is kept for packets cut short only may be most of it.
+        # What is kept for packets cut short only may be much of it.
         plain = _apply(graph, _thread(graph, source, plain=True))
-        if 2 * len(graph.order(plain)) <= len(graph.order(root)):
+        if len(graph.order(plain)) < len(graph.order(root)):
             root = plain
     return _initialize(graph, root) if graph.assigns else root

@@ -54,16 +54,16 @@ class _Parser:
         """The whole text, None when there is none."""
         if self.cursor.token.kind == lexer.END:
             return None
-        item, _ = self.chain()
+        item, _ = self.chain(None)
         if self.cursor.token.kind != lexer.END:
             self.cursor.unexpected("'and', 'or' or the end")
         if isinstance(item, _ARITHMETIC_TYPES):
             self.cursor.unexpected("a comparison")
         return item
 
-    def chain(self) -> tuple[Item, Carried]:
+    def chain(self, carried: Carried) -> tuple[Item, Carried]:
         """Terms with `and` and `or` between; or arithmetic, on its own."""
-        first, carried = self.term()
+        first, carried = self.term(carried)
         if self.cursor.token.kind not in ("and", "or"):
             return first, carried
         first = self.boolean(first)
@@ -73,7 +73,7 @@ class _Parser:
             if self.at_identifier():
                 operand = self.identifier(carried)
             else:
-                item, carried = self.term()
+                item, carried = self.term(carried)
                 operand = self.boolean(item)
             rest.append((operator, operand))
         return tree.Chain(first, rest), carried
@@ -87,21 +87,35 @@ class _Parser:
     def at_identifier(self) -> bool:
         """Whether an address or number without qualifiers is next.
 
-        A number may also begin a comparison.
+        A number, in parentheses or not, may also begin a comparison.
         """
-        at = self.cursor.at
-        while self.cursor.list[at].kind in ("not", "("):
+        tokens = self.cursor.list
+        at = start = self.cursor.at
+        while tokens[at].kind in ("not", "("):
             at += 1
-        kind = self.cursor.list[at].kind
-        if kind != lexer.NUMBER:
-            return kind in _IDENTIFIERS
-        following = self.cursor.list[at + 1].kind
-        return not is_operator(following)
+            if tokens[at - 1].kind == "not":
+                start = at
+        if tokens[at].kind != lexer.NUMBER:
+            return tokens[at].kind in _IDENTIFIERS
+        return not is_operator(tokens[self.behind_number(start)].kind)
 
-    def term(self) -> tuple[Item, Carried]:
+    def behind_number(self, at: int) -> int:
+        """Where a number ends, with the parentheses around it."""
+        tokens = self.cursor.list
+        opened = 0
+        while tokens[at].kind == "(":
+            at += 1
+            opened += 1
+        at += 1
+        while opened and tokens[at].kind == ")":
+            at += 1
+            opened -= 1
+        return at
+
+    def term(self, carried: Carried) -> tuple[Item, Carried]:
         """A primitive or a parenthesis, with any number of `not`."""
         negations = self.negations()
-        item, carried = self.operand()
+        item, carried = self.operand(carried)
         if negations:
             item = self.boolean(item)
             if negations % 2:
@@ -116,14 +130,14 @@ class _Parser:
             count += 1
         return count
 
-    def operand(self) -> tuple[Item, Carried]:
+    def operand(self, carried: Carried) -> tuple[Item, Carried]:
         """A primitive, a parenthesis or arithmetic."""
         token = self.cursor.token
         kind = token.kind
         if kind in names.UNSUPPORTED:
             self.cursor.unsupported(token)
         if kind == "(":
-            return self.parenthesis(), None
+            return self.parenthesis(carried)
         if at_arithmetic(self.cursor):
             return self.relation(arithmetic(self.cursor, 0), token), None
         special = self.special(token)
@@ -131,16 +145,21 @@ class _Parser:
             return self.cursor.leaf(special, token), None
         return self.qualified()
 
-    def parenthesis(self) -> Item:
-        """( expression ), or a comparison that begins with ( arithmetic )."""
+    def parenthesis(self, carried: Carried) -> tuple[Item, Carried]:
+        """( expression ), or a comparison that begins with ( arithmetic ).
+
+        What follows inherits what was carried up to here: the last of
+        `port 80 or (arp) or 443` is a port.
+        """
         opening = self.cursor.advance()
         self.cursor.enter()
-        inner, _ = self.chain()
+        inner, _ = self.chain(carried)
         self.cursor.nesting -= 1
         self.cursor.expect(")")
         if isinstance(inner, _ARITHMETIC_TYPES):
-            return self.relation(arithmetic(self.cursor, 0, inner), opening)
-        return inner
+            left = arithmetic(self.cursor, 0, inner)
+            return self.relation(left, opening), None
+        return inner, carried
 
     def relation(self, left: tree.Arithmetic, token: Token) -> Item:
         """left RELATION right; left itself if no relation follows."""
@@ -346,10 +365,27 @@ class _Parser:
             token,
         )
 
+    def at_number(self) -> bool:
+        """Whether a number in nothing but parentheses is next."""
+        tokens = self.cursor.list
+        start = at = self.cursor.at
+        while tokens[at].kind == "(":
+            at += 1
+        closing = tokens[at + 1 : at + 1 + at - start]
+        return tokens[at].kind == lexer.NUMBER and all(
+            token.kind == ")" for token in closing
+        )
+
     def identifiers(self, qualifiers: Carried) -> tree.Expression:
-        """( identifier and|or identifier ... )"""
+        """( identifier and|or identifier ... )
+
+        As in the reference grammar, the first is in parentheses of its own
+        only if it is a number.
+        """
         self.cursor.advance()
         self.cursor.enter()
+        if self.cursor.token.kind == "(" and not self.at_number():
+            self.missing_identifier(qualifiers)
         first = self.identifier(qualifiers)
         rest = []
         while self.cursor.token.kind in ("and", "or"):

@@ -171,13 +171,14 @@ def iso_protocol(
 def llc(
     headers: Headers, primitive: tree.Llc, layer: Layer, yes: int, no: int
 ) -> int:
-    if layer.link != "ether":
-        headers.fail("there is no LLC here")
+    if layer.link in ("raw", "ppp"):
+        headers.fail("there is no LLC in raw IP or PPP")
     mask, number = primitive
+    place = layer.llc()
     if mask:
-        yes = headers.masked(1, layer.payload, 2, mask, number)(yes, no)
+        yes = headers.masked(1, place, 2, mask, number)(yes, no)
     # Without any header, for IPX, such a frame begins with 0xffff.
-    framed = headers.field(2, layer.payload, 0, names.IPX_RAW)(no, yes)
+    framed = headers.field(2, place, 0, names.IPX_RAW)(no, yes)
     return headers.in_802_3(layer, framed, no)
 
 
@@ -235,7 +236,7 @@ def _words6(
         if mask:
             test = headers.masked(4, layer.payload, where, mask, word)
             yes = test(yes, no)
-        else:
+        elif headers.graph.keeps_loads:
             # Nothing is compared, but the word must be there.
             yes = headers.present(4, layer.payload, where, yes)
     return yes

@@ -218,7 +218,8 @@ class Program(bytes):
         the tag that the kernel moved out of the frame: its TCI, or (TCI,
         TPID). `packet_type` is PACKET_HOST (0) to PACKET_OUTGOING (4).
         Without `ifindex` the packet has no interface, and a program that
-        asks for it rejects. `ancillary` maps further SKF_AD_* offsets to
+        asks for it ends, as in the kernel, with what is in the accumulator
+        (0 at the start). `ancillary` maps further SKF_AD_* offsets to
         values. `trace` receives the index of each instruction executed.
         """
         from .machine import Packet, run

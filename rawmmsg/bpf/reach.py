@@ -22,8 +22,8 @@ __all__ = [
 ]
 
 # The end of the furthest load by the number of the value it is relative to,
-# _PACKET for none. What may reject for another reason, a division, is there
-# under its own number.
+# _PACKET for none. What may reject for another reason, as a division does, is
+# there under its own number.
 Reach: TypeAlias = dict[int, int]
 
 _PACKET = -1
@@ -49,8 +49,10 @@ def value_needs(graph: Graph, number: int) -> Reach:
 
 def _value_needs(graph: Graph, number: int) -> Reach:
     kind, a, b, c = graph.values[number]
-    if kind in ("const", "length", "ancillary", "scratch"):
+    if kind in ("const", "length", "scratch"):
         return {}
+    if kind == "ancillary":
+        return {} if graph.live else {number: 0}
     if kind == "header":
         return {_PACKET: c + 1}
     if kind == "load":

@@ -23,7 +23,11 @@ def relation(
     left = _value(headers, primitive.left, layer, checks)
     right = _value(headers, primitive.right, layer, checks)
     graph = headers.graph
+    # libpcap does not see that `ip[9]` is the field of `ip proto`.
+    graph.copy += 1
+    graph.opaque.add(graph.copy)
     yes = graph.compare(left, primitive.operator, right, yes, no)
+    graph.copy -= 1
     for check in reversed(checks):
         yes = check(yes, no)
     return yes

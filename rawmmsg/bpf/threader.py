@@ -13,6 +13,8 @@ _MAX_FACTS = 96
 # jumps together have led over so many times the number of nodes.
 _MAX_STEPS = 64
 _FREE_STEPS = 16
+# Sets the outcomes of opaque tests apart from those of others.
+_OPAQUE = "opaque "
 
 
 class Threader:
@@ -21,10 +23,10 @@ class Threader:
     A test that is left with one successor is taken out. Its load might
     have rejected a packet cut short: a full walk keeps it, for the module
     reach to decide. libpcap's optimiser drops such loads where it
-    understands the tests behind them. A plain walk does so, and knows no
-    more than libpcap: single outcomes, on the only way to a node, and that
-    a value is not two numbers; of single bits, where libpcap is wrong at
-    times, it knows nothing.
+    understands the tests behind them. A plain walk does so, and knows what
+    libpcap knows, no more and no less: single outcomes, on the only way to
+    a node, and that a field is not two numbers. With less knowledge two ways
+    could look like one, and it would drop a load that libpcap keeps.
     """
 
     def __init__(self, graph: Graph, plain: bool) -> None:
@@ -61,7 +63,7 @@ class Threader:
     def branch(self, number: int, node: Node, facts: Facts) -> tuple[int, int]:
         """Both successors of a test, what is decided jumped over."""
         yes, no = node.yes, node.no
-        decided = self.outcome(node.value, node.test, node.operand, facts)
+        decided = self.outcome(node, facts)
         if decided is None and not self.plain and node.test[-1] != "x":
             # No packet decides `>= 0`; its load stays.
             decided = decide(UNKNOWN, node.test, node.operand)
@@ -85,15 +87,15 @@ class Threader:
         self, facts: Facts, number: int, node: Node, outcome: bool
     ) -> None:
         """Add the outcome of a test."""
-        value, test, operand, _, _, _ = node
+        value, test, operand, _, _, copy = node
         known = facts.get(value)
         if known is None and len(facts) >= _MAX_FACTS:
             return
         if self.plain:
-            if test == "&":
-                return
-            facts[value, test, operand] = (outcome, number)
-            if not outcome or test != "=":
+            opaque = copy in self.graph.opaque
+            key = _OPAQUE + test if opaque else test
+            facts[value, key, operand] = (outcome, number)
+            if not outcome or key != "=":
                 return
         elif test[-1] == "x" or (test == "&" and outcome):
             facts[value, test, operand] = (outcome, number)
@@ -121,23 +123,24 @@ class Threader:
         while target > ACCEPT and steps:
             steps -= 1
             self.steps -= 1
-            value, test, operand, yes, no, _ = nodes[target]
-            if test in STATEMENTS:
+            node = nodes[target]
+            if node.test in STATEMENTS:
                 break
-            outcome = self.outcome(value, test, operand, facts)
+            outcome = self.outcome(node, facts)
             if outcome is None:
                 break
-            target = yes if outcome else no
+            target = node.yes if outcome else node.no
         return target
 
-    def outcome(
-        self, value: int, test: str, operand: int, facts: Facts
-    ) -> bool | None:
+    def outcome(self, node: Node, facts: Facts) -> bool | None:
         """The outcome of a test by what is known, None if it is open."""
-        fact = facts.get((value, test, operand))
+        value, test, operand, _, _, copy = node
+        opaque = self.plain and copy in self.graph.opaque
+        key = _OPAQUE + test if opaque else test
+        fact = facts.get((value, key, operand))
         if fact is not None:
             return bool(fact[0])
-        if test[-1] == "x":
+        if opaque or test[-1] == "x":
             return None
         known = facts.get(value)
         if isinstance(known, Known):

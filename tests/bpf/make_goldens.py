@@ -154,7 +154,11 @@ def main() -> None:
     expressions = [
         entry.expression for entry in (*corpus.compiled(), *corpus.rejected())
     ]
-    plain = [*(theirs for _, theirs in corpus.extensions()), *DISASSEMBLED]
+    plain = [
+        *(theirs for _, theirs in corpus.extensions()),
+        *(entry.expression for entry in corpus.disputed()),
+        *DISASSEMBLED,
+    ]
     links = (ETHERNET, RAW_IP)
     write(
         libpcap,

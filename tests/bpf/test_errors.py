@@ -97,6 +97,42 @@ def test_the_caret_points_at_the_mistake(expression: str, rest: str) -> None:
     )
 
 
+# A shift by more than 31 bits and a division by zero that were computed.
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "arp or (ip and ip6 and ip6[6] >> 2 - tcp-syn - 1 = 0)",
+        "arp or (ip and ip6 and ip6[6] / (2 - tcp-syn) = 0)",
+        "ip6 or not udp[0:2] << 31 + 1 >= 9 or not udp port 53 or not proto 6",
+        "1 >> 10 * 4 = 0 or arp",
+    ],
+)
+@pytest.mark.parametrize("live", [True, False], ids=["live", "dead"])
+def test_a_computed_mistake_that_decides_nothing_is_none(
+    expression: str, live: bool
+) -> None:
+    """As in libpcap, whose optimiser finds what is left of them."""
+    program = bpf.compile(expression, live=live)
+    assert len(program.instructions) < 40, f"{expression!r} is compiled"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "ip6[6] >> 2 - tcp-syn - 1 = 0",
+        "ip6[6] >> -1 != 0",
+        "ip[8] / (1 - 1) = 0",
+        "(ip[8] << 2 - 3) * 0 = 0",
+        "arp or not (ip[8] % (2 - tcp-syn) = 0)",
+    ],
+)
+def test_a_computed_mistake_is_an_error(expression: str) -> None:
+    message = str(error_of(expression))
+    assert "31 bits" in message or "zero" in message, (
+        f"the error of {expression!r} tells the mistake: {message}"
+    )
+
+
 @pytest.mark.parametrize(
     "expression",
     [

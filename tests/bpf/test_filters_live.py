@@ -36,25 +36,24 @@ FRAMES = {
     if 40 <= len(frame) <= 1514
 }
 TAGGED = {
-    *(
-        "vlan-100-ip",
-        "vlan-100-ip6",
-        "vlan-0-priority",
-        "vlan-4095",
-        "vlan-arp",
-        "vlan-200-options",
-        "vlan-fragment",
-    ),
-    *(
-        "vlan-mpls",
-        "vlan-pppoe",
-        "vlan-llc",
-        "vlan-geneve",
-        "qinq-8100",
-        "qinq-8100-ip6",
-        "qinq-88a8",
-    ),
-    *("qinq-88a8-ip6", "qinq-9100", "qinq-9100-ip6", "vlan-three"),
+    "vlan-100-ip",
+    "vlan-100-ip6",
+    "vlan-0-priority",
+    "vlan-4095",
+    "vlan-arp",
+    "vlan-200-options",
+    "vlan-fragment",
+    "vlan-mpls",
+    "vlan-pppoe",
+    "vlan-llc",
+    "vlan-geneve",
+    "qinq-8100",
+    "qinq-8100-ip6",
+    "qinq-88a8",
+    "qinq-88a8-ip6",
+    "qinq-9100",
+    "qinq-9100-ip6",
+    "vlan-three",
 }
 
 

@@ -22,7 +22,11 @@ def test_every_expression_of_the_corpora_has_its_golden(
     link_type: int,
 ) -> None:
     known = oracle.goldens().corpus
-    for entry in (*corpus.compiled(), *corpus.rejected()):
+    for entry in (
+        *corpus.compiled(),
+        *corpus.rejected(),
+        *corpus.disputed(),
+    ):
         assert (link_type, entry.expression) in known, (
             f"{entry.expression!r} has a golden: run make_goldens.py"
         )
@@ -38,7 +42,7 @@ def test_every_live_expression_has_its_golden() -> None:
 
 
 def test_no_golden_is_left_over() -> None:
-    entries = (*corpus.compiled(), *corpus.rejected())
+    entries = (*corpus.compiled(), *corpus.rejected(), *corpus.disputed())
     wanted = {entry.expression for entry in entries}
     wanted.update(theirs for _, theirs in corpus.extensions())
     left = {expression for _, expression in oracle.goldens().corpus} - wanted

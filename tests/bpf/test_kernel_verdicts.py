@@ -150,12 +150,10 @@ REFUSED = {
         (6, 0, 0, 1),
     ),
     "scratch memory written on one path only": (
-        *(
-            (0x28, 0, 0, 12),
-            (0x15, 0, 1, 0x800),
-            (0x02, 0, 0, 3),
-            (0x60, 0, 0, 3),
-        ),
+        (0x28, 0, 0, 12),
+        (0x15, 0, 1, 0x800),
+        (0x02, 0, 0, 3),
+        (0x60, 0, 0, 3),
         (0x16, 0, 0, 0),
     ),
     "scratch memory read after a return, which nothing reaches": (
@@ -186,14 +184,13 @@ TAKEN = {
     "a return of the accumulator": ((0x80, 0, 0, 0), (0x16, 0, 0, 0)),
     "a jump over nothing": ((0x05, 0, 0, 0), (6, 0, 0, 1)),
     "scratch memory written on both paths": (
-        *(
-            (0x28, 0, 0, 12),
-            (0x15, 0, 2, 0x800),
-            (0x02, 0, 0, 3),
-            (0x05, 0, 0, 1),
-            (0x02, 0, 0, 3),
-        ),
-        *((0x60, 0, 0, 3), (0x16, 0, 0, 0)),
+        (0x28, 0, 0, 12),
+        (0x15, 0, 2, 0x800),
+        (0x02, 0, 0, 3),
+        (0x05, 0, 0, 1),
+        (0x02, 0, 0, 3),
+        (0x60, 0, 0, 3),
+        (0x16, 0, 0, 0),
     ),
     "the largest program": ((0x00, 0, 0, 12),) * 4095 + ((6, 0, 0, 1),),
 }

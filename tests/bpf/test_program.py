@@ -106,24 +106,20 @@ def test_what_tcpdump_printed_is_read() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "",
-            "4",
-            "3\n6 0 0 1\n",
-            "1\n6 0 0\n",
-            "1\n6 0 0 1 2\n",
-            "x\n6 0 0 1",
-            "1\n6 0 -1 1\n",
-            "1\n6 0 0 4294967296",
-        ),
-        *(
-            "1\n6 256 0 1",
-            "tcp port 80",
-            "(000) ret #0",
-            "{ 0x6, 0, 0 },",
-            "{ 0x6, 0, 0, 0x1 }, junk",
-            "0\n",
-        ),
+        "",
+        "4",
+        "3\n6 0 0 1\n",
+        "1\n6 0 0\n",
+        "1\n6 0 0 1 2\n",
+        "x\n6 0 0 1",
+        "1\n6 0 -1 1\n",
+        "1\n6 0 0 4294967296",
+        "1\n6 256 0 1",
+        "tcp port 80",
+        "(000) ret #0",
+        "{ 0x6, 0, 0 },",
+        "{ 0x6, 0, 0, 0x1 }, junk",
+        "0\n",
     ],
 )
 def test_what_is_no_dump_is_a_value_error(text: str) -> None:

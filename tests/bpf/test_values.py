@@ -104,6 +104,37 @@ def test_placeholders_and_values_are_as_many(
         bpf.compile(expression, *values)
 
 
+class Text(int):
+    """A number that says to be something else."""
+
+    def __str__(self) -> str:
+        return "80 or tcp"
+
+
+class Six(bytes):
+    """Bytes that are fewer than they say."""
+
+    def __len__(self) -> int:
+        return 6
+
+
+def test_a_value_is_what_it_is_not_what_it_says() -> None:
+    assert bpf.compile("port {}", Text(80)) == bpf.compile("port 80"), (
+        "the text of a value is never part of the expression"
+    )
+    with pytest.raises(FilterError, match="6 bytes"):
+        bpf.compile("ether host {}", Six(b"\1\2"))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["port 8{}", "port {}0", "port {}{}", "port {0}", "port {{}}"],
+)
+def test_a_placeholder_is_a_word_of_its_own(expression: str) -> None:
+    with pytest.raises(FilterError, match=r"not|placeholder|meaning"):
+        bpf.compile(expression, 8, 0)
+
+
 def test_an_interface_address_is_an_address() -> None:
     """IPv4Interface is an IPv4Address with a network beside it."""
     assert bpf.compile("host {}", IPv4Interface("10.0.0.1/8")) == bpf.compile(

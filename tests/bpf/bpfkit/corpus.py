@@ -62,3 +62,8 @@ def live() -> list[Entry]:
 def unsupported() -> list[Entry]:
     """Expressions of the language that are left out."""
     return read("unsupported.txt")
+
+
+def disputed() -> list[Entry]:
+    """Expressions that libpcap gets wrong, by what it does."""
+    return read("disputed.txt")

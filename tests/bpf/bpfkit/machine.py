@@ -90,7 +90,9 @@ class Ancillary(NamedTuple):
     vlan_tpid: int = 0x8100
 
     def read(self, field: int) -> int | None:
-        """The value of one field; None where the kernel ends the filter."""
+        """The value of one field; None where the kernel ends the filter, with
+        what is in A.
+        """
         tagged = self.vlan_tci is not None
         values = {
             PROTOCOL: self.protocol,
@@ -142,7 +144,7 @@ def run(
                 if mode == ABS and k >= ANCILLARY and ancillary is not None:
                     value = ancillary.read(k - ANCILLARY)
                     if value is None:
-                        return 0, executed
+                        return a, executed
                     a = value
                     continue
                 start = k if mode == ABS else (x + k) & MASK
@@ -237,7 +239,7 @@ def trace(
         ):
             field = ancillary.read(k - ANCILLARY)
             if field is None:
-                return Trace(0, executed, tuple(loads), tuple(comparisons))
+                return Trace(a, executed, tuple(loads), tuple(comparisons))
             a, of_a = field, None
         elif kind <= LDX and mode in (ABS, IND, MSH):
             start = (x + k) & MASK if mode == IND else k

@@ -23,10 +23,15 @@ UNKNOWN_NETMASK = 0xFFFFFFFF
 GOLDEN = Path(__file__).parent.parent / "data"
 
 
-# libpcap 1.10 takes a divisor for the constant zero if only its first
-# instruction loads zero, as that of ``ip[0]`` does (gen_arth() looks no
-# further). Generated expressions with such an answer say nothing.
-MISTAKEN = ("division by zero", "modulus by zero")
+# libpcap 1.10 takes a divisor or a shift count for a constant if only its
+# first instruction loads one, as that of ``ip[0]`` and of ``33 - ip[0]`` does
+# (gen_arth() looks no further). Generated expressions with such an answer say
+# nothing.
+MISTAKEN = (
+    "division by zero",
+    "modulus by zero",
+    "shift by more than 31 bits",
+)
 
 
 class Pair(NamedTuple):
