@@ -1,6 +1,7 @@
 """The command `rawmmsg`, also `python -m rawmmsg`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     a command line that makes no sense."""
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Who reads has seen enough (| head). The interpreter flushes again
+        # when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         print(f"rawmmsg: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """The command line, run as a user runs it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -83,3 +84,19 @@ def test_wrong_filter_is_shown_with_a_caret() -> None:
 
 def test_version_is_that_of_the_package() -> None:
     assert run("--version").stdout == f"rawmmsg {rawmmsg.__version__}\n"
+
+
+def test_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `rawmmsg filter ... | head -n 1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "rawmmsg", "filter", "tcp"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
