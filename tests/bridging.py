@@ -7,13 +7,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from blocking import eventually
-from traffic import WAIT, environment
+from datagrams import TAGS, UDP, Datagram, add, data
+from frames import numbered
+from traffic import WAIT, environment, pending
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg.testing import Veth
 
 COMMAND = (sys.executable, "-m", "rawmmsg", "bridge")
 
@@ -31,6 +34,18 @@ _ONE_WAY = re.compile(
 
 def _number(text: str | None) -> int:
     return int((text or "0").replace(",", ""))
+
+
+@dataclass(frozen=True)
+class Network:
+    """left.a ... left.b, the bridge, right.b ... right.a"""
+
+    left: Veth
+    right: Veth
+
+    @property
+    def ports(self) -> tuple[str, str]:
+        return self.left.b, self.right.b
 
 
 @dataclass(frozen=True)
@@ -172,3 +187,41 @@ def same_frames(got: Iterable[bytes], wanted: Iterable[bytes]) -> None:
     assert [len(one) for one in got] == [len(one) for one in wanted]
     for i, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
         assert ours == theirs, f"frame {i}: {ours.hex()}, not {theirs.hex()}"
+
+
+def until_passing(sender: RawSocket, receiver: RawSocket) -> None:
+    """Waits until frames pass, and leaves none of its own on the way."""
+    first, last = numbered(1), numbered(2)
+
+    def arrives() -> bool:
+        sender.sendall([first])
+        return first in pending(receiver)
+
+    eventually(arrives, "no frame passes")
+    sender.sendall([last])
+    while take(receiver, 1)[-1] != last:
+        pass  # those that were on their way
+
+
+KINDS = {
+    "tcp4": Datagram(),
+    "tcp6": Datagram(version=6),
+    "udp4": Datagram(protocol=UDP),
+    "udp6": Datagram(protocol=UDP, version=6),
+}
+
+
+def every_kind(gso_size: int) -> Iterator[tuple[PacketBatch, list[bytes]]]:
+    """Super-frames of TCP and UDP, IPv4 and IPv6, with no tag or up to three.
+
+    A batch holds one, and a short frame whose checksum is open; with it comes
+    what has to arrive where they are cut and completed.
+    """
+    for tags in TAGS.values():
+        for datagram in KINDS.values():
+            large = replace(datagram, tags=tags, payload=data(30_001))
+            small = replace(datagram, tags=tags, payload=data(333))
+            batch = PacketBatch(2, SUPER_FRAME)
+            add(batch, large, gso_size)
+            add(batch, small)
+            yield batch, [*large.segments(gso_size), small.build()]

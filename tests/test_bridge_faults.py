@@ -8,13 +8,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from blocking import eventually
-from bridging import Outcome, Running, bridging, same_frames, take
+from bridging import Network, Outcome, Running, bridging, same_frames, take
 from frames import numbered
-from traffic import WAIT, flood, ip, tc
+from traffic import WAIT, flood, ip, run_python, tc
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
@@ -23,18 +23,6 @@ FLAP_SECONDS = float(os.environ.get("RAWMMSG_FLAP_SECONDS", "2"))
 """How long links go up and down, every 100 ms; 10 by hand."""
 
 FLOOD = [numbered(i, 200) for i in range(64)]
-
-
-@dataclass(frozen=True)
-class Network:
-    """left.a ... left.b, the bridge, right.b ... right.a"""
-
-    left: Veth
-    right: Veth
-
-    @property
-    def ports(self) -> tuple[str, str]:
-        return self.left.b, self.right.b
 
 
 @pytest.fixture
@@ -68,7 +56,7 @@ def works(network: Network, bridge: Running) -> None:
         (network.right.a, network.left.a),
     ):
         eventually(
-            lambda start=start, end=end: passes(start, end),  # type: ignore[misc]
+            partial(passes, start, end),
             f"no frame passes any more: {bridge.text}",
         )
     assert bridge.process.poll() is None
@@ -329,6 +317,29 @@ def test_signal_is_not_lost_whenever_it_comes(network: Network) -> None:
             code = bridge.process.wait(WAIT)
         # It may be too early for the program to have said how it ends.
         assert code in (0, -signal.SIGTERM)
+
+
+def test_signal_is_not_lost_while_its_handler_is_made(
+    network: Network,
+) -> None:
+    """It comes at the first moment at which it no longer kills."""
+    run_python(f"""
+        import os
+        import signal
+
+        from rawmmsg.cli import main
+
+        install = signal.signal
+
+        def install_and_send(number, handler):
+            before = install(number, handler)
+            if before == signal.SIG_DFL:
+                os.kill(os.getpid(), number)
+            return before
+
+        signal.signal = install_and_send
+        assert main(["bridge", "-q", *{network.ports}]) == 0
+    """)
 
 
 def test_signals_end_it_while_one_side_is_blocked(network: Network) -> None:

@@ -7,15 +7,24 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from blocking import eventually
-from bridging import COMMAND, Running, bridging, same_frames, take
+from bridging import (
+    COMMAND,
+    Running,
+    bridging,
+    every_kind,
+    same_frames,
+    take,
+    until_passing,
+)
 from datagrams import UDP, Datagram, Q, add, data
 from frames import frame, numbered
-from traffic import WAIT, environment, pending
+from hosts import host
+from traffic import WAIT, environment, ip
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
 from rawmmsg.bridge.filters import behind_udp_header
@@ -120,35 +129,22 @@ def test_frames_pass_both_ways(
     assert (ab.received, ab.sent) == (ba.received, ba.sent) == (30, 30)
 
 
-@pytest.mark.parametrize("tags", [(), (Q,)], ids=["plain", "tag"])
-@pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("protocol", [6, UDP], ids=["tcp", "udp"])
-def test_super_frames_are_cut(
-    pair: Veth,
-    peer: Peer,
-    protocol: int,
-    version: int,
-    tags: tuple[int, ...],
-) -> None:
+def test_super_frames_are_cut(pair: Veth, peer: Peer) -> None:
     """Into segments whose checksums are complete; what is short gets its
     own."""
-    datagram = Datagram(protocol=protocol, version=version, tags=tags)
-    large = replace(datagram, payload=data(40_001))
-    small = replace(datagram, payload=data(200))
-    batch = PacketBatch(3, SUPER_FRAME)
-    add(batch, small)
-    add(batch, large, MSS)
-    add(batch, small)
-    wanted = [small.build(), *large.segments(MSS), small.build()]
+    frames = segments = 0
     with (
         RawSocket(pair.a, protocol=0, vnet_hdr=True) as left,
         joined(pair, peer) as (bridge, _),
     ):
-        left.sendall(batch)
-        same_frames(peer.receive(len(wanted)), wanted)
+        for batch, wanted in every_kind(MSS):
+            left.sendall(batch)
+            same_frames(peer.receive(len(wanted)), wanted)
+            frames += len(batch)
+            segments += len(wanted)
         ab, _ = bridge.end().ways
-    assert (ab.received, ab.sent) == (3, len(wanted))
-    assert ab.gained == len(wanted) - 3
+    assert (ab.received, ab.sent) == (frames, segments)
+    assert ab.gained == segments - frames
 
 
 def test_filters_are_for_the_frame_in_the_datagram(
@@ -329,13 +325,7 @@ def test_two_bridges_join_two_interfaces(
         RawSocket(pair.a, protocol=0, vnet_hdr=True) as start,
     ):
         # The first cannot connect before the second is there.
-        eventually(
-            lambda: arrives(start, numbered(1), end),
-            "the bridges do not find each other",
-        )
-        start.sendall([numbered(2)])
-        while take(end, 1)[-1] != numbered(2):
-            pass  # those that were on their way
+        until_passing(start, end)
         start.sendall(batch)
         wanted = large.segments(MSS)
         same_frames(take(end, len(wanted)), wanted)
@@ -345,11 +335,6 @@ def test_two_bridges_join_two_interfaces(
             assert bridge.end().ways
     assert not one.exists()
     assert not other.exists()
-
-
-def arrives(start: RawSocket, packet: bytes, end: RawSocket) -> bool:
-    start.sendall([packet])
-    return packet in pending(end)
 
 
 def test_adopted_packet_socket_is_a_port(
@@ -490,11 +475,49 @@ def test_port_that_cannot_be_opened_is_explained(
     assert re.search(words, done.stderr)
 
 
-def test_interface_has_no_bridge_to_itself(pair: Veth) -> None:
-    with Running(pair.b, pair.b) as bridge:
-        outcome = bridge.outcome()
+@pytest.mark.parametrize("kind", ["names", "sockets", "both"])
+def test_port_has_no_bridge_to_itself(pair: Veth, kind: str) -> None:
+    with ExitStack() as stack:
+        plain = stack.enter_context(
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        )
+        plain.bind((pair.b, 3))
+        peer = stack.enter_context(fd_peer(socket.SOCK_DGRAM))
+        ports = {
+            "names": (pair.b, pair.b),
+            "sockets": (peer.port, peer.port),
+            "both": (pair.b, f"fd:{plain.fileno()}"),
+        }[kind]
+        with Running(
+            *ports, pass_fds=(*peer.pass_fds, plain.fileno())
+        ) as bridge:
+            outcome = bridge.outcome()
     assert outcome.code == 2
-    assert "one interface" in outcome.text
+    assert outcome.text.endswith("are one port\n")
+
+
+def test_interface_of_the_same_number_elsewhere_is_another(
+    pair: Veth, veth: Veth, sender: RawSocket
+) -> None:
+    """Namespaces number theirs from 1, each."""
+    number = socket.if_nametoindex(pair.b)
+    with host(veth, 1) as elsewhere:
+        add = f"link add other index {number} type veth peer name end"
+        for line in (add, "link set other up", "link set end up"):
+            elsewhere.call(ip, *line.split())
+        plain = elsewhere.call(
+            socket.socket, socket.AF_PACKET, socket.SOCK_RAW
+        )
+        with (
+            plain,
+            RawSocket("end", netns=f"/proc/{elsewhere.pid}/ns/net") as end,
+        ):
+            plain.bind(("other", 3))
+            descriptor = plain.fileno()
+            with bridging(pair.b, f"fd:{descriptor}", pass_fds=(descriptor,)):
+                sender.send(numbered(1))
+                while numbered(1) not in take(end, 1):
+                    pass  # IPv6 has something to say
 
 
 def test_stream_socket_is_no_port(pair: Veth) -> None:

@@ -4,7 +4,10 @@ command     the command line, signals, exit codes
 loop        one thread, one poll(2), both directions
 directions  one way through: receive, send, what is dropped and why
 outlets     how a batch leaves: as it is, or cut into segments
-ports       interfaces and datagram sockets
+ports       how the command line names them
+interfaces  Ethernet interfaces, and what the parent opened
+unix, udp   datagram sockets
+port        what is true of all of them
 filters     pcap-filter expressions for each kind of port
 console     statistics and the summary
 """

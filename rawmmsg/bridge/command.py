@@ -111,8 +111,8 @@ def _run(arguments: argparse.Namespace) -> int:
             ):
                 _open(port, expression)
                 opened.callback(port.close)
-            if a.sock.ifindex is not None and a.sock.ifindex == b.sock.ifindex:
-                raise PortError(f"{a.name} and {b.name} are one interface")
+            if a.is_same(b):
+                raise PortError(f"{a.name} and {b.name} are one port")
             return _bridge(a, b, arguments, wake)
     except (FilterError, PortError) as error:
         print(f"rawmmsg: {error}", file=sys.stderr)
@@ -179,14 +179,16 @@ def _signals() -> Iterator[int]:
     """A descriptor that can be read once SIGINT or SIGTERM has come, however
     long before it is looked at."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    # Before the handlers, which do nothing: what came in between would be
+    # lost.
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: None) for number in numbers]
-    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield reader
     finally:
-        signal.set_wakeup_fd(previous)
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+        signal.set_wakeup_fd(previous)
         os.close(reader)
         os.close(writer)

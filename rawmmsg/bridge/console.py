@@ -1,10 +1,10 @@
 """What the user sees: a line a second, and the summary."""
 
+import select
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from time import monotonic
-from typing import TextIO
 
 from .directions import Direction, Dropped
 
@@ -18,16 +18,15 @@ _BETWEEN = " | "
 class Ticker:
     """Prints a line of what has happened since the last one."""
 
-    def __init__(
-        self,
-        directions: Sequence[Direction],
-        stream: TextIO | None = None,
-    ) -> None:
+    def __init__(self, directions: Sequence[Direction]) -> None:
         self._rates = [_Rate(one) for one in directions]
-        self._stream = sys.stderr if stream is None else stream
         self._lines = 0
 
     def show(self) -> None:
+        """Unless that had to wait: a terminal that has been stopped (Ctrl-S)
+        stops no frames."""
+        if not _has_room(sys.stderr.fileno()):
+            return
         if self._lines % _HEADER_EVERY == 0:
             self._print(
                 f"{rate.name[: len(_COLUMNS)]:^{len(_COLUMNS)}}"
@@ -38,7 +37,7 @@ class Ticker:
         self._print(rate.next() for rate in self._rates)
 
     def _print(self, columns: Iterable[str]) -> None:
-        print(_BETWEEN.join(columns), file=self._stream, flush=True)
+        print(_BETWEEN.join(columns), file=sys.stderr, flush=True)
 
 
 class _Rate:
@@ -62,6 +61,12 @@ class _Rate:
             f"{frames / seconds:9,.0f} {size * 8e-6 / seconds:9,.2f}"
             f" {dropped:8,} {fill:5.1f}"
         )
+
+
+def _has_room(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def _counts(direction: Direction) -> tuple[int, int, int, int]:

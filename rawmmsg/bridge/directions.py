@@ -2,12 +2,12 @@
 
 import errno
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from time import monotonic
 
 from .._rawmmsg import SUPER_FRAME, TRUNCATED, PacketBatch
 from .outlets import outlet_for
-from .ports import Port
+from .port import Port
 
 __all__ = ["Direction", "Dropped", "Slot", "make_slot"]
 
@@ -21,7 +21,7 @@ ATTEMPTS = 100
 # that is full (ENOBUFS), a socket that is readable without a packet.
 PAUSE = 0.001
 
-# No kernel has it, so no socket sends it (linux/virtio_net.h).
+# There is no such type (linux/virtio_net.h), so no socket sends it.
 _NO_GSO_TYPE = 0xFF
 
 Slot = tuple[PacketBatch, "memoryview[int]"]
@@ -45,13 +45,7 @@ class Dropped:
 
     @property
     def total(self) -> int:
-        return (
-            self.queue_full
-            + self.too_long
-            + self.link_down
-            + self.refused
-            + self.malformed
-        )
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
 class Direction:
@@ -83,8 +77,8 @@ class Direction:
         self._attempts = 0  # that failed in a row because the queue was full
         self._give_up_at = math.inf
 
-    # What was received and sent is counted by the sockets, each of which
-    # serves one direction for each.
+    # The sockets count: one receives for this direction alone, the other
+    # sends for it alone.
 
     @property
     def received(self) -> int:
@@ -112,15 +106,15 @@ class Direction:
     def forward(self) -> bool:
         """Takes what waits at the source and sends it. Whether what the loop
         must know has changed."""
-        slot = self._slots[-1]
-        batch, lengths = slot
+        batch, lengths = self._slots[-1]
         try:
             count = self._recvmmsg_into(batch)
         except OSError as error:
             return self._receive_failed(error)
-        size = sum(lengths[:count])
+        sizes = lengths[:count]
+        size = sum(sizes)
         self.bytes_received += size
-        if size >= SUPER_FRAME:
+        if size >= SUPER_FRAME and SUPER_FRAME in sizes:
             self._mark_truncated(batch, count)
         self._outlet.load(batch)
         if self._push():
@@ -149,22 +143,23 @@ class Direction:
             self._held = None
 
     def _receive_failed(self, error: OSError) -> bool:
-        if error.errno == errno.ENETDOWN:
-            return False  # said once; frames come when the link is up
-        if error.errno == errno.EINVAL and self.source.is_interface:
-            self.lost += 1
-            return False
-        if error.errno != errno.EAGAIN and self.source.is_interface:
-            raise error
-        # Nothing, although the poll said so; or what became of a datagram
-        # that was sent (ECONNREFUSED), which is as good as dropped.
+        if self.source.is_interface:
+            if error.errno == errno.ENETDOWN:
+                return False  # said once; frames come when the link is up
+            if error.errno == errno.EINVAL:
+                self.lost += 1
+                return False
+            if error.errno != errno.EAGAIN:
+                raise error
+        # Nothing, although the poll said so; or what has become of a datagram
+        # that was sent (ECONNREFUSED).
         self.accepts = False
         self.due = monotonic() + PAUSE
         return True
 
     def _mark_truncated(self, batch: PacketBatch, count: int) -> None:
-        """Frames beyond SUPER_FRAME, which an administrator can allow (ip
-        link, gso_max_size), are not sent on as fragments of themselves."""
+        """Has those that did not fit be refused (an administrator can allow
+        longer ones: ip link, gso_max_size), rather than sent on cut."""
         flags = batch.flags
         assert flags is not None
         cut = [i for i in range(count) if flags[i] & TRUNCATED]

@@ -20,19 +20,20 @@ _CLASS = 0x07
 _SPECIAL = 0xFFE00000
 
 
-def for_interface(expression: str) -> Program:
-    """For Ethernet frames on a packet socket."""
-    return compile(expression)
+def for_interface(expression: str | None) -> Program | None:
+    """For Ethernet frames on a packet socket. None: no filter."""
+    return None if expression is None else compile(expression)
 
 
-def for_datagrams(expression: str) -> Program:
+def for_datagrams(expression: str | None) -> Program | None:
     """For datagrams that each are an Ethernet frame, its tags inside."""
-    return compile(expression, live=False)
+    return None if expression is None else compile(expression, live=False)
 
 
-def for_udp(expression: str) -> Program:
+def for_udp(expression: str | None) -> Program | None:
     """The same for a UDP socket."""
-    return behind_udp_header(for_datagrams(expression))
+    program = for_datagrams(expression)
+    return None if program is None else behind_udp_header(program)
 
 
 def behind_udp_header(program: Program) -> Program:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from .directions import Direction, Slot, make_slot
-from .ports import Port
+from .port import Port
 
 __all__ = ["Bridge"]
 
@@ -56,11 +56,11 @@ class Bridge:
         readers[wake] = lambda: self._woken(wake)
         self._poll.register(wake, select.POLLIN)
         self._rearm()
-        poll = self._poll.poll
+        poll, readable = self._poll.poll, select.POLLIN
         try:
             while not self._ended:
                 for descriptor, events in poll(self._wait_ms):
-                    if events != select.POLLIN:
+                    if events != readable:
                         self._serve(descriptor, events)
                     elif readers[descriptor]():
                         self._rearm()

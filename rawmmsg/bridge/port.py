@@ -1,0 +1,78 @@
+"""What a bridge can be put between."""
+
+import errno
+import os
+import socket
+from abc import ABC, abstractmethod
+from typing import Final
+
+from .._rawmmsg import RawSocket
+
+__all__ = ["Port", "PortError"]
+
+_ETHERNET: Final = 1  # ARPHRD_ETHER, linux/if_arp.h
+_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h
+
+
+class PortError(ValueError):
+    """Words that name no port, or one that a bridge cannot use."""
+
+
+class Port(ABC):
+    """One side of the bridge. `sock` is there from open() to close()."""
+
+    sock: RawSocket
+    batch = 64
+    """Frames to receive with one system call."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def open(self, expression: str | None) -> None:
+        """Opens it, for frames that the filter accepts.
+
+        OSError, FilterError, or PortError where it is no port for Ethernet
+        frames; nothing is left open then.
+        """
+
+    @property
+    def is_interface(self) -> bool:
+        return self.sock.family == socket.AF_PACKET
+
+    def is_same(self, other: "Port") -> bool:
+        """Whether both are one socket, or sockets of one interface."""
+        if not (self.is_interface and other.is_interface):
+            return self.sock.fileno() == other.sock.fileno()
+        return (
+            self.sock.ifindex == other.sock.ifindex
+            and self._namespace() == other._namespace()
+        )
+
+    def _namespace(self) -> bytes:
+        """Tells network namespaces apart, each of which numbers interfaces
+        from 1."""
+        try:
+            return self.sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return b""  # before Linux 5.14
+
+    def tend(self) -> None:
+        """What there is to do a few times a second. OSError ENODEV where an
+        interface has disappeared."""
+        # An interface that was down before leaves no event behind.
+        if self.sock.interface is not None and not self.sock.getsockname()[0]:
+            raise OSError(
+                errno.ENODEV, os.strerror(errno.ENODEV), self.sock.interface
+            )
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def take(self, sock: RawSocket) -> None:
+        """Makes it the port's, or closes it."""
+        if sock.family == socket.AF_PACKET and sock.link_type != _ETHERNET:
+            sock.close()
+            raise PortError(f"{self.name}: not an Ethernet interface")
+        sock.setblocking(False)
+        self.sock = sock

@@ -1,0 +1,63 @@
+"""A port that is a UDP socket."""
+
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+from .._rawmmsg import RawSocket
+from . import filters
+from .port import Port, PortError
+
+__all__ = ["UdpSocket"]
+
+_RECEIVE_BUFFER: Final = 8 << 20
+
+
+class UdpSocket(Port):
+    """udp:HOST:PORT,HOST:PORT, local and remote."""
+
+    def __init__(
+        self, name: str, local: tuple[str, int], remote: tuple[str, int]
+    ) -> None:
+        super().__init__(name)
+        self.local = local
+        self.remote = remote
+
+    def open(self, expression: str | None) -> None:
+        program = filters.for_udp(expression)
+        family, local, remote = self._resolve()
+        with socket.socket(family, socket.SOCK_DGRAM) as plain:
+            plain.bind(local)
+            # For the datagrams of this peer alone.
+            plain.connect(remote)
+            self.take(
+                RawSocket(
+                    fileno=plain.fileno(),
+                    filter=program,
+                    rcvbuf=_RECEIVE_BUFFER,
+                )
+            )
+            plain.detach()
+
+    def _resolve(self) -> tuple[socket.AddressFamily, Any, Any]:
+        """Two addresses of one family."""
+        remotes = {
+            family: address
+            for family, _, _, _, address in reversed(_look_up(*self.remote))
+        }
+        for family, _, _, _, address in _look_up(*self.local):
+            if family in remotes:
+                return family, address, remotes[family]
+        raise PortError(f"{self.name}: one address is IPv4, the other IPv6")
+
+
+def _look_up(
+    host: str, port: int
+) -> Sequence[tuple[socket.AddressFamily, int, int, str, Any]]:
+    """What getaddrinfo(3) says; no host: any address."""
+    return socket.getaddrinfo(
+        host or None,
+        port,
+        type=socket.SOCK_DGRAM,
+        flags=socket.AI_PASSIVE,
+    )
