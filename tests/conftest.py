@@ -1,7 +1,11 @@
 """The whole suite runs in a network namespace of its own."""
 
-from collections.abc import Iterator
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from traffic import tun_device
@@ -51,3 +55,12 @@ def _tun_device(config: pytest.Config, kind: str) -> Iterator[tuple[int, str]]:
         pytest.skip(message)
     with tun_device(kind) as made:
         yield made
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Imports a module of bench/, which lies beside the package under test;
+    that may be installed elsewhere."""
+    root = Path(__file__).resolve().parents[1]
+    monkeypatch.setattr(sys, "path", [*sys.path, str(root)])
+    return lambda name: importlib.import_module(f"bench.{name}")

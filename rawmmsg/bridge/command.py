@@ -59,8 +59,8 @@ def add_bridge(
         "--batch",
         type=_number(int, _LARGEST_BATCH),
         metavar="N",
-        help="frames to receive with one system call (8 from an interface, "
-        "64 from a datagram socket)",
+        help="frames to receive with one system call (64; 8 where they are "
+        "super-frames)",
     )
     command.add_argument(
         "--duration",

@@ -8,8 +8,9 @@ from time import monotonic
 from .._rawmmsg import SUPER_FRAME, TRUNCATED, PacketBatch
 from .outlets import outlet_for
 from .port import Port
+from .slots import Slot, Stacks
 
-__all__ = ["Direction", "Dropped", "Slot", "make_slot"]
+__all__ = ["Direction", "Dropped"]
 
 # A frame whose output queue is full is tried again for so many seconds, and so
 # many times, without progress. Then the queue is taken for blocked: until it
@@ -24,13 +25,8 @@ PAUSE = 0.001
 # There is no such type (linux/virtio_net.h), so no socket sends it.
 _NO_GSO_TYPE = 0xFF
 
-Slot = tuple[PacketBatch, "memoryview[int]"]
-"""A batch, and its lengths."""
-
-
-def make_slot(capacity: int) -> Slot:
-    batch = PacketBatch(capacity, SUPER_FRAME)
-    return batch, batch.lengths
+# Up to so many bytes a frame, on average, a batch of many fits in the cache.
+_SMALL = 9216
 
 
 @dataclass(slots=True)
@@ -51,8 +47,8 @@ class Dropped:
 class Direction:
     """Moves frames from `source` to `sink`, without ever waiting itself.
 
-    `slots` is a stack of batches. The other direction may have the same one:
-    a batch is on it unless it holds frames that are still to be sent.
+    The other direction may have the same stacks of batches: a batch is on its
+    stack unless it holds frames that are still to be sent.
 
     What the loop must know:
 
@@ -61,7 +57,7 @@ class Direction:
     due         when to call resume() at the latest
     """
 
-    def __init__(self, source: Port, sink: Port, slots: list[Slot]) -> None:
+    def __init__(self, source: Port, sink: Port, stacks: Stacks) -> None:
         self.source = source
         self.sink = sink
         self.dropped = Dropped()
@@ -72,8 +68,11 @@ class Direction:
         self.due = math.inf
         self._recvmmsg_into = source.sock.recvmmsg_into
         self._outlet = outlet_for(source.sock, sink.sock)
-        self._slots = slots
+        self._few, self._many = stacks
+        self._few_are = self._few[-1][0].capacity
+        self._stack = self._few
         self._held: Slot | None = None
+        self._held_from = self._stack
         self._attempts = 0  # that failed in a row because the queue was full
         self._give_up_at = math.inf
 
@@ -106,7 +105,8 @@ class Direction:
     def forward(self) -> bool:
         """Takes what waits at the source and sends it. Whether what the loop
         must know has changed."""
-        batch, lengths = self._slots[-1]
+        stack = self._stack
+        batch, lengths = stack[-1]
         try:
             count = self._recvmmsg_into(batch)
         except OSError as error:
@@ -114,12 +114,17 @@ class Direction:
         sizes = lengths[:count]
         size = sum(sizes)
         self.bytes_received += size
-        if size >= SUPER_FRAME and SUPER_FRAME in sizes:
-            self._mark_truncated(batch, count)
+        if size > count * _SMALL:
+            self._stack = self._few
+            if SUPER_FRAME in sizes:
+                self._mark_truncated(batch, count)
+        elif count == self._few_are:
+            self._stack = self._many
         self._outlet.load(batch)
         if self._push():
             return False
-        self._held = self._slots.pop()
+        self._held = stack.pop()
+        self._held_from = stack
         self.accepts = False
         return True
 
@@ -131,7 +136,7 @@ class Direction:
         if self._held is not None:
             if not self._push():
                 return True
-            self._slots.append(self._held)
+            self._held_from.append(self._held)
             self._held = None
         self.accepts = True
         return True

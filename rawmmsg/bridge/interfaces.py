@@ -12,9 +12,6 @@ __all__ = ["Descriptor", "Interface"]
 class Interface(Port):
     """An Ethernet interface, by name."""
 
-    # Few, so that super-frames are in the cache still when they are sent.
-    batch = 8
-
     def open(self, expression: str | None) -> None:
         program = filters.for_interface(expression)
         try:
@@ -43,7 +40,6 @@ class Descriptor(Port):
         family, kind = plain.family, plain.type
         plain.detach()
         if family == socket.AF_PACKET:
-            self.batch = Interface.batch
             self._open_packet_socket(expression, kind)
             return
         if kind != socket.SOCK_DGRAM:

@@ -6,8 +6,9 @@ import select
 from collections.abc import Callable
 from time import monotonic
 
-from .directions import Direction, Slot, make_slot
+from .directions import Direction
 from .port import Port
+from .slots import make_stacks
 
 __all__ = ["Bridge"]
 
@@ -19,7 +20,7 @@ class Bridge:
     """A switch between two open ports, `a` and `b`."""
 
     def __init__(self, a: Port, b: Port, batch: int | None = None) -> None:
-        from_a, from_b = _make_slots(a, b, batch)
+        from_a, from_b = make_stacks(a, b, batch)
         self.directions = (
             Direction(a, b, from_a),
             Direction(b, a, from_b),
@@ -131,18 +132,3 @@ class _Timer:
         self.seconds = seconds
         self.call = call
         self.due = monotonic() + seconds
-
-
-def _make_slots(
-    a: Port, b: Port, batch: int | None
-) -> tuple[list[Slot], list[Slot]]:
-    """The stacks of batches of both directions.
-
-    Between interfaces they share one: the batch that was used last is in the
-    cache. There is a second one for while the first holds frames that wait
-    for room.
-    """
-    if a.is_interface and b.is_interface:
-        shared = [make_slot(batch or a.batch) for _ in range(2)]
-        return shared, shared
-    return [make_slot(batch or a.batch)], [make_slot(batch or b.batch)]

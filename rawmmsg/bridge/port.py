@@ -22,8 +22,6 @@ class Port(ABC):
     """One side of the bridge. `sock` is there from open() to close()."""
 
     sock: RawSocket
-    batch = 64
-    """Frames to receive with one system call."""
 
     def __init__(self, name: str) -> None:
         self.name = name

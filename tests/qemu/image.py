@@ -43,7 +43,7 @@ done
 def cache() -> Path:
     """The folder that keeps the kernel: $RAWMMSG_QEMU_CACHE."""
     default = Path.home() / ".cache" / "rawmmsg-qemu"
-    return Path(os.environ.get("RAWMMSG_QEMU_CACHE") or default)
+    return Path(os.environ.get("RAWMMSG_QEMU_CACHE") or default).absolute()
 
 
 def kernel() -> Path:

@@ -154,6 +154,9 @@ class Lab:
 
     def __exit__(self, failure: object, *_: object) -> None:
         if failure is not None:
+            self._bridge.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._bridge.wait(PATIENCE / 10)
             print(self._log.read_text())  # pytest shows it
         self._stack.close()
 

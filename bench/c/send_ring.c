@@ -1,0 +1,143 @@
+/* Sending by a ring that the kernel reads (PACKET_TX_RING, TPACKET_V2). */
+
+#include "send.h"
+#include "ring.h"
+
+#include <net/if.h>
+
+/* Where the kernel looks for the frame in a slot
+   (net/packet/af_packet.c:tpacket_parse_header()). */
+#define DATA_OFFSET (TPACKET2_HDRLEN - sizeof(struct sockaddr_ll))
+
+#define BATCHES 2 /* that the ring has room for */
+
+struct sending {
+    struct sender sender; /* where the frames are */
+    struct ring ring;
+    int copy; /* or else the frames are in the ring before they are sent */
+};
+
+void
+sending_close(struct sending *s)
+{
+    if (s != NULL) {
+        sender_close(&s->sender);
+        ring_close(&s->ring);
+        free(s);
+    }
+}
+
+/* One block per batch, so that each slot sends the same frame of it each
+   time: 0, or -errno. */
+static int
+open_ring(struct sending *s, const struct loop_setup *setup)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t needed = (size_t)setup->batch * SLOT_SIZE;
+    struct ring_setup wanted = {
+        .interface = if_nametoindex(setup->tx_name),
+        .version = TPACKET_V2,
+        .option = PACKET_TX_RING,
+        .block_size = (needed + page - 1) / page * page,
+    };
+    int error;
+
+    wanted.size = BATCHES * wanted.block_size;
+    error = ring_open(&s->ring, &wanted);
+    if (error == 0 && s->ring.slots_per_block != setup->batch) {
+        return -EINVAL;
+    }
+    return error;
+}
+
+struct sending *
+sending_open(const struct loop_setup *setup, char error[ERROR_SIZE])
+{
+    struct sending *s = calloc(1, sizeof(*s));
+    int result = -ENOMEM;
+
+    if (s != NULL) {
+        s->ring.fd = -1;
+        s->copy = (setup->options & LOOP_COPY) != 0;
+        result = sender_open(&s->sender, setup);
+    }
+    if (result == 0) {
+        result = open_ring(s, setup);
+    }
+    if (result == 0) {
+        return s;
+    }
+    snprintf(error, ERROR_SIZE, "a ring to send on %s: %s", setup->tx_name,
+             strerror(-result));
+    sending_close(s);
+    return NULL;
+}
+
+static void
+fill(struct tpacket2_hdr *slot, const struct iovec *part)
+{
+    memcpy((char *)slot + DATA_OFFSET, part->iov_base, part->iov_len);
+}
+
+void
+sending_prepare(struct sending *s)
+{
+    unsigned i;
+
+    /* A slice ends where it began to fill a block. */
+    for (i = 0; i < BATCHES * s->sender.batch; i++) {
+        fill(ring_slot(&s->ring), &s->sender.parts[i % s->sender.batch]);
+        ring_next_slot(&s->ring);
+    }
+}
+
+/* Waits for a slot that the kernel is done with: 0, or -errno. */
+static int
+wait_for_slot(struct sending *s, struct tpacket2_hdr *slot)
+{
+    while (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE)
+           != TP_STATUS_AVAILABLE) {
+        int error = wait_for(s->ring.fd, POLLOUT);
+
+        if (error < 0) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+static int
+send_batch(struct sending *s)
+{
+    unsigned i;
+
+    for (i = 0; i < s->sender.batch; i++) {
+        const struct iovec *part = &s->sender.parts[i];
+        struct tpacket2_hdr *slot = ring_slot(&s->ring);
+        int error = wait_for_slot(s, slot);
+
+        if (error < 0) {
+            return error;
+        }
+        if (s->copy) {
+            fill(slot, part);
+        }
+        slot->tp_len = (uint32_t)part->iov_len;
+        __atomic_store_n(&slot->tp_status, TP_STATUS_SEND_REQUEST,
+                         __ATOMIC_RELEASE);
+        ring_next_slot(&s->ring);
+    }
+    /* The address is that of bind(2). */
+    return send(s->ring.fd, NULL, 0, MSG_DONTWAIT) < 0 ? -errno : 0;
+}
+
+int
+sending_run(struct sending *s, unsigned rounds)
+{
+    int error = 0;
+
+    for (; rounds > 0 && error == 0; rounds--) {
+        error = send_batch(s);
+    }
+    return error;
+}

@@ -1,0 +1,1 @@
+"""What is said of a run: tables, plots, claims, and the page of all."""

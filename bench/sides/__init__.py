@@ -1,0 +1,1 @@
+"""Who is measured: each side of a comparison, declared in one place."""

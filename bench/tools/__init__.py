@@ -1,0 +1,1 @@
+"""What it takes of this machine: compilers, peers, CPUs."""
