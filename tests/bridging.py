@@ -55,6 +55,7 @@ class OneWay:
     name: str
     received: int
     bytes: int
+    fill: float
     gained: int
     sent: int
     dropped: int
@@ -92,7 +93,8 @@ def _one_way(match: re.Match[str]) -> OneWay:
             reasons[reason] = _number(count)
     names = ("received", "bytes", "gained", "sent", "dropped", "kernel")
     counts = {name: _number(match[name]) for name in names}
-    return OneWay(match["name"], **counts, reasons=reasons)
+    fill = float(match["fill"])
+    return OneWay(match["name"], **counts, fill=fill, reasons=reasons)
 
 
 class Running:

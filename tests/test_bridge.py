@@ -317,6 +317,34 @@ def test_statistics_that_nobody_reads_stop_no_frames(
         assert process.wait(WAIT) == 0
 
 
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", ""])
+def test_statistics_that_cannot_be_written_end_no_bridge(
+    network: Network, ends: Ends, where: str
+) -> None:
+    """No standard error, a log on a full disk, a pipe whose reader has
+    gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(
+        [
+            *("sh", "-c", f'exec "$@" {where}', "sh"),
+            *(*COMMAND, *network.ports, "--stats", "0.001"),
+        ],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=writer,
+    ) as process:
+        os.close(writer)
+        until_passing(ends.left, ends.right)
+        for i in range(50):
+            ends.left.send(numbered(i))
+            same_frames(take(ends.right, 1), [numbered(i)])
+            time.sleep(0.001)
+        process.terminate()
+        assert process.communicate(timeout=WAIT)[0] == b""
+    assert process.returncode == 0
+
+
 # Frames that one side cannot take
 
 

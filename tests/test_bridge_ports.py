@@ -297,7 +297,7 @@ def test_datagram_that_is_no_frame_is_dropped_alone(
         same_frames(take(far, 2), [numbered(1), numbered(2)])
         _, ba = bridge.end().ways
     assert (ba.received, ba.sent) == (5, 2)
-    assert ba.reasons == {"refused": 2, "too long": 1}
+    assert ba.reasons == {"malformed": 2, "too long": 1}
 
 
 def test_datagram_longer_than_any_frame_is_dropped_alone(
@@ -364,9 +364,27 @@ def test_adopted_packet_socket_is_a_port(
 def test_path_is_removed_at_the_end(pair: Veth, tmp_path: Path) -> None:
     with unix_peer(tmp_path) as peer, joined(pair, peer) as (bridge, _):
         assert (tmp_path / "local").is_socket()
+        # For a peer of another user, as is common.
+        (tmp_path / "local").chmod(0o777)
         bridge.end()
         assert not (tmp_path / "local").exists()
         assert (tmp_path / "remote").is_socket()
+
+
+def test_path_may_have_any_name(
+    pair: Veth, sender: RawSocket, far: RawSocket, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a folder: \N{SNOWMAN}=\udcff"
+    folder.mkdir()
+    with unix_peer(folder) as peer, joined(pair, peer) as (bridge, send):
+        send(numbered(1))
+        same_frames(take(far, 1), [numbered(1)])
+        sender.send(numbered(2))
+        same_frames(peer.receive(1), [numbered(2)])
+        outcome = bridge.end()
+    assert outcome.code == 0
+    assert "a folder: " in outcome.text
+    assert not (folder / "local").exists()
 
 
 def test_path_that_is_another_ones_by_now_stays(
@@ -428,11 +446,17 @@ def test_path_in_use_is_an_error(
         ("udp:1.2.3.4:5", "udp:HOST:PORT,HOST:PORT"),
         ("udp:1.2.3.4,5.6.7.8", "udp:HOST:PORT,HOST:PORT"),
         ("udp:1.2.3.4:70000,5.6.7.8:1", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:127.0.0.1:5,127.0.0.1:0", "udp:HOST:PORT,HOST:PORT"),
         ("udp:::1:5,::1:6", "udp:HOST:PORT,HOST:PORT"),
         ("udp:127.0.0.1:5,[::1]:5", "one address is IPv4"),
+        ("udp:a..b:5,127.0.0.1:5", "'a..b': not the name of a host"),
+        (f"udp:127.0.0.1:5,{'a' * 64}:5", "not the name of a host"),
+        ("udp:127.0.0.1:5,127.0.0.1:5", "its own peer"),
         ("fd:", "fd:N"),
         ("fd:-1", "fd:N"),
         ("fd:one", "fd:N"),
+        ("fd:99999999999", "fd:N"),
+        (f"fd:{'9' * 5000}", "fd:N"),
         ("tcp:1.2.3.4:5", "not an interface, unix:LOCAL,REMOTE"),
         ("lo", "not an Ethernet interface"),
         ("interface-with-a-long-name", "not an interface name"),
@@ -475,7 +499,20 @@ def test_port_that_cannot_be_opened_is_explained(
     assert re.search(words, done.stderr)
 
 
-@pytest.mark.parametrize("kind", ["names", "sockets", "both"])
+@pytest.mark.parametrize("remote", ["same", "./same", "link"])
+def test_path_is_not_its_own_peer(
+    pair: Veth, tmp_path: Path, remote: str
+) -> None:
+    (tmp_path / "link").symlink_to("same")
+    local = tmp_path / "same"
+    with Running(pair.b, f"unix:{local},{tmp_path}/{remote}") as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert outcome.text.endswith("its own peer\n")
+    assert not local.exists()
+
+
+@pytest.mark.parametrize("kind", ["names", "sockets", "duplicates", "both"])
 def test_port_has_no_bridge_to_itself(pair: Veth, kind: str) -> None:
     with ExitStack() as stack:
         plain = stack.enter_context(
@@ -483,14 +520,17 @@ def test_port_has_no_bridge_to_itself(pair: Veth, kind: str) -> None:
         )
         plain.bind((pair.b, 3))
         peer = stack.enter_context(fd_peer(socket.SOCK_DGRAM))
+        duplicate = stack.enter_context(
+            socket.socket(fileno=os.dup(peer.pass_fds[0]))
+        )
+        numbers = (*peer.pass_fds, plain.fileno(), duplicate.fileno())
         ports = {
             "names": (pair.b, pair.b),
             "sockets": (peer.port, peer.port),
+            "duplicates": (peer.port, f"fd:{duplicate.fileno()}"),
             "both": (pair.b, f"fd:{plain.fileno()}"),
         }[kind]
-        with Running(
-            *ports, pass_fds=(*peer.pass_fds, plain.fileno())
-        ) as bridge:
+        with Running(*ports, pass_fds=numbers) as bridge:
             outcome = bridge.outcome()
     assert outcome.code == 2
     assert outcome.text.endswith("are one port\n")
@@ -502,7 +542,11 @@ def test_interface_of_the_same_number_elsewhere_is_another(
     """Namespaces number theirs from 1, each."""
     number = socket.if_nametoindex(pair.b)
     with host(veth, 1) as elsewhere:
-        add = f"link add other index {number} type veth peer name end"
+        # The end first: the kernel would give it the number that is free.
+        add = (
+            f"link add other index {number} type veth"
+            f" peer name end index {number + 1_000}"
+        )
         for line in (add, "link set other up", "link set end up"):
             elsewhere.call(ip, *line.split())
         plain = elsewhere.call(

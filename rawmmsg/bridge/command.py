@@ -4,7 +4,6 @@ import argparse
 import errno
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -115,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 raise PortError(f"{a.name} and {b.name} are one port")
             return _bridge(a, b, arguments, wake)
     except (FilterError, PortError) as error:
-        print(f"rawmmsg: {error}", file=sys.stderr)
+        _say(str(error))
         return 2
     except OSError as error:
         return _fail(error)
@@ -133,14 +132,14 @@ def _open(port: "Port", expression: str | None) -> None:
 def _bridge(
     a: "Port", b: "Port", arguments: argparse.Namespace, wake: int
 ) -> int:
-    from .console import Ticker, summary
+    from .console import Ticker, is_terminal, say, summary
     from .loop import Bridge
 
     bridge = Bridge(a, b, arguments.batch)
     if arguments.duration is not None:
         bridge.every(arguments.duration, bridge.end)
     if not arguments.quiet:
-        if arguments.stats is not None or sys.stderr.isatty():
+        if arguments.stats is not None or is_terminal():
             ticker = Ticker(bridge.directions)
             bridge.every(arguments.stats or 1.0, ticker.show)
         _say(f"bridging {a.name} and {b.name}")
@@ -149,7 +148,7 @@ def _bridge(
     finally:
         if not arguments.quiet:
             for direction in bridge.directions:
-                print(summary(direction), file=sys.stderr, flush=True)
+                say(summary(direction))
 
 
 def _run_bridge(bridge: "Bridge", wake: int) -> int:
@@ -164,14 +163,18 @@ def _run_bridge(bridge: "Bridge", wake: int) -> int:
 
 
 def _fail(error: OSError) -> int:
+    from .console import say
+
     _say(error.strerror or str(error))
     for note in getattr(error, "__notes__", ()):
-        print(note, file=sys.stderr)
+        say(note)
     return 1
 
 
 def _say(message: str) -> None:
-    print(f"rawmmsg: {message}", file=sys.stderr, flush=True)
+    from .console import say
+
+    say(f"rawmmsg: {message}")
 
 
 @contextmanager

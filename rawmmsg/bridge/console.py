@@ -1,5 +1,7 @@
 """What the user sees: a line a second, and the summary."""
 
+import contextlib
+import os
 import select
 import sys
 from collections.abc import Iterable, Sequence
@@ -8,11 +10,28 @@ from time import monotonic
 
 from .directions import Direction, Dropped
 
-__all__ = ["Ticker", "summary"]
+__all__ = ["Ticker", "is_terminal", "say", "summary"]
 
 _HEADER_EVERY = 20
 _COLUMNS = " frames/s    Mbit/s  dropped  fill"
 _BETWEEN = " | "
+
+
+def say(text: str) -> None:
+    """Prints it on standard error, if it can be: a pipe whose reader has gone,
+    a full disk or no standard error at all end no bridge."""
+    if sys.stderr is None:
+        return
+    # Past its buffer, which would keep what could not be written and fail
+    # again when the interpreter ends.
+    with contextlib.suppress(OSError):
+        line = f"{text}\n".encode(sys.stderr.encoding, "backslashreplace")
+        os.write(sys.stderr.fileno(), line)
+
+
+def is_terminal() -> bool:
+    """Whether somebody looks at standard error."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Ticker:
@@ -25,19 +44,19 @@ class Ticker:
     def show(self) -> None:
         """Unless that had to wait: a terminal that has been stopped (Ctrl-S)
         stops no frames."""
-        if not _has_room(sys.stderr.fileno()):
+        if sys.stderr is None or not _has_room(sys.stderr.fileno()):
             return
         if self._lines % _HEADER_EVERY == 0:
-            self._print(
+            self._say(
                 f"{rate.name[: len(_COLUMNS)]:^{len(_COLUMNS)}}"
                 for rate in self._rates
             )
-            self._print(_COLUMNS for _ in self._rates)
+            self._say(_COLUMNS for _ in self._rates)
         self._lines += 1
-        self._print(rate.next() for rate in self._rates)
+        self._say(rate.next() for rate in self._rates)
 
-    def _print(self, columns: Iterable[str]) -> None:
-        print(_BETWEEN.join(columns), file=sys.stderr, flush=True)
+    def _say(self, columns: Iterable[str]) -> None:
+        say(_BETWEEN.join(columns))
 
 
 class _Rate:

@@ -22,6 +22,10 @@ ATTEMPTS = 100
 # that is full (ENOBUFS), a socket that is readable without a packet.
 PAUSE = 0.001
 
+# An Ethernet header. What is shorter is no frame, and where it is empty, some
+# take it for the end of a connection (QEMU).
+_SHORTEST = 14
+
 # There is no such type (linux/virtio_net.h), so no socket sends it.
 _NO_GSO_TYPE = 0xFF
 
@@ -62,11 +66,11 @@ class Direction:
         self.sink = sink
         self.dropped = Dropped()
         self.bytes_received = 0
-        self.lost = 0  # in the kernel: no offload header can express them
         self.accepts = True
         self.needs_room = False
         self.due = math.inf
         self._recvmmsg_into = source.sock.recvmmsg_into
+        self._gets_datagrams = not source.is_interface
         self._outlet = outlet_for(source.sock, sink.sock)
         self._few, self._many = stacks
         self._few_are = self._few[-1][0].capacity
@@ -91,7 +95,7 @@ class Direction:
     def kernel_drops(self) -> int | None:
         """Dropped before they were received; None where nothing counts."""
         dropped = self.source.sock.statistics().packets_dropped
-        return None if dropped is None else dropped + self.lost
+        return None if dropped is None else dropped + self.source.lost
 
     @property
     def sent(self) -> int:
@@ -114,10 +118,12 @@ class Direction:
         sizes = lengths[:count]
         size = sum(sizes)
         self.bytes_received += size
+        if size >= SUPER_FRAME and SUPER_FRAME in sizes:
+            _refuse_truncated(batch)
+        if self._gets_datagrams and min(sizes) < _SHORTEST:
+            _refuse_short(batch)
         if size > count * _SMALL:
             self._stack = self._few
-            if SUPER_FRAME in sizes:
-                self._mark_truncated(batch, count)
         elif count == self._few_are:
             self._stack = self._many
         self._outlet.load(batch)
@@ -152,7 +158,7 @@ class Direction:
             if error.errno == errno.ENETDOWN:
                 return False  # said once; frames come when the link is up
             if error.errno == errno.EINVAL:
-                self.lost += 1
+                self.source.lost += 1
                 return False
             if error.errno != errno.EAGAIN:
                 raise error
@@ -162,35 +168,35 @@ class Direction:
         self.due = monotonic() + PAUSE
         return True
 
-    def _mark_truncated(self, batch: PacketBatch, count: int) -> None:
-        """Has those that did not fit be refused (an administrator can allow
-        longer ones: ip link, gso_max_size), rather than sent on cut."""
-        flags = batch.flags
-        assert flags is not None
-        cut = [i for i in range(count) if flags[i] & TRUNCATED]
-        if cut and batch.gso_types is None:
-            batch.clear()  # zeroes the headers
-            batch.set_count(count)
-        for i in cut:
-            assert batch.gso_types is not None
-            batch.gso_types[i] = _NO_GSO_TYPE
-
     def _push(self) -> bool:
         """Sends what is loaded: whether it is all sent or dropped."""
         outlet = self._outlet
+        doubted = 0  # the error that the frame which comes next has had
         while True:
             try:
                 done = outlet.send()
-                self._attempts = 0
-                if done:
-                    return True
             except ValueError:
                 self.dropped.malformed += 1
                 outlet.skip()
             except OSError as error:
-                if error.errno in (errno.EAGAIN, errno.ENOBUFS):
-                    return not self._wait_for_room(error.errno)
+                number = error.errno or 0
+                if doubted == errno.EINVAL and number != doubted:
+                    self.sink.lost += 1
+                if number in (errno.EAGAIN, errno.ENOBUFS):
+                    return not self._wait_for_room(number)
+                if not doubted:
+                    # A socket has one error pending, for whichever call comes
+                    # next: it may be about what it received (sock_error()).
+                    doubted = number
+                    continue
                 self._drop(error)
+            else:
+                if doubted == errno.EINVAL:
+                    self.sink.lost += 1
+                self._attempts = 0
+                if done:
+                    return True
+            doubted = 0
 
     def _wait_for_room(self, number: int) -> bool:
         """Whether it is worth it; all that is left is dropped otherwise."""
@@ -221,3 +227,27 @@ class Direction:
         else:
             dropped.refused += 1
         self._outlet.skip()
+
+
+def _refuse_truncated(batch: PacketBatch) -> None:
+    """Frames that did not fit (an administrator can allow longer ones: ip
+    link, gso_max_size) are not sent on cut."""
+    flags = batch.flags
+    assert flags is not None
+    _refuse(batch, [i for i in range(len(batch)) if flags[i] & TRUNCATED])
+
+
+def _refuse_short(batch: PacketBatch) -> None:
+    lengths = batch.lengths
+    _refuse(batch, [i for i in range(len(batch)) if lengths[i] < _SHORTEST])
+
+
+def _refuse(batch: PacketBatch, indexes: list[int]) -> None:
+    """Has each of these frames be an error when it is to be sent."""
+    count = len(batch)
+    if indexes and batch.gso_types is None:
+        batch.clear()  # zeroes the headers
+        batch.set_count(count)
+    for i in indexes:
+        assert batch.gso_types is not None
+        batch.gso_types[i] = _NO_GSO_TYPE

@@ -25,6 +25,9 @@ class Port(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        # Frames that the kernel could not hand over: no offload header tells
+        # what they are (EINVAL).
+        self.lost = 0
 
     @abstractmethod
     def open(self, expression: str | None) -> None:
@@ -41,7 +44,10 @@ class Port(ABC):
     def is_same(self, other: "Port") -> bool:
         """Whether both are one socket, or sockets of one interface."""
         if not (self.is_interface and other.is_interface):
-            return self.sock.fileno() == other.sock.fileno()
+            # A socket has an inode of its own, a duplicate the same.
+            return os.path.sameopenfile(
+                self.sock.fileno(), other.sock.fileno()
+            )
         return (
             self.sock.ifindex == other.sock.ifindex
             and self._namespace() == other._namespace()

@@ -10,6 +10,8 @@ from .unix import UnixSocket
 
 __all__ = ["Port", "PortError", "parse_port"]
 
+_DESCRIPTOR: Final = re.compile(r"\d{1,9}")  # what a C int holds
+
 # [HOST]:PORT, where a HOST with colons stands in brackets.
 _ADDRESS: Final = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*)):(\d{1,5})")
 
@@ -22,7 +24,7 @@ def parse_port(text: str) -> Port:
             raise PortError("a port has a name")
         return Interface(text)
     if kind == "fd":
-        if not rest.isdecimal():
+        if not _DESCRIPTOR.fullmatch(rest):
             raise PortError(f"{text!r}: fd:N takes a descriptor's number")
         return Descriptor(text, int(rest))
     parts = rest.split(",")
@@ -46,6 +48,6 @@ def parse_port(text: str) -> Port:
 
 def _parse_address(text: str) -> tuple[str, int] | None:
     found = _ADDRESS.fullmatch(text)
-    if found is None or int(found[3]) > 0xFFFF:
+    if found is None or not 0 < int(found[3]) <= 0xFFFF:
         return None
     return found[1] or found[2] or "", int(found[3])

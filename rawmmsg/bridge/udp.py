@@ -30,6 +30,8 @@ class UdpSocket(Port):
             plain.bind(local)
             # For the datagrams of this peer alone.
             plain.connect(remote)
+            if plain.getsockname() == plain.getpeername():
+                raise PortError(f"{self.name}: its own peer")
             self.take(
                 RawSocket(
                     fileno=plain.fileno(),
@@ -55,9 +57,12 @@ def _look_up(
     host: str, port: int
 ) -> Sequence[tuple[socket.AddressFamily, int, int, str, Any]]:
     """What getaddrinfo(3) says; no host: any address."""
-    return socket.getaddrinfo(
-        host or None,
-        port,
-        type=socket.SOCK_DGRAM,
-        flags=socket.AI_PASSIVE,
-    )
+    try:
+        return socket.getaddrinfo(
+            host or None,
+            port,
+            type=socket.SOCK_DGRAM,
+            flags=socket.AI_PASSIVE,
+        )
+    except UnicodeError:  # from IDNA: a label that is empty, or too long
+        raise PortError(f"{host!r}: not the name of a host") from None

@@ -35,6 +35,8 @@ class UnixSocket(Port):
             _bind_path(plain, self.local)
             self._ours = _look_at(self.local)
             try:
+                if self._is_ours(self.remote):
+                    raise PortError(f"{self.name}: its own peer")
                 self.take(RawSocket(fileno=plain.fileno(), filter=program))
             except BaseException:
                 self._unlink()
@@ -65,10 +67,19 @@ class UnixSocket(Port):
 
     def _unlink(self) -> None:
         """Removes our end, if it is still ours."""
-        found = _look_at(self.local)
-        if found is not None and _is_same(found, self._ours):
+        if self._is_ours(self.local):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.local)
+
+    def _is_ours(self, path: str) -> bool:
+        """Whether it is what we have made at LOCAL, whatever its owner and
+        mode by now: its number is not given away while we have it open."""
+        found = _look_at(path)
+        return (
+            found is not None
+            and self._ours is not None
+            and os.path.samestat(found, self._ours)
+        )
 
 
 def _look_at(path: str) -> os.stat_result | None:
