@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,14 @@ def sender(pair: Veth) -> Iterator[RawSocket]:
     """A socket that sends on it, from `pair.a`."""
     with RawSocket(pair.a, protocol=0) as sock:
         yield sock
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder like tmp_path, whose name leaves room for that of a socket
+    (unix(7): 108 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="rawmmsg-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

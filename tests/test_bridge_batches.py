@@ -192,9 +192,9 @@ def test_truncated_frame_is_found_among_small_ones(
 
 
 def test_truncated_datagram_is_found_among_small_ones(
-    network: Network, tmp_path: Path
+    network: Network, short_path: Path
 ) -> None:
-    local, remote = str(tmp_path / "local"), str(tmp_path / "remote")
+    local, remote = str(short_path / "local"), str(short_path / "remote")
     small = [numbered(i) for i in range(8)]
     with (
         RawSocket(network.left.a, ignore_outgoing=True) as left,

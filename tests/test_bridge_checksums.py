@@ -52,8 +52,8 @@ Join = Callable[[str, str], AbstractContextManager[list[Running]]]
 
 
 @pytest.fixture(params=[directly, over_datagrams])
-def join(request: pytest.FixtureRequest, tmp_path: Path) -> Join:
-    return lambda a, b: request.param(a, b, tmp_path)
+def join(request: pytest.FixtureRequest, short_path: Path) -> Join:
+    return lambda a, b: request.param(a, b, short_path)
 
 
 @pytest.mark.parametrize("offloads", [True, False], ids=["gso", "no gso"])
@@ -175,14 +175,14 @@ def test_tagged_super_frame_is_whole_where_hardware_does_nothing(
 
 
 def test_tagged_super_frame_is_whole_behind_two_bridges(
-    veth_factory: Callable[..., Veth], tmp_path: Path
+    veth_factory: Callable[..., Veth], short_path: Path
 ) -> None:
     """Which cut it themselves, on the way from one to the other."""
     left, right = veth_factory(mtu=9000), veth_factory(mtu=9000)
     with (
         RawSocket(left.a, protocol=0, vnet_hdr=True) as sender,
         RawSocket(right.a, ignore_outgoing=True) as receiver,
-        over_datagrams(left.b, right.b, tmp_path),
+        over_datagrams(left.b, right.b, short_path),
     ):
         until_passing(sender, receiver)
         for batch, wanted in every_kind(8_900):

@@ -89,10 +89,10 @@ def fd_peer(kind: socket.SocketKind) -> Iterator[Peer]:
 
 
 @pytest.fixture(params=["unix", "udp4", "udp6", "fd"])
-def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
+def peer(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Peer]:
     with ExitStack() as stack:
         made = {
-            "unix": lambda: unix_peer(tmp_path),
+            "unix": lambda: unix_peer(short_path),
             "udp4": lambda: udp_peer(socket.AF_INET, "127.0.0.1"),
             "udp6": lambda: udp_peer(socket.AF_INET6, "::1"),
             "fd": lambda: fd_peer(socket.SOCK_DGRAM),
@@ -194,11 +194,11 @@ def test_filter_for_udp_accepts_what_it_accepted() -> None:
 
 
 def test_peer_that_is_not_there_is_waited_for(
-    pair: Veth, sender: RawSocket, far: RawSocket, tmp_path: Path
+    pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
 ) -> None:
     """Frames for it are dropped until then; and again for its successor,
     which speaks first."""
-    local, remote = str(tmp_path / "local"), str(tmp_path / "remote")
+    local, remote = str(short_path / "local"), str(short_path / "remote")
     with bridging(pair.b, f"unix:{local},{remote}") as bridge:
         sender.sendall([numbered(i) for i in range(5)])
         for _ in range(3):
@@ -237,11 +237,11 @@ def reaches(sender: RawSocket, packet: bytes, receiver: socket.socket) -> bool:
 
 
 def test_peer_may_connect_itself(
-    pair: Veth, sender: RawSocket, far: RawSocket, tmp_path: Path
+    pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
 ) -> None:
     """It then takes frames from nobody but the socket at LOCAL."""
-    with unix_peer(tmp_path) as peer, joined(pair, peer):
-        peer.sock.connect(str(tmp_path / "local"))
+    with unix_peer(short_path) as peer, joined(pair, peer):
+        peer.sock.connect(str(short_path / "local"))
         peer.sock.send(numbered(1))
         same_frames(take(far, 1), [numbered(1)])
         sender.send(numbered(2))
@@ -301,9 +301,9 @@ def test_datagram_that_is_no_frame_is_dropped_alone(
 
 
 def test_datagram_longer_than_any_frame_is_dropped_alone(
-    pair: Veth, far: RawSocket, tmp_path: Path
+    pair: Veth, far: RawSocket, short_path: Path
 ) -> None:
-    with unix_peer(tmp_path) as peer, joined(pair, peer) as (bridge, send):
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, send):
         for packet in (numbered(1), b"x" * (SUPER_FRAME + 1), numbered(2)):
             send(packet)
         same_frames(take(far, 2), [numbered(1), numbered(2)])
@@ -311,10 +311,10 @@ def test_datagram_longer_than_any_frame_is_dropped_alone(
 
 
 def test_two_bridges_join_two_interfaces(
-    pair: Veth, far: RawSocket, veth: Veth, tmp_path: Path
+    pair: Veth, far: RawSocket, veth: Veth, short_path: Path
 ) -> None:
     """Back to back over paths, super-frames at either end."""
-    one, other = tmp_path / "one", tmp_path / "other"
+    one, other = short_path / "one", short_path / "other"
     large = Datagram(data(30_000), tags=(Q,))
     batch = PacketBatch(1, SUPER_FRAME)
     add(batch, large, MSS)
@@ -361,20 +361,20 @@ def test_adopted_packet_socket_is_a_port(
 # Paths
 
 
-def test_path_is_removed_at_the_end(pair: Veth, tmp_path: Path) -> None:
-    with unix_peer(tmp_path) as peer, joined(pair, peer) as (bridge, _):
-        assert (tmp_path / "local").is_socket()
+def test_path_is_removed_at_the_end(pair: Veth, short_path: Path) -> None:
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
+        assert (short_path / "local").is_socket()
         # For a peer of another user, as is common.
-        (tmp_path / "local").chmod(0o777)
+        (short_path / "local").chmod(0o777)
         bridge.end()
-        assert not (tmp_path / "local").exists()
-        assert (tmp_path / "remote").is_socket()
+        assert not (short_path / "local").exists()
+        assert (short_path / "remote").is_socket()
 
 
 def test_path_may_have_any_name(
-    pair: Veth, sender: RawSocket, far: RawSocket, tmp_path: Path
+    pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
 ) -> None:
-    folder = tmp_path / "a folder: \N{SNOWMAN}=\udcff"
+    folder = short_path / "a folder: \N{SNOWMAN}=\udcff"
     folder.mkdir()
     with unix_peer(folder) as peer, joined(pair, peer) as (bridge, send):
         send(numbered(1))
@@ -388,31 +388,31 @@ def test_path_may_have_any_name(
 
 
 def test_path_that_is_another_ones_by_now_stays(
-    pair: Veth, tmp_path: Path
+    pair: Veth, short_path: Path
 ) -> None:
-    with unix_peer(tmp_path) as peer, joined(pair, peer) as (bridge, _):
-        os.unlink(tmp_path / "local")
-        (tmp_path / "local").write_text("mine")
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
+        os.unlink(short_path / "local")
+        (short_path / "local").write_text("mine")
         bridge.end()
-    assert (tmp_path / "local").read_text() == "mine"
+    assert (short_path / "local").read_text() == "mine"
 
 
 def test_socket_that_nobody_has_open_is_replaced(
-    pair: Veth, far: RawSocket, tmp_path: Path
+    pair: Veth, far: RawSocket, short_path: Path
 ) -> None:
     """As one is left over when a program is killed."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(tmp_path / "local"))
-    with unix_peer(tmp_path) as peer, joined(pair, peer) as (_, send):
+        sock.bind(str(short_path / "local"))
+    with unix_peer(short_path) as peer, joined(pair, peer) as (_, send):
         send(numbered(1))
         same_frames(take(far, 1), [numbered(1)])
 
 
 @pytest.mark.parametrize("what", ["socket", "connected", "file", "directory"])
 def test_path_in_use_is_an_error(
-    pair: Veth, tmp_path: Path, what: str
+    pair: Veth, short_path: Path, what: str
 ) -> None:
-    local = tmp_path / "local"
+    local = short_path / "local"
     with ExitStack() as stack:
         if what == "file":
             local.write_text("mine")
@@ -425,7 +425,7 @@ def test_path_in_use_is_an_error(
             sock.bind(str(local))
             if what == "connected":
                 sock.connect(str(local))
-        port = f"unix:{local},{tmp_path}/remote"
+        port = f"unix:{local},{short_path}/remote"
         with Running(pair.b, port) as bridge:
             outcome = bridge.outcome()
     assert outcome.code == 1
@@ -501,11 +501,11 @@ def test_port_that_cannot_be_opened_is_explained(
 
 @pytest.mark.parametrize("remote", ["same", "./same", "link"])
 def test_path_is_not_its_own_peer(
-    pair: Veth, tmp_path: Path, remote: str
+    pair: Veth, short_path: Path, remote: str
 ) -> None:
-    (tmp_path / "link").symlink_to("same")
-    local = tmp_path / "same"
-    with Running(pair.b, f"unix:{local},{tmp_path}/{remote}") as bridge:
+    (short_path / "link").symlink_to("same")
+    local = short_path / "same"
+    with Running(pair.b, f"unix:{local},{short_path}/{remote}") as bridge:
         outcome = bridge.outcome()
     assert outcome.code == 2
     assert outcome.text.endswith("its own peer\n")
