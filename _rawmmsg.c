@@ -2466,6 +2466,36 @@ is_closed(RawSocket *s)
            & SOCKET_CLOSED;
 }
 
+/* The name of the interface, which may have been renamed: a new reference, or
+   NULL with an exception set. None for all interfaces. Where the interface or
+   the descriptor is gone, it is the last name known. The caller has entered a
+   call, or the socket is closed. */
+static PyObject *
+interface_name(RawSocket *s)
+{
+    struct ifreq request = {.ifr_ifindex = s->ifindex};
+
+    if (s->ifindex > 0 && !is_closed(s)
+        && ioctl(s->fd, SIOCGIFNAME, &request) == 0) {
+        return PyUnicode_DecodeFSDefault(request.ifr_name);
+    }
+    return Py_NewRef(s->interface != NULL ? s->interface : Py_None);
+}
+
+/* Raises an OSError about the socket, in a call that has been entered, or that
+   found it closed; always -1. */
+static int
+raise_error(RawSocket *s, int error, const char *call)
+{
+    PyObject *interface = interface_name(s);
+
+    if (interface != NULL) {
+        raise_os_error(error, call, interface);
+        Py_DECREF(interface);
+    }
+    return -1;
+}
+
 /* packet_release() waits for the network's readers: without the GIL. */
 static void
 close_descriptors(RawSocket *s)
@@ -2476,20 +2506,27 @@ close_descriptors(RawSocket *s)
     Py_END_ALLOW_THREADS
 }
 
-/* Begins a call on the descriptor: 0, or -1 with EBADF raised. */
-static int
-enter_call(RawSocket *s, const char *call)
+/* Begins a call on the descriptor; false where the socket is closed. */
+static bool
+try_enter(RawSocket *s)
 {
     unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
 
     do {
         if (state & SOCKET_CLOSED) {
-            return raise_os_error(EBADF, call, s->interface);
+            return false;
         }
     } while (!atomic_compare_exchange_weak_explicit(
         &s->state, &state, state + 1, memory_order_acq_rel,
         memory_order_relaxed));
-    return 0;
+    return true;
+}
+
+/* The same: 0, or -1 with EBADF raised. */
+static int
+enter_call(RawSocket *s, const char *call)
+{
+    return try_enter(s) ? 0 : raise_error(s, EBADF, call);
 }
 
 /* Ends it; the last one out of a closed socket closes the descriptors. */
@@ -2597,56 +2634,6 @@ ethtool_ioctl(RawSocket *s, void *command)
     }
     request.ifr_data = command;
     return ioctl(s->fd, SIOCETHTOOL, &request);
-}
-
-/* How many features the kernel knows; 0 where it does not tell. */
-static uint32_t
-count_features(RawSocket *s)
-{
-    const struct ethtool_sset_info info = {
-        .cmd = ETHTOOL_GSSET_INFO,
-        .sset_mask = UINT64_C(1) << ETH_SS_FEATURES,
-    };
-    /* The answer comes behind the question. */
-    uint32_t set[sizeof(info) / sizeof(uint32_t) + 1] = {0};
-
-    memcpy(set, &info, sizeof(info));
-    return ethtool_ioctl(s, set) < 0 ? 0 : set[Py_ARRAY_LENGTH(set) - 1];
-}
-
-/* Whether the interface lacks a feature, by ethtool's name for it. False where
-   that cannot be told. */
-static bool
-lacks_feature(RawSocket *s, const char *name)
-{
-    uint32_t count = count_features(s);
-    uint32_t blocks = (count + 31) / 32, i;
-    struct ethtool_gstrings *names =
-        PyMem_Calloc(1, sizeof(*names) + (size_t)count * ETH_GSTRING_LEN);
-    struct ethtool_gfeatures *features = PyMem_Calloc(
-        1, sizeof(*features) + blocks * sizeof(features->features[0]));
-    bool lacks = false;
-
-    if (names != NULL && features != NULL && count > 0) {
-        *names = (struct ethtool_gstrings){.cmd = ETHTOOL_GSTRINGS,
-                                           .string_set = ETH_SS_FEATURES,
-                                           .len = count};
-        *features = (struct ethtool_gfeatures){.cmd = ETHTOOL_GFEATURES,
-                                               .size = blocks};
-        if (ethtool_ioctl(s, names) == 0 && ethtool_ioctl(s, features) == 0) {
-            for (i = 0; i < names->len; i++) {
-                const char *known = (char *)&names->data[i * ETH_GSTRING_LEN];
-
-                if (strncmp(known, name, ETH_GSTRING_LEN) == 0) {
-                    lacks = !(features->features[i / 32].active
-                              & (UINT32_C(1) << i % 32));
-                }
-            }
-        }
-    }
-    PyMem_Free(names);
-    PyMem_Free(features);
-    return lacks;
 }
 
 /* Whether frames of this link type begin with an Ethernet header. */
@@ -2944,7 +2931,7 @@ poll_socket(RawSocket *s, struct transfer *t, short events, int64_t limit_ns)
     error = errno;
     Py_END_ALLOW_THREADS
     if (ready < 0 && error != EINTR) {
-        return raise_os_error(error, "ppoll", s->interface);
+        return raise_error(s, error, "ppoll");
     }
     /* Not only after EINTR: a signal may have come before the wait began. */
     if (PyErr_CheckSignals() < 0) {
@@ -2967,7 +2954,7 @@ patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
         return INT64_MAX;
     }
     if (t->timeout_ns == 0) {
-        return raise_os_error(error, name_of_call(t), s->interface);
+        return raise_error(s, error, name_of_call(t));
     }
     if (t->deadline_ns == 0) {
         t->deadline_ns = now + t->timeout_ns;
@@ -2984,7 +2971,7 @@ static int
 raise_gone(RawSocket *s, struct transfer *t)
 {
     atomic_store_explicit(&s->link_doubted, true, memory_order_relaxed);
-    return raise_os_error(ENODEV, name_of_call(t), s->interface);
+    return raise_error(s, ENODEV, name_of_call(t));
 }
 
 /* Waits until it is worth trying again: 0, or -1 with an exception set.
@@ -3041,7 +3028,7 @@ back_off(RawSocket *s, struct transfer *t)
         t->full_since_ns = now;
     }
     if (t->timeout_ns < 0 && now - t->full_since_ns >= FULL_LIMIT_NS) {
-        return raise_os_error(ENOBUFS, name_of_call(t), s->interface);
+        return raise_error(s, ENOBUFS, name_of_call(t));
     }
     t->pause_ns = pause * 2 < LAST_PAUSE_NS ? pause * 2 : LAST_PAUSE_NS;
     atomic_fetch_add_explicit(&s->send_retries, 1, memory_order_relaxed);
@@ -3065,55 +3052,7 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
     if ((error == ENETDOWN || error == ENXIO) && interface_is_gone(s)) {
         return raise_gone(s, t);
     }
-    return raise_os_error(error, name_of_call(t), s->interface);
-}
-
-/* After ENOBUFS: the feature without which the interface cannot segment the
-   super-frame that was to go past the queueing discipline; NULL where that is
-   not the reason (net/core/dev.c:__dev_direct_xmit() drops what
-   validate_xmit_skb_list() had to segment). */
-static const char *
-missing_feature(RawSocket *s, const struct transfer *t)
-{
-    const struct iovec *part = t->messages[0].msg_hdr.msg_iov;
-    int bypass = 0;
-    socklen_t length = sizeof(bypass);
-    struct offload_header h;
-    const char *feature = NULL;
-
-    if (s->vnet_hdr == 0 || s->ifindex == 0
-        || getsockopt(s->fd, SOL_PACKET, PACKET_QDISC_BYPASS, &bypass, &length)
-               < 0
-        || !bypass) {
-        return NULL;
-    }
-    memcpy(&h, part->iov_base, VNET_HEADER);
-    switch (h.gso_type & ~GSO_ECN) {
-    case GSO_TCPV4:
-        feature = "tx-tcp-segmentation";
-        break;
-    case GSO_TCPV6:
-        feature = "tx-tcp6-segmentation";
-        break;
-    case GSO_UDP_L4:
-        feature = "tx-udp-segmentation";
-        break;
-    }
-    return feature != NULL && lacks_feature(s, feature) ? feature : NULL;
-}
-
-/* Always -1 with the exception set. */
-static int
-raise_cannot_segment(RawSocket *s, const struct transfer *t,
-                     const char *feature)
-{
-    char call[160];
-
-    PyOS_snprintf(call, sizeof(call),
-                  "sendmmsg: packets[%zd] is a super-frame, and qdisc_bypass "
-                  "needs an interface with %s for it",
-                  t->index, feature);
-    return raise_os_error(EOPNOTSUPP, call, s->interface);
+    return raise_error(s, error, name_of_call(t));
 }
 
 /* Nothing to be had now: waits, or raises. */
@@ -3149,14 +3088,13 @@ count_transfer(RawSocket *s, const struct transfer *t, int done)
 static int
 run_transfer(RawSocket *s, struct transfer *t)
 {
-    const char *feature;
     int done, error;
 
     for (;;) {
         int result;
 
         if (is_closed(s)) {
-            return raise_os_error(EBADF, name_of_call(t), s->interface);
+            return raise_error(s, EBADF, name_of_call(t));
         }
         if (!t->sending
             && atomic_load_explicit(&s->error_kept, memory_order_relaxed)) {
@@ -3179,10 +3117,6 @@ run_transfer(RawSocket *s, struct transfer *t)
         }
         else if (error == EINTR) {
             result = PyErr_CheckSignals();
-        }
-        else if (error == ENOBUFS && t->sending
-                 && (feature = missing_feature(s, t)) != NULL) {
-            return raise_cannot_segment(s, t, feature);
         }
         else if (error == ENOBUFS && t->retry_full) {
             result = back_off(s, t);
@@ -3376,6 +3310,7 @@ refuse_single(RawSocket *s, const char *method)
     if (s->vnet_hdr == 0) {
         return 0;
     }
+    /* Not in a call: the descriptor may be closed meanwhile. */
     return raise_os_error(EOPNOTSUPP, method, s->interface);
 }
 
@@ -3921,7 +3856,7 @@ set_option(RawSocket *s, int level, int name, const void *value,
     result = setsockopt(s->fd, level, name, value, length);
     error = errno;
     Py_END_ALLOW_THREADS
-    return result < 0 ? raise_os_error(error, call, s->interface) : 0;
+    return result < 0 ? raise_error(s, error, call) : 0;
 }
 
 static int
@@ -3938,7 +3873,7 @@ read_int_option(RawSocket *s, int level, int name, const char *call)
     socklen_t length = sizeof(value);
 
     if (getsockopt(s->fd, level, name, &value, &length) < 0) {
-        return raise_os_error(errno, call, s->interface);
+        return raise_error(s, errno, call);
     }
     return value;
 }
@@ -3978,7 +3913,7 @@ take_filter(RawSocket *s, const char *call)
 {
     if (atomic_exchange_explicit(&s->filter_busy, true,
                                  memory_order_acquire)) {
-        return raise_os_error(EBUSY, call, s->interface);
+        return raise_error(s, EBUSY, call);
     }
     return 0;
 }
@@ -4048,7 +3983,7 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
                      sizeof(*p->code), view.len);
     }
     else if (p->count > MAX_INSTRUCTIONS) {
-        raise_os_error(EINVAL, attach_call, s->interface);
+        raise_error(s, EINVAL, attach_call);
     }
     else {
         p->code = PyMem_Malloc((size_t)view.len);
@@ -4702,11 +4637,11 @@ look_up_interface(RawSocket *s, const char *name)
 
     memcpy(request.ifr_name, name, IFNAMSIZ);
     if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
-        return raise_os_error(errno, "ioctl(SIOCGIFINDEX)", s->interface);
+        return raise_error(s, errno, "ioctl(SIOCGIFINDEX)");
     }
     s->ifindex = request.ifr_ifindex;
     if (ioctl(s->fd, SIOCGIFHWADDR, &request) < 0) {
-        return raise_os_error(errno, "ioctl(SIOCGIFHWADDR)", s->interface);
+        return raise_error(s, errno, "ioctl(SIOCGIFHWADDR)");
     }
     s->link_type = request.ifr_hwaddr.sa_family;
     return 0;
@@ -4768,9 +4703,8 @@ apply_timestamps(RawSocket *s, const struct options *o)
                               "setsockopt(SO_TIMESTAMPNS)");
     }
     if (!has_hardware_stamps(s)) {
-        return raise_os_error(EOPNOTSUPP,
-                              "the interface has no hardware time stamps",
-                              s->interface);
+        return raise_error(s, EOPNOTSUPP,
+                           "the interface has no hardware time stamps");
     }
     return set_int_option(s, SOL_SOCKET, SO_TIMESTAMPING,
                           SOF_TIMESTAMPING_RX_HARDWARE
@@ -4929,10 +4863,10 @@ bind_socket(RawSocket *s, const struct options *o, int protocol)
     error = errno;
     Py_END_ALLOW_THREADS
     if (result < 0) {
-        return raise_os_error(error, "bind", s->interface);
+        return raise_error(s, error, "bind");
     }
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &pending, &length) < 0) {
-        return raise_os_error(errno, "getsockopt(SO_ERROR)", s->interface);
+        return raise_error(s, errno, "getsockopt(SO_ERROR)");
     }
     if (pending == 0 && protocol == 0 && !link_is_up(s)) {
         pending = ENETDOWN;
@@ -4941,7 +4875,7 @@ bind_socket(RawSocket *s, const struct options *o, int protocol)
         atomic_store(&s->link_doubted, true);
         return 0;
     }
-    return pending == 0 ? 0 : raise_os_error(pending, "bind", s->interface);
+    return pending == 0 ? 0 : raise_error(s, pending, "bind");
 }
 
 /* As bind_socket(), for a member of a fanout group: until it has joined, it
@@ -5078,7 +5012,7 @@ inspect_packet_socket(RawSocket *s, struct options *o)
     }
     request.ifr_ifindex = address.sll_ifindex;
     if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
-        return raise_os_error(errno, "ioctl(SIOCGIFNAME)", s->interface);
+        return raise_error(s, errno, "ioctl(SIOCGIFNAME)");
     }
     s->ifindex = address.sll_ifindex;
     s->link_type = address.sll_hatype;
@@ -5328,8 +5262,7 @@ collect_drops(RawSocket *s)
     }
     if (getsockopt(s->fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length)
         < 0) {
-        return raise_os_error(errno, "getsockopt(PACKET_STATISTICS)",
-                              s->interface);
+        return raise_error(s, errno, "getsockopt(PACKET_STATISTICS)");
     }
     atomic_fetch_add_explicit(&s->packets_dropped, statistics.tp_drops,
                               memory_order_relaxed);
@@ -5441,7 +5374,7 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     result = getsockopt(s->fd, level, name,
                         size == 0 ? (void *)&number : bytes, &length);
     if (result < 0) {
-        raise_os_error(errno, call, s->interface);
+        raise_error(s, errno, call);
     }
     leave_call(s);
     if (result < 0) {
@@ -5547,7 +5480,7 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
         }
     }
     if (error != 0) {
-        raise_os_error(error, call, s->interface);
+        raise_error(s, error, call);
     }
     leave_call(s);
     if (error != 0) {
@@ -5754,9 +5687,15 @@ RawSocket_get_type(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *
 RawSocket_get_interface(PyObject *self, void *Py_UNUSED(closure))
 {
-    PyObject *interface = ((RawSocket *)self)->interface;
+    RawSocket *s = (RawSocket *)self;
+    PyObject *interface;
 
-    return Py_NewRef(interface != NULL ? interface : Py_None);
+    if (!try_enter(s)) {
+        return interface_name(s);
+    }
+    interface = interface_name(s);
+    leave_call(s);
+    return interface;
 }
 
 static PyObject *
@@ -5797,7 +5736,7 @@ RawSocket_get_mtu(PyObject *self, void *Py_UNUSED(closure))
     }
     result = interface_ioctl(s->fd, s->ifindex, SIOCGIFMTU, &answer);
     if (result < 0) {
-        raise_os_error(errno, call, s->interface);
+        raise_error(s, errno, call);
     }
     leave_call(s);
     return result < 0 ? NULL : PyLong_FromLong(answer.ifr_mtu);
