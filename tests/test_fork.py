@@ -169,7 +169,7 @@ def test_detach_in_the_child_works_beside_the_parents_call(
 def test_close_in_the_child_wakes_the_childs_calls(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """Without the eventfd, which is the parent's: they look every second."""
+    """By an eventfd of its own."""
     sock = pair[1]
 
     def child() -> None:
@@ -184,25 +184,31 @@ def test_close_in_the_child_wakes_the_childs_calls(
         in_child(child)
 
 
-def test_detach_in_the_child_is_for_good(
+def test_detach_in_the_child_waits_for_the_childs_calls(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """A call of the child's that ends later does not open the object again."""
+    """For those alone: not for the parent's."""
     peer, sock = pair
 
     def child() -> None:
         call = Call(sock.recv, 2048)
         call.until_blocked()
-        number = sock.detach()
-        assert sock.closed
+        with pytest.raises(OSError) as caught:
+            sock.detach()
+        assert caught.value.errno == errno.EBUSY
+        assert not sock.closed
         peer.send(PACKET)
-        call.join()
+        assert call.result() == PACKET
+        os.close(sock.detach())
         assert sock.closed
         assert sock.fileno() == -1
-        os.close(number)  # EBADF: the call has closed it
 
-    in_child(child)
-    assert not sock.closed
+    with Call(sock.recv, 2048) as call:
+        call.until_blocked()
+        in_child(child)
+        assert not sock.closed
+        peer.send(PACKET)
+    assert call.result() == PACKET
 
 
 def test_child_receives_and_closes_with_its_own_calls(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +127,27 @@ def pending(sock: RawSocket) -> list[bytes]:
             packets += batch.tolist()
     except BlockingIOError:
         return packets
+
+
+def until_stamped(sender: RawSocket, sock: RawSocket, packet: bytes) -> None:
+    """The kernel begins to stamp a moment after it was asked: sends packets
+    until one that `sock` receives has a stamp."""
+    batch = PacketBatch()
+    deadline = time.monotonic() + WAIT
+    stamped = False
+    while not stamped:
+        assert time.monotonic() < deadline, "nothing is stamped"
+        sender.send(packet)
+        receive_batch(sock, batch)
+        stamps = batch.timestamps_ns
+        assert stamps is not None
+        stamped = stamps[len(batch) - 1] != 0
+    pending(sock)
+
+
+def receive_batch(sock: RawSocket, batch: PacketBatch) -> None:
+    sock.settimeout(WAIT)
+    sock.recvmmsg_into(batch)
 
 
 def datagram_pair() -> tuple[socket.socket, RawSocket]:
