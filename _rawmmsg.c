@@ -4828,8 +4828,7 @@ apply_buffer_size(RawSocket *s, struct changes *c, int name, int bytes,
     if (bytes < 0) {
         return 0;
     }
-    if ((c->wanted
-         && getsockopt(s->fd, SOL_SOCKET, name, &old, &length) < 0)
+    if ((c->wanted && getsockopt(s->fd, SOL_SOCKET, name, &old, &length) < 0)
         || set_buffer_size(s->fd, name, bytes) < 0) {
         return raise_error(s, errno, call);
     }
