@@ -4430,6 +4430,22 @@ free_destinations(struct destinations *d)
     PyMem_Free(d->links);
 }
 
+/* Says which item of `what` is meant by the exception in flight. */
+static void
+note_index(const char *what, Py_ssize_t i)
+{
+    PyObject *exception = PyErr_GetRaisedException();
+    PyObject *type = (PyObject *)Py_TYPE(exception);
+
+    if (type == PyExc_ValueError || type == PyExc_TypeError) {
+        PyErr_Format(type, "%s[%zd]: %S", what, i, exception);
+        Py_DECREF(exception);
+    }
+    else {
+        PyErr_SetRaisedException(exception);
+    }
+}
+
 /* The batch's own columns, from `start` on, as destinations: 0, or -1 with
    ValueError set. */
 static int
@@ -4449,6 +4465,7 @@ name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
     for (i = 0; i < out->count; i++) {
         links[i] = out->batch->memory->addresses[start + i];
         if (check_interface(s, links[i].ll.sll_ifindex) < 0) {
+            note_index("packets", start + i);
             return -1;
         }
         if (links[i].ll.sll_halen > MAX_HARDWARE) {
@@ -4461,22 +4478,6 @@ name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
         }
     }
     return 0;
-}
-
-/* Says which address is meant by the exception in flight. */
-static void
-note_index(Py_ssize_t i)
-{
-    PyObject *exception = PyErr_GetRaisedException();
-    PyObject *type = (PyObject *)Py_TYPE(exception);
-
-    if (type == PyExc_ValueError || type == PyExc_TypeError) {
-        PyErr_Format(type, "addresses[%zd]: %S", i, exception);
-        Py_DECREF(exception);
-    }
-    else {
-        PyErr_SetRaisedException(exception);
-    }
 }
 
 /* A sequence of addresses, one for each of `total` packets, of which those
@@ -4519,7 +4520,7 @@ name_by_sequence(RawSocket *s, PyObject *addresses, Py_ssize_t start,
             result = parse_address(s, address, &name);
         }
         if (result < 0) {
-            note_index(start + i);
+            note_index("addresses", start + i);
         }
         else {
             links[i] = name.link;
