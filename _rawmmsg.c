@@ -2559,7 +2559,7 @@ typedef struct {
     int ifindex;       /* 0: all interfaces, or not AF_PACKET */
     int link_type;     /* ARPHRD_ of the interface; -1: all interfaces */
     bool receives;     /* false: protocol 0 */
-    bool names_needed; /* ask for sockaddr_ll: addresses, or to know the
+    bool names_needed; /* ask for names: addresses, or to know the
                            link type of each frame */
     unsigned collects; /* enum collected */
     unsigned vnet_hdr; /* bytes of offload header with each frame, or 0 */
@@ -2819,7 +2819,7 @@ struct arrival {
     uint16_t flags;
     uint16_t tci;
     uint16_t tpid;
-    socklen_t name_length;
+    uint8_t name_length;
     bool stripped; /* the tag is in tci and tpid, not in the frame */
 };
 
@@ -2956,9 +2956,9 @@ settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
             link_type = ((struct sockaddr_ll *)header->msg_name)->sll_hatype;
         }
         /* The kernel says how long the name was, which may be more. */
-        a->name_length = header->msg_namelen < name_room(s)
-                             ? header->msg_namelen
-                             : name_room(s);
+        a->name_length =
+            (uint8_t)(header->msg_namelen < name_room(s) ? header->msg_namelen
+                                                         : name_room(s));
         header->msg_namelen = name_room(s);
     }
     if ((s->collects & COLLECT_VLAN) && s->type == SOCK_RAW
@@ -3004,12 +3004,14 @@ settle_slot(const RawSocket *s, BatchMemory *m, Py_ssize_t i)
         m->vlan_tcis[i] = a.tci;
         m->vlan_tpids[i] = a.tpid;
     }
-    if (s->collects & COLLECT_ADDRESSES) {
-        m->ifindexes[i] = m->addresses[i].ll.sll_ifindex;
-        m->packet_types[i] = m->addresses[i].ll.sll_pkttype;
-    }
-    if (s->collects & COLLECT_NAMES) {
-        m->names[i].length = a.name_length;
+    if (s->collects & (COLLECT_ADDRESSES | COLLECT_NAMES)) {
+        if (s->collects & COLLECT_NAMES) {
+            m->names[i].length = a.name_length;
+        }
+        else {
+            m->ifindexes[i] = m->addresses[i].ll.sll_ifindex;
+            m->packet_types[i] = m->addresses[i].ll.sll_pkttype;
+        }
     }
     if (s->collects & COLLECT_TIMES) {
         m->timestamps_ns[i] = a.timestamp_ns;
@@ -4588,11 +4590,15 @@ parse_sendmmsg(PyObject *const *args, Py_ssize_t nargs, PyObject *names,
                Py_ssize_t *start, PyObject **addresses)
 {
     static const char method[] = "sendmmsg";
-    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names), i, other;
+    Py_ssize_t named, i, other;
     PyObject *plain[2], *rest;
     int result;
 
     *addresses = NULL;
+    if (names == NULL) {
+        return parse_pair(method, "start", args, nargs, NULL, start);
+    }
+    named = PyTuple_Size(names);
     for (i = 0; i < named; i++) {
         if (PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, i),
                                              "addresses")
@@ -4632,8 +4638,8 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *names)
 {
     RawSocket *s = (RawSocket *)self;
-    struct destinations to = {.messages = NULL};
     Py_ssize_t start = 0, total;
+    struct destinations to;
     PyObject *addresses;
     struct outgoing out;
     struct transfer t;
@@ -4642,6 +4648,8 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (parse_sendmmsg(args, nargs, names, &start, &addresses) < 0) {
         return NULL;
     }
+    to.messages = NULL;
+    to.links = NULL;
     total = begin_outgoing(&out, self, args[0]);
     if (total < 0) {
         return NULL;
@@ -4664,7 +4672,9 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         }
         leave_call(s);
     }
-    free_destinations(&to);
+    if (addresses != NULL) {
+        free_destinations(&to);
+    }
     end_outgoing(&out);
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
