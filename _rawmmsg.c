@@ -87,6 +87,7 @@ PyErr_SetRaisedException(PyObject *exception)
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
@@ -94,6 +95,7 @@ PyErr_SetRaisedException(PyObject *exception)
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #ifndef SO_LOCK_FILTER
@@ -236,6 +238,7 @@ enum packet_flag {
     CHECKSUM_VALID = 1 << 2,
     VLAN_RESTORED = 1 << 3,
     CONTROL_TRUNCATED = 1 << 4,
+    FOREIGN = 1 << 5,
 };
 
 /* What a socket collects with each packet, and so which columns hold it. */
@@ -246,6 +249,7 @@ enum collected {
     COLLECT_TIMES = 1 << 3,
     COLLECT_OFFLOADS = 1 << 4,
     COLLECT_BUFFER_COUNTS = 1 << 5,
+    COLLECT_NAMES = 1 << 6, /* senders, off AF_PACKET */
 };
 
 /* What a batch that is filled for send holds. */
@@ -951,6 +955,115 @@ write_segment(const struct super_frame *f, const unsigned char *frame,
     fix_transport(f, out + transport, i, length - transport);
 }
 
+/* ---- Addresses ------------------------------------------------------------ */
+
+/* The longest hardware address, InfiniBand's; sockaddr_ll has room for 8
+   bytes. */
+#define MAX_HARDWARE 20
+
+/* A name of AF_PACKET. */
+struct link_name {
+    struct sockaddr_ll ll;
+    unsigned char rest[offsetof(struct sockaddr_ll, sll_addr) + MAX_HARDWARE
+                       - sizeof(struct sockaddr_ll)];
+};
+
+/* A name of any family, as the kernel gives and takes it. */
+struct name {
+    union {
+        struct sockaddr_storage storage;
+        struct link_name link;
+        struct sockaddr_un un;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    };
+    socklen_t length; /* 0: a sender without a name */
+};
+
+#define NAME_WORDS (sizeof(struct name) / sizeof(uint64_t))
+#define PATH_OFFSET offsetof(struct sockaddr_un, sun_path)
+
+_Static_assert(sizeof(struct name) % sizeof(uint64_t) == 0, "whole words");
+
+static unsigned char *
+hardware_of(struct link_name *n)
+{
+    return (unsigned char *)n + offsetof(struct sockaddr_ll, sll_addr);
+}
+
+/* The path of an AF_UNIX name: its bytes, the NUL behind a path in the file
+   system not counted (the kernel counts it, and a path of 108 bytes has it
+   beyond sun_path; unix(7)). */
+static size_t
+path_length(const struct name *n)
+{
+    const char *path = (const char *)&n->storage + PATH_OFFSET;
+    size_t length =
+        n->length > PATH_OFFSET ? (size_t)n->length - PATH_OFFSET : 0;
+
+    return length > 0 && path[0] != '\0' ? strnlen(path, length) : length;
+}
+
+/* Whether both are the name of the same socket. */
+static bool
+is_same_name(const struct name *a, const struct name *b)
+{
+    size_t a_length = a->length, b_length = b->length;
+
+    if (a_length > PATH_OFFSET && a->storage.ss_family == AF_UNIX) {
+        a_length = PATH_OFFSET + path_length(a);
+    }
+    if (b_length > PATH_OFFSET && b->storage.ss_family == AF_UNIX) {
+        b_length = PATH_OFFSET + path_length(b);
+    }
+    return a_length == b_length
+           && memcmp(&a->storage, &b->storage, a_length) == 0;
+}
+
+/* The tuple of an AF_PACKET name; takes the reference to `interface`, and
+   fails with NULL where that is NULL. */
+static PyObject *
+make_link_address(struct link_name *n, PyObject *interface)
+{
+    Py_ssize_t size =
+        n->ll.sll_halen < MAX_HARDWARE ? n->ll.sll_halen : MAX_HARDWARE;
+
+    return Py_BuildValue("Niiiy#", interface, (int)ntohs(n->ll.sll_protocol),
+                         (int)n->ll.sll_pkttype, (int)n->ll.sll_hatype,
+                         (char *)hardware_of(n), size);
+}
+
+/* The address that a name of another family stands for, in the form of the
+   socket module; None where the sender has none. */
+static PyObject *
+make_address(const struct name *n)
+{
+    const char *path = (const char *)&n->storage + PATH_OFFSET;
+    char host[INET6_ADDRSTRLEN];
+    size_t size;
+
+    if (n->length <= sizeof(n->storage.ss_family)) {
+        Py_RETURN_NONE;
+    }
+    switch (n->storage.ss_family) {
+    case AF_UNIX:
+        size = path_length(n);
+        return path[0] != '\0'
+                   ? PyUnicode_DecodeFSDefaultAndSize(path, (Py_ssize_t)size)
+                   : PyBytes_FromStringAndSize(path, (Py_ssize_t)size);
+    case AF_INET:
+        inet_ntop(AF_INET, &n->in.sin_addr, host, sizeof(host));
+        return Py_BuildValue("si", host, (int)ntohs(n->in.sin_port));
+    case AF_INET6:
+        inet_ntop(AF_INET6, &n->in6.sin6_addr, host, sizeof(host));
+        return Py_BuildValue("siII", host, (int)ntohs(n->in6.sin6_port),
+                             (unsigned)ntohl(n->in6.sin6_flowinfo),
+                             (unsigned)n->in6.sin6_scope_id);
+    default:
+        Py_RETURN_NONE;
+    }
+}
+
 /* ---- BatchMemory ---------------------------------------------------------- */
 
 typedef struct {
@@ -973,7 +1086,7 @@ typedef struct {
     struct mmsghdr *tx;
     struct iovec *rx_parts;
     struct iovec *tx_parts;
-    struct sockaddr_ll *addresses;
+    struct link_name *addresses;
     char *control; /* CONTROL_SIZE each */
 
     /* The columns. `offload_headers` (several of them) and `lengths` are open
@@ -987,6 +1100,10 @@ typedef struct {
     uint16_t *flags;
     uint16_t *vlan_tcis;
     uint16_t *vlan_tpids;
+
+    /* The senders off AF_PACKET: NULL until a receive collects them. Used
+       under the batch's `busy`. */
+    struct name *names;
 
     char *frames;          /* NULL where scattered */
     Py_ssize_t shape[2];   /* of the frames */
@@ -1361,6 +1478,7 @@ BatchMemory_dealloc(PyObject *self)
         PyBuffer_Release(&m->pins[--m->pin_count]);
     }
     PyMem_Free(m->pins);
+    PyMem_Free(m->names);
     PyMem_Free(m->block);
     release(self);
     Py_DECREF(type);
@@ -2246,6 +2364,46 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
                       : Py_BuildValue("nI", g.frame, (unsigned)g.segment);
 }
 
+PyDoc_STRVAR(PacketBatch_address_doc,
+             "address($self, index, /)\n--\n\n"
+             "The address of packet index, as recvfrom() gives it; on "
+             "AF_PACKET with the\ninterface's index in place of its name.");
+
+static PyObject *
+PacketBatch_address(PyObject *self, PyObject *argument)
+{
+    PacketBatch *b = (PacketBatch *)self;
+    Py_ssize_t i = PyNumber_AsSsize_t(argument, PyExc_IndexError), count;
+    unsigned collected;
+    struct link_name *link;
+    PyObject *address = NULL;
+
+    if ((i == -1 && PyErr_Occurred()) || take_batch(b) < 0) {
+        return NULL;
+    }
+    count = count_of(b);
+    i += i < 0 ? count : 0;
+    collected = atomic_load_explicit(&b->collected, memory_order_relaxed);
+    if (i < 0 || i >= count) {
+        PyErr_SetString(PyExc_IndexError, "batch index out of range");
+    }
+    else if (collected & COLLECT_NAMES) {
+        address = make_address(&b->memory->names[i]);
+    }
+    else if (collected & COLLECT_ADDRESSES) {
+        link = &b->memory->addresses[i];
+        address =
+            make_link_address(link, PyLong_FromLong(link->ll.sll_ifindex));
+    }
+    else {
+        PyErr_SetString(PyExc_ValueError,
+                        "the batch holds no addresses: receive it on a socket "
+                        "with addresses=True");
+    }
+    release_batch(b);
+    return address;
+}
+
 static int
 PacketBatch_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
@@ -2382,6 +2540,7 @@ static PyMethodDef PacketBatch_methods[] = {
     {"set_count", PacketBatch_set_count, METH_O, PacketBatch_set_count_doc},
     {"complete_checksums", PacketBatch_complete_checksums, METH_NOARGS,
      PacketBatch_complete_checksums_doc},
+    {"address", PacketBatch_address, METH_O, PacketBatch_address_doc},
     {"segment_into", (PyCFunction)(void (*)(void))PacketBatch_segment_into,
      METH_VARARGS | METH_KEYWORDS, PacketBatch_segment_into_doc},
     {NULL, NULL, 0, NULL},
@@ -2445,7 +2604,7 @@ typedef struct {
     int ifindex;       /* 0: all interfaces, or not AF_PACKET */
     int link_type;     /* ARPHRD_ of the interface; -1: all interfaces */
     bool receives;     /* false: protocol 0 */
-    bool names_needed; /* ask for sockaddr_ll: addresses, or to know the
+    bool names_needed; /* ask for names: addresses, or to know the
                            link type of each frame */
     unsigned collects; /* enum collected */
     unsigned vnet_hdr; /* bytes of offload header with each frame, or 0 */
@@ -2468,6 +2627,13 @@ typedef struct {
     atomic_ullong packets_sent;
     atomic_ullong batches_sent;
     atomic_ullong send_retries;
+
+    /* The only sender expected, a struct name, in half `peer_version` & 1:
+       see load_peer(). */
+    atomic_bool peer_busy; /* a call is setting it */
+    atomic_uint peer_version;
+    _Atomic uint64_t peer_words[2][NAME_WORDS];
+    atomic_ullong strangers; /* datagrams of others while it was set */
 } RawSocket;
 
 /* An OSError (the subclass that belongs to `error`) that names the system
@@ -2604,6 +2770,7 @@ move_to_this_process(RawSocket *s, uint64_t state)
         close_descriptors(s);
     }
     atomic_store_explicit(&s->filter_busy, false, memory_order_relaxed);
+    atomic_store_explicit(&s->peer_busy, false, memory_order_relaxed);
     atomic_store_explicit(&s->state, moved, memory_order_release);
 }
 
@@ -2757,6 +2924,7 @@ struct arrival {
     uint16_t flags;
     uint16_t tci;
     uint16_t tpid;
+    uint8_t name_length;
     bool stripped; /* the tag is in tci and tpid, not in the frame */
 };
 
@@ -2853,6 +3021,14 @@ settle_tag(struct arrival *a, unsigned char *frame, size_t room)
     }
 }
 
+/* Bytes of a name that the kernel may write for this socket. */
+static socklen_t
+name_room(const RawSocket *s)
+{
+    return s->family == AF_PACKET ? sizeof(struct link_name)
+                                  : sizeof(struct sockaddr_storage);
+}
+
 /* Reads what came with a message, completes its frame, and makes the header
    ready for the next call. */
 static void
@@ -2876,10 +3052,14 @@ settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
         }
     }
     if (header->msg_name != NULL) {
-        if (link_type < 0) {
+        if (link_type < 0 && s->family == AF_PACKET) {
             link_type = ((struct sockaddr_ll *)header->msg_name)->sll_hatype;
         }
-        header->msg_namelen = sizeof(struct sockaddr_ll);
+        /* The kernel says how long the name was, which may be more. */
+        a->name_length =
+            (uint8_t)(header->msg_namelen < name_room(s) ? header->msg_namelen
+                                                         : name_room(s));
+        header->msg_namelen = name_room(s);
     }
     if ((s->collects & COLLECT_VLAN) && s->type == SOCK_RAW
         && is_ethernet(link_type)) {
@@ -2924,9 +3104,14 @@ settle_slot(const RawSocket *s, BatchMemory *m, Py_ssize_t i)
         m->vlan_tcis[i] = a.tci;
         m->vlan_tpids[i] = a.tpid;
     }
-    if (s->collects & COLLECT_ADDRESSES) {
-        m->ifindexes[i] = m->addresses[i].sll_ifindex;
-        m->packet_types[i] = m->addresses[i].sll_pkttype;
+    if (s->collects & (COLLECT_ADDRESSES | COLLECT_NAMES)) {
+        if (s->collects & COLLECT_NAMES) {
+            m->names[i].length = a.name_length;
+        }
+        else {
+            m->ifindexes[i] = m->addresses[i].ll.sll_ifindex;
+            m->packet_types[i] = m->addresses[i].ll.sll_pkttype;
+        }
     }
     if (s->collects & COLLECT_TIMES) {
         m->timestamps_ns[i] = a.timestamp_ns;
@@ -3350,6 +3535,542 @@ parse_pair(const char *method, const char *keyword, PyObject *const *args,
     return 0;
 }
 
+/* ---- RawSocket: addresses ------------------------------------------------- */
+
+/* Whether addresses of this family have a form in Python. */
+static bool
+has_addresses(int family)
+{
+    return family == AF_PACKET || family == AF_UNIX || family == AF_INET
+           || family == AF_INET6;
+}
+
+/* 0, or -1 with ValueError set. */
+static int
+refuse_family(RawSocket *s)
+{
+    if (has_addresses(s->family)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "addresses are supported on AF_PACKET, AF_UNIX, AF_INET and "
+                 "AF_INET6 sockets, not on family %d",
+                 s->family);
+    return -1;
+}
+
+/* An address wins over bind(2) (net/packet/af_packet.c:packet_snd()): on a
+   bound socket it may only say what the socket does not know, a SOCK_DGRAM
+   frame's protocol and receiver. 0, or -1 with ValueError set. */
+static int
+refuse_addresses(RawSocket *s)
+{
+    if (refuse_family(s) < 0) {
+        return -1;
+    }
+    if (s->ifindex > 0 && s->type != SOCK_DGRAM) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the socket is bound to an interface: send without "
+                        "an address, or use RawSocket(None)");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+check_interface(RawSocket *s, int ifindex)
+{
+    if (s->ifindex > 0 && ifindex != s->ifindex) {
+        PyErr_Format(PyExc_ValueError,
+                     "the socket is bound to interface %d and does not send "
+                     "on %d: use RawSocket(None, type=SOCK_DGRAM)",
+                     s->ifindex, ifindex);
+        return -1;
+    }
+    return 0;
+}
+
+/* A number of an address: 0, or -1 with TypeError or ValueError set. */
+static int
+parse_number(PyObject *value, const char *what, long long limit,
+             long long *number)
+{
+    int overflow;
+
+    if (!PyIndex_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "the %s must be an int, not %R", what,
+                     Py_TYPE(value));
+        return -1;
+    }
+    *number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (*number == -1 && overflow == 0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (overflow != 0 || *number < 0 || *number > limit) {
+        PyErr_Format(PyExc_ValueError, "the %s must be 0 to %lld, not %R",
+                     what, limit, value);
+        return -1;
+    }
+    return 0;
+}
+
+/* Checks the form of an address that is a tuple of `least` to `most` items.
+   0, or -1 with TypeError set. */
+static int
+check_tuple(PyObject *address, Py_ssize_t least, Py_ssize_t most,
+            const char *form)
+{
+    if (PyTuple_Check(address) && PyTuple_Size(address) >= least
+        && PyTuple_Size(address) <= most) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "the address must be %s, not %R", form,
+                 address);
+    return -1;
+}
+
+/* Copies the name of an interface: 0, or -1 for what cannot be one. */
+static int
+copy_name(PyObject *interface, char name[IFNAMSIZ])
+{
+    PyObject *bytes;
+    Py_ssize_t length;
+
+    if (!PyUnicode_Check(interface)) {
+        PyErr_Format(PyExc_TypeError, "the interface must be a str, not %R",
+                     Py_TYPE(interface));
+        return -1;
+    }
+    if (!PyUnicode_FSConverter(interface, &bytes)) {
+        return -1;
+    }
+    length = PyBytes_Size(bytes);
+    /* The kernel takes what follows a colon for an alias, and drops it. */
+    if (length < 1 || length >= IFNAMSIZ
+        || strchr(PyBytes_AsString(bytes), ':') != NULL) {
+        PyErr_Format(PyExc_ValueError,
+                     "not an interface name (1 to %d bytes, no colon): %R",
+                     IFNAMSIZ - 1, interface);
+        Py_DECREF(bytes);
+        return -1;
+    }
+    memcpy(name, PyBytes_AsString(bytes), (size_t)length + 1);
+    Py_DECREF(bytes);
+    return 0;
+}
+
+/* The index of an interface given by name or by index: 0, or -1 with an
+   exception set. A name is looked up on the socket, as in
+   look_up_interface(). */
+static int
+parse_interface(RawSocket *s, PyObject *interface, int *ifindex)
+{
+    struct ifreq request = {0};
+    long long number;
+
+    if (PyIndex_Check(interface)) {
+        if (parse_number(interface, "interface's index", INT_MAX, &number)
+            < 0) {
+            return -1;
+        }
+        if (number == 0) {
+            PyErr_SetString(PyExc_ValueError,
+                            "0 is not the index of an interface");
+            return -1;
+        }
+        *ifindex = (int)number;
+        return 0;
+    }
+    if (!PyUnicode_Check(interface)) {
+        PyErr_Format(PyExc_TypeError,
+                     "the interface must be a name or an index, not %R",
+                     Py_TYPE(interface));
+        return -1;
+    }
+    if (copy_name(interface, request.ifr_name) < 0) {
+        return -1;
+    }
+    if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
+        return raise_os_error(errno, "ioctl(SIOCGIFINDEX)", interface);
+    }
+    *ifindex = request.ifr_ifindex;
+    return 0;
+}
+
+static int
+parse_hardware(PyObject *value, struct link_name *n)
+{
+    Py_buffer view;
+    int result = -1;
+
+    if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    if (view.len > MAX_HARDWARE) {
+        PyErr_Format(PyExc_ValueError,
+                     "the hardware address must have at most %d bytes, not "
+                     "%zd",
+                     MAX_HARDWARE, view.len);
+    }
+    else {
+        n->ll.sll_halen = (unsigned char)view.len;
+        memcpy(hardware_of(n), view.buf, (size_t)view.len);
+        result = 0;
+    }
+    PyBuffer_Release(&view);
+    return result;
+}
+
+/* Bytes of a name for the kernel, which wants all of the hardware address. */
+static socklen_t
+link_name_length(const struct link_name *n)
+{
+    size_t length = offsetof(struct sockaddr_ll, sll_addr) + n->ll.sll_halen;
+
+    return (socklen_t)(length > sizeof(n->ll) ? length : sizeof(n->ll));
+}
+
+static int
+parse_link_address(RawSocket *s, PyObject *address, struct link_name *n)
+{
+    long long protocol, packet_type = 0, link_type = 0;
+    Py_ssize_t size;
+
+    if (check_tuple(address, 2, 5,
+                    "(interface, protocol[, packet type[, link type[, "
+                    "hardware address]]])")
+        < 0) {
+        return -1;
+    }
+    size = PyTuple_Size(address);
+    if (parse_number(PyTuple_GetItem(address, 1), "protocol", 0xffff,
+                     &protocol)
+            < 0
+        || (size > 2
+            && parse_number(PyTuple_GetItem(address, 2), "packet type", 0xff,
+                            &packet_type)
+                   < 0)
+        || (size > 3
+            && parse_number(PyTuple_GetItem(address, 3), "link type", 0xffff,
+                            &link_type)
+                   < 0)
+        || (size > 4 && parse_hardware(PyTuple_GetItem(address, 4), n) < 0)
+        || parse_interface(s, PyTuple_GetItem(address, 0), &n->ll.sll_ifindex)
+               < 0) {
+        return -1;
+    }
+    n->ll.sll_family = AF_PACKET;
+    n->ll.sll_protocol = htons((uint16_t)protocol);
+    n->ll.sll_pkttype = (unsigned char)packet_type;
+    n->ll.sll_hatype = (unsigned short)link_type;
+    return check_interface(s, n->ll.sll_ifindex);
+}
+
+static int
+parse_unix_address(PyObject *address, struct name *n)
+{
+    PyObject *path;
+    Py_ssize_t size;
+    const char *bytes;
+    int result = -1;
+
+    if (!PyUnicode_Check(address) && !PyBytes_Check(address)) {
+        PyErr_Format(PyExc_TypeError,
+                     "the address must be a path or an abstract name, str or "
+                     "bytes, not %R",
+                     Py_TYPE(address));
+        return -1;
+    }
+    path = PyUnicode_Check(address) ? PyUnicode_EncodeFSDefault(address)
+                                    : Py_NewRef(address);
+    if (path == NULL) {
+        return -1;
+    }
+    size = PyBytes_Size(path);
+    bytes = PyBytes_AsString(path);
+    if (size < 1 || size > (Py_ssize_t)sizeof(n->un.sun_path)) {
+        PyErr_Format(PyExc_ValueError,
+                     "the path must have 1 to %zu bytes, not %zd",
+                     sizeof(n->un.sun_path), size);
+    }
+    else if (bytes[0] != '\0' && strlen(bytes) < (size_t)size) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the path has an embedded null byte; an abstract "
+                        "name begins with one");
+    }
+    else {
+        n->un.sun_family = AF_UNIX;
+        memcpy(n->un.sun_path, bytes, (size_t)size);
+        n->length = (socklen_t)(PATH_OFFSET + (size_t)size);
+        /* The kernel puts a NUL behind it itself (unix_mkname_bsd()). */
+        result = 0;
+    }
+    Py_DECREF(path);
+    return result;
+}
+
+/* Reads a numeric host into `result`: 0, or -1 with an exception set. */
+static int
+parse_host(int family, PyObject *host, void *result)
+{
+    PyObject *text;
+    int done = 0;
+
+    if (!PyUnicode_Check(host)) {
+        PyErr_Format(PyExc_TypeError, "the host must be a str, not %R",
+                     Py_TYPE(host));
+        return -1;
+    }
+    /* No code of a subclass, and no error for what no address contains. */
+    text = PyUnicode_AsEncodedString(host, "ascii", "backslashreplace");
+    if (text == NULL) {
+        return -1;
+    }
+    if (strlen(PyBytes_AsString(text)) == (size_t)PyBytes_Size(text)) {
+        done = inet_pton(family, PyBytes_AsString(text), result);
+    }
+    Py_DECREF(text);
+    if (done != 1) {
+        PyErr_Format(PyExc_ValueError,
+                     "%R is not an IPv%c address in numbers (names are not "
+                     "looked up: use socket.getaddrinfo())",
+                     host, family == AF_INET ? '4' : '6');
+        return -1;
+    }
+    return 0;
+}
+
+static int
+parse_inet_address(PyObject *address, struct name *n)
+{
+    long long port;
+
+    if (check_tuple(address, 2, 2, "(host, port)") < 0
+        || parse_host(AF_INET, PyTuple_GetItem(address, 0), &n->in.sin_addr)
+               < 0
+        || parse_number(PyTuple_GetItem(address, 1), "port", 0xffff, &port)
+               < 0) {
+        return -1;
+    }
+    n->in.sin_family = AF_INET;
+    n->in.sin_port = htons((uint16_t)port);
+    n->length = sizeof(n->in);
+    return 0;
+}
+
+static int
+parse_inet6_address(PyObject *address, struct name *n)
+{
+    long long port, flow = 0, scope = 0;
+    Py_ssize_t size;
+
+    if (check_tuple(address, 2, 4, "(host, port[, flowinfo[, scope_id]])")
+        < 0) {
+        return -1;
+    }
+    size = PyTuple_Size(address);
+    if (parse_host(AF_INET6, PyTuple_GetItem(address, 0), &n->in6.sin6_addr)
+            < 0
+        || parse_number(PyTuple_GetItem(address, 1), "port", 0xffff, &port) < 0
+        || (size > 2
+            && parse_number(PyTuple_GetItem(address, 2), "flowinfo", 0xfffff,
+                            &flow)
+                   < 0)
+        || (size > 3
+            && parse_number(PyTuple_GetItem(address, 3), "scope_id",
+                            UINT32_MAX, &scope)
+                   < 0)) {
+        return -1;
+    }
+    n->in6.sin6_family = AF_INET6;
+    n->in6.sin6_port = htons((uint16_t)port);
+    n->in6.sin6_flowinfo = htonl((uint32_t)flow);
+    n->in6.sin6_scope_id = (uint32_t)scope;
+    n->length = sizeof(n->in6);
+    return 0;
+}
+
+/* Reads an address in the form of the socket's family: 0, or -1 with an
+   exception set. On AF_PACKET the caller has entered a call. */
+static int
+parse_address(RawSocket *s, PyObject *address, struct name *n)
+{
+    memset(n, 0, sizeof(*n));
+    if (refuse_addresses(s) < 0) {
+        return -1;
+    }
+    switch (s->family) {
+    case AF_UNIX:
+        return parse_unix_address(address, n);
+    case AF_INET:
+        return parse_inet_address(address, n);
+    case AF_INET6:
+        return parse_inet6_address(address, n);
+    default:
+        if (parse_link_address(s, address, &n->link) < 0) {
+            return -1;
+        }
+        n->length = link_name_length(&n->link);
+        return 0;
+    }
+}
+
+/* The only sender expected. One thread may set it while others receive: it is
+   written into the half that nobody reads and then made known by `version`,
+   so no reader ever waits for a writer. The loads and stores of words are
+   ordered, which keeps a reader from taking words of the writer after next for
+   those of this version. */
+static void
+load_peer(RawSocket *s, struct name *peer)
+{
+    uint64_t words[NAME_WORDS];
+    unsigned version;
+    size_t i;
+
+    do {
+        version = atomic_load_explicit(&s->peer_version, memory_order_acquire);
+        for (i = 0; i < NAME_WORDS; i++) {
+            words[i] = atomic_load_explicit(&s->peer_words[version & 1][i],
+                                            memory_order_acquire);
+        }
+    } while (version
+             != atomic_load_explicit(&s->peer_version, memory_order_relaxed));
+    memcpy(peer, words, sizeof(*peer));
+}
+
+/* 0, or -1 with OSError set where another thread is setting it too. */
+static int
+store_peer(RawSocket *s, const struct name *peer)
+{
+    uint64_t words[NAME_WORDS];
+    unsigned version;
+    size_t i;
+
+    (void)state_here(s); /* in a forked child nobody is setting it yet */
+    if (atomic_exchange_explicit(&s->peer_busy, true, memory_order_acquire)) {
+        return raise_os_error(
+            EBUSY, "peer: another thread is setting it as well", NULL);
+    }
+    memcpy(words, peer, sizeof(words));
+    version = 1 + atomic_load_explicit(&s->peer_version, memory_order_relaxed);
+    for (i = 0; i < NAME_WORDS; i++) {
+        atomic_store_explicit(&s->peer_words[version & 1][i], words[i],
+                              memory_order_release);
+    }
+    atomic_store_explicit(&s->peer_version, version, memory_order_release);
+    atomic_store_explicit(&s->peer_busy, false, memory_order_release);
+    return 0;
+}
+
+/* Flags what others than the peer have sent, and counts it. */
+static void
+mark_strangers(RawSocket *s, BatchMemory *m, Py_ssize_t count)
+{
+    unsigned long long strangers = 0;
+    struct name peer;
+    Py_ssize_t i;
+
+    load_peer(s, &peer);
+    if (peer.length == 0) {
+        return;
+    }
+    for (i = 0; i < count; i++) {
+        if (!is_same_name(&m->names[i], &peer)) {
+            m->flags[i] |= FOREIGN;
+            strangers++;
+        }
+    }
+    if (strangers > 0) {
+        atomic_fetch_add_explicit(&s->strangers, strangers,
+                                  memory_order_relaxed);
+    }
+}
+
+/* The same for one datagram. */
+static void
+count_stranger(RawSocket *s, const struct name *sender)
+{
+    struct name peer;
+
+    load_peer(s, &peer);
+    if (peer.length > 0 && !is_same_name(sender, &peer)) {
+        atomic_fetch_add_explicit(&s->strangers, 1, memory_order_relaxed);
+    }
+}
+
+/* The address that a name received stands for. */
+static PyObject *
+address_of(RawSocket *s, struct name *n)
+{
+    struct ifreq request = {0};
+    unsigned process;
+
+    if (s->family != AF_PACKET) {
+        return make_address(n);
+    }
+    /* Without a name, as in the socket module, where the interface or the
+       socket is gone by now. */
+    request.ifr_ifindex = n->link.ll.sll_ifindex;
+    if (try_enter(s, &process)) {
+        if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
+            request.ifr_name[0] = '\0';
+        }
+        leave_call(s, process);
+    }
+    return make_link_address(&n->link,
+                             PyUnicode_DecodeFSDefault(request.ifr_name));
+}
+
+static PyObject *
+RawSocket_get_peer(PyObject *self, void *Py_UNUSED(closure))
+{
+    struct name peer;
+
+    load_peer((RawSocket *)self, &peer);
+    return make_address(&peer);
+}
+
+static int
+RawSocket_set_peer(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    RawSocket *s = (RawSocket *)self;
+    struct name peer = {.length = 0};
+
+    if (value == NULL) {
+        PyErr_SetString(PyExc_TypeError,
+                        "peer cannot be deleted: set it to None");
+        return -1;
+    }
+    if (!(s->collects & COLLECT_NAMES)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "peer needs a socket that was adopted with "
+                        "addresses=True and is not of AF_PACKET");
+        return -1;
+    }
+    if (value != Py_None && parse_address(s, value, &peer) < 0) {
+        return -1;
+    }
+    if (s->family == AF_INET6 && peer.length > 0) {
+        /* Names that arrive have none, and a scope where they need one
+           (net/ipv6/udp.c:udpv6_recvmsg()). */
+        peer.in6.sin6_flowinfo = 0;
+        if (IN6_IS_ADDR_LINKLOCAL(&peer.in6.sin6_addr)
+            && peer.in6.sin6_scope_id == 0) {
+            PyErr_SetString(PyExc_ValueError,
+                            "a link-local peer needs its scope_id");
+            return -1;
+        }
+    }
+    return store_peer(s, &peer);
+}
+
+static PyObject *
+RawSocket_get_strangers(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(atomic_load_explicit(
+        &((RawSocket *)self)->strangers, memory_order_relaxed));
+}
+
 /* ---- RawSocket: receiving ------------------------------------------------- */
 
 static int
@@ -3371,25 +4092,36 @@ arm_parts(struct msghdr *header, struct iovec *parts, unsigned vnet_hdr)
     header->msg_iovlen = vnet_hdr > 0 ? 2 : 1;
 }
 
-/* Asks for a name, control data and headers as this socket needs them. Only where
-   the last receive into the batch was through a socket that needs others. */
-static void
+/* Asks for a name, control data and headers as this socket needs them. Only
+   where the last receive into the batch was through a socket that needs
+   others. 0, or -1 with MemoryError set. */
+static int
 arm_receive(PacketBatch *b, const RawSocket *s)
 {
     enum {
         CONTROL = 1,
         NAME = 2,
         ARMED = 4,
-        HEADER = 8 /* times its size */
+        HEADER = 8, /* times its size */
+        SENDER = 1 << 16
     };
     BatchMemory *m = b->memory;
+    bool senders = s->collects & COLLECT_NAMES;
     bool control = s->collects & (COLLECT_VLAN | COLLECT_TIMES);
     unsigned wanted = ARMED | (control ? CONTROL : 0)
-                      | (s->names_needed ? NAME : 0) | s->vnet_hdr * HEADER;
+                      | (s->names_needed ? NAME : 0) | (senders ? SENDER : 0)
+                      | s->vnet_hdr * HEADER;
     Py_ssize_t i;
 
     if (b->armed == wanted) {
-        return;
+        return 0;
+    }
+    if (senders && m->names == NULL) {
+        m->names = PyMem_Calloc((size_t)m->capacity, sizeof(*m->names));
+        if (m->names == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
     }
     for (i = 0; i < m->capacity; i++) {
         struct msghdr *header = &m->rx[i].msg_hdr;
@@ -3397,10 +4129,13 @@ arm_receive(PacketBatch *b, const RawSocket *s)
         arm_parts(header, &m->rx_parts[2 * i], s->vnet_hdr);
         header->msg_control = control ? m->control + i * CONTROL_SIZE : NULL;
         header->msg_controllen = control ? CONTROL_SIZE : 0;
-        header->msg_name = s->names_needed ? &m->addresses[i] : NULL;
-        header->msg_namelen = s->names_needed ? sizeof(*m->addresses) : 0;
+        header->msg_name = senders           ? (void *)&m->names[i].storage
+                           : s->names_needed ? (void *)&m->addresses[i]
+                                             : NULL;
+        header->msg_namelen = s->names_needed ? name_room(s) : 0;
     }
     b->armed = wanted;
+    return 0;
 }
 
 PyDoc_STRVAR(RawSocket_recvmmsg_into_doc,
@@ -3429,13 +4164,17 @@ RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
         return NULL;
     }
     if (take_batch(b) == 0) {
-        arm_receive(b, s);
-        t = begin_transfer(s, false, &process);
-        t.messages = b->memory->rx;
-        t.count = (unsigned)b->memory->capacity;
-        t.memory = b->memory;
-        done = run_transfer(s, &t);
+        if (arm_receive(b, s) == 0) {
+            t = begin_transfer(s, false, &process);
+            t.messages = b->memory->rx;
+            t.count = (unsigned)b->memory->capacity;
+            t.memory = b->memory;
+            done = run_transfer(s, &t);
+        }
         if (done > 0) {
+            if (s->collects & COLLECT_NAMES) {
+                mark_strangers(s, b->memory, done);
+            }
             set_held(b, done, s->collects);
         }
         release_batch(b);
@@ -3444,13 +4183,13 @@ RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
 
-/* Receives one packet into `memory`: its length, or -1 with an exception
-   set. */
+/* Receives one packet into `memory`, and its name where that is not NULL: its
+   length, or -1 with an exception set. */
 static Py_ssize_t
-receive_one(RawSocket *s, void *memory, size_t size)
+receive_one(RawSocket *s, void *memory, size_t size, struct name *name)
 {
     _Alignas(struct cmsghdr) char control[CONTROL_SIZE];
-    struct sockaddr_ll address;
+    struct name own;
     struct iovec part = {memory, size};
     struct mmsghdr message;
     struct arrival arrival = {0};
@@ -3465,9 +4204,12 @@ receive_one(RawSocket *s, void *memory, size_t size)
         message.msg_hdr.msg_control = control;
         message.msg_hdr.msg_controllen = sizeof(control);
     }
-    if (s->names_needed) {
-        message.msg_hdr.msg_name = &address;
-        message.msg_hdr.msg_namelen = sizeof(address);
+    if (name == NULL && s->names_needed) {
+        name = &own;
+    }
+    if (name != NULL) {
+        message.msg_hdr.msg_name = &name->storage;
+        message.msg_hdr.msg_namelen = name_room(s);
     }
     if (enter_receive(s, &process) < 0) {
         return -1;
@@ -3478,7 +4220,16 @@ receive_one(RawSocket *s, void *memory, size_t size)
     t.arrival = &arrival;
     done = run_transfer(s, &t);
     leave_call(s, process);
-    return done < 0 ? -1 : (Py_ssize_t)arrival.length;
+    if (done < 0) {
+        return -1;
+    }
+    if (name != NULL) {
+        name->length = arrival.name_length;
+        if (s->collects & COLLECT_NAMES) {
+            count_stranger(s, name);
+        }
+    }
+    return (Py_ssize_t)arrival.length;
 }
 
 /* Where frames have offload headers, one without is only half of it. */
@@ -3492,13 +4243,13 @@ refuse_single(RawSocket *s, const char *method)
     return raise_os_error(EOPNOTSUPP, method, s->interface);
 }
 
-PyDoc_STRVAR(RawSocket_recv_doc, "recv($self, bufsize, /)\n--\n\n"
-                                 "Receives one packet, cut to bufsize bytes.");
-
+/* Receives one packet as new bytes, and its name where that is not NULL; NULL
+   with an exception set. */
 static PyObject *
-RawSocket_recv(PyObject *self, PyObject *argument)
+receive_bytes(RawSocket *s, PyObject *bufsize, const char *method,
+              struct name *name)
 {
-    Py_ssize_t size = PyNumber_AsSsize_t(argument, PyExc_OverflowError);
+    Py_ssize_t size = PyNumber_AsSsize_t(bufsize, PyExc_OverflowError);
     Py_ssize_t length;
     PyObject *packet = NULL;
     char *memory;
@@ -3507,10 +4258,10 @@ RawSocket_recv(PyObject *self, PyObject *argument)
         return NULL;
     }
     if (size < 0) {
-        PyErr_SetString(PyExc_ValueError, "negative bufsize in recv");
+        PyErr_Format(PyExc_ValueError, "negative bufsize in %s", method);
         return NULL;
     }
-    if (refuse_single((RawSocket *)self, "recv") < 0) {
+    if (refuse_single(s, method) < 0) {
         return NULL;
     }
     /* Not into the bytes object: the Limited API cannot shorten one. */
@@ -3518,12 +4269,44 @@ RawSocket_recv(PyObject *self, PyObject *argument)
     if (memory == NULL) {
         return PyErr_NoMemory();
     }
-    length = receive_one((RawSocket *)self, memory, (size_t)size);
+    length = receive_one(s, memory, (size_t)size, name);
     if (length >= 0) {
         packet = PyBytes_FromStringAndSize(memory, length);
     }
     PyMem_Free(memory);
     return packet;
+}
+
+PyDoc_STRVAR(RawSocket_recv_doc, "recv($self, bufsize, /)\n--\n\n"
+                                 "Receives one packet, cut to bufsize bytes.");
+
+static PyObject *
+RawSocket_recv(PyObject *self, PyObject *argument)
+{
+    return receive_bytes((RawSocket *)self, argument, "recv", NULL);
+}
+
+PyDoc_STRVAR(RawSocket_recvfrom_doc,
+             "recvfrom($self, bufsize, /)\n--\n\n"
+             "Receives one packet, cut to bufsize bytes, and its address, as "
+             "sendto()\ntakes it.");
+
+static PyObject *
+RawSocket_recvfrom(PyObject *self, PyObject *argument)
+{
+    RawSocket *s = (RawSocket *)self;
+    PyObject *packet, *address;
+    struct name name;
+
+    if (refuse_family(s) < 0) {
+        return NULL;
+    }
+    packet = receive_bytes(s, argument, "recvfrom", &name);
+    if (packet == NULL) {
+        return NULL;
+    }
+    address = address_of(s, &name);
+    return Py_BuildValue("NN", packet, address);
 }
 
 PyDoc_STRVAR(RawSocket_recv_into_doc,
@@ -3553,7 +4336,7 @@ RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     }
     else {
         length = receive_one((RawSocket *)self, view.buf,
-                             (size_t)(size == 0 ? view.len : size));
+                             (size_t)(size == 0 ? view.len : size), NULL);
     }
     PyBuffer_Release(&view);
     return length < 0 ? NULL : PyLong_FromSsize_t(length);
@@ -3844,8 +4627,218 @@ prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
                               : prepare_sequence(out, packets, start, count);
 }
 
+/* Where the packets of one sendmmsg() go. */
+struct destinations {
+    struct mmsghdr *messages; /* owned: copies of a batch's */
+    struct link_name *links;  /* owned: AF_PACKET, one each */
+    struct name name;         /* other families: one for all */
+};
+
+static void
+free_destinations(struct destinations *d)
+{
+    PyMem_Free(d->messages);
+    PyMem_Free(d->links);
+}
+
+/* Says which item of `what` is meant by the exception in flight. */
+static void
+note_index(const char *what, Py_ssize_t i)
+{
+    PyObject *exception = PyErr_GetRaisedException();
+    PyObject *type = (PyObject *)Py_TYPE(exception);
+
+    if (type == PyExc_ValueError || type == PyExc_TypeError) {
+        PyErr_Format(type, "%s[%zd]: %S", what, i, exception);
+        Py_DECREF(exception);
+    }
+    else {
+        PyErr_SetRaisedException(exception);
+    }
+}
+
+/* The batch's own columns, from `start` on, as destinations: 0, or -1 with
+   ValueError set. */
+static int
+name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
+                struct link_name *links)
+{
+    unsigned collected =
+        atomic_load_explicit(&out->batch->collected, memory_order_relaxed);
+    Py_ssize_t i;
+
+    if (!(collected & COLLECT_ADDRESSES)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the batch holds no addresses: receive it on a packet "
+                        "socket with addresses=True");
+        return -1;
+    }
+    for (i = 0; i < out->count; i++) {
+        links[i] = out->batch->memory->addresses[start + i];
+        if (check_interface(s, links[i].ll.sll_ifindex) < 0) {
+            note_index("packets", start + i);
+            return -1;
+        }
+        if (links[i].ll.sll_halen > MAX_HARDWARE) {
+            return raise_bad_frame(start + i,
+                                   "its hardware address is too long");
+        }
+        if (s->type == SOCK_RAW) {
+            /* The kernel reads it from the frame, a restored tag's too. */
+            links[i].ll.sll_protocol = 0;
+        }
+    }
+    return 0;
+}
+
+/* A sequence of addresses, one for each of `total` packets, of which those
+   from `start` on are used: 0, or -1 with an exception set. */
+static int
+name_by_sequence(RawSocket *s, PyObject *addresses, Py_ssize_t start,
+                 Py_ssize_t total, Py_ssize_t count, struct link_name *links)
+{
+    PyObject *address, *last = NULL;
+    struct name name;
+    Py_ssize_t size, i;
+    int result = 0;
+
+    if (PyUnicode_Check(addresses) || !PySequence_Check(addresses)) {
+        PyErr_Format(PyExc_TypeError,
+                     "addresses must be a sequence of addresses, or True for "
+                     "those of a PacketBatch, not %R",
+                     Py_TYPE(addresses));
+        return -1;
+    }
+    size = PySequence_Size(addresses);
+    if (size < 0) {
+        return -1;
+    }
+    if (size != total) {
+        PyErr_Format(PyExc_ValueError,
+                     "addresses must have one address for each of %zd "
+                     "packets, not %zd",
+                     total, size);
+        return -1;
+    }
+    for (i = 0; result == 0 && i < count; i++) {
+        address = PySequence_GetItem(addresses, start + i);
+        if (address == NULL) {
+            result = -1;
+            break;
+        }
+        /* Often one object many times over: look its interface up once. */
+        if (address != last) {
+            result = parse_address(s, address, &name);
+        }
+        if (result < 0) {
+            note_index("addresses", start + i);
+        }
+        else {
+            links[i] = name.link;
+        }
+        Py_XDECREF(last);
+        last = address;
+    }
+    Py_XDECREF(last);
+    return result;
+}
+
+/* Gives what is prepared its destinations, which live until
+   free_destinations(): 0, or -1 with an exception set. The batch's own
+   messages stay without. The caller has entered a call. */
+static int
+address_outgoing(RawSocket *s, struct outgoing *out, PyObject *addresses,
+                 Py_ssize_t start, Py_ssize_t total, struct destinations *d)
+{
+    size_t count = (size_t)out->count, i;
+
+    if (refuse_addresses(s) < 0) {
+        return -1;
+    }
+    if (s->family == AF_PACKET) {
+        d->links = PyMem_Calloc(count, sizeof(*d->links));
+        if (d->links == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        if ((addresses == Py_True && out->batch != NULL
+                 ? name_by_columns(s, out, start, d->links)
+                 : name_by_sequence(s, addresses, start, total, out->count,
+                                    d->links))
+            < 0) {
+            return -1;
+        }
+    }
+    else if (parse_address(s, addresses, &d->name) < 0) {
+        return -1;
+    }
+    if (out->batch != NULL) {
+        d->messages = PyMem_Calloc(count, sizeof(*d->messages));
+        if (d->messages == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        memcpy(d->messages, out->messages, count * sizeof(*d->messages));
+        out->messages = d->messages;
+    }
+    for (i = 0; i < count; i++) {
+        struct msghdr *header = &out->messages[i].msg_hdr;
+
+        header->msg_name =
+            d->links != NULL ? (void *)&d->links[i] : (void *)&d->name;
+        header->msg_namelen =
+            d->links != NULL ? link_name_length(&d->links[i]) : d->name.length;
+    }
+    return 0;
+}
+
+/* The arguments of sendmmsg(), `addresses` NULL where not given. For small
+   batches the common case must cost nothing more. */
+static int
+parse_sendmmsg(PyObject *const *args, Py_ssize_t nargs, PyObject *names,
+               Py_ssize_t *start, PyObject **addresses)
+{
+    static const char method[] = "sendmmsg";
+    Py_ssize_t named, i, other;
+    PyObject *plain[2], *rest;
+    int result;
+
+    *addresses = NULL;
+    if (names == NULL) {
+        return parse_pair(method, "start", args, nargs, NULL, start);
+    }
+    named = PyTuple_Size(names);
+    for (i = 0; i < named; i++) {
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, i),
+                                             "addresses")
+            == 0) {
+            break;
+        }
+    }
+    if (i == named || nargs < 1 || nargs + named > 3) {
+        return parse_pair(method, "start", args, nargs, names, start);
+    }
+    if (args[nargs + i] != Py_None) {
+        *addresses = args[nargs + i];
+    }
+    if (named == 1) {
+        return parse_pair(method, "start", args, nargs, NULL, start);
+    }
+    /* One argument by position, and both keywords. */
+    other = 1 - i;
+    plain[0] = args[0];
+    plain[1] = args[1 + other];
+    rest = PyTuple_GetSlice(names, other, other + 1);
+    if (rest == NULL) {
+        return -1;
+    }
+    result = parse_pair(method, "start", plain, 1, rest, start);
+    Py_DECREF(rest);
+    return result;
+}
+
 PyDoc_STRVAR(RawSocket_sendmmsg_doc,
-             "sendmmsg($self, packets, /, start=0)\n--\n\n"
+             "sendmmsg($self, packets, /, start=0, *, addresses=None)\n--\n\n"
              "Sends packets from index start on, at most 1,024, and returns "
              "how many the\nkernel took.");
 
@@ -3855,14 +4848,18 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 {
     RawSocket *s = (RawSocket *)self;
     Py_ssize_t start = 0, total;
+    struct destinations to;
+    PyObject *addresses;
     struct outgoing out;
     struct transfer t;
     int done = -1;
     unsigned process;
 
-    if (parse_pair("sendmmsg", "start", args, nargs, names, &start) < 0) {
+    if (parse_sendmmsg(args, nargs, names, &start, &addresses) < 0) {
         return NULL;
     }
+    to.messages = NULL;
+    to.links = NULL;
     total = begin_outgoing(&out, self, args[0]);
     if (total < 0) {
         return NULL;
@@ -3873,8 +4870,10 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     }
     else if (prepare_outgoing(&out, args[0], start, total) == 0
              && enter_call(s, &process, "sendmmsg") == 0) {
-        done = 0;
-        if (out.count > 0) {
+        done = addresses == NULL
+                   ? 0
+                   : address_outgoing(s, &out, addresses, start, total, &to);
+        if (done == 0 && out.count > 0) {
             t = begin_transfer(s, true, &process);
             t.messages = out.messages;
             t.count = (unsigned)out.count;
@@ -3882,6 +4881,9 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
             done = run_transfer(s, &t);
         }
         leave_call(s, process);
+    }
+    if (addresses != NULL) {
+        free_destinations(&to);
     }
     end_outgoing(&out);
     return done < 0 ? NULL : PyLong_FromLong(done);
@@ -3989,21 +4991,19 @@ RawSocket_sendall(PyObject *self, PyObject *packets)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(RawSocket_send_doc, "send($self, data, /)\n--\n\n"
-                                 "Sends one packet; returns its length.");
-
+/* Sends one packet, to `address` where that is not NULL. */
 static PyObject *
-RawSocket_send(PyObject *self, PyObject *data)
+send_one(RawSocket *s, PyObject *data, PyObject *address, const char *method)
 {
-    RawSocket *s = (RawSocket *)self;
     struct mmsghdr message;
+    struct name name;
     struct iovec part;
     struct transfer t;
     Py_buffer view;
     int done = -1;
     unsigned process;
 
-    if (refuse_single(s, "send") < 0
+    if (refuse_single(s, method) < 0
         || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
@@ -4012,14 +5012,46 @@ RawSocket_send(PyObject *self, PyObject *data)
         memset(&message, 0, sizeof(message));
         message.msg_hdr.msg_iov = &part;
         message.msg_hdr.msg_iovlen = 1;
-        t = begin_transfer(s, true, &process);
-        t.messages = &message;
-        t.count = 1;
-        done = run_transfer(s, &t);
+        done = address == NULL ? 0 : parse_address(s, address, &name);
+        if (done == 0 && address != NULL) {
+            message.msg_hdr.msg_name = &name.storage;
+            message.msg_hdr.msg_namelen = name.length;
+        }
+        if (done == 0) {
+            t = begin_transfer(s, true, &process);
+            t.messages = &message;
+            t.count = 1;
+            done = run_transfer(s, &t);
+        }
         leave_call(s, process);
     }
     PyBuffer_Release(&view);
     return done < 0 ? NULL : PyLong_FromSsize_t((Py_ssize_t)part.iov_len);
+}
+
+PyDoc_STRVAR(RawSocket_send_doc, "send($self, data, /)\n--\n\n"
+                                 "Sends one packet; returns its length.");
+
+static PyObject *
+RawSocket_send(PyObject *self, PyObject *data)
+{
+    return send_one((RawSocket *)self, data, NULL, "send");
+}
+
+PyDoc_STRVAR(RawSocket_sendto_doc,
+             "sendto($self, data, address, /)\n--\n\n"
+             "Sends one packet to an address; returns its length.");
+
+static PyObject *
+RawSocket_sendto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "sendto() takes 2 arguments, data and address, not %zd",
+                     nargs);
+        return NULL;
+    }
+    return send_one((RawSocket *)self, args[0], args[1], "sendto");
 }
 
 /* ---- RawSocket: filters --------------------------------------------------- */
@@ -4955,9 +5987,10 @@ apply_collection(RawSocket *s, const struct options *o, struct changes *c)
         s->collects |= COLLECT_VLAN;
     }
     if (o->addresses == 1) {
-        s->collects |= COLLECT_ADDRESSES;
+        s->collects |=
+            s->family == AF_PACKET ? COLLECT_ADDRESSES : COLLECT_NAMES;
     }
-    s->names_needed = (s->collects & COLLECT_ADDRESSES)
+    s->names_needed = (s->collects & (COLLECT_ADDRESSES | COLLECT_NAMES))
                       || ((s->collects & COLLECT_VLAN) && s->link_type < 0);
     return apply_timestamps(s, o, c);
 }
@@ -5271,14 +6304,15 @@ inspect_packet_socket(RawSocket *s, struct options *o)
 
 /* Off AF_PACKET its options make no sense. */
 static int
-refuse_packet_options(struct options *o)
+refuse_packet_options(RawSocket *s, struct options *o)
 {
+    bool nameless = !has_addresses(s->family);
     const char *name = PyTuple_Size(o->memberships) > 0 ? interface_needed(o)
                        : o->vnet_hdr > 0                ? "vnet_hdr"
                        : o->fanout.value >= 0           ? "fanout"
                        : o->ignore_outgoing > 0         ? "ignore_outgoing"
                        : o->vlan > 0                    ? "vlan"
-                       : o->addresses > 0               ? "addresses"
+                       : o->addresses > 0 && nameless   ? "addresses"
                        : o->qdisc_bypass                ? "qdisc_bypass"
                                                         : NULL;
 
@@ -5289,7 +6323,7 @@ refuse_packet_options(struct options *o)
                      name);
         return -1;
     }
-    o->vlan = o->addresses = 0;
+    o->vlan = 0;
     o->ignore_outgoing = o->vnet_hdr = -1;
     return 0;
 }
@@ -5318,7 +6352,7 @@ inspect_descriptor(RawSocket *s, struct options *o)
         return -1;
     }
     if ((s->family == AF_PACKET ? inspect_packet_socket(s, o)
-                                : refuse_packet_options(o))
+                                : refuse_packet_options(s, o))
         < 0) {
         return -1;
     }
@@ -5697,11 +6731,10 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     static const char call[] = "getsockname";
     RawSocket *s = (RawSocket *)self;
-    struct sockaddr_ll address = {0};
+    struct link_name address = {.rest = {0}};
     struct ifreq request = {0};
     socklen_t length = sizeof(address);
     int error = 0;
-    Py_ssize_t size;
     unsigned process;
 
     if (s->family != AF_PACKET) {
@@ -5714,9 +6747,9 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
     if (getsockname(s->fd, (struct sockaddr *)&address, &length) < 0) {
         error = errno;
     }
-    else if (address.sll_ifindex > 0) {
+    else if (address.ll.sll_ifindex > 0) {
         /* Without a name, as in the socket module, where it is just gone. */
-        request.ifr_ifindex = address.sll_ifindex;
+        request.ifr_ifindex = address.ll.sll_ifindex;
         if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
             request.ifr_name[0] = '\0';
         }
@@ -5728,13 +6761,8 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
     if (error != 0) {
         return NULL;
     }
-    size = address.sll_halen < sizeof(address.sll_addr)
-               ? address.sll_halen
-               : (Py_ssize_t)sizeof(address.sll_addr);
-    return Py_BuildValue("Niiiy#", PyUnicode_DecodeFSDefault(request.ifr_name),
-                         (int)ntohs(address.sll_protocol),
-                         (int)address.sll_pkttype, (int)address.sll_hatype,
-                         (char *)address.sll_addr, size);
+    return make_link_address(&address,
+                             PyUnicode_DecodeFSDefault(request.ifr_name));
 }
 
 static PyObject *
@@ -6026,6 +7054,9 @@ static PyMethodDef RawSocket_methods[] = {
     {"recv_into", (PyCFunction)(void (*)(void))RawSocket_recv_into,
      METH_FASTCALL, RawSocket_recv_into_doc},
     {"send", RawSocket_send, METH_O, RawSocket_send_doc},
+    {"recvfrom", RawSocket_recvfrom, METH_O, RawSocket_recvfrom_doc},
+    {"sendto", (PyCFunction)(void (*)(void))RawSocket_sendto, METH_FASTCALL,
+     RawSocket_sendto_doc},
     {"attach_filter", RawSocket_attach_filter, METH_O,
      RawSocket_attach_filter_doc},
     {"detach_filter", RawSocket_detach_filter, METH_NOARGS,
@@ -6082,6 +7113,10 @@ static PyGetSetDef RawSocket_getset[] = {
      "ARPHRD_ number of the interface; None for all of them.", NULL},
     {"vnet_hdr", RawSocket_get_vnet_hdr, NULL,
      "Bytes of offload header that go with each frame: 0, 10 or 12.", NULL},
+    {"peer", RawSocket_get_peer, RawSocket_set_peer,
+     "Address of the only sender expected; None: anybody.", NULL},
+    {"strangers", RawSocket_get_strangers, NULL,
+     "Datagrams received from others than the peer.", NULL},
     {"fanout_group", RawSocket_get_fanout_group, NULL,
      "Number of the fanout group; None outside.", NULL},
     {"mtu", RawSocket_get_mtu, NULL,
@@ -6150,6 +7185,7 @@ add_constants(PyObject *module)
         {"CHECKSUM_VALID", CHECKSUM_VALID},
         {"VLAN_RESTORED", VLAN_RESTORED},
         {"CONTROL_TRUNCATED", CONTROL_TRUNCATED},
+        {"FOREIGN", FOREIGN},
         {"VNET_NEEDS_CSUM", VNET_NEEDS_CSUM},
         {"VNET_DATA_VALID", VNET_DATA_VALID},
         {"GSO_NONE", GSO_NONE},
