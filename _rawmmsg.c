@@ -67,6 +67,7 @@ PyErr_SetRaisedException(PyObject *exception)
 
 /* ---- Includes, and what old build headers lack --------------------------- */
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -298,7 +299,8 @@ state_of(PyTypeObject *type)
 
 enum {
     TCP = 6,
-    UDP = 17
+    UDP = 17,
+    SCTP = 132
 };
 enum {
     TCP_SEQUENCE = 4,
@@ -308,7 +310,9 @@ enum {
     TCP_HEADER = 20,
     UDP_LENGTH = 4,
     UDP_CHECKSUM = 6,
-    UDP_HEADER = 8
+    UDP_HEADER = 8,
+    SCTP_CHECKSUM = 8,
+    SCTP_HEADER = 12
 };
 enum {
     TCP_FIN = 0x01,
@@ -420,7 +424,7 @@ store_checksum(unsigned char *p, uint64_t sum, bool mangle)
     memcpy(p, &checksum, sizeof(checksum));
 }
 
-/* As net/core/dev.c:skb_checksum_help(), for all protocols. */
+/* As net/core/dev.c:skb_checksum_help(), for all protocols but SCTP. */
 static void
 finish_checksum(unsigned char *frame, size_t length, uint16_t start,
                 uint16_t offset)
@@ -456,6 +460,9 @@ kind_of(uint8_t gso_type)
     }
 }
 
+static const char checksum_beyond[] =
+    "its checksum field is beyond its length";
+
 static const char *
 check_checksum(const struct offload_header *h, size_t length,
                const struct gso_kind *kind)
@@ -466,7 +473,7 @@ check_checksum(const struct offload_header *h, size_t length,
         needed = kind->transport;
     }
     if (h->checksum_start + needed > length) {
-        return "its checksum field is beyond its length";
+        return checksum_beyond;
     }
     if (h->checksum_start < kind->network) {
         return "its checksum starts before its transport header";
@@ -505,25 +512,6 @@ check_offload(const struct offload_header *h, size_t length)
     }
     if (h->gso_type != GSO_NONE && length < kind.network + kind.transport) {
         return "it is too short for its gso_type";
-    }
-    return NULL;
-}
-
-static const char *
-complete_checksum(struct offload_header *h, unsigned char *frame,
-                  size_t length)
-{
-    const char *reason = check_offload(h, length);
-
-    if (reason != NULL) {
-        return reason;
-    }
-    if (h->gso_type != GSO_NONE) {
-        return "a super-frame has no checksum of its own";
-    }
-    if (h->flags & VNET_NEEDS_CSUM) {
-        finish_checksum(frame, length, h->checksum_start, h->checksum_offset);
-        h->flags &= (uint8_t)~VNET_NEEDS_CSUM;
     }
     return NULL;
 }
@@ -693,6 +681,133 @@ read_network(struct super_frame *f, const unsigned char *frame, size_t *end,
     default:
         return "it is neither IPv4 nor IPv6";
     }
+}
+
+/* SCTP: a CRC32c of the packet (RFC 9260, 6.8), where TCP and UDP have the
+   Internet checksum. The kernel leaves it open like theirs
+   (net/sctp/output.c:sctp_packet_pack()), but says so in the sk_buff alone
+   (csum_not_inet), not in the offload header: the protocol has to tell. In a
+   tunnel it is never left open, because tunnels do not have
+   NETIF_F_SCTP_CRC. */
+
+/* Entry i of a table of 256, where a..h are entries 1, 2, 4 ... 128: the CRC
+   is linear, so that the others are sums of these. */
+#define CRC_ENTRY(i, a, b, c, d, e, f, g, h)                             \
+    (((i) & 1 ? (a) : 0) ^ ((i) & 2 ? (b) : 0) ^ ((i) & 4 ? (c) : 0)     \
+     ^ ((i) & 8 ? (d) : 0) ^ ((i) & 16 ? (e) : 0) ^ ((i) & 32 ? (f) : 0) \
+     ^ ((i) & 64 ? (g) : 0) ^ ((i) & 128 ? (h) : 0))
+#define CRC_4(i, ...)                                             \
+    CRC_ENTRY((i), __VA_ARGS__), CRC_ENTRY((i) + 1, __VA_ARGS__), \
+        CRC_ENTRY((i) + 2, __VA_ARGS__), CRC_ENTRY((i) + 3, __VA_ARGS__)
+#define CRC_16(i, ...)                                    \
+    CRC_4((i), __VA_ARGS__), CRC_4((i) + 4, __VA_ARGS__), \
+        CRC_4((i) + 8, __VA_ARGS__), CRC_4((i) + 12, __VA_ARGS__)
+#define CRC_64(i, ...)                                       \
+    CRC_16((i), __VA_ARGS__), CRC_16((i) + 16, __VA_ARGS__), \
+        CRC_16((i) + 32, __VA_ARGS__), CRC_16((i) + 48, __VA_ARGS__)
+#define CRC_256(i, ...)                                      \
+    CRC_64((i), __VA_ARGS__), CRC_64((i) + 64, __VA_ARGS__), \
+        CRC_64((i) + 128, __VA_ARGS__), CRC_64((i) + 192, __VA_ARGS__)
+
+/* crc_tables[i][x]: the CRC32c, begun with 0 and not inverted, of the 8 bytes
+   that are x at i and 0 elsewhere. */
+static const uint32_t crc_tables[8][256] = {
+    {CRC_256(0, 0x493c7d27, 0x9278fa4e, 0x211d826d, 0x423b04da, 0x847609b4,
+             0x0d006599, 0x1a00cb32, 0x34019664)},
+    {CRC_256(0, 0x68032cc8, 0xd0065990, 0xa5e0c5d1, 0x4e2dfd53, 0x9c5bfaa6,
+             0x3d5b83bd, 0x7ab7077a, 0xf56e0ef4)},
+    {CRC_256(0, 0xef306b19, 0xdb8ca0c3, 0xb2f53777, 0x6006181f, 0xc00c303e,
+             0x85f4168d, 0x0e045beb, 0x1c08b7d6)},
+    {CRC_256(0, 0x38116fac, 0x7022df58, 0xe045beb0, 0xc5670b91, 0x8f2261d3,
+             0x1ba8b557, 0x37516aae, 0x6ea2d55c)},
+    {CRC_256(0, 0xdd45aab8, 0xbf672381, 0x7b2231f3, 0xf64463e6, 0xe964b13d,
+             0xd725148b, 0xaba65fe7, 0x52a0c93f)},
+    {CRC_256(0, 0xa541927e, 0x4f6f520d, 0x9edea41a, 0x38513ec5, 0x70a27d8a,
+             0xe144fb14, 0xc76580d9, 0x8b277743)},
+    {CRC_256(0, 0x13a29877, 0x274530ee, 0x4e8a61dc, 0x9d14c3b8, 0x3fc5f181,
+             0x7f8be302, 0xff17c604, 0xfbc3faf9)},
+    {CRC_256(0, 0xf26b8303, 0xe13b70f7, 0xc79a971f, 0x8ad958cf, 0x105ec76f,
+             0x20bd8ede, 0x417b1dbc, 0x82f63b78)},
+};
+
+static uint32_t
+update_crc32c(uint32_t crc, const unsigned char *p, size_t n)
+{
+    uint64_t word;
+
+    for (; n >= sizeof(word); p += sizeof(word), n -= sizeof(word)) {
+        memcpy(&word, p, sizeof(word));
+        word = le64toh(word) ^ crc;
+        crc = crc_tables[0][word & 0xff] ^ crc_tables[1][word >> 8 & 0xff]
+              ^ crc_tables[2][word >> 16 & 0xff]
+              ^ crc_tables[3][word >> 24 & 0xff]
+              ^ crc_tables[4][word >> 32 & 0xff]
+              ^ crc_tables[5][word >> 40 & 0xff]
+              ^ crc_tables[6][word >> 48 & 0xff] ^ crc_tables[7][word >> 56];
+    }
+    for (; n > 0; p++, n--) {
+        crc = crc >> 8 ^ crc_tables[7][(crc ^ *p) & 0xff];
+    }
+    return crc;
+}
+
+/* Whether the checksum that h leaves open is an SCTP packet's; where that ends
+   without padding, which a CRC would not leave alone. Almost every frame is
+   told by its header. */
+static bool
+leaves_sctp_open(const struct offload_header *h, const unsigned char *frame,
+                 size_t length, size_t *end)
+{
+    struct super_frame f = {0};
+    uint8_t protocol = 0;
+
+    if (!(h->flags & VNET_NEEDS_CSUM) || h->checksum_offset != SCTP_CHECKSUM) {
+        return false;
+    }
+    *end = length;
+    return read_network(&f, frame, end, &protocol) == NULL && protocol == SCTP
+           && f.transport == h->checksum_start;
+}
+
+/* As net/core/dev.c:skb_crc32c_csum_help(). start <= end. */
+static const char *
+finish_sctp(unsigned char *frame, size_t start, size_t end)
+{
+    unsigned char *checksum = frame + start + SCTP_CHECKSUM;
+    uint32_t crc = 0;
+
+    if (end - start < SCTP_HEADER) {
+        return checksum_beyond;
+    }
+    memcpy(checksum, &crc, sizeof(crc));
+    crc = htole32(~update_crc32c(UINT32_MAX, frame + start, end - start));
+    memcpy(checksum, &crc, sizeof(crc));
+    return NULL;
+}
+
+static const char *
+complete_checksum(struct offload_header *h, unsigned char *frame,
+                  size_t length)
+{
+    const char *reason = check_offload(h, length);
+    size_t end;
+
+    if (reason == NULL && h->gso_type != GSO_NONE) {
+        reason = "a super-frame has no checksum of its own";
+    }
+    if (reason != NULL || !(h->flags & VNET_NEEDS_CSUM)) {
+        return reason;
+    }
+    if (!leaves_sctp_open(h, frame, length, &end)) {
+        finish_checksum(frame, length, h->checksum_start, h->checksum_offset);
+    }
+    else {
+        reason = finish_sctp(frame, h->checksum_start, end);
+    }
+    if (reason == NULL) {
+        h->flags &= (uint8_t)~VNET_NEEDS_CSUM;
+    }
+    return reason;
 }
 
 static const char *
@@ -1958,6 +2073,22 @@ load_frame(BatchMemory *m, Py_ssize_t i, size_t *length,
 
 static const char beyond_frame[] = "its length is beyond the frame";
 
+/* Completes the checksum of frame i, whose length and header are those read:
+   NULL, or why it cannot be done. Needs no GIL. */
+static const char *
+complete_frame(BatchMemory *m, Py_ssize_t i, size_t length,
+               struct offload_header *h)
+{
+    const char *reason =
+        complete_checksum(h, (unsigned char *)frame_of(m, i), length);
+
+    if (reason == NULL) {
+        store_flags(m, i, h->flags);
+        m->flags[i] &= (uint16_t)~CHECKSUM_NOT_READY;
+    }
+    return reason;
+}
+
 /* Completes the checksums of the first n frames: how many, with *reason set
    where the one at *at cannot be. Without the GIL. */
 static Py_ssize_t
@@ -1977,13 +2108,10 @@ complete_frames(BatchMemory *m, Py_ssize_t n, Py_ssize_t *at,
         if (h.gso_type != GSO_NONE || !(h.flags & VNET_NEEDS_CSUM)) {
             continue;
         }
-        *reason =
-            complete_checksum(&h, (unsigned char *)frame_of(m, i), length);
+        *reason = complete_frame(m, i, length, &h);
         if (*reason != NULL) {
             return done;
         }
-        store_flags(m, i, h.flags);
-        m->flags[i] &= (uint16_t)~CHECKSUM_NOT_READY;
         done++;
     }
     return done;
@@ -3485,7 +3613,9 @@ arm_send(PacketBatch *b, unsigned vnet_hdr)
 }
 
 /* Why frame i cannot go out with the offload header that it has; NULL where it
-   can. The kernel, too, reads the header once, and checks it. */
+   can. The kernel, too, reads the header once, and checks it. It would write
+   an Internet checksum where the header leaves SCTP's open, so that is
+   completed here. */
 static const char *
 refuse_offload(BatchMemory *m, Py_ssize_t i, Py_ssize_t length,
                unsigned vnet_hdr)
@@ -3494,8 +3624,15 @@ refuse_offload(BatchMemory *m, Py_ssize_t i, Py_ssize_t length,
 
     if (vnet_hdr > 0) {
         struct offload_header h = load_header(m, i);
+        const char *reason = check_offload(&h, (size_t)length);
+        size_t end;
 
-        return check_offload(&h, (size_t)length);
+        if (reason == NULL
+            && leaves_sctp_open(&h, (unsigned char *)frame_of(m, i),
+                                (size_t)length, &end)) {
+            reason = complete_frame(m, i, (size_t)length, &h);
+        }
+        return reason;
     }
     /* These two alone: a send of plain frames comes here for each. */
     if (__atomic_load_n(&at->gso_type, __ATOMIC_RELAXED) != GSO_NONE) {

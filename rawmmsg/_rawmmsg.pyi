@@ -140,10 +140,12 @@ class PacketBatch:
         """Computes the checksums that were left to the hardware
         (VNET_NEEDS_CSUM), for a sink without offloads; returns how many.
 
-        Super-frames are left as they are: segment_into() completes theirs.
-        ValueError names a frame whose header does not fit it (those before it
-        are done), or says that the batch holds no headers
-        (net/core/dev.c:skb_checksum_help()).
+        SCTP over IPv4 and IPv6, behind any tags, gets its CRC32c, and every
+        other frame an Internet checksum, where its header says (net/core/
+        dev.c:skb_crc32c_csum_help(), skb_checksum_help()). Super-frames are
+        left as they are: segment_into() completes theirs. ValueError names a
+        frame whose header does not fit it (those before it are done), or says
+        that the batch holds no headers.
         """
 
     def segment_into(
@@ -401,10 +403,12 @@ class RawSocket:
         BlockingIOError.
 
         With vnet_hdr, a batch's frames go with their offload headers, those
-        of a sequence with zeroes. ValueError names a frame whose header does
-        not fit it, or that needs one (a super-frame, a missing checksum) on a
-        socket without vnet_hdr; EOPNOTSUPP, a super-frame that the interface
-        cannot segment, on one with qdisc_bypass.
+        of a sequence with zeroes. No such header can ask for SCTP's CRC32c:
+        where it is missing (VNET_NEEDS_CSUM), it is first completed in the
+        batch, as by complete_checksums(). ValueError names a frame whose
+        header does not fit it, or that needs one (a super-frame, a missing
+        checksum) on a socket without vnet_hdr; EOPNOTSUPP, a super-frame that
+        the interface cannot segment, on one with qdisc_bypass.
         """
 
     def sendall(self, packets: _Packets, /) -> None:
