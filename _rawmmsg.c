@@ -1922,6 +1922,22 @@ has_headers(PacketBatch *b)
            & COLLECT_OFFLOADS;
 }
 
+/* What a batch holds that is filled for send: the headers that it has, or new
+   ones of zero where the last receive collected none: those that an earlier
+   one left must not come back, in any row. The caller has taken it. */
+static unsigned
+filled_headers(PacketBatch *b)
+{
+    unsigned collected =
+        atomic_load_explicit(&b->collected, memory_order_relaxed);
+
+    if (collected & COLLECT_OFFLOADS) {
+        return collected & FILLED;
+    }
+    zero_headers(b->memory, 0, b->memory->capacity);
+    return FILLED;
+}
+
 /* Copies `data` into the next free frame: 0, or -1 with an exception set. The
    batch is taken after the exporter's own code has run. */
 static int
@@ -1929,6 +1945,7 @@ append_packet(PacketBatch *b, PyObject *data)
 {
     BatchMemory *m = b->memory;
     Py_buffer view;
+    unsigned collected;
     Py_ssize_t n;
     int result = -1;
 
@@ -1953,8 +1970,9 @@ append_packet(PacketBatch *b, PyObject *data)
         memmove(frame_of(m, n), view.buf, (size_t)view.len);
         atomic_store_explicit(&m->lengths[n], (uint32_t)view.len,
                               memory_order_relaxed);
-        zero_headers(m, has_headers(b) ? n : 0, n + 1);
-        set_held(b, n + 1, FILLED);
+        collected = filled_headers(b);
+        zero_headers(m, n, n + 1);
+        set_held(b, n + 1, collected);
         result = 0;
     }
     release_batch(b);
@@ -2043,10 +2061,7 @@ PacketBatch_set_count(PyObject *self, PyObject *value)
         return NULL;
     }
     /* What was received keeps its headers: its frames are no good without. */
-    if (!has_headers(b)) {
-        zero_headers(b->memory, 0, count);
-    }
-    set_held(b, count, FILLED);
+    set_held(b, count, filled_headers(b));
     release_batch(b);
     Py_RETURN_NONE;
 }
@@ -2286,14 +2301,15 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
                                .to = to->memory,
                                .frame = start,
                                .segment = (uint32_t)segment};
+    zero_headers(to->memory, 0, to->memory->capacity);
     set_held(to, 0, FILLED);
     Py_BEGIN_ALLOW_THREADS
     run_segmentation(g);
-    zero_headers(to->memory, 0, g->written);
     Py_END_ALLOW_THREADS
     set_held(to, g->written, FILLED);
-    /* As with sendmmsg(): the caller comes back for it. */
-    if (g->reason != NULL && g->frame == start) {
+    /* As with sendmmsg(): the caller comes back for it. Every frame and every
+       segment that is done fills a frame of the target. */
+    if (g->reason != NULL && g->written == 0) {
         return raise_bad_frame(start, g->reason);
     }
     return 0;

@@ -133,7 +133,8 @@ class PacketBatch:
         `lengths` bytes.
 
         Their offload headers stay, as received or as written: clear() first
-        where the frames are new.
+        where the frames are new. All are zero where the last receive
+        collected none.
         """
 
     def complete_checksums(self) -> int:
@@ -159,9 +160,11 @@ class PacketBatch:
         and IPv6 and UDP, behind any tags, as the kernel does
         (tcp_gso_segment(), __udp_gso_segment()).
 
-        Stops before a frame that cannot be done, and raises ValueError, which
-        names it, when it is the one at `start`: its header does not fit it,
-        its type is another, or it is longer than a frame of `target`.
+        Stops before a frame or segment that cannot be done: its header does
+        not fit it, its type is another, or it is longer than the next frame
+        of `target`. Raises ValueError, which names it, where it is the first,
+        so that `target` stays empty; and for a `target` whose memory overlaps
+        this batch's.
         """
 
     # The columns. Each has `capacity` entries, the first len(batch) of them
@@ -244,7 +247,8 @@ class PacketBatch:
 
     @property
     def buffer_counts(self) -> memoryview[int] | None:
-        """num_buffers of each header ("H"). Collected with vnet_hdr=12."""
+        """num_buffers of each header ("H"). Collected with vnet_hdr=12; None
+        while the batch holds headers of 10 bytes."""
 
 @final
 class Statistics(
