@@ -77,6 +77,7 @@ PyErr_SetRaisedException(PyObject *exception)
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -1031,6 +1032,13 @@ write_segment(const struct super_frame *f, const unsigned char *frame,
 
 /* ---- BatchMemory ---------------------------------------------------------- */
 
+/* Addresses from start to end - 1. */
+struct span {
+    uintptr_t start;
+    uintptr_t end;
+    Py_ssize_t buffer; /* index in `buffers`; -1: another */
+};
+
 typedef struct {
     PyObject_HEAD
     Py_ssize_t capacity;
@@ -1040,8 +1048,14 @@ typedef struct {
     Py_buffer *pins;
     Py_ssize_t pin_count;
 
-    /* One allocation, that holds all below (frames where they are ours). */
+    /* One allocation, that holds all below but the spans (frames where they
+       are ours). */
     void *block;
+    size_t block_size;
+
+    /* All that is written for the batch: `block` and the frames, in the order
+       of the addresses; pin_count + 1 of them, apart from one another. */
+    struct span *spans;
 
     /* Armed for life: part 2i is frame i's offload header, part 2i + 1 the
        frame. The parts of `rx` are never changed and so tell where a frame
@@ -1132,7 +1146,8 @@ allocate(BatchMemory *m, bool own_frames)
         PyErr_NoMemory();
         return -1;
     }
-    m->block = PyMem_Calloc(1, c.used + CACHE_LINE);
+    m->block_size = c.used + CACHE_LINE;
+    m->block = PyMem_Calloc(1, m->block_size);
     if (m->block == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -1373,6 +1388,79 @@ finally:
     return result;
 }
 
+static struct span
+span_of(const void *start, size_t size, Py_ssize_t buffer)
+{
+    return (struct span){(uintptr_t)start, (uintptr_t)start + size, buffer};
+}
+
+static int
+compare_spans(const void *left, const void *right)
+{
+    const struct span *a = left, *b = right;
+
+    return (a->start > b->start) - (a->start < b->start);
+}
+
+/* Notes what memory the batch writes to. -1 with ValueError set where two
+   frames share a part of it, and so each would be overwritten by the other;
+   or with MemoryError. */
+static int
+note_spans(BatchMemory *m)
+{
+    Py_ssize_t n = m->pin_count + 1, i;
+    struct span *spans = PyMem_Calloc((size_t)n, sizeof(*spans));
+
+    if (spans == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    m->spans = spans;
+    spans[0] = span_of(m->block, m->block_size, -1);
+    if (m->frames != NULL && n > 1) {
+        spans[1] =
+            span_of(m->frames, (size_t)(m->capacity * m->strides[0]), -1);
+    }
+    else {
+        for (i = 1; i < n; i++) {
+            const Py_buffer *pin = &m->pins[i - 1];
+
+            spans[i] = span_of(pin->buf, (size_t)pin->len, i - 1);
+        }
+    }
+    qsort(spans, (size_t)n, sizeof(*spans), compare_spans);
+    for (i = 1; i < n; i++) {
+        if (spans[i].start < spans[i - 1].end) {
+            PyErr_Format(PyExc_ValueError,
+                         "buffers[%zd] and buffers[%zd] overlap: each packet "
+                         "needs memory of its own",
+                         spans[i - 1].buffer, spans[i].buffer);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Whether both write to some of the same memory. */
+static bool
+share_memory(const BatchMemory *a, const BatchMemory *b)
+{
+    Py_ssize_t i = 0, k = 0;
+
+    while (i <= a->pin_count && k <= b->pin_count) {
+        if (a->spans[i].end <= b->spans[k].start) {
+            i++;
+        }
+        else if (b->spans[k].end <= a->spans[i].start) {
+            k++;
+        }
+        else {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* New memory, armed; NULL with an exception set. */
 static BatchMemory *
 BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
@@ -1395,7 +1483,7 @@ BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
     else {
         result = use_own_memory(m, capacity, frame_size);
     }
-    if (result < 0) {
+    if (result < 0 || note_spans(m) < 0) {
         Py_DECREF(m);
         return NULL;
     }
@@ -1439,6 +1527,7 @@ BatchMemory_dealloc(PyObject *self)
         PyBuffer_Release(&m->pins[--m->pin_count]);
     }
     PyMem_Free(m->pins);
+    PyMem_Free(m->spans);
     PyMem_Free(m->block);
     release(self);
     Py_DECREF(type);
@@ -2279,6 +2368,12 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
 
     if (!has_headers(from)) {
         return raise_no_headers();
+    }
+    /* Segments would be written over frames that are still to be read. */
+    if (share_memory(from->memory, to->memory)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the target's memory overlaps the batch's");
+        return -1;
     }
     if (start < 0 || start > count) {
         PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",

@@ -67,15 +67,16 @@ class PacketBatch:
     Two dimensions give capacity and frame size; a flat one is divided by
     `frame_size` (2,048 unless given), or by `capacity` alone.
     ``buffers=`` takes a sequence of writable buffers, one per packet, each
-    with its own size. The caller's memory stays exported (a bytearray cannot
-    be resized) until the batch and every view of it are gone.
+    with its own size, none overlapping another. The caller's memory stays
+    exported (a bytearray cannot be resized) until the batch and every view of
+    it are gone.
 
     A call that is using the batch holds it: another that would use it at the
     same time raises BufferError.
 
-    Raises ValueError for sizes that do not fit, BufferError (or what the
-    exporter raises) for memory that is read-only or not contiguous,
-    MemoryError.
+    Raises ValueError for sizes that do not fit and for buffers that overlap,
+    BufferError (or what the exporter raises) for memory that is read-only or
+    not contiguous, MemoryError.
     """
 
     def __new__(
