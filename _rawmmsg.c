@@ -67,6 +67,7 @@ PyErr_SetRaisedException(PyObject *exception)
 
 /* ---- Includes, and what old build headers lack --------------------------- */
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -75,6 +76,7 @@ PyErr_SetRaisedException(PyObject *exception)
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -339,7 +341,8 @@ begin_counting_forks(void)
 
 enum {
     TCP = 6,
-    UDP = 17
+    UDP = 17,
+    SCTP = 132
 };
 enum {
     TCP_SEQUENCE = 4,
@@ -349,7 +352,9 @@ enum {
     TCP_HEADER = 20,
     UDP_LENGTH = 4,
     UDP_CHECKSUM = 6,
-    UDP_HEADER = 8
+    UDP_HEADER = 8,
+    SCTP_CHECKSUM = 8,
+    SCTP_HEADER = 12
 };
 enum {
     TCP_FIN = 0x01,
@@ -461,7 +466,7 @@ store_checksum(unsigned char *p, uint64_t sum, bool mangle)
     memcpy(p, &checksum, sizeof(checksum));
 }
 
-/* As net/core/dev.c:skb_checksum_help(), for all protocols. */
+/* As net/core/dev.c:skb_checksum_help(), for all protocols but SCTP. */
 static void
 finish_checksum(unsigned char *frame, size_t length, uint16_t start,
                 uint16_t offset)
@@ -497,6 +502,9 @@ kind_of(uint8_t gso_type)
     }
 }
 
+static const char checksum_beyond[] =
+    "its checksum field is beyond its length";
+
 static const char *
 check_checksum(const struct offload_header *h, size_t length,
                const struct gso_kind *kind)
@@ -507,7 +515,7 @@ check_checksum(const struct offload_header *h, size_t length,
         needed = kind->transport;
     }
     if (h->checksum_start + needed > length) {
-        return "its checksum field is beyond its length";
+        return checksum_beyond;
     }
     if (h->checksum_start < kind->network) {
         return "its checksum starts before its transport header";
@@ -546,25 +554,6 @@ check_offload(const struct offload_header *h, size_t length)
     }
     if (h->gso_type != GSO_NONE && length < kind.network + kind.transport) {
         return "it is too short for its gso_type";
-    }
-    return NULL;
-}
-
-static const char *
-complete_checksum(struct offload_header *h, unsigned char *frame,
-                  size_t length)
-{
-    const char *reason = check_offload(h, length);
-
-    if (reason != NULL) {
-        return reason;
-    }
-    if (h->gso_type != GSO_NONE) {
-        return "a super-frame has no checksum of its own";
-    }
-    if (h->flags & VNET_NEEDS_CSUM) {
-        finish_checksum(frame, length, h->checksum_start, h->checksum_offset);
-        h->flags &= (uint8_t)~VNET_NEEDS_CSUM;
     }
     return NULL;
 }
@@ -734,6 +723,133 @@ read_network(struct super_frame *f, const unsigned char *frame, size_t *end,
     default:
         return "it is neither IPv4 nor IPv6";
     }
+}
+
+/* SCTP: a CRC32c of the packet (RFC 9260, 6.8), where TCP and UDP have the
+   Internet checksum. The kernel leaves it open like theirs
+   (net/sctp/output.c:sctp_packet_pack()), but says so in the sk_buff alone
+   (csum_not_inet), not in the offload header: the protocol has to tell. In a
+   tunnel it is never left open, because tunnels do not have
+   NETIF_F_SCTP_CRC. */
+
+/* Entry i of a table of 256, where a..h are entries 1, 2, 4 ... 128: the CRC
+   is linear, so that the others are sums of these. */
+#define CRC_ENTRY(i, a, b, c, d, e, f, g, h)                             \
+    (((i) & 1 ? (a) : 0) ^ ((i) & 2 ? (b) : 0) ^ ((i) & 4 ? (c) : 0)     \
+     ^ ((i) & 8 ? (d) : 0) ^ ((i) & 16 ? (e) : 0) ^ ((i) & 32 ? (f) : 0) \
+     ^ ((i) & 64 ? (g) : 0) ^ ((i) & 128 ? (h) : 0))
+#define CRC_4(i, ...)                                             \
+    CRC_ENTRY((i), __VA_ARGS__), CRC_ENTRY((i) + 1, __VA_ARGS__), \
+        CRC_ENTRY((i) + 2, __VA_ARGS__), CRC_ENTRY((i) + 3, __VA_ARGS__)
+#define CRC_16(i, ...)                                    \
+    CRC_4((i), __VA_ARGS__), CRC_4((i) + 4, __VA_ARGS__), \
+        CRC_4((i) + 8, __VA_ARGS__), CRC_4((i) + 12, __VA_ARGS__)
+#define CRC_64(i, ...)                                       \
+    CRC_16((i), __VA_ARGS__), CRC_16((i) + 16, __VA_ARGS__), \
+        CRC_16((i) + 32, __VA_ARGS__), CRC_16((i) + 48, __VA_ARGS__)
+#define CRC_256(i, ...)                                      \
+    CRC_64((i), __VA_ARGS__), CRC_64((i) + 64, __VA_ARGS__), \
+        CRC_64((i) + 128, __VA_ARGS__), CRC_64((i) + 192, __VA_ARGS__)
+
+/* crc_tables[i][x]: the CRC32c, begun with 0 and not inverted, of the 8 bytes
+   that are x at i and 0 elsewhere. */
+static const uint32_t crc_tables[8][256] = {
+    {CRC_256(0, 0x493c7d27, 0x9278fa4e, 0x211d826d, 0x423b04da, 0x847609b4,
+             0x0d006599, 0x1a00cb32, 0x34019664)},
+    {CRC_256(0, 0x68032cc8, 0xd0065990, 0xa5e0c5d1, 0x4e2dfd53, 0x9c5bfaa6,
+             0x3d5b83bd, 0x7ab7077a, 0xf56e0ef4)},
+    {CRC_256(0, 0xef306b19, 0xdb8ca0c3, 0xb2f53777, 0x6006181f, 0xc00c303e,
+             0x85f4168d, 0x0e045beb, 0x1c08b7d6)},
+    {CRC_256(0, 0x38116fac, 0x7022df58, 0xe045beb0, 0xc5670b91, 0x8f2261d3,
+             0x1ba8b557, 0x37516aae, 0x6ea2d55c)},
+    {CRC_256(0, 0xdd45aab8, 0xbf672381, 0x7b2231f3, 0xf64463e6, 0xe964b13d,
+             0xd725148b, 0xaba65fe7, 0x52a0c93f)},
+    {CRC_256(0, 0xa541927e, 0x4f6f520d, 0x9edea41a, 0x38513ec5, 0x70a27d8a,
+             0xe144fb14, 0xc76580d9, 0x8b277743)},
+    {CRC_256(0, 0x13a29877, 0x274530ee, 0x4e8a61dc, 0x9d14c3b8, 0x3fc5f181,
+             0x7f8be302, 0xff17c604, 0xfbc3faf9)},
+    {CRC_256(0, 0xf26b8303, 0xe13b70f7, 0xc79a971f, 0x8ad958cf, 0x105ec76f,
+             0x20bd8ede, 0x417b1dbc, 0x82f63b78)},
+};
+
+static uint32_t
+update_crc32c(uint32_t crc, const unsigned char *p, size_t n)
+{
+    uint64_t word;
+
+    for (; n >= sizeof(word); p += sizeof(word), n -= sizeof(word)) {
+        memcpy(&word, p, sizeof(word));
+        word = le64toh(word) ^ crc;
+        crc = crc_tables[0][word & 0xff] ^ crc_tables[1][word >> 8 & 0xff]
+              ^ crc_tables[2][word >> 16 & 0xff]
+              ^ crc_tables[3][word >> 24 & 0xff]
+              ^ crc_tables[4][word >> 32 & 0xff]
+              ^ crc_tables[5][word >> 40 & 0xff]
+              ^ crc_tables[6][word >> 48 & 0xff] ^ crc_tables[7][word >> 56];
+    }
+    for (; n > 0; p++, n--) {
+        crc = crc >> 8 ^ crc_tables[7][(crc ^ *p) & 0xff];
+    }
+    return crc;
+}
+
+/* Whether the checksum that h leaves open is an SCTP packet's; where that ends
+   without padding, which a CRC would not leave alone. Almost every frame is
+   told by its header. */
+static bool
+leaves_sctp_open(const struct offload_header *h, const unsigned char *frame,
+                 size_t length, size_t *end)
+{
+    struct super_frame f = {0};
+    uint8_t protocol = 0;
+
+    if (!(h->flags & VNET_NEEDS_CSUM) || h->checksum_offset != SCTP_CHECKSUM) {
+        return false;
+    }
+    *end = length;
+    return read_network(&f, frame, end, &protocol) == NULL && protocol == SCTP
+           && f.transport == h->checksum_start;
+}
+
+/* As net/core/dev.c:skb_crc32c_csum_help(). start <= end. */
+static const char *
+finish_sctp(unsigned char *frame, size_t start, size_t end)
+{
+    unsigned char *checksum = frame + start + SCTP_CHECKSUM;
+    uint32_t crc = 0;
+
+    if (end - start < SCTP_HEADER) {
+        return checksum_beyond;
+    }
+    memcpy(checksum, &crc, sizeof(crc));
+    crc = htole32(~update_crc32c(UINT32_MAX, frame + start, end - start));
+    memcpy(checksum, &crc, sizeof(crc));
+    return NULL;
+}
+
+static const char *
+complete_checksum(struct offload_header *h, unsigned char *frame,
+                  size_t length)
+{
+    const char *reason = check_offload(h, length);
+    size_t end;
+
+    if (reason == NULL && h->gso_type != GSO_NONE) {
+        reason = "a super-frame has no checksum of its own";
+    }
+    if (reason != NULL || !(h->flags & VNET_NEEDS_CSUM)) {
+        return reason;
+    }
+    if (!leaves_sctp_open(h, frame, length, &end)) {
+        finish_checksum(frame, length, h->checksum_start, h->checksum_offset);
+    }
+    else {
+        reason = finish_sctp(frame, h->checksum_start, end);
+    }
+    if (reason == NULL) {
+        h->flags &= (uint8_t)~VNET_NEEDS_CSUM;
+    }
+    return reason;
 }
 
 static const char *
@@ -1066,6 +1182,13 @@ make_address(const struct name *n)
 
 /* ---- BatchMemory ---------------------------------------------------------- */
 
+/* Addresses from start to end - 1. */
+struct span {
+    uintptr_t start;
+    uintptr_t end;
+    Py_ssize_t buffer; /* index in `buffers`; -1: another */
+};
+
 typedef struct {
     PyObject_HEAD
     Py_ssize_t capacity;
@@ -1075,8 +1198,14 @@ typedef struct {
     Py_buffer *pins;
     Py_ssize_t pin_count;
 
-    /* One allocation, that holds all below (frames where they are ours). */
+    /* One allocation, that holds all below but the spans (frames where they
+       are ours). */
     void *block;
+    size_t block_size;
+
+    /* All that is written for the batch: `block` and the frames, in the order
+       of the addresses; pin_count + 1 of them, apart from one another. */
+    struct span *spans;
 
     /* Armed for life: part 2i is frame i's offload header, part 2i + 1 the
        frame. The parts of `rx` are never changed and so tell where a frame
@@ -1171,7 +1300,8 @@ allocate(BatchMemory *m, bool own_frames)
         PyErr_NoMemory();
         return -1;
     }
-    m->block = PyMem_Calloc(1, c.used + CACHE_LINE);
+    m->block_size = c.used + CACHE_LINE;
+    m->block = PyMem_Calloc(1, m->block_size);
     if (m->block == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -1412,6 +1542,79 @@ finally:
     return result;
 }
 
+static struct span
+span_of(const void *start, size_t size, Py_ssize_t buffer)
+{
+    return (struct span){(uintptr_t)start, (uintptr_t)start + size, buffer};
+}
+
+static int
+compare_spans(const void *left, const void *right)
+{
+    const struct span *a = left, *b = right;
+
+    return (a->start > b->start) - (a->start < b->start);
+}
+
+/* Notes what memory the batch writes to. -1 with ValueError set where two
+   frames share a part of it, and so each would be overwritten by the other;
+   or with MemoryError. */
+static int
+note_spans(BatchMemory *m)
+{
+    Py_ssize_t n = m->pin_count + 1, i;
+    struct span *spans = PyMem_Calloc((size_t)n, sizeof(*spans));
+
+    if (spans == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    m->spans = spans;
+    spans[0] = span_of(m->block, m->block_size, -1);
+    if (m->frames != NULL && n > 1) {
+        spans[1] =
+            span_of(m->frames, (size_t)(m->capacity * m->strides[0]), -1);
+    }
+    else {
+        for (i = 1; i < n; i++) {
+            const Py_buffer *pin = &m->pins[i - 1];
+
+            spans[i] = span_of(pin->buf, (size_t)pin->len, i - 1);
+        }
+    }
+    qsort(spans, (size_t)n, sizeof(*spans), compare_spans);
+    for (i = 1; i < n; i++) {
+        if (spans[i].start < spans[i - 1].end) {
+            PyErr_Format(PyExc_ValueError,
+                         "buffers[%zd] and buffers[%zd] overlap: each packet "
+                         "needs memory of its own",
+                         spans[i - 1].buffer, spans[i].buffer);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Whether both write to some of the same memory. */
+static bool
+share_memory(const BatchMemory *a, const BatchMemory *b)
+{
+    Py_ssize_t i = 0, k = 0;
+
+    while (i <= a->pin_count && k <= b->pin_count) {
+        if (a->spans[i].end <= b->spans[k].start) {
+            i++;
+        }
+        else if (b->spans[k].end <= a->spans[i].start) {
+            k++;
+        }
+        else {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* New memory, armed; NULL with an exception set. */
 static BatchMemory *
 BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
@@ -1434,7 +1637,7 @@ BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
     else {
         result = use_own_memory(m, capacity, frame_size);
     }
-    if (result < 0) {
+    if (result < 0 || note_spans(m) < 0) {
         Py_DECREF(m);
         return NULL;
     }
@@ -1479,6 +1682,7 @@ BatchMemory_dealloc(PyObject *self)
     }
     PyMem_Free(m->pins);
     PyMem_Free(m->names);
+    PyMem_Free(m->spans);
     PyMem_Free(m->block);
     release(self);
     Py_DECREF(type);
@@ -1966,6 +2170,22 @@ has_headers(PacketBatch *b)
            & COLLECT_OFFLOADS;
 }
 
+/* What a batch holds that is filled for send: the headers that it has, or new
+   ones of zero where the last receive collected none: those that an earlier
+   one left must not come back, in any row. The caller has taken it. */
+static unsigned
+filled_headers(PacketBatch *b)
+{
+    unsigned collected =
+        atomic_load_explicit(&b->collected, memory_order_relaxed);
+
+    if (collected & COLLECT_OFFLOADS) {
+        return collected & FILLED;
+    }
+    zero_headers(b->memory, 0, b->memory->capacity);
+    return FILLED;
+}
+
 /* Copies `data` into the next free frame: 0, or -1 with an exception set. The
    batch is taken after the exporter's own code has run. */
 static int
@@ -1973,6 +2193,7 @@ append_packet(PacketBatch *b, PyObject *data)
 {
     BatchMemory *m = b->memory;
     Py_buffer view;
+    unsigned collected;
     Py_ssize_t n;
     int result = -1;
 
@@ -1997,8 +2218,9 @@ append_packet(PacketBatch *b, PyObject *data)
         memmove(frame_of(m, n), view.buf, (size_t)view.len);
         atomic_store_explicit(&m->lengths[n], (uint32_t)view.len,
                               memory_order_relaxed);
-        zero_headers(m, has_headers(b) ? n : 0, n + 1);
-        set_held(b, n + 1, FILLED);
+        collected = filled_headers(b);
+        zero_headers(m, n, n + 1);
+        set_held(b, n + 1, collected);
         result = 0;
     }
     release_batch(b);
@@ -2087,10 +2309,7 @@ PacketBatch_set_count(PyObject *self, PyObject *value)
         return NULL;
     }
     /* What was received keeps its headers: its frames are no good without. */
-    if (!has_headers(b)) {
-        zero_headers(b->memory, 0, count);
-    }
-    set_held(b, count, FILLED);
+    set_held(b, count, filled_headers(b));
     release_batch(b);
     Py_RETURN_NONE;
 }
@@ -2117,6 +2336,22 @@ load_frame(BatchMemory *m, Py_ssize_t i, size_t *length,
 
 static const char beyond_frame[] = "its length is beyond the frame";
 
+/* Completes the checksum of frame i, whose length and header are those read:
+   NULL, or why it cannot be done. Needs no GIL. */
+static const char *
+complete_frame(BatchMemory *m, Py_ssize_t i, size_t length,
+               struct offload_header *h)
+{
+    const char *reason =
+        complete_checksum(h, (unsigned char *)frame_of(m, i), length);
+
+    if (reason == NULL) {
+        store_flags(m, i, h->flags);
+        m->flags[i] &= (uint16_t)~CHECKSUM_NOT_READY;
+    }
+    return reason;
+}
+
 /* Completes the checksums of the first n frames: how many, with *reason set
    where the one at *at cannot be. Without the GIL. */
 static Py_ssize_t
@@ -2136,13 +2371,10 @@ complete_frames(BatchMemory *m, Py_ssize_t n, Py_ssize_t *at,
         if (h.gso_type != GSO_NONE || !(h.flags & VNET_NEEDS_CSUM)) {
             continue;
         }
-        *reason =
-            complete_checksum(&h, (unsigned char *)frame_of(m, i), length);
+        *reason = complete_frame(m, i, length, &h);
         if (*reason != NULL) {
             return done;
         }
-        store_flags(m, i, h.flags);
-        m->flags[i] &= (uint16_t)~CHECKSUM_NOT_READY;
         done++;
     }
     return done;
@@ -2296,6 +2528,12 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
     if (!has_headers(from)) {
         return raise_no_headers();
     }
+    /* Segments would be written over frames that are still to be read. */
+    if (share_memory(from->memory, to->memory)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the target's memory overlaps the batch's");
+        return -1;
+    }
     if (start < 0 || start > count) {
         PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
                      count, start);
@@ -2317,14 +2555,15 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
                                .to = to->memory,
                                .frame = start,
                                .segment = (uint32_t)segment};
+    zero_headers(to->memory, 0, to->memory->capacity);
     set_held(to, 0, FILLED);
     Py_BEGIN_ALLOW_THREADS
     run_segmentation(g);
-    zero_headers(to->memory, 0, g->written);
     Py_END_ALLOW_THREADS
     set_held(to, g->written, FILLED);
-    /* As with sendmmsg(): the caller comes back for it. */
-    if (g->reason != NULL && g->frame == start) {
+    /* As with sendmmsg(): the caller comes back for it. Every frame and every
+       segment that is done fills a frame of the target. */
+    if (g->reason != NULL && g->written == 0) {
         return raise_bad_frame(start, g->reason);
     }
     return 0;
@@ -4446,7 +4685,9 @@ arm_send(PacketBatch *b, unsigned vnet_hdr)
 }
 
 /* Why frame i cannot go out with the offload header that it has; NULL where it
-   can. The kernel, too, reads the header once, and checks it. */
+   can. The kernel, too, reads the header once, and checks it. It would write
+   an Internet checksum where the header leaves SCTP's open, so that is
+   completed here. */
 static const char *
 refuse_offload(BatchMemory *m, Py_ssize_t i, Py_ssize_t length,
                unsigned vnet_hdr)
@@ -4455,8 +4696,15 @@ refuse_offload(BatchMemory *m, Py_ssize_t i, Py_ssize_t length,
 
     if (vnet_hdr > 0) {
         struct offload_header h = load_header(m, i);
+        const char *reason = check_offload(&h, (size_t)length);
+        size_t end;
 
-        return check_offload(&h, (size_t)length);
+        if (reason == NULL
+            && leaves_sctp_open(&h, (unsigned char *)frame_of(m, i),
+                                (size_t)length, &end)) {
+            reason = complete_frame(m, i, (size_t)length, &h);
+        }
+        return reason;
     }
     /* These two alone: a send of plain frames comes here for each. */
     if (__atomic_load_n(&at->gso_type, __ATOMIC_RELAXED) != GSO_NONE) {

@@ -85,15 +85,16 @@ class PacketBatch:
     Two dimensions give capacity and frame size; a flat one is divided by
     `frame_size` (2,048 unless given), or by `capacity` alone.
     ``buffers=`` takes a sequence of writable buffers, one per packet, each
-    with its own size. The caller's memory stays exported (a bytearray cannot
-    be resized) until the batch and every view of it are gone.
+    with its own size, none overlapping another. The caller's memory stays
+    exported (a bytearray cannot be resized) until the batch and every view of
+    it are gone.
 
     A call that is using the batch holds it: another that would use it at the
     same time raises BufferError.
 
-    Raises ValueError for sizes that do not fit, BufferError (or what the
-    exporter raises) for memory that is read-only or not contiguous,
-    MemoryError.
+    Raises ValueError for sizes that do not fit and for buffers that overlap,
+    BufferError (or what the exporter raises) for memory that is read-only or
+    not contiguous, MemoryError.
     """
 
     def __new__(
@@ -163,17 +164,20 @@ class PacketBatch:
         `lengths` bytes.
 
         Their offload headers stay, as received or as written: clear() first
-        where the frames are new.
+        where the frames are new. All are zero where the last receive
+        collected none.
         """
 
     def complete_checksums(self) -> int:
         """Computes the checksums that were left to the hardware
         (VNET_NEEDS_CSUM), for a sink without offloads; returns how many.
 
-        Super-frames are left as they are: segment_into() completes theirs.
-        ValueError names a frame whose header does not fit it (those before it
-        are done), or says that the batch holds no headers
-        (net/core/dev.c:skb_checksum_help()).
+        SCTP over IPv4 and IPv6, behind any tags, gets its CRC32c, and every
+        other frame an Internet checksum, where its header says (net/core/
+        dev.c:skb_crc32c_csum_help(), skb_checksum_help()). Super-frames are
+        left as they are: segment_into() completes theirs. ValueError names a
+        frame whose header does not fit it (those before it are done), or says
+        that the batch holds no headers.
         """
 
     def segment_into(
@@ -187,9 +191,11 @@ class PacketBatch:
         and IPv6 and UDP, behind any tags, as the kernel does
         (tcp_gso_segment(), __udp_gso_segment()).
 
-        Stops before a frame that cannot be done, and raises ValueError, which
-        names it, when it is the one at `start`: its header does not fit it,
-        its type is another, or it is longer than a frame of `target`.
+        Stops before a frame or segment that cannot be done: its header does
+        not fit it, its type is another, or it is longer than the next frame
+        of `target`. Raises ValueError, which names it, where it is the first,
+        so that `target` stays empty; and for a `target` whose memory overlaps
+        this batch's.
         """
 
     # The columns. Each has `capacity` entries, the first len(batch) of them
@@ -273,7 +279,8 @@ class PacketBatch:
 
     @property
     def buffer_counts(self) -> memoryview[int] | None:
-        """num_buffers of each header ("H"). Collected with vnet_hdr=12."""
+        """num_buffers of each header ("H"). Collected with vnet_hdr=12; None
+        while the batch holds headers of 10 bytes."""
 
 @final
 class Statistics(
@@ -451,10 +458,14 @@ class RawSocket:
         BlockingIOError.
 
         With vnet_hdr, a batch's frames go with their offload headers, those
-        of a sequence with zeroes. ValueError names a frame whose header does
-        not fit it, or that needs one (a super-frame, a missing checksum) on a
-        socket without vnet_hdr; EOPNOTSUPP, a super-frame that the interface
-        cannot segment, on one with qdisc_bypass.
+        of a sequence with zeroes. No such header can ask for SCTP's CRC32c:
+        where it is missing (VNET_NEEDS_CSUM), it is first completed in the
+        batch, as by complete_checksums(). ValueError names a frame whose
+        header does not fit it, or that needs one (a super-frame, a missing
+        checksum) on a socket without vnet_hdr. With qdisc_bypass, a
+        super-frame that the device cannot segment is ENOBUFS, for nothing else
+        segments it there (net/core/dev.c:__dev_direct_xmit()); `ethtool -k`
+        tells what it can.
 
         `addresses` gives each packet its destination, in the form of
         sendto(). On AF_PACKET: a sequence with one address for each packet,

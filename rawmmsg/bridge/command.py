@@ -23,10 +23,11 @@ carries one frame in each datagram:
   udp:HOST:PORT,HOST:PORT     local and remote address
   fd:N                        a socket opened by the parent
 
-Between interfaces, super-frames and unfinished checksums pass as they are; for
-a datagram socket they are cut and completed. No setting of an interface is
-changed. Ends on SIGINT and SIGTERM, with exit code 0, and with 1 when an
-interface disappears. Statistics and the summary go to standard error.
+Between interfaces, super-frames and unfinished checksums pass as they are,
+except SCTP's, which are completed; for a datagram socket all are cut and
+completed. No setting of an interface is changed. Ends on SIGINT and SIGTERM,
+with exit code 0, and with 1 when an interface disappears. Statistics and the
+summary go to standard error.
 """
 
 
