@@ -340,7 +340,10 @@ class RawSocket:
                     PacketBatch.address() returns; None: only where `interface`
                     is None. On an adopted AF_UNIX, AF_INET or AF_INET6 socket:
                     collect the sender of each datagram; None: off
-    timestamps      "software": collect timestamps_ns, taken by the kernel.
+    timestamps      "software": collect timestamps_ns, the time at which the
+                    packet arrived. It is 0 for the packets that came before
+                    the kernel had begun to stamp, which takes it a moment,
+                    and on AF_UNIX, where nothing is stamped.
                     "hardware": taken by the interface (raw, of its own clock;
                     OSError EOPNOTSUPP where it has none; to have it stamp at
                     all is the administrator's, SIOCSHWTSTAMP). None: no
@@ -352,8 +355,11 @@ class RawSocket:
                     num_buffers (Linux 6.4). None: off, or as found on an
                     adopted descriptor. SOCK_RAW only
     fanout          join a fanout group: a mode, or a tuple of set_fanout()'s
-                    arguments. Packets that come before it has joined are
-                    lost, not doubled
+                    arguments. No packet is read twice in the group. Packets
+                    that come between the join and the filter, some
+                    microseconds, are lost, and the kernel does not count
+                    them (net/packet/af_packet.c:packet_rcv()). On an adopted
+                    descriptor as set_fanout(), and after all other options
     allmulti        receive all multicast (PACKET_MR_ALLMULTI)
     multicast       hardware addresses to receive, as bytes
                     (PACKET_MR_MULTICAST)
@@ -362,7 +368,6 @@ class RawSocket:
                     what was got: getsockopt(SOL_SOCKET, SO_RCVBUF), which
                     Linux doubles. rcvbuf None: 8 MiB for a socket that
                     receives
-    busy_poll       microseconds to spin for a packet (SO_BUSY_POLL)
     netns           a name (as of `ip netns`) or a path: the network namespace
                     to open the socket in
     allow_down      accept an interface that is down; the socket works when
@@ -370,7 +375,9 @@ class RawSocket:
     fileno          adopt a descriptor instead: AF_PACKET or any datagram
                     socket. Nothing on it is changed unless asked; options of
                     AF_PACKET raise on others. When the constructor raises,
-                    the caller still owns it
+                    the caller still owns it, and its options, filter and
+                    memberships are as they were (but an eBPF filter cannot be
+                    read, and so not be put back)
 
     A new socket blocks. settimeout() and setblocking() mean what they mean in
     the socket module. Threads may share a socket; close() from any of them
@@ -378,7 +385,8 @@ class RawSocket:
 
     Raises OSError by errno (ENODEV: no such interface, ENETDOWN: it is down,
     EPERM: no CAP_NET_RAW), ValueError and TypeError for arguments,
-    rawmmsg.bpf.FilterError for an expression.
+    rawmmsg.bpf.FilterError for an expression. RuntimeWarning where protocol
+    looks like htons() of a protocol.
     """
 
     def __new__(
@@ -400,7 +408,6 @@ class RawSocket:
         qdisc_bypass: bool = False,
         rcvbuf: int | None = None,
         sndbuf: int | None = None,
-        busy_poll: int | None = None,
         netns: str | os.PathLike[str] | None = None,
         allow_down: bool = False,
         fileno: int | None = None,
@@ -465,8 +472,11 @@ class RawSocket:
         """Sends every packet, resuming after short counts.
 
         ENOBUFS is retried with growing pauses until the timeout, or for a
-        second without progress where there is none. The timeout is for the
-        whole call. An error carries how far it came in `packets_sent`.
+        second without progress where there is none. The error then says how
+        often the packet was tried: the queue may be full, but something on
+        the way out may also refuse this one packet, and the kernel says the
+        same of both. The timeout is for the whole call. An error carries how
+        far it came in `packets_sent`.
         """
 
     # One packet, as socket.socket. OSError EOPNOTSUPP with vnet_hdr.
@@ -551,9 +561,9 @@ class RawSocket:
         another CPU is just queueing can still slip in. OSError: EINVAL for a
         program that the kernel refuses, ENOMEM beyond optmem_max, EPERM after
         lock_filter(), EBUSY while another thread changes the filter; the
-        earlier filter stays then. (A program within a few instructions of
-        optmem_max can fail halfway: the queue is not discarded then, or the
-        socket rejects everything.)
+        earlier filter stays then. (Beyond optmem_max the kernel can fail
+        halfway: an earlier eBPF filter, which cannot be read, is not put back
+        then.)
         """
 
     def detach_filter(self) -> None:
@@ -577,11 +587,15 @@ class RawSocket:
         `group` is 0 to 65,535; None: a new one, which the kernel chooses.
         `flags`: FANOUT_DEFRAG, FANOUT_ROLLOVER. `program` chooses the socket:
         instructions for "cbpf", a descriptor for "ebpf". What the socket has
-        queued is discarded, since the other members have got it too.
+        queued before it joins stays, and may have reached other members too;
+        from then on each packet is one member's. A group can only be left by
+        close().
 
         Raises OSError: EINVAL where the members differ in interface,
         protocol, mode or flags or the socket is not bound, EALREADY for a
-        member, ENOSPC for a full group (packet(7), PACKET_FANOUT).
+        member, ENOSPC for a full group (packet(7), PACKET_FANOUT), EINVAL for
+        a program that the kernel refuses, EPERM for one after lock_filter().
+        The socket has not joined then.
         """
 
     @property
@@ -598,7 +612,7 @@ class RawSocket:
     # Options and state
 
     def statistics(self) -> Statistics:
-        """Counts since the socket was made."""
+        """Counts since the socket was made; after close(), the last ones."""
 
     @overload
     def getsockopt(self, level: int, optname: int, /) -> int:
@@ -637,7 +651,7 @@ class RawSocket:
     def detach(self) -> int:
         """Closes the object without closing the descriptor, and returns it.
 
-        OSError EBUSY while a call in another thread uses it.
+        OSError EBUSY while a call of this process uses it.
         """
 
     def close(self) -> None:
