@@ -2770,6 +2770,7 @@ move_to_this_process(RawSocket *s, uint64_t state)
         close_descriptors(s);
     }
     atomic_store_explicit(&s->filter_busy, false, memory_order_relaxed);
+    atomic_store_explicit(&s->peer_busy, false, memory_order_relaxed);
     atomic_store_explicit(&s->state, moved, memory_order_release);
 }
 
@@ -3536,7 +3537,15 @@ parse_pair(const char *method, const char *keyword, PyObject *const *args,
 
 /* ---- RawSocket: addresses ------------------------------------------------- */
 
-/* 0, or -1 with ValueError set where addresses have no form in Python. */
+/* Whether addresses of this family have a form in Python. */
+static bool
+has_addresses(int family)
+{
+    return family == AF_PACKET || family == AF_UNIX || family == AF_INET
+           || family == AF_INET6;
+}
+
+/* 0, or -1 with ValueError set. */
 static int
 refuse_family(RawSocket *s)
 {
@@ -3621,15 +3630,18 @@ check_tuple(PyObject *address, Py_ssize_t least, Py_ssize_t most,
     return -1;
 }
 
-/* Copies the name of an interface, a str: 0, or -1 with an exception set for
-   what cannot be one. */
+/* Copies the name of an interface: 0, or -1 for what cannot be one. */
 static int
 copy_name(PyObject *interface, char name[IFNAMSIZ])
 {
     PyObject *bytes;
     Py_ssize_t length;
-    int result = -1;
 
+    if (!PyUnicode_Check(interface)) {
+        PyErr_Format(PyExc_TypeError, "the interface must be a str, not %R",
+                     Py_TYPE(interface));
+        return -1;
+    }
     if (!PyUnicode_FSConverter(interface, &bytes)) {
         return -1;
     }
@@ -3640,13 +3652,12 @@ copy_name(PyObject *interface, char name[IFNAMSIZ])
         PyErr_Format(PyExc_ValueError,
                      "not an interface name (1 to %d bytes, no colon): %R",
                      IFNAMSIZ - 1, interface);
+        Py_DECREF(bytes);
+        return -1;
     }
-    else {
-        memcpy(name, PyBytes_AsString(bytes), (size_t)length + 1);
-        result = 0;
-    }
+    memcpy(name, PyBytes_AsString(bytes), (size_t)length + 1);
     Py_DECREF(bytes);
-    return result;
+    return 0;
 }
 
 /* The index of an interface given by name or by index: 0, or -1 with an
@@ -3936,6 +3947,7 @@ store_peer(RawSocket *s, const struct name *peer)
     unsigned version;
     size_t i;
 
+    (void)state_here(s); /* in a forked child nobody is setting it yet */
     if (atomic_exchange_explicit(&s->peer_busy, true, memory_order_acquire)) {
         return raise_os_error(
             EBUSY, "peer: another thread is setting it as well", NULL);
@@ -6295,11 +6307,13 @@ inspect_packet_socket(RawSocket *s, struct options *o)
 static int
 refuse_packet_options(RawSocket *s, struct options *o)
 {
+    bool nameless = !has_addresses(s->family);
     const char *name = PyTuple_Size(o->memberships) > 0 ? interface_needed(o)
                        : o->vnet_hdr > 0                ? "vnet_hdr"
                        : o->fanout.value >= 0           ? "fanout"
                        : o->ignore_outgoing > 0         ? "ignore_outgoing"
                        : o->vlan > 0                    ? "vlan"
+                       : o->addresses > 0 && nameless   ? "addresses"
                        : o->qdisc_bypass                ? "qdisc_bypass"
                                                         : NULL;
 
