@@ -3776,19 +3776,12 @@ parse_pair(const char *method, const char *keyword, PyObject *const *args,
 
 /* ---- RawSocket: addresses ------------------------------------------------- */
 
-/* Whether addresses of this family have a form in Python. */
-static bool
-has_addresses(int family)
-{
-    return family == AF_PACKET || family == AF_UNIX || family == AF_INET
-           || family == AF_INET6;
-}
-
-/* 0, or -1 with ValueError set. */
+/* 0, or -1 with ValueError set where addresses have no form in Python. */
 static int
 refuse_family(RawSocket *s)
 {
-    if (has_addresses(s->family)) {
+    if (s->family == AF_PACKET || s->family == AF_UNIX || s->family == AF_INET
+        || s->family == AF_INET6) {
         return 0;
     }
     PyErr_Format(PyExc_ValueError,
@@ -3868,18 +3861,13 @@ check_tuple(PyObject *address, Py_ssize_t least, Py_ssize_t most,
     return -1;
 }
 
-/* Copies the name of an interface: 0, or -1 for what cannot be one. */
+/* Copies the name of an interface, a str: 0, or -1 for what cannot be one. */
 static int
 copy_name(PyObject *interface, char name[IFNAMSIZ])
 {
     PyObject *bytes;
     Py_ssize_t length;
 
-    if (!PyUnicode_Check(interface)) {
-        PyErr_Format(PyExc_TypeError, "the interface must be a str, not %R",
-                     Py_TYPE(interface));
-        return -1;
-    }
     if (!PyUnicode_FSConverter(interface, &bytes)) {
         return -1;
     }
@@ -6554,13 +6542,11 @@ inspect_packet_socket(RawSocket *s, struct options *o)
 static int
 refuse_packet_options(RawSocket *s, struct options *o)
 {
-    bool nameless = !has_addresses(s->family);
     const char *name = PyTuple_Size(o->memberships) > 0 ? interface_needed(o)
                        : o->vnet_hdr > 0                ? "vnet_hdr"
                        : o->fanout.value >= 0           ? "fanout"
                        : o->ignore_outgoing > 0         ? "ignore_outgoing"
                        : o->vlan > 0                    ? "vlan"
-                       : o->addresses > 0 && nameless   ? "addresses"
                        : o->qdisc_bypass                ? "qdisc_bypass"
                                                         : NULL;
 
@@ -6569,6 +6555,9 @@ refuse_packet_options(RawSocket *s, struct options *o)
                      "%s is an option of AF_PACKET: the descriptor is of "
                      "another family",
                      name);
+        return -1;
+    }
+    if (o->addresses > 0 && refuse_family(s) < 0) {
         return -1;
     }
     o->vlan = 0;
