@@ -79,6 +79,7 @@ class Link:
         filter: str | bytes | None,
         timestamps: bool,
         sends: bool,
+        ignore_outgoing: bool | None,
     ) -> None:
         self.interface = interface
         self._protocol = protocol
@@ -88,9 +89,7 @@ class Link:
                 protocol=protocol,
                 filter=filter,
                 promisc=promisc,
-                # Scapy sees what others send only through sockets that
-                # do not send.
-                ignore_outgoing=sends,
+                ignore_outgoing=ignore_outgoing,
                 # Only then does the kernel leave the tag to be restored.
                 vlan=protocol == ETH_P_ALL,
                 timestamps="software" if timestamps else None,
