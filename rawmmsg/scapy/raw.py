@@ -17,6 +17,13 @@ _Views: TypeAlias = Generator[memoryview, None, None]
 _Batches: TypeAlias = Generator[Iterator[memoryview], None, None]
 
 
+class _SnifferSocket(RawMmsgL2ListenSocket):
+    """Receives each packet once on the loopback interface too, where a packet
+    that goes out also comes in. To sniff() ours gives both, as Scapy's own."""
+
+    _ignore_outgoing = None
+
+
 class RawSniffer:
     """Sniffs frames as memoryviews, at the speed of batches.
 
@@ -58,7 +65,7 @@ class RawSniffer:
         if opened_socket is not None and (iface is not None or options):
             raise ValueError("an opened socket has its interface and filter")
         self._owned = opened_socket is None
-        self._socket = opened_socket or RawMmsgL2ListenSocket(iface, **options)
+        self._socket = opened_socket or _SnifferSocket(iface, **options)
         self._batch = PacketBatch(BATCH_SIZE, SUPER_FRAME)
         self._stopped = False
         self._alarm: Event | None = Event()
@@ -119,13 +126,15 @@ class RawSniffer:
             # Two loops: a generator between them would cost every frame.
             for views in batches:
                 for view in views:
-                    if lfilter is not None and not lfilter(view):
-                        continue
-                    yield view
-                    given += 1
-                    if given == count or self._stopped:
-                        return
-                    if stop_filter is not None and stop_filter(view):
+                    if lfilter is None or lfilter(view):
+                        yield view
+                        given += 1
+                        if given == count:
+                            return
+                        if stop_filter is not None and stop_filter(view):
+                            return
+                    # Asked after a frame that was rejected as well.
+                    if self._stopped:
                         return
                     if deadline is not None and time.monotonic() >= deadline:
                         return
@@ -142,11 +151,13 @@ class RawSniffer:
             came = False
             for link in self._socket.links:
                 try:
-                    came |= receive(link.receiver, self._batch) > 0
+                    if not receive(link.receiver, self._batch):
+                        continue  # and the batch is still the last one
                 except BlockingIOError:
                     continue
                 except EOFError:
                     return
+                came = True
                 self.time = time.time()
                 views = iter(self._batch)
                 try:
