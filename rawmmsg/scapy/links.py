@@ -129,6 +129,12 @@ class Link:
         )
         return layer, 2
 
+    def covers(self, protocol: int) -> bool:
+        """Whether a packet of the protocol may leave here, and its answer be
+        received. One of ETH_P_ALL, which no protocol of layer 3 stands for,
+        may leave anywhere: another link would receive packets twice."""
+        return self._protocol in (protocol, ETH_P_ALL) or protocol == ETH_P_ALL
+
     def receive(self) -> Iterable[tuple["Link", bytes, float]]:
         """What waits, each frame with its time: the kernel's stamp, or when
         the batch arrived. Raises as receive() does."""

@@ -331,8 +331,10 @@ class RawMmsgL2ListenSocket(RawMmsgL2Socket):
 class RawMmsgL3Socket(RawMmsgL2Socket):
     """Sends and receives packets at layer 3, in place of conf.L3socket.
 
-    A packet leaves by the interface that Scapy's routes name. Received is what
-    comes in by `iface` and by every interface that has been sent to.
+    A packet leaves by the interface that Scapy's routes name. The socket
+    receives everything that comes in by `iface`. By another interface it
+    receives the protocols that it has sent there, IPv4 or IPv6: the answers
+    to its packets.
     """
 
     desc = "read/write packets at layer 3 using rawmmsg"
@@ -362,7 +364,10 @@ class RawMmsgL3Socket(RawMmsgL2Socket):
         protocol = layer3.get(type(packet), self.type)
         with _opening:
             for link in self.links:
-                if link.interface == interface:
+                if link.interface == interface and (
+                    # The first link receives what the socket was opened for.
+                    link is self.links[0] or link.covers(protocol)
+                ):
                     return link
             return self._open(interface, protocol)
 
