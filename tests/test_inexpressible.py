@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pytest
 from blocking import Call
@@ -139,11 +139,8 @@ def test_receiver_draws_its_own_error(wire: Wire) -> None:
         assert receive_error(sock) == errno.EAGAIN
 
 
-Change = Callable[[Wire, int], Any]
-
-
 @contextmanager
-def changed_filter(wire: Wire, size: int) -> Iterator[RawSocket]:
+def changed_filter(wire: Wire, size: Literal[10, 12]) -> Iterator[RawSocket]:
     with RawSocket(wire.interface, vnet_hdr=size) as sock:
         queue_packets(wire)
         sock.attach_filter(keep_ethertype(0x1234))
@@ -151,7 +148,9 @@ def changed_filter(wire: Wire, size: int) -> Iterator[RawSocket]:
 
 
 @contextmanager
-def adopted_with_header(wire: Wire, size: int) -> Iterator[RawSocket]:
+def adopted_with_header(
+    wire: Wire, size: Literal[10, 12]
+) -> Iterator[RawSocket]:
     std = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     std.bind((wire.interface, 3))
     queue_packets(wire)
@@ -162,7 +161,9 @@ def adopted_with_header(wire: Wire, size: int) -> Iterator[RawSocket]:
 
 
 @contextmanager
-def adopted_that_has_one(wire: Wire, size: int) -> Iterator[RawSocket]:
+def adopted_that_has_one(
+    wire: Wire, size: Literal[10, 12]
+) -> Iterator[RawSocket]:
     made = RawSocket(wire.interface, vnet_hdr=size)
     queue_packets(wire)
     with RawSocket(
@@ -186,7 +187,7 @@ def queue_packets(wire: Wire) -> None:
     "change", [changed_filter, adopted_with_header, adopted_that_has_one]
 )
 def test_change_of_filter_leaves_nothing_that_it_rejects(
-    wire: Wire, change: Any, size: int
+    wire: Wire, change: Any, size: Literal[10, 12]
 ) -> None:
     wanted = frame(bytes(46), ethertype=0x1234)
     with change(wire, size) as sock:
@@ -199,7 +200,7 @@ def test_change_of_filter_leaves_nothing_that_it_rejects(
 
 @pytest.mark.parametrize("size", [10, 12])
 def test_change_of_filter_does_not_disturb_a_receiver(
-    pair: Veth, sender: RawSocket, size: int
+    pair: Veth, sender: RawSocket, size: Literal[10, 12]
 ) -> None:
     """It waits, gets what the filter accepts, and no error."""
     wanted = frame(bytes(46), ethertype=0x1234)
