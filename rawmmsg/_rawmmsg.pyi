@@ -454,8 +454,10 @@ class RawSocket:
         from their memory; a tuple of buffers in it is one packet, gathered.
         0 where nothing is left to send. Raises when the first of them fails:
         EMSGSIZE (longer than the MTU allows), EINVAL (shorter than the link
-        header), ENOBUFS (the queue is full), ENETDOWN, ENODEV, TimeoutError,
-        BlockingIOError.
+        header), ENOBUFS (the queue is full, or something on the way out
+        drops the packet), ENETDOWN, ENODEV, TimeoutError, BlockingIOError.
+        An error that is not about this packet, but pending on the socket, is
+        kept for the next receive.
 
         With vnet_hdr, a batch's frames go with their offload headers, those
         of a sequence with zeroes. No such header can ask for SCTP's CRC32c:
