@@ -307,7 +307,7 @@ def test_datagram_longer_than_any_frame_is_dropped_alone(
         for packet in (numbered(1), b"x" * (SUPER_FRAME + 1), numbered(2)):
             send(packet)
         same_frames(take(far, 2), [numbered(1), numbered(2)])
-        assert bridge.end().ways[1].reasons == {"malformed": 1}
+        assert bridge.end().ways[1].reasons == {"too long": 1}
 
 
 def test_two_bridges_join_two_interfaces(
