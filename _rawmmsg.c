@@ -88,12 +88,14 @@ PyErr_SetRaisedException(PyObject *exception)
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #ifndef SO_LOCK_FILTER
@@ -239,6 +241,7 @@ enum packet_flag {
     CHECKSUM_VALID = 1 << 2,
     VLAN_RESTORED = 1 << 3,
     CONTROL_TRUNCATED = 1 << 4,
+    FOREIGN = 1 << 5,
 };
 
 /* What a socket collects with each packet, and so which columns hold it. */
@@ -249,6 +252,7 @@ enum collected {
     COLLECT_TIMES = 1 << 3,
     COLLECT_OFFLOADS = 1 << 4,
     COLLECT_BUFFER_COUNTS = 1 << 5,
+    COLLECT_NAMES = 1 << 6, /* senders, off AF_PACKET */
 };
 
 /* What a batch that is filled for send holds. */
@@ -914,6 +918,115 @@ write_segment(const struct super_frame *f, const unsigned char *frame,
     fix_transport(f, out + transport, i, length - transport);
 }
 
+/* ---- Addresses ------------------------------------------------------------ */
+
+/* The longest hardware address, InfiniBand's; sockaddr_ll has room for 8
+   bytes. */
+#define MAX_HARDWARE 20
+
+/* A name of AF_PACKET. */
+struct link_name {
+    struct sockaddr_ll ll;
+    unsigned char rest[offsetof(struct sockaddr_ll, sll_addr) + MAX_HARDWARE
+                       - sizeof(struct sockaddr_ll)];
+};
+
+/* A name of any family, as the kernel gives and takes it. */
+struct name {
+    union {
+        struct sockaddr_storage storage;
+        struct link_name link;
+        struct sockaddr_un un;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    };
+    socklen_t length; /* 0: a sender without a name */
+};
+
+#define NAME_WORDS (sizeof(struct name) / sizeof(uint64_t))
+#define PATH_OFFSET offsetof(struct sockaddr_un, sun_path)
+
+_Static_assert(sizeof(struct name) % sizeof(uint64_t) == 0, "whole words");
+
+static unsigned char *
+hardware_of(struct link_name *n)
+{
+    return (unsigned char *)n + offsetof(struct sockaddr_ll, sll_addr);
+}
+
+/* The path of an AF_UNIX name: its bytes, the NUL behind a path in the file
+   system not counted (the kernel counts it, and a path of 108 bytes has it
+   beyond sun_path; unix(7)). */
+static size_t
+path_length(const struct name *n)
+{
+    const char *path = (const char *)&n->storage + PATH_OFFSET;
+    size_t length =
+        n->length > PATH_OFFSET ? (size_t)n->length - PATH_OFFSET : 0;
+
+    return length > 0 && path[0] != '\0' ? strnlen(path, length) : length;
+}
+
+/* Whether both are the name of the same socket. */
+static bool
+is_same_name(const struct name *a, const struct name *b)
+{
+    size_t a_length = a->length, b_length = b->length;
+
+    if (a_length > PATH_OFFSET && a->storage.ss_family == AF_UNIX) {
+        a_length = PATH_OFFSET + path_length(a);
+    }
+    if (b_length > PATH_OFFSET && b->storage.ss_family == AF_UNIX) {
+        b_length = PATH_OFFSET + path_length(b);
+    }
+    return a_length == b_length
+           && memcmp(&a->storage, &b->storage, a_length) == 0;
+}
+
+/* The tuple of an AF_PACKET name; takes the reference to `interface`, and
+   fails with NULL where that is NULL. */
+static PyObject *
+make_link_address(struct link_name *n, PyObject *interface)
+{
+    Py_ssize_t size =
+        n->ll.sll_halen < MAX_HARDWARE ? n->ll.sll_halen : MAX_HARDWARE;
+
+    return Py_BuildValue("Niiiy#", interface, (int)ntohs(n->ll.sll_protocol),
+                         (int)n->ll.sll_pkttype, (int)n->ll.sll_hatype,
+                         (char *)hardware_of(n), size);
+}
+
+/* The address that a name of another family stands for, in the form of the
+   socket module; None where the sender has none. */
+static PyObject *
+make_address(const struct name *n)
+{
+    const char *path = (const char *)&n->storage + PATH_OFFSET;
+    char host[INET6_ADDRSTRLEN];
+    size_t size;
+
+    if (n->length <= sizeof(n->storage.ss_family)) {
+        Py_RETURN_NONE;
+    }
+    switch (n->storage.ss_family) {
+    case AF_UNIX:
+        size = path_length(n);
+        return path[0] != '\0'
+                   ? PyUnicode_DecodeFSDefaultAndSize(path, (Py_ssize_t)size)
+                   : PyBytes_FromStringAndSize(path, (Py_ssize_t)size);
+    case AF_INET:
+        inet_ntop(AF_INET, &n->in.sin_addr, host, sizeof(host));
+        return Py_BuildValue("si", host, (int)ntohs(n->in.sin_port));
+    case AF_INET6:
+        inet_ntop(AF_INET6, &n->in6.sin6_addr, host, sizeof(host));
+        return Py_BuildValue("siII", host, (int)ntohs(n->in6.sin6_port),
+                             (unsigned)ntohl(n->in6.sin6_flowinfo),
+                             (unsigned)n->in6.sin6_scope_id);
+    default:
+        Py_RETURN_NONE;
+    }
+}
+
 /* ---- BatchMemory ---------------------------------------------------------- */
 
 typedef struct {
@@ -936,7 +1049,7 @@ typedef struct {
     struct mmsghdr *tx;
     struct iovec *rx_parts;
     struct iovec *tx_parts;
-    struct sockaddr_ll *addresses;
+    struct link_name *addresses;
     char *control; /* CONTROL_SIZE each */
 
     /* The columns. `offload_headers` (several of them) and `lengths` are open
@@ -950,6 +1063,10 @@ typedef struct {
     uint16_t *flags;
     uint16_t *vlan_tcis;
     uint16_t *vlan_tpids;
+
+    /* The senders off AF_PACKET: NULL until a receive collects them. Used
+       under the batch's `busy`. */
+    struct name *names;
 
     char *frames;          /* NULL where scattered */
     Py_ssize_t shape[2];   /* of the frames */
@@ -1324,6 +1441,7 @@ BatchMemory_dealloc(PyObject *self)
         PyBuffer_Release(&m->pins[--m->pin_count]);
     }
     PyMem_Free(m->pins);
+    PyMem_Free(m->names);
     PyMem_Free(m->block);
     release(self);
     Py_DECREF(type);
@@ -2205,6 +2323,46 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
                       : Py_BuildValue("nI", g.frame, (unsigned)g.segment);
 }
 
+PyDoc_STRVAR(PacketBatch_address_doc,
+             "address($self, index, /)\n--\n\n"
+             "The address of packet index, as recvfrom() gives it; on "
+             "AF_PACKET with the\ninterface's index in place of its name.");
+
+static PyObject *
+PacketBatch_address(PyObject *self, PyObject *argument)
+{
+    PacketBatch *b = (PacketBatch *)self;
+    Py_ssize_t i = PyNumber_AsSsize_t(argument, PyExc_IndexError), count;
+    unsigned collected;
+    struct link_name *link;
+    PyObject *address = NULL;
+
+    if ((i == -1 && PyErr_Occurred()) || take_batch(b) < 0) {
+        return NULL;
+    }
+    count = count_of(b);
+    i += i < 0 ? count : 0;
+    collected = atomic_load_explicit(&b->collected, memory_order_relaxed);
+    if (i < 0 || i >= count) {
+        PyErr_SetString(PyExc_IndexError, "batch index out of range");
+    }
+    else if (collected & COLLECT_NAMES) {
+        address = make_address(&b->memory->names[i]);
+    }
+    else if (collected & COLLECT_ADDRESSES) {
+        link = &b->memory->addresses[i];
+        address =
+            make_link_address(link, PyLong_FromLong(link->ll.sll_ifindex));
+    }
+    else {
+        PyErr_SetString(PyExc_ValueError,
+                        "the batch holds no addresses: receive it on a socket "
+                        "with addresses=True");
+    }
+    release_batch(b);
+    return address;
+}
+
 static int
 PacketBatch_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
@@ -2341,6 +2499,7 @@ static PyMethodDef PacketBatch_methods[] = {
     {"set_count", PacketBatch_set_count, METH_O, PacketBatch_set_count_doc},
     {"complete_checksums", PacketBatch_complete_checksums, METH_NOARGS,
      PacketBatch_complete_checksums_doc},
+    {"address", PacketBatch_address, METH_O, PacketBatch_address_doc},
     {"segment_into", (PyCFunction)(void (*)(void))PacketBatch_segment_into,
      METH_VARARGS | METH_KEYWORDS, PacketBatch_segment_into_doc},
     {NULL, NULL, 0, NULL},
@@ -2422,6 +2581,13 @@ typedef struct {
     atomic_ullong packets_sent;
     atomic_ullong batches_sent;
     atomic_ullong send_retries;
+
+    /* The only sender expected, a struct name, in half `peer_version` & 1:
+       see load_peer(). */
+    atomic_bool peer_busy; /* a call is setting it */
+    atomic_uint peer_version;
+    _Atomic uint64_t peer_words[2][NAME_WORDS];
+    atomic_ullong strangers; /* datagrams of others while it was set */
 } RawSocket;
 
 /* An OSError (the subclass that belongs to `error`) that names the system
@@ -2466,6 +2632,36 @@ is_closed(RawSocket *s)
            & SOCKET_CLOSED;
 }
 
+/* The name of the interface, which may have been renamed: a new reference, or
+   NULL with an exception set. None for all interfaces. Where the interface or
+   the descriptor is gone, it is the last name known. The caller has entered a
+   call, or the socket is closed. */
+static PyObject *
+interface_name(RawSocket *s)
+{
+    struct ifreq request = {.ifr_ifindex = s->ifindex};
+
+    if (s->ifindex > 0 && !is_closed(s)
+        && ioctl(s->fd, SIOCGIFNAME, &request) == 0) {
+        return PyUnicode_DecodeFSDefault(request.ifr_name);
+    }
+    return Py_NewRef(s->interface != NULL ? s->interface : Py_None);
+}
+
+/* Raises an OSError about the socket, in a call that has been entered, or that
+   found it closed; always -1. */
+static int
+raise_error(RawSocket *s, int error, const char *call)
+{
+    PyObject *interface = interface_name(s);
+
+    if (interface != NULL) {
+        raise_os_error(error, call, interface);
+        Py_DECREF(interface);
+    }
+    return -1;
+}
+
 /* packet_release() waits for the network's readers: without the GIL. */
 static void
 close_descriptors(RawSocket *s)
@@ -2476,20 +2672,27 @@ close_descriptors(RawSocket *s)
     Py_END_ALLOW_THREADS
 }
 
-/* Begins a call on the descriptor: 0, or -1 with EBADF raised. */
-static int
-enter_call(RawSocket *s, const char *call)
+/* Begins a call on the descriptor; false where the socket is closed. */
+static bool
+try_enter(RawSocket *s)
 {
     unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
 
     do {
         if (state & SOCKET_CLOSED) {
-            return raise_os_error(EBADF, call, s->interface);
+            return false;
         }
     } while (!atomic_compare_exchange_weak_explicit(
         &s->state, &state, state + 1, memory_order_acq_rel,
         memory_order_relaxed));
-    return 0;
+    return true;
+}
+
+/* The same: 0, or -1 with EBADF raised. */
+static int
+enter_call(RawSocket *s, const char *call)
+{
+    return try_enter(s) ? 0 : raise_error(s, EBADF, call);
 }
 
 /* Ends it; the last one out of a closed socket closes the descriptors. */
@@ -2599,56 +2802,6 @@ ethtool_ioctl(RawSocket *s, void *command)
     return ioctl(s->fd, SIOCETHTOOL, &request);
 }
 
-/* How many features the kernel knows; 0 where it does not tell. */
-static uint32_t
-count_features(RawSocket *s)
-{
-    const struct ethtool_sset_info info = {
-        .cmd = ETHTOOL_GSSET_INFO,
-        .sset_mask = UINT64_C(1) << ETH_SS_FEATURES,
-    };
-    /* The answer comes behind the question. */
-    uint32_t set[sizeof(info) / sizeof(uint32_t) + 1] = {0};
-
-    memcpy(set, &info, sizeof(info));
-    return ethtool_ioctl(s, set) < 0 ? 0 : set[Py_ARRAY_LENGTH(set) - 1];
-}
-
-/* Whether the interface lacks a feature, by ethtool's name for it. False where
-   that cannot be told. */
-static bool
-lacks_feature(RawSocket *s, const char *name)
-{
-    uint32_t count = count_features(s);
-    uint32_t blocks = (count + 31) / 32, i;
-    struct ethtool_gstrings *names =
-        PyMem_Calloc(1, sizeof(*names) + (size_t)count * ETH_GSTRING_LEN);
-    struct ethtool_gfeatures *features = PyMem_Calloc(
-        1, sizeof(*features) + blocks * sizeof(features->features[0]));
-    bool lacks = false;
-
-    if (names != NULL && features != NULL && count > 0) {
-        *names = (struct ethtool_gstrings){.cmd = ETHTOOL_GSTRINGS,
-                                           .string_set = ETH_SS_FEATURES,
-                                           .len = count};
-        *features = (struct ethtool_gfeatures){.cmd = ETHTOOL_GFEATURES,
-                                               .size = blocks};
-        if (ethtool_ioctl(s, names) == 0 && ethtool_ioctl(s, features) == 0) {
-            for (i = 0; i < names->len; i++) {
-                const char *known = (char *)&names->data[i * ETH_GSTRING_LEN];
-
-                if (strncmp(known, name, ETH_GSTRING_LEN) == 0) {
-                    lacks = !(features->features[i / 32].active
-                              & (UINT32_C(1) << i % 32));
-                }
-            }
-        }
-    }
-    PyMem_Free(names);
-    PyMem_Free(features);
-    return lacks;
-}
-
 /* Whether frames of this link type begin with an Ethernet header. */
 static bool
 is_ethernet(int link_type)
@@ -2666,6 +2819,7 @@ struct arrival {
     uint16_t flags;
     uint16_t tci;
     uint16_t tpid;
+    socklen_t name_length;
     bool stripped; /* the tag is in tci and tpid, not in the frame */
 };
 
@@ -2767,6 +2921,14 @@ settle_tag(struct arrival *a, unsigned char *frame, size_t room)
     }
 }
 
+/* Bytes of a name that the kernel may write for this socket. */
+static socklen_t
+name_room(const RawSocket *s)
+{
+    return s->family == AF_PACKET ? sizeof(struct link_name)
+                                  : sizeof(struct sockaddr_storage);
+}
+
 /* Reads what came with a message, completes its frame, and makes the header
    ready for the next call. */
 static void
@@ -2790,10 +2952,14 @@ settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
         }
     }
     if (header->msg_name != NULL) {
-        if (link_type < 0) {
+        if (link_type < 0 && s->family == AF_PACKET) {
             link_type = ((struct sockaddr_ll *)header->msg_name)->sll_hatype;
         }
-        header->msg_namelen = sizeof(struct sockaddr_ll);
+        /* The kernel says how long the name was, which may be more. */
+        a->name_length = header->msg_namelen < name_room(s)
+                             ? header->msg_namelen
+                             : name_room(s);
+        header->msg_namelen = name_room(s);
     }
     if ((s->collects & COLLECT_VLAN) && s->type == SOCK_RAW
         && is_ethernet(link_type)) {
@@ -2839,8 +3005,11 @@ settle_slot(const RawSocket *s, BatchMemory *m, Py_ssize_t i)
         m->vlan_tpids[i] = a.tpid;
     }
     if (s->collects & COLLECT_ADDRESSES) {
-        m->ifindexes[i] = m->addresses[i].sll_ifindex;
-        m->packet_types[i] = m->addresses[i].sll_pkttype;
+        m->ifindexes[i] = m->addresses[i].ll.sll_ifindex;
+        m->packet_types[i] = m->addresses[i].ll.sll_pkttype;
+    }
+    if (s->collects & COLLECT_NAMES) {
+        m->names[i].length = a.name_length;
     }
     if (s->collects & COLLECT_TIMES) {
         m->timestamps_ns[i] = a.timestamp_ns;
@@ -2944,7 +3113,7 @@ poll_socket(RawSocket *s, struct transfer *t, short events, int64_t limit_ns)
     error = errno;
     Py_END_ALLOW_THREADS
     if (ready < 0 && error != EINTR) {
-        return raise_os_error(error, "ppoll", s->interface);
+        return raise_error(s, error, "ppoll");
     }
     /* Not only after EINTR: a signal may have come before the wait began. */
     if (PyErr_CheckSignals() < 0) {
@@ -2967,7 +3136,7 @@ patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
         return INT64_MAX;
     }
     if (t->timeout_ns == 0) {
-        return raise_os_error(error, name_of_call(t), s->interface);
+        return raise_error(s, error, name_of_call(t));
     }
     if (t->deadline_ns == 0) {
         t->deadline_ns = now + t->timeout_ns;
@@ -2984,7 +3153,7 @@ static int
 raise_gone(RawSocket *s, struct transfer *t)
 {
     atomic_store_explicit(&s->link_doubted, true, memory_order_relaxed);
-    return raise_os_error(ENODEV, name_of_call(t), s->interface);
+    return raise_error(s, ENODEV, name_of_call(t));
 }
 
 /* Waits until it is worth trying again: 0, or -1 with an exception set.
@@ -3041,7 +3210,7 @@ back_off(RawSocket *s, struct transfer *t)
         t->full_since_ns = now;
     }
     if (t->timeout_ns < 0 && now - t->full_since_ns >= FULL_LIMIT_NS) {
-        return raise_os_error(ENOBUFS, name_of_call(t), s->interface);
+        return raise_error(s, ENOBUFS, name_of_call(t));
     }
     t->pause_ns = pause * 2 < LAST_PAUSE_NS ? pause * 2 : LAST_PAUSE_NS;
     atomic_fetch_add_explicit(&s->send_retries, 1, memory_order_relaxed);
@@ -3065,55 +3234,7 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
     if ((error == ENETDOWN || error == ENXIO) && interface_is_gone(s)) {
         return raise_gone(s, t);
     }
-    return raise_os_error(error, name_of_call(t), s->interface);
-}
-
-/* After ENOBUFS: the feature without which the interface cannot segment the
-   super-frame that was to go past the queueing discipline; NULL where that is
-   not the reason (net/core/dev.c:__dev_direct_xmit() drops what
-   validate_xmit_skb_list() had to segment). */
-static const char *
-missing_feature(RawSocket *s, const struct transfer *t)
-{
-    const struct iovec *part = t->messages[0].msg_hdr.msg_iov;
-    int bypass = 0;
-    socklen_t length = sizeof(bypass);
-    struct offload_header h;
-    const char *feature = NULL;
-
-    if (s->vnet_hdr == 0 || s->ifindex == 0
-        || getsockopt(s->fd, SOL_PACKET, PACKET_QDISC_BYPASS, &bypass, &length)
-               < 0
-        || !bypass) {
-        return NULL;
-    }
-    memcpy(&h, part->iov_base, VNET_HEADER);
-    switch (h.gso_type & ~GSO_ECN) {
-    case GSO_TCPV4:
-        feature = "tx-tcp-segmentation";
-        break;
-    case GSO_TCPV6:
-        feature = "tx-tcp6-segmentation";
-        break;
-    case GSO_UDP_L4:
-        feature = "tx-udp-segmentation";
-        break;
-    }
-    return feature != NULL && lacks_feature(s, feature) ? feature : NULL;
-}
-
-/* Always -1 with the exception set. */
-static int
-raise_cannot_segment(RawSocket *s, const struct transfer *t,
-                     const char *feature)
-{
-    char call[160];
-
-    PyOS_snprintf(call, sizeof(call),
-                  "sendmmsg: packets[%zd] is a super-frame, and qdisc_bypass "
-                  "needs an interface with %s for it",
-                  t->index, feature);
-    return raise_os_error(EOPNOTSUPP, call, s->interface);
+    return raise_error(s, error, name_of_call(t));
 }
 
 /* Nothing to be had now: waits, or raises. */
@@ -3149,14 +3270,13 @@ count_transfer(RawSocket *s, const struct transfer *t, int done)
 static int
 run_transfer(RawSocket *s, struct transfer *t)
 {
-    const char *feature;
     int done, error;
 
     for (;;) {
         int result;
 
         if (is_closed(s)) {
-            return raise_os_error(EBADF, name_of_call(t), s->interface);
+            return raise_error(s, EBADF, name_of_call(t));
         }
         if (!t->sending
             && atomic_load_explicit(&s->error_kept, memory_order_relaxed)) {
@@ -3179,10 +3299,6 @@ run_transfer(RawSocket *s, struct transfer *t)
         }
         else if (error == EINTR) {
             result = PyErr_CheckSignals();
-        }
-        else if (error == ENOBUFS && t->sending
-                 && (feature = missing_feature(s, t)) != NULL) {
-            return raise_cannot_segment(s, t, feature);
         }
         else if (error == ENOBUFS && t->retry_full) {
             result = back_off(s, t);
@@ -3240,6 +3356,512 @@ parse_pair(const char *method, const char *keyword, PyObject *const *args,
     return 0;
 }
 
+/* ---- RawSocket: addresses ------------------------------------------------- */
+
+static int copy_name(PyObject *interface, char name[IFNAMSIZ]);
+
+/* Whether addresses of this family have a form in Python. */
+static bool
+has_addresses(int family)
+{
+    return family == AF_PACKET || family == AF_UNIX || family == AF_INET
+           || family == AF_INET6;
+}
+
+/* 0, or -1 with ValueError set. */
+static int
+refuse_family(RawSocket *s)
+{
+    if (has_addresses(s->family)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "addresses are supported on AF_PACKET, AF_UNIX, AF_INET and "
+                 "AF_INET6 sockets, not on family %d",
+                 s->family);
+    return -1;
+}
+
+/* An address wins over bind(2) (net/packet/af_packet.c:packet_snd()): on a
+   bound socket it may only say what the socket does not know, a SOCK_DGRAM
+   frame's protocol and receiver. 0, or -1 with ValueError set. */
+static int
+refuse_addresses(RawSocket *s)
+{
+    if (refuse_family(s) < 0) {
+        return -1;
+    }
+    if (s->ifindex > 0 && s->type != SOCK_DGRAM) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the socket is bound to an interface: send without "
+                        "an address, or use RawSocket(None)");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+check_interface(RawSocket *s, int ifindex)
+{
+    if (s->ifindex > 0 && ifindex != s->ifindex) {
+        PyErr_Format(PyExc_ValueError,
+                     "the socket is bound to interface %d and does not send "
+                     "on %d: use RawSocket(None, type=SOCK_DGRAM)",
+                     s->ifindex, ifindex);
+        return -1;
+    }
+    return 0;
+}
+
+/* A number of an address: 0, or -1 with TypeError or ValueError set. */
+static int
+parse_number(PyObject *value, const char *what, long long limit,
+             long long *number)
+{
+    int overflow;
+
+    if (!PyIndex_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "the %s must be an int, not %R", what,
+                     Py_TYPE(value));
+        return -1;
+    }
+    *number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    if (*number == -1 && overflow == 0 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (overflow != 0 || *number < 0 || *number > limit) {
+        PyErr_Format(PyExc_ValueError, "the %s must be 0 to %lld, not %R",
+                     what, limit, value);
+        return -1;
+    }
+    return 0;
+}
+
+/* Checks the form of an address that is a tuple of `least` to `most` items.
+   0, or -1 with TypeError set. */
+static int
+check_tuple(PyObject *address, Py_ssize_t least, Py_ssize_t most,
+            const char *form)
+{
+    if (PyTuple_Check(address) && PyTuple_Size(address) >= least
+        && PyTuple_Size(address) <= most) {
+        return 0;
+    }
+    PyErr_Format(PyExc_TypeError, "the address must be %s, not %R", form,
+                 address);
+    return -1;
+}
+
+/* The index of an interface given by name or by index: 0, or -1 with an
+   exception set. A name is looked up on the socket, as in
+   look_up_interface(). */
+static int
+parse_interface(RawSocket *s, PyObject *interface, int *ifindex)
+{
+    struct ifreq request = {0};
+    long long number;
+
+    if (PyIndex_Check(interface)) {
+        if (parse_number(interface, "interface's index", INT_MAX, &number)
+            < 0) {
+            return -1;
+        }
+        if (number == 0) {
+            PyErr_SetString(PyExc_ValueError,
+                            "0 is not the index of an interface");
+            return -1;
+        }
+        *ifindex = (int)number;
+        return 0;
+    }
+    if (!PyUnicode_Check(interface)) {
+        PyErr_Format(PyExc_TypeError,
+                     "the interface must be a name or an index, not %R",
+                     Py_TYPE(interface));
+        return -1;
+    }
+    if (copy_name(interface, request.ifr_name) < 0) {
+        return -1;
+    }
+    if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
+        return raise_os_error(errno, "ioctl(SIOCGIFINDEX)", interface);
+    }
+    *ifindex = request.ifr_ifindex;
+    return 0;
+}
+
+static int
+parse_hardware(PyObject *value, struct link_name *n)
+{
+    Py_buffer view;
+    int result = -1;
+
+    if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    if (view.len > MAX_HARDWARE) {
+        PyErr_Format(PyExc_ValueError,
+                     "the hardware address must have at most %d bytes, not "
+                     "%zd",
+                     MAX_HARDWARE, view.len);
+    }
+    else {
+        n->ll.sll_halen = (unsigned char)view.len;
+        memcpy(hardware_of(n), view.buf, (size_t)view.len);
+        result = 0;
+    }
+    PyBuffer_Release(&view);
+    return result;
+}
+
+/* Bytes of a name for the kernel, which wants all of the hardware address. */
+static socklen_t
+link_name_length(const struct link_name *n)
+{
+    size_t length = offsetof(struct sockaddr_ll, sll_addr) + n->ll.sll_halen;
+
+    return (socklen_t)(length > sizeof(n->ll) ? length : sizeof(n->ll));
+}
+
+static int
+parse_link_address(RawSocket *s, PyObject *address, struct link_name *n)
+{
+    long long protocol, packet_type = 0, link_type = 0;
+    Py_ssize_t size;
+
+    if (check_tuple(address, 2, 5,
+                    "(interface, protocol[, packet type[, link type[, "
+                    "hardware address]]])")
+        < 0) {
+        return -1;
+    }
+    size = PyTuple_Size(address);
+    if (parse_number(PyTuple_GetItem(address, 1), "protocol", 0xffff,
+                     &protocol)
+            < 0
+        || (size > 2
+            && parse_number(PyTuple_GetItem(address, 2), "packet type", 0xff,
+                            &packet_type)
+                   < 0)
+        || (size > 3
+            && parse_number(PyTuple_GetItem(address, 3), "link type", 0xffff,
+                            &link_type)
+                   < 0)
+        || (size > 4 && parse_hardware(PyTuple_GetItem(address, 4), n) < 0)
+        || parse_interface(s, PyTuple_GetItem(address, 0), &n->ll.sll_ifindex)
+               < 0) {
+        return -1;
+    }
+    n->ll.sll_family = AF_PACKET;
+    n->ll.sll_protocol = htons((uint16_t)protocol);
+    n->ll.sll_pkttype = (unsigned char)packet_type;
+    n->ll.sll_hatype = (unsigned short)link_type;
+    return check_interface(s, n->ll.sll_ifindex);
+}
+
+static int
+parse_unix_address(PyObject *address, struct name *n)
+{
+    PyObject *path;
+    Py_ssize_t size;
+    const char *bytes;
+    int result = -1;
+
+    if (!PyUnicode_Check(address) && !PyBytes_Check(address)) {
+        PyErr_Format(PyExc_TypeError,
+                     "the address must be a path or an abstract name, str or "
+                     "bytes, not %R",
+                     Py_TYPE(address));
+        return -1;
+    }
+    path = PyUnicode_Check(address) ? PyUnicode_EncodeFSDefault(address)
+                                    : Py_NewRef(address);
+    if (path == NULL) {
+        return -1;
+    }
+    size = PyBytes_Size(path);
+    bytes = PyBytes_AsString(path);
+    if (size < 1 || size > (Py_ssize_t)sizeof(n->un.sun_path)) {
+        PyErr_Format(PyExc_ValueError,
+                     "the path must have 1 to %zu bytes, not %zd",
+                     sizeof(n->un.sun_path), size);
+    }
+    else if (bytes[0] != '\0' && strlen(bytes) < (size_t)size) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the path has an embedded null byte; an abstract "
+                        "name begins with one");
+    }
+    else {
+        n->un.sun_family = AF_UNIX;
+        memcpy(n->un.sun_path, bytes, (size_t)size);
+        n->length = (socklen_t)(PATH_OFFSET + (size_t)size);
+        /* The kernel puts a NUL behind it itself (unix_mkname_bsd()). */
+        result = 0;
+    }
+    Py_DECREF(path);
+    return result;
+}
+
+/* Reads a numeric host into `result`: 0, or -1 with an exception set. */
+static int
+parse_host(int family, PyObject *host, void *result)
+{
+    PyObject *text;
+    int done = 0;
+
+    if (!PyUnicode_Check(host)) {
+        PyErr_Format(PyExc_TypeError, "the host must be a str, not %R",
+                     Py_TYPE(host));
+        return -1;
+    }
+    /* No code of a subclass, and no error for what no address contains. */
+    text = PyUnicode_AsEncodedString(host, "ascii", "backslashreplace");
+    if (text == NULL) {
+        return -1;
+    }
+    if (strlen(PyBytes_AsString(text)) == (size_t)PyBytes_Size(text)) {
+        done = inet_pton(family, PyBytes_AsString(text), result);
+    }
+    Py_DECREF(text);
+    if (done != 1) {
+        PyErr_Format(PyExc_ValueError,
+                     "%R is not an IPv%c address in numbers (names are not "
+                     "looked up: use socket.getaddrinfo())",
+                     host, family == AF_INET ? '4' : '6');
+        return -1;
+    }
+    return 0;
+}
+
+static int
+parse_inet_address(PyObject *address, struct name *n)
+{
+    long long port;
+
+    if (check_tuple(address, 2, 2, "(host, port)") < 0
+        || parse_host(AF_INET, PyTuple_GetItem(address, 0), &n->in.sin_addr)
+               < 0
+        || parse_number(PyTuple_GetItem(address, 1), "port", 0xffff, &port)
+               < 0) {
+        return -1;
+    }
+    n->in.sin_family = AF_INET;
+    n->in.sin_port = htons((uint16_t)port);
+    n->length = sizeof(n->in);
+    return 0;
+}
+
+static int
+parse_inet6_address(PyObject *address, struct name *n)
+{
+    long long port, flow = 0, scope = 0;
+    Py_ssize_t size;
+
+    if (check_tuple(address, 2, 4, "(host, port[, flowinfo[, scope_id]])")
+        < 0) {
+        return -1;
+    }
+    size = PyTuple_Size(address);
+    if (parse_host(AF_INET6, PyTuple_GetItem(address, 0), &n->in6.sin6_addr)
+            < 0
+        || parse_number(PyTuple_GetItem(address, 1), "port", 0xffff, &port) < 0
+        || (size > 2
+            && parse_number(PyTuple_GetItem(address, 2), "flowinfo", 0xfffff,
+                            &flow)
+                   < 0)
+        || (size > 3
+            && parse_number(PyTuple_GetItem(address, 3), "scope_id",
+                            UINT32_MAX, &scope)
+                   < 0)) {
+        return -1;
+    }
+    n->in6.sin6_family = AF_INET6;
+    n->in6.sin6_port = htons((uint16_t)port);
+    n->in6.sin6_flowinfo = htonl((uint32_t)flow);
+    n->in6.sin6_scope_id = (uint32_t)scope;
+    n->length = sizeof(n->in6);
+    return 0;
+}
+
+/* Reads an address in the form of the socket's family: 0, or -1 with an
+   exception set. On AF_PACKET the caller has entered a call. */
+static int
+parse_address(RawSocket *s, PyObject *address, struct name *n)
+{
+    memset(n, 0, sizeof(*n));
+    if (refuse_addresses(s) < 0) {
+        return -1;
+    }
+    switch (s->family) {
+    case AF_UNIX:
+        return parse_unix_address(address, n);
+    case AF_INET:
+        return parse_inet_address(address, n);
+    case AF_INET6:
+        return parse_inet6_address(address, n);
+    default:
+        if (parse_link_address(s, address, &n->link) < 0) {
+            return -1;
+        }
+        n->length = link_name_length(&n->link);
+        return 0;
+    }
+}
+
+/* The only sender expected. One thread may set it while others receive: it is
+   written into the half that nobody reads and then made known by `version`,
+   so no reader ever waits for a writer. The loads and stores of words are
+   ordered, which keeps a reader from taking words of the writer after next for
+   those of this version. */
+static void
+load_peer(RawSocket *s, struct name *peer)
+{
+    uint64_t words[NAME_WORDS];
+    unsigned version;
+    size_t i;
+
+    do {
+        version = atomic_load_explicit(&s->peer_version, memory_order_acquire);
+        for (i = 0; i < NAME_WORDS; i++) {
+            words[i] = atomic_load_explicit(&s->peer_words[version & 1][i],
+                                            memory_order_acquire);
+        }
+    } while (version
+             != atomic_load_explicit(&s->peer_version, memory_order_relaxed));
+    memcpy(peer, words, sizeof(*peer));
+}
+
+/* 0, or -1 with OSError set where another thread is setting it too. */
+static int
+store_peer(RawSocket *s, const struct name *peer)
+{
+    uint64_t words[NAME_WORDS];
+    unsigned version;
+    size_t i;
+
+    if (atomic_exchange_explicit(&s->peer_busy, true, memory_order_acquire)) {
+        return raise_os_error(
+            EBUSY, "peer: another thread is setting it as well", NULL);
+    }
+    memcpy(words, peer, sizeof(words));
+    version = 1 + atomic_load_explicit(&s->peer_version, memory_order_relaxed);
+    for (i = 0; i < NAME_WORDS; i++) {
+        atomic_store_explicit(&s->peer_words[version & 1][i], words[i],
+                              memory_order_release);
+    }
+    atomic_store_explicit(&s->peer_version, version, memory_order_release);
+    atomic_store_explicit(&s->peer_busy, false, memory_order_release);
+    return 0;
+}
+
+/* Flags what others than the peer have sent, and counts it. */
+static void
+mark_strangers(RawSocket *s, BatchMemory *m, Py_ssize_t count)
+{
+    unsigned long long strangers = 0;
+    struct name peer;
+    Py_ssize_t i;
+
+    load_peer(s, &peer);
+    if (peer.length == 0) {
+        return;
+    }
+    for (i = 0; i < count; i++) {
+        if (!is_same_name(&m->names[i], &peer)) {
+            m->flags[i] |= FOREIGN;
+            strangers++;
+        }
+    }
+    if (strangers > 0) {
+        atomic_fetch_add_explicit(&s->strangers, strangers,
+                                  memory_order_relaxed);
+    }
+}
+
+/* The same for one datagram. */
+static void
+count_stranger(RawSocket *s, const struct name *sender)
+{
+    struct name peer;
+
+    load_peer(s, &peer);
+    if (peer.length > 0 && !is_same_name(sender, &peer)) {
+        atomic_fetch_add_explicit(&s->strangers, 1, memory_order_relaxed);
+    }
+}
+
+/* The address that a name received stands for. */
+static PyObject *
+address_of(RawSocket *s, struct name *n)
+{
+    struct ifreq request = {0};
+
+    if (s->family != AF_PACKET) {
+        return make_address(n);
+    }
+    /* Without a name, as in the socket module, where the interface or the
+       socket is gone by now. */
+    request.ifr_ifindex = n->link.ll.sll_ifindex;
+    if (try_enter(s)) {
+        if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
+            request.ifr_name[0] = '\0';
+        }
+        leave_call(s);
+    }
+    return make_link_address(&n->link,
+                             PyUnicode_DecodeFSDefault(request.ifr_name));
+}
+
+static PyObject *
+RawSocket_get_peer(PyObject *self, void *Py_UNUSED(closure))
+{
+    struct name peer;
+
+    load_peer((RawSocket *)self, &peer);
+    return make_address(&peer);
+}
+
+static int
+RawSocket_set_peer(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
+{
+    RawSocket *s = (RawSocket *)self;
+    struct name peer = {.length = 0};
+
+    if (value == NULL) {
+        PyErr_SetString(PyExc_TypeError,
+                        "peer cannot be deleted: set it to None");
+        return -1;
+    }
+    if (!(s->collects & COLLECT_NAMES)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "peer needs a socket that was adopted with "
+                        "addresses=True and is not of AF_PACKET");
+        return -1;
+    }
+    if (value != Py_None && parse_address(s, value, &peer) < 0) {
+        return -1;
+    }
+    if (s->family == AF_INET6 && peer.length > 0) {
+        /* Names that arrive have none, and a scope where they need one
+           (net/ipv6/udp.c:udpv6_recvmsg()). */
+        peer.in6.sin6_flowinfo = 0;
+        if (IN6_IS_ADDR_LINKLOCAL(&peer.in6.sin6_addr)
+            && peer.in6.sin6_scope_id == 0) {
+            PyErr_SetString(PyExc_ValueError,
+                            "a link-local peer needs its scope_id");
+            return -1;
+        }
+    }
+    return store_peer(s, &peer);
+}
+
+static PyObject *
+RawSocket_get_strangers(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(atomic_load_explicit(
+        &((RawSocket *)self)->strangers, memory_order_relaxed));
+}
+
 /* ---- RawSocket: receiving ------------------------------------------------- */
 
 static int
@@ -3261,25 +3883,36 @@ arm_parts(struct msghdr *header, struct iovec *parts, unsigned vnet_hdr)
     header->msg_iovlen = vnet_hdr > 0 ? 2 : 1;
 }
 
-/* Asks for a name, control data and headers as this socket needs them. Only where
-   the last receive into the batch was through a socket that needs others. */
-static void
+/* Asks for a name, control data and headers as this socket needs them. Only
+   where the last receive into the batch was through a socket that needs
+   others. 0, or -1 with MemoryError set. */
+static int
 arm_receive(PacketBatch *b, const RawSocket *s)
 {
     enum {
         CONTROL = 1,
         NAME = 2,
         ARMED = 4,
-        HEADER = 8 /* times its size */
+        HEADER = 8, /* times its size */
+        SENDER = 1 << 16
     };
     BatchMemory *m = b->memory;
+    bool senders = s->collects & COLLECT_NAMES;
     bool control = s->collects & (COLLECT_VLAN | COLLECT_TIMES);
     unsigned wanted = ARMED | (control ? CONTROL : 0)
-                      | (s->names_needed ? NAME : 0) | s->vnet_hdr * HEADER;
+                      | (s->names_needed ? NAME : 0) | (senders ? SENDER : 0)
+                      | s->vnet_hdr * HEADER;
     Py_ssize_t i;
 
     if (b->armed == wanted) {
-        return;
+        return 0;
+    }
+    if (senders && m->names == NULL) {
+        m->names = PyMem_Calloc((size_t)m->capacity, sizeof(*m->names));
+        if (m->names == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
     }
     for (i = 0; i < m->capacity; i++) {
         struct msghdr *header = &m->rx[i].msg_hdr;
@@ -3287,10 +3920,13 @@ arm_receive(PacketBatch *b, const RawSocket *s)
         arm_parts(header, &m->rx_parts[2 * i], s->vnet_hdr);
         header->msg_control = control ? m->control + i * CONTROL_SIZE : NULL;
         header->msg_controllen = control ? CONTROL_SIZE : 0;
-        header->msg_name = s->names_needed ? &m->addresses[i] : NULL;
-        header->msg_namelen = s->names_needed ? sizeof(*m->addresses) : 0;
+        header->msg_name = senders           ? (void *)&m->names[i].storage
+                           : s->names_needed ? (void *)&m->addresses[i]
+                                             : NULL;
+        header->msg_namelen = s->names_needed ? name_room(s) : 0;
     }
     b->armed = wanted;
+    return 0;
 }
 
 PyDoc_STRVAR(RawSocket_recvmmsg_into_doc,
@@ -3318,13 +3954,17 @@ RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
         return NULL;
     }
     if (take_batch(b) == 0) {
-        arm_receive(b, s);
-        t = begin_transfer(s, false);
-        t.messages = b->memory->rx;
-        t.count = (unsigned)b->memory->capacity;
-        t.memory = b->memory;
-        done = run_transfer(s, &t);
+        if (arm_receive(b, s) == 0) {
+            t = begin_transfer(s, false);
+            t.messages = b->memory->rx;
+            t.count = (unsigned)b->memory->capacity;
+            t.memory = b->memory;
+            done = run_transfer(s, &t);
+        }
         if (done > 0) {
+            if (s->collects & COLLECT_NAMES) {
+                mark_strangers(s, b->memory, done);
+            }
             set_held(b, done, s->collects);
         }
         release_batch(b);
@@ -3333,13 +3973,13 @@ RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
 
-/* Receives one packet into `memory`: its length, or -1 with an exception
-   set. */
+/* Receives one packet into `memory`, and its name where that is not NULL: its
+   length, or -1 with an exception set. */
 static Py_ssize_t
-receive_one(RawSocket *s, void *memory, size_t size)
+receive_one(RawSocket *s, void *memory, size_t size, struct name *name)
 {
     _Alignas(struct cmsghdr) char control[CONTROL_SIZE];
-    struct sockaddr_ll address;
+    struct name own;
     struct iovec part = {memory, size};
     struct mmsghdr message;
     struct arrival arrival = {0};
@@ -3353,9 +3993,12 @@ receive_one(RawSocket *s, void *memory, size_t size)
         message.msg_hdr.msg_control = control;
         message.msg_hdr.msg_controllen = sizeof(control);
     }
-    if (s->names_needed) {
-        message.msg_hdr.msg_name = &address;
-        message.msg_hdr.msg_namelen = sizeof(address);
+    if (name == NULL && s->names_needed) {
+        name = &own;
+    }
+    if (name != NULL) {
+        message.msg_hdr.msg_name = &name->storage;
+        message.msg_hdr.msg_namelen = name_room(s);
     }
     if (enter_receive(s) < 0) {
         return -1;
@@ -3366,7 +4009,16 @@ receive_one(RawSocket *s, void *memory, size_t size)
     t.arrival = &arrival;
     done = run_transfer(s, &t);
     leave_call(s);
-    return done < 0 ? -1 : (Py_ssize_t)arrival.length;
+    if (done < 0) {
+        return -1;
+    }
+    if (name != NULL) {
+        name->length = arrival.name_length;
+        if (s->collects & COLLECT_NAMES) {
+            count_stranger(s, name);
+        }
+    }
+    return (Py_ssize_t)arrival.length;
 }
 
 /* Where frames have offload headers, one without is only half of it. */
@@ -3376,16 +4028,17 @@ refuse_single(RawSocket *s, const char *method)
     if (s->vnet_hdr == 0) {
         return 0;
     }
+    /* Not in a call: the descriptor may be closed meanwhile. */
     return raise_os_error(EOPNOTSUPP, method, s->interface);
 }
 
-PyDoc_STRVAR(RawSocket_recv_doc, "recv($self, bufsize, /)\n--\n\n"
-                                 "Receives one packet, cut to bufsize bytes.");
-
+/* Receives one packet as new bytes, and its name where that is not NULL; NULL
+   with an exception set. */
 static PyObject *
-RawSocket_recv(PyObject *self, PyObject *argument)
+receive_bytes(RawSocket *s, PyObject *bufsize, const char *method,
+              struct name *name)
 {
-    Py_ssize_t size = PyNumber_AsSsize_t(argument, PyExc_OverflowError);
+    Py_ssize_t size = PyNumber_AsSsize_t(bufsize, PyExc_OverflowError);
     Py_ssize_t length;
     PyObject *packet = NULL;
     char *memory;
@@ -3394,10 +4047,10 @@ RawSocket_recv(PyObject *self, PyObject *argument)
         return NULL;
     }
     if (size < 0) {
-        PyErr_SetString(PyExc_ValueError, "negative bufsize in recv");
+        PyErr_Format(PyExc_ValueError, "negative bufsize in %s", method);
         return NULL;
     }
-    if (refuse_single((RawSocket *)self, "recv") < 0) {
+    if (refuse_single(s, method) < 0) {
         return NULL;
     }
     /* Not into the bytes object: the Limited API cannot shorten one. */
@@ -3405,12 +4058,44 @@ RawSocket_recv(PyObject *self, PyObject *argument)
     if (memory == NULL) {
         return PyErr_NoMemory();
     }
-    length = receive_one((RawSocket *)self, memory, (size_t)size);
+    length = receive_one(s, memory, (size_t)size, name);
     if (length >= 0) {
         packet = PyBytes_FromStringAndSize(memory, length);
     }
     PyMem_Free(memory);
     return packet;
+}
+
+PyDoc_STRVAR(RawSocket_recv_doc, "recv($self, bufsize, /)\n--\n\n"
+                                 "Receives one packet, cut to bufsize bytes.");
+
+static PyObject *
+RawSocket_recv(PyObject *self, PyObject *argument)
+{
+    return receive_bytes((RawSocket *)self, argument, "recv", NULL);
+}
+
+PyDoc_STRVAR(RawSocket_recvfrom_doc,
+             "recvfrom($self, bufsize, /)\n--\n\n"
+             "Receives one packet, cut to bufsize bytes, and its address, as "
+             "sendto()\ntakes it.");
+
+static PyObject *
+RawSocket_recvfrom(PyObject *self, PyObject *argument)
+{
+    RawSocket *s = (RawSocket *)self;
+    PyObject *packet, *address;
+    struct name name;
+
+    if (refuse_family(s) < 0) {
+        return NULL;
+    }
+    packet = receive_bytes(s, argument, "recvfrom", &name);
+    if (packet == NULL) {
+        return NULL;
+    }
+    address = address_of(s, &name);
+    return Py_BuildValue("NN", packet, address);
 }
 
 PyDoc_STRVAR(RawSocket_recv_into_doc,
@@ -3440,7 +4125,7 @@ RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     }
     else {
         length = receive_one((RawSocket *)self, view.buf,
-                             (size_t)(size == 0 ? view.len : size));
+                             (size_t)(size == 0 ? view.len : size), NULL);
     }
     PyBuffer_Release(&view);
     return length < 0 ? NULL : PyLong_FromSsize_t(length);
@@ -3731,8 +4416,214 @@ prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
                               : prepare_sequence(out, packets, start, count);
 }
 
+/* Where the packets of one sendmmsg() go. */
+struct destinations {
+    struct mmsghdr *messages; /* owned: copies of a batch's */
+    struct link_name *links;  /* owned: AF_PACKET, one each */
+    struct name name;         /* other families: one for all */
+};
+
+static void
+free_destinations(struct destinations *d)
+{
+    PyMem_Free(d->messages);
+    PyMem_Free(d->links);
+}
+
+/* Says which item of `what` is meant by the exception in flight. */
+static void
+note_index(const char *what, Py_ssize_t i)
+{
+    PyObject *exception = PyErr_GetRaisedException();
+    PyObject *type = (PyObject *)Py_TYPE(exception);
+
+    if (type == PyExc_ValueError || type == PyExc_TypeError) {
+        PyErr_Format(type, "%s[%zd]: %S", what, i, exception);
+        Py_DECREF(exception);
+    }
+    else {
+        PyErr_SetRaisedException(exception);
+    }
+}
+
+/* The batch's own columns, from `start` on, as destinations: 0, or -1 with
+   ValueError set. */
+static int
+name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
+                struct link_name *links)
+{
+    unsigned collected =
+        atomic_load_explicit(&out->batch->collected, memory_order_relaxed);
+    Py_ssize_t i;
+
+    if (!(collected & COLLECT_ADDRESSES)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the batch holds no addresses: receive it on a packet "
+                        "socket with addresses=True");
+        return -1;
+    }
+    for (i = 0; i < out->count; i++) {
+        links[i] = out->batch->memory->addresses[start + i];
+        if (check_interface(s, links[i].ll.sll_ifindex) < 0) {
+            note_index("packets", start + i);
+            return -1;
+        }
+        if (links[i].ll.sll_halen > MAX_HARDWARE) {
+            return raise_bad_frame(start + i,
+                                   "its hardware address is too long");
+        }
+        if (s->type == SOCK_RAW) {
+            /* The kernel reads it from the frame, a restored tag's too. */
+            links[i].ll.sll_protocol = 0;
+        }
+    }
+    return 0;
+}
+
+/* A sequence of addresses, one for each of `total` packets, of which those
+   from `start` on are used: 0, or -1 with an exception set. */
+static int
+name_by_sequence(RawSocket *s, PyObject *addresses, Py_ssize_t start,
+                 Py_ssize_t total, Py_ssize_t count, struct link_name *links)
+{
+    PyObject *address, *last = NULL;
+    struct name name;
+    Py_ssize_t size, i;
+    int result = 0;
+
+    if (PyUnicode_Check(addresses) || !PySequence_Check(addresses)) {
+        PyErr_Format(PyExc_TypeError,
+                     "addresses must be a sequence of addresses, or True for "
+                     "those of a PacketBatch, not %R",
+                     Py_TYPE(addresses));
+        return -1;
+    }
+    size = PySequence_Size(addresses);
+    if (size < 0) {
+        return -1;
+    }
+    if (size != total) {
+        PyErr_Format(PyExc_ValueError,
+                     "addresses must have one address for each of %zd "
+                     "packets, not %zd",
+                     total, size);
+        return -1;
+    }
+    for (i = 0; result == 0 && i < count; i++) {
+        address = PySequence_GetItem(addresses, start + i);
+        if (address == NULL) {
+            result = -1;
+            break;
+        }
+        /* Often one object many times over: look its interface up once. */
+        if (address != last) {
+            result = parse_address(s, address, &name);
+        }
+        if (result < 0) {
+            note_index("addresses", start + i);
+        }
+        else {
+            links[i] = name.link;
+        }
+        Py_XDECREF(last);
+        last = address;
+    }
+    Py_XDECREF(last);
+    return result;
+}
+
+/* Gives what is prepared its destinations, which live until
+   free_destinations(): 0, or -1 with an exception set. The batch's own
+   messages stay without. The caller has entered a call. */
+static int
+address_outgoing(RawSocket *s, struct outgoing *out, PyObject *addresses,
+                 Py_ssize_t start, Py_ssize_t total, struct destinations *d)
+{
+    size_t count = (size_t)out->count, i;
+
+    if (refuse_addresses(s) < 0) {
+        return -1;
+    }
+    if (s->family == AF_PACKET) {
+        d->links = PyMem_Calloc(count, sizeof(*d->links));
+        if (d->links == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        if ((addresses == Py_True && out->batch != NULL
+                 ? name_by_columns(s, out, start, d->links)
+                 : name_by_sequence(s, addresses, start, total, out->count,
+                                    d->links))
+            < 0) {
+            return -1;
+        }
+    }
+    else if (parse_address(s, addresses, &d->name) < 0) {
+        return -1;
+    }
+    if (out->batch != NULL) {
+        d->messages = PyMem_Calloc(count, sizeof(*d->messages));
+        if (d->messages == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        memcpy(d->messages, out->messages, count * sizeof(*d->messages));
+        out->messages = d->messages;
+    }
+    for (i = 0; i < count; i++) {
+        struct msghdr *header = &out->messages[i].msg_hdr;
+
+        header->msg_name =
+            d->links != NULL ? (void *)&d->links[i] : (void *)&d->name;
+        header->msg_namelen =
+            d->links != NULL ? link_name_length(&d->links[i]) : d->name.length;
+    }
+    return 0;
+}
+
+/* The arguments of sendmmsg(), `addresses` NULL where not given. For small
+   batches the common case must cost nothing more. */
+static int
+parse_sendmmsg(PyObject *const *args, Py_ssize_t nargs, PyObject *names,
+               Py_ssize_t *start, PyObject **addresses)
+{
+    static const char method[] = "sendmmsg";
+    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names), i, other;
+    PyObject *plain[2], *rest;
+    int result;
+
+    *addresses = NULL;
+    for (i = 0; i < named; i++) {
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, i),
+                                             "addresses")
+            == 0) {
+            break;
+        }
+    }
+    if (i == named || nargs < 1 || nargs + named > 3) {
+        return parse_pair(method, "start", args, nargs, names, start);
+    }
+    if (args[nargs + i] != Py_None) {
+        *addresses = args[nargs + i];
+    }
+    if (named == 1) {
+        return parse_pair(method, "start", args, nargs, NULL, start);
+    }
+    /* One argument by position, and both keywords. */
+    other = 1 - i;
+    plain[0] = args[0];
+    plain[1] = args[1 + other];
+    rest = PyTuple_GetSlice(names, other, other + 1);
+    if (rest == NULL) {
+        return -1;
+    }
+    result = parse_pair(method, "start", plain, 1, rest, start);
+    Py_DECREF(rest);
+    return result;
+}
+
 PyDoc_STRVAR(RawSocket_sendmmsg_doc,
-             "sendmmsg($self, packets, /, start=0)\n--\n\n"
+             "sendmmsg($self, packets, /, start=0, *, addresses=None)\n--\n\n"
              "Sends packets from index start on, at most 1,024, and returns "
              "how many the\nkernel took.");
 
@@ -3741,12 +4632,14 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *names)
 {
     RawSocket *s = (RawSocket *)self;
+    struct destinations to = {.messages = NULL};
     Py_ssize_t start = 0, total;
+    PyObject *addresses;
     struct outgoing out;
     struct transfer t;
     int done = -1;
 
-    if (parse_pair("sendmmsg", "start", args, nargs, names, &start) < 0) {
+    if (parse_sendmmsg(args, nargs, names, &start, &addresses) < 0) {
         return NULL;
     }
     total = begin_outgoing(&out, self, args[0]);
@@ -3759,8 +4652,10 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     }
     else if (prepare_outgoing(&out, args[0], start, total) == 0
              && enter_call(s, "sendmmsg") == 0) {
-        done = 0;
-        if (out.count > 0) {
+        done = addresses == NULL
+                   ? 0
+                   : address_outgoing(s, &out, addresses, start, total, &to);
+        if (done == 0 && out.count > 0) {
             t = begin_transfer(s, true);
             t.messages = out.messages;
             t.count = (unsigned)out.count;
@@ -3769,6 +4664,7 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
         }
         leave_call(s);
     }
+    free_destinations(&to);
     end_outgoing(&out);
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
@@ -3873,20 +4769,18 @@ RawSocket_sendall(PyObject *self, PyObject *packets)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(RawSocket_send_doc, "send($self, data, /)\n--\n\n"
-                                 "Sends one packet; returns its length.");
-
+/* Sends one packet, to `address` where that is not NULL. */
 static PyObject *
-RawSocket_send(PyObject *self, PyObject *data)
+send_one(RawSocket *s, PyObject *data, PyObject *address, const char *method)
 {
-    RawSocket *s = (RawSocket *)self;
     struct mmsghdr message;
+    struct name name;
     struct iovec part;
     struct transfer t;
     Py_buffer view;
     int done = -1;
 
-    if (refuse_single(s, "send") < 0
+    if (refuse_single(s, method) < 0
         || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
@@ -3895,14 +4789,46 @@ RawSocket_send(PyObject *self, PyObject *data)
         memset(&message, 0, sizeof(message));
         message.msg_hdr.msg_iov = &part;
         message.msg_hdr.msg_iovlen = 1;
-        t = begin_transfer(s, true);
-        t.messages = &message;
-        t.count = 1;
-        done = run_transfer(s, &t);
+        done = address == NULL ? 0 : parse_address(s, address, &name);
+        if (done == 0 && address != NULL) {
+            message.msg_hdr.msg_name = &name.storage;
+            message.msg_hdr.msg_namelen = name.length;
+        }
+        if (done == 0) {
+            t = begin_transfer(s, true);
+            t.messages = &message;
+            t.count = 1;
+            done = run_transfer(s, &t);
+        }
         leave_call(s);
     }
     PyBuffer_Release(&view);
     return done < 0 ? NULL : PyLong_FromSsize_t((Py_ssize_t)part.iov_len);
+}
+
+PyDoc_STRVAR(RawSocket_send_doc, "send($self, data, /)\n--\n\n"
+                                 "Sends one packet; returns its length.");
+
+static PyObject *
+RawSocket_send(PyObject *self, PyObject *data)
+{
+    return send_one((RawSocket *)self, data, NULL, "send");
+}
+
+PyDoc_STRVAR(RawSocket_sendto_doc,
+             "sendto($self, data, address, /)\n--\n\n"
+             "Sends one packet to an address; returns its length.");
+
+static PyObject *
+RawSocket_sendto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "sendto() takes 2 arguments, data and address, not %zd",
+                     nargs);
+        return NULL;
+    }
+    return send_one((RawSocket *)self, args[0], args[1], "sendto");
 }
 
 /* ---- RawSocket: filters --------------------------------------------------- */
@@ -3921,7 +4847,7 @@ set_option(RawSocket *s, int level, int name, const void *value,
     result = setsockopt(s->fd, level, name, value, length);
     error = errno;
     Py_END_ALLOW_THREADS
-    return result < 0 ? raise_os_error(error, call, s->interface) : 0;
+    return result < 0 ? raise_error(s, error, call) : 0;
 }
 
 static int
@@ -3938,7 +4864,7 @@ read_int_option(RawSocket *s, int level, int name, const char *call)
     socklen_t length = sizeof(value);
 
     if (getsockopt(s->fd, level, name, &value, &length) < 0) {
-        return raise_os_error(errno, call, s->interface);
+        return raise_error(s, errno, call);
     }
     return value;
 }
@@ -3978,7 +4904,7 @@ take_filter(RawSocket *s, const char *call)
 {
     if (atomic_exchange_explicit(&s->filter_busy, true,
                                  memory_order_acquire)) {
-        return raise_os_error(EBUSY, call, s->interface);
+        return raise_error(s, EBUSY, call);
     }
     return 0;
 }
@@ -4048,7 +4974,7 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
                      sizeof(*p->code), view.len);
     }
     else if (p->count > MAX_INSTRUCTIONS) {
-        raise_os_error(EINVAL, attach_call, s->interface);
+        raise_error(s, EINVAL, attach_call);
     }
     else {
         p->code = PyMem_Malloc((size_t)view.len);
@@ -4702,11 +5628,11 @@ look_up_interface(RawSocket *s, const char *name)
 
     memcpy(request.ifr_name, name, IFNAMSIZ);
     if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
-        return raise_os_error(errno, "ioctl(SIOCGIFINDEX)", s->interface);
+        return raise_error(s, errno, "ioctl(SIOCGIFINDEX)");
     }
     s->ifindex = request.ifr_ifindex;
     if (ioctl(s->fd, SIOCGIFHWADDR, &request) < 0) {
-        return raise_os_error(errno, "ioctl(SIOCGIFHWADDR)", s->interface);
+        return raise_error(s, errno, "ioctl(SIOCGIFHWADDR)");
     }
     s->link_type = request.ifr_hwaddr.sa_family;
     return 0;
@@ -4768,9 +5694,8 @@ apply_timestamps(RawSocket *s, const struct options *o)
                               "setsockopt(SO_TIMESTAMPNS)");
     }
     if (!has_hardware_stamps(s)) {
-        return raise_os_error(EOPNOTSUPP,
-                              "the interface has no hardware time stamps",
-                              s->interface);
+        return raise_error(s, EOPNOTSUPP,
+                           "the interface has no hardware time stamps");
     }
     return set_int_option(s, SOL_SOCKET, SO_TIMESTAMPING,
                           SOF_TIMESTAMPING_RX_HARDWARE
@@ -4814,9 +5739,10 @@ apply_collection(RawSocket *s, const struct options *o)
         s->collects |= COLLECT_VLAN;
     }
     if (o->addresses == 1) {
-        s->collects |= COLLECT_ADDRESSES;
+        s->collects |=
+            s->family == AF_PACKET ? COLLECT_ADDRESSES : COLLECT_NAMES;
     }
-    s->names_needed = (s->collects & COLLECT_ADDRESSES)
+    s->names_needed = (s->collects & (COLLECT_ADDRESSES | COLLECT_NAMES))
                       || ((s->collects & COLLECT_VLAN) && s->link_type < 0);
     return o->timestamps == Py_None ? 0 : apply_timestamps(s, o);
 }
@@ -4929,10 +5855,10 @@ bind_socket(RawSocket *s, const struct options *o, int protocol)
     error = errno;
     Py_END_ALLOW_THREADS
     if (result < 0) {
-        return raise_os_error(error, "bind", s->interface);
+        return raise_error(s, error, "bind");
     }
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &pending, &length) < 0) {
-        return raise_os_error(errno, "getsockopt(SO_ERROR)", s->interface);
+        return raise_error(s, errno, "getsockopt(SO_ERROR)");
     }
     if (pending == 0 && protocol == 0 && !link_is_up(s)) {
         pending = ENETDOWN;
@@ -4941,7 +5867,7 @@ bind_socket(RawSocket *s, const struct options *o, int protocol)
         atomic_store(&s->link_doubted, true);
         return 0;
     }
-    return pending == 0 ? 0 : raise_os_error(pending, "bind", s->interface);
+    return pending == 0 ? 0 : raise_error(s, pending, "bind");
 }
 
 /* As bind_socket(), for a member of a fanout group: until it has joined, it
@@ -5078,7 +6004,7 @@ inspect_packet_socket(RawSocket *s, struct options *o)
     }
     request.ifr_ifindex = address.sll_ifindex;
     if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
-        return raise_os_error(errno, "ioctl(SIOCGIFNAME)", s->interface);
+        return raise_error(s, errno, "ioctl(SIOCGIFNAME)");
     }
     s->ifindex = address.sll_ifindex;
     s->link_type = address.sll_hatype;
@@ -5088,18 +6014,19 @@ inspect_packet_socket(RawSocket *s, struct options *o)
 
 /* Off AF_PACKET its options make no sense. */
 static int
-refuse_packet_options(struct options *o)
+refuse_packet_options(RawSocket *s, struct options *o)
 {
-    const char *name = o->promisc                ? "promisc"
-                       : o->allmulti             ? "allmulti"
-                       : o->multicast != Py_None ? "multicast"
-                       : o->vnet_hdr > 0         ? "vnet_hdr"
-                       : o->fanout != Py_None    ? "fanout"
-                       : o->ignore_outgoing > 0  ? "ignore_outgoing"
-                       : o->vlan > 0             ? "vlan"
-                       : o->addresses > 0        ? "addresses"
-                       : o->qdisc_bypass         ? "qdisc_bypass"
-                                                 : NULL;
+    bool nameless = !has_addresses(s->family);
+    const char *name = o->promisc                     ? "promisc"
+                       : o->allmulti                  ? "allmulti"
+                       : o->multicast != Py_None      ? "multicast"
+                       : o->vnet_hdr > 0              ? "vnet_hdr"
+                       : o->fanout != Py_None         ? "fanout"
+                       : o->ignore_outgoing > 0       ? "ignore_outgoing"
+                       : o->vlan > 0                  ? "vlan"
+                       : o->addresses > 0 && nameless ? "addresses"
+                       : o->qdisc_bypass              ? "qdisc_bypass"
+                                                      : NULL;
 
     if (name != NULL) {
         PyErr_Format(PyExc_ValueError,
@@ -5108,7 +6035,7 @@ refuse_packet_options(struct options *o)
                      name);
         return -1;
     }
-    o->vlan = o->addresses = 0;
+    o->vlan = 0;
     o->ignore_outgoing = o->vnet_hdr = -1;
     return 0;
 }
@@ -5137,7 +6064,7 @@ construct_adopted(RawSocket *s, struct options *o)
         return -1;
     }
     if ((s->family == AF_PACKET ? inspect_packet_socket(s, o)
-                                : refuse_packet_options(o))
+                                : refuse_packet_options(s, o))
         < 0) {
         return -1;
     }
@@ -5328,8 +6255,7 @@ collect_drops(RawSocket *s)
     }
     if (getsockopt(s->fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length)
         < 0) {
-        return raise_os_error(errno, "getsockopt(PACKET_STATISTICS)",
-                              s->interface);
+        return raise_error(s, errno, "getsockopt(PACKET_STATISTICS)");
     }
     atomic_fetch_add_explicit(&s->packets_dropped, statistics.tp_drops,
                               memory_order_relaxed);
@@ -5441,7 +6367,7 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     result = getsockopt(s->fd, level, name,
                         size == 0 ? (void *)&number : bytes, &length);
     if (result < 0) {
-        raise_os_error(errno, call, s->interface);
+        raise_error(s, errno, call);
     }
     leave_call(s);
     if (result < 0) {
@@ -5523,11 +6449,10 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     static const char call[] = "getsockname";
     RawSocket *s = (RawSocket *)self;
-    struct sockaddr_ll address = {0};
+    struct link_name address = {.rest = {0}};
     struct ifreq request = {0};
     socklen_t length = sizeof(address);
     int error = 0;
-    Py_ssize_t size;
 
     if (s->family != AF_PACKET) {
         raise_os_error(EOPNOTSUPP, call, NULL);
@@ -5539,27 +6464,22 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
     if (getsockname(s->fd, (struct sockaddr *)&address, &length) < 0) {
         error = errno;
     }
-    else if (address.sll_ifindex > 0) {
+    else if (address.ll.sll_ifindex > 0) {
         /* Without a name, as in the socket module, where it is just gone. */
-        request.ifr_ifindex = address.sll_ifindex;
+        request.ifr_ifindex = address.ll.sll_ifindex;
         if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
             request.ifr_name[0] = '\0';
         }
     }
     if (error != 0) {
-        raise_os_error(error, call, s->interface);
+        raise_error(s, error, call);
     }
     leave_call(s);
     if (error != 0) {
         return NULL;
     }
-    size = address.sll_halen < sizeof(address.sll_addr)
-               ? address.sll_halen
-               : (Py_ssize_t)sizeof(address.sll_addr);
-    return Py_BuildValue("Niiiy#", PyUnicode_DecodeFSDefault(request.ifr_name),
-                         (int)ntohs(address.sll_protocol),
-                         (int)address.sll_pkttype, (int)address.sll_hatype,
-                         (char *)address.sll_addr, size);
+    return make_link_address(&address,
+                             PyUnicode_DecodeFSDefault(request.ifr_name));
 }
 
 static PyObject *
@@ -5754,9 +6674,15 @@ RawSocket_get_type(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *
 RawSocket_get_interface(PyObject *self, void *Py_UNUSED(closure))
 {
-    PyObject *interface = ((RawSocket *)self)->interface;
+    RawSocket *s = (RawSocket *)self;
+    PyObject *interface;
 
-    return Py_NewRef(interface != NULL ? interface : Py_None);
+    if (!try_enter(s)) {
+        return interface_name(s);
+    }
+    interface = interface_name(s);
+    leave_call(s);
+    return interface;
 }
 
 static PyObject *
@@ -5797,7 +6723,7 @@ RawSocket_get_mtu(PyObject *self, void *Py_UNUSED(closure))
     }
     result = interface_ioctl(s->fd, s->ifindex, SIOCGIFMTU, &answer);
     if (result < 0) {
-        raise_os_error(errno, call, s->interface);
+        raise_error(s, errno, call);
     }
     leave_call(s);
     return result < 0 ? NULL : PyLong_FromLong(answer.ifr_mtu);
@@ -5833,6 +6759,9 @@ static PyMethodDef RawSocket_methods[] = {
     {"recv_into", (PyCFunction)(void (*)(void))RawSocket_recv_into,
      METH_FASTCALL, RawSocket_recv_into_doc},
     {"send", RawSocket_send, METH_O, RawSocket_send_doc},
+    {"recvfrom", RawSocket_recvfrom, METH_O, RawSocket_recvfrom_doc},
+    {"sendto", (PyCFunction)(void (*)(void))RawSocket_sendto, METH_FASTCALL,
+     RawSocket_sendto_doc},
     {"attach_filter", RawSocket_attach_filter, METH_O,
      RawSocket_attach_filter_doc},
     {"detach_filter", RawSocket_detach_filter, METH_NOARGS,
@@ -5889,6 +6818,10 @@ static PyGetSetDef RawSocket_getset[] = {
      "ARPHRD_ number of the interface; None for all of them.", NULL},
     {"vnet_hdr", RawSocket_get_vnet_hdr, NULL,
      "Bytes of offload header that go with each frame: 0, 10 or 12.", NULL},
+    {"peer", RawSocket_get_peer, RawSocket_set_peer,
+     "Address of the only sender expected; None: anybody.", NULL},
+    {"strangers", RawSocket_get_strangers, NULL,
+     "Datagrams received from others than the peer.", NULL},
     {"fanout_group", RawSocket_get_fanout_group, NULL,
      "Number of the fanout group; None outside.", NULL},
     {"mtu", RawSocket_get_mtu, NULL,
@@ -5957,6 +6890,7 @@ add_constants(PyObject *module)
         {"CHECKSUM_VALID", CHECKSUM_VALID},
         {"VLAN_RESTORED", VLAN_RESTORED},
         {"CONTROL_TRUNCATED", CONTROL_TRUNCATED},
+        {"FOREIGN", FOREIGN},
         {"VNET_NEEDS_CSUM", VNET_NEEDS_CSUM},
         {"VNET_DATA_VALID", VNET_DATA_VALID},
         {"GSO_NONE", GSO_NONE},

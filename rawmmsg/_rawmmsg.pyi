@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Literal, Self, TypeAlias, final, overload
+from typing import Any, Final, Literal, Self, TypeAlias, final, overload
 
 from _typeshed import structseq
 from typing_extensions import Buffer
@@ -21,6 +21,8 @@ VLAN_RESTORED: Final = 8
 CONTROL_TRUNCATED: Final = 16
 """Flag: the kernel had more control data than fits (MSG_CTRUNC), as options
 set by hand can cause: a tag or a time stamp of this packet may be lost."""
+FOREIGN: Final = 32
+"""Flag: the datagram has another sender than the socket's `peer`."""
 
 VNET_NEEDS_CSUM: Final = 1
 """vnet_flags: the checksum is missing (VIRTIO_NET_HDR_F_NEEDS_CSUM)."""
@@ -53,6 +55,22 @@ _Fanout: TypeAlias = (
     | tuple[_FanoutMode, int | None, int]
     | tuple[_FanoutMode, int | None, int, Buffer | int | None]
 )
+_LinkAddress: TypeAlias = (
+    tuple[str | int, int]
+    | tuple[str | int, int, int]
+    | tuple[str | int, int, int, int]
+    | tuple[str | int, int, int, int, Buffer]
+)
+_PeerAddress: TypeAlias = (
+    str
+    | bytes
+    | tuple[str, int]
+    | tuple[str, int, int]
+    | tuple[str, int, int, int]
+)
+# What an address is when it is read: of AF_PACKET, AF_UNIX (None: a sender
+# without a name), AF_INET, AF_INET6.
+_Address: TypeAlias = Any
 _Packets: TypeAlias = (
     PacketBatch | Sequence[Buffer] | Sequence[Buffer | tuple[Buffer, ...]]
 )
@@ -115,6 +133,18 @@ class PacketBatch:
 
     def tolist(self) -> list[bytes]:
         """Copies of the packets."""
+
+    def address(self, index: int, /) -> _Address:
+        """The address of packet `index`, negative too: on AF_PACKET where
+        it came from, on other sockets its sender, None for one without a
+        name.
+
+        As recvfrom() returns it, except that an AF_PACKET address begins with
+        the index of the interface, since a batch has no socket on which its
+        name could be looked up; sendto() takes both. IndexError outside the
+        batch; ValueError where the last receive did not collect addresses;
+        BufferError while a call uses the batch.
+        """
 
     def append(self, data: Buffer, /) -> None:
         """Copies one packet into the next free frame.
@@ -195,9 +225,10 @@ class PacketBatch:
 
     @property
     def flags(self) -> memoryview[int] | None:
-        """TRUNCATED, CHECKSUM_NOT_READY, CHECKSUM_VALID, VLAN_RESTORED and
-        CONTROL_TRUNCATED of each packet ("H"). The checksum flags and
-        VLAN_RESTORED need vlan=True. Collected by every receive."""
+        """TRUNCATED, CHECKSUM_NOT_READY, CHECKSUM_VALID, VLAN_RESTORED,
+        CONTROL_TRUNCATED and FOREIGN of each packet ("H"). The checksum flags
+        and VLAN_RESTORED need vlan=True, FOREIGN needs a `peer`. Collected by
+        every receive."""
 
     @property
     def vlan_tcis(self) -> memoryview[int] | None:
@@ -305,8 +336,10 @@ class RawSocket:
                     an adopted descriptor. Needs a protocol of ETH_P_ALL: for
                     any other the kernel discards a stripped tag
                     (net/core/dev.c:__netif_receive_skb_core())
-    addresses       collect packet_types and ifindexes; None: only where
-                    `interface` is None
+    addresses       collect packet_types and ifindexes, and what
+                    PacketBatch.address() returns; None: only where `interface`
+                    is None. On an adopted AF_UNIX, AF_INET or AF_INET6 socket:
+                    collect the sender of each datagram; None: off
     timestamps      "software": collect timestamps_ns, taken by the kernel.
                     "hardware": taken by the interface (raw, of its own clock;
                     OSError EOPNOTSUPP where it has none; to have it stamp at
@@ -389,7 +422,17 @@ class RawSocket:
         batch as it was.
         """
 
-    def sendmmsg(self, packets: _Packets, /, start: int = 0) -> int:
+    def sendmmsg(
+        self,
+        packets: _Packets,
+        /,
+        start: int = 0,
+        *,
+        addresses: Literal[True]
+        | Sequence[_LinkAddress]
+        | _PeerAddress
+        | None = None,
+    ) -> int:
         """Sends packets from index `start` on, at most 1,024, in one system
         call, and returns how many the kernel took, like socket.send().
 
@@ -405,6 +448,17 @@ class RawSocket:
         not fit it, or that needs one (a super-frame, a missing checksum) on a
         socket without vnet_hdr; EOPNOTSUPP, a super-frame that the interface
         cannot segment, on one with qdisc_bypass.
+
+        `addresses` gives each packet its destination, in the form of
+        sendto(). On AF_PACKET: a sequence with one address for each packet,
+        which `start` counts as well, or True with a PacketBatch that was
+        received with addresses=True: each packet leaves by the interface that
+        it came from, on a SOCK_DGRAM socket with the protocol that it had and
+        addressed to the hardware address that it came from. On an adopted
+        AF_UNIX, AF_INET or AF_INET6 socket: one address for all packets.
+        Every address is checked before the first packet is sent: ValueError
+        and TypeError say which one is wrong, OSError ENODEV names an interface
+        that does not exist.
         """
 
     def sendall(self, packets: _Packets, /) -> None:
@@ -424,8 +478,68 @@ class RawSocket:
         """Receives one packet into `buffer` (or its first `nbytes`); returns
         the bytes written."""
 
+    def recvfrom(self, bufsize: int, /) -> tuple[bytes, _Address]:
+        """Receives one packet, cut to `bufsize` bytes, and its address.
+
+        The addresses are those of the socket module, and sendto() takes
+        them. AF_PACKET: (interface, protocol, packet type, link type, hardware
+        address of the sender), the protocol in host order, the interface ""
+        where it is gone by now. AF_UNIX: a path as str, an abstract name as
+        bytes, None for a sender without a name. AF_INET: (host, port);
+        AF_INET6: (host, port, flowinfo, scope_id). ValueError on a socket of
+        another family.
+        """
+
     def send(self, data: Buffer, /) -> int:
-        """Sends one packet; returns its length."""
+        """Sends one packet; returns its length. A packet socket on all
+        interfaces, and most of type SOCK_DGRAM, need an address: sendto()."""
+
+    def sendto(
+        self, data: Buffer, address: _LinkAddress | _PeerAddress, /
+    ) -> int:
+        """Sends one packet to `address`; returns its length.
+
+        AF_PACKET: (interface, protocol[, packet type[, link type[, hardware
+        address]]]), of which the kernel uses interface (a name, looked up in
+        the socket's network namespace, or an index) and protocol (in host
+        order; 0 on a SOCK_RAW socket: as the frame says), and on a SOCK_DGRAM
+        socket the hardware address, the receiver's. ValueError on a socket
+        that is bound to an interface, except that a SOCK_DGRAM one takes
+        addresses of that interface: the kernel would let the address win over
+        bind().
+
+        AF_UNIX: a path or, beginning with NUL, an abstract name, str or bytes.
+        AF_INET: (host, port), AF_INET6: (host, port[, flowinfo[, scope_id]]),
+        hosts in numbers only. ValueError on a socket of another family.
+
+        ValueError and TypeError say what is wrong with the address; OSError
+        ENODEV: no such interface.
+        """
+
+    @property
+    def peer(self) -> _Address:
+        """Address of the only sender expected, in the form that sendto()
+        takes; None, as it is at first: anybody.
+
+        While it is set, what comes from another address, or from a sender
+        without one, is received all the same: recvmmsg_into() marks it with
+        FOREIGN in batch.flags, and `strangers` counts it. recv(), recv_into()
+        and recvfrom() only count it. It is the address that must be equal, not
+        the socket: of AF_UNIX the very path that the sender bound.
+
+        May be set at any time, from one thread while others receive; a
+        receive in flight may use either value. Only on a socket adopted with
+        addresses=True that is not of AF_PACKET (ValueError). ValueError for a
+        link-local IPv6 address without scope_id; OSError EBUSY where two
+        threads set it at once.
+        """
+
+    @peer.setter
+    def peer(self, value: _PeerAddress | None) -> None: ...
+    @property
+    def strangers(self) -> int:
+        """Datagrams received from others than `peer` while it was set; a
+        64-bit count."""
 
     # Filters
 

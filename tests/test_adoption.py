@@ -331,7 +331,7 @@ def test_deleted_interface_is_enodev(veth: Veth) -> None:
 @pytest.mark.parametrize("kind", NOT_PACKET)
 @pytest.mark.parametrize(
     "option",
-    ["promisc", "ignore_outgoing", "vlan", "addresses", "qdisc_bypass"],
+    ["promisc", "ignore_outgoing", "vlan", "qdisc_bypass"],
 )
 def test_options_of_packet_sockets_raise_on_others(
     make_end: MakeEnd, kind: str, option: str

@@ -296,7 +296,7 @@ ADOPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
 PACKET_ONLY: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     option: ({option: True}, ValueError)
     for option in [
-        *("ignore_outgoing", "vlan", "addresses", "qdisc_bypass"),
+        *("ignore_outgoing", "vlan", "qdisc_bypass"),
         *("vnet_hdr", "allmulti"),
     ]
 }
@@ -427,7 +427,48 @@ CALLS: dict[str, tuple[Callable[[Any], object], Any]] = {
     ),
     "sendmmsg start str": (lambda s: s.sendmmsg([b"a"], "0"), TypeError),
     "sendmmsg keyword": (lambda s: s.sendmmsg(packets=[b"a"]), TypeError),
+    "sendmmsg two starts": (
+        lambda s: s.sendmmsg([b"a"], 0, start=0),
+        TypeError,
+    ),
+    "sendmmsg third": (lambda s: s.sendmmsg([b"a"], 0, "/a"), TypeError),
+    "sendmmsg unknown keyword": (
+        lambda s: s.sendmmsg([b"a"], to="/a"),
+        TypeError,
+    ),
+    "sendmmsg unknown and addresses": (
+        lambda s: s.sendmmsg([b"a"], to="/a", addresses="/a"),
+        TypeError,
+    ),
+    "sendmmsg start twice and addresses": (
+        lambda s: s.sendmmsg([b"a"], 0, addresses="/a", start=0),
+        TypeError,
+    ),
+    "sendmmsg addresses alone": (
+        lambda s: s.sendmmsg(addresses="/a"),
+        TypeError,
+    ),
+    "sendmmsg addresses True": (
+        lambda s: s.sendmmsg(PacketBatch(1), addresses=True),
+        TypeError,
+    ),
+    "sendmmsg addresses list": (
+        lambda s: s.sendmmsg([b"a"], addresses=["/a"]),
+        TypeError,
+    ),
+    "sendmmsg addresses and start": (
+        lambda s: s.sendmmsg([b"a"], 2, addresses="/a"),
+        ValueError,
+    ),
+    "sendmmsg nobody there": (
+        lambda s: s.sendmmsg([b"a"], addresses=b"\0nobody"),
+        ConnectionRefusedError,
+    ),
     "sendall bytes": (lambda s: s.sendall(b"packet"), TypeError),
+    "sendall addresses": (
+        lambda s: s.sendall([b"a"], addresses="/a"),
+        TypeError,
+    ),
     "sendall None": (lambda s: s.sendall(None), TypeError),
     "sendall None within": (lambda s: s.sendall([None]), TypeError),
     "sendall start": (lambda s: s.sendall([b"a"], 0), TypeError),
@@ -436,6 +477,10 @@ CALLS: dict[str, tuple[Callable[[Any], object], Any]] = {
     "recv overflow": (lambda s: s.recv(2**70), OverflowError),
     "recv str": (lambda s: s.recv("1"), TypeError),
     "recv flags": (lambda s: s.recv(1, 0), TypeError),
+    "recvfrom negative": (lambda s: s.recvfrom(-1), ValueError),
+    "recvfrom huge": (lambda s: s.recvfrom(2**62), MemoryError),
+    "recvfrom str": (lambda s: s.recvfrom("1"), TypeError),
+    "recvfrom flags": (lambda s: s.recvfrom(1, 0), TypeError),
     "recv_into bytes": (lambda s: s.recv_into(b"1"), (BufferError, TypeError)),
     "recv_into str": (lambda s: s.recv_into("1"), TypeError),
     "recv_into negative": (
@@ -450,6 +495,14 @@ CALLS: dict[str, tuple[Callable[[Any], object], Any]] = {
     "send str": (lambda s: s.send("packet"), TypeError),
     "send None": (lambda s: s.send(None), TypeError),
     "send sequence": (lambda s: s.send([b"packet"]), TypeError),
+    "sendto no address": (lambda s: s.sendto(b"packet"), TypeError),
+    "sendto flags": (lambda s: s.sendto(b"packet", 0, "/a"), TypeError),
+    "sendto None": (lambda s: s.sendto(b"packet", None), TypeError),
+    "sendto str": (lambda s: s.sendto("packet", "/a"), TypeError),
+    "sendto keyword": (
+        lambda s: s.sendto(b"packet", address="/a"),
+        TypeError,
+    ),
     "attach_filter int": (lambda s: s.attach_filter(0), OSError),
     "attach_filter None": (lambda s: s.attach_filter(None), TypeError),
     "attach_filter cut": (lambda s: s.attach_filter(b"1234567"), ValueError),
@@ -519,7 +572,10 @@ CLOSED: dict[str, Callable[[RawSocket], object]] = {
     "sendall of nothing": lambda s: s.sendall([]),
     "recv": lambda s: s.recv(1),
     "recv_into": lambda s: s.recv_into(bytearray(1)),
+    "recvfrom": lambda s: s.recvfrom(1),
     "send": lambda s: s.send(frame()),
+    "sendto": lambda s: s.sendto(frame(), "/no such address"),
+    "sendmmsg to an address": lambda s: s.sendmmsg([], addresses="/a"),
     "attach_filter": lambda s: s.attach_filter(accept()),
     "detach_filter": lambda s: s.detach_filter(),
     "lock_filter": lambda s: s.lock_filter(),

@@ -14,6 +14,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 from traffic import accept, datagram_pair
@@ -256,6 +258,77 @@ def test_receiving(pair: tuple[socket.socket, RawSocket]) -> None:
         assert batch.flags is not None
 
     assert_no_leak(receive)
+
+
+def test_addresses(short_path: Path) -> None:
+    path = str(short_path / "receiver")
+    peer = str(short_path / "peer")
+    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.bind(path)
+    sender.bind(peer)
+    batch = PacketBatch(4, 64)
+
+    def use() -> None:
+        fresh = PacketBatch(4, 64)
+        other.sendto(FRAME, path)
+        other.sendmmsg([FRAME], addresses=path)
+        sock.peer = peer
+        assert sock.recvfrom(64) == (FRAME, peer)
+        assert sock.recvmmsg_into(fresh) == 1
+        assert fresh.address(0) == sock.peer == peer
+        other.sendmmsg(fresh, addresses=path)
+        sock.recvmmsg_into(batch)
+        sock.peer = b"\0another"
+        with refused(OSError):
+            other.sendto(FRAME, sock.peer)
+        wrong: Any
+        for wrong in ("", "a" * 109, "a\0b", "\ud800", 1, ("a", 1)):
+            with refused(ValueError, TypeError):
+                other.sendmmsg([FRAME], addresses=wrong)
+            with refused(ValueError, TypeError):
+                other.sendto(FRAME, wrong)
+        with refused(IndexError):
+            fresh.address(1)
+
+    with (
+        RawSocket(fileno=receiver.detach(), addresses=True) as sock,
+        RawSocket(fileno=sender.detach()) as other,
+    ):
+        assert_no_leak(use)
+
+
+def test_addresses_of_interfaces(veth: Veth) -> None:
+    batch = PacketBatch(4, 64)
+    address = (veth.a, 0x88B5, 0, 0, b"\xff" * 6)
+
+    def use() -> None:
+        sock.sendto(FRAME, address)
+        sock.sendmmsg([FRAME] * 2, addresses=[address, (1, 0x88B5)])
+        end.recvmmsg_into(batch)
+        assert isinstance(batch.address(0), tuple)
+        sock.sendto(FRAME, address)
+        assert end.recvfrom(64)[0] == FRAME
+        cooked.sendmmsg(batch, addresses=True)
+        wrong: Any
+        for wrong in ("lo", (), ("lo", -1), ("lo", 0, 0, 0, bytes(99))):
+            with refused(ValueError, TypeError):
+                sock.sendto(FRAME, wrong)
+        with refused(OSError):
+            sock.sendmmsg([FRAME] * 2, addresses=[address, ("none", 0)])
+        with refused(ValueError):
+            sock.sendmmsg([FRAME], addresses=[])
+        with refused(ValueError):
+            sock.sendmmsg(PacketBatch(1), addresses=True)
+        with refused(ValueError):
+            end.sendto(FRAME, address)
+
+    with (
+        RawSocket() as sock,
+        RawSocket(type=socket.SOCK_DGRAM) as cooked,
+        RawSocket(veth.b, addresses=True, ignore_outgoing=True) as end,
+    ):
+        assert_no_leak(use)
 
 
 def test_receiving_nothing(pair: tuple[socket.socket, RawSocket]) -> None:

@@ -450,6 +450,11 @@ def test_renamed_interface_is_the_same_one(veth: Veth) -> None:
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         ip("link", "set", veth.b, "name", "renamed-b")
         assert sock.getsockname()[0] == "renamed-b"
+        assert sock.interface == "renamed-b"
+        sock.settimeout(0)
+        with pytest.raises(BlockingIOError) as caught:
+            sock.recv(2048)
+        assert caught.value.filename == "renamed-b"
         sock.settimeout(WAIT)
         sender.send(PACKET)
         assert sock.recv(2048) == PACKET
