@@ -8,7 +8,16 @@ import termios
 from time import monotonic
 
 from .._rawmmsg import SUPER_FRAME
-from .drops import SHORTEST, Dropped, Mark, mark_short, mark_truncated
+from .drops import (
+    SHORTEST,
+    Dropped,
+    Mark,
+    Marked,
+    foreign,
+    mark,
+    short,
+    truncated,
+)
 from .outlets import Direct, outlet_for
 from .port import Port
 from .slots import Slot, Stacks
@@ -51,7 +60,7 @@ class Direction:
     What the loop must know:
 
     accepts     a frame at the source can be taken
-    needs_room  room at the sink (POLLOUT) is waited for
+    room        descriptor that POLLOUT is waited for on; -1: none
     due         when to call resume() at the latest
     """
 
@@ -61,11 +70,12 @@ class Direction:
         self.dropped = Dropped()
         self.bytes_received = 0
         self.accepts = True
-        self.needs_room = False
+        self.room = -1
         self.due = math.inf
         self._recvmmsg_into = source.sock.recvmmsg_into
+        self._strangers = 0
         self._gets_datagrams = not source.is_interface
-        self._outlet = outlet_for(source.sock, sink.sock)
+        self._outlet = outlet_for(source, sink)
         self._few, self._many = stacks
         self._few_are = self._few[-1][0].capacity
         self._stack = self._few  # the next batch is from
@@ -129,7 +139,7 @@ class Direction:
         """Goes on after a wait. Whether what the loop must know has
         changed."""
         self.due = math.inf
-        self.needs_room = False
+        self.room = -1
         if self._held:
             if not self._push():
                 return True
@@ -164,10 +174,18 @@ class Direction:
         sizes = lengths[:count]
         size = sum(sizes)
         self.bytes_received += size
+        marked: list[Marked] = []
         if size >= SUPER_FRAME and SUPER_FRAME in sizes:
-            mark_truncated(batch)
-        if self._gets_datagrams and min(sizes) < SHORTEST:
-            mark_short(batch)
+            marked += truncated(batch)
+        if self._gets_datagrams:
+            if min(sizes) < SHORTEST:
+                marked += short(batch)
+            strangers = self.source.sock.strangers
+            if strangers != self._strangers:
+                self._strangers = strangers
+                marked += foreign(batch, self.source.is_peer)
+        if marked:
+            mark(batch, marked)
         if size > count * _SMALL:
             self._stack = self._few
         elif count == self._few_are:
@@ -319,7 +337,7 @@ class Direction:
             self.dropped.queue_full += outlet.abandon()
             return False
         self.due = self._give_up_at
-        self.needs_room = True
+        self.room = self.sink.room_descriptor()
         return True
 
     def _has_patience(self, now: float) -> bool:
@@ -333,6 +351,8 @@ class Direction:
         value = self._outlet.mark()
         if value == Mark.TOO_LONG:
             self.dropped.too_long += 1
+        elif value == Mark.FROM_STRANGER:
+            self.dropped.from_strangers += 1
         elif value != Mark.DROPPED:
             self.dropped.malformed += 1
         self._outlet.skip()

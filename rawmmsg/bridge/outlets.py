@@ -2,8 +2,9 @@
 
 from typing import Protocol
 
-from .._rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from .._rawmmsg import SUPER_FRAME, PacketBatch
 from .drops import Mark, mark
+from .port import Port
 
 __all__ = ["Direct", "Outlet", "Segmented", "outlet_for"]
 
@@ -57,10 +58,10 @@ class Outlet(Protocol):
 class Direct:
     """Frames leave as they came, with their offload headers."""
 
-    def __init__(self, sock: RawSocket) -> None:
+    def __init__(self, sink: Port) -> None:
         self.gained = 0
         self.passed = 0
-        self._sendmmsg = sock.sendmmsg
+        self._sendmmsg = sink.sendmmsg
         self.batch = PacketBatch(1, 1)
         self._at = self._count = 0
         self._more: PacketBatch | None = None
@@ -94,7 +95,7 @@ class Direct:
     def skip(self) -> None:
         if self.passed:
             # It may come next again.
-            mark(self.batch, self._at, Mark.DROPPED)
+            mark(self.batch, [(self._at, Mark.DROPPED)])
         self._move_on()
 
     def pass_over(self) -> None:
@@ -134,10 +135,10 @@ class Segmented:
     """For a peer without offloads: checksums complete, super-frames cut, in
     C."""
 
-    def __init__(self, sock: RawSocket) -> None:
+    def __init__(self, sink: Port) -> None:
         self.gained = 0
         self.passed = 0  # 1: the frame that comes next
-        self._sendmmsg = sock.sendmmsg
+        self._sendmmsg = sink.sendmmsg
         self._target = PacketBatch(_SEGMENTS, SUPER_FRAME)
         self.batch = self._target
         self._at = self._count = 0
@@ -196,8 +197,8 @@ class Segmented:
         return left
 
 
-def outlet_for(source: RawSocket, sink: RawSocket) -> Outlet:
+def outlet_for(source: Port, sink: Port) -> Outlet:
     """What has offload headers, and none to go to, is segmented."""
-    if source.vnet_hdr and not sink.vnet_hdr:
+    if source.sock.vnet_hdr and not sink.sock.vnet_hdr:
         return Segmented(sink)
     return Direct(sink)

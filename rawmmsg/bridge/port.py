@@ -4,9 +4,10 @@ import errno
 import os
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Final
 
-from .._rawmmsg import RawSocket
+from .._rawmmsg import PacketBatch, RawSocket
 
 __all__ = ["Port", "PortError"]
 
@@ -19,9 +20,11 @@ class PortError(ValueError):
 
 
 class Port(ABC):
-    """One side of the bridge. `sock` is there from open() to close()."""
+    """One side of the bridge. `sock` and `sendmmsg` are there from open() to
+    close()."""
 
     sock: RawSocket
+    sendmmsg: Callable[[PacketBatch, int], int]
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -61,6 +64,16 @@ class Port(ABC):
         except OSError:
             return b""  # before Linux 5.14
 
+    def is_peer(self, address: object) -> bool:
+        """Whether the port takes frames of a sender that the kernel names in
+        this way; asked for each that is flagged as FOREIGN."""
+        return True
+
+    def room_descriptor(self) -> int:
+        """What can be written (POLLOUT) when it is worth sending again, after
+        EAGAIN."""
+        return self.sock.fileno()
+
     def tend(self) -> None:
         """What there is to do a few times a second. OSError ENODEV where an
         interface has disappeared."""
@@ -80,3 +93,4 @@ class Port(ABC):
             raise PortError(f"{self.name}: not an Ethernet interface")
         sock.setblocking(False)
         self.sock = sock
+        self.sendmmsg = sock.sendmmsg

@@ -3,8 +3,11 @@
 import contextlib
 import errno
 import os
+import select
 import socket
 import stat
+from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from .._rawmmsg import RawSocket
@@ -27,42 +30,74 @@ class UnixSocket(Port):
         self.local = local
         self.remote = remote
         self._ours: os.stat_result | None = None
-        self._connected: os.stat_result | None = None
+        # Never sends: it tells when the peer's queue has room, and how the
+        # peer spells its own path.
+        self._room: socket.socket
 
     def open(self, expression: str | None) -> None:
         program = filters.for_datagrams(expression)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as plain:
+        with ExitStack() as opened:
+            plain = opened.enter_context(_datagram_socket())
             _bind_path(plain, self.local)
             self._ours = _look_at(self.local)
-            try:
-                if self._is_ours(self.remote):
-                    raise PortError(f"{self.name}: its own peer")
-                self.take(RawSocket(fileno=plain.fileno(), filter=program))
-            except BaseException:
-                self._unlink()
-                raise
+            opened.callback(self._unlink)
+            if self._is_ours(self.remote):
+                raise PortError(f"{self.name}: its own peer")
+            self._room = opened.enter_context(_datagram_socket())
+            self.take(
+                RawSocket(
+                    fileno=plain.fileno(), filter=program, addresses=True
+                )
+            )
             plain.detach()
-        self.tend()
+            opened.pop_all()
+        # The socket is never connected: from one that is, a peer that has been
+        # started again gets EPERM (net/unix/af_unix.c:unix_may_send()).
+        self.sock.peer = self.remote
+        self.sendmmsg = partial(self.sock.sendmmsg, addresses=self.remote)
 
-    def tend(self) -> None:
-        """Connects to who is at REMOTE now. Nothing tells that it is another
-        one than before, and until then we would get nothing from it
-        (net/unix/af_unix.c:unix_may_send())."""
-        found = _look_at(self.remote)
-        if found is None:
-            return
-        plain = socket.socket(fileno=self.sock.fileno())
+    def is_peer(self, address: object) -> bool:
+        """The kernel names a sender by the path that it has given to bind(),
+        relative to its own directory. REMOTE can be another path to it."""
+        if not isinstance(address, str):
+            return False
         try:
-            if not (_is_same(found, self._connected) and _has_peer(plain)):
-                plain.connect(self.remote)
-                self._connected = found
+            self._room.connect(self.remote)
+            is_same = bool(self._room.getpeername() == address)
         except OSError:
-            self._connected = None  # it will be tried again
-        finally:
-            plain.detach()
+            # It has gone since, or takes nothing from others than LOCAL.
+            found = _look_at(address)
+            remote = _look_at(self.remote)
+            is_same = (
+                found is not None
+                and remote is not None
+                and os.path.samestat(found, remote)
+            )
+        if is_same:
+            self.sock.peer = address
+        return is_same
+
+    def room_descriptor(self) -> int:
+        """A socket that is not connected counts as writable although the
+        peer's queue is full. Another one that is connected to the peer is
+        writable when the queue has room."""
+        own = self.sock.fileno()
+        poll = select.poll()
+        poll.register(own, select.POLLOUT)
+        if not poll.poll(0):
+            return own
+        try:
+            # To who is at REMOTE now.
+            self._room.connect(self.remote)
+        except OSError:
+            # It has gone, or takes nothing from others than LOCAL: then its
+            # queue has no limit of its own.
+            return own
+        return self._room.fileno()
 
     def close(self) -> None:
         self._unlink()
+        self._room.close()
         super().close()
 
     def _unlink(self) -> None:
@@ -82,31 +117,16 @@ class UnixSocket(Port):
         )
 
 
+def _datagram_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
 def _look_at(path: str) -> os.stat_result | None:
     """None where there is nothing to be seen."""
     try:
         return os.stat(path)
     except OSError:
         return None
-
-
-def _is_same(one: os.stat_result, other: os.stat_result | None) -> bool:
-    """Whether it is the same file. The number alone does not tell: a file
-    system gives that of a removed one to the next."""
-    return (
-        other is not None
-        and os.path.samestat(one, other)
-        and one.st_ctime_ns == other.st_ctime_ns
-    )
-
-
-def _has_peer(sock: socket.socket) -> bool:
-    """Whether it is connected. A frame that finds its peer dead ends that."""
-    try:
-        sock.getpeername()
-    except OSError:
-        return False
-    return True
 
 
 def _bind_path(sock: socket.socket, path: str) -> None:
