@@ -169,14 +169,28 @@ def test_both_links_may_flap(network: Network) -> None:
 
 
 def test_link_that_is_down_at_first_is_waited_for(network: Network) -> None:
+    """And it says so."""
     network.right.down("b")
     with bridging(*network.ports) as bridge:
+        bridge.says(f"rawmmsg: {network.right.b} is down; waiting for it\n")
+        assert network.left.b not in bridge.text.partition("\n")[2]
         with RawSocket(network.left.a, protocol=0) as left:
             left.sendall(FLOOD)
         network.right.up("b")
         works(network, bridge)
         ab, _ = ends_well(bridge).ways
     assert ab.reasons == {"link down": 64}
+
+
+def test_link_without_carrier_is_said_to_be_waited_for(
+    network: Network,
+) -> None:
+    network.left.down("a")
+    with bridging(*network.ports) as bridge:
+        bridge.says(f"{network.left.b} has no carrier; waiting for it\n")
+        network.left.up("a")
+        works(network, bridge)
+        ends_well(bridge)
 
 
 # Interfaces that disappear

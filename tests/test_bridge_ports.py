@@ -5,6 +5,7 @@ import os
 import re
 import select
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -93,7 +94,7 @@ def fd_peer(kind: socket.SocketKind) -> Iterator[Peer]:
         yield Peer(f"fd:{number}", ours, pass_fds=(number,))
 
 
-@pytest.fixture(params=["unix", "udp4", "udp6", "fd"])
+@pytest.fixture(params=["unix", "udp4", "udp6", "fd", "seqpacket"])
 def peer(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Peer]:
     with ExitStack() as stack:
         made = {
@@ -101,6 +102,7 @@ def peer(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Peer]:
             "udp4": lambda: udp_peer(socket.AF_INET, "127.0.0.1"),
             "udp6": lambda: udp_peer(socket.AF_INET6, "::1"),
             "fd": lambda: fd_peer(socket.SOCK_DGRAM),
+            "seqpacket": lambda: fd_peer(socket.SOCK_SEQPACKET),
         }[request.param]()
         yield stack.enter_context(made)
 
@@ -488,8 +490,12 @@ def test_datagram_that_is_no_frame_is_dropped_alone(
     pair: Veth, far: RawSocket, peer: Peer
 ) -> None:
     """Shorter than a header, longer than the MTU."""
+    # On a SOCK_SEQPACKET socket an empty message is the end.
+    is_datagram = peer.sock.type == socket.SOCK_DGRAM
+    shortest = b"" if is_datagram else b"x"
     with joined(pair, peer) as (bridge, send):
-        for packet in (b"", b"x" * 13, numbered(1), b"x" * 1600, numbered(2)):
+        send(shortest)
+        for packet in (b"x" * 13, numbered(1), b"x" * 1600, numbered(2)):
             send(packet)
         same_frames(take(far, 2), [numbered(1), numbered(2)])
         _, ba = bridge.end().ways
@@ -630,6 +636,97 @@ def test_path_in_use_is_an_error(
     assert local.exists()
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("options", [(), ("--mode", "620")])
+def test_path_has_the_mode_that_is_asked_for(
+    pair: Veth, short_path: Path, umask: int, options: tuple[str, ...]
+) -> None:
+    """Otherwise what the umask leaves."""
+    local = short_path / "local"
+    before = os.umask(umask)
+    try:
+        running = Running(
+            *(pair.b, f"unix:{local},{short_path}/remote", *options)
+        )
+    finally:
+        os.umask(before)
+    with running:
+        running.says("bridging")
+        mode = stat.S_IMODE(local.stat().st_mode)
+        assert mode == (0o620 if options else 0o777 & ~umask)
+        running.end()
+    assert not local.exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "user", "group"),
+    [
+        ("65534", 65534, None),
+        ("nobody", 65534, None),
+        (":65534", None, 65534),
+        ("nobody:65534", 65534, 65534),
+    ],
+)
+def test_path_has_the_owner_that_is_asked_for(
+    pair: Veth,
+    short_path: Path,
+    owner: str,
+    user: int | None,
+    group: int | None,
+) -> None:
+    local = short_path / "local"
+    port = f"unix:{local},{short_path}/remote"
+    with Running(pair.b, port, "--owner", owner) as bridge:
+        bridge.says("\n")
+        if "Operation not permitted" in bridge.text and os.getuid() != 0:
+            pytest.skip("only root can give a file away")
+        bridge.says("bridging")
+        found = local.stat()
+        assert found.st_uid == (os.geteuid() if user is None else user)
+        assert found.st_gid == (os.getegid() if group is None else group)
+        bridge.end()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--mode", "abc"), "'abc' is not an octal mode, such as 660"),
+        (("--mode", "888"), "'888' is not an octal mode"),
+        (("--mode", "7777"), "'7777' is not an octal mode"),
+        (("--owner", "no such"), "this machine has no such user or group"),
+        (("--owner", ":"), "this machine has no such user or group"),
+    ],
+)
+def test_wrong_mode_or_owner_is_explained(
+    pair: Veth, short_path: Path, options: tuple[str, str], words: str
+) -> None:
+    port = f"unix:{short_path}/local,{short_path}/remote"
+    with Running(pair.b, port, *options) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert words in outcome.text
+
+
+@pytest.mark.parametrize("option", ["--mode=660", "--owner=0"])
+def test_mode_and_owner_need_a_path(pair: Veth, option: str) -> None:
+    with Running(pair.a, pair.b, option) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert outcome.text == "rawmmsg: --mode and --owner are for a unix: port\n"
+
+
+def test_peer_that_is_not_there_is_said_to_be_waited_for(
+    pair: Veth, short_path: Path
+) -> None:
+    remote = short_path / "remote"
+    port = f"unix:{short_path}/local,{remote}"
+    with bridging(pair.b, port) as bridge:
+        bridge.says(f"nobody has opened {remote}; waiting for it\n")
+        bridge.end()
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
+        assert "waiting" not in bridge.end().text
+
+
 # What is no port
 
 
@@ -761,12 +858,51 @@ def test_interface_of_the_same_number_elsewhere_is_another(
                     pass  # IPv6 has something to say
 
 
+@pytest.mark.parametrize("how", ["close", "unread", "empty"])
+def test_seqpacket_peer_that_closes_ends_it(
+    pair: Veth, sender: RawSocket, far: RawSocket, how: str
+) -> None:
+    """With a reason, when what it had sent has passed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        number = theirs.fileno()
+        port = f"fd:{number}"
+        with bridging(pair.b, port, pass_fds=(number,)) as bridge:
+            theirs.close()
+            if how == "unread":
+                sender.send(numbered(9))
+                assert select.select([ours], [], [], WAIT)[0]
+            for i in range(5):
+                ours.send(numbered(i))
+            if how == "empty":
+                ours.send(b"")
+                ours.send(numbered(5))
+            else:
+                ours.close()
+            outcome = bridge.outcome()
+    same_frames(take(far, 5), map(numbered, range(5)))
+    assert outcome.code == 1
+    assert f"rawmmsg: {port}: the peer has closed\n" in outcome.text
+    _, ba = outcome.ways
+    assert (ba.received, ba.sent) == (5, 5)
+
+
+def test_seqpacket_that_is_not_connected_is_explained(pair: Veth) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        number = sock.fileno()
+        port = f"fd:{number}"
+        with Running(pair.b, port, pass_fds=(number,)) as bridge:
+            outcome = bridge.outcome()
+    assert outcome.code == 1
+    assert f"{port}: Transport endpoint is not connected" in outcome.text
+
+
 def test_stream_socket_is_no_port(pair: Veth) -> None:
     with fd_peer(socket.SOCK_STREAM) as peer:
         with Running(pair.b, peer.port, pass_fds=peer.pass_fds) as bridge:
             outcome = bridge.outcome()
     assert outcome.code == 2
-    assert "not a datagram socket" in outcome.text
+    assert "not a datagram or SOCK_SEQPACKET socket" in outcome.text
 
 
 def test_missing_capability_is_explained(pair: Veth) -> None:

@@ -7,7 +7,7 @@ import struct
 import termios
 from time import monotonic
 
-from .._rawmmsg import SUPER_FRAME
+from .._rawmmsg import SUPER_FRAME, PacketBatch
 from .drops import (
     SHORTEST,
     Dropped,
@@ -19,7 +19,7 @@ from .drops import (
     truncated,
 )
 from .outlets import Direct, outlet_for
-from .port import Port
+from .port import Port, PortClosed
 from .slots import Slot, Stacks
 
 __all__ = ["Direction", "Dropped"]
@@ -74,6 +74,8 @@ class Direction:
         self.due = math.inf
         self._recvmmsg_into = source.sock.recvmmsg_into
         self._strangers = 0
+        self._has_end = source.has_end
+        self._ends = 0  # empty messages that were received
         self._gets_datagrams = not source.is_interface
         self._outlet = outlet_for(source, sink)
         self._few, self._many = stacks
@@ -94,7 +96,7 @@ class Direction:
 
     @property
     def received(self) -> int:
-        return self.source.sock.statistics().packets_received
+        return self.source.sock.statistics().packets_received - self._ends
 
     @property
     def batches(self) -> int:
@@ -127,7 +129,7 @@ class Direction:
         self._outlet.load(slot[0])
         self._used = stack
         if self._push():
-            if self._held:
+            if self._held or self._ends:
                 self._release()
             return False
         if not self._held:
@@ -151,15 +153,18 @@ class Direction:
         """Gives up what is still to be sent."""
         if self._held:
             self.dropped.queue_full += self._outlet.abandon()
-            self._release()
+            self._held.clear()
 
     def _hold(self) -> None:
         self._held.append((self._used, self._used.pop()))
 
     def _release(self) -> None:
+        """Everything that was received is sent or dropped."""
         while self._held:
             stack, slot = self._held.pop()
             stack.append(slot)
+        if self._ends:
+            raise PortClosed(f"{self.source.name}: the peer has closed")
 
     def _release_first(self) -> None:
         """Of two, if nothing of it is left."""
@@ -172,13 +177,15 @@ class Direction:
         batch, lengths = slot
         count = self._recvmmsg_into(batch)
         sizes = lengths[:count]
+        if self._has_end and 0 in sizes:
+            sizes = self._cut_at_end(batch, sizes)
         size = sum(sizes)
         self.bytes_received += size
         marked: list[Marked] = []
         if size >= SUPER_FRAME and SUPER_FRAME in sizes:
             marked += truncated(batch)
         if self._gets_datagrams:
-            if min(sizes) < SHORTEST:
+            if min(sizes, default=SHORTEST) < SHORTEST:
                 marked += short(batch)
             strangers = self.source.sock.strangers
             if strangers != self._strangers:
@@ -190,6 +197,15 @@ class Direction:
             self._stack = self._few
         elif count == self._few_are:
             self._stack = self._many
+
+    def _cut_at_end(
+        self, batch: PacketBatch, sizes: "memoryview[int]"
+    ) -> "memoryview[int]":
+        """Keeps the frames before the end of the connection."""
+        count = sizes.tolist().index(0)
+        self._ends += len(sizes) - count
+        batch.set_count(count)
+        return sizes[:count]
 
     def _receive_failed(self, error: OSError) -> bool:
         if self._is_said_once(error):

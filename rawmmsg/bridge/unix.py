@@ -6,7 +6,9 @@ import os
 import select
 import socket
 import stat
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -14,21 +16,33 @@ from .._rawmmsg import RawSocket
 from . import filters
 from .port import Port, PortError
 
-__all__ = ["UnixSocket"]
+__all__ = ["Access", "UnixSocket"]
 
 _PATH_SIZE: Final = 108  # sun_path, linux/un.h
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may send to LOCAL. None: what the umask says; -1: who runs it."""
+
+    mode: int | None = None
+    user: int = -1
+    group: int = -1
 
 
 class UnixSocket(Port):
     """unix:LOCAL,REMOTE, datagrams between two paths."""
 
-    def __init__(self, name: str, local: str, remote: str) -> None:
+    def __init__(
+        self, name: str, local: str, remote: str, access: Access
+    ) -> None:
         super().__init__(name)
         for path in (local, remote):
             if len(os.fsencode(path)) >= _PATH_SIZE:
                 raise PortError(f"{name}: a path is too long for a socket")
         self.local = local
         self.remote = remote
+        self.access = access
         self._ours: os.stat_result | None = None
         # Never sends: it tells when the peer's queue has room, and how the
         # peer spells its own path.
@@ -38,9 +52,11 @@ class UnixSocket(Port):
         program = filters.for_datagrams(expression)
         with ExitStack() as opened:
             plain = opened.enter_context(_datagram_socket())
-            _bind_path(plain, self.local)
+            with _creating(plain, self.access.mode):
+                _bind_path(plain, self.local)
             self._ours = _look_at(self.local)
             opened.callback(self._unlink)
+            self._give_away()
             if self._is_ours(self.remote):
                 raise PortError(f"{self.name}: its own peer")
             self._room = opened.enter_context(_datagram_socket())
@@ -55,6 +71,21 @@ class UnixSocket(Port):
         # started again gets EPERM (net/unix/af_unix.c:unix_may_send()).
         self.sock.peer = self.remote
         self.sendmmsg = partial(self.sock.sendmmsg, addresses=self.remote)
+
+    def _give_away(self) -> None:
+        user, group = self.access.user, self.access.group
+        if (user, group) != (-1, -1):
+            os.chown(self.local, user, group, follow_symlinks=False)
+
+    def missing(self) -> str | None:
+        try:
+            self._room.connect(self.remote)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+                return f"nobody has opened {self.remote}"
+            if error.errno != errno.EPERM:  # connected to LOCAL itself
+                return f"{self.remote}: {error.strerror}"
+        return None
 
     def is_peer(self, address: object) -> bool:
         """The kernel names a sender by the path that it has given to bind(),
@@ -127,6 +158,22 @@ def _look_at(path: str) -> os.stat_result | None:
         return os.stat(path)
     except OSError:
         return None
+
+
+@contextlib.contextmanager
+def _creating(sock: socket.socket, mode: int | None) -> Iterator[None]:
+    """What is bound meanwhile has this mode from the first moment on: bind()
+    gives a path the socket's own, less the umask
+    (net/unix/af_unix.c:unix_bind_bsd())."""
+    if mode is None:
+        yield
+        return
+    os.fchmod(sock.fileno(), mode)
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _bind_path(sock: socket.socket, path: str) -> None:
