@@ -6583,9 +6583,11 @@ inspect_descriptor(RawSocket *s, struct options *o)
         return -1;
     }
     if (s->type != SOCK_DGRAM
-        && (s->family != AF_PACKET || s->type != SOCK_RAW)) {
+        && (s->family != AF_PACKET || s->type != SOCK_RAW)
+        && (s->family != AF_UNIX || s->type != SOCK_SEQPACKET)) {
         PyErr_SetString(PyExc_ValueError,
-                        "fileno must be an AF_PACKET or a datagram socket");
+                        "fileno must be an AF_PACKET or a datagram socket, "
+                        "or AF_UNIX and SOCK_SEQPACKET");
         return -1;
     }
     if ((s->family == AF_PACKET ? inspect_packet_socket(s, o)

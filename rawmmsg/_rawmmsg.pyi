@@ -379,12 +379,14 @@ class RawSocket:
                     to open the socket in
     allow_down      accept an interface that is down; the socket works when
                     the link comes up
-    fileno          adopt a descriptor instead: AF_PACKET or any datagram
-                    socket. Nothing on it is changed unless asked; options of
-                    AF_PACKET raise on others. When the constructor raises,
-                    the caller still owns it, and its options, filter and
-                    memberships are as they were (but an eBPF filter cannot be
-                    read, and so not be put back)
+    fileno          adopt a descriptor instead: AF_PACKET, any datagram
+                    socket, or AF_UNIX with SOCK_SEQPACKET, on which an empty
+                    packet means that the peer has closed. Nothing on it is
+                    changed unless asked; options of AF_PACKET raise on
+                    others. When the constructor raises, the caller still owns
+                    it, and its options, filter and memberships are as they
+                    were (but an eBPF filter cannot be read, and so not be put
+                    back)
 
     A new socket blocks. settimeout() and setblocking() mean what they mean in
     the socket module. Threads may share a socket; close() from any of them

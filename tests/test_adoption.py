@@ -309,7 +309,6 @@ def test_file_is_enotsock(tmp_path: Path) -> None:
     ("family", "kind"),
     [
         (socket.AF_UNIX, socket.SOCK_STREAM),
-        (socket.AF_UNIX, socket.SOCK_SEQPACKET),
         (socket.AF_INET, socket.SOCK_STREAM),
         (socket.AF_INET6, socket.SOCK_STREAM),
         (socket.AF_INET, socket.SOCK_RAW),
@@ -321,6 +320,26 @@ def test_other_kinds_of_sockets_are_refused(family: int, kind: int) -> None:
         with pytest.raises(ValueError, match="AF_PACKET or a datagram socket"):
             RawSocket(fileno=std.fileno())
         os.fstat(std.fileno())
+
+
+def test_seqpacket_is_adopted() -> None:
+    """One packet in each message, and after the last one the end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    batch = PacketBatch(4)
+    with RawSocket(fileno=theirs.detach()) as sock:
+        sock.setblocking(False)
+        with ours:
+            sock.sendall([b"one", b"three"])
+            assert [ours.recv(100) for _ in range(2)] == [b"one", b"three"]
+            with pytest.raises(BlockingIOError):
+                sock.recvmmsg_into(batch)
+            for packet in (b"1", b"22"):
+                ours.send(packet)
+        sock.recvmmsg_into(batch)
+        assert batch.tolist()[:3] == [b"1", b"22", b""]
+        assert sock.recv(100) == b""
+        with pytest.raises(BrokenPipeError):
+            sock.send(b"late")
 
 
 def test_deleted_interface_is_enodev(veth: Veth) -> None:

@@ -338,7 +338,6 @@ def test_caller_still_owns_it_without_descriptors_left() -> None:
     [
         (socket.AF_INET, socket.SOCK_STREAM),
         (socket.AF_UNIX, socket.SOCK_STREAM),
-        (socket.AF_UNIX, socket.SOCK_SEQPACKET),
     ],
 )
 def test_stream_is_not_adopted(family: int, type_: int) -> None:

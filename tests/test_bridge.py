@@ -399,4 +399,4 @@ def test_frame_beyond_any_batch_is_dropped_alone(
         left.sendall(sent)
         take(ends.right, 2)
         ab, _ = bridge.end().ways
-    assert (ab.received, ab.sent, ab.reasons) == (3, 2, {"malformed": 1})
+    assert (ab.received, ab.sent, ab.reasons) == (3, 2, {"too long": 1})

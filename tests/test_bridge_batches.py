@@ -188,7 +188,7 @@ def test_truncated_frame_is_found_among_small_ones(
             left.sendall(sent)
         same_frames(take(right, len(small)), small)
         ab, _ = bridge.end().ways
-    assert (ab.received, ab.reasons) == (len(small) + 1, {"malformed": 1})
+    assert (ab.received, ab.reasons) == (len(small) + 1, {"too long": 1})
 
 
 def test_truncated_datagram_is_found_among_small_ones(
@@ -207,4 +207,4 @@ def test_truncated_datagram_is_found_among_small_ones(
                     peer.sendto(packet, local)
             same_frames(take(left, 9), [*small, numbered(8)])
             _, ba = bridge.end().ways
-    assert (ba.received, ba.reasons) == (10, {"malformed": 1})
+    assert (ba.received, ba.reasons) == (10, {"too long": 1})

@@ -169,14 +169,28 @@ def test_both_links_may_flap(network: Network) -> None:
 
 
 def test_link_that_is_down_at_first_is_waited_for(network: Network) -> None:
+    """And it says so."""
     network.right.down("b")
     with bridging(*network.ports) as bridge:
+        bridge.says(f"rawmmsg: {network.right.b} is down; waiting for it\n")
+        assert network.left.b not in bridge.text.partition("\n")[2]
         with RawSocket(network.left.a, protocol=0) as left:
             left.sendall(FLOOD)
         network.right.up("b")
         works(network, bridge)
         ab, _ = ends_well(bridge).ways
     assert ab.reasons == {"link down": 64}
+
+
+def test_link_without_carrier_is_said_to_be_waited_for(
+    network: Network,
+) -> None:
+    network.left.down("a")
+    with bridging(*network.ports) as bridge:
+        bridge.says(f"{network.left.b} has no carrier; waiting for it\n")
+        network.left.up("a")
+        works(network, bridge)
+        ends_well(bridge)
 
 
 # Interfaces that disappear
@@ -319,6 +333,188 @@ def test_frame_is_retried_before_it_is_dropped(network: Network) -> None:
         left.sendall(packets)
         same_frames(take(right, 100), packets)
         assert ends_well(bridge).ways[0].dropped == 0
+
+
+# Frames that the kernel refuses on their way out, with ENOBUFS
+
+DROPPED_SIZE = 700
+
+
+def far_mtu(network: Network) -> int:
+    """The far end of the pair is what the frames are too long for."""
+    for name in (network.left.a, *network.ports):
+        ip("link", "set", name, "mtu", "9000")
+    return 3_000
+
+
+def egress_filter(network: Network) -> int:
+    """tc-bpf(8): frames of one size are dropped (TC_ACT_SHOT)."""
+    name = network.right.b
+    code = f"4,128 0 0 0,21 0 1 {DROPPED_SIZE},6 0 0 2,6 0 0 0"
+    tc("qdisc", "add", "dev", name, "clsact")
+    rest = ("egress", "bpf", "direct-action", "bytecode", code)
+    tc("filter", "add", "dev", name, *rest)
+    return DROPPED_SIZE
+
+
+REFUSALS = pytest.mark.parametrize("refuse", [far_mtu, egress_filter])
+
+
+@REFUSALS
+@pytest.mark.parametrize("shape", ["spread", "in a row", "runs"])
+def test_refused_frame_costs_no_other(
+    network: Network, refuse: Callable[[Network], int], shape: str
+) -> None:
+    """100 of 3,000, wherever they stand in their batches."""
+    size = refuse(network)
+    bad = {
+        "spread": range(5, 3_000, 30),
+        "in a row": range(1_000, 1_100),
+        "runs": [i + j for i in range(7, 3_000, 300) for j in range(10)],
+    }[shape]
+    refused = set(bad)
+    packets = [numbered(i, size if i in refused else 200) for i in range(3000)]
+    wanted = [one for i, one in enumerate(packets) if i not in refused]
+    with (
+        RawSocket(network.left.a, protocol=0) as left,
+        RawSocket(network.right.a, ignore_outgoing=True) as right,
+        bridging(*network.ports) as bridge,
+    ):
+        for i in range(0, 3_000, 100):
+            left.sendall(packets[i : i + 100])
+        same_frames(take(right, len(wanted)), wanted)
+        ab, _ = ends_well(bridge).ways
+    assert (ab.received, ab.sent, ab.kernel) == (3_000, 2_900, 0)
+    # A row may be longer than what is tried before the queue counts as full.
+    allowed = {"refused", "queue full"} if shape != "spread" else {"refused"}
+    assert set(ab.reasons) <= allowed
+
+
+@REFUSALS
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_refused_frame_that_is_alone_is_counted_as_refused(
+    network: Network, refuse: Callable[[Network], int], pause: float
+) -> None:
+    """The one that shows it comes next, soon or much later."""
+    size = refuse(network)
+    with (
+        RawSocket(network.left.a, protocol=0) as left,
+        RawSocket(network.right.a, ignore_outgoing=True) as right,
+        bridging(*network.ports) as bridge,
+    ):
+        for i in range(5):
+            left.send(numbered(i, size))
+            time.sleep(pause)
+            left.send(numbered(i))
+            same_frames(take(right, 1), [numbered(i)])
+        ab, _ = ends_well(bridge).ways
+    assert (ab.sent, ab.reasons) == (5, {"refused": 5})
+
+
+@REFUSALS
+def test_refused_frames_cost_little_time(
+    network: Network, refuse: Callable[[Network], int]
+) -> None:
+    """A few milliseconds each at most. 2,000 of them would take 100 s if
+    each was waited for as for a queue that is full."""
+    size = refuse(network)
+    with (
+        RawSocket(network.left.a, protocol=0) as left,
+        RawSocket(network.right.a, ignore_outgoing=True) as right,
+        bridging(*network.ports) as bridge,
+    ):
+        began = time.monotonic()
+        for i in range(2_000):
+            left.sendall([numbered(i, size), numbered(i)])
+            same_frames(take(right, 1), [numbered(i)])
+        took = time.monotonic() - began
+        ab, _ = ends_well(bridge).ways
+    assert ab.reasons == {"refused": 2_000}
+    assert took < 2_000 * 0.005
+
+
+@REFUSALS
+def test_frames_of_several_kinds_are_dropped_for_their_own_reasons(
+    network: Network, refuse: Callable[[Network], int]
+) -> None:
+    """Those behind one that is refused are tried while it is undecided, and
+    may be tried again."""
+    size = refuse(network)
+    longer = 9_500
+    ip("link", "set", network.left.a, "mtu", "9500")
+    ip("link", "set", network.left.b, "mtu", "9500")
+    kinds = [size, size, longer, size, longer, 100]
+    packets = [numbered(i, kinds[i % 6]) for i in range(600)]
+    with (
+        RawSocket(network.left.a, protocol=0) as left,
+        RawSocket(network.right.a, ignore_outgoing=True) as right,
+        bridging(*network.ports) as bridge,
+    ):
+        for i in range(0, 600, 60):
+            left.sendall(packets[i : i + 60])
+        same_frames(take(right, 100), [p for p in packets if len(p) == 100])
+        ab, _ = ends_well(bridge).ways
+    assert (ab.received, ab.sent) == (600, 100)
+    assert ab.reasons == {"refused": 300, "too long": 200}
+
+
+def test_refused_frame_and_full_queue_are_two_things(
+    network: Network,
+) -> None:
+    """tc-tbf(8): a queue that drains within the bound loses nothing, and
+    what a filter drops on the way to it is not waited for."""
+    size = egress_filter(network)
+    tc(
+        *("qdisc", "replace", "dev", network.right.b, "root"),
+        *("tbf", "burst", "2000", "rate", "20mbit", "limit", "3000"),
+    )
+    packets = [numbered(i, 1000 if i % 10 else size) for i in range(100)]
+    wanted = [one for one in packets if len(one) != size]
+    with (
+        RawSocket(network.left.a, protocol=0) as left,
+        RawSocket(network.right.a) as right,
+        bridging(*network.ports) as bridge,
+    ):
+        left.sendall(packets)
+        same_frames(take(right, 90), wanted)
+        ab, _ = ends_well(bridge).ways
+    assert ab.reasons == {"refused": 10}
+
+
+def test_full_tap_without_a_queue_gets_patience(
+    network: Network, tap: tuple[int, str]
+) -> None:
+    """With the qdisc "noqueue" the kernel says ENOBUFS when the reader of a
+    tap is too slow; with the default one it drops the frame in silence."""
+    number, name = tap
+    tc("qdisc", "replace", "dev", name, "root", "noqueue")
+    ip("link", "set", name, "txqueuelen", "20")
+    packets = [numbered(i) for i in range(200)]
+    with (
+        RawSocket(network.left.a, protocol=0) as left,
+        bridging(network.left.b, name) as bridge,
+    ):
+        left.sendall(packets)
+        same_frames((os.read(number, 2048) for _ in packets), packets)
+        dropped = packets_dropped(name)
+        left.sendall(packets)  # and nobody reads
+        eventually(
+            lambda: packets_dropped(name) >= dropped + 100,
+            "the frames do not come",
+        )
+        ab, _ = ends_well(bridge).ways
+    assert ab.sent == 220
+    assert set(ab.reasons) == {"queue full"}
+
+
+def packets_dropped(interface: str) -> int:
+    """On their way out, as /proc/net/dev counts them."""
+    with open("/proc/self/net/dev") as file:
+        for line in file:
+            name, _, counters = line.partition(":")
+            if name.strip() == interface:
+                return int(counters.split()[11])
+    return 0
 
 
 def test_memory_does_not_grow(

@@ -3,11 +3,16 @@ to the hardware."""
 
 import os
 import re
+import select
 import socket
+import stat
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +33,7 @@ from traffic import WAIT, environment, ip
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
 from rawmmsg.bridge.filters import behind_udp_header
+from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.testing import Veth
 
 MSS = 1_400
@@ -88,7 +94,7 @@ def fd_peer(kind: socket.SocketKind) -> Iterator[Peer]:
         yield Peer(f"fd:{number}", ours, pass_fds=(number,))
 
 
-@pytest.fixture(params=["unix", "udp4", "udp6", "fd"])
+@pytest.fixture(params=["unix", "udp4", "udp6", "fd", "seqpacket"])
 def peer(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Peer]:
     with ExitStack() as stack:
         made = {
@@ -96,6 +102,7 @@ def peer(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Peer]:
             "udp4": lambda: udp_peer(socket.AF_INET, "127.0.0.1"),
             "udp6": lambda: udp_peer(socket.AF_INET6, "::1"),
             "fd": lambda: fd_peer(socket.SOCK_DGRAM),
+            "seqpacket": lambda: fd_peer(socket.SOCK_SEQPACKET),
         }[request.param]()
         yield stack.enter_context(made)
 
@@ -197,35 +204,201 @@ def test_peer_that_is_not_there_is_waited_for(
     pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
 ) -> None:
     """Frames for it are dropped until then; and again for its successor,
-    which speaks first."""
+    which speaks first. Its first frame passes, and so does the answer."""
     local, remote = str(short_path / "local"), str(short_path / "remote")
-    with bridging(pair.b, f"unix:{local},{remote}") as bridge:
-        sender.sendall([numbered(i) for i in range(5)])
-        for _ in range(3):
+    options = ("--stats", "0.02")
+    with bridging(pair.b, f"unix:{local},{remote}", *options) as bridge:
+        for i in range(3):
+            sender.sendall([numbered(i) for i in range(5)])
+            eventually(
+                partial(has_dropped, bridge, 5 * (i + 1)),
+                "the frames are not dropped",
+            )
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.bind(remote)
-                sock.setblocking(False)
-                eventually(
-                    lambda: accepts(sock, numbered(100), local),
-                    "the new peer's frames are refused",
-                )
+                sock.sendto(numbered(100), local)
                 same_frames(take(far, 1), [numbered(100)])
-                eventually(
-                    lambda: reaches(sender, numbered(7), sock),
-                    "nothing comes to the new peer",
-                )
+                sender.send(numbered(7))
+                sock.settimeout(WAIT)
+                same_frames([sock.recv(2048)], [numbered(7)])
             os.unlink(remote)
         ab, ba = bridge.end().ways
-    assert ab.reasons["refused"] >= 5
+    assert (ab.sent, ab.reasons) == (3, {"refused": 15})
     assert (ba.received, ba.dropped) == (3, 0)
 
 
-def accepts(sock: socket.socket, packet: bytes, path: str) -> bool:
+_TICK = re.compile(r"^ *[\d,]+ +[\d.,]+ +(\d+) +[\d.]+ \| ", re.MULTILINE)
+
+
+def has_dropped(bridge: Running, count: int) -> bool:
+    """From A to B so far, as its lines of statistics say."""
+    return sum(map(int, _TICK.findall(bridge.text))) == count
+
+
+GUEST = """
+import socket, sys
+local, remote, number = sys.argv[1:]
+header = bytes(12) + bytes.fromhex("88b5")
+first, answer = bytes.fromhex(number), bytes.fromhex(number)[::-1]
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+sock.bind(remote)
+sock.sendto(header + first, local)
+while sock.recv(2048) != header + answer:
+    pass
+print("answered", flush=True)
+sys.stdin.read()
+"""
+"""A virtual machine, as short as it can be: it binds its path and speaks."""
+
+
+def test_guest_that_is_killed_and_started_again_misses_nothing(
+    pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
+) -> None:
+    """50 times, while there is traffic for it: its first frame arrives, and
+    the answer reaches it."""
+    local, remote = str(short_path / "local"), str(short_path / "remote")
+    header = bytes(12) + bytes.fromhex("88b5")
+    command = [sys.executable, "-I", "-S", "-c", GUEST, local, remote]
+    with (
+        bridging(pair.b, f"unix:{local},{remote}") as bridge,
+        trickle(pair.a),
+    ):
+        for i in range(50):
+            number = i.to_bytes(4) + bytes(range(60))
+            with subprocess.Popen(
+                [*command, number.hex()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            ) as guest:
+                assert guest.stdout is not None
+                same_frames(take(far, 1), [header + number])
+                sender.send(header + number[::-1])
+                assert guest.stdout.readline() == b"answered\n"
+                guest.kill()
+            os.unlink(remote)
+        ab, ba = bridge.end().ways
+    assert (ba.received, ba.sent) == (50, 50)
+    assert ab.sent > 50
+    assert set(ab.reasons) <= {"refused", "queue full"}
+
+
+@contextmanager
+def trickle(interface: str) -> Iterator[None]:
+    """Sends a frame about every millisecond, from a thread."""
+    stop = threading.Event()
+
+    def work() -> None:
+        with RawSocket(interface, protocol=0) as sock:
+            while not stop.wait(0.001):
+                sock.send(frame(bytes(46), ethertype=0x88B6))
+
+    thread = threading.Thread(target=work)
+    thread.start()
     try:
-        sock.sendto(packet, path)
-    except (PermissionError, BlockingIOError):
-        return False
-    return True
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("spelling", ["dots", "link", "relative", "absolute"])
+@pytest.mark.parametrize("connected", [False, True])
+def test_peer_may_spell_its_path_otherwise(
+    pair: Veth,
+    sender: RawSocket,
+    far: RawSocket,
+    short_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spelling: str,
+    connected: bool,
+) -> None:
+    """Than REMOTE does: through a symbolic link, or from the directory that
+    one of the two has been started in."""
+    local, remote = str(short_path / "local"), str(short_path / "remote")
+    (short_path / "link").symlink_to(short_path)
+    given, bound = {
+        "dots": (remote, f"{short_path}/./remote"),
+        "link": (f"{short_path}/link/remote", remote),
+        "relative": (remote, "remote"),
+        "absolute": ("remote", remote),
+    }[spelling]
+    monkeypatch.chdir(short_path)
+    with bridging(pair.b, f"unix:{local},{given}") as bridge:
+        if spelling == "relative" and not connected:
+            # In the bridge's directory nothing has that name.
+            (short_path / "deeper").mkdir()
+            monkeypatch.chdir(short_path / "deeper")
+            bound = "../remote"
+        for i in range(3):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.bind(bound)
+                if connected:
+                    sock.connect(local)
+                    sock.send(numbered(i))
+                else:
+                    sock.sendto(numbered(i), local)
+                same_frames(take(far, 1), [numbered(i)])
+                sender.send(numbered(i))
+                sock.settimeout(WAIT)
+                same_frames([sock.recv(2048)], [numbered(i)])
+            os.unlink(remote)
+        assert bridge.end().ways[1].dropped == 0
+
+
+def test_unix_takes_frames_from_its_peer_alone(
+    pair: Veth, far: RawSocket, short_path: Path
+) -> None:
+    """From no other path, and not from a socket without one."""
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, send):
+        local = str(short_path / "local")
+        for name in ("", str(short_path / "other"), "\0abstract"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+                if name:
+                    stranger.bind(name)
+                stranger.sendto(numbered(1), local)
+                send(numbered(2))
+                stranger.sendto(b"short", local)
+            same_frames(take(far, 1), [numbered(2)])
+        send(numbered(4))
+        same_frames(take(far, 1), [numbered(4)])
+        _, ba = bridge.end().ways
+    assert (ba.sent, ba.reasons) == (4, {"from strangers": 6})
+
+
+@pytest.mark.no_network
+@pytest.mark.parametrize("connected", [False, True])
+def test_room_in_the_queue_of_a_peer_is_waited_for(
+    short_path: Path, connected: bool
+) -> None:
+    """By poll(2), although the sender is not connected; and that of the next
+    peer, once it is there."""
+    port = parse_port(f"unix:{short_path}/local,{short_path}/remote")
+    packets = PacketBatch(1024)
+    packets.extend([numbered(i) for i in range(1024)])
+    port.open(None)
+    port.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    try:
+        for _ in range(2):
+            with unix_peer(short_path) as peer:
+                if connected:
+                    peer.sock.connect(str(short_path / "local"))
+                assert has_room(port)
+                sent = 0
+                with pytest.raises(BlockingIOError):
+                    while True:
+                        sent += port.sendmmsg(packets, sent)
+                assert not has_room(port)
+                peer.receive(sent)
+                assert has_room(port)
+                assert port.sendmmsg(packets, sent) > 0
+            os.unlink(short_path / "remote")
+            assert has_room(port), "a peer that has gone is waited for"
+    finally:
+        port.close()
+
+
+def has_room(port: Port) -> bool:
+    return bool(select.select([], [port.room_descriptor()], [], 0)[1])
 
 
 def reaches(sender: RawSocket, packet: bytes, receiver: socket.socket) -> bool:
@@ -287,12 +460,42 @@ def test_udp_takes_frames_from_its_peer_alone(
         same_frames(take(far, 1), [numbered(2)])
 
 
+@pytest.mark.parametrize("expression", [None, "ether[14] >= 0"])
+def test_udp_takes_nothing_of_strangers_while_it_is_opened(
+    monkeypatch: pytest.MonkeyPatch, expression: str | None
+) -> None:
+    """From bind() to connect() the kernel delivers anybody's datagrams."""
+    with udp_peer(socket.AF_INET, "127.0.0.1") as peer:
+
+        class Disturbed(socket.socket):
+            def connect(self, address: object) -> None:
+                with socket.socket(
+                    socket.AF_INET, socket.SOCK_DGRAM
+                ) as stranger:
+                    stranger.sendto(numbered(1), self.getsockname())
+                super().connect(address)  # type: ignore[arg-type]
+
+        port = parse_port(peer.port)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", Disturbed)
+            port.open(expression)
+        peer.sock.send(numbered(2))
+        try:
+            assert port.sock.recv(2048) == numbered(2)
+        finally:
+            port.close()
+
+
 def test_datagram_that_is_no_frame_is_dropped_alone(
     pair: Veth, far: RawSocket, peer: Peer
 ) -> None:
     """Shorter than a header, longer than the MTU."""
+    # On a SOCK_SEQPACKET socket an empty message is the end.
+    is_datagram = peer.sock.type == socket.SOCK_DGRAM
+    shortest = b"" if is_datagram else b"x"
     with joined(pair, peer) as (bridge, send):
-        for packet in (b"", b"x" * 13, numbered(1), b"x" * 1600, numbered(2)):
+        send(shortest)
+        for packet in (b"x" * 13, numbered(1), b"x" * 1600, numbered(2)):
             send(packet)
         same_frames(take(far, 2), [numbered(1), numbered(2)])
         _, ba = bridge.end().ways
@@ -307,7 +510,7 @@ def test_datagram_longer_than_any_frame_is_dropped_alone(
         for packet in (numbered(1), b"x" * (SUPER_FRAME + 1), numbered(2)):
             send(packet)
         same_frames(take(far, 2), [numbered(1), numbered(2)])
-        assert bridge.end().ways[1].reasons == {"malformed": 1}
+        assert bridge.end().ways[1].reasons == {"too long": 1}
 
 
 def test_two_bridges_join_two_interfaces(
@@ -431,6 +634,97 @@ def test_path_in_use_is_an_error(
     assert outcome.code == 1
     assert outcome.text == f"rawmmsg: {port}: Address already in use\n"
     assert local.exists()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("options", [(), ("--mode", "620")])
+def test_path_has_the_mode_that_is_asked_for(
+    pair: Veth, short_path: Path, umask: int, options: tuple[str, ...]
+) -> None:
+    """Otherwise what the umask leaves."""
+    local = short_path / "local"
+    before = os.umask(umask)
+    try:
+        running = Running(
+            *(pair.b, f"unix:{local},{short_path}/remote", *options)
+        )
+    finally:
+        os.umask(before)
+    with running:
+        running.says("bridging")
+        mode = stat.S_IMODE(local.stat().st_mode)
+        assert mode == (0o620 if options else 0o777 & ~umask)
+        running.end()
+    assert not local.exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "user", "group"),
+    [
+        ("65534", 65534, None),
+        ("nobody", 65534, None),
+        (":65534", None, 65534),
+        ("nobody:65534", 65534, 65534),
+    ],
+)
+def test_path_has_the_owner_that_is_asked_for(
+    pair: Veth,
+    short_path: Path,
+    owner: str,
+    user: int | None,
+    group: int | None,
+) -> None:
+    local = short_path / "local"
+    port = f"unix:{local},{short_path}/remote"
+    with Running(pair.b, port, "--owner", owner) as bridge:
+        bridge.says("\n")
+        if "Operation not permitted" in bridge.text and os.getuid() != 0:
+            pytest.skip("only root can give a file away")
+        bridge.says("bridging")
+        found = local.stat()
+        assert found.st_uid == (os.geteuid() if user is None else user)
+        assert found.st_gid == (os.getegid() if group is None else group)
+        bridge.end()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--mode", "abc"), "'abc' is not an octal mode, such as 660"),
+        (("--mode", "888"), "'888' is not an octal mode"),
+        (("--mode", "7777"), "'7777' is not an octal mode"),
+        (("--owner", "no such"), "this machine has no such user or group"),
+        (("--owner", ":"), "this machine has no such user or group"),
+    ],
+)
+def test_wrong_mode_or_owner_is_explained(
+    pair: Veth, short_path: Path, options: tuple[str, str], words: str
+) -> None:
+    port = f"unix:{short_path}/local,{short_path}/remote"
+    with Running(pair.b, port, *options) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert words in outcome.text
+
+
+@pytest.mark.parametrize("option", ["--mode=660", "--owner=0"])
+def test_mode_and_owner_need_a_path(pair: Veth, option: str) -> None:
+    with Running(pair.a, pair.b, option) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert outcome.text == "rawmmsg: --mode and --owner are for a unix: port\n"
+
+
+def test_peer_that_is_not_there_is_said_to_be_waited_for(
+    pair: Veth, short_path: Path
+) -> None:
+    remote = short_path / "remote"
+    port = f"unix:{short_path}/local,{remote}"
+    with bridging(pair.b, port) as bridge:
+        bridge.says(f"nobody has opened {remote}; waiting for it\n")
+        bridge.end()
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
+        assert "waiting" not in bridge.end().text
 
 
 # What is no port
@@ -564,12 +858,51 @@ def test_interface_of_the_same_number_elsewhere_is_another(
                     pass  # IPv6 has something to say
 
 
+@pytest.mark.parametrize("how", ["close", "unread", "empty"])
+def test_seqpacket_peer_that_closes_ends_it(
+    pair: Veth, sender: RawSocket, far: RawSocket, how: str
+) -> None:
+    """With a reason, when what it had sent has passed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        number = theirs.fileno()
+        port = f"fd:{number}"
+        with bridging(pair.b, port, pass_fds=(number,)) as bridge:
+            theirs.close()
+            if how == "unread":
+                sender.send(numbered(9))
+                assert select.select([ours], [], [], WAIT)[0]
+            for i in range(5):
+                ours.send(numbered(i))
+            if how == "empty":
+                ours.send(b"")
+                ours.send(numbered(5))
+            else:
+                ours.close()
+            outcome = bridge.outcome()
+    same_frames(take(far, 5), map(numbered, range(5)))
+    assert outcome.code == 1
+    assert f"rawmmsg: {port}: the peer has closed\n" in outcome.text
+    _, ba = outcome.ways
+    assert (ba.received, ba.sent) == (5, 5)
+
+
+def test_seqpacket_that_is_not_connected_is_explained(pair: Veth) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        number = sock.fileno()
+        port = f"fd:{number}"
+        with Running(pair.b, port, pass_fds=(number,)) as bridge:
+            outcome = bridge.outcome()
+    assert outcome.code == 1
+    assert f"{port}: Transport endpoint is not connected" in outcome.text
+
+
 def test_stream_socket_is_no_port(pair: Veth) -> None:
     with fd_peer(socket.SOCK_STREAM) as peer:
         with Running(pair.b, peer.port, pass_fds=peer.pass_fds) as bridge:
             outcome = bridge.outcome()
     assert outcome.code == 2
-    assert "not a datagram socket" in outcome.text
+    assert "not a datagram or SOCK_SEQPACKET socket" in outcome.text
 
 
 def test_missing_capability_is_explained(pair: Veth) -> None:

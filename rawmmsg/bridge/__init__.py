@@ -2,7 +2,8 @@
 
 command     the command line, signals, exit codes
 loop        one thread, one poll(2), both directions
-directions  one way through: receive, send, what is dropped and why
+directions  one direction: receive, send, try again
+drops       what is dropped, and why
 outlets     how a batch leaves: as it is, or cut into segments
 ports       how the command line names them
 interfaces  Ethernet interfaces, and what the parent opened

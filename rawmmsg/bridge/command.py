@@ -2,7 +2,10 @@
 
 import argparse
 import errno
+import grp
 import os
+import pwd
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .loop import Bridge
-    from .ports import Port
+    from .ports import Access, Port
 
 __all__ = ["add_bridge"]
 
@@ -56,6 +59,18 @@ def add_bridge(
             help=f"let only these frames in at {port} (pcap-filter(7))",
         )
     command.add_argument(
+        "--mode",
+        type=_mode,
+        metavar="OCTAL",
+        help="permissions of the path LOCAL, such as 660 (777 less the umask)",
+    )
+    command.add_argument(
+        "--owner",
+        type=_owner,
+        metavar="USER[:GROUP]",
+        help="owner of the path LOCAL (whoever runs the bridge)",
+    )
+    command.add_argument(
         "--batch",
         type=_number(int, _LARGEST_BATCH),
         metavar="N",
@@ -98,12 +113,49 @@ def _number(
     return convert
 
 
+def _mode(text: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{1,3}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an octal mode, such as 660"
+        )
+    return int(text, 8)
+
+
+def _owner(text: str) -> tuple[int, int]:
+    """The numbers of USER, USER:GROUP or :GROUP; -1 for one that is not
+    given."""
+    user, _, group = text.partition(":")
+    try:
+        if not (user or group):
+            raise KeyError
+        return (
+            _look_up(user, lambda: pwd.getpwnam(user).pw_uid),
+            _look_up(group, lambda: grp.getgrnam(group).gr_gid),
+        )
+    except KeyError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: this machine has no such user or group"
+        ) from None
+
+
+def _look_up(name: str, find: Callable[[], int]) -> int:
+    if not name:
+        return -1
+    return int(name) if re.fullmatch(r"[0-9]{1,9}", name) else find()
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from ..bpf import FilterError
-    from .ports import PortError, parse_port
+    from .ports import Access, PortError, UnixSocket, parse_port
 
     try:
-        a, b = parse_port(arguments.a), parse_port(arguments.b)
+        access = _access(arguments)
+        a = parse_port(arguments.a, access)
+        b = parse_port(arguments.b, access)
+        if access != Access() and not (
+            isinstance(a, UnixSocket) or isinstance(b, UnixSocket)
+        ):
+            raise PortError("--mode and --owner are for a unix: port")
         with ExitStack() as opened, _signals() as wake:
             for port, expression in (
                 (a, arguments.filter_ab),
@@ -119,6 +171,13 @@ def _run(arguments: argparse.Namespace) -> int:
         return 2
     except OSError as error:
         return _fail(error)
+
+
+def _access(arguments: argparse.Namespace) -> "Access":
+    from .ports import Access
+
+    user, group = arguments.owner or (-1, -1)
+    return Access(arguments.mode, user, group)
 
 
 def _open(port: "Port", expression: str | None) -> None:
@@ -144,6 +203,10 @@ def _bridge(
             ticker = Ticker(bridge.directions)
             bridge.every(arguments.stats or 1.0, ticker.show)
         _say(f"bridging {a.name} and {b.name}")
+        for port in (a, b):
+            missing = port.missing()
+            if missing is not None:
+                _say(f"{missing}; waiting for it")
     try:
         return _run_bridge(bridge, wake)
     finally:
@@ -153,8 +216,13 @@ def _bridge(
 
 
 def _run_bridge(bridge: "Bridge", wake: int) -> int:
+    from .ports import PortClosed
+
     try:
         bridge.run(wake)
+    except PortClosed as error:
+        _say(str(error))
+        return 1
     except OSError as error:
         if error.errno != errno.ENODEV:
             raise

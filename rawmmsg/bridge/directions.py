@@ -1,13 +1,25 @@
-"""One way through the bridge."""
+"""One direction of the bridge."""
 
 import errno
+import fcntl
 import math
-from dataclasses import dataclass, fields
+import struct
+import termios
 from time import monotonic
 
-from .._rawmmsg import SUPER_FRAME, TRUNCATED, PacketBatch
-from .outlets import outlet_for
-from .port import Port
+from .._rawmmsg import SUPER_FRAME, PacketBatch
+from .drops import (
+    SHORTEST,
+    Dropped,
+    Mark,
+    Marked,
+    foreign,
+    mark,
+    short,
+    truncated,
+)
+from .outlets import Direct, outlet_for
+from .port import Port, PortClosed
 from .slots import Slot, Stacks
 
 __all__ = ["Direction", "Dropped"]
@@ -22,30 +34,21 @@ ATTEMPTS = 100
 # that is full (ENOBUFS), a socket that is readable without a packet.
 PAUSE = 0.001
 
-# An Ethernet header. What is shorter is no frame, and where it is empty, some
-# take it for the end of a connection (QEMU).
-_SHORTEST = 14
+# ENOBUFS can also be about one frame: it is too long for the far end of a veth
+# pair, or a filter of this machine drops it on its way out (tc, nftables).
+# Such a frame is refused each time. After so many pauses we therefore try the
+# frames behind it, up to so many frames in all. If the kernel takes one of
+# them, it has refused those before; if it takes none, the queue is full.
+PAUSES = 2
+LOOK_AHEAD = 4
 
-# There is no such type (linux/virtio_net.h), so no socket sends it.
-_NO_GSO_TYPE = 0xFF
+# For so many seconds after that, no pause comes first and every frame at hand
+# is tried, unless frames of ours are in the queue: a filter that drops one
+# frame usually drops many.
+REFUSING = 0.5
 
 # Up to so many bytes a frame, on average, a batch of many fits in the cache.
 _SMALL = 9216
-
-
-@dataclass(slots=True)
-class Dropped:
-    """Frames that were received and not sent, by reason."""
-
-    queue_full: int = 0
-    too_long: int = 0
-    link_down: int = 0
-    refused: int = 0
-    malformed: int = 0
-
-    @property
-    def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
 
 
 class Direction:
@@ -57,7 +60,7 @@ class Direction:
     What the loop must know:
 
     accepts     a frame at the source can be taken
-    needs_room  room at the sink (POLLOUT) is waited for
+    room        descriptor that POLLOUT is waited for on; -1: none
     due         when to call resume() at the latest
     """
 
@@ -67,25 +70,33 @@ class Direction:
         self.dropped = Dropped()
         self.bytes_received = 0
         self.accepts = True
-        self.needs_room = False
+        self.room = -1
         self.due = math.inf
         self._recvmmsg_into = source.sock.recvmmsg_into
+        self._strangers = 0
+        self._has_end = source.has_end
+        self._ends = 0  # empty messages that were received
         self._gets_datagrams = not source.is_interface
-        self._outlet = outlet_for(source.sock, sink.sock)
+        self._outlet = outlet_for(source, sink)
         self._few, self._many = stacks
         self._few_are = self._few[-1][0].capacity
-        self._stack = self._few
-        self._held: Slot | None = None
-        self._held_from = self._stack
-        self._attempts = 0  # that failed in a row because the queue was full
+        self._stack = self._few  # the next batch is from
+        self._used = self._few  # the last one is from
+        # Batches that are not on their stacks: the one that is being sent, if
+        # that has to wait, and one more, received meanwhile to look ahead.
+        self._held: list[tuple[list[Slot], Slot]] = []
+        self._attempts = 0  # pauses since the kernel took a frame
         self._give_up_at = math.inf
+        self._blocked = False  # the last wait was given up
+        self._blocked_as = "queue_full"
+        self._refusing_until = -math.inf
 
     # The sockets count: one receives for this direction alone, the other
     # sends for it alone.
 
     @property
     def received(self) -> int:
-        return self.source.sock.statistics().packets_received
+        return self.source.sock.statistics().packets_received - self._ends
 
     @property
     def batches(self) -> int:
@@ -110,27 +121,19 @@ class Direction:
         """Takes what waits at the source and sends it. Whether what the loop
         must know has changed."""
         stack = self._stack
-        batch, lengths = stack[-1]
+        slot = stack[-1]
         try:
-            count = self._recvmmsg_into(batch)
+            self._receive(slot)
         except OSError as error:
             return self._receive_failed(error)
-        sizes = lengths[:count]
-        size = sum(sizes)
-        self.bytes_received += size
-        if size >= SUPER_FRAME and SUPER_FRAME in sizes:
-            _refuse_truncated(batch)
-        if self._gets_datagrams and min(sizes) < _SHORTEST:
-            _refuse_short(batch)
-        if size > count * _SMALL:
-            self._stack = self._few
-        elif count == self._few_are:
-            self._stack = self._many
-        self._outlet.load(batch)
+        self._outlet.load(slot[0])
+        self._used = stack
         if self._push():
+            if self._held or self._ends:
+                self._release()
             return False
-        self._held = stack.pop()
-        self._held_from = stack
+        if not self._held:
+            self._hold()
         self.accepts = False
         return True
 
@@ -138,116 +141,255 @@ class Direction:
         """Goes on after a wait. Whether what the loop must know has
         changed."""
         self.due = math.inf
-        self.needs_room = False
-        if self._held is not None:
+        self.room = -1
+        if self._held:
             if not self._push():
                 return True
-            self._held_from.append(self._held)
-            self._held = None
+            self._release()
         self.accepts = True
         return True
 
     def finish(self) -> None:
         """Gives up what is still to be sent."""
-        if self._held is not None:
+        if self._held:
             self.dropped.queue_full += self._outlet.abandon()
-            self._held = None
+            self._held.clear()
+
+    def _hold(self) -> None:
+        self._held.append((self._used, self._used.pop()))
+
+    def _release(self) -> None:
+        """Everything that was received is sent or dropped."""
+        while self._held:
+            stack, slot = self._held.pop()
+            stack.append(slot)
+        if self._ends:
+            raise PortClosed(f"{self.source.name}: the peer has closed")
+
+    def _release_first(self) -> None:
+        """Of two, if nothing of it is left."""
+        stack, slot = self._held[0]
+        if self._outlet.batch is not slot[0]:
+            stack.append(slot)
+            del self._held[0]
+
+    def _receive(self, slot: Slot) -> None:
+        batch, lengths = slot
+        count = self._recvmmsg_into(batch)
+        sizes = lengths[:count]
+        if self._has_end and 0 in sizes:
+            sizes = self._cut_at_end(batch, sizes)
+        size = sum(sizes)
+        self.bytes_received += size
+        marked: list[Marked] = []
+        if size >= SUPER_FRAME and SUPER_FRAME in sizes:
+            marked += truncated(batch)
+        if self._gets_datagrams:
+            if min(sizes, default=SHORTEST) < SHORTEST:
+                marked += short(batch)
+            strangers = self.source.sock.strangers
+            if strangers != self._strangers:
+                self._strangers = strangers
+                marked += foreign(batch, self.source.is_peer)
+        if marked:
+            mark(batch, marked)
+        if size > count * _SMALL:
+            self._stack = self._few
+        elif count == self._few_are:
+            self._stack = self._many
+
+    def _cut_at_end(
+        self, batch: PacketBatch, sizes: "memoryview[int]"
+    ) -> "memoryview[int]":
+        """Keeps the frames before the end of the connection."""
+        count = sizes.tolist().index(0)
+        self._ends += len(sizes) - count
+        batch.set_count(count)
+        return sizes[:count]
 
     def _receive_failed(self, error: OSError) -> bool:
-        if self.source.is_interface:
-            if error.errno == errno.ENETDOWN:
-                return False  # said once; frames come when the link is up
-            if error.errno == errno.EINVAL:
-                self.source.lost += 1
-                return False
-            if error.errno != errno.EAGAIN:
-                raise error
+        if self._is_said_once(error):
+            return False
         # Nothing, although the poll said so; or what has become of a datagram
         # that was sent (ECONNREFUSED).
         self.accepts = False
         self.due = monotonic() + PAUSE
         return True
 
+    def _is_said_once(self, error: OSError) -> bool:
+        """Whether the next call can receive. Raises what ends the bridge."""
+        if not self.source.is_interface:
+            return False
+        if error.errno == errno.EINVAL:
+            self.source.lost += 1
+        elif error.errno == errno.EAGAIN:
+            return False
+        elif error.errno != errno.ENETDOWN:  # frames come when it is up
+            raise error
+        return True
+
     def _push(self) -> bool:
-        """Sends what is loaded: whether it is all sent or dropped."""
+        """Sends what is loaded. Returns whether it is all sent or dropped."""
         outlet = self._outlet
         doubted = 0  # the error that the frame which comes next has had
         while True:
             try:
                 done = outlet.send()
             except ValueError:
-                self.dropped.malformed += 1
-                outlet.skip()
+                self._drop_marked()
+                done = outlet.is_end()
             except OSError as error:
                 number = error.errno or 0
                 if doubted == errno.EINVAL and number != doubted:
                     self.sink.lost += 1
-                if number in (errno.EAGAIN, errno.ENOBUFS):
-                    return not self._wait_for_room(number)
-                if not doubted:
+                if number == errno.EAGAIN:
+                    return not self._wait_for_room()
+                if number == errno.ENOBUFS:
+                    outlet.pass_over()
+                elif not doubted:
                     # A socket has one error pending, for whichever call comes
                     # next: it may be about what it received (sock_error()).
                     doubted = number
                     continue
-                self._drop(error)
+                else:
+                    self._drop(error)
+                done = outlet.is_end()
             else:
                 if doubted == errno.EINVAL:
                     self.sink.lost += 1
-                self._attempts = 0
-                if done:
-                    return True
+                if self._attempts or outlet.passed:
+                    self._kernel_has_taken_one()
             doubted = 0
+            if outlet.passed and not self._can_look_ahead(done):
+                if self._wait_for_queue():
+                    return False
+                done = outlet.is_end()
+            if done and not outlet.passed:
+                return True
 
-    def _wait_for_room(self, number: int) -> bool:
-        """Whether it is worth it; all that is left is dropped otherwise."""
+    def _kernel_has_taken_one(self) -> None:
+        """The frames that were passed over were refused for their own
+        sake."""
+        refused = self._outlet.give_up_passed()
+        if refused:
+            reason = self._blocked_as if self._blocked else "refused"
+            self._drop_as(reason, refused)
+            self._refusing_until = monotonic() + REFUSING
+            if len(self._held) > 1:
+                self._release_first()
+        elif not self._blocked:
+            self._refusing_until = -math.inf  # the queue had been full
+        self._attempts = 0
+        self._blocked = False
+
+    def _can_look_ahead(self, done: bool) -> bool:
+        """Whether one more frame should be tried, and there is one."""
+        if not isinstance(self._outlet, Direct):
+            return False
+        if not self._blocked and not self._is_refusing():
+            limit = LOOK_AHEAD if self._attempts >= PAUSES else 1
+            if self._outlet.passed >= limit:
+                return False
+        return not done or self._receive_more(self._outlet)
+
+    def _is_refusing(self) -> bool:
+        """Whether the queue is not likely to be full: frames have been refused
+        lately, and none of ours waits in it."""
+        return (
+            monotonic() < self._refusing_until
+            and _bytes_queued(self.sink) == 0
+        )
+
+    def _receive_more(self, outlet: Direct) -> bool:
+        """Loads what waits at the source behind the frames that were passed
+        over. Returns whether there is something."""
+        if self._blocked or len(self._held) > 1:
+            return False
+        if not self._held:
+            self._hold()
+        stack = self._stack
+        try:
+            self._receive(stack[-1])
+        except OSError as error:
+            self._is_said_once(error)
+            return False
+        self._used = stack
+        self._hold()
+        outlet.load(self._held[-1][1][0])
+        return True
+
+    def _wait_for_queue(self) -> bool:
+        """None of the frames that were tried has been taken. Returns whether
+        it is worth waiting; otherwise one is dropped, or all that were tried
+        if the queue is known to be blocked."""
+        outlet = self._outlet
+        if self._blocked:
+            self._drop_as(self._blocked_as, outlet.give_up_passed())
+            return False
+        is_alone = outlet.passed == 1
+        outlet.go_back()
         now = monotonic()
+        if self._has_patience(now):
+            self.due = min(self._give_up_at, now + PAUSE)
+            return True
+        # There may have been no other frame to try. Then it is not known that
+        # the queue is full, and it is unlikely if no frame of ours is in it.
+        is_refused = is_alone and not _bytes_queued(self.sink)
+        self._blocked_as = "refused" if is_refused else "queue_full"
+        self._blocked = True
+        self._drop_as(self._blocked_as, 1)
+        outlet.skip()
+        return False
+
+    def _wait_for_room(self) -> bool:
+        """The same where poll(2) tells of room, and so nothing depends on the
+        frame: all that is left is dropped, if it is not worth waiting."""
+        outlet = self._outlet
+        if outlet.passed:
+            outlet.go_back()
+        if not self._has_patience(monotonic()):
+            self._blocked = True
+            self._blocked_as = "queue_full"
+            self.dropped.queue_full += outlet.abandon()
+            return False
+        self.due = self._give_up_at
+        self.room = self.sink.room_descriptor()
+        return True
+
+    def _has_patience(self, now: float) -> bool:
         self._attempts += 1
         if self._attempts == 1:
             self._give_up_at = now + PATIENCE
-        if self._attempts > ATTEMPTS or now >= self._give_up_at:
-            self.dropped.queue_full += self._outlet.abandon()
-            return False
-        self.due = self._give_up_at
-        self.needs_room = number == errno.EAGAIN
-        if not self.needs_room:
-            self.due = min(self.due, now + PAUSE)
-        return True
+        return self._attempts <= ATTEMPTS and now < self._give_up_at
+
+    def _drop_marked(self) -> None:
+        """Drops a frame that cannot be sent as it is."""
+        value = self._outlet.mark()
+        if value == Mark.TOO_LONG:
+            self.dropped.too_long += 1
+        elif value == Mark.FROM_STRANGER:
+            self.dropped.from_strangers += 1
+        elif value != Mark.DROPPED:
+            self.dropped.malformed += 1
+        self._outlet.skip()
 
     def _drop(self, error: OSError) -> None:
         """Drops the frame that the error is about, and no other: what the
         kernel says of one need not be true of the next."""
-        dropped = self.dropped
         if error.errno == errno.ENODEV:
-            dropped.link_down += self._outlet.abandon()
+            self.dropped.link_down += self._outlet.abandon()
             raise error
-        if error.errno == errno.EMSGSIZE:
-            dropped.too_long += 1
-        elif error.errno == errno.ENETDOWN:
-            dropped.link_down += 1
-        else:
-            dropped.refused += 1
+        reasons = {errno.EMSGSIZE: "too_long", errno.ENETDOWN: "link_down"}
+        self._drop_as(reasons.get(error.errno or 0, "refused"), 1)
         self._outlet.skip()
 
-
-def _refuse_truncated(batch: PacketBatch) -> None:
-    """Frames that did not fit (an administrator can allow longer ones: ip
-    link, gso_max_size) are not sent on cut."""
-    flags = batch.flags
-    assert flags is not None
-    _refuse(batch, [i for i in range(len(batch)) if flags[i] & TRUNCATED])
+    def _drop_as(self, reason: str, count: int) -> None:
+        dropped = self.dropped
+        setattr(dropped, reason, getattr(dropped, reason) + count)
 
 
-def _refuse_short(batch: PacketBatch) -> None:
-    lengths = batch.lengths
-    _refuse(batch, [i for i in range(len(batch)) if lengths[i] < _SHORTEST])
-
-
-def _refuse(batch: PacketBatch, indexes: list[int]) -> None:
-    """Has each of these frames be an error when it is to be sent."""
-    count = len(batch)
-    if indexes and batch.gso_types is None:
-        batch.clear()  # zeroes the headers
-        batch.set_count(count)
-    for i in indexes:
-        assert batch.gso_types is not None
-        batch.gso_types[i] = _NO_GSO_TYPE
+def _bytes_queued(port: Port) -> int:
+    """Of the frames that were sent, those that have not left (socket(7):
+    SIOCOUTQ)."""
+    answer = fcntl.ioctl(port.sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    return int(struct.unpack("i", answer)[0])

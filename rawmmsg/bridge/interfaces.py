@@ -37,13 +37,21 @@ class Descriptor(Port):
 
     def open(self, expression: str | None) -> None:
         plain = socket.socket(fileno=self.number)
-        family, kind = plain.family, plain.type
-        plain.detach()
+        try:
+            family, kind = plain.family, plain.type
+            if (family, kind) == (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+                plain.getpeername()  # OSError unless it is connected
+        finally:
+            plain.detach()
         if family == socket.AF_PACKET:
             self._open_packet_socket(expression, kind)
             return
-        if kind != socket.SOCK_DGRAM:
-            raise PortError(f"{self.name}: not a datagram socket")
+        if kind != socket.SOCK_DGRAM and (
+            family != socket.AF_UNIX or kind != socket.SOCK_SEQPACKET
+        ):
+            raise PortError(
+                f"{self.name}: not a datagram or SOCK_SEQPACKET socket"
+            )
         compile_for = (
             filters.for_udp
             if family in (socket.AF_INET, socket.AF_INET6)

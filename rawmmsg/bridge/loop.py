@@ -25,10 +25,10 @@ class Bridge:
             Direction(a, b, from_a),
             Direction(b, a, from_b),
         )
-        ab, ba = self.directions
-        # By the descriptor of a port: from it, and to it.
-        self._from = {a.sock.fileno(): ab, b.sock.fileno(): ba}
-        self._to = {a.sock.fileno(): ba, b.sock.fileno(): ab}
+        self._from = {
+            direction.source.sock.fileno(): direction
+            for direction in self.directions
+        }
         self._ports = (a, b)
         self._poll = select.poll()
         self._watched: dict[int, int] = {}
@@ -78,10 +78,11 @@ class Bridge:
 
     def _serve(self, descriptor: int, events: int) -> None:
         """Room, an error, or several things at once."""
-        towards, away = self._to[descriptor], self._from[descriptor]
-        if towards.needs_room:
-            towards.resume()
-        if events != select.POLLOUT and away.accepts:
+        for direction in self.directions:
+            if direction.room == descriptor:
+                direction.resume()
+        away = self._from.get(descriptor)
+        if away is not None and events != select.POLLOUT and away.accepts:
             away.forward()
         self._rearm()
 
@@ -103,10 +104,14 @@ class Bridge:
 
     def _rearm(self) -> None:
         """Has the poll wait for what the directions want now."""
-        for descriptor, away in self._from.items():
-            events = select.POLLIN if away.accepts else 0
-            if self._to[descriptor].needs_room:
-                events |= select.POLLOUT
+        wanted = dict.fromkeys(self._watched, 0)
+        for descriptor, direction in self._from.items():
+            if direction.accepts:
+                wanted[descriptor] = wanted.get(descriptor, 0) | select.POLLIN
+            if direction.room >= 0:
+                room = direction.room
+                wanted[room] = wanted.get(room, 0) | select.POLLOUT
+        for descriptor, events in wanted.items():
             self._watch(descriptor, events)
         self._due = min(
             *(direction.due for direction in self.directions),
@@ -122,9 +127,10 @@ class Bridge:
             return
         if events:
             self._poll.register(descriptor, events)
+            self._watched[descriptor] = events
         else:
             self._poll.unregister(descriptor)
-        self._watched[descriptor] = events
+            del self._watched[descriptor]
 
 
 class _Timer:

@@ -4,11 +4,20 @@ import re
 from typing import Final
 
 from .interfaces import Descriptor, Interface
-from .port import Port, PortError
+from .port import Port, PortClosed, PortError
 from .udp import UdpSocket
-from .unix import UnixSocket
+from .unix import Access, UnixSocket
 
-__all__ = ["Port", "PortError", "parse_port"]
+__all__ = [
+    "Access",
+    "Port",
+    "PortClosed",
+    "PortError",
+    "UnixSocket",
+    "parse_port",
+]
+
+_BY_UMASK: Final = Access()
 
 _DESCRIPTOR: Final = re.compile(r"\d{1,9}")  # what a C int holds
 
@@ -16,8 +25,8 @@ _DESCRIPTOR: Final = re.compile(r"\d{1,9}")  # what a C int holds
 _ADDRESS: Final = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*)):(\d{1,5})")
 
 
-def parse_port(text: str) -> Port:
-    """The port that the words stand for, not opened; PortError."""
+def parse_port(text: str, access: Access = _BY_UMASK) -> Port:
+    """Returns the port that the words stand for, not opened. PortError."""
     kind, colon, rest = text.partition(":")
     if not colon:
         if not text:
@@ -31,7 +40,7 @@ def parse_port(text: str) -> Port:
     if kind == "unix":
         if len(parts) != 2 or not all(parts):
             raise PortError(f"{text!r}: not of the form unix:LOCAL,REMOTE")
-        return UnixSocket(text, *parts)
+        return UnixSocket(text, parts[0], parts[1], access)
     if kind == "udp":
         addresses = [_parse_address(part) for part in parts]
         if len(addresses) != 2 or None in addresses:

@@ -20,19 +20,19 @@ _MANY = 64
 def make_stacks(a: Port, b: Port, size: int | None) -> tuple[Stacks, Stacks]:
     """For the frames that enter at `a`, and for those that enter at `b`.
 
-    Two interfaces share them, for the cache's sake again. There are two
-    batches of a size, for while one holds frames that wait for room.
+    Two interfaces share them, for the cache's sake again. A direction takes up
+    to two batches of a size from its stacks while frames wait for room.
     """
     if a.is_interface and b.is_interface:
-        shared = _for_interface(size, 2)
+        shared = _for_interface(size, 4)
         return shared, shared
     return _for_port(a, size), _for_port(b, size)
 
 
 def _for_port(port: Port, size: int | None) -> Stacks:
     if port.is_interface:
-        return _for_interface(size, 1)
-    stack = _stack(size or _MANY, 1)
+        return _for_interface(size, 2)
+    stack = _stack(size or _MANY, 2)
     return stack, stack
 
 

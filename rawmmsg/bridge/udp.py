@@ -1,6 +1,8 @@
 """A port that is a UDP socket."""
 
+import array
 import socket
+import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,6 +13,11 @@ from .port import Port, PortError
 __all__ = ["UdpSocket"]
 
 _RECEIVE_BUFFER: Final = 8 << 20
+
+# asm-generic/socket.h, linux/bpf_common.h
+_SO_ATTACH_FILTER: Final = 26
+_SO_DETACH_FILTER: Final = 27
+_RETURN: Final = 0x06
 
 
 class UdpSocket(Port):
@@ -27,11 +34,14 @@ class UdpSocket(Port):
         program = filters.for_udp(expression)
         family, local, remote = self._resolve()
         with socket.socket(family, socket.SOCK_DGRAM) as plain:
+            # From bind() to connect() anybody's datagrams are queued, and stay
+            # in the queue.
+            _reject_all(plain)
             plain.bind(local)
-            # For the datagrams of this peer alone.
             plain.connect(remote)
             if plain.getsockname() == plain.getpeername():
                 raise PortError(f"{self.name}: its own peer")
+            plain.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
             self.take(
                 RawSocket(
                     fileno=plain.fileno(),
@@ -66,3 +76,12 @@ def _look_up(
         )
     except UnicodeError:  # from IDNA: a label that is empty, or too long
         raise PortError(f"{host!r}: not the name of a host") from None
+
+
+def _reject_all(sock: socket.socket) -> None:
+    """Attaches a filter that accepts nothing."""
+    program = array.array("B", struct.pack("HBBI", _RETURN, 0, 0, 0))
+    address, _ = program.buffer_info()
+    sock.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, address)
+    )
