@@ -5692,6 +5692,7 @@ struct fanout {
     struct program program;
 };
 
+/* Calls a function of rawmmsg._options; NULL with an exception set. */
 static PyObject *
 call_options(const char *function, PyObject *args, PyObject *kwargs)
 {

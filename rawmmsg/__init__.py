@@ -5,6 +5,9 @@ memory that the caller owns, filtered in the kernel, stamped only on request.
 from importlib import import_module
 from types import ModuleType
 
+# C imports it by name, maybe after the process has given up the right to read
+# this folder.
+from . import _options  # noqa: F401
 from ._rawmmsg import (
     CHECKSUM_NOT_READY,
     CHECKSUM_VALID,

@@ -3,6 +3,7 @@ not counted, and whatever is doubled came before."""
 
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -109,12 +110,14 @@ def test_no_packet_is_lost_where_a_bound_socket_joins(
 
     for _ in range(ROUNDS):
         one, two, drops, joined = join_under_traffic(pair, open_second, mode)
-        doubled = set(one) & set(two)
-        lost = FRAMES - len(set(one) | set(two))
+        # One that the kernel delivers at that moment can reach the second
+        # member twice: as a socket of its own, and as one of the group.
+        times = Counter([*one, *two])
+        doubled = [number for number, count in times.items() if count > 1]
+        lost = FRAMES - len(times)
         print(f"{mode}: {len(doubled)} doubled, {lost} lost, {drops} dropped")
         assert lost <= drops, "a packet is lost and not counted"
-        assert len(one) == len(set(one)), "one member has a packet twice"
-        assert len(two) == len(set(two)), "one member has a packet twice"
+        assert len(one) == len(set(one)), "the first has a packet twice"
         assert not doubled or max(doubled) < joined, "doubled after the join"
         assert two, "the second member gets nothing"
 
