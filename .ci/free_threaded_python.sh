@@ -17,6 +17,7 @@ usage() {
 }
 
 [ $# -ge 1 ] || usage
+here=$(realpath "$(dirname "$0")")
 prefix=$(realpath -m "$1")
 kind=${2:-plain}
 python=$prefix/bin/python3
@@ -50,13 +51,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-# SITE is scheme, host and folder of each repository that apt knows.  The
-# security archive has another layout.
-# shellcheck disable=SC2016  # apt's variable
-mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' |
-    grep -v security | sed -n 1p)
 mkdir -p lists/partial sources.d
-echo "deb-src $mirror trixie main" >sources.list
+echo "deb-src $("$here/debian_mirror.sh") trixie main" >sources.list
 private_apt=(
     -o "Dir::Etc::SourceList=$work/sources.list"
     -o "Dir::Etc::SourceParts=$work/sources.d"

@@ -3,7 +3,7 @@
 import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,30 @@ from rawmmsg import RawSocket
 from rawmmsg.testing import Veth, veth_pair
 
 pytest_plugins = ["rawmmsg.testing"]
+
+
+def _errors_of_missing_tools() -> tuple[type[Exception], ...]:
+    """With that of bench/, if a test has imported it."""
+    framework = sys.modules.get("bench.framework")
+    if framework is None:
+        return (FileNotFoundError,)
+    return (FileNotFoundError, framework.Unavailable)
+
+
+def _skip_without_tool() -> Generator[None, object, object]:
+    """Skips a test that needs a program or a library which is not installed:
+    the error names the command that installs it."""
+    try:
+        return (yield)
+    except _errors_of_missing_tools() as error:
+        message = getattr(error, "strerror", None) or str(error)
+        if "apt-get install" not in message:
+            raise
+        pytest.skip(message)
+
+
+pytest_runtest_setup = pytest.hookimpl(wrapper=True)(_skip_without_tool)
+pytest_runtest_call = pytest.hookimpl(wrapper=True)(_skip_without_tool)
 
 
 @pytest.fixture(scope="module")
@@ -40,28 +64,25 @@ def short_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def tun(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
+def tun() -> Iterator[tuple[int, str]]:
     """An interface without a link header: descriptor and name."""
-    with _tun_device(request.config, "tun") as made:
+    with _tun_device("tun") as made:
         yield made
 
 
 @pytest.fixture
-def tap(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
+def tap() -> Iterator[tuple[int, str]]:
     """An Ethernet interface that cannot segment: descriptor and name."""
-    with _tun_device(request.config, "tap") as made:
+    with _tun_device("tap") as made:
         yield made
 
 
 @contextmanager
-def _tun_device(config: pytest.Config, kind: str) -> Iterator[tuple[int, str]]:
+def _tun_device(kind: str) -> Iterator[tuple[int, str]]:
     try:
         open("/dev/net/tun", "r+b", buffering=0).close()
     except OSError as error:
-        message = f"{error}: modprobe tun; chmod 666 /dev/net/tun"
-        if config.getini("rawmmsg_require_namespace"):
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
+        pytest.skip(f"{error}: modprobe tun; chmod 666 /dev/net/tun")
     with tun_device(kind) as made:
         yield made
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from traffic import tool
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,6 +62,7 @@ def test_measurement_passes_its_ground_truth(
 ) -> None:
     """Each side runs, and each that does not says what it lacks."""
     shown: list[Any] = []
+    tool("ip")
     section = bench("registry").measure(name, brief, shown.append)
     assert not section.error
     assert section.title
@@ -84,6 +86,7 @@ def test_measurement_passes_its_ground_truth(
 
 def test_loop_measures_every_side(bench: Any, brief: Any) -> None:
     """And the rings stamp every packet, plain sockets none unasked."""
+    tool("gcc")
     loop = bench("measurements.loop")
     *_, table = loop.measure(brief)
     wanted = [contender.name for contender in loop.contenders(64)]
@@ -287,6 +290,7 @@ def test_a_missing_compiler_is_named(
 def test_a_missing_header_is_named(
     bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    tool("gcc")
     native = bench("tools.native")
     monkeypatch.setattr(native, "SOURCES", tmp_path)
     (tmp_path / "side.c").write_text("#include <xdp/xsk.h>\n#error no\n")
@@ -582,6 +586,8 @@ def test_the_report_in_the_tree_is_that_of_its_run(bench: Any) -> None:
 def test_the_command_measures_and_keeps_figures(
     bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tool("gcc")
+    tool("ip")
     file = tmp_path / "results.json"
     main = bench("__main__").main
     assert main(["--brief", "stride", "--json", str(file)]) == 0

@@ -3,7 +3,6 @@ finds a frame that is lost or damaged."""
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from datagrams import AD, UDP, Datagram, Q, add, columns, data
 from frames import number_of, numbered
-from traffic import SCALE, pending, receive
+from traffic import SCALE, pending, receive, tool
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
@@ -36,15 +35,12 @@ WITH_OFFLOADS = ["C", "bare loop", "rawmmsg bridge", "kernel's bridge"]
 def joined(bench: Any) -> Iterator[Callable[[str], tuple[Veth, Veth]]]:
     """Has a forwarder join the ends `b` of two veth pairs, and asserts at the
     end what it asserts of its counts."""
-    framework, forwarders = bench("framework"), bench("sides.forwarders")
+    forwarders = bench("sides.forwarders")
     with contextlib.ExitStack() as stack:
 
         def join(name: str) -> tuple[Veth, Veth]:
             one, other = (stack.enter_context(veth_pair()) for _ in range(2))
-            try:
-                forwarder = FORWARDERS[name](forwarders)
-            except framework.Unavailable as error:
-                pytest.skip(str(error))
+            forwarder = FORWARDERS[name](forwarders)
             stack.enter_context(forwarder(one.b, other.b))
             return one, other
 
@@ -170,8 +166,7 @@ def test_a_damaged_segment_is_found(bench: Any) -> None:
 
 
 def test_hosts_that_nothing_joins_do_not_reach_each_other(bench: Any) -> None:
-    if shutil.which("iperf3") is None:
-        pytest.skip("needs iperf3 (apt-get install iperf3)")
+    tool("iperf3")
     with (
         bench("network.hosts").two_hosts() as (a, b),
         pytest.raises(bench("framework").GroundTruthError, match="iperf3"),

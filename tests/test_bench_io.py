@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from traffic import tool
 
 from rawmmsg import RawSocket
 
@@ -164,6 +165,7 @@ def test_receiver_finds_a_changed_frame(
 def test_capture_finds_a_frame_that_never_came(
     bench: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tool("gcc")
     capture, side = bench("measurements.capture"), receiver("C")
     monkeypatch.setattr(capture, "PATIENCE", 0.1)
     contest = capture.Round(side, 0.0, 0)
@@ -178,6 +180,7 @@ def test_capture_finds_a_frame_that_never_came(
 def test_capture_takes_what_the_kernel_says_it_dropped(
     bench: Any, receiver: Any
 ) -> None:
+    tool("gcc")
     capture, side = bench("measurements.capture"), receiver("C")
     contest = capture.Round(side, 0.0, 0)
     room = side.ends.rx.getsockopt(1, 8)  # SOL_SOCKET, SO_RCVBUF
@@ -192,6 +195,7 @@ def test_capture_takes_what_the_kernel_says_it_dropped(
 
 
 def test_capture_finds_a_frame_out_of_order(bench: Any, receiver: Any) -> None:
+    tool("gcc")
     capture, side = bench("measurements.capture"), receiver("C")
     contest = capture.Round(side, 0.0, 0)
     contest.prepare()

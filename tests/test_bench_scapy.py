@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from traffic import tool
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
@@ -162,6 +163,7 @@ def test_work_that_fails_is_traced_no_longer(bench: Any) -> None:
 
 def test_refused_trace_is_named(bench: Any) -> None:
     """There can be but one tracer."""
+    tool("strace")
     counted = bench("tools.system_calls").counted
     with pytest.raises(bench("framework").Unavailable, match="right to trace"):
         counted(lambda: counted(os.getppid))

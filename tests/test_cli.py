@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from traffic import tool
 
 import rawmmsg
 from rawmmsg import bpf
@@ -23,6 +24,7 @@ def run(
 
 
 def test_demo_verifies_every_frame() -> None:
+    tool("ip")
     done = run("demo")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {

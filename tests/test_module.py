@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
-from traffic import run_python
+from traffic import run_python, tool
 
 import rawmmsg
 from rawmmsg import _rawmmsg
@@ -19,7 +19,7 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 def symbols(path: str) -> set[str]:
     """The names that the file takes from others, or gives them."""
     done = subprocess.run(
-        ["readelf", "--dyn-syms", "--wide", path],
+        [tool("readelf"), "--dyn-syms", "--wide", path],
         capture_output=True,
         text=True,
         check=True,
@@ -41,7 +41,7 @@ def test_extension_calls_the_kernel_itself() -> None:
 
 def test_extension_exports_nothing_but_its_init_function() -> None:
     done = subprocess.run(
-        ["readelf", "--dyn-syms", "--wide", _rawmmsg.__file__],
+        [tool("readelf"), "--dyn-syms", "--wide", _rawmmsg.__file__],
         capture_output=True,
         text=True,
         check=True,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from traffic import tool
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
@@ -71,6 +72,7 @@ def test_example_runs_and_prints(
 )
 def test_pytest_example_passes(tmp_path: Path, code: str) -> None:
     """The README's tests of a user's own, run as that user would."""
+    tool("ip")
     files = re.split(r"^# (\w+\.py)\n", code, flags=re.MULTILINE)[1:]
     for name, text in zip(files[::2], files[1::2], strict=True):
         (tmp_path / name).write_text(text, encoding="utf-8")

@@ -29,6 +29,7 @@ from traffic import (
     pending,
     receive,
     run_python,
+    tool,
 )
 
 from rawmmsg import PacketBatch, RawSocket
@@ -561,6 +562,7 @@ def test_filter_of_dgram_starts_at_layer_3(pair: Veth) -> None:
 
 @pytest.mark.parametrize("kind", ["str", "PathLike"])
 def test_netns_by_path(tmp_path: Any, kind: str) -> None:
+    tool("ip")
     with subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "ip link set lo up; echo; read _"],
         stdin=subprocess.PIPE,
@@ -619,6 +621,7 @@ def test_netns_that_is_a_fifo_is_refused(tmp_path: Any) -> None:
 def test_netns_by_name() -> None:
     """A name is one of `ip netns`; /run is private to the child, which needs
     no privilege over the machine then."""
+    tool("ip")
     script = """
         set -e
         PATH=$PATH:/usr/sbin:/sbin

@@ -1,13 +1,12 @@
 """Which system calls are made, as strace(1) sees them."""
 
 import re
-import shutil
 import textwrap
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from traffic import run_python
+from traffic import run_python, tool
 
 from rawmmsg.testing import Veth
 
@@ -56,13 +55,11 @@ POSTLUDE = """
 
 def trace(directory: Path, pair: Veth, code: str, *options: str) -> list[str]:
     """The system calls of the code, one a line, in all its threads."""
-    strace = shutil.which("strace")
-    assert strace is not None, "the tests need strace"
     log = directory / "strace"
     parts = (PRELUDE.format(a=pair.a, b=pair.b), code, POSTLUDE)
     run_python(
         "".join(textwrap.dedent(part) for part in parts),
-        *(strace, "-f", "-qq", "-s", "64", "-o", str(log), *options),
+        *(tool("strace"), "-f", "-qq", "-s", "64", "-o", str(log), *options),
     )
     lines = log.read_text(errors="replace").splitlines()
     return [line.split(maxsplit=1)[1] for line in lines]

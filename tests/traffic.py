@@ -38,6 +38,16 @@ _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000
 _TUN_KINDS: Final = {"tun": 0x0001, "tap": 0x0002}
 
+# The Debian packages of the programs that tests run.
+_PACKAGES: Final = {
+    "gcc": "gcc",
+    "ip": "iproute2",
+    "iperf3": "iperf3",
+    "readelf": "binutils",
+    "strace": "strace",
+    "tc": "iproute2",
+}
+
 # <linux/bpf_common.h>, <linux/filter.h>
 LD_IMM: Final = 0x00
 LD_H_ABS: Final = 0x28
@@ -158,16 +168,27 @@ def datagram_pair() -> tuple[socket.socket, RawSocket]:
     return sender, RawSocket(fileno=receiver.detach())
 
 
-def run_iproute2(name: str, *arguments: str) -> str:
-    """Runs a command of iproute2; returns what it prints."""
+def missing(what: str, package: str) -> FileNotFoundError:
+    """The error of a test that needs `what`; conftest.py skips the test."""
+    return FileNotFoundError(
+        errno.ENOENT, f"the test needs {what}: apt-get install {package}"
+    )
+
+
+def tool(name: str) -> str:
+    """The path of a program; raises missing() if it is not installed."""
     # Plain users often have no sbin in their PATH.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    command = shutil.which(name, path=path)
-    assert command is not None, (
-        f"the tests need the {name} command of iproute2"
-    )
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise missing(name, _PACKAGES[name])
+    return found
+
+
+def run_iproute2(name: str, *arguments: str) -> str:
+    """Runs a command of iproute2; returns what it prints."""
     done = subprocess.run(
-        [command, *arguments], capture_output=True, text=True, check=False
+        [tool(name), *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{name} {' '.join(arguments)}: {done.stderr}"
     return done.stdout

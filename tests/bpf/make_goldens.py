@@ -1,9 +1,9 @@
 """Write the golden files: libpcap's answers for both corpora and for a fixed
 sample of generated expressions.
 
-Run it where cypcap is installed, after a change of a corpus or of the grammar:
-``python tests/bpf/make_goldens.py``. The names in the corpus are looked up in
-this system's databases; bpfkit.names must agree with them.
+Run it where cypcap and netbase are installed, after a change of a corpus or
+of the grammar: ``python tests/bpf/make_goldens.py``. The names in the corpus
+are looked up in this system's databases; bpfkit.names must agree with them.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def write_packets() -> None:
 def main() -> None:
     libpcap = oracle.live()
     if libpcap is None:
-        raise SystemExit("install cypcap first")
+        raise SystemExit("install cypcap and netbase first")
     check_names()
     expressions = [
         entry.expression for entry in (*corpus.compiled(), *corpus.rejected())

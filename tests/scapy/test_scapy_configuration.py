@@ -10,7 +10,7 @@ from scapy.config import conf
 from scapy.interfaces import resolve_iface
 from scapy.sendrecv import sniff
 from scapykit import reload_network, send
-from traffic import WAIT
+from traffic import WAIT, missing
 
 from rawmmsg.scapy import (
     RawMmsgL2ListenSocket,
@@ -84,7 +84,8 @@ def test_changes_of_use_pcap_leave_it() -> None:
 def test_afterwards_use_pcap_decides() -> None:
     """Not what it was when we came."""
     conf.use_pcap = True
-    assert conf.use_pcap, "the tests need libpcap"
+    if not conf.use_pcap:
+        raise missing("libpcap", "libpcap-dev")
     theirs = chosen()
     conf.use_pcap = False
     with install():

@@ -590,7 +590,7 @@ def test_progress_is_shown(
 
 def test_progress_is_shown_on_a_terminal(link: Veth) -> None:
     """By tqdm itself."""
-    pytest.importorskip("tqdm")
+    pytest.importorskip("tqdm", reason="the test needs tqdm: pip install tqdm")
     code = f"""
         from rawmmsg.scapy import sendp_batch
         sendp_batch([bytes(60)] * 50, "{link.a}", loop=2, progress=True)

@@ -1,5 +1,5 @@
-"""What libpcap says: asked live where the ``cypcap`` wheel is installed, read
-from committed goldens where it is not.
+"""What libpcap says: asked live where the ``cypcap`` wheel and netbase are
+installed, read from committed goldens where they are not.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import importlib.util
+import socket
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -21,6 +22,17 @@ DATALINKS = {ETHERNET: 1, LOOPBACK: 1, RAW_IP: 12}
 UNKNOWN_NETMASK = 0xFFFFFFFF
 
 GOLDEN = Path(__file__).parent.parent / "data"
+
+
+def _names_known() -> bool:
+    try:
+        return socket.getprotobyname("tcp") == 6
+    except OSError:
+        return False
+
+
+NAMES_KNOWN = _names_known()
+"""Asked at once: tests may replace what looks names up."""
 
 
 # libpcap 1.10 takes a divisor or a shift count for a constant if only its
@@ -182,8 +194,10 @@ def goldens() -> GoldenOracle:
 
 @cache
 def live() -> LiveOracle | None:
-    """libpcap itself, or None where there is no cypcap."""
-    return LiveOracle() if importlib.util.find_spec("cypcap") else None
+    """libpcap itself, or None where there is no cypcap, or no database of
+    names (netbase), in which libpcap looks up "tcp" of ``ip proto \\tcp``."""
+    found = NAMES_KNOWN and importlib.util.find_spec("cypcap")
+    return LiveOracle() if found else None
 
 
 def best() -> Oracle:
