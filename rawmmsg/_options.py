@@ -4,34 +4,40 @@ Everything is parsed before anything is touched: these functions make no
 system call, and the C code makes none before they have returned.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import warnings
-from collections.abc import Iterable
 from operator import index
-from typing import TYPE_CHECKING, Any, Final
 
+# Of type checkers. To import typing would double the time that the package
+# takes to import.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
     from typing_extensions import Buffer
 
 __all__ = ["parse", "parse_fanout"]
 
 # linux/if_ether.h
-_ETH_P_ALL: Final = 0x0003
-_SOCK_DGRAM: Final = 2
-_SOCK_RAW: Final = 3
+_ETH_P_ALL = 0x0003
+_SOCK_DGRAM = 2
+_SOCK_RAW = 3
 
-_INT_MAX: Final = 2**31 - 1
-_IFNAMSIZ: Final = 16
+_INT_MAX = 2**31 - 1
+_IFNAMSIZ = 16
 # struct packet_mreq (packet(7))
-_PACKET_MR_MULTICAST: Final = 0
-_PACKET_MR_PROMISC: Final = 1
-_PACKET_MR_ALLMULTI: Final = 2
-_LONGEST_ADDRESS: Final = 8
+_PACKET_MR_MULTICAST = 0
+_PACKET_MR_PROMISC = 1
+_PACKET_MR_ALLMULTI = 2
+_LONGEST_ADDRESS = 8
 
 # What htons() makes of the protocols that scripts ask for: nothing where the
 # machine is big-endian.
-_SWAPPED: Final = {
+_SWAPPED = {
     int.from_bytes(protocol.to_bytes(2), "little"): protocol
     for protocol in (
         *(_ETH_P_ALL, 0x0800, 0x0806, 0x8100, 0x86DD, 0x88A8),
@@ -41,18 +47,18 @@ _SWAPPED: Final = {
 }
 
 # By C's numbers.
-_TIMESTAMPS: Final = (None, "software", "hardware")
+_TIMESTAMPS = (None, "software", "hardware")
 
 # By their number (linux/if_packet.h).
-_FANOUT_MODES: Final = (
+_FANOUT_MODES = (
     *("hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf"),
 )
-_FANOUT_ROLLOVER: Final = 0x1000
-_FANOUT_UNIQUE_ID: Final = 0x2000
-_FANOUT_DEFRAG: Final = 0x8000
+_FANOUT_ROLLOVER = 0x1000
+_FANOUT_UNIQUE_ID = 0x2000
+_FANOUT_DEFRAG = 0x8000
 
 # What an adopted descriptor brings with it.
-_BROUGHT: Final = "interface protocol type netns allow_down".split()
+_BROUGHT = "interface protocol type netns allow_down".split()
 
 
 def parse(
@@ -69,7 +75,7 @@ def parse(
     vnet_hdr: bool | int | None = None,
     fanout: str | tuple[Any, ...] | None = None,
     allmulti: object = False,
-    multicast: Iterable["Buffer"] | None = None,
+    multicast: Iterable[Buffer] | None = None,
     qdisc_bypass: object = False,
     rcvbuf: int | None = None,
     sndbuf: int | None = None,
@@ -128,7 +134,7 @@ def parse_fanout(
     mode: str,
     group: int | None = None,
     flags: int = 0,
-    program: "Buffer | int | None" = None,
+    program: Buffer | int | None = None,
 ) -> tuple[int, object]:
     """The value of PACKET_FANOUT, without the flag for outgoing packets, and
     the program."""
@@ -276,7 +282,7 @@ def _parse_vnet_hdr(vnet_hdr: bool | int | None) -> int:
 
 
 def _parse_memberships(
-    promisc: object, allmulti: object, multicast: Iterable["Buffer"] | None
+    promisc: object, allmulti: object, multicast: Iterable[Buffer] | None
 ) -> tuple[tuple[int, bytes], ...]:
     """The type and address of each struct packet_mreq."""
     parsed = []
