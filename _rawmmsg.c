@@ -67,15 +67,16 @@ PyErr_SetRaisedException(PyObject *exception)
 
 /* ---- Includes, and what old build headers lack --------------------------- */
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <math.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -90,6 +91,7 @@ PyErr_SetRaisedException(PyObject *exception)
 #include <net/if_arp.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -100,9 +102,6 @@ PyErr_SetRaisedException(PyObject *exception)
 
 #ifndef SO_LOCK_FILTER
 #define SO_LOCK_FILTER 44
-#endif
-#ifndef SO_BUSY_POLL
-#define SO_BUSY_POLL 46
 #endif
 #ifndef SO_ATTACH_BPF
 #define SO_ATTACH_BPF 50
@@ -183,8 +182,9 @@ _Static_assert(sizeof(struct offload_header) == 12, "no padding");
 #define MAX_SEND 1024
 #define MAX_PARTS 1024
 
-/* Errors in a row that drain() takes for pending ones. */
-#define MAX_ERRORS 16
+/* More than any queue holds: what drain() takes for a socket that is readable
+   for ever (one shut down for reading). */
+#define MAX_QUEUED (1 << 20)
 
 /* BPF_MAXINSNS of the kernel; sock_fprog.len would wrap beyond 65,535. */
 #define MAX_INSTRUCTIONS 4096
@@ -207,10 +207,9 @@ enum {
     GSO_ECN = 0x80
 };
 
-/* The upper half of PACKET_FANOUT's value. */
+/* Flags in the upper half of PACKET_FANOUT's value. */
 enum {
     FANOUT_ROLLOVER = 0x1000,
-    FANOUT_UNIQUE_ID = 0x2000,
     FANOUT_IGNORE_OUTGOING = 0x4000,
     FANOUT_DEFRAG = 0x8000
 };
@@ -283,6 +282,46 @@ state_of(PyTypeObject *type)
     return state;
 }
 
+/* ---- Forks ---------------------------------------------------------------- */
+
+/* A forked child has copies of everything that counts the calls and marks the
+   batches of its parent's threads, which it does not have. So whatever says
+   "in use" says in which process: after how many forks since the module was
+   loaded. This is the only static object that changes, since a fork is of all
+   interpreters; it changes in a child that has no other thread yet. */
+static struct {
+    atomic_bool counted;
+    atomic_uint count;
+    atomic_ulong thread; /* that forked: it goes on in the child */
+} forks;
+
+static void
+count_fork(void)
+{
+    atomic_store_explicit(&forks.thread, PyThread_get_thread_ident(),
+                          memory_order_relaxed);
+    atomic_fetch_add_explicit(&forks.count, 1, memory_order_relaxed);
+}
+
+static unsigned
+this_process(void)
+{
+    return atomic_load_explicit(&forks.count, memory_order_relaxed);
+}
+
+/* 0, or -1 with MemoryError set. */
+static int
+begin_counting_forks(void)
+{
+    if (!atomic_exchange(&forks.counted, true)
+        && pthread_atfork(NULL, NULL, count_fork) != 0) {
+        atomic_store(&forks.counted, false);
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
 /* ---- Offloads ------------------------------------------------------------- */
 
 /* What a sink without offloads needs done: checksums completed, super-frames
@@ -302,7 +341,8 @@ state_of(PyTypeObject *type)
 
 enum {
     TCP = 6,
-    UDP = 17
+    UDP = 17,
+    SCTP = 132
 };
 enum {
     TCP_SEQUENCE = 4,
@@ -312,7 +352,9 @@ enum {
     TCP_HEADER = 20,
     UDP_LENGTH = 4,
     UDP_CHECKSUM = 6,
-    UDP_HEADER = 8
+    UDP_HEADER = 8,
+    SCTP_CHECKSUM = 8,
+    SCTP_HEADER = 12
 };
 enum {
     TCP_FIN = 0x01,
@@ -424,7 +466,7 @@ store_checksum(unsigned char *p, uint64_t sum, bool mangle)
     memcpy(p, &checksum, sizeof(checksum));
 }
 
-/* As net/core/dev.c:skb_checksum_help(), for all protocols. */
+/* As net/core/dev.c:skb_checksum_help(), for all protocols but SCTP. */
 static void
 finish_checksum(unsigned char *frame, size_t length, uint16_t start,
                 uint16_t offset)
@@ -460,6 +502,9 @@ kind_of(uint8_t gso_type)
     }
 }
 
+static const char checksum_beyond[] =
+    "its checksum field is beyond its length";
+
 static const char *
 check_checksum(const struct offload_header *h, size_t length,
                const struct gso_kind *kind)
@@ -470,7 +515,7 @@ check_checksum(const struct offload_header *h, size_t length,
         needed = kind->transport;
     }
     if (h->checksum_start + needed > length) {
-        return "its checksum field is beyond its length";
+        return checksum_beyond;
     }
     if (h->checksum_start < kind->network) {
         return "its checksum starts before its transport header";
@@ -509,25 +554,6 @@ check_offload(const struct offload_header *h, size_t length)
     }
     if (h->gso_type != GSO_NONE && length < kind.network + kind.transport) {
         return "it is too short for its gso_type";
-    }
-    return NULL;
-}
-
-static const char *
-complete_checksum(struct offload_header *h, unsigned char *frame,
-                  size_t length)
-{
-    const char *reason = check_offload(h, length);
-
-    if (reason != NULL) {
-        return reason;
-    }
-    if (h->gso_type != GSO_NONE) {
-        return "a super-frame has no checksum of its own";
-    }
-    if (h->flags & VNET_NEEDS_CSUM) {
-        finish_checksum(frame, length, h->checksum_start, h->checksum_offset);
-        h->flags &= (uint8_t)~VNET_NEEDS_CSUM;
     }
     return NULL;
 }
@@ -697,6 +723,133 @@ read_network(struct super_frame *f, const unsigned char *frame, size_t *end,
     default:
         return "it is neither IPv4 nor IPv6";
     }
+}
+
+/* SCTP: a CRC32c of the packet (RFC 9260, 6.8), where TCP and UDP have the
+   Internet checksum. The kernel leaves it open like theirs
+   (net/sctp/output.c:sctp_packet_pack()), but says so in the sk_buff alone
+   (csum_not_inet), not in the offload header: the protocol has to tell. In a
+   tunnel it is never left open, because tunnels do not have
+   NETIF_F_SCTP_CRC. */
+
+/* Entry i of a table of 256, where a..h are entries 1, 2, 4 ... 128: the CRC
+   is linear, so that the others are sums of these. */
+#define CRC_ENTRY(i, a, b, c, d, e, f, g, h)                             \
+    (((i) & 1 ? (a) : 0) ^ ((i) & 2 ? (b) : 0) ^ ((i) & 4 ? (c) : 0)     \
+     ^ ((i) & 8 ? (d) : 0) ^ ((i) & 16 ? (e) : 0) ^ ((i) & 32 ? (f) : 0) \
+     ^ ((i) & 64 ? (g) : 0) ^ ((i) & 128 ? (h) : 0))
+#define CRC_4(i, ...)                                             \
+    CRC_ENTRY((i), __VA_ARGS__), CRC_ENTRY((i) + 1, __VA_ARGS__), \
+        CRC_ENTRY((i) + 2, __VA_ARGS__), CRC_ENTRY((i) + 3, __VA_ARGS__)
+#define CRC_16(i, ...)                                    \
+    CRC_4((i), __VA_ARGS__), CRC_4((i) + 4, __VA_ARGS__), \
+        CRC_4((i) + 8, __VA_ARGS__), CRC_4((i) + 12, __VA_ARGS__)
+#define CRC_64(i, ...)                                       \
+    CRC_16((i), __VA_ARGS__), CRC_16((i) + 16, __VA_ARGS__), \
+        CRC_16((i) + 32, __VA_ARGS__), CRC_16((i) + 48, __VA_ARGS__)
+#define CRC_256(i, ...)                                      \
+    CRC_64((i), __VA_ARGS__), CRC_64((i) + 64, __VA_ARGS__), \
+        CRC_64((i) + 128, __VA_ARGS__), CRC_64((i) + 192, __VA_ARGS__)
+
+/* crc_tables[i][x]: the CRC32c, begun with 0 and not inverted, of the 8 bytes
+   that are x at i and 0 elsewhere. */
+static const uint32_t crc_tables[8][256] = {
+    {CRC_256(0, 0x493c7d27, 0x9278fa4e, 0x211d826d, 0x423b04da, 0x847609b4,
+             0x0d006599, 0x1a00cb32, 0x34019664)},
+    {CRC_256(0, 0x68032cc8, 0xd0065990, 0xa5e0c5d1, 0x4e2dfd53, 0x9c5bfaa6,
+             0x3d5b83bd, 0x7ab7077a, 0xf56e0ef4)},
+    {CRC_256(0, 0xef306b19, 0xdb8ca0c3, 0xb2f53777, 0x6006181f, 0xc00c303e,
+             0x85f4168d, 0x0e045beb, 0x1c08b7d6)},
+    {CRC_256(0, 0x38116fac, 0x7022df58, 0xe045beb0, 0xc5670b91, 0x8f2261d3,
+             0x1ba8b557, 0x37516aae, 0x6ea2d55c)},
+    {CRC_256(0, 0xdd45aab8, 0xbf672381, 0x7b2231f3, 0xf64463e6, 0xe964b13d,
+             0xd725148b, 0xaba65fe7, 0x52a0c93f)},
+    {CRC_256(0, 0xa541927e, 0x4f6f520d, 0x9edea41a, 0x38513ec5, 0x70a27d8a,
+             0xe144fb14, 0xc76580d9, 0x8b277743)},
+    {CRC_256(0, 0x13a29877, 0x274530ee, 0x4e8a61dc, 0x9d14c3b8, 0x3fc5f181,
+             0x7f8be302, 0xff17c604, 0xfbc3faf9)},
+    {CRC_256(0, 0xf26b8303, 0xe13b70f7, 0xc79a971f, 0x8ad958cf, 0x105ec76f,
+             0x20bd8ede, 0x417b1dbc, 0x82f63b78)},
+};
+
+static uint32_t
+update_crc32c(uint32_t crc, const unsigned char *p, size_t n)
+{
+    uint64_t word;
+
+    for (; n >= sizeof(word); p += sizeof(word), n -= sizeof(word)) {
+        memcpy(&word, p, sizeof(word));
+        word = le64toh(word) ^ crc;
+        crc = crc_tables[0][word & 0xff] ^ crc_tables[1][word >> 8 & 0xff]
+              ^ crc_tables[2][word >> 16 & 0xff]
+              ^ crc_tables[3][word >> 24 & 0xff]
+              ^ crc_tables[4][word >> 32 & 0xff]
+              ^ crc_tables[5][word >> 40 & 0xff]
+              ^ crc_tables[6][word >> 48 & 0xff] ^ crc_tables[7][word >> 56];
+    }
+    for (; n > 0; p++, n--) {
+        crc = crc >> 8 ^ crc_tables[7][(crc ^ *p) & 0xff];
+    }
+    return crc;
+}
+
+/* Whether the checksum that h leaves open is an SCTP packet's; where that ends
+   without padding, which a CRC would not leave alone. Almost every frame is
+   told by its header. */
+static bool
+leaves_sctp_open(const struct offload_header *h, const unsigned char *frame,
+                 size_t length, size_t *end)
+{
+    struct super_frame f = {0};
+    uint8_t protocol = 0;
+
+    if (!(h->flags & VNET_NEEDS_CSUM) || h->checksum_offset != SCTP_CHECKSUM) {
+        return false;
+    }
+    *end = length;
+    return read_network(&f, frame, end, &protocol) == NULL && protocol == SCTP
+           && f.transport == h->checksum_start;
+}
+
+/* As net/core/dev.c:skb_crc32c_csum_help(). start <= end. */
+static const char *
+finish_sctp(unsigned char *frame, size_t start, size_t end)
+{
+    unsigned char *checksum = frame + start + SCTP_CHECKSUM;
+    uint32_t crc = 0;
+
+    if (end - start < SCTP_HEADER) {
+        return checksum_beyond;
+    }
+    memcpy(checksum, &crc, sizeof(crc));
+    crc = htole32(~update_crc32c(UINT32_MAX, frame + start, end - start));
+    memcpy(checksum, &crc, sizeof(crc));
+    return NULL;
+}
+
+static const char *
+complete_checksum(struct offload_header *h, unsigned char *frame,
+                  size_t length)
+{
+    const char *reason = check_offload(h, length);
+    size_t end;
+
+    if (reason == NULL && h->gso_type != GSO_NONE) {
+        reason = "a super-frame has no checksum of its own";
+    }
+    if (reason != NULL || !(h->flags & VNET_NEEDS_CSUM)) {
+        return reason;
+    }
+    if (!leaves_sctp_open(h, frame, length, &end)) {
+        finish_checksum(frame, length, h->checksum_start, h->checksum_offset);
+    }
+    else {
+        reason = finish_sctp(frame, h->checksum_start, end);
+    }
+    if (reason == NULL) {
+        h->flags &= (uint8_t)~VNET_NEEDS_CSUM;
+    }
+    return reason;
 }
 
 static const char *
@@ -1029,6 +1182,13 @@ make_address(const struct name *n)
 
 /* ---- BatchMemory ---------------------------------------------------------- */
 
+/* Addresses from start to end - 1. */
+struct span {
+    uintptr_t start;
+    uintptr_t end;
+    Py_ssize_t buffer; /* index in `buffers`; -1: another */
+};
+
 typedef struct {
     PyObject_HEAD
     Py_ssize_t capacity;
@@ -1038,8 +1198,14 @@ typedef struct {
     Py_buffer *pins;
     Py_ssize_t pin_count;
 
-    /* One allocation, that holds all below (frames where they are ours). */
+    /* One allocation, that holds all below but the spans (frames where they
+       are ours). */
     void *block;
+    size_t block_size;
+
+    /* All that is written for the batch: `block` and the frames, in the order
+       of the addresses; pin_count + 1 of them, apart from one another. */
+    struct span *spans;
 
     /* Armed for life: part 2i is frame i's offload header, part 2i + 1 the
        frame. The parts of `rx` are never changed and so tell where a frame
@@ -1134,7 +1300,8 @@ allocate(BatchMemory *m, bool own_frames)
         PyErr_NoMemory();
         return -1;
     }
-    m->block = PyMem_Calloc(1, c.used + CACHE_LINE);
+    m->block_size = c.used + CACHE_LINE;
+    m->block = PyMem_Calloc(1, m->block_size);
     if (m->block == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -1375,6 +1542,79 @@ finally:
     return result;
 }
 
+static struct span
+span_of(const void *start, size_t size, Py_ssize_t buffer)
+{
+    return (struct span){(uintptr_t)start, (uintptr_t)start + size, buffer};
+}
+
+static int
+compare_spans(const void *left, const void *right)
+{
+    const struct span *a = left, *b = right;
+
+    return (a->start > b->start) - (a->start < b->start);
+}
+
+/* Notes what memory the batch writes to. -1 with ValueError set where two
+   frames share a part of it, and so each would be overwritten by the other;
+   or with MemoryError. */
+static int
+note_spans(BatchMemory *m)
+{
+    Py_ssize_t n = m->pin_count + 1, i;
+    struct span *spans = PyMem_Calloc((size_t)n, sizeof(*spans));
+
+    if (spans == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    m->spans = spans;
+    spans[0] = span_of(m->block, m->block_size, -1);
+    if (m->frames != NULL && n > 1) {
+        spans[1] =
+            span_of(m->frames, (size_t)(m->capacity * m->strides[0]), -1);
+    }
+    else {
+        for (i = 1; i < n; i++) {
+            const Py_buffer *pin = &m->pins[i - 1];
+
+            spans[i] = span_of(pin->buf, (size_t)pin->len, i - 1);
+        }
+    }
+    qsort(spans, (size_t)n, sizeof(*spans), compare_spans);
+    for (i = 1; i < n; i++) {
+        if (spans[i].start < spans[i - 1].end) {
+            PyErr_Format(PyExc_ValueError,
+                         "buffers[%zd] and buffers[%zd] overlap: each packet "
+                         "needs memory of its own",
+                         spans[i - 1].buffer, spans[i].buffer);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Whether both write to some of the same memory. */
+static bool
+share_memory(const BatchMemory *a, const BatchMemory *b)
+{
+    Py_ssize_t i = 0, k = 0;
+
+    while (i <= a->pin_count && k <= b->pin_count) {
+        if (a->spans[i].end <= b->spans[k].start) {
+            i++;
+        }
+        else if (b->spans[k].end <= a->spans[i].start) {
+            k++;
+        }
+        else {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* New memory, armed; NULL with an exception set. */
 static BatchMemory *
 BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
@@ -1397,7 +1637,7 @@ BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
     else {
         result = use_own_memory(m, capacity, frame_size);
     }
-    if (result < 0) {
+    if (result < 0 || note_spans(m) < 0) {
         Py_DECREF(m);
         return NULL;
     }
@@ -1442,6 +1682,7 @@ BatchMemory_dealloc(PyObject *self)
     }
     PyMem_Free(m->pins);
     PyMem_Free(m->names);
+    PyMem_Free(m->spans);
     PyMem_Free(m->block);
     release(self);
     Py_DECREF(type);
@@ -1634,7 +1875,8 @@ typedef struct {
     PyObject_HEAD
     BatchMemory *memory; /* strong, for life */
     PyObject *weakrefs;
-    atomic_bool busy;           /* a call is using the batch */
+    atomic_uint busy;           /* a call of process `busy` - 1 is using it */
+    atomic_ulong user;          /* the thread of that call */
     atomic_uint_fast32_t count; /* packets held; written under busy */
     atomic_uint collected;      /* enum collected; written under busy */
     unsigned armed;             /* what `rx` asks for; used under busy */
@@ -1648,20 +1890,40 @@ raise_in_use(void)
     return -1;
 }
 
+/* Whether a call is using the batch: `busy` has the value that says so. Not
+   the call of a thread that a fork has left in the parent. */
+static bool
+is_in_use(PacketBatch *b, unsigned busy)
+{
+    return busy == this_process() + 1
+           || (busy > 0
+               && atomic_load_explicit(&b->user, memory_order_relaxed)
+                      == atomic_load_explicit(&forks.thread,
+                                              memory_order_relaxed));
+}
+
 /* Takes the batch for a call: 0, or -1 with BufferError set. */
 static int
 take_batch(PacketBatch *b)
 {
-    if (atomic_exchange_explicit(&b->busy, true, memory_order_acquire)) {
-        return raise_in_use();
-    }
+    unsigned busy = 0;
+
+    do {
+        if (is_in_use(b, busy)) {
+            return raise_in_use();
+        }
+    } while (!atomic_compare_exchange_weak_explicit(
+        &b->busy, &busy, this_process() + 1, memory_order_acquire,
+        memory_order_acquire));
+    atomic_store_explicit(&b->user, PyThread_get_thread_ident(),
+                          memory_order_relaxed);
     return 0;
 }
 
 static void
 release_batch(PacketBatch *b)
 {
-    atomic_store_explicit(&b->busy, false, memory_order_release);
+    atomic_store_explicit(&b->busy, 0, memory_order_release);
 }
 
 static Py_ssize_t
@@ -1748,23 +2010,6 @@ convert_optional_size(PyObject *value, void *result)
         return 0;
     }
     *(Py_ssize_t *)result = size;
-    return 1;
-}
-
-/* "O&": None is -1. */
-static int
-convert_optional_int(PyObject *value, void *result)
-{
-    Py_ssize_t number;
-
-    if (!convert_optional_size(value, &number)) {
-        return 0;
-    }
-    if (number > INT_MAX) {
-        PyErr_Format(PyExc_OverflowError, "%zd does not fit an int", number);
-        return 0;
-    }
-    *(int *)result = (int)number;
     return 1;
 }
 
@@ -1866,7 +2111,7 @@ PacketBatch_item(PyObject *self, Py_ssize_t i)
     if (state == NULL) {
         return NULL;
     }
-    if (atomic_load_explicit(&b->busy, memory_order_acquire)) {
+    if (is_in_use(b, atomic_load_explicit(&b->busy, memory_order_acquire))) {
         raise_in_use();
         return NULL;
     }
@@ -1925,6 +2170,22 @@ has_headers(PacketBatch *b)
            & COLLECT_OFFLOADS;
 }
 
+/* What a batch holds that is filled for send: the headers that it has, or new
+   ones of zero where the last receive collected none: those that an earlier
+   one left must not come back, in any row. The caller has taken it. */
+static unsigned
+filled_headers(PacketBatch *b)
+{
+    unsigned collected =
+        atomic_load_explicit(&b->collected, memory_order_relaxed);
+
+    if (collected & COLLECT_OFFLOADS) {
+        return collected & FILLED;
+    }
+    zero_headers(b->memory, 0, b->memory->capacity);
+    return FILLED;
+}
+
 /* Copies `data` into the next free frame: 0, or -1 with an exception set. The
    batch is taken after the exporter's own code has run. */
 static int
@@ -1932,6 +2193,7 @@ append_packet(PacketBatch *b, PyObject *data)
 {
     BatchMemory *m = b->memory;
     Py_buffer view;
+    unsigned collected;
     Py_ssize_t n;
     int result = -1;
 
@@ -1956,8 +2218,9 @@ append_packet(PacketBatch *b, PyObject *data)
         memmove(frame_of(m, n), view.buf, (size_t)view.len);
         atomic_store_explicit(&m->lengths[n], (uint32_t)view.len,
                               memory_order_relaxed);
-        zero_headers(m, has_headers(b) ? n : 0, n + 1);
-        set_held(b, n + 1, FILLED);
+        collected = filled_headers(b);
+        zero_headers(m, n, n + 1);
+        set_held(b, n + 1, collected);
         result = 0;
     }
     release_batch(b);
@@ -2046,10 +2309,7 @@ PacketBatch_set_count(PyObject *self, PyObject *value)
         return NULL;
     }
     /* What was received keeps its headers: its frames are no good without. */
-    if (!has_headers(b)) {
-        zero_headers(b->memory, 0, count);
-    }
-    set_held(b, count, FILLED);
+    set_held(b, count, filled_headers(b));
     release_batch(b);
     Py_RETURN_NONE;
 }
@@ -2076,6 +2336,22 @@ load_frame(BatchMemory *m, Py_ssize_t i, size_t *length,
 
 static const char beyond_frame[] = "its length is beyond the frame";
 
+/* Completes the checksum of frame i, whose length and header are those read:
+   NULL, or why it cannot be done. Needs no GIL. */
+static const char *
+complete_frame(BatchMemory *m, Py_ssize_t i, size_t length,
+               struct offload_header *h)
+{
+    const char *reason =
+        complete_checksum(h, (unsigned char *)frame_of(m, i), length);
+
+    if (reason == NULL) {
+        store_flags(m, i, h->flags);
+        m->flags[i] &= (uint16_t)~CHECKSUM_NOT_READY;
+    }
+    return reason;
+}
+
 /* Completes the checksums of the first n frames: how many, with *reason set
    where the one at *at cannot be. Without the GIL. */
 static Py_ssize_t
@@ -2095,13 +2371,10 @@ complete_frames(BatchMemory *m, Py_ssize_t n, Py_ssize_t *at,
         if (h.gso_type != GSO_NONE || !(h.flags & VNET_NEEDS_CSUM)) {
             continue;
         }
-        *reason =
-            complete_checksum(&h, (unsigned char *)frame_of(m, i), length);
+        *reason = complete_frame(m, i, length, &h);
         if (*reason != NULL) {
             return done;
         }
-        store_flags(m, i, h.flags);
-        m->flags[i] &= (uint16_t)~CHECKSUM_NOT_READY;
         done++;
     }
     return done;
@@ -2255,6 +2528,12 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
     if (!has_headers(from)) {
         return raise_no_headers();
     }
+    /* Segments would be written over frames that are still to be read. */
+    if (share_memory(from->memory, to->memory)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the target's memory overlaps the batch's");
+        return -1;
+    }
     if (start < 0 || start > count) {
         PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
                      count, start);
@@ -2276,14 +2555,15 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
                                .to = to->memory,
                                .frame = start,
                                .segment = (uint32_t)segment};
+    zero_headers(to->memory, 0, to->memory->capacity);
     set_held(to, 0, FILLED);
     Py_BEGIN_ALLOW_THREADS
     run_segmentation(g);
-    zero_headers(to->memory, 0, g->written);
     Py_END_ALLOW_THREADS
     set_held(to, g->written, FILLED);
-    /* As with sendmmsg(): the caller comes back for it. */
-    if (g->reason != NULL && g->frame == start) {
+    /* As with sendmmsg(): the caller comes back for it. Every frame and every
+       segment that is done fills a frame of the target. */
+    if (g->reason != NULL && g->written == 0) {
         return raise_bad_frame(start, g->reason);
     }
     return 0;
@@ -2538,31 +2818,36 @@ static PyType_Spec PacketBatch_spec = {
 
 /* ---- RawSocket: state ----------------------------------------------------- */
 
-/* RawSocket.state: the calls in flight, and whether close() or detach() has
-   been called. */
-#define SOCKET_CLOSED (1u << 31)
-#define SOCKET_CALLS (SOCKET_CLOSED - 1)
+/* RawSocket.state: the calls in flight, whether close() or detach() has been
+   called, whether a thread is about to move the socket into this process, and,
+   above them, the process that all this is about. */
+#define SOCKET_CLOSED (UINT64_C(1) << 31)
+#define SOCKET_MOVING (UINT64_C(1) << 30)
+#define SOCKET_CALLS (SOCKET_MOVING - 1)
+#define SOCKET_PROCESS 32
 
 typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
-    pid_t pid; /* the process that `state` counts calls of */
-    atomic_uint state;
+    _Atomic uint64_t state;
 
     /* Set by the constructor, then constant. The descriptors are valid while
        the object is open or a call is in flight. */
     int fd;
-    int wake_fd;         /* eventfd; close() makes it readable */
+    unsigned made_in;    /* this_process() */
+    int wake_fd;         /* eventfd; close() makes it readable. -1 where a
+                            forked child could not have its own */
     PyObject *interface; /* str, or NULL: all interfaces */
     int family;
     int type;
     int ifindex;       /* 0: all interfaces, or not AF_PACKET */
     int link_type;     /* ARPHRD_ of the interface; -1: all interfaces */
     bool receives;     /* false: protocol 0 */
-    bool names_needed; /* ask for sockaddr_ll: addresses, or to know the
+    bool names_needed; /* ask for names: addresses, or to know the
                            link type of each frame */
     unsigned collects; /* enum collected */
     unsigned vnet_hdr; /* bytes of offload header with each frame, or 0 */
+    unsigned stamp;    /* which of scm_timestamping's (timestamping.rst) */
 
     atomic_int fanout_group; /* -1: none */
     atomic_llong timeout_ns; /* < 0: none, 0: never wait */
@@ -2662,21 +2947,97 @@ raise_error(RawSocket *s, int error, const char *call)
     return -1;
 }
 
-/* packet_release() waits for the network's readers: without the GIL. */
+/* Adds what the kernel has dropped since it was last asked: it starts again
+   at 0 then (packet(7)). 0, or -1 with errno set. */
+static int
+collect_drops(RawSocket *s)
+{
+    struct tpacket_stats statistics;
+    socklen_t length = sizeof(statistics);
+
+    if (s->family != AF_PACKET) {
+        return 0;
+    }
+    if (getsockopt(s->fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length)
+        < 0) {
+        return -1;
+    }
+    atomic_fetch_add_explicit(&s->packets_dropped, statistics.tp_drops,
+                              memory_order_relaxed);
+    return 0;
+}
+
+/* packet_release() waits for the network's readers: without the GIL. The
+   kernel's counts are read for the last time, but not by a forked child: its
+   parent would miss them. */
 static void
 close_descriptors(RawSocket *s)
 {
     Py_BEGIN_ALLOW_THREADS
+    if (s->made_in == this_process()) {
+        (void)collect_drops(s);
+    }
     close(s->fd);
-    close(s->wake_fd);
+    if (s->wake_fd >= 0) {
+        close(s->wake_fd);
+    }
     Py_END_ALLOW_THREADS
 }
 
-/* Begins a call on the descriptor; false where the socket is closed. */
-static bool
-try_enter(RawSocket *s)
+/* First call in a new process. A forked child has its own copies of `state`
+   and of the descriptors, but the calls counted there are of threads that it
+   does not have, one of them may have been changing the filter, and the
+   eventfd is shared with the parent, whose calls a signal would wake for ever.
+   So the child counts from 0 and has an eventfd of its own. (A call of the
+   thread that forked enters again: check_signals().) */
+static void
+move_to_this_process(RawSocket *s, uint64_t state)
 {
-    unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
+    uint64_t moved =
+        (uint64_t)this_process() << SOCKET_PROCESS | (state & SOCKET_CLOSED);
+
+    if (!atomic_compare_exchange_strong(&s->state, &state,
+                                        moved | SOCKET_MOVING)) {
+        return; /* another thread is at it */
+    }
+    if (!(state & SOCKET_CLOSED)) {
+        close(s->wake_fd);
+        s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    }
+    else if (state & SOCKET_CALLS) {
+        /* The call that was to close them is in the parent. */
+        close_descriptors(s);
+    }
+    atomic_store_explicit(&s->filter_busy, false, memory_order_relaxed);
+    atomic_store_explicit(&s->peer_busy, false, memory_order_relaxed);
+    atomic_store_explicit(&s->state, moved, memory_order_release);
+}
+
+static uint64_t
+state_here(RawSocket *s)
+{
+    uint64_t state;
+
+    for (;;) {
+        state = atomic_load_explicit(&s->state, memory_order_acquire);
+        if (state >> SOCKET_PROCESS != this_process()) {
+            move_to_this_process(s, state);
+        }
+        else if (state & SOCKET_MOVING) {
+            sched_yield(); /* an eventfd(2) long */
+        }
+        else {
+            return state;
+        }
+    }
+}
+
+/* Begins a call on the descriptor; false where the socket is closed. *process
+   is for leave_call(). */
+static bool
+try_enter(RawSocket *s, unsigned *process)
+{
+    uint64_t state = state_here(s);
 
     do {
         if (state & SOCKET_CLOSED) {
@@ -2685,43 +3046,39 @@ try_enter(RawSocket *s)
     } while (!atomic_compare_exchange_weak_explicit(
         &s->state, &state, state + 1, memory_order_acq_rel,
         memory_order_relaxed));
+    *process = this_process();
     return true;
 }
 
 /* The same: 0, or -1 with EBADF raised. */
 static int
-enter_call(RawSocket *s, const char *call)
+enter_call(RawSocket *s, unsigned *process, const char *call)
 {
-    return try_enter(s) ? 0 : raise_error(s, EBADF, call);
+    return try_enter(s, process) ? 0 : raise_error(s, EBADF, call);
 }
 
-/* Ends it; the last one out of a closed socket closes the descriptors. */
+/* Ends it; the last one out of a closed socket closes the descriptors. A call
+   that a fork has taken into another process is not counted there. */
 static void
-leave_call(RawSocket *s)
+leave_call(RawSocket *s, unsigned process)
 {
-    unsigned before =
-        atomic_fetch_sub_explicit(&s->state, 1, memory_order_acq_rel);
+    uint64_t before;
 
-    if (before == (SOCKET_CLOSED | 1)) {
+    if (process != this_process()) {
+        return;
+    }
+    before = atomic_fetch_sub_explicit(&s->state, 1, memory_order_acq_rel);
+    if ((before & (SOCKET_CLOSED | SOCKET_CALLS)) == (SOCKET_CLOSED | 1)) {
         close_descriptors(s);
     }
-}
-
-/* A forked child has its own copies of the descriptors and of `state`, whose
-   calls are its parent's; the eventfd itself is shared, and a signal in it
-   would reach the parent. */
-static bool
-is_forked(RawSocket *s)
-{
-    return getpid() != s->pid;
 }
 
 static void
 close_socket(RawSocket *s)
 {
     static const uint64_t one = 1;
-    unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
-    unsigned next;
+    uint64_t state = state_here(s);
+    uint64_t next;
 
     do {
         if (state & SOCKET_CLOSED) {
@@ -2729,18 +3086,19 @@ close_socket(RawSocket *s)
         }
         /* With calls in flight this one joins them, so that none of them
            closes the eventfd before it is signalled. */
-        next = (state + (state > 0)) | SOCKET_CLOSED;
+        next = (state + ((state & SOCKET_CALLS) > 0)) | SOCKET_CLOSED;
     } while (!atomic_compare_exchange_weak_explicit(
         &s->state, &state, next, memory_order_acq_rel, memory_order_relaxed));
 
-    if (state == 0 || is_forked(s)) {
+    if ((state & SOCKET_CALLS) == 0) {
         close_descriptors(s);
         return;
     }
-    /* Cannot fail: nobody reads the counter, and it is far from full. */
+    /* Cannot fail, but for a descriptor of -1: nobody reads the counter, and
+       it is far from full. */
     while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
-    leave_call(s);
+    leave_call(s, this_process());
 }
 
 /* ---- RawSocket: the interface --------------------------------------------- */
@@ -2788,20 +3146,6 @@ link_is_up(RawSocket *s)
            && (answer.ifr_flags & IFF_UP);
 }
 
-/* An ethtool command on the socket's own interface: 0, or -1 with errno set
-   (net/ethtool/ioctl.c). */
-static int
-ethtool_ioctl(RawSocket *s, void *command)
-{
-    struct ifreq request = {.ifr_ifindex = s->ifindex};
-
-    if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
-        return -1;
-    }
-    request.ifr_data = command;
-    return ioctl(s->fd, SIOCETHTOOL, &request);
-}
-
 /* Whether frames of this link type begin with an Ethernet header. */
 static bool
 is_ethernet(int link_type)
@@ -2819,7 +3163,7 @@ struct arrival {
     uint16_t flags;
     uint16_t tci;
     uint16_t tpid;
-    socklen_t name_length;
+    uint8_t name_length;
     bool stripped; /* the tag is in tci and tpid, not in the frame */
 };
 
@@ -2847,7 +3191,7 @@ read_auxdata(struct arrival *a, const struct cmsghdr *c)
 }
 
 static void
-read_control(struct arrival *a, struct msghdr *header)
+read_control(const RawSocket *s, struct arrival *a, struct msghdr *header)
 {
     struct cmsghdr *c;
     struct timespec stamp, stamps[3];
@@ -2857,17 +3201,12 @@ read_control(struct arrival *a, struct msghdr *header)
             && c->cmsg_len >= CMSG_LEN(sizeof(struct auxdata))) {
             read_auxdata(a, c);
         }
-        else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_TIMESTAMPNS
-                 && c->cmsg_len >= CMSG_LEN(sizeof(stamp))) {
-            memcpy(&stamp, CMSG_DATA(c), sizeof(stamp));
-            a->timestamp_ns = stamp.tv_sec * NS_PER_S + stamp.tv_nsec;
-        }
         else if (c->cmsg_level == SOL_SOCKET
                  && c->cmsg_type == SCM_TIMESTAMPING
                  && c->cmsg_len >= CMSG_LEN(sizeof(stamps))) {
-            /* The third one is the hardware's (timestamping.rst). */
             memcpy(stamps, CMSG_DATA(c), sizeof(stamps));
-            a->timestamp_ns = stamps[2].tv_sec * NS_PER_S + stamps[2].tv_nsec;
+            stamp = stamps[s->stamp];
+            a->timestamp_ns = stamp.tv_sec * NS_PER_S + stamp.tv_nsec;
         }
     }
 }
@@ -2945,7 +3284,7 @@ settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
     }
     a->wire_length = a->length;
     if (header->msg_control != NULL) {
-        read_control(a, header);
+        read_control(s, a, header);
         header->msg_controllen = CONTROL_SIZE;
         if (header->msg_flags & MSG_CTRUNC) {
             a->flags |= CONTROL_TRUNCATED;
@@ -2956,9 +3295,9 @@ settle_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
             link_type = ((struct sockaddr_ll *)header->msg_name)->sll_hatype;
         }
         /* The kernel says how long the name was, which may be more. */
-        a->name_length = header->msg_namelen < name_room(s)
-                             ? header->msg_namelen
-                             : name_room(s);
+        a->name_length =
+            (uint8_t)(header->msg_namelen < name_room(s) ? header->msg_namelen
+                                                         : name_room(s));
         header->msg_namelen = name_room(s);
     }
     if ((s->collects & COLLECT_VLAN) && s->type == SOCK_RAW
@@ -3004,12 +3343,14 @@ settle_slot(const RawSocket *s, BatchMemory *m, Py_ssize_t i)
         m->vlan_tcis[i] = a.tci;
         m->vlan_tpids[i] = a.tpid;
     }
-    if (s->collects & COLLECT_ADDRESSES) {
-        m->ifindexes[i] = m->addresses[i].ll.sll_ifindex;
-        m->packet_types[i] = m->addresses[i].ll.sll_pkttype;
-    }
-    if (s->collects & COLLECT_NAMES) {
-        m->names[i].length = a.name_length;
+    if (s->collects & (COLLECT_ADDRESSES | COLLECT_NAMES)) {
+        if (s->collects & COLLECT_NAMES) {
+            m->names[i].length = a.name_length;
+        }
+        else {
+            m->ifindexes[i] = m->addresses[i].ll.sll_ifindex;
+            m->packet_types[i] = m->addresses[i].ll.sll_pkttype;
+        }
     }
     if (s->collects & COLLECT_TIMES) {
         m->timestamps_ns[i] = a.timestamp_ns;
@@ -3050,12 +3391,14 @@ struct transfer {
     bool retry_full;  /* sendall(): come back after ENOBUFS */
     Py_ssize_t index; /* sending: of messages[0] among the packets */
 
+    unsigned *process;     /* of the call: try_enter() */
     int64_t timeout_ns;    /* as RawSocket.timeout_ns when the call began */
     int64_t deadline_ns;   /* 0: it has not waited yet */
     int64_t full_since_ns; /* 0: no ENOBUFS since the last progress */
     int64_t pause_ns;      /* after the next ENOBUFS */
+    unsigned full_count;   /* ENOBUFS since the last progress */
     unsigned false_alarms; /* polls in a row for what then was not there */
-    bool deaf;             /* the eventfd is that of another process */
+    int doubted;           /* an error that may be the receiver's, or 0 */
 };
 
 static const char *
@@ -3094,15 +3437,29 @@ now_ns(void)
     return now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
+/* Runs signal handlers: 0, or -1 with an exception set. A handler may fork, and
+   the call then goes on in the child, where it is not counted yet. */
+static int
+check_signals(RawSocket *s, const struct transfer *t)
+{
+    if (PyErr_CheckSignals() < 0) {
+        return -1;
+    }
+    return *t->process == this_process()
+               ? 0
+               : enter_call(s, t->process, name_of_call(t));
+}
+
 /* Waits for `events` (0: for nothing but close()) for `limit_ns` at most, < 0
    for ever. The number of events, 0 in time, on a signal too, or -1 with an
    exception set. */
 static int
-poll_socket(RawSocket *s, struct transfer *t, short events, int64_t limit_ns)
+poll_socket(RawSocket *s, const struct transfer *t, short events,
+            int64_t limit_ns)
 {
     struct pollfd fds[2] = {
         {.fd = events != 0 ? s->fd : -1, .events = events},
-        {.fd = t->deaf ? -1 : s->wake_fd, .events = POLLIN},
+        {.fd = s->wake_fd, .events = POLLIN},
     };
     struct timespec limit = {.tv_sec = limit_ns / NS_PER_S,
                              .tv_nsec = limit_ns % NS_PER_S};
@@ -3116,13 +3473,8 @@ poll_socket(RawSocket *s, struct transfer *t, short events, int64_t limit_ns)
         return raise_error(s, error, "ppoll");
     }
     /* Not only after EINTR: a signal may have come before the wait began. */
-    if (PyErr_CheckSignals() < 0) {
+    if (check_signals(s, t) < 0) {
         return -1;
-    }
-    /* Signalled, and not closed here: by a child with the pid of its parent,
-       in a PID namespace of its own. It stays readable. */
-    if (ready > 0 && fds[1].revents != 0 && !is_closed(s)) {
-        t->deaf = true;
     }
     return ready < 0 ? 0 : ready;
 }
@@ -3134,6 +3486,11 @@ patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
 {
     if (t->timeout_ns < 0) {
         return INT64_MAX;
+    }
+    if (t->timeout_ns == 0 && error == EAGAIN) {
+        /* No failure, and often raised: without the interface, which would
+           cost a system call. */
+        return raise_os_error(error, name_of_call(t), NULL);
     }
     if (t->timeout_ns == 0) {
         return raise_error(s, error, name_of_call(t));
@@ -3158,8 +3515,8 @@ raise_gone(RawSocket *s, struct transfer *t)
 
 /* Waits until it is worth trying again: 0, or -1 with an exception set.
 
-   A deleted interface may leave no event behind, and the eventfd of a forked
-   child is its parent's: no such wait is longer than LINK_CHECK_NS at a time.
+   A deleted interface may leave no event behind, and a forked child may have
+   no eventfd: no such wait is longer than LINK_CHECK_NS at a time.
 
    An error queue that nobody reads, or a socket shut down for reading, is
    ready for ever without a packet: the second time in a row, pause. The first
@@ -3175,8 +3532,7 @@ wait_ready(RawSocket *s, struct transfer *t)
     if (left < 0) {
         return -1;
     }
-    t->deaf = t->deaf || is_forked(s);
-    if (s->ifindex > 0 || t->deaf) {
+    if (s->ifindex > 0 || s->wake_fd < 0) {
         limit = LINK_CHECK_NS;
     }
     if (t->false_alarms > 1) {
@@ -3193,24 +3549,46 @@ wait_ready(RawSocket *s, struct transfer *t)
     return ready < 0 ? -1 : 0;
 }
 
+/* Gives up after ENOBUFS; always -1. The kernel says the same of a queue that
+   is full and of a frame that is dropped on its way out (net/core/dev.c:
+   dev_queue_xmit()), and only the caller can try the next frame. */
+static int
+raise_full(RawSocket *s, const struct transfer *t)
+{
+    char call[240];
+
+    PyOS_snprintf(call, sizeof(call),
+                  "sendmmsg: packets[%zd], tried %u times: the queue is full, "
+                  "or something drops this packet on its way out (the MTU of "
+                  "the far end, a filter)",
+                  t->index, t->full_count);
+    if (t->timeout_ns > 0) {
+        PyErr_Format(PyExc_TimeoutError, "timed out: %s", call);
+        return -1;
+    }
+    return raise_error(s, ENOBUFS, call);
+}
+
 /* ENOBUFS: the queue of the interface is full, and nothing tells when it is
    not. Pauses: 0 to try again, or -1 with an exception set. */
 static int
 back_off(RawSocket *s, struct transfer *t)
 {
     int64_t now = now_ns();
-    int64_t left = patience_left(s, t, now, ENOBUFS);
     int64_t pause = t->pause_ns;
+    int64_t left;
 
-    if (left < 0) {
-        return -1;
-    }
-    t->deaf = t->deaf || is_forked(s);
+    t->full_count++;
     if (t->full_since_ns == 0) {
         t->full_since_ns = now;
     }
-    if (t->timeout_ns < 0 && now - t->full_since_ns >= FULL_LIMIT_NS) {
-        return raise_error(s, ENOBUFS, name_of_call(t));
+    if (t->timeout_ns < 0 ? now - t->full_since_ns >= FULL_LIMIT_NS
+                          : t->deadline_ns > 0 && t->deadline_ns <= now) {
+        return raise_full(s, t);
+    }
+    left = patience_left(s, t, now, ENOBUFS);
+    if (left < 0) {
+        return -1;
     }
     t->pause_ns = pause * 2 < LAST_PAUSE_NS ? pause * 2 : LAST_PAUSE_NS;
     atomic_fetch_add_explicit(&s->send_retries, 1, memory_order_relaxed);
@@ -3224,12 +3602,6 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
 {
     if (error == ENETDOWN && s->ifindex > 0) {
         atomic_store_explicit(&s->link_doubted, true, memory_order_relaxed);
-        /* A sender is refused on a link that is down before the pending error
-           is looked at (packet_snd()): on one that is up it has drawn what
-           was meant for the receiver. */
-        if (t->sending && s->receives && link_is_up(s)) {
-            atomic_store_explicit(&s->error_kept, error, memory_order_relaxed);
-        }
     }
     if ((error == ENETDOWN || error == ENXIO) && interface_is_gone(s)) {
         return raise_gone(s, t);
@@ -3264,6 +3636,68 @@ count_transfer(RawSocket *s, const struct transfer *t, int done)
     }
 }
 
+/* For the receiver, at its next call. */
+static void
+keep_error(RawSocket *s, int error)
+{
+    if (s->receives) {
+        atomic_store_explicit(&s->error_kept, error, memory_order_relaxed);
+    }
+}
+
+/* The error kept for it, or 0. */
+static int
+take_kept_error(RawSocket *s)
+{
+    return atomic_load_explicit(&s->error_kept, memory_order_relaxed) == 0
+               ? 0
+               : atomic_exchange_explicit(&s->error_kept, 0,
+                                          memory_order_relaxed);
+}
+
+/* Whose error is this? A socket has one error pending (sk_err), and whichever
+   call comes next draws it: a sender too, before its own packet is looked at
+   (net/core/sock.c:sock_alloc_send_pskb()). It may be about the link, or about
+   a packet that a recvmmsg(2) met after others. A second try tells: what it
+   does not repeat was not about this packet, and is kept for the receiver.
+   True to try again. */
+static bool
+doubt_error(RawSocket *s, struct transfer *t, int error)
+{
+    int doubted = t->doubted;
+
+    if (!t->sending || error == doubted) {
+        return false;
+    }
+    if (doubted != 0) {
+        keep_error(s, doubted);
+    }
+    t->doubted = error;
+    return error != 0;
+}
+
+/* After a system call that transferred nothing: waits until it is worth trying
+   again, 0, or raises, -1. */
+static int
+handle_failure(RawSocket *s, struct transfer *t, int error)
+{
+    bool own = error != EAGAIN && error != EINTR && error != ENOBUFS;
+
+    if (doubt_error(s, t, own ? error : 0)) {
+        return 0;
+    }
+    if (error == EAGAIN) {
+        return handle_again(s, t);
+    }
+    if (error == EINTR) {
+        return check_signals(s, t);
+    }
+    if (error == ENOBUFS && t->retry_full) {
+        return back_off(s, t);
+    }
+    return raise_transfer_error(s, t, error);
+}
+
 /* Receives or sends: tries at once, and waits only when the kernel has
    nothing. How many messages were transferred, >= 1, or -1 with an exception
    set. The caller has entered the call. */
@@ -3273,49 +3707,33 @@ run_transfer(RawSocket *s, struct transfer *t)
     int done, error;
 
     for (;;) {
-        int result;
-
         if (is_closed(s)) {
             return raise_error(s, EBADF, name_of_call(t));
         }
-        if (!t->sending
-            && atomic_load_explicit(&s->error_kept, memory_order_relaxed)) {
-            error = atomic_exchange_explicit(&s->error_kept, 0,
-                                             memory_order_relaxed);
-            if (error != 0) {
-                return raise_transfer_error(s, t, error);
-            }
+        error = t->sending ? 0 : take_kept_error(s);
+        if (error != 0) {
+            return raise_transfer_error(s, t, error);
         }
         Py_BEGIN_ALLOW_THREADS
         done = transfer_once(s, t);
         error = errno;
         Py_END_ALLOW_THREADS
         if (done > 0) {
+            doubt_error(s, t, 0);
             count_transfer(s, t, done);
             return done;
         }
-        if (done == 0 || error == EAGAIN) {
-            result = handle_again(s, t);
-        }
-        else if (error == EINTR) {
-            result = PyErr_CheckSignals();
-        }
-        else if (error == ENOBUFS && t->retry_full) {
-            result = back_off(s, t);
-        }
-        else {
-            return raise_transfer_error(s, t, error);
-        }
-        if (result < 0) {
+        if (handle_failure(s, t, done == 0 ? EAGAIN : error) < 0) {
             return -1;
         }
     }
 }
 
 static struct transfer
-begin_transfer(RawSocket *s, bool sending)
+begin_transfer(RawSocket *s, bool sending, unsigned *process)
 {
-    struct transfer t = {.sending = sending, .pause_ns = FIRST_PAUSE_NS};
+    struct transfer t = {
+        .sending = sending, .process = process, .pause_ns = FIRST_PAUSE_NS};
 
     t.timeout_ns = atomic_load_explicit(&s->timeout_ns, memory_order_relaxed);
     return t;
@@ -3358,21 +3776,12 @@ parse_pair(const char *method, const char *keyword, PyObject *const *args,
 
 /* ---- RawSocket: addresses ------------------------------------------------- */
 
-static int copy_name(PyObject *interface, char name[IFNAMSIZ]);
-
-/* Whether addresses of this family have a form in Python. */
-static bool
-has_addresses(int family)
-{
-    return family == AF_PACKET || family == AF_UNIX || family == AF_INET
-           || family == AF_INET6;
-}
-
-/* 0, or -1 with ValueError set. */
+/* 0, or -1 with ValueError set where addresses have no form in Python. */
 static int
 refuse_family(RawSocket *s)
 {
-    if (has_addresses(s->family)) {
+    if (s->family == AF_PACKET || s->family == AF_UNIX || s->family == AF_INET
+        || s->family == AF_INET6) {
         return 0;
     }
     PyErr_Format(PyExc_ValueError,
@@ -3450,6 +3859,31 @@ check_tuple(PyObject *address, Py_ssize_t least, Py_ssize_t most,
     PyErr_Format(PyExc_TypeError, "the address must be %s, not %R", form,
                  address);
     return -1;
+}
+
+/* Copies the name of an interface, a str: 0, or -1 for what cannot be one. */
+static int
+copy_name(PyObject *interface, char name[IFNAMSIZ])
+{
+    PyObject *bytes;
+    Py_ssize_t length;
+
+    if (!PyUnicode_FSConverter(interface, &bytes)) {
+        return -1;
+    }
+    length = PyBytes_Size(bytes);
+    /* The kernel takes what follows a colon for an alias, and drops it. */
+    if (length < 1 || length >= IFNAMSIZ
+        || strchr(PyBytes_AsString(bytes), ':') != NULL) {
+        PyErr_Format(PyExc_ValueError,
+                     "not an interface name (1 to %d bytes, no colon): %R",
+                     IFNAMSIZ - 1, interface);
+        Py_DECREF(bytes);
+        return -1;
+    }
+    memcpy(name, PyBytes_AsString(bytes), (size_t)length + 1);
+    Py_DECREF(bytes);
+    return 0;
 }
 
 /* The index of an interface given by name or by index: 0, or -1 with an
@@ -3739,6 +4173,7 @@ store_peer(RawSocket *s, const struct name *peer)
     unsigned version;
     size_t i;
 
+    (void)state_here(s); /* in a forked child nobody is setting it yet */
     if (atomic_exchange_explicit(&s->peer_busy, true, memory_order_acquire)) {
         return raise_os_error(
             EBUSY, "peer: another thread is setting it as well", NULL);
@@ -3795,6 +4230,7 @@ static PyObject *
 address_of(RawSocket *s, struct name *n)
 {
     struct ifreq request = {0};
+    unsigned process;
 
     if (s->family != AF_PACKET) {
         return make_address(n);
@@ -3802,11 +4238,11 @@ address_of(RawSocket *s, struct name *n)
     /* Without a name, as in the socket module, where the interface or the
        socket is gone by now. */
     request.ifr_ifindex = n->link.ll.sll_ifindex;
-    if (try_enter(s)) {
+    if (try_enter(s, &process)) {
         if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
             request.ifr_name[0] = '\0';
         }
-        leave_call(s);
+        leave_call(s, process);
     }
     return make_link_address(&n->link,
                              PyUnicode_DecodeFSDefault(request.ifr_name));
@@ -3865,13 +4301,13 @@ RawSocket_get_strangers(PyObject *self, void *Py_UNUSED(closure))
 /* ---- RawSocket: receiving ------------------------------------------------- */
 
 static int
-enter_receive(RawSocket *s)
+enter_receive(RawSocket *s, unsigned *process)
 {
     if (!s->receives) {
         return raise_os_error(EOPNOTSUPP, "recvmmsg: protocol=0 only sends",
                               s->interface);
     }
-    return enter_call(s, "recvmmsg");
+    return enter_call(s, process, "recvmmsg");
 }
 
 /* Has a message begin with its offload header, or with the frame. */
@@ -3941,6 +4377,7 @@ RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
     module_state *state = state_of(Py_TYPE(self));
     struct transfer t;
     int done = -1;
+    unsigned process;
 
     if (state == NULL) {
         return NULL;
@@ -3950,12 +4387,12 @@ RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
                             "recvmmsg_into() needs a PacketBatch, not %R",
                             Py_TYPE(argument));
     }
-    if (enter_receive(s) < 0) {
+    if (enter_receive(s, &process) < 0) {
         return NULL;
     }
     if (take_batch(b) == 0) {
         if (arm_receive(b, s) == 0) {
-            t = begin_transfer(s, false);
+            t = begin_transfer(s, false, &process);
             t.messages = b->memory->rx;
             t.count = (unsigned)b->memory->capacity;
             t.memory = b->memory;
@@ -3969,7 +4406,7 @@ RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
         }
         release_batch(b);
     }
-    leave_call(s);
+    leave_call(s, process);
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
 
@@ -3985,6 +4422,7 @@ receive_one(RawSocket *s, void *memory, size_t size, struct name *name)
     struct arrival arrival = {0};
     struct transfer t;
     int done;
+    unsigned process;
 
     memset(&message, 0, sizeof(message));
     message.msg_hdr.msg_iov = &part;
@@ -4000,15 +4438,15 @@ receive_one(RawSocket *s, void *memory, size_t size, struct name *name)
         message.msg_hdr.msg_name = &name->storage;
         message.msg_hdr.msg_namelen = name_room(s);
     }
-    if (enter_receive(s) < 0) {
+    if (enter_receive(s, &process) < 0) {
         return -1;
     }
-    t = begin_transfer(s, false);
+    t = begin_transfer(s, false, &process);
     t.messages = &message;
     t.count = 1;
     t.arrival = &arrival;
     done = run_transfer(s, &t);
-    leave_call(s);
+    leave_call(s, process);
     if (done < 0) {
         return -1;
     }
@@ -4235,7 +4673,9 @@ arm_send(PacketBatch *b, unsigned vnet_hdr)
 }
 
 /* Why frame i cannot go out with the offload header that it has; NULL where it
-   can. The kernel, too, reads the header once, and checks it. */
+   can. The kernel, too, reads the header once, and checks it. It would write
+   an Internet checksum where the header leaves SCTP's open, so that is
+   completed here. */
 static const char *
 refuse_offload(BatchMemory *m, Py_ssize_t i, Py_ssize_t length,
                unsigned vnet_hdr)
@@ -4244,8 +4684,15 @@ refuse_offload(BatchMemory *m, Py_ssize_t i, Py_ssize_t length,
 
     if (vnet_hdr > 0) {
         struct offload_header h = load_header(m, i);
+        const char *reason = check_offload(&h, (size_t)length);
+        size_t end;
 
-        return check_offload(&h, (size_t)length);
+        if (reason == NULL
+            && leaves_sctp_open(&h, (unsigned char *)frame_of(m, i),
+                                (size_t)length, &end)) {
+            reason = complete_frame(m, i, (size_t)length, &h);
+        }
+        return reason;
     }
     /* These two alone: a send of plain frames comes here for each. */
     if (__atomic_load_n(&at->gso_type, __ATOMIC_RELAXED) != GSO_NONE) {
@@ -4588,11 +5035,15 @@ parse_sendmmsg(PyObject *const *args, Py_ssize_t nargs, PyObject *names,
                Py_ssize_t *start, PyObject **addresses)
 {
     static const char method[] = "sendmmsg";
-    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names), i, other;
+    Py_ssize_t named, i, other;
     PyObject *plain[2], *rest;
     int result;
 
     *addresses = NULL;
+    if (names == NULL) {
+        return parse_pair(method, "start", args, nargs, NULL, start);
+    }
+    named = PyTuple_Size(names);
     for (i = 0; i < named; i++) {
         if (PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, i),
                                              "addresses")
@@ -4632,16 +5083,19 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *names)
 {
     RawSocket *s = (RawSocket *)self;
-    struct destinations to = {.messages = NULL};
     Py_ssize_t start = 0, total;
+    struct destinations to;
     PyObject *addresses;
     struct outgoing out;
     struct transfer t;
     int done = -1;
+    unsigned process;
 
     if (parse_sendmmsg(args, nargs, names, &start, &addresses) < 0) {
         return NULL;
     }
+    to.messages = NULL;
+    to.links = NULL;
     total = begin_outgoing(&out, self, args[0]);
     if (total < 0) {
         return NULL;
@@ -4651,20 +5105,22 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                      total, start);
     }
     else if (prepare_outgoing(&out, args[0], start, total) == 0
-             && enter_call(s, "sendmmsg") == 0) {
+             && enter_call(s, &process, "sendmmsg") == 0) {
         done = addresses == NULL
                    ? 0
                    : address_outgoing(s, &out, addresses, start, total, &to);
         if (done == 0 && out.count > 0) {
-            t = begin_transfer(s, true);
+            t = begin_transfer(s, true, &process);
             t.messages = out.messages;
             t.count = (unsigned)out.count;
             t.index = start;
             done = run_transfer(s, &t);
         }
-        leave_call(s);
+        leave_call(s, process);
     }
-    free_destinations(&to);
+    if (addresses != NULL) {
+        free_destinations(&to);
+    }
     end_outgoing(&out);
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
@@ -4674,7 +5130,7 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 static int
 keep_sending(RawSocket *s, struct transfer *t)
 {
-    if (PyErr_CheckSignals() < 0) {
+    if (check_signals(s, t) < 0) {
         return -1;
     }
     return t->timeout_ns > 0 && patience_left(s, t, now_ns(), EAGAIN) < 0 ? -1
@@ -4703,6 +5159,7 @@ send_prepared(RawSocket *s, struct transfer *t, const struct outgoing *out,
             return -1;
         }
         t->full_since_ns = 0;
+        t->full_count = 0;
         t->pause_ns = FIRST_PAUSE_NS;
         t->false_alarms = 0;
         i += done;
@@ -4740,14 +5197,15 @@ RawSocket_sendall(PyObject *self, PyObject *packets)
     struct transfer t;
     Py_ssize_t sent = 0, total;
     int result = -1;
+    unsigned process;
 
-    if (enter_call(s, "sendmmsg") < 0) {
+    if (enter_call(s, &process, "sendmmsg") < 0) {
         note_packets_sent(0);
         return NULL;
     }
     total = begin_outgoing(&out, self, packets);
     if (total >= 0) {
-        t = begin_transfer(s, true);
+        t = begin_transfer(s, true, &process);
         t.retry_full = true;
         if (t.timeout_ns > 0) {
             t.deadline_ns = now_ns() + t.timeout_ns;
@@ -4761,7 +5219,7 @@ RawSocket_sendall(PyObject *self, PyObject *packets)
         }
         end_outgoing(&out);
     }
-    leave_call(s);
+    leave_call(s, process);
     if (result < 0) {
         note_packets_sent(sent);
         return NULL;
@@ -4779,13 +5237,14 @@ send_one(RawSocket *s, PyObject *data, PyObject *address, const char *method)
     struct transfer t;
     Py_buffer view;
     int done = -1;
+    unsigned process;
 
     if (refuse_single(s, method) < 0
         || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
     part = (struct iovec){view.buf, (size_t)view.len};
-    if (enter_call(s, "sendmmsg") == 0) {
+    if (enter_call(s, &process, "sendmmsg") == 0) {
         memset(&message, 0, sizeof(message));
         message.msg_hdr.msg_iov = &part;
         message.msg_hdr.msg_iovlen = 1;
@@ -4795,12 +5254,12 @@ send_one(RawSocket *s, PyObject *data, PyObject *address, const char *method)
             message.msg_hdr.msg_namelen = name.length;
         }
         if (done == 0) {
-            t = begin_transfer(s, true);
+            t = begin_transfer(s, true, &process);
             t.messages = &message;
             t.count = 1;
             done = run_transfer(s, &t);
         }
-        leave_call(s);
+        leave_call(s, process);
     }
     PyBuffer_Release(&view);
     return done < 0 ? NULL : PyLong_FromSsize_t((Py_ssize_t)part.iov_len);
@@ -4869,12 +5328,15 @@ read_int_option(RawSocket *s, int level, int name, const char *call)
     return value;
 }
 
-/* A filter: a classic program, or the descriptor of an eBPF one. */
+/* A filter, or what chooses the member of a fanout group: a classic program,
+   or the descriptor of an eBPF one. */
 struct program {
     struct sock_filter *code; /* owned; NULL for eBPF */
     size_t count;
     int fd;
 };
+
+static const struct program no_program = {NULL, 0, -1};
 
 static int
 attach_program(RawSocket *s, const struct program *p)
@@ -4887,14 +5349,6 @@ attach_program(RawSocket *s, const struct program *p)
     }
     return set_option(s, SOL_SOCKET, SO_ATTACH_FILTER, &classic,
                       sizeof(classic), attach_call);
-}
-
-static int
-reject_everything(RawSocket *s)
-{
-    struct sock_filter reject[] = {{BPF_RET | BPF_K, 0, 0, 0}};
-
-    return attach_program(s, &(struct program){reject, 1, -1});
 }
 
 /* Changing a filter takes several system calls: 0, or -1 with EBUSY raised
@@ -4974,7 +5428,8 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
                      sizeof(*p->code), view.len);
     }
     else if (p->count > MAX_INSTRUCTIONS) {
-        raise_error(s, EINVAL, attach_call);
+        /* Not in a call: the descriptor may be closed meanwhile. */
+        raise_os_error(EINVAL, attach_call, s->interface);
     }
     else {
         p->code = PyMem_Malloc((size_t)view.len);
@@ -4989,6 +5444,18 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
     return p->code == NULL ? -1 : 0;
 }
 
+/* Copies a program that is no expression; free_program() it. 0, or -1 with an
+   exception set. */
+static int
+copy_program(RawSocket *s, PyObject *source, struct program *p)
+{
+    *p = no_program;
+    if (PyLong_Check(source) && !PyBool_Check(source)) {
+        return PyArg_Parse(source, "i", &p->fd) ? 0 : -1;
+    }
+    return copy_instructions(s, source, p);
+}
+
 /* Makes a filter of what the caller gave; free_program() it. 0, or -1 with an
    exception set. */
 static int
@@ -4997,12 +5464,9 @@ make_program(RawSocket *s, PyObject *filter, struct program *p)
     PyObject *compiled;
     int result;
 
-    *p = (struct program){NULL, 0, -1};
-    if (PyLong_Check(filter) && !PyBool_Check(filter)) {
-        return PyArg_Parse(filter, "i", &p->fd) ? 0 : -1;
-    }
+    *p = no_program;
     if (!PyUnicode_Check(filter)) {
-        return copy_instructions(s, filter, p);
+        return copy_program(s, filter, p);
     }
     compiled = compile_filter(s, filter);
     if (compiled == NULL) {
@@ -5017,59 +5481,130 @@ static void
 free_program(struct program *p)
 {
     PyMem_Free(p->code);
+    *p = no_program;
 }
 
-/* Reads away what is queued. A message without memory takes a packet too. A
-   pending error comes before the packets, once: it is kept for the
-   receiver. */
+/* What a socket's filter was, so that it can be put back. */
+struct old_filter {
+    struct program program; /* none where there was none */
+    bool readable;          /* false: eBPF, which cannot be read */
+};
+
+/* Reads the filter that is on the socket: SO_GET_FILTER counts instructions
+   (net/core/filter.c:sk_get_filter()). 0, or -1 with an exception set. */
+static int
+read_filter(RawSocket *s, struct old_filter *old)
+{
+    static const char call[] = "getsockopt(SO_GET_FILTER)";
+    socklen_t count = 0;
+
+    *old = (struct old_filter){no_program, true};
+    if (getsockopt(s->fd, SOL_SOCKET, SO_GET_FILTER, NULL, &count) < 0) {
+        old->readable = false;
+        return errno == EACCES ? 0 : raise_error(s, errno, call);
+    }
+    if (count == 0) {
+        return 0;
+    }
+    old->program.code = PyMem_Calloc(count, sizeof(*old->program.code));
+    if (old->program.code == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (getsockopt(s->fd, SOL_SOCKET, SO_GET_FILTER, old->program.code, &count)
+        < 0) {
+        raise_error(s, errno, call);
+        free_program(&old->program);
+        return -1;
+    }
+    old->program.count = count;
+    return 0;
+}
+
+/* Puts it back, as far as that can be; no exception is set. */
+static void
+restore_filter(RawSocket *s, const struct old_filter *old)
+{
+    const struct sock_fprog classic = {(unsigned short)old->program.count,
+                                       old->program.code};
+    const int unused = 0;
+
+    if (old->program.code != NULL) {
+        (void)setsockopt(s->fd, SOL_SOCKET, SO_ATTACH_FILTER, &classic,
+                         sizeof(classic));
+    }
+    else if (old->readable) {
+        (void)setsockopt(s->fd, SOL_SOCKET, SO_DETACH_FILTER, &unused,
+                         sizeof(unused));
+    }
+}
+
+/* Reads away what is queued; nothing is being added. With PACKET_VNET_HDR a
+   message needs room for the header, and one that the header cannot express
+   is EINVAL, and gone (net/packet/af_packet.c:packet_rcv_vnet()). Any other
+   error was pending, and is kept for the receiver. */
 static void
 drain(RawSocket *s)
 {
+    struct offload_header header;
+    struct iovec part = {&header, sizeof(header)};
     struct mmsghdr messages[64];
-    int done, errors = 0;
+    size_t i, taken = 0;
+    int done;
 
     memset(messages, 0, sizeof(messages));
+    for (i = 0; i < Py_ARRAY_LENGTH(messages); i++) {
+        messages[i].msg_hdr.msg_iov = &part;
+        messages[i].msg_hdr.msg_iovlen = 1;
+    }
     Py_BEGIN_ALLOW_THREADS
     do {
         done = call_recvmmsg(s->fd, messages, Py_ARRAY_LENGTH(messages));
-        if (done < 0 && errno != EAGAIN) {
-            atomic_store_explicit(&s->error_kept, errno, memory_order_relaxed);
-            errors++;
+        if (done < 0 && errno != EAGAIN && errno != EINVAL) {
+            keep_error(s, errno);
         }
-    } while (done > 0 || (errno != EAGAIN && errors < MAX_ERRORS));
+        taken += done > 0 ? (size_t)done : 1;
+    } while ((done >= 0 || errno != EAGAIN) && taken < MAX_QUEUED);
     Py_END_ALLOW_THREADS
 }
 
-/* Puts a program on a socket that may be receiving already. It goes on first
-   to learn whether the kernel takes it, while the old one is still there. */
+/* Quarantine. A filter decides when a packet is queued, not when it is read
+   (net/packet/af_packet.c:packet_rcv()): what was queued before a filter was
+   attached is delivered after, although the filter rejects it. So the way in
+   is closed first, and what is queued is read away; the caller then attaches
+   the filter, which lets packets in again. What remains: a packet that another
+   CPU was queueing at that moment, past the old filter, and the packets that
+   come meanwhile, which are lost. 0, or -1 with an exception set. */
 static int
-replace_filter(RawSocket *s, const struct program *p)
+quarantine(RawSocket *s)
 {
-    int result = -1;
+    struct sock_filter reject[] = {{BPF_RET | BPF_K, 0, 0, 0}};
 
-    if (take_filter(s, attach_call) < 0) {
+    if (attach_program(s, &(struct program){reject, 1, -1}) < 0) {
         return -1;
     }
-    if (attach_program(s, p) == 0 && reject_everything(s) == 0) {
-        drain(s);
-        result = attach_program(s, p);
-    }
-    release_filter(s);
-    return result;
+    drain(s);
+    return 0;
 }
 
+/* Puts a program on a socket that may be receiving already. It goes on first
+   to learn whether the kernel takes it, while the old one is still there; that
+   is in *old then, for free_program() or restore_filter(). 0, or -1 with an
+   exception set and nothing changed. */
 static int
-apply_filter(RawSocket *s, PyObject *filter, bool receiving)
+replace_filter(RawSocket *s, const struct program *p, struct old_filter *old)
 {
-    struct program p;
-    int result;
-
-    if (make_program(s, filter, &p) < 0) {
+    if (read_filter(s, old) < 0) {
         return -1;
     }
-    result = (receiving ? replace_filter : attach_program)(s, &p);
-    free_program(&p);
-    return result;
+    if (attach_program(s, p) == 0) {
+        if (quarantine(s) == 0 && attach_program(s, p) == 0) {
+            return 0;
+        }
+        restore_filter(s, old);
+    }
+    free_program(&old->program);
+    return -1;
 }
 
 PyDoc_STRVAR(RawSocket_attach_filter_doc,
@@ -5080,13 +5615,26 @@ static PyObject *
 RawSocket_attach_filter(PyObject *self, PyObject *filter)
 {
     RawSocket *s = (RawSocket *)self;
-    int result;
+    struct program p;
+    struct old_filter old;
+    unsigned process;
+    int result = -1;
 
-    if (enter_call(s, attach_call) < 0) {
+    if (make_program(s, filter, &p) < 0) {
         return NULL;
     }
-    result = apply_filter(s, filter, true);
-    leave_call(s);
+    if (enter_call(s, &process, attach_call) == 0) {
+        result = take_filter(s, attach_call);
+        if (result == 0) {
+            result = replace_filter(s, &p, &old);
+            if (result == 0) {
+                free_program(&old.program);
+            }
+            release_filter(s);
+        }
+        leave_call(s, process);
+    }
+    free_program(&p);
     if (result < 0) {
         return NULL;
     }
@@ -5097,9 +5645,10 @@ static PyObject *
 change_filter(PyObject *self, int name, const char *call)
 {
     RawSocket *s = (RawSocket *)self;
+    unsigned process;
     int result;
 
-    if (enter_call(s, call) < 0) {
+    if (enter_call(s, &process, call) < 0) {
         return NULL;
     }
     result = take_filter(s, call);
@@ -5107,7 +5656,7 @@ change_filter(PyObject *self, int name, const char *call)
         result = set_int_option(s, SOL_SOCKET, name, 1, call);
         release_filter(s);
     }
-    leave_call(s);
+    leave_call(s, process);
     if (result < 0) {
         return NULL;
     }
@@ -5136,151 +5685,131 @@ RawSocket_lock_filter(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- RawSocket: fanout ---------------------------------------------------- */
 
-/* The arguments of set_fanout(). */
+/* What rawmmsg._options.parse_fanout() has made of the arguments. */
 struct fanout {
-    int mode;
-    int group; /* -1: one that the kernel chooses */
-    int flags;
-    PyObject *program; /* borrowed; None: none */
+    long long value;  /* of PACKET_FANOUT; -1: no group */
+    PyObject *source; /* borrowed; None: no program */
+    struct program program;
 };
 
-/* By their number (linux/if_packet.h). */
-static const char *const fanout_modes[] = {
-    "hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf",
-};
-
-enum {
-    FANOUT_CBPF = 6,
-    FANOUT_EBPF = 7
-};
-
-static int
-check_fanout(const struct fanout *f)
+static PyObject *
+call_options(const char *function, PyObject *args, PyObject *kwargs)
 {
-    bool number = PyLong_Check(f->program) && !PyBool_Check(f->program);
-    const char *wrong = NULL;
+    PyObject *options = PyImport_ImportModule("rawmmsg._options");
+    PyObject *parse, *parsed = NULL;
 
-    if (f->group > 0xffff) {
-        wrong = "a fanout group is 0 to 0xffff";
+    if (options == NULL) {
+        return NULL;
     }
-    else if (f->flags & ~(FANOUT_DEFRAG | FANOUT_ROLLOVER)) {
-        wrong = "flags may have FANOUT_DEFRAG and FANOUT_ROLLOVER";
+    parse = PyObject_GetAttrString(options, function);
+    if (parse != NULL) {
+        parsed = PyObject_Call(parse, args, kwargs);
+        Py_DECREF(parse);
     }
-    else if (f->program != Py_None && f->mode != FANOUT_CBPF
-             && f->mode != FANOUT_EBPF) {
-        wrong = "a fanout program goes with the modes 'cbpf' and 'ebpf'";
-    }
-    else if (f->program == Py_None && f->group < 0 && f->mode >= FANOUT_CBPF) {
-        wrong = "a new group of this mode needs its program";
-    }
-    else if (f->program != Py_None && number != (f->mode == FANOUT_EBPF)) {
-        wrong = "the program is instructions for 'cbpf', and a descriptor for "
-                "'ebpf'";
-    }
-    if (wrong != NULL) {
-        PyErr_SetString(PyExc_ValueError, wrong);
-        return -1;
-    }
-    return 0;
+    Py_DECREF(options);
+    return parsed;
 }
 
-/* 0, or -1 with an exception set. */
+/* Copies the program, if there is one; free_program() it. 0, or -1 with an
+   exception set. */
 static int
-parse_fanout(PyObject *args, PyObject *kwargs, struct fanout *f)
+copy_fanout_program(RawSocket *s, struct fanout *f)
 {
-    static char *names[] = {"mode", "group", "flags", "program", NULL};
-    const char *mode;
-
-    *f = (struct fanout){.group = -1, .program = Py_None};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|O&iO:set_fanout", names,
-                                     &mode, convert_optional_int, &f->group,
-                                     &f->flags, &f->program)) {
-        return -1;
-    }
-    while (strcmp(mode, fanout_modes[f->mode]) != 0) {
-        if (++f->mode == (int)Py_ARRAY_LENGTH(fanout_modes)) {
-            PyErr_Format(PyExc_ValueError,
-                         "no such fanout mode: '%s' (hash, lb, cpu, rollover, "
-                         "random, queue, cbpf or ebpf)",
-                         mode);
-            return -1;
-        }
-    }
-    return check_fanout(f);
+    f->program = no_program;
+    return f->source == Py_None ? 0 : copy_program(s, f->source, &f->program);
 }
 
-/* The constructor's fanout=: a mode, or a tuple of set_fanout()'s arguments,
-   which lives as long as *f is used. */
+/* A group cannot be left, so what its program would make fail is found before
+   the socket joins: on another socket, whose filters are held to the same
+   rules (net/packet/af_packet.c:fanout_set_data_cbpf()). 0, or -1 with an
+   exception set. */
 static int
-parse_fanout_option(PyObject *option, struct fanout *f)
+try_fanout_program(RawSocket *s, const struct fanout *f, const char *call)
 {
-    PyObject *args;
-    int result;
+    struct sock_fprog classic = {(unsigned short)f->program.count,
+                                 f->program.code};
+    int locked = read_int_option(s, SOL_SOCKET, SO_LOCK_FILTER,
+                                 "getsockopt(SO_LOCK_FILTER)");
+    int fd, result, error;
 
-    if (PyTuple_Check(option)) {
-        return parse_fanout(option, NULL, f);
+    if (locked != 0) {
+        return locked < 0 ? -1 : raise_error(s, EPERM, call);
     }
-    if (!PyUnicode_Check(option)) {
-        PyErr_Format(PyExc_TypeError,
-                     "fanout must be a mode or a tuple of set_fanout()'s "
-                     "arguments, not %R",
-                     Py_TYPE(option));
-        return -1;
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return raise_error(s, errno, "socket");
     }
-    args = PyTuple_Pack(1, option);
-    if (args == NULL) {
-        return -1;
-    }
-    result = parse_fanout(args, NULL, f);
-    Py_DECREF(args);
-    return result;
+    result = f->program.code == NULL
+                 ? setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &f->program.fd,
+                              sizeof(f->program.fd))
+                 : setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &classic,
+                              sizeof(classic));
+    error = errno;
+    close(fd);
+    return result < 0 ? raise_error(s, error, call) : 0;
 }
 
 static int
-set_fanout_program(RawSocket *s, const struct fanout *f)
+set_fanout_program(RawSocket *s, const struct fanout *f, const char *call)
 {
-    static const char call[] = "setsockopt(PACKET_FANOUT_DATA)";
-    struct program p;
-    struct sock_fprog classic;
-    int result;
+    struct sock_fprog classic = {(unsigned short)f->program.count,
+                                 f->program.code};
 
-    if (make_program(s, f->program, &p) < 0) {
-        return -1;
+    if (f->program.code == NULL) {
+        return set_int_option(s, SOL_PACKET, PACKET_FANOUT_DATA, f->program.fd,
+                              call);
     }
-    if (p.code == NULL) {
-        return set_int_option(s, SOL_PACKET, PACKET_FANOUT_DATA, p.fd, call);
-    }
-    classic = (struct sock_fprog){(unsigned short)p.count, p.code};
-    result = set_option(s, SOL_PACKET, PACKET_FANOUT_DATA, &classic,
-                        sizeof(classic), call);
-    free_program(&p);
-    return result;
+    return set_option(s, SOL_PACKET, PACKET_FANOUT_DATA, &classic,
+                      sizeof(classic), call);
 }
 
 static const char fanout_query[] = "getsockopt(PACKET_FANOUT)";
 
+/* Sets PACKET_FANOUT: 0, or -1 with an exception set. */
+static int
+set_fanout_value(RawSocket *s, uint32_t value)
+{
+    char call[160] = "setsockopt(PACKET_FANOUT)";
+    int result, error;
+
+    Py_BEGIN_ALLOW_THREADS
+    result =
+        setsockopt(s->fd, SOL_PACKET, PACKET_FANOUT, &value, sizeof(value));
+    error = errno;
+    Py_END_ALLOW_THREADS
+    if (result < 0 && error == EINVAL) {
+        PyOS_snprintf(
+            call, sizeof(call),
+            "setsockopt(PACKET_FANOUT): the members of group %u must "
+            "have one interface, protocol, mode and flags",
+            (unsigned)(value & 0xffff));
+    }
+    return result < 0 ? raise_error(s, error, call) : 0;
+}
+
 /* Joins a group; its number, or -1 with an exception set. A member's packets
    come through the group's hook, not its own: PACKET_IGNORE_OUTGOING works
-   there as a flag of the group (net/packet/af_packet.c:fanout_add()). */
+   there as a flag of the group (net/packet/af_packet.c:fanout_add()).
+
+   What is queued stays: until now every member has got every packet, so some
+   of it may have reached other members too. But from here on each packet is
+   this member's alone, and to read any away would lose it. */
 static int
 join_fanout(RawSocket *s, const struct fanout *f)
 {
-    int flags = f->flags | (f->group < 0 ? FANOUT_UNIQUE_ID : 0);
+    static const char call[] = "setsockopt(PACKET_FANOUT_DATA)";
+    bool program = f->source != Py_None;
     int ignore = read_int_option(s, SOL_PACKET, PACKET_IGNORE_OUTGOING,
                                  "getsockopt(PACKET_IGNORE_OUTGOING)");
     int value;
 
-    if (ignore < 0) {
+    if (ignore < 0 || (program && try_fanout_program(s, f, call) < 0)) {
         return -1;
     }
-    flags |= ignore ? FANOUT_IGNORE_OUTGOING : 0;
-    /* Unsigned: the topmost flag would shift into the sign. */
-    value = (int)((uint32_t)(f->group < 0 ? 0 : f->group)
-                  | (uint32_t)(f->mode | flags) << 16);
-    if (set_int_option(s, SOL_PACKET, PACKET_FANOUT, value,
-                       "setsockopt(PACKET_FANOUT)")
-            < 0
-        || (f->program != Py_None && set_fanout_program(s, f) < 0)) {
+    if (set_fanout_value(
+            s, (uint32_t)f->value
+                   | (ignore ? (uint32_t)FANOUT_IGNORE_OUTGOING << 16 : 0))
+        < 0) {
         return -1;
     }
     value = read_int_option(s, SOL_PACKET, PACKET_FANOUT, fanout_query);
@@ -5289,20 +5818,10 @@ join_fanout(RawSocket *s, const struct fanout *f)
     }
     atomic_store_explicit(&s->fanout_group, value & 0xffff,
                           memory_order_relaxed);
-    return value & 0xffff;
-}
-
-/* As join_fanout(), for a socket that receives: until now every member has got
-   every packet, so what is queued is discarded. */
-static int
-join_receiving(RawSocket *s, const struct fanout *f)
-{
-    int group = join_fanout(s, f);
-
-    if (group >= 0) {
-        drain(s);
+    if (program && set_fanout_program(s, f, call) < 0) {
+        return -1;
     }
-    return group;
+    return value & 0xffff;
 }
 
 PyDoc_STRVAR(RawSocket_set_fanout_doc,
@@ -5315,134 +5834,57 @@ static PyObject *
 RawSocket_set_fanout(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     RawSocket *s = (RawSocket *)self;
-    struct fanout f;
-    int group;
+    PyObject *parsed = call_options("parse_fanout", args, kwargs);
+    struct fanout f = {.program = no_program};
+    unsigned process;
+    int group = -1;
 
-    if (parse_fanout(args, kwargs, &f) < 0
-        || enter_call(s, "setsockopt(PACKET_FANOUT)") < 0) {
+    if (parsed == NULL) {
         return NULL;
     }
-    group = join_receiving(s, &f);
-    leave_call(s);
+    if (PyArg_ParseTuple(parsed, "LO", &f.value, &f.source)
+        && copy_fanout_program(s, &f) == 0
+        && enter_call(s, &process, "setsockopt(PACKET_FANOUT)") == 0) {
+        group = join_fanout(s, &f);
+        leave_call(s, process);
+    }
+    free_program(&f.program);
+    Py_DECREF(parsed);
     return group < 0 ? NULL : PyLong_FromLong(group);
 }
 
 /* ---- RawSocket: construction ---------------------------------------------- */
 
-/* The constructor's arguments. Tristates and sizes: -1 for None. */
+/* Which time stamps: the numbers of rawmmsg._options. */
+enum {
+    STAMPS_SOFTWARE = 1,
+    STAMPS_HARDWARE = 2
+};
+
+/* The constructor's arguments, as rawmmsg._options.parse() has made them.
+   Tristates and sizes: -1 for None. The objects are borrowed. */
 struct options {
     PyObject *interface;
+    const char *name; /* its bytes */
     int protocol;
     int type;
     PyObject *filter;
-    int promisc;
     int ignore_outgoing;
     int vlan;
     int addresses;
-    PyObject *timestamps;
+    int timestamps;
     int vnet_hdr;
-    PyObject *fanout;
-    int allmulti;
-    PyObject *multicast;
+    struct fanout fanout;
+    PyObject *memberships; /* a tuple of (PACKET_MR_ type, address) */
     int qdisc_bypass;
     int rcvbuf;
     int sndbuf;
-    int busy_poll;
-    PyObject *netns;
+    PyObject *netns; /* bytes, or None */
     int allow_down;
     int fileno;
+
+    struct program program; /* owned: `filter`, compiled */
 };
-
-/* "O&": None is -1, True the header that all kernels have. */
-static int
-convert_vnet_hdr(PyObject *value, void *result)
-{
-    int size;
-
-    if (value == Py_None || PyBool_Check(value)) {
-        size = value == Py_None ? -1 : value == Py_True ? (int)VNET_HEADER : 0;
-    }
-    else if (!convert_optional_int(value, &size)) {
-        return 0;
-    }
-    else if (size != 0 && size != (int)VNET_HEADER
-             && size != (int)MERGEABLE_HEADER) {
-        PyErr_Format(PyExc_ValueError,
-                     "vnet_hdr must be a bool, %zu or %zu, not %d",
-                     VNET_HEADER, MERGEABLE_HEADER, size);
-        return 0;
-    }
-    *(int *)result = size;
-    return 1;
-}
-
-/* "O&": None is -1. */
-static int
-convert_tristate(PyObject *value, void *result)
-{
-    int truth = value == Py_None ? -1 : PyObject_IsTrue(value);
-
-    if (truth < 0 && value != Py_None) {
-        return 0;
-    }
-    *(int *)result = truth;
-    return 1;
-}
-
-static bool
-is_text(PyObject *value, const char *text)
-{
-    return PyUnicode_Check(value)
-           && PyUnicode_CompareWithASCIIString(value, text) == 0;
-}
-
-/* What makes no sense on a socket of all interfaces. */
-static const char *
-interface_needed(const struct options *o)
-{
-    return o->promisc                ? "promisc needs an interface"
-           : o->allmulti             ? "allmulti needs an interface"
-           : o->multicast != Py_None ? "multicast needs an interface"
-           : is_text(o->timestamps, "hardware")
-               ? "hardware time stamps need an interface"
-               : NULL;
-}
-
-/* Checks that need no descriptor. */
-static int
-check_options(const struct options *o)
-{
-    const char *wrong = NULL;
-
-    if (o->protocol > 0xffff) {
-        wrong = "protocol must be an EtherType, 0 to 0xffff";
-    }
-    else if (o->type >= 0 && o->type != SOCK_RAW && o->type != SOCK_DGRAM) {
-        wrong = "type must be SOCK_RAW or SOCK_DGRAM";
-    }
-    else if (o->timestamps != Py_None && !is_text(o->timestamps, "software")
-             && !is_text(o->timestamps, "hardware")) {
-        wrong = "timestamps must be None, 'software' or 'hardware'";
-    }
-    else if (o->fileno >= 0
-             && (o->interface != Py_None || o->protocol >= 0 || o->type >= 0
-                 || o->netns != Py_None || o->allow_down)) {
-        wrong = "fileno= brings its interface, protocol, type and namespace: "
-                "they cannot be given";
-    }
-    else if (o->fileno < 0 && o->interface == Py_None && o->protocol == 0) {
-        wrong = "protocol=0 makes a socket that only sends: it needs an "
-                "interface";
-    }
-    else if (o->fileno < 0 && o->interface == Py_None) {
-        wrong = interface_needed(o);
-    }
-    if (wrong != NULL) {
-        PyErr_SetString(PyExc_ValueError, wrong);
-        return -1;
-    }
-    return 0;
-}
 
 /* A socket made in another network namespace, by a thread that goes there and
    does not come back: setns(2) moves the calling thread. */
@@ -5503,28 +5945,6 @@ socket_in_namespace(struct visit *v)
     return 0;
 }
 
-/* The path of a namespace: a name is one of `ip netns`. New bytes, or NULL. */
-static PyObject *
-namespace_path(PyObject *netns)
-{
-    PyObject *name, *path;
-
-    if (!PyUnicode_FSConverter(netns, &name)) {
-        return NULL;
-    }
-    if (PyBytes_Size(name) == 0) {
-        Py_DECREF(name);
-        PyErr_SetString(PyExc_ValueError, "netns is empty");
-        return NULL;
-    }
-    if (strchr(PyBytes_AsString(name), '/') != NULL) {
-        return name;
-    }
-    path = PyBytes_FromFormat("/var/run/netns/%s", PyBytes_AsString(name));
-    Py_DECREF(name);
-    return path;
-}
-
 /* Raises why there is no socket; always -1. */
 static int
 raise_no_socket(int error, const char *call, PyObject *filename)
@@ -5559,64 +5979,32 @@ static int
 open_socket(RawSocket *s, const struct options *o)
 {
     struct visit v = {.type = s->type, .call = "socket"};
-    PyObject *path = NULL;
-    int result = -1;
+    bool elsewhere = o->netns != Py_None;
+    PyObject *path;
 
-    if (o->netns == Py_None) {
+    if (elsewhere) {
+        v.path = PyBytes_AsString(o->netns);
+        if (socket_in_namespace(&v) < 0) {
+            return -1;
+        }
+    }
+    else {
         v.fd = socket(AF_PACKET, s->type | SOCK_CLOEXEC, 0);
         v.error = errno;
     }
-    else {
-        path = namespace_path(o->netns);
-        if (path == NULL) {
-            return -1;
-        }
-        v.path = PyBytes_AsString(path);
-        if (socket_in_namespace(&v) < 0) {
-            goto finally;
-        }
+    if (v.fd >= 0) {
+        s->fd = v.fd;
+        return 0;
     }
-    if (v.fd < 0) {
-        raise_no_socket(v.error, v.call,
-                        v.path != NULL ? o->netns : s->interface);
-        goto finally;
+    if (!elsewhere) {
+        return raise_no_socket(v.error, v.call, s->interface);
     }
-    s->fd = v.fd;
-    result = 0;
-
-finally:
-    Py_XDECREF(path);
-    return result;
-}
-
-/* Copies the name of an interface: 0, or -1 for what cannot be one. */
-static int
-copy_name(PyObject *interface, char name[IFNAMSIZ])
-{
-    PyObject *bytes;
-    Py_ssize_t length;
-
-    if (!PyUnicode_Check(interface)) {
-        PyErr_Format(PyExc_TypeError, "interface must be str or None, not %R",
-                     Py_TYPE(interface));
-        return -1;
+    path = PyUnicode_DecodeFSDefault(v.path);
+    if (path != NULL) {
+        raise_no_socket(v.error, v.call, path);
+        Py_DECREF(path);
     }
-    if (!PyUnicode_FSConverter(interface, &bytes)) {
-        return -1;
-    }
-    length = PyBytes_Size(bytes);
-    /* The kernel takes what follows a colon for an alias, and drops it. */
-    if (length < 1 || length >= IFNAMSIZ
-        || strchr(PyBytes_AsString(bytes), ':') != NULL) {
-        PyErr_Format(PyExc_ValueError,
-                     "not an interface name (1 to %d bytes, no colon): %R",
-                     IFNAMSIZ - 1, interface);
-        Py_DECREF(bytes);
-        return -1;
-    }
-    memcpy(name, PyBytes_AsString(bytes), (size_t)length + 1);
-    Py_DECREF(bytes);
-    return 0;
+    return -1;
 }
 
 /* Finds index and link type, on the socket: if_nametoindex(3) would ask the
@@ -5626,7 +6014,8 @@ look_up_interface(RawSocket *s, const char *name)
 {
     struct ifreq request = {0};
 
-    memcpy(request.ifr_name, name, IFNAMSIZ);
+    /* Of at most IFNAMSIZ - 1 bytes. */
+    strncpy(request.ifr_name, name, IFNAMSIZ - 1);
     if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
         return raise_error(s, errno, "ioctl(SIOCGIFINDEX)");
     }
@@ -5638,39 +6027,100 @@ look_up_interface(RawSocket *s, const char *name)
     return 0;
 }
 
-/* Beyond the limit where privilege allows, up to it where not. */
-static int
-set_buffer_size(RawSocket *s, int force_name, int name, int bytes,
-                const char *call)
+/* What the constructor has changed on an adopted socket, whose owner gets it
+   back as it was when a later step fails. A new socket is closed instead. */
+struct changes {
+    bool wanted;
+    struct {
+        int level;
+        int name;
+        int value; /* that was there */
+    } options[12];
+    size_t option_count;
+    struct old_filter filter; /* owned */
+    bool filtered;
+    PyObject *memberships; /* borrowed: as in struct options */
+    Py_ssize_t joined;     /* so many of them */
+};
+
+static void
+note_change(struct changes *c, int level, int name, int value)
 {
-    if (setsockopt(s->fd, SOL_SOCKET, force_name, &bytes, sizeof(bytes))
-        == 0) {
+    c->options[c->option_count].level = level;
+    c->options[c->option_count].name = name;
+    c->options[c->option_count++].value = value;
+}
+
+/* Sets an option whose value can be read. 0, or -1 with an exception set and
+   nothing changed. */
+static int
+change_option(RawSocket *s, struct changes *c, int level, int name, int value,
+              const char *call)
+{
+    int old = 0;
+    socklen_t length = sizeof(old);
+
+    if (c->wanted && getsockopt(s->fd, level, name, &old, &length) < 0) {
+        return raise_error(s, errno, call);
+    }
+    if (set_int_option(s, level, name, value, call) < 0) {
+        return -1;
+    }
+    if (c->wanted) {
+        note_change(c, level, name, old);
+    }
+    return 0;
+}
+
+/* Beyond the limit where privilege allows, up to it where not. 0, or -1 with
+   errno set. */
+static int
+set_buffer_size(int fd, int name, int bytes)
+{
+    int force = name == SO_RCVBUF ? SO_RCVBUFFORCE : SO_SNDBUFFORCE;
+
+    if (setsockopt(fd, SOL_SOCKET, force, &bytes, sizeof(bytes)) == 0) {
         return 0;
     }
-    return set_int_option(s, SOL_SOCKET, name, bytes, call);
+    return setsockopt(fd, SOL_SOCKET, name, &bytes, sizeof(bytes));
+}
+
+/* bytes < 0: leaves it. */
+static int
+apply_buffer_size(RawSocket *s, struct changes *c, int name, int bytes,
+                  const char *call)
+{
+    int old = 0;
+    socklen_t length = sizeof(old);
+
+    if (bytes < 0) {
+        return 0;
+    }
+    if ((c->wanted && getsockopt(s->fd, SOL_SOCKET, name, &old, &length) < 0)
+        || set_buffer_size(s->fd, name, bytes) < 0) {
+        return raise_error(s, errno, call);
+    }
+    if (c->wanted) {
+        /* The kernel doubles what it is given (socket(7)). */
+        note_change(c, SOL_SOCKET, name, old / 2);
+    }
+    return 0;
 }
 
 static int
-apply_buffer_sizes(RawSocket *s, const struct options *o, bool adopted)
+apply_buffer_sizes(RawSocket *s, const struct options *o, struct changes *c)
 {
     int rcvbuf = o->rcvbuf;
 
-    if (rcvbuf < 0 && !adopted && s->receives) {
+    if (rcvbuf < 0 && o->fileno < 0 && s->receives) {
         rcvbuf = DEFAULT_RCVBUF;
     }
-    if (rcvbuf >= 0
-        && set_buffer_size(s, SO_RCVBUFFORCE, SO_RCVBUF, rcvbuf,
-                           "setsockopt(SO_RCVBUF)")
-               < 0) {
+    if (apply_buffer_size(s, c, SO_RCVBUF, rcvbuf, "setsockopt(SO_RCVBUF)")
+        < 0) {
         return -1;
     }
-    if (o->sndbuf >= 0
-        && set_buffer_size(s, SO_SNDBUFFORCE, SO_SNDBUF, o->sndbuf,
-                           "setsockopt(SO_SNDBUF)")
-               < 0) {
-        return -1;
-    }
-    return 0;
+    return apply_buffer_size(s, c, SO_SNDBUF, o->sndbuf,
+                             "setsockopt(SO_SNDBUF)");
 }
 
 /* Whether the interface stamps packets itself, which it then may have to be
@@ -5679,49 +6129,83 @@ static bool
 has_hardware_stamps(RawSocket *s)
 {
     struct ethtool_ts_info info = {.cmd = ETHTOOL_GET_TS_INFO};
+    struct ifreq request = {.ifr_ifindex = s->ifindex};
 
-    return ethtool_ioctl(s, &info) == 0
+    if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
+        return false;
+    }
+    request.ifr_data = (void *)&info;
+    return ioctl(s->fd, SIOCETHTOOL, &request) == 0
            && (info.so_timestamping & SOF_TIMESTAMPING_RAW_HARDWARE)
            && (info.so_timestamping & SOF_TIMESTAMPING_RX_HARDWARE);
 }
 
+/* Not SO_TIMESTAMPNS: the kernel begins to stamp a moment after the option is
+   set, and with that one it gives a packet that came before its time of being
+   read (net/socket.c:__sock_recv_timestamp()). */
 static int
-apply_timestamps(RawSocket *s, const struct options *o)
+apply_timestamps(RawSocket *s, const struct options *o, struct changes *c)
 {
+    static const char call[] = "setsockopt(SO_TIMESTAMPING)";
+    int flags = SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+
+    if (o->timestamps < STAMPS_SOFTWARE) {
+        return 0;
+    }
+    if (o->timestamps == STAMPS_HARDWARE) {
+        if (!has_hardware_stamps(s)) {
+            return raise_error(s, EOPNOTSUPP,
+                               "the interface has no hardware time stamps");
+        }
+        flags = SOF_TIMESTAMPING_RX_HARDWARE | SOF_TIMESTAMPING_RAW_HARDWARE;
+        s->stamp = 2; /* 0 is the software's */
+    }
     s->collects |= COLLECT_TIMES;
-    if (is_text(o->timestamps, "software")) {
-        return set_int_option(s, SOL_SOCKET, SO_TIMESTAMPNS, 1,
-                              "setsockopt(SO_TIMESTAMPNS)");
+    if (c->wanted
+        && change_option(s, c, SOL_SOCKET, SO_TIMESTAMPNS, 0,
+                         "setsockopt(SO_TIMESTAMPNS)")
+               < 0) {
+        return -1;
     }
-    if (!has_hardware_stamps(s)) {
-        return raise_error(s, EOPNOTSUPP,
-                           "the interface has no hardware time stamps");
-    }
-    return set_int_option(s, SOL_SOCKET, SO_TIMESTAMPING,
-                          SOF_TIMESTAMPING_RX_HARDWARE
-                              | SOF_TIMESTAMPING_RAW_HARDWARE,
-                          "setsockopt(SO_TIMESTAMPING)");
+    return change_option(s, c, SOL_SOCKET, SO_TIMESTAMPING, flags, call);
 }
 
-/* Has the kernel exchange an offload header with each frame, or not. */
+/* Whether the kernel exchanges an offload header with each frame: only where
+   that changes, since a SOCK_DGRAM socket has no such option. */
 static int
-apply_vnet_hdr(RawSocket *s, unsigned size)
+apply_vnet_hdr(RawSocket *s, const struct options *o, struct changes *c)
 {
-    s->vnet_hdr = size;
-    if (size == MERGEABLE_HEADER) {
-        return set_int_option(s, SOL_PACKET, PACKET_VNET_HDR_SZ, (int)size,
-                              "setsockopt(PACKET_VNET_HDR_SZ)");
+    unsigned size = (unsigned)o->vnet_hdr, old = s->vnet_hdr;
+    bool by_size = size == MERGEABLE_HEADER || old == MERGEABLE_HEADER;
+    int name = by_size ? PACKET_VNET_HDR_SZ : PACKET_VNET_HDR;
+
+    if (o->vnet_hdr < 0 || size == old) {
+        return 0;
     }
-    return set_int_option(s, SOL_PACKET, PACKET_VNET_HDR, size > 0,
-                          "setsockopt(PACKET_VNET_HDR)");
+    if (s->type != SOCK_RAW) {
+        PyErr_SetString(PyExc_ValueError,
+                        "vnet_hdr needs SOCK_RAW (packet(7))");
+        return -1;
+    }
+    if (set_int_option(s, SOL_PACKET, name, by_size ? (int)size : size > 0,
+                       by_size ? "setsockopt(PACKET_VNET_HDR_SZ)"
+                               : "setsockopt(PACKET_VNET_HDR)")
+        < 0) {
+        return -1;
+    }
+    if (c->wanted) {
+        note_change(c, SOL_PACKET, name, by_size ? (int)old : old > 0);
+    }
+    s->vnet_hdr = size;
+    return 0;
 }
 
 /* What to collect with each packet. */
 static int
-apply_collection(RawSocket *s, const struct options *o)
+apply_collection(RawSocket *s, const struct options *o, struct changes *c)
 {
     s->collects = COLLECT_ALWAYS;
-    if (o->vnet_hdr >= 0 && apply_vnet_hdr(s, (unsigned)o->vnet_hdr) < 0) {
+    if (apply_vnet_hdr(s, o, c) < 0) {
         return -1;
     }
     if (s->vnet_hdr > 0) {
@@ -5731,8 +6215,8 @@ apply_collection(RawSocket *s, const struct options *o)
         s->collects |= COLLECT_BUFFER_COUNTS;
     }
     if (o->vlan == 1) {
-        if (set_int_option(s, SOL_PACKET, PACKET_AUXDATA, 1,
-                           "setsockopt(PACKET_AUXDATA)")
+        if (change_option(s, c, SOL_PACKET, PACKET_AUXDATA, 1,
+                          "setsockopt(PACKET_AUXDATA)")
             < 0) {
             return -1;
         }
@@ -5744,99 +6228,137 @@ apply_collection(RawSocket *s, const struct options *o)
     }
     s->names_needed = (s->collects & (COLLECT_ADDRESSES | COLLECT_NAMES))
                       || ((s->collects & COLLECT_VLAN) && s->link_type < 0);
-    return o->timestamps == Py_None ? 0 : apply_timestamps(s, o);
+    return apply_timestamps(s, o, c);
 }
 
 static int
-apply_packet_options(RawSocket *s, const struct options *o)
+apply_packet_options(RawSocket *s, const struct options *o, struct changes *c)
 {
     if (o->ignore_outgoing >= 0
-        && set_int_option(s, SOL_PACKET, PACKET_IGNORE_OUTGOING,
-                          o->ignore_outgoing,
-                          "setsockopt(PACKET_IGNORE_OUTGOING)")
+        && change_option(s, c, SOL_PACKET, PACKET_IGNORE_OUTGOING,
+                         o->ignore_outgoing,
+                         "setsockopt(PACKET_IGNORE_OUTGOING)")
                < 0) {
         return -1;
     }
-    if (o->qdisc_bypass
-        && set_int_option(s, SOL_PACKET, PACKET_QDISC_BYPASS, 1,
-                          "setsockopt(PACKET_QDISC_BYPASS)")
-               < 0) {
+    return o->qdisc_bypass
+               ? change_option(s, c, SOL_PACKET, PACKET_QDISC_BYPASS, 1,
+                               "setsockopt(PACKET_QDISC_BYPASS)")
+               : 0;
+}
+
+/* Fills in an address of PACKET_MR_MULTICAST: 0, or -1 with an exception
+   set. */
+static int
+parse_hardware_address(PyObject *address, struct packet_mreq *request)
+{
+    Py_buffer view;
+
+    if (PyObject_GetBuffer(address, &view, PyBUF_SIMPLE) < 0) {
         return -1;
     }
-    if (o->busy_poll >= 0
-        && set_int_option(s, SOL_SOCKET, SO_BUSY_POLL, o->busy_poll,
-                          "setsockopt(SO_BUSY_POLL)")
-               < 0) {
+    if (view.len < 1 || view.len > (Py_ssize_t)sizeof(request->mr_address)) {
+        PyErr_Format(PyExc_ValueError,
+                     "a hardware address has 1 to %zu bytes, not %zd",
+                     sizeof(request->mr_address), view.len);
+        PyBuffer_Release(&view);
         return -1;
+    }
+    request->mr_alen = (unsigned short)view.len;
+    memcpy(request->mr_address, view.buf, (size_t)view.len);
+    PyBuffer_Release(&view);
+    return 0;
+}
+
+/* The membership at i: 0, or -1 with an exception set. */
+static int
+get_membership(RawSocket *s, PyObject *memberships, Py_ssize_t i,
+               struct packet_mreq *request)
+{
+    PyObject *address;
+    int type;
+
+    if (!PyArg_ParseTuple(PyTuple_GetItem(memberships, i), "iS", &type,
+                          &address)) {
+        return -1;
+    }
+    *request = (struct packet_mreq){.mr_ifindex = s->ifindex,
+                                    .mr_type = (unsigned short)type};
+    return PyBytes_Size(address) == 0
+               ? 0
+               : parse_hardware_address(address, request);
+}
+
+/* The first option that needs an interface, by its name; NULL where there is
+   none. */
+static const char *
+interface_needed(const struct options *o)
+{
+    static const char *const names[] = {"multicast", "promisc", "allmulti"};
+    PyObject *address;
+    int type;
+
+    if (PyTuple_Size(o->memberships) == 0) {
+        return o->timestamps == STAMPS_HARDWARE ? "hardware time stamps"
+                                                : NULL;
+    }
+    if (!PyArg_ParseTuple(PyTuple_GetItem(o->memberships, 0), "iS", &type,
+                          &address)) {
+        return NULL;
+    }
+    return names[type];
+}
+
+static int
+apply_memberships(RawSocket *s, const struct options *o, struct changes *c)
+{
+    Py_ssize_t count = PyTuple_Size(o->memberships);
+    struct packet_mreq request;
+
+    c->memberships = o->memberships;
+    while (c->joined < count) {
+        if (get_membership(s, o->memberships, c->joined, &request) < 0
+            || set_option(s, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &request,
+                          sizeof(request), "setsockopt(PACKET_ADD_MEMBERSHIP)")
+                   < 0) {
+            return -1;
+        }
+        c->joined++;
     }
     return 0;
 }
 
-/* Joins (PACKET_ADD_MEMBERSHIP) or leaves; `address` is for
-   PACKET_MR_MULTICAST, else NULL. */
-static int
-change_membership(RawSocket *s, int action, int type, PyObject *address)
+/* In reverse; keeps the exception in flight. */
+static void
+undo_changes(RawSocket *s, struct changes *c)
 {
-    const char *call = action == PACKET_ADD_MEMBERSHIP
-                           ? "setsockopt(PACKET_ADD_MEMBERSHIP)"
-                           : "setsockopt(PACKET_DROP_MEMBERSHIP)";
-    struct packet_mreq request = {.mr_ifindex = s->ifindex,
-                                  .mr_type = (unsigned short)type};
-    Py_buffer view;
+    PyObject *exception = PyErr_GetRaisedException();
+    struct packet_mreq request;
 
-    if (address != NULL) {
-        if (PyObject_GetBuffer(address, &view, PyBUF_SIMPLE) < 0) {
-            return -1;
+    while (c->joined > 0) {
+        if (get_membership(s, c->memberships, --c->joined, &request) < 0) {
+            PyErr_Clear();
+            continue;
         }
-        if (view.len < 1
-            || view.len > (Py_ssize_t)sizeof(request.mr_address)) {
-            PyErr_Format(PyExc_ValueError,
-                         "a hardware address has 1 to %zu bytes, not %zd",
-                         sizeof(request.mr_address), view.len);
-            PyBuffer_Release(&view);
-            return -1;
+        (void)setsockopt(s->fd, SOL_PACKET, PACKET_DROP_MEMBERSHIP, &request,
+                         sizeof(request));
+    }
+    if (c->filtered) {
+        restore_filter(s, &c->filter);
+    }
+    while (c->option_count > 0) {
+        int level = c->options[--c->option_count].level;
+        int name = c->options[c->option_count].name;
+        int value = c->options[c->option_count].value;
+
+        if (level == SOL_SOCKET && (name == SO_RCVBUF || name == SO_SNDBUF)) {
+            (void)set_buffer_size(s->fd, name, value);
         }
-        request.mr_alen = (unsigned short)view.len;
-        memcpy(request.mr_address, view.buf, (size_t)view.len);
-        PyBuffer_Release(&view);
+        else {
+            (void)setsockopt(s->fd, level, name, &value, sizeof(value));
+        }
     }
-    return set_option(s, SOL_PACKET, action, &request, sizeof(request), call);
-}
-
-static int
-join_multicast(RawSocket *s, PyObject *addresses)
-{
-    PyObject *iterator = PyObject_GetIter(addresses);
-    PyObject *address;
-    int result = 0;
-
-    if (iterator == NULL) {
-        return -1;
-    }
-    while (result == 0 && (address = PyIter_Next(iterator)) != NULL) {
-        result = change_membership(s, PACKET_ADD_MEMBERSHIP,
-                                   PACKET_MR_MULTICAST, address);
-        Py_DECREF(address);
-    }
-    Py_DECREF(iterator);
-    return PyErr_Occurred() ? -1 : 0;
-}
-
-static int
-apply_memberships(RawSocket *s, const struct options *o)
-{
-    if (o->promisc
-        && change_membership(s, PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC, NULL)
-               < 0) {
-        return -1;
-    }
-    if (o->allmulti
-        && change_membership(s, PACKET_ADD_MEMBERSHIP, PACKET_MR_ALLMULTI,
-                             NULL)
-               < 0) {
-        return -1;
-    }
-    return o->multicast == Py_None ? 0 : join_multicast(s, o->multicast);
+    PyErr_SetRaisedException(exception);
 }
 
 /* Starts to listen. bind(2) to an interface that is down returns 0 and leaves
@@ -5870,53 +6392,50 @@ bind_socket(RawSocket *s, const struct options *o, int protocol)
     return pending == 0 ? 0 : raise_error(s, pending, "bind");
 }
 
-/* As bind_socket(), for a member of a fanout group: until it has joined, it
-   gets what the other members get too. */
+/* Before anything that would have to be undone, but not before an adopted
+   descriptor is known to be open: it must not become this one. */
+static int
+open_wake_fd(RawSocket *s)
+{
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return s->wake_fd < 0 ? raise_os_error(errno, "eventfd", NULL) : 0;
+}
+
+/* Compiles filter=, before anything of an adopted socket is changed. */
+static int
+make_filter(RawSocket *s, struct options *o)
+{
+    return o->filter == Py_None ? 0 : make_program(s, o->filter, &o->program);
+}
+
+/* As bind_socket(), for a member of a fanout group. Until it has joined it gets
+   what the other members get too, so it rejects everything until then. What
+   comes between the join and the filter is lost, and counted nowhere. */
 static int
 bind_member(RawSocket *s, const struct options *o, int protocol)
 {
-    struct program filter = {NULL, 0, -1};
-    struct fanout f;
-    int result = -1;
-
-    if (parse_fanout_option(o->fanout, &f) < 0
-        || (o->filter != Py_None && make_program(s, o->filter, &filter) < 0)) {
+    if (quarantine(s) < 0 || bind_socket(s, o, protocol) < 0
+        || join_fanout(s, &o->fanout) < 0) {
         return -1;
     }
-    if (reject_everything(s) == 0 && bind_socket(s, o, protocol) == 0
-        && join_fanout(s, &f) >= 0) {
-        result = o->filter != Py_None
-                     ? attach_program(s, &filter)
-                     : set_int_option(s, SOL_SOCKET, SO_DETACH_FILTER, 1,
-                                      "setsockopt(SO_DETACH_FILTER)");
-    }
-    free_program(&filter);
-    return result;
+    return o->filter != Py_None
+               ? attach_program(s, &o->program)
+               : set_int_option(s, SOL_SOCKET, SO_DETACH_FILTER, 1,
+                                "setsockopt(SO_DETACH_FILTER)");
 }
 
 /* The order that cannot lie: nothing is received before bind(2), which comes
    last, when options, filter and membership are in force. */
 static int
-construct_new(RawSocket *s, struct options *o)
+construct_new(RawSocket *s, struct options *o, struct changes *c)
 {
-    int protocol = o->protocol < 0 ? ETH_P_ALL : o->protocol;
-    char name[IFNAMSIZ] = "";
-
     s->family = AF_PACKET;
-    s->type = o->type < 0 ? SOCK_RAW : o->type;
-    s->receives = protocol != 0;
-    if (o->interface != Py_None) {
-        if (copy_name(o->interface, name) < 0) {
-            return -1;
-        }
-        /* An exact str: no code of a subclass runs in repr and dealloc. */
-        s->interface = PyUnicode_FromObject(o->interface);
-        if (s->interface == NULL) {
-            return -1;
-        }
-    }
+    s->type = o->type;
+    s->receives = o->protocol != 0;
+    s->interface = o->interface == Py_None ? NULL : Py_NewRef(o->interface);
     if (open_socket(s, o) < 0
-        || (s->interface != NULL && look_up_interface(s, name) < 0)) {
+        || (s->interface != NULL && look_up_interface(s, o->name) < 0)
+        || make_filter(s, o) < 0 || open_wake_fd(s) < 0) {
         return -1;
     }
     o->vlan = o->vlan < 0 ? 1 : o->vlan;
@@ -5924,19 +6443,19 @@ construct_new(RawSocket *s, struct options *o)
     if (o->ignore_outgoing < 0 && s->link_type == ARPHRD_LOOPBACK) {
         o->ignore_outgoing = 1;
     }
-    if (apply_buffer_sizes(s, o, false) < 0 || apply_collection(s, o) < 0
-        || apply_packet_options(s, o) < 0) {
+    if (apply_buffer_sizes(s, o, c) < 0 || apply_collection(s, o, c) < 0
+        || apply_packet_options(s, o, c) < 0) {
         return -1;
     }
-    if (o->fanout == Py_None && o->filter != Py_None
-        && apply_filter(s, o->filter, false) < 0) {
+    if (o->fanout.value < 0 && o->filter != Py_None
+        && attach_program(s, &o->program) < 0) {
         return -1;
     }
-    if (apply_memberships(s, o) < 0) {
+    if (apply_memberships(s, o, c) < 0) {
         return -1;
     }
-    return o->fanout == Py_None ? bind_socket(s, o, protocol)
-                                : bind_member(s, o, protocol);
+    return o->fanout.value < 0 ? bind_socket(s, o, o->protocol)
+                               : bind_member(s, o, o->protocol);
 }
 
 /* Learns whether an adopted socket exchanges offload headers, and of which
@@ -5954,6 +6473,13 @@ inspect_vnet_hdr(RawSocket *s)
     if (getsockopt(s->fd, SOL_PACKET, PACKET_VNET_HDR_SZ, &size, &length)
         < 0) {
         size = VNET_HEADER;
+    }
+    if (size != (int)VNET_HEADER && size != (int)MERGEABLE_HEADER) {
+        PyErr_Format(PyExc_ValueError,
+                     "the descriptor has offload headers of %d bytes: only "
+                     "%zu and %zu are known",
+                     size, VNET_HEADER, MERGEABLE_HEADER);
+        return -1;
     }
     s->vnet_hdr = (unsigned)size;
     return 0;
@@ -6016,17 +6542,13 @@ inspect_packet_socket(RawSocket *s, struct options *o)
 static int
 refuse_packet_options(RawSocket *s, struct options *o)
 {
-    bool nameless = !has_addresses(s->family);
-    const char *name = o->promisc                     ? "promisc"
-                       : o->allmulti                  ? "allmulti"
-                       : o->multicast != Py_None      ? "multicast"
-                       : o->vnet_hdr > 0              ? "vnet_hdr"
-                       : o->fanout != Py_None         ? "fanout"
-                       : o->ignore_outgoing > 0       ? "ignore_outgoing"
-                       : o->vlan > 0                  ? "vlan"
-                       : o->addresses > 0 && nameless ? "addresses"
-                       : o->qdisc_bypass              ? "qdisc_bypass"
-                                                      : NULL;
+    const char *name = PyTuple_Size(o->memberships) > 0 ? interface_needed(o)
+                       : o->vnet_hdr > 0                ? "vnet_hdr"
+                       : o->fanout.value >= 0           ? "fanout"
+                       : o->ignore_outgoing > 0         ? "ignore_outgoing"
+                       : o->vlan > 0                    ? "vlan"
+                       : o->qdisc_bypass                ? "qdisc_bypass"
+                                                        : NULL;
 
     if (name != NULL) {
         PyErr_Format(PyExc_ValueError,
@@ -6035,16 +6557,19 @@ refuse_packet_options(RawSocket *s, struct options *o)
                      name);
         return -1;
     }
+    if (o->addresses > 0 && refuse_family(s) < 0) {
+        return -1;
+    }
     o->vlan = 0;
     o->ignore_outgoing = o->vnet_hdr = -1;
     return 0;
 }
 
-/* Takes over a descriptor; nothing on it is changed unless asked. */
+/* Learns what an adopted descriptor is, and changes nothing. */
 static int
-construct_adopted(RawSocket *s, struct options *o)
+inspect_descriptor(RawSocket *s, struct options *o)
 {
-    struct fanout f;
+    const char *needed;
 
     s->fd = o->fileno;
     s->receives = true;
@@ -6070,115 +6595,119 @@ construct_adopted(RawSocket *s, struct options *o)
         < 0) {
         return -1;
     }
-    if (s->ifindex == 0 && interface_needed(o) != NULL) {
-        PyErr_SetString(PyExc_ValueError, interface_needed(o));
-        return -1;
-    }
-    if (apply_buffer_sizes(s, o, true) < 0 || apply_collection(s, o) < 0
-        || apply_packet_options(s, o) < 0) {
-        return -1;
-    }
-    if (o->filter != Py_None && apply_filter(s, o->filter, true) < 0) {
-        return -1;
-    }
-    if (apply_memberships(s, o) < 0) {
-        return -1;
-    }
-    if (o->fanout != Py_None
-        && (parse_fanout_option(o->fanout, &f) < 0
-            || join_receiving(s, &f) < 0)) {
+    needed = interface_needed(o);
+    if (s->ifindex == 0 && needed != NULL) {
+        PyErr_Format(PyExc_ValueError,
+                     "%s needs an interface, and the descriptor is bound to "
+                     "none",
+                     needed);
         return -1;
     }
     return 0;
 }
 
+/* Takes over a descriptor; nothing on it is changed unless asked, and nothing
+   stays changed where this fails. A fanout group cannot be left: it comes
+   last. */
 static int
-parse_options(PyObject *args, PyObject *kwargs, struct options *o)
+construct_adopted(RawSocket *s, struct options *o, struct changes *c)
 {
-    static char *names[] = {"interface",  "protocol",     "type",
-                            "filter",     "promisc",      "ignore_outgoing",
-                            "vlan",       "addresses",    "timestamps",
-                            "vnet_hdr",   "fanout",       "allmulti",
-                            "multicast",  "qdisc_bypass", "rcvbuf",
-                            "sndbuf",     "busy_poll",    "netns",
-                            "allow_down", "fileno",       NULL};
-
-    *o = (struct options){
-        .interface = Py_None,
-        .protocol = -1,
-        .type = -1,
-        .filter = Py_None,
-        .ignore_outgoing = -1,
-        .vlan = -1,
-        .addresses = -1,
-        .timestamps = Py_None,
-        .vnet_hdr = -1,
-        .fanout = Py_None,
-        .multicast = Py_None,
-        .rcvbuf = -1,
-        .sndbuf = -1,
-        .busy_poll = -1,
-        .netns = Py_None,
-        .fileno = -1,
-    };
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "|O$O&O&OpO&O&O&OO&OpOpO&O&O&OpO&:RawSocket", names,
-            &o->interface, convert_optional_int, &o->protocol,
-            convert_optional_int, &o->type, &o->filter, &o->promisc,
-            convert_tristate, &o->ignore_outgoing, convert_tristate, &o->vlan,
-            convert_tristate, &o->addresses, &o->timestamps, convert_vnet_hdr,
-            &o->vnet_hdr, &o->fanout, &o->allmulti, &o->multicast,
-            &o->qdisc_bypass, convert_optional_int, &o->rcvbuf,
-            convert_optional_int, &o->sndbuf, convert_optional_int,
-            &o->busy_poll, &o->netns, &o->allow_down, convert_optional_int,
-            &o->fileno)) {
+    if (inspect_descriptor(s, o) < 0 || make_filter(s, o) < 0
+        || open_wake_fd(s) < 0) {
         return -1;
     }
-    return check_options(o);
+    c->wanted = true;
+    if (apply_buffer_sizes(s, o, c) < 0 || apply_collection(s, o, c) < 0
+        || apply_packet_options(s, o, c) < 0) {
+        return -1;
+    }
+    if (o->filter != Py_None) {
+        if (replace_filter(s, &o->program, &c->filter) < 0) {
+            return -1;
+        }
+        c->filtered = true;
+    }
+    if (apply_memberships(s, o, c) < 0) {
+        return -1;
+    }
+    return o->fanout.value < 0 || join_fanout(s, &o->fanout) >= 0 ? 0 : -1;
+}
+
+/* Reads what rawmmsg._options.parse() has returned: 0, or -1 with an exception
+   set. Touches nothing outside *o. */
+static int
+read_options(RawSocket *s, PyObject *parsed, struct options *o)
+{
+    if (!PyArg_ParseTuple(
+            parsed, "OyiiOiiiiiLOOiiiOii", &o->interface, &o->name,
+            &o->protocol, &o->type, &o->filter, &o->ignore_outgoing, &o->vlan,
+            &o->addresses, &o->timestamps, &o->vnet_hdr, &o->fanout.value,
+            &o->fanout.source, &o->memberships, &o->qdisc_bypass, &o->rcvbuf,
+            &o->sndbuf, &o->netns, &o->allow_down, &o->fileno)) {
+        return -1;
+    }
+    return copy_fanout_program(s, &o->fanout);
+}
+
+/* Makes the socket of its options: 0, or -1 with an exception set and every
+   descriptor as it was. */
+static int
+construct(RawSocket *s, struct options *o)
+{
+    bool adopt = o->fileno >= 0;
+    struct changes c = {.filter = {no_program, true}};
+    int result = adopt ? construct_adopted(s, o, &c) : construct_new(s, o, &c);
+
+    if (result < 0) {
+        if (adopt) {
+            undo_changes(s, &c);
+        }
+        else if (s->fd >= 0) {
+            Py_BEGIN_ALLOW_THREADS
+            close(s->fd);
+            Py_END_ALLOW_THREADS
+        }
+        if (s->wake_fd >= 0) {
+            close(s->wake_fd);
+        }
+    }
+    free_program(&c.filter.program);
+    return result;
 }
 
 static PyObject *
 RawSocket_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct options o;
+    struct options o = {.fanout = {.program = no_program},
+                        .program = no_program};
+    PyObject *parsed = call_options("parse", args, kwargs);
+    uint64_t here = (uint64_t)this_process() << SOCKET_PROCESS;
     RawSocket *s;
-    bool adopt;
 
-    if (parse_options(args, kwargs, &o) < 0) {
+    if (parsed == NULL) {
         return NULL;
     }
     s = (RawSocket *)alloc(type, 0);
-    if (s == NULL) {
-        return NULL;
+    if (s != NULL) {
+        s->fd = s->wake_fd = -1;
+        s->made_in = this_process();
+        s->link_type = -1;
+        atomic_init(&s->timeout_ns, -1);
+        atomic_init(&s->fanout_group, -1);
+        /* Closed, for dealloc, until it is complete. */
+        atomic_init(&s->state, here | SOCKET_CLOSED);
+        if (read_options(s, parsed, &o) == 0 && construct(s, &o) == 0) {
+            atomic_store_explicit(&s->state, here, memory_order_release);
+        }
+        else {
+            Py_CLEAR(s);
+        }
     }
-    s->fd = s->wake_fd = -1;
-    s->pid = getpid();
-    s->link_type = -1;
-    atomic_init(&s->timeout_ns, -1);
-    atomic_init(&s->fanout_group, -1);
-    /* Closed, for dealloc, until it is complete. */
-    atomic_init(&s->state, SOCKET_CLOSED);
-    adopt = o.fileno >= 0;
-    if ((adopt ? construct_adopted : construct_new)(s, &o) < 0) {
-        goto error;
-    }
-    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (s->wake_fd < 0) {
-        raise_os_error(errno, "eventfd", NULL);
-        goto error;
-    }
-    atomic_store_explicit(&s->state, 0, memory_order_release);
+    free_program(&o.fanout.program);
+    free_program(&o.program);
+    Py_DECREF(parsed);
     return (PyObject *)s;
-
-error:
-    if (s->fd >= 0 && !adopt) {
-        Py_BEGIN_ALLOW_THREADS
-        close(s->fd);
-        Py_END_ALLOW_THREADS
-    }
-    Py_DECREF(s);
-    return NULL;
 }
 
 static int
@@ -6219,7 +6748,7 @@ RawSocket_dealloc(PyObject *self)
     if (s->weakrefs != NULL) {
         PyObject_ClearWeakRefs(self);
     }
-    if (!is_closed(s)) {
+    if (!(state_here(s) & SOCKET_CLOSED)) {
         warn_unclosed(s);
         close_descriptors(s);
     }
@@ -6242,26 +6771,6 @@ RawSocket_repr(PyObject *self)
     }
     return PyUnicode_FromFormat("<RawSocket fd=%d interface=%R>", s->fd,
                                 interface);
-}
-
-/* Adds what the kernel has dropped since it was last asked: it starts again
-   at 0 then (packet(7)). */
-static int
-collect_drops(RawSocket *s)
-{
-    struct tpacket_stats statistics;
-    socklen_t length = sizeof(statistics);
-
-    if (s->family != AF_PACKET) {
-        return 0;
-    }
-    if (getsockopt(s->fd, SOL_PACKET, PACKET_STATISTICS, &statistics, &length)
-        < 0) {
-        return raise_error(s, errno, "getsockopt(PACKET_STATISTICS)");
-    }
-    atomic_fetch_add_explicit(&s->packets_dropped, statistics.tp_drops,
-                              memory_order_relaxed);
-    return 0;
 }
 
 static PyStructSequence_Field Statistics_fields[] = {
@@ -6296,17 +6805,21 @@ RawSocket_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
                                &s->batches_sent,     &s->send_retries};
     module_state *state = state_of(Py_TYPE(self));
     PyObject *statistics, *value;
-    int result;
+    unsigned process;
+    int result = 0;
     Py_ssize_t i;
 
     if (state == NULL) {
         return NULL;
     }
-    if (enter_call(s, "getsockopt(PACKET_STATISTICS)") < 0) {
-        return NULL;
+    /* A closed socket has counted to the end. */
+    if (try_enter(s, &process)) {
+        result = collect_drops(s);
+        if (result < 0) {
+            raise_error(s, errno, "getsockopt(PACKET_STATISTICS)");
+        }
+        leave_call(s, process);
     }
-    result = collect_drops(s);
-    leave_call(s);
     if (result < 0) {
         return NULL;
     }
@@ -6338,6 +6851,7 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     /* Zeroed: some options read what they are to fill. */
     char bytes[1024] = {0};
     socklen_t length;
+    unsigned process;
 
     if (!PyArg_ParseTuple(args, "ii|i:getsockopt", &level, &name, &size)) {
         return NULL;
@@ -6362,7 +6876,7 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
                         "use statistics()");
         return NULL;
     }
-    if (enter_call(s, call) < 0) {
+    if (enter_call(s, &process, call) < 0) {
         return NULL;
     }
     length = size == 0 ? sizeof(number) : (socklen_t)size;
@@ -6371,12 +6885,16 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     if (result < 0) {
         raise_error(s, errno, call);
     }
-    leave_call(s);
+    leave_call(s, process);
     if (result < 0) {
         return NULL;
     }
-    return size == 0 ? PyLong_FromLong(number)
-                     : PyBytes_FromStringAndSize(bytes, (Py_ssize_t)length);
+    if (size == 0) {
+        return PyLong_FromLong(number);
+    }
+    /* Some options tell how much there would be (NETLINK_LIST_MEMBERSHIPS). */
+    return PyBytes_FromStringAndSize(
+        bytes, length < (socklen_t)size ? (Py_ssize_t)length : size);
 }
 
 PyDoc_STRVAR(RawSocket_setsockopt_doc,
@@ -6393,6 +6911,7 @@ RawSocket_setsockopt(PyObject *self, PyObject *args)
     unsigned int length = 0;
     PyObject *value;
     Py_buffer view = {.obj = NULL};
+    unsigned process;
 
     if (!PyArg_ParseTuple(args, "iiO|I:setsockopt", &level, &name, &value,
                           &length)) {
@@ -6428,11 +6947,11 @@ RawSocket_setsockopt(PyObject *self, PyObject *args)
         PyBuffer_Release(&view);
         return NULL;
     }
-    result = enter_call(s, call);
+    result = enter_call(s, &process, call);
     if (result == 0) {
         result =
             set_option(s, level, name, view.buf, (socklen_t)view.len, call);
-        leave_call(s);
+        leave_call(s, process);
     }
     PyBuffer_Release(&view);
     if (result < 0) {
@@ -6455,12 +6974,13 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
     struct ifreq request = {0};
     socklen_t length = sizeof(address);
     int error = 0;
+    unsigned process;
 
     if (s->family != AF_PACKET) {
         raise_os_error(EOPNOTSUPP, call, NULL);
         return NULL;
     }
-    if (enter_call(s, call) < 0) {
+    if (enter_call(s, &process, call) < 0) {
         return NULL;
     }
     if (getsockname(s->fd, (struct sockaddr *)&address, &length) < 0) {
@@ -6476,7 +6996,7 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
     if (error != 0) {
         raise_error(s, error, call);
     }
-    leave_call(s);
+    leave_call(s, process);
     if (error != 0) {
         return NULL;
     }
@@ -6485,21 +7005,26 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 static PyObject *
-membership_call(PyObject *self, int action, PyObject *address)
+membership_call(PyObject *self, int action, PyObject *address,
+                const char *call)
 {
     RawSocket *s = (RawSocket *)self;
-    int result = -1;
+    struct packet_mreq request = {.mr_ifindex = s->ifindex,
+                                  .mr_type = PACKET_MR_MULTICAST};
+    unsigned process;
+    int result;
 
-    if (enter_call(s, "setsockopt") < 0) {
-        return NULL;
-    }
     if (s->ifindex == 0) {
         PyErr_SetString(PyExc_ValueError, "multicast needs an interface");
+        return NULL;
     }
-    else {
-        result = change_membership(s, action, PACKET_MR_MULTICAST, address);
+    if (parse_hardware_address(address, &request) < 0
+        || enter_call(s, &process, call) < 0) {
+        return NULL;
     }
-    leave_call(s);
+    result =
+        set_option(s, SOL_PACKET, action, &request, sizeof(request), call);
+    leave_call(s, process);
     if (result < 0) {
         return NULL;
     }
@@ -6513,7 +7038,8 @@ PyDoc_STRVAR(RawSocket_add_membership_doc,
 static PyObject *
 RawSocket_add_membership(PyObject *self, PyObject *address)
 {
-    return membership_call(self, PACKET_ADD_MEMBERSHIP, address);
+    return membership_call(self, PACKET_ADD_MEMBERSHIP, address,
+                           "setsockopt(PACKET_ADD_MEMBERSHIP)");
 }
 
 PyDoc_STRVAR(RawSocket_drop_membership_doc,
@@ -6523,7 +7049,8 @@ PyDoc_STRVAR(RawSocket_drop_membership_doc,
 static PyObject *
 RawSocket_drop_membership(PyObject *self, PyObject *address)
 {
-    return membership_call(self, PACKET_DROP_MEMBERSHIP, address);
+    return membership_call(self, PACKET_DROP_MEMBERSHIP, address,
+                           "setsockopt(PACKET_DROP_MEMBERSHIP)");
 }
 
 PyDoc_STRVAR(RawSocket_fileno_doc, "fileno($self, /)\n--\n\n"
@@ -6546,24 +7073,25 @@ static PyObject *
 RawSocket_detach(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     RawSocket *s = (RawSocket *)self;
-    unsigned state = atomic_load_explicit(&s->state, memory_order_relaxed);
-    bool forked = is_forked(s);
-    unsigned next;
+    uint64_t state = state_here(s);
 
     do {
         if (state & SOCKET_CLOSED) {
             return PyLong_FromLong(-1);
         }
-        if ((state & SOCKET_CALLS) && !forked) {
+        if (state & SOCKET_CALLS) {
             raise_os_error(EBUSY, "detach", s->interface);
             return NULL;
         }
-        /* In a child the calls are its parent's or its own: one more, that
-           never leaves, keeps any of them from being the last one out. */
-        next = (state + (state > 0)) | SOCKET_CLOSED;
     } while (!atomic_compare_exchange_weak_explicit(
-        &s->state, &state, next, memory_order_acq_rel, memory_order_relaxed));
-    close(s->wake_fd);
+        &s->state, &state, state | SOCKET_CLOSED, memory_order_acq_rel,
+        memory_order_relaxed));
+    if (s->made_in == this_process()) {
+        (void)collect_drops(s);
+    }
+    if (s->wake_fd >= 0) {
+        close(s->wake_fd);
+    }
     return PyLong_FromLong(s->fd);
 }
 
@@ -6605,7 +7133,9 @@ RawSocket_settimeout(PyObject *self, PyObject *argument)
             return NULL;
         }
         /* Up, so that no wait turns into none. */
-        timeout = (long long)ceil(seconds * (double)NS_PER_S);
+        seconds *= (double)NS_PER_S;
+        timeout = (long long)seconds;
+        timeout += (double)timeout < seconds;
     }
     atomic_store_explicit(&s->timeout_ns, timeout, memory_order_relaxed);
     Py_RETURN_NONE;
@@ -6678,12 +7208,13 @@ RawSocket_get_interface(PyObject *self, void *Py_UNUSED(closure))
 {
     RawSocket *s = (RawSocket *)self;
     PyObject *interface;
+    unsigned process;
 
-    if (!try_enter(s)) {
+    if (!try_enter(s, &process)) {
         return interface_name(s);
     }
     interface = interface_name(s);
-    leave_call(s);
+    leave_call(s, process);
     return interface;
 }
 
@@ -6716,18 +7247,19 @@ RawSocket_get_mtu(PyObject *self, void *Py_UNUSED(closure))
     RawSocket *s = (RawSocket *)self;
     struct ifreq answer;
     int result;
+    unsigned process;
 
     if (s->ifindex == 0) {
         Py_RETURN_NONE;
     }
-    if (enter_call(s, call) < 0) {
+    if (enter_call(s, &process, call) < 0) {
         return NULL;
     }
     result = interface_ioctl(s->fd, s->ifindex, SIOCGIFMTU, &answer);
     if (result < 0) {
         raise_error(s, errno, call);
     }
-    leave_call(s);
+    leave_call(s, process);
     return result < 0 ? NULL : PyLong_FromLong(answer.ifr_mtu);
 }
 
@@ -6837,7 +7369,7 @@ PyDoc_STRVAR(
     "promisc=False, ignore_outgoing=None, vlan=None, addresses=None, "
     "timestamps=None, vnet_hdr=None, fanout=None, allmulti=False, "
     "multicast=None, qdisc_bypass=False, rcvbuf=None, sndbuf=None, "
-    "busy_poll=None, netns=None, allow_down=False, fileno=None)\n--\n\n"
+    "netns=None, allow_down=False, fileno=None)\n--\n\n"
     "A packet socket (packet(7)) that receives and sends in batches.\n\n"
     "When the constructor returns, the socket is listening, and no packet of\n"
     "another interface and none that the filter rejects can ever be read from\n"
@@ -6919,18 +7451,30 @@ static int
 rawmmsg_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
+    const struct {
+        PyTypeObject **type;
+        PyType_Spec *spec;
+        bool publish;
+    } types[] = {
+        {&state->memory_type, &BatchMemory_spec, false},
+        {&state->window_type, &Window_spec, false},
+        {&state->batch_type, &PacketBatch_spec, true},
+        {&state->socket_type, &RawSocket_spec, true},
+    };
+    size_t i;
 
-    state->memory_type = make_type(module, &BatchMemory_spec, false);
-    state->window_type = make_type(module, &Window_spec, false);
-    state->batch_type = make_type(module, &PacketBatch_spec, true);
-    state->socket_type = make_type(module, &RawSocket_spec, true);
-    state->statistics_type = PyStructSequence_NewType(&Statistics_desc);
-    if (state->memory_type == NULL || state->window_type == NULL
-        || state->batch_type == NULL || state->socket_type == NULL
-        || state->statistics_type == NULL) {
+    if (begin_counting_forks() < 0) {
         return -1;
     }
-    if (PyModule_AddType(module, state->statistics_type) < 0) {
+    for (i = 0; i < Py_ARRAY_LENGTH(types); i++) {
+        *types[i].type = make_type(module, types[i].spec, types[i].publish);
+        if (*types[i].type == NULL) {
+            return -1;
+        }
+    }
+    state->statistics_type = PyStructSequence_NewType(&Statistics_desc);
+    if (state->statistics_type == NULL
+        || PyModule_AddType(module, state->statistics_type) < 0) {
         return -1;
     }
     return add_constants(module);

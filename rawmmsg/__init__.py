@@ -56,9 +56,15 @@ _SUBMODULES = frozenset({"aio", "bpf", "fanout", "scapy", "testing"})
 
 def __getattr__(name: str) -> ModuleType:
     """Submodules on first use (PEP 562)."""
-    if name in _SUBMODULES:
+    missing = f"module {__name__!r} has no attribute {name!r}"
+    if name not in _SUBMODULES:
+        raise AttributeError(missing)
+    try:
         return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ImportError as error:
+        # hasattr(), help() and Tab completion ask for every name and expect
+        # this error of one that is not there.
+        raise AttributeError(f"{missing}: {error}") from error
 
 
 def __dir__() -> list[str]:

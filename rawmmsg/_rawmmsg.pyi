@@ -85,15 +85,16 @@ class PacketBatch:
     Two dimensions give capacity and frame size; a flat one is divided by
     `frame_size` (2,048 unless given), or by `capacity` alone.
     ``buffers=`` takes a sequence of writable buffers, one per packet, each
-    with its own size. The caller's memory stays exported (a bytearray cannot
-    be resized) until the batch and every view of it are gone.
+    with its own size, none overlapping another. The caller's memory stays
+    exported (a bytearray cannot be resized) until the batch and every view of
+    it are gone.
 
     A call that is using the batch holds it: another that would use it at the
     same time raises BufferError.
 
-    Raises ValueError for sizes that do not fit, BufferError (or what the
-    exporter raises) for memory that is read-only or not contiguous,
-    MemoryError.
+    Raises ValueError for sizes that do not fit and for buffers that overlap,
+    BufferError (or what the exporter raises) for memory that is read-only or
+    not contiguous, MemoryError.
     """
 
     def __new__(
@@ -163,17 +164,20 @@ class PacketBatch:
         `lengths` bytes.
 
         Their offload headers stay, as received or as written: clear() first
-        where the frames are new.
+        where the frames are new. All are zero where the last receive
+        collected none.
         """
 
     def complete_checksums(self) -> int:
         """Computes the checksums that were left to the hardware
         (VNET_NEEDS_CSUM), for a sink without offloads; returns how many.
 
-        Super-frames are left as they are: segment_into() completes theirs.
-        ValueError names a frame whose header does not fit it (those before it
-        are done), or says that the batch holds no headers
-        (net/core/dev.c:skb_checksum_help()).
+        SCTP over IPv4 and IPv6, behind any tags, gets its CRC32c, and every
+        other frame an Internet checksum, where its header says (net/core/
+        dev.c:skb_crc32c_csum_help(), skb_checksum_help()). Super-frames are
+        left as they are: segment_into() completes theirs. ValueError names a
+        frame whose header does not fit it (those before it are done), or says
+        that the batch holds no headers.
         """
 
     def segment_into(
@@ -187,9 +191,11 @@ class PacketBatch:
         and IPv6 and UDP, behind any tags, as the kernel does
         (tcp_gso_segment(), __udp_gso_segment()).
 
-        Stops before a frame that cannot be done, and raises ValueError, which
-        names it, when it is the one at `start`: its header does not fit it,
-        its type is another, or it is longer than a frame of `target`.
+        Stops before a frame or segment that cannot be done: its header does
+        not fit it, its type is another, or it is longer than the next frame
+        of `target`. Raises ValueError, which names it, where it is the first,
+        so that `target` stays empty; and for a `target` whose memory overlaps
+        this batch's.
         """
 
     # The columns. Each has `capacity` entries, the first len(batch) of them
@@ -273,7 +279,8 @@ class PacketBatch:
 
     @property
     def buffer_counts(self) -> memoryview[int] | None:
-        """num_buffers of each header ("H"). Collected with vnet_hdr=12."""
+        """num_buffers of each header ("H"). Collected with vnet_hdr=12; None
+        while the batch holds headers of 10 bytes."""
 
 @final
 class Statistics(
@@ -340,7 +347,10 @@ class RawSocket:
                     PacketBatch.address() returns; None: only where `interface`
                     is None. On an adopted AF_UNIX, AF_INET or AF_INET6 socket:
                     collect the sender of each datagram; None: off
-    timestamps      "software": collect timestamps_ns, taken by the kernel.
+    timestamps      "software": collect timestamps_ns, the time at which the
+                    packet arrived. It is 0 for the packets that came before
+                    the kernel had begun to stamp, which takes it a moment,
+                    and on AF_UNIX, where nothing is stamped.
                     "hardware": taken by the interface (raw, of its own clock;
                     OSError EOPNOTSUPP where it has none; to have it stamp at
                     all is the administrator's, SIOCSHWTSTAMP). None: no
@@ -352,8 +362,11 @@ class RawSocket:
                     num_buffers (Linux 6.4). None: off, or as found on an
                     adopted descriptor. SOCK_RAW only
     fanout          join a fanout group: a mode, or a tuple of set_fanout()'s
-                    arguments. Packets that come before it has joined are
-                    lost, not doubled
+                    arguments. No packet is read twice in the group. Packets
+                    that come between the join and the filter, some
+                    microseconds, are lost, and the kernel does not count
+                    them (net/packet/af_packet.c:packet_rcv()). On an adopted
+                    descriptor as set_fanout(), and after all other options
     allmulti        receive all multicast (PACKET_MR_ALLMULTI)
     multicast       hardware addresses to receive, as bytes
                     (PACKET_MR_MULTICAST)
@@ -362,7 +375,6 @@ class RawSocket:
                     what was got: getsockopt(SOL_SOCKET, SO_RCVBUF), which
                     Linux doubles. rcvbuf None: 8 MiB for a socket that
                     receives
-    busy_poll       microseconds to spin for a packet (SO_BUSY_POLL)
     netns           a name (as of `ip netns`) or a path: the network namespace
                     to open the socket in
     allow_down      accept an interface that is down; the socket works when
@@ -372,7 +384,9 @@ class RawSocket:
                     packet means that the peer has closed. Nothing on it is
                     changed unless asked; options of AF_PACKET raise on
                     others. When the constructor raises, the caller still owns
-                    it
+                    it, and its options, filter and memberships are as they
+                    were (but an eBPF filter cannot be read, and so not be put
+                    back)
 
     A new socket blocks. settimeout() and setblocking() mean what they mean in
     the socket module. Threads may share a socket; close() from any of them
@@ -380,7 +394,8 @@ class RawSocket:
 
     Raises OSError by errno (ENODEV: no such interface, ENETDOWN: it is down,
     EPERM: no CAP_NET_RAW), ValueError and TypeError for arguments,
-    rawmmsg.bpf.FilterError for an expression.
+    rawmmsg.bpf.FilterError for an expression. RuntimeWarning where protocol
+    looks like htons() of a protocol.
     """
 
     def __new__(
@@ -402,7 +417,6 @@ class RawSocket:
         qdisc_bypass: bool = False,
         rcvbuf: int | None = None,
         sndbuf: int | None = None,
-        busy_poll: int | None = None,
         netns: str | os.PathLike[str] | None = None,
         allow_down: bool = False,
         fileno: int | None = None,
@@ -442,14 +456,20 @@ class RawSocket:
         from their memory; a tuple of buffers in it is one packet, gathered.
         0 where nothing is left to send. Raises when the first of them fails:
         EMSGSIZE (longer than the MTU allows), EINVAL (shorter than the link
-        header), ENOBUFS (the queue is full), ENETDOWN, ENODEV, TimeoutError,
-        BlockingIOError.
+        header), ENOBUFS (the queue is full, or something on the way out
+        drops the packet), ENETDOWN, ENODEV, TimeoutError, BlockingIOError.
+        An error that is not about this packet, but pending on the socket, is
+        kept for the next receive.
 
         With vnet_hdr, a batch's frames go with their offload headers, those
-        of a sequence with zeroes. ValueError names a frame whose header does
-        not fit it, or that needs one (a super-frame, a missing checksum) on a
-        socket without vnet_hdr; EOPNOTSUPP, a super-frame that the interface
-        cannot segment, on one with qdisc_bypass.
+        of a sequence with zeroes. No such header can ask for SCTP's CRC32c:
+        where it is missing (VNET_NEEDS_CSUM), it is first completed in the
+        batch, as by complete_checksums(). ValueError names a frame whose
+        header does not fit it, or that needs one (a super-frame, a missing
+        checksum) on a socket without vnet_hdr. With qdisc_bypass, a
+        super-frame that the device cannot segment is ENOBUFS, for nothing else
+        segments it there (net/core/dev.c:__dev_direct_xmit()); `ethtool -k`
+        tells what it can.
 
         `addresses` gives each packet its destination, in the form of
         sendto(). On AF_PACKET: a sequence with one address for each packet,
@@ -467,8 +487,11 @@ class RawSocket:
         """Sends every packet, resuming after short counts.
 
         ENOBUFS is retried with growing pauses until the timeout, or for a
-        second without progress where there is none. The timeout is for the
-        whole call. An error carries how far it came in `packets_sent`.
+        second without progress where there is none. The error then says how
+        often the packet was tried: the queue may be full, but something on
+        the way out may also refuse this one packet, and the kernel says the
+        same of both. The timeout is for the whole call. An error carries how
+        far it came in `packets_sent`.
         """
 
     # One packet, as socket.socket. OSError EOPNOTSUPP with vnet_hdr.
@@ -553,9 +576,9 @@ class RawSocket:
         another CPU is just queueing can still slip in. OSError: EINVAL for a
         program that the kernel refuses, ENOMEM beyond optmem_max, EPERM after
         lock_filter(), EBUSY while another thread changes the filter; the
-        earlier filter stays then. (A program within a few instructions of
-        optmem_max can fail halfway: the queue is not discarded then, or the
-        socket rejects everything.)
+        earlier filter stays then. (Beyond optmem_max the kernel can fail
+        halfway: an earlier eBPF filter, which cannot be read, is not put back
+        then.)
         """
 
     def detach_filter(self) -> None:
@@ -579,11 +602,15 @@ class RawSocket:
         `group` is 0 to 65,535; None: a new one, which the kernel chooses.
         `flags`: FANOUT_DEFRAG, FANOUT_ROLLOVER. `program` chooses the socket:
         instructions for "cbpf", a descriptor for "ebpf". What the socket has
-        queued is discarded, since the other members have got it too.
+        queued before it joins stays, and may have reached other members too;
+        from then on each packet is one member's. A group can only be left by
+        close().
 
         Raises OSError: EINVAL where the members differ in interface,
         protocol, mode or flags or the socket is not bound, EALREADY for a
-        member, ENOSPC for a full group (packet(7), PACKET_FANOUT).
+        member, ENOSPC for a full group (packet(7), PACKET_FANOUT), EINVAL for
+        a program that the kernel refuses, EPERM for one after lock_filter().
+        The socket has not joined then.
         """
 
     @property
@@ -600,7 +627,7 @@ class RawSocket:
     # Options and state
 
     def statistics(self) -> Statistics:
-        """Counts since the socket was made."""
+        """Counts since the socket was made; after close(), the last ones."""
 
     @overload
     def getsockopt(self, level: int, optname: int, /) -> int:
@@ -639,7 +666,7 @@ class RawSocket:
     def detach(self) -> int:
         """Closes the object without closing the descriptor, and returns it.
 
-        OSError EBUSY while a call in another thread uses it.
+        OSError EBUSY while a call of this process uses it.
         """
 
     def close(self) -> None:

@@ -1,8 +1,10 @@
-"""TCP and UDP in Ethernet frames: as their sender leaves them to the hardware,
-and as they are after it has done its work. Plain Python, so that C and kernel
-have something to be compared with."""
+"""TCP, UDP and SCTP in Ethernet frames: as their sender leaves them to the
+hardware, and as they are after it has done its work. Plain Python, so that C
+and kernel have something to be compared with."""
 
+import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,7 +22,8 @@ from rawmmsg import (
 
 TCP: Final = 6
 UDP: Final = 17
-CHECKSUM_OFFSETS: Final = {TCP: 16, UDP: 6}
+SCTP: Final = 132
+CHECKSUM_OFFSETS: Final = {TCP: 16, UDP: 6, SCTP: 8}
 
 FIN: Final = 0x01
 PSH: Final = 0x08
@@ -46,6 +49,10 @@ HEADER_COLUMNS: Final = (
     "checksum_offsets",
 )
 
+# <linux/if_packet.h>
+_SOL_PACKET: Final = 263
+_PACKET_VNET_HDR: Final = 15
+
 # <linux/ethtool.h>
 _ETHTOOL_STXCSUM: Final = 0x17
 
@@ -57,6 +64,16 @@ def checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+def crc32c(data: bytes) -> int:
+    """SCTP's checksum (RFC 9260, appendix A), bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
 
 
 def data(size: int) -> bytes:
@@ -88,7 +105,7 @@ class Datagram:
 
     @property
     def header_size(self) -> int:
-        transport = 8 if self.protocol == UDP else 20 + len(self.tcp_options)
+        transport = len(self._transport())
         return self.transport_offset + transport
 
     @property
@@ -99,10 +116,15 @@ class Datagram:
 
     def build(self, *, whole: bool = True) -> bytes:
         """The frame. Where not `whole`, its checksum is the pseudo header's
-        only, as a sender leaves it to the hardware."""
+        only (SCTP, which has none: 0), as a sender leaves it to the
+        hardware."""
         head = self._transport()
         size = len(head) + len(self.payload)
         network, pseudo = self._network(size)
+        if self.protocol == SCTP:
+            crc = crc32c(head + self.payload) if whole else 0
+            head = head[:8] + crc.to_bytes(4, "little")
+            return self._link() + network + head + self.payload
         if whole:
             value = checksum(pseudo + head + self.payload)
             if value == 0 and self.protocol == UDP:
@@ -176,6 +198,8 @@ class Datagram:
     def _transport(self) -> bytes:
         if self.protocol == UDP:
             return struct.pack("!HHHH", 7, 9, 8 + len(self.payload), 0)
+        if self.protocol == SCTP:
+            return struct.pack("!HHII", 7, 9, 0x12345678, 0)
         words = 5 + len(self.tcp_options) // 4
         head = struct.pack(
             "!HHIIBBHHH",
@@ -210,6 +234,22 @@ def add(batch: PacketBatch, datagram: Datagram, gso_size: int = 0) -> None:
 def write_header(batch: PacketBatch, i: int, **fields: int) -> None:
     for name, value in fields.items():
         columns(batch)[name][i] = value
+
+
+def send_open(interface: str, datagrams: Iterable[Datagram]) -> None:
+    """Sends each with its checksum left open, as the kernel's own leave it
+    where the device has the offload: not by rawmmsg, which completes SCTP's
+    itself."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        sock.bind((interface, 0))
+        for one in datagrams:
+            header = struct.pack(
+                "=BBHHHH",
+                *(VNET_NEEDS_CSUM, GSO_NONE, 0, 0),
+                *(one.transport_offset, CHECKSUM_OFFSETS[one.protocol]),
+            )
+            sock.send(header + one.build(whole=False))
 
 
 def leave_checksums_to_software(interface: str) -> None:

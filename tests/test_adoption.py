@@ -37,6 +37,9 @@ PACKET_QDISC_BYPASS = 20
 PACKET_IGNORE_OUTGOING = 23
 SO_ATTACH_FILTER = 26
 SO_TIMESTAMPNS = 35
+SO_TIMESTAMPING = 37
+SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
+SOF_TIMESTAMPING_SOFTWARE = 1 << 4
 SO_INCOMING_CPU = 49
 SO_INCOMING_NAPI_ID = 56
 SO_PEERPIDFD = 77
@@ -544,7 +547,9 @@ def test_software_timestamps_are_collected_when_asked(
     with RawSocket(
         fileno=make_end(kind).detach(), timestamps="software"
     ) as sock:
-        assert sock.getsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS) == 1
+        assert sock.getsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING) == (
+            SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE
+        )
 
 
 def test_packet_options_are_set_when_asked(pair: Veth) -> None:

@@ -169,8 +169,6 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "rcvbuf float": ({"rcvbuf": 1e6}, TypeError),
     "sndbuf negative": ({"sndbuf": -1}, ValueError),
     "sndbuf huge": ({"sndbuf": 2**70}, OverflowError),
-    "busy_poll negative": ({"busy_poll": -1}, ValueError),
-    "busy_poll float": ({"busy_poll": 0.1}, TypeError),
     "netns int": ({"netns": 3}, TypeError),
     "netns empty": ({"netns": ""}, ValueError),
     "netns NUL": ({"netns": "a\0b"}, ValueError),
@@ -184,7 +182,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "filter bool": ({"filter": True}, TypeError),
     "vnet_hdr odd": ({"vnet_hdr": 11}, ValueError),
     "vnet_hdr str": ({"vnet_hdr": "10"}, TypeError),
-    "vnet_hdr dgram": ({"vnet_hdr": True, "type": 2}, OSError),
+    "vnet_hdr dgram": ({"vnet_hdr": True, "type": 2}, ValueError),
     "fanout int": ({"fanout": 1}, TypeError),
     "fanout unknown": ({"fanout": "round"}, ValueError),
     "fanout empty": ({"fanout": ()}, TypeError),
@@ -550,6 +548,7 @@ def test_closed_socket_still_tells_its_state() -> None:
         pass
     sock.settimeout(1)
     assert sock.gettimeout() == 1
+    assert sock.statistics() == (0, 0, 0, 0, 0, 0)
     sock.setblocking(False)
     assert sock.gettimeout() == 0
     assert sock.closed
@@ -564,8 +563,6 @@ CLOSED: dict[str, Callable[[RawSocket], object]] = {
     "recvmmsg_into": lambda s: s.recvmmsg_into(PacketBatch(1)),
     "sendmmsg": lambda s: s.sendmmsg([frame()]),
     "set_fanout": lambda s: s.set_fanout("lb"),
-    "add_membership": lambda s: s.add_membership(bytes(6)),
-    "drop_membership": lambda s: s.drop_membership(bytes(6)),
     "sendmmsg of nothing": lambda s: s.sendmmsg([]),
     "sendall": lambda s: s.sendall([frame()]),
     "sendall of nothing": lambda s: s.sendall([]),
@@ -578,7 +575,6 @@ CLOSED: dict[str, Callable[[RawSocket], object]] = {
     "attach_filter": lambda s: s.attach_filter(accept()),
     "detach_filter": lambda s: s.detach_filter(),
     "lock_filter": lambda s: s.lock_filter(),
-    "statistics": lambda s: s.statistics(),
     "getsockopt": lambda s: s.getsockopt(1, 3),
     "setsockopt": lambda s: s.setsockopt(1, 8, 65536),
 }
@@ -599,7 +595,9 @@ def test_every_method_is_known_to_these_tests() -> None:
     """A method that is added needs its closed socket tested too."""
     harmless = {
         *("fileno", "detach", "close", "settimeout", "gettimeout"),
-        *("setblocking", "getsockname"),
+        *("setblocking", "getsockname", "statistics"),
+        # of AF_PACKET
+        *("add_membership", "drop_membership"),
     }
     methods = {
         name
@@ -855,8 +853,7 @@ def test_garbage_is_refused_and_does_no_harm(name: str) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    "interface protocol type filter timestamps rcvbuf sndbuf busy_poll"
-    " netns".split(),
+    "interface protocol type filter timestamps rcvbuf sndbuf netns".split(),
 )
 def test_garbage_as_an_option_is_refused_or_means_something(
     option: str,

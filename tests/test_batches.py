@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy
 import pytest
 from frames import frame, numbered
-from traffic import WAIT, datagram_pair
+from traffic import WAIT, datagram_pair, until_stamped
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -66,6 +66,7 @@ def receive_all_columns(veth: Veth, batch: PacketBatch) -> RawSocket:
         RawSocket(veth.b, addresses=True, timestamps="software") as receiver,
         RawSocket(veth.a, protocol=0) as sender,
     ):
+        until_stamped(sender, receiver, numbered(1))
         receiver.settimeout(WAIT)
         sender.send(numbered(1))
         receiver.recvmmsg_into(batch)

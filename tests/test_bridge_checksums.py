@@ -5,6 +5,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,14 @@ from bridging import (
     take,
     until_passing,
 )
-from datagrams import data, leave_checksums_to_software
+from datagrams import (
+    SCTP,
+    TAGS,
+    Datagram,
+    data,
+    leave_checksums_to_software,
+    send_open,
+)
 from hosts import Host, host
 from traffic import WAIT
 
@@ -188,3 +196,27 @@ def test_tagged_super_frame_is_whole_behind_two_bridges(
         for batch, wanted in every_kind(8_900):
             sender.sendall(batch)
             same_frames(take(receiver, len(wanted)), wanted)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_sctp_is_whole_where_hardware_does_nothing(
+    veth_factory: Callable[..., Veth], join: Join, version: int
+) -> None:
+    """Its checksum, a CRC32c, is one that neither offload header nor datagram
+    can hand on as still to be computed."""
+    left, right = veth_factory(), veth_factory()
+    leave_checksums_to_software(right.b)
+    one = Datagram(protocol=SCTP, version=version)
+    made = [
+        replace(one, tags=tags, payload=data(size))
+        for tags in TAGS.values()
+        for size in (4, 5, 333, 1400)
+    ]
+    with (
+        RawSocket(left.a, protocol=0) as sender,
+        RawSocket(right.a, ignore_outgoing=True) as receiver,
+        join(left.b, right.b),
+    ):
+        until_passing(sender, receiver)
+        send_open(left.a, made)
+        same_frames(take(receiver, len(made)), [one.build() for one in made])

@@ -280,6 +280,23 @@ def test_buffers_must_be_a_sequence_of_memory(
         PacketBatch(buffers=buffers)
 
 
+def test_buffers_must_not_overlap() -> None:
+    """A packet would be overwritten by another."""
+    view = memoryview(bytearray(300))
+    other = bytearray(10)
+    for first, second in (
+        (view[:100], view[:100]),
+        (view[100:200], view[199:]),
+        (view[:101], view[100:]),
+        (view, view[150:151]),
+    ):
+        for a, b in ((first, second), (second, first)):
+            with pytest.raises(ValueError, match=r"buffers\[[02]\].*overlap"):
+                PacketBatch(buffers=[a, other, b])
+    batch = PacketBatch(buffers=[view[200:], view[:100], view[100:200]])
+    assert batch.capacity == 3
+
+
 @pytest.mark.parametrize(
     "others",
     [

@@ -4,11 +4,14 @@ are, and within the frame, whatever the header says."""
 import random
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from datagrams import (
+    CHECKSUM_OFFSETS,
+    SCTP,
     TAGS,
     TCP,
     UDP,
@@ -17,8 +20,10 @@ from datagrams import (
     add,
     checksum,
     columns,
+    crc32c,
     data,
     leave_checksums_to_software,
+    send_open,
     write_header,
 )
 from frames import frame
@@ -146,6 +151,254 @@ def test_padding_counts(kernel: tuple[RawSocket, RawSocket]) -> None:
     batch[0][length:] = bytes(range(1, 16))
     (packet,) = matches_kernel(kernel, batch)
     assert packet[:length] != datagram.build()
+
+
+# SCTP, whose CRC32c no offload header can ask for
+
+EXTENSION = (60, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+SCTP_KINDS = {
+    "IPv4": Datagram(protocol=SCTP),
+    "IPv6": Datagram(protocol=SCTP, version=6),
+    "IPv4 options": Datagram(protocol=SCTP, options=bytes([1] * 40)),
+    "IPv6 extension": Datagram(
+        protocol=SCTP, version=6, extensions=(EXTENSION,)
+    ),
+    "IPv6 extensions": Datagram(
+        protocol=SCTP,
+        version=6,
+        extensions=((0, EXTENSION[1]), (43, EXTENSION[1]), EXTENSION),
+    ),
+}
+
+
+def test_the_oracle_knows_crc32c() -> None:
+    """The check value of CRC-32/ISCSI, and a vector of RFC 3720, B.4."""
+    assert crc32c(b"123456789") == 0xE3069283
+    assert crc32c(bytes(range(32))) == 0x46DD794E
+
+
+@pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
+@pytest.mark.parametrize("datagram", SCTP_KINDS.values(), ids=SCTP_KINDS)
+def test_sctp_gets_its_crc32c(
+    datagram: Datagram, tags: tuple[int, ...]
+) -> None:
+    sizes = [*range(20), 100, 1001, 1404]
+    made = [replace(datagram, tags=tags, payload=data(n)) for n in sizes]
+    batch = PacketBatch(len(made))
+    for one in made:
+        add(batch, one)
+    target = PacketBatch(len(made))
+    assert batch.segment_into(target) == (len(made), 0)
+    assert target.tolist() == [one.build() for one in made]
+    assert batch.tolist() == [one.build(whole=False) for one in made]
+    assert batch.complete_checksums() == len(made)
+    assert batch.tolist() == [one.build() for one in made]
+    assert batch.complete_checksums() == 0
+
+
+def test_crc32c_of_any_length_at_any_place_is_right() -> None:
+    rng = random.Random(5)
+    memory = bytearray(200)
+    for length in range(60):
+        shift = rng.randrange(16)
+        one = Datagram(rng.randbytes(length), SCTP)
+        size = len(one.build())
+        view = memoryview(memory)[shift : shift + size]
+        batch = PacketBatch(1, buffer=view)
+        add(batch, one)
+        batch.complete_checksums()
+        assert bytes(batch[0]) == one.build(), f"{length} bytes at {shift}"
+
+
+def test_what_is_in_sctps_checksum_field_does_not_count() -> None:
+    one = Datagram(data(100), SCTP)
+    batch = PacketBatch(1)
+    add(batch, one)
+    at = one.transport_offset + 8
+    batch[0][at : at + 4] = b"\xde\xad\xbe\xef"
+    batch.complete_checksums()
+    assert batch.tolist() == [one.build()]
+
+
+def test_padding_does_not_count_for_sctp() -> None:
+    """The receiver takes it off before it computes the sum."""
+    one = Datagram(b"abcd", SCTP)
+    batch = PacketBatch(1)
+    add(batch, one)
+    length = len(batch[0])
+    batch.lengths[0] = 60
+    batch[0][length:] = bytes(60 - length)
+    batch.complete_checksums()
+    assert bytes(batch[0][:length]) == one.build()
+    assert bytes(batch[0][length:]) == bytes(60 - length)
+
+
+# With offset 8, and yet an Internet checksum.
+NOT_SCTP = {
+    "another protocol": (Datagram(data(100)), 0, b""),
+    "another EtherType": (Datagram(data(100), SCTP), 12, b"\x88\xb5"),
+    "IPv4 of version 5": (Datagram(data(100), SCTP), 14, b"\x55"),
+    "IP length beyond": (Datagram(data(100), SCTP), 16, b"\x10\x00"),
+    "a header more": (Datagram(data(100), SCTP), 14, b"\x46"),
+    "a tunnel": (Datagram(data(100), SCTP, options=bytes(4)), 14, b"\x45"),
+    "ESP": (Datagram(data(100), SCTP, version=6), 20, b"\x32"),
+    "an endless extension": (
+        Datagram(data(100), SCTP, version=6, extensions=(EXTENSION,)),
+        55,
+        b"\xff",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("datagram", "at", "value"), NOT_SCTP.values(), ids=NOT_SCTP
+)
+def test_offset_8_of_what_is_not_sctp_is_the_kernels(
+    kernel: tuple[RawSocket, RawSocket],
+    datagram: Datagram,
+    at: int,
+    value: bytes,
+) -> None:
+    batch = PacketBatch(1)
+    add(batch, datagram)
+    batch[0][at : at + len(value)] = value
+    write_header(batch, 0, checksum_offsets=CHECKSUM_OFFSETS[SCTP])
+    matches_kernel(kernel, batch)
+
+
+@pytest.mark.parametrize("datagram", SCTP_KINDS.values(), ids=SCTP_KINDS)
+@pytest.mark.parametrize("padding", [0, 20])
+def test_sctp_without_room_for_its_checksum_is_named(
+    kernel: tuple[RawSocket, RawSocket], datagram: Datagram, padding: int
+) -> None:
+    """Whether the frame ends before, or what IP says."""
+    for short in (1, 2):
+        batch = PacketBatch(1)
+        add(batch, datagram)
+        frame_length = batch.lengths[0]
+        version = datagram.version
+        at, network = (16, 14) if version == 4 else (18, 54)
+        length = (frame_length - short - network).to_bytes(2, "big")
+        batch[0][at : at + 2] = length
+        batch.lengths[0] += padding - short
+        before = batch.tolist()
+        for call in (
+            batch.complete_checksums,
+            lambda made=batch: made.segment_into(PacketBatch(1)),
+            lambda made=batch: kernel[0].sendmmsg(made),
+        ):
+            with pytest.raises(ValueError, match=r"packets\[0\].*checksum"):
+                call()
+        assert batch.tolist() == before
+        assert columns(batch)["vnet_flags"][0] == VNET_NEEDS_CSUM
+
+
+Send = Callable[[RawSocket, PacketBatch], object]
+SENDS: dict[str, Send] = {
+    "sendmmsg": RawSocket.sendmmsg,
+    "sendall": RawSocket.sendall,
+}
+
+
+@pytest.mark.parametrize("send", SENDS.values(), ids=SENDS)
+@pytest.mark.parametrize("vnet_hdr", [10, 12])
+@pytest.mark.parametrize("offload", [True, False], ids=["on", "off"])
+def test_sctp_leaves_with_its_crc32c(
+    veth_factory: Callable[[], Veth],
+    send: Send,
+    vnet_hdr: Literal[10, 12],
+    offload: bool,
+) -> None:
+    """The kernel would write an Internet checksum where the device has no
+    offload, and ask for one where it has."""
+    veth = veth_factory()
+    if not offload:
+        leave_checksums_to_software(veth.a)
+    made = [
+        replace(one, tags=tags, payload=data(101))
+        for one in SCTP_KINDS.values()
+        for tags in TAGS.values()
+    ]
+    tcp = Datagram(data(100))
+    batch = PacketBatch(len(made) + 1)
+    for one in [*made, tcp]:
+        add(batch, one)
+    with (
+        RawSocket(veth.a, protocol=0, vnet_hdr=vnet_hdr) as sender,
+        RawSocket(veth.b, vnet_hdr=True, ignore_outgoing=True) as receiver,
+    ):
+        send(sender, batch)
+        got = receive(receiver, len(batch))
+    frames = [one.build() for one in made]
+    assert got[:-1] == frames
+    assert batch.tolist() == [*frames, tcp.build(whole=False)]
+    flags = columns(batch)["vnet_flags"].tolist()
+    assert flags == [0] * len(made) + [VNET_NEEDS_CSUM]
+
+
+@pytest.mark.parametrize("datagram", SCTP_KINDS.values(), ids=SCTP_KINDS)
+def test_received_sctp_is_sent_on_with_its_crc32c(
+    veth_factory: Callable[[], Veth], datagram: Datagram
+) -> None:
+    left, right = veth_factory(), veth_factory()
+    leave_checksums_to_software(right.a)
+    datagram = replace(datagram, tags=(Q,), payload=data(333))
+    batch = PacketBatch(1)
+    with (
+        RawSocket(left.b, vnet_hdr=True) as inlet,
+        RawSocket(right.a, protocol=0, vnet_hdr=True) as outlet,
+        RawSocket(right.b, ignore_outgoing=True) as receiver,
+    ):
+        inlet.settimeout(WAIT)
+        send_open(left.a, [datagram])
+        inlet.recvmmsg_into(batch)
+        assert columns(batch)["vnet_flags"][0] == VNET_NEEDS_CSUM
+        assert batch.tolist() == [datagram.build(whole=False)]
+        assert batch.flags is not None
+        assert batch.flags[0] & CHECKSUM_NOT_READY
+        outlet.sendall(batch)
+        assert receive(receiver, 1) == [datagram.build()]
+    assert not batch.flags[0] & CHECKSUM_NOT_READY
+
+
+def test_hostile_sctp_is_written_within_the_frame() -> None:
+    """Four bytes at most, those that the header names."""
+    rng = random.Random(6)
+    memory = bytearray(600)
+    batch = PacketBatch(1, buffer=memoryview(memory)[100:500])
+    done = refused = 0
+    for _ in range(5000 * SCALE):
+        datagram = replace(
+            rng.choice([*SCTP_KINDS.values()]),
+            tags=rng.choice([*TAGS.values()]),
+            payload=rng.randbytes(rng.randrange(100)),
+        )
+        memory[:] = rng.randbytes(600)
+        batch.clear()
+        add(batch, datagram)
+        packet = batch[0]
+        for _ in range(rng.randrange(4)):
+            packet[rng.randrange(min(len(packet), 90))] = rng.randrange(256)
+        if rng.randrange(2):
+            batch.lengths[0] = rng.randrange(len(packet) + 1)
+        start = rng.choice([datagram.transport_offset, rng.randrange(120)])
+        write_header(batch, 0, checksum_starts=start)
+        before = bytes(memory)
+        try:
+            assert batch.complete_checksums() == 1
+            done += 1
+        except ValueError as error:
+            assert "packets[0]" in str(error)
+            refused += 1
+            assert memory == before
+        at = 100 + start + 8
+        assert memory[:at] == before[:at]
+        assert memory[at + 4 :] == before[at + 4 :]
+        if at + 4 > 100 + batch.lengths[0]:
+            end = 100 + batch.lengths[0]
+            assert memory[end:] == before[end:]
+    assert done > 500 * SCALE, "hardly any checksum was completed"
+    assert refused > 500 * SCALE, "hardly any frame was refused"
 
 
 # Any place, any length
@@ -360,3 +613,46 @@ def test_headers_written_meanwhile_write_within_the_frame() -> None:
         thread.join()
     assert memory[:1000] == guard
     assert memory[1200:] == guard
+
+
+def test_sctp_written_meanwhile_is_written_within_the_frame() -> None:
+    """Another thread changes what leads to it, and how long it is."""
+    datagram = Datagram(
+        data(40), SCTP, version=6, tags=(Q,), extensions=(EXTENSION,)
+    )
+    size = len(datagram.build())
+    guard = b"\xa5" * 3000
+    memory = bytearray(guard + bytes(size) + guard)
+    batch = PacketBatch(1, buffer=memoryview(memory)[3000 : 3000 + size])
+    add(batch, datagram)
+    packet = batch[0]
+    good = bytes(packet)
+    fields = columns(batch)
+    stop = threading.Event()
+
+    def scribble() -> None:
+        # EtherTypes, IPv6 length, next header, the extension's next and size.
+        places = [12, 13, 16, 17, 22, 23, 24, 58, 59]
+        rng = random.Random(8)
+        while not stop.is_set():
+            at = rng.choice(places)
+            packet[at] = rng.choice([0, 1, 60, 132, 255])
+            batch.lengths[0] = rng.choice([size, size - 1, 70, 40, 0])
+            fields["vnet_flags"][0] = VNET_NEEDS_CSUM
+            packet[at] = good[at]
+            batch.lengths[0] = size
+            fields["vnet_flags"][0] = VNET_NEEDS_CSUM
+
+    thread = threading.Thread(target=scribble)
+    thread.start()
+    try:
+        for _ in range(3000 * SCALE):
+            try:
+                batch.complete_checksums()
+            except ValueError as error:
+                assert "packets[0]" in str(error)
+    finally:
+        stop.set()
+        thread.join()
+    assert memory[:3000] == guard
+    assert memory[-3000:] == guard

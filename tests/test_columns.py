@@ -2,6 +2,7 @@
 them."""
 
 import errno
+import select
 import signal
 import socket
 import struct
@@ -11,7 +12,15 @@ from contextlib import contextmanager
 
 import pytest
 from frames import frame
-from traffic import WAIT, datagram_pair, ethtool, ip, pending, receive
+from traffic import (
+    WAIT,
+    datagram_pair,
+    ethtool,
+    ip,
+    pending,
+    receive,
+    until_stamped,
+)
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
@@ -82,6 +91,7 @@ def test_what_one_receive_told_does_not_stay_for_the_next(
     batch = PacketBatch(1, 66)
     short, long = frame(bytes(40)), frame(bytes(100))
     with RawSocket(pair.b, addresses=True, timestamps="software") as sock:
+        until_stamped(sender, sock, short)
         sock.settimeout(WAIT)
         for packet in (TAGGED, short, long, short, TAGGED, long, TAGGED) * 2:
             sender.send(packet)
@@ -212,6 +222,7 @@ def test_software_timestamps_lie_between_send_and_receive(
     batch = PacketBatch()
     stamps: list[int] = []
     with RawSocket(pair.b, timestamps="software", vlan=vlan) as sock:
+        until_stamped(sender, sock, frame())
         sock.settimeout(WAIT)
         before = time.time_ns()
         sender.sendall(packets)
@@ -223,6 +234,22 @@ def test_software_timestamps_lie_between_send_and_receive(
     assert before <= stamps[0], "stamped before it was sent"
     assert stamps[-1] <= after, "stamped after it was received"
     assert stamps == sorted(stamps)
+
+
+def test_software_timestamp_is_that_of_the_arrival_or_0(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """The kernel begins to stamp a moment after the constructor has asked for
+    it. What came before has no time stamp, and not that of being read."""
+    batch = PacketBatch()
+    for _ in range(20):
+        with RawSocket(pair.b, timestamps="software") as sock:
+            sender.send(frame())
+            assert select.select([sock], [], [], WAIT)[0]
+            arrived_before = time.time_ns()
+            sock.recvmmsg_into(batch)
+        assert batch.timestamps_ns is not None
+        assert batch.timestamps_ns[0] < arrived_before
 
 
 def test_timestamps_are_not_collected_by_default(
@@ -261,6 +288,7 @@ def test_options_set_by_hand_that_fit_disturb_nothing(
     less to tell."""
     batch = PacketBatch(1)
     with RawSocket(pair.b, rcvbuf=8192, timestamps="software") as sock:
+        until_stamped(sender, sock, frame())
         sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
         sock.settimeout(WAIT)
         sender.send(TAGGED)

@@ -909,7 +909,7 @@ def test_peer_needs_an_adopted_socket_with_addresses(
 
 def test_other_families_have_no_addresses() -> None:
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM)
-    with pytest.raises(ValueError, match="addresses"):
+    with pytest.raises(ValueError, match="not on family 16"):
         RawSocket(fileno=netlink.fileno(), addresses=True)
     address: Any = (0, 0)
     with adopt(netlink) as sock:

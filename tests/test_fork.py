@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import socket
+import threading
 import time
 import traceback
 import warnings
@@ -22,7 +23,7 @@ from blocking import (
     when_main_thread_waits,
 )
 from frames import frame
-from traffic import WAIT, accept, datagram_pair
+from traffic import WAIT, accept, datagram_pair, pending
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -169,7 +170,7 @@ def test_detach_in_the_child_works_beside_the_parents_call(
 def test_close_in_the_child_wakes_the_childs_calls(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """Without the eventfd, which is the parent's: they look every second."""
+    """By an eventfd of its own."""
     sock = pair[1]
 
     def child() -> None:
@@ -184,22 +185,24 @@ def test_close_in_the_child_wakes_the_childs_calls(
         in_child(child)
 
 
-def test_detach_in_the_child_is_for_good(
+def test_detach_in_the_child_waits_for_the_childs_calls(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """A call of the child's that ends later does not open the object again."""
+    """For those alone: not for the parent's, as the test above shows."""
     peer, sock = pair
 
     def child() -> None:
         call = Call(sock.recv, 2048)
         call.until_blocked()
-        number = sock.detach()
-        assert sock.closed
+        with pytest.raises(OSError) as caught:
+            sock.detach()
+        assert caught.value.errno == errno.EBUSY
+        assert not sock.closed
         peer.send(PACKET)
-        call.join()
+        assert call.result() == PACKET
+        os.close(sock.detach())
         assert sock.closed
         assert sock.fileno() == -1
-        os.close(number)  # EBADF: the call has closed it
 
     in_child(child)
     assert not sock.closed
@@ -391,3 +394,141 @@ def open_numbers() -> set[int]:
     """The descriptors that are open, without that of the listing."""
     numbers = os.listdir("/proc/self/fd")
     return {int(n) for n in numbers if os.path.lexists(f"/proc/self/fd/{n}")}
+
+
+def test_close_in_the_child_waits_for_the_childs_calls(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """A call of the parent's, in flight at the fork, does not count there: or
+    the descriptor's number would be freed under a call of the child's."""
+    sock = pair[1]
+
+    def child() -> None:
+        number = sock.fileno()
+        with Call(sock.recv, 2048) as call:
+            call.until_blocked()
+            sock.close()
+            assert isinstance(call.error(), OSError)
+        with pytest.raises(OSError) as caught:
+            os.fstat(number)
+        assert caught.value.errno == errno.EBADF, "the child keeps it"
+
+    with receiving(*pair):
+        in_child(child)
+
+
+def test_socket_closed_in_the_parent_is_closed_in_the_child(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """Also where the parent's call, which is to close the descriptors, has
+    not left yet at the fork."""
+    peer, sock = pair
+    children: list[Child] = []
+    number = sock.fileno()
+
+    def child() -> None:
+        assert sock.closed
+        sock.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            sock.recv(2048)
+
+    def close_and_fork() -> None:
+        sock.close()
+        children.append(Child(child))
+
+    call = Call(sock.recv, 2048)
+    call.until_blocked()
+    close_and_fork()
+    assert isinstance(call.error(), OSError)
+    children[0].join()
+    with pytest.raises(OSError):
+        os.fstat(number)
+    peer.close()
+
+
+@pytest.mark.parametrize("rounds", [20])
+def test_child_changes_the_filter_whatever_the_parent_was_doing(
+    pair: tuple[socket.socket, RawSocket], rounds: int
+) -> None:
+    """A fork may fall into a change of filter by another thread, which the
+    child does not have."""
+    sock = pair[1]
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            sock.attach_filter(accept())
+
+    def child() -> None:
+        sock.attach_filter(accept())
+        sock.detach_filter()
+
+    with Call(change):
+        try:
+            for _ in range(rounds):
+                in_child(child)
+        finally:
+            stop.set()
+
+
+def test_batch_of_a_thread_of_the_parent_is_free_in_the_child(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    peer, sock = pair
+    batch = PacketBatch(2)
+
+    def child() -> None:
+        batch.clear()
+        batch.append(b"child")
+        assert batch.tolist() == [b"child"]
+
+    with Call(sock.recvmmsg_into, batch) as call:
+        call.until_blocked()
+        in_child(child)
+        with pytest.raises(BufferError, match="in use"):
+            batch.clear()
+        peer.send(PACKET)
+    assert call.result() == 1
+    assert batch.tolist() == [PACKET]
+
+
+def test_batch_of_the_call_that_forked_is_in_use_in_the_child(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """A signal handler forks: the call below it goes on in the child."""
+    peer, sock = pair
+    batch = PacketBatch(2)
+    children: list[Child] = []
+
+    def child() -> None:
+        with pytest.raises(BufferError, match="in use"):
+            batch.clear()
+
+    def split() -> None:
+        children.append(Child(child))
+        peer.send(PACKET)
+
+    with handler(split), when_main_thread_waits(interrupt_main_thread):
+        assert sock.recvmmsg_into(batch) == 1
+    children[0].join()
+
+
+def test_statistics_of_the_parent_miss_nothing_when_the_child_closes(
+    veth: Veth,
+) -> None:
+    """The kernel's counters are shared, and reading resets them."""
+    with (
+        RawSocket(veth.b, rcvbuf=4096) as sock,
+        RawSocket(veth.a, protocol=0) as sender,
+    ):
+        sender.sendall([PACKET] * 200)
+        eventually(
+            lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0,
+            "the socket has an error",
+        )
+        in_child(sock.close)
+        received = len(pending(sock))
+        eventually(
+            lambda: (sock.statistics().packets_dropped or 0) + received == 200,
+            "drops are missing",
+        )

@@ -92,6 +92,76 @@ def test_submodules_come_on_first_use() -> None:
         from rawmmsg import nothing  # noqa: F401
 
 
+# As where only rawmmsg is installed.
+ALONE = """
+    import sys
+    for name in ("scapy", "pytest", "tqdm", "numpy"):
+        assert name not in sys.modules
+        sys.modules[name] = None
+    import inspect
+    import pydoc
+    import rlcompleter
+    import rawmmsg
+"""
+
+
+def test_package_can_be_looked_at_without_scapy() -> None:
+    """By help(), by Tab and by name; what is missing is not there."""
+    done = run_python(f"""{ALONE}
+    page = pydoc.plain(pydoc.render_doc(rawmmsg))
+    assert page.startswith("Python Library Documentation: package rawmmsg")
+    assert "Memory for a batch of packets" in page
+    members = dict(inspect.getmembers(rawmmsg))
+    assert {{"aio", "bpf", "fanout", "testing"}} <= set(members)
+    assert "scapy" not in members
+    assert not hasattr(rawmmsg, "scapy")
+    names = rlcompleter.Completer(globals()).attr_matches("rawmmsg.")
+    assert "rawmmsg.RawSocket(" in names
+    from rawmmsg import *
+    try:
+        rawmmsg.scapy
+    except AttributeError as error:
+        print(error)
+    """)
+    assert "pip install 'rawmmsg[scapy]'" in done
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import rawmmsg.scapy",
+        "from rawmmsg import scapy",
+        "from rawmmsg.scapy import install",
+        "import rawmmsg.scapy.sockets",
+    ],
+)
+def test_import_without_scapy_names_the_remedy(statement: str) -> None:
+    done = run_python(f"""{ALONE}
+    try:
+        {statement}
+    except ModuleNotFoundError as error:
+        print(error.name, error)
+    """)
+    assert done == (
+        "scapy rawmmsg.scapy needs Scapy: pip install 'rawmmsg[scapy]'\n"
+    )
+
+
+def test_every_other_module_imports_alone() -> None:
+    """Pytest for the fixtures, tqdm for a bar and numpy for views are asked
+    for where they are used."""
+    done = run_python(f"""{ALONE}
+    import importlib
+    import pkgutil
+    for module in pkgutil.walk_packages(rawmmsg.__path__, "rawmmsg."):
+        if module.name != "rawmmsg.scapy":
+            importlib.import_module(module.name)
+            print(module.name)
+    """)
+    names = set(done.split())
+    assert {"rawmmsg.__main__", "rawmmsg.bpf", "rawmmsg.testing"} <= names
+
+
 def test_import_keeps_the_gil_off() -> None:
     """On a free-threaded Python; on any other there is no choice."""
     done = run_python("""

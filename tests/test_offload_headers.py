@@ -4,7 +4,7 @@ done for a sink that wants them whole."""
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ from datagrams import (
     ACK,
     CWR,
     FIN,
+    HEADER_COLUMNS,
     PSH,
     TAGS,
     TCP,
@@ -23,6 +24,7 @@ from datagrams import (
     add,
     columns,
     data,
+    write_header,
 )
 from frames import frame, number_of, numbered
 from traffic import WAIT, datagram_pair
@@ -191,6 +193,93 @@ def test_append_and_clear_zero_headers_and_set_count_keeps_them() -> None:
     columns(batch)["gso_types"][1] = GSO_TCPV4
     batch.clear()
     assert set(row(batch, 1).values()) == {0}
+
+
+def hide_headers(batch: PacketBatch) -> None:
+    """Fills the batch with headers, and then by a socket without."""
+    batch.clear()
+    for i in range(batch.capacity):
+        batch.append(b"x" * 60)
+        write_header(batch, i, **dict.fromkeys(HEADER_COLUMNS, 1))
+        assert batch.buffer_counts is not None
+        batch.buffer_counts[i] = 1
+    sender, receiver = datagram_pair()
+    with sender, receiver:
+        receiver.settimeout(WAIT)
+        sender.send(b"packet")
+        assert receiver.recvmmsg_into(batch) == 1
+    assert batch.gso_types is None
+
+
+def shown(batch: PacketBatch) -> set[int]:
+    """What is in any row of any header column."""
+    assert batch.buffer_counts is not None
+    values = [*columns(batch).values(), batch.buffer_counts]
+    return {value for column in values for value in column}
+
+
+def cut_a_frame_into(target: PacketBatch) -> None:
+    source = PacketBatch(1)
+    source.append(b"x" * 60)
+    source.segment_into(target)
+
+
+FILLS: dict[str, Callable[[PacketBatch], object]] = {
+    "set_count": lambda batch: batch.set_count(1),
+    "set_count to 0": lambda batch: batch.set_count(0),
+    "append": lambda batch: batch.append(b"x"),
+    "extend": lambda batch: batch.extend([b"x", b"y"]),
+    "clear": PacketBatch.clear,
+    "segment_into": cut_a_frame_into,
+}
+
+
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+def test_headers_that_were_hidden_do_not_come_back(
+    fill: Callable[[PacketBatch], object],
+) -> None:
+    """In no row, however many frames are declared later."""
+    batch = PacketBatch(4)
+    hide_headers(batch)
+    fill(batch)
+    assert shown(batch) == {0}
+    batch.set_count(4)
+    assert shown(batch) == {0}
+
+
+def test_target_of_segments_has_no_other_headers() -> None:
+    """Of frames, too, that were there before."""
+    target = PacketBatch(4)
+    target.set_count(4)
+    write_header(target, 3, **dict.fromkeys(HEADER_COLUMNS, 1))
+    cut_a_frame_into(target)
+    target.set_count(4)
+    assert shown(target) == {0}
+
+
+def test_count_of_buffers_stays_hidden_where_it_was_not_received(
+    pair: Veth,
+) -> None:
+    """A header of 10 bytes has none; a frame keeps its header."""
+    batch = PacketBatch(2)
+    batch.set_count(2)
+    assert batch.buffer_counts is not None
+    batch.buffer_counts[0] = batch.buffer_counts[1] = 7
+    with (
+        RawSocket(pair.a, protocol=0) as sender,
+        RawSocket(pair.b, vnet_hdr=10) as receiver,
+    ):
+        receiver.settimeout(WAIT)
+        sender.send(frame(data(60)))
+        receiver.recvmmsg_into(batch)
+    batch.set_count(1)
+    assert batch.gso_types is not None
+    assert batch.buffer_counts is None
+    batch.append(b"x")
+    assert batch.gso_types is not None
+    assert batch.buffer_counts is None
+    batch.clear()
+    assert shown(batch) == {0}
 
 
 # What cannot be sent

@@ -94,7 +94,11 @@ def kernel(plain: Veth) -> Iterator[tuple[RawSocket, RawSocket]]:
 
 def cut(batch: PacketBatch, capacity: int = 256) -> list[bytes]:
     """All of it, in targets of that capacity."""
-    target = PacketBatch(capacity, SUPER_FRAME)
+    return cut_into(batch, PacketBatch(capacity, SUPER_FRAME))
+
+
+def cut_into(batch: PacketBatch, target: PacketBatch) -> list[bytes]:
+    """All of it, in the target, again and again."""
     packets: list[bytes] = []
     at = 0, 0
     while at[0] < len(batch):
@@ -362,6 +366,135 @@ def test_target_that_is_too_small_names_the_frame() -> None:
     assert batch.segment_into(target, 1) == (2, 0)
     with pytest.raises(ValueError, match=r"packets\[2\].*fit"):
         batch.segment_into(target, 2)
+
+
+def test_frame_that_is_too_small_ends_a_call_and_not_the_loop() -> None:
+    """Segments before it are done, and the next call goes on from there."""
+    datagram = Datagram(data(5000))
+    wanted = datagram.segments(1000)
+    batch = one(datagram, 1000)
+    target = PacketBatch(buffers=[bytearray(2000), bytearray(500)])
+    for i in range(5):
+        following = (1, 0) if i == 4 else (0, i + 1)
+        assert batch.segment_into(target, 0, i) == following
+        same(target.tolist(), wanted[i : i + 1])
+    same(cut_into(batch, target), wanted)
+
+
+def test_segment_that_fits_no_frame_is_named_when_it_is_the_first() -> None:
+    """A last segment of 554 bytes fits where the others do not."""
+    datagram = Datagram(data(2500))
+    batch = one(datagram, 1000)
+    small = PacketBatch(buffers=[bytearray(600), bytearray(2000)])
+    for segment in (0, 1):
+        with pytest.raises(ValueError, match=r"packets\[0\].*fit"):
+            batch.segment_into(small, 0, segment)
+        assert len(small) == 0
+    assert batch.segment_into(small, 0, 2) == (1, 0)
+    large = PacketBatch(buffers=[bytearray(2000), bytearray(2000)])
+    assert batch.segment_into(large) == (0, 2)
+
+
+def test_loop_over_any_target_ends() -> None:
+    """Each call fills a frame of the target, or raises."""
+    rng = random.Random(7)
+    ended = refused = 0
+    for _ in range(200 * SCALE):
+        batch = PacketBatch(4, SUPER_FRAME)
+        wanted: list[bytes] = []
+        for _ in range(rng.randrange(1, 5)):
+            datagram = replace(
+                rng.choice([*KINDS.values()]),
+                payload=data(rng.randrange(1, 4000)),
+            )
+            gso_size = rng.choice([0, 300, 1000])
+            add(batch, datagram, gso_size)
+            wanted += datagram.segments(gso_size or 4000)
+        sizes = [rng.choice([60, 500, 1100, 4100]) for _ in range(4)]
+        target = PacketBatch(buffers=[bytearray(size) for size in sizes])
+        largest = max(len(packet) for packet in wanted)
+        try:
+            same(cut_into(batch, target), wanted)
+            ended += 1
+        except ValueError as error:
+            assert "fit" in str(error)
+            assert sizes[0] < largest
+            refused += 1
+    assert ended > 20 * SCALE
+    assert refused > 20 * SCALE
+
+
+# Memory of both
+
+
+def overlapping(kind: str) -> tuple[PacketBatch, PacketBatch]:
+    """A batch, and a target that shares some of its memory."""
+    memory = bytearray(40_000)
+    view = memoryview(memory)
+    spread = [memoryview(bytearray(10_000)) for _ in range(8)]
+    match kind:
+        case "same":
+            made = [PacketBatch(4, buffer=memory) for _ in range(2)]
+        case "shifted":
+            made = [PacketBatch(1, buffer=view[n:]) for n in (0, 39_999)]
+        case "one scattered":
+            made = [
+                PacketBatch(4, buffer=memory),
+                PacketBatch(buffers=[bytearray(10_000), view[39_999:]]),
+            ]
+        case "both scattered":
+            made = [
+                PacketBatch(buffers=[view[:9], *spread[:4], view[30:]]),
+                PacketBatch(buffers=[*spread[4:], view[29:31]]),
+            ]
+        case "a batch's own":
+            owner = PacketBatch(1, 20_000)
+            made = [owner, PacketBatch(1, buffer=owner)]
+        case _:
+            owner = PacketBatch(1, 20_000)
+            made = [owner, PacketBatch(1, buffer=owner.lengths)]
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "same",
+        "shifted",
+        "one scattered",
+        "both scattered",
+        "a batch's own",
+        "its lengths",
+    ],
+)
+def test_target_that_shares_memory_is_refused(kind: str) -> None:
+    """Segments would be written over what is still to be cut."""
+    for batch, target in (overlapping(kind), overlapping(kind)[::-1]):
+        batch.append(b"x")
+        with pytest.raises(ValueError, match="overlaps"):
+            batch.segment_into(target)
+        assert batch.tolist() == [b"x"]
+
+
+def test_target_beside_it_in_the_same_memory_is_filled() -> None:
+    memory = bytearray(40_000)
+    view = memoryview(memory)
+    datagram = Datagram(data(9000))
+    wanted = datagram.segments(1000)
+    batches = [
+        PacketBatch(1, 10_000, buffer=memory),
+        PacketBatch(1, buffer=view[10_000:20_000]),
+        PacketBatch(buffers=[view[30_000:], view[:10_000]]),
+    ]
+    targets = [
+        PacketBatch(15, 2000, buffer=view[10_000:]),
+        PacketBatch(5, 2000, buffer=view[20_000:]),
+        PacketBatch(buffers=[view[20_000:30_000], view[10_000:20_000]]),
+    ]
+    for batch, target in zip(batches, targets, strict=True):
+        batch.clear()
+        add(batch, datagram, 1000)
+        same(cut_into(batch, target), wanted)
 
 
 def test_header_that_needs_nothing_is_copied() -> None:

@@ -174,11 +174,15 @@ def test_nonblocking_call_that_need_not_wait_succeeds(stuck: Stuck) -> None:
 
 
 def test_errors_name_call_and_interface(veth: Veth) -> None:
+    """But for the error that is no failure."""
     with RawSocket(veth.a) as sock:
         sock.settimeout(0)
         with pytest.raises(BlockingIOError, match="recvmmsg: ") as caught:
             sock.recv(2048)
-    assert caught.value.filename == veth.a
+        assert caught.value.filename is None
+        with pytest.raises(OSError, match="sendmmsg: ") as refused:
+            sock.send(b"short")
+        assert refused.value.filename == veth.a
 
 
 def test_call_that_raises_leaves_the_batch_as_it_was(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ _SIOCETHTOOL: Final = 0x8946
 # <linux/if_tun.h>
 _TUNSETIFF: Final = 0x400454CA
 _IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
 _TUN_KINDS: Final = {"tun": 0x0001, "tap": 0x0002}
 
 # <linux/bpf_common.h>, <linux/filter.h>
@@ -128,6 +130,27 @@ def pending(sock: RawSocket) -> list[bytes]:
         return packets
 
 
+def until_stamped(sender: RawSocket, sock: RawSocket, packet: bytes) -> None:
+    """The kernel begins to stamp a moment after it was asked: sends packets
+    until one that `sock` receives has a stamp."""
+    batch = PacketBatch()
+    deadline = time.monotonic() + WAIT
+    stamped = False
+    while not stamped:
+        assert time.monotonic() < deadline, "nothing is stamped"
+        sender.send(packet)
+        receive_batch(sock, batch)
+        stamps = batch.timestamps_ns
+        assert stamps is not None
+        stamped = stamps[len(batch) - 1] != 0
+    pending(sock)
+
+
+def receive_batch(sock: RawSocket, batch: PacketBatch) -> None:
+    sock.settimeout(WAIT)
+    sock.recvmmsg_into(batch)
+
+
 def datagram_pair() -> tuple[socket.socket, RawSocket]:
     """An AF_UNIX pair, which needs no privilege: the stdlib's end sends, the
     adopted one receives."""
@@ -156,12 +179,15 @@ def ip(*arguments: str) -> str:
 
 
 @contextmanager
-def tun_device(kind: str) -> Iterator[tuple[int, str]]:
+def tun_device(
+    kind: str, *, vnet_hdr: bool = False
+) -> Iterator[tuple[int, str]]:
     """A "tun" or "tap" interface, up and silent: the descriptor that what it
-    sends is read from, and what it receives written to, and its name."""
+    sends is read from, and what it receives written to, and its name. With
+    vnet_hdr each begins with a virtio_net_hdr."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
-        flags = _TUN_KINDS[kind] | _IFF_NO_PI
+        flags = _TUN_KINDS[kind] | _IFF_NO_PI | vnet_hdr * _IFF_VNET_HDR
         asked = struct.pack("16sH22x", f"{kind}%d".encode(), flags)
         answer = fcntl.ioctl(descriptor, _TUNSETIFF, asked)
         interface = answer[:16].rstrip(b"\0").decode()

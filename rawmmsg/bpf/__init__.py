@@ -49,9 +49,11 @@ def compile(
     these. Host names are never looked up; names of services and protocols
     are, in the system's databases.
 
-    Means what libpcap 1.10 means, and knows `vxlan` besides. Of a packet
-    that is cut short within its headers libpcap's verdict may depend on
-    whether it optimises; this one is then either of the two.
+    Means what libpcap 1.10 means, and knows `vxlan` besides. `ip
+    multicast` is 224.0.0.0/4, as in libpcap since its pull request 1525;
+    1.10 takes 240.0.0.0/4 for multicast too. Of a packet that is cut
+    short within its headers libpcap's verdict may depend on whether it
+    optimises; this one is then either of the two.
     """
     # Here, so that importing this package does not cost the compiler.
     from .compiler import compile_expression

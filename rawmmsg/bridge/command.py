@@ -28,9 +28,10 @@ one frame in each message:
   fd:N                        descriptor N, which the parent process opened: a
                               packet, datagram or SOCK_SEQPACKET socket
 
-Between interfaces, super-frames and unfinished checksums pass unchanged.
-Before a frame goes to a socket, a super-frame is cut into segments, and
-checksums are completed. The bridge changes no setting of an interface.
+Between interfaces, super-frames and unfinished checksums pass unchanged,
+except that SCTP's checksums are completed. Before a frame goes to a socket, a
+super-frame is cut into segments, and checksums are completed. The bridge
+changes no setting of an interface.
 
 The bridge runs until SIGINT or SIGTERM (exit code 0), or until an interface
 disappears or the peer of a SOCK_SEQPACKET socket closes it (exit code 1).

@@ -15,6 +15,18 @@ arrived: `timestamps=True`, an option of the sockets that sniff() passes on,
 has the kernel stamp each one.
 """
 
+from importlib import import_module
+
+try:
+    import_module("scapy")
+except ModuleNotFoundError as error:
+    if error.name != "scapy":
+        raise
+    raise ModuleNotFoundError(
+        "rawmmsg.scapy needs Scapy: pip install 'rawmmsg[scapy]'",
+        name=error.name,
+    ) from None
+
 from .configuration import install, uninstall
 from .links import FilterError
 from .raw import RawSniffer

@@ -79,6 +79,7 @@ class Link:
         filter: str | bytes | None,
         timestamps: bool,
         sends: bool,
+        ignore_outgoing: bool | None,
     ) -> None:
         self.interface = interface
         self._protocol = protocol
@@ -88,9 +89,7 @@ class Link:
                 protocol=protocol,
                 filter=filter,
                 promisc=promisc,
-                # Scapy sees what others send only through sockets that
-                # do not send.
-                ignore_outgoing=sends,
+                ignore_outgoing=ignore_outgoing,
                 # Only then does the kernel leave the tag to be restored.
                 vlan=protocol == ETH_P_ALL,
                 timestamps="software" if timestamps else None,
@@ -129,6 +128,12 @@ class Link:
             layer.name,
         )
         return layer, 2
+
+    def covers(self, protocol: int) -> bool:
+        """Whether a packet of the protocol may leave here, and its answer be
+        received. One of ETH_P_ALL, which no protocol of layer 3 stands for,
+        may leave anywhere: another link would receive packets twice."""
+        return self._protocol in (protocol, ETH_P_ALL) or protocol == ETH_P_ALL
 
     def receive(self) -> Iterable[tuple["Link", bytes, float]]:
         """What waits, each frame with its time: the kernel's stamp, or when

@@ -1,7 +1,5 @@
 """Frames as they are, beside sniff(): no Packet is made of them."""
 
-import os
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Self, TypeAlias
@@ -10,12 +8,20 @@ from scapy.interfaces import NetworkInterface
 
 from rawmmsg import SUPER_FRAME, PacketBatch
 
+from .events import Event, renew_after_fork
 from .links import BATCH_SIZE, receive
 from .sockets import RawMmsgL2ListenSocket, RawMmsgL2Socket, wait_for
 
 _Judge: TypeAlias = Callable[[memoryview], object]
 _Views: TypeAlias = Generator[memoryview, None, None]
 _Batches: TypeAlias = Generator[Iterator[memoryview], None, None]
+
+
+class _SnifferSocket(RawMmsgL2ListenSocket):
+    """Receives each packet once on the loopback interface too, where a packet
+    that goes out also comes in. To sniff() ours gives both, as Scapy's own."""
+
+    _ignore_outgoing = None
 
 
 class RawSniffer:
@@ -59,11 +65,13 @@ class RawSniffer:
         if opened_socket is not None and (iface is not None or options):
             raise ValueError("an opened socket has its interface and filter")
         self._owned = opened_socket is None
-        self._socket = opened_socket or RawMmsgL2ListenSocket(iface, **options)
+        self._socket = opened_socket or _SnifferSocket(iface, **options)
         self._batch = PacketBatch(BATCH_SIZE, SUPER_FRAME)
-        self._alarm = _Alarm()
+        self._stopped = False
+        self._alarm: Event | None = Event()
         self._frames = self._judged(count, timeout, lfilter, stop_filter)
         self.time = 0.0
+        renew_after_fork(self)
 
     def __iter__(self) -> Iterator[memoryview]:
         return self._frames
@@ -71,7 +79,10 @@ class RawSniffer:
     def stop(self) -> None:
         """Ends the iteration, also from another thread or a signal handler:
         the frame that is being worked on is the last."""
-        self._alarm.set()
+        self._stopped = True
+        alarm = self._alarm
+        if alarm is not None:
+            alarm.set()
 
     def close(self) -> None:
         """Ends the iteration, in the thread that iterates. Harmless when it
@@ -91,9 +102,15 @@ class RawSniffer:
             self.close()
 
     def _finish(self) -> None:
-        self._alarm.close()
+        self._alarm = None
         if self._owned:
             self._socket.close()
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: its stop() does not wake the parent."""
+        alarm = self._alarm
+        if alarm is not None:
+            alarm.renew()
 
     def _judged(
         self,
@@ -103,20 +120,21 @@ class RawSniffer:
         stop_filter: _Judge | None,
     ) -> _Views:
         deadline = None if timeout is None else time.monotonic() + timeout
-        alarm = self._alarm
         given = 0
         batches = self._received(deadline)
         try:
             # Two loops: a generator between them would cost every frame.
             for views in batches:
                 for view in views:
-                    if lfilter is not None and not lfilter(view):
-                        continue
-                    yield view
-                    given += 1
-                    if given == count or alarm.is_set:
-                        return
-                    if stop_filter is not None and stop_filter(view):
+                    if lfilter is None or lfilter(view):
+                        yield view
+                        given += 1
+                        if given == count:
+                            return
+                        if stop_filter is not None and stop_filter(view):
+                            return
+                    # Asked after a frame that was rejected as well.
+                    if self._stopped:
                         return
                     if deadline is not None and time.monotonic() >= deadline:
                         return
@@ -127,16 +145,19 @@ class RawSniffer:
     def _received(self, deadline: float | None) -> _Batches:
         """All frames, in the batches in which they come, until stopped, out
         of time or closed. What is not taken of a batch, the socket keeps."""
-        while not self._alarm.is_set:
+        alarm = self._alarm
+        while not self._stopped:
             yield self._held()
             came = False
             for link in self._socket.links:
                 try:
-                    came |= receive(link.receiver, self._batch) > 0
+                    if not receive(link.receiver, self._batch):
+                        continue  # and the batch is still the last one
                 except BlockingIOError:
                     continue
                 except EOFError:
                     return
+                came = True
                 self.time = time.time()
                 views = iter(self._batch)
                 try:
@@ -150,35 +171,10 @@ class RawSniffer:
             rest = None if deadline is None else deadline - time.monotonic()
             if rest is not None and rest <= 0:
                 return
-            wait_for([self._socket, self._alarm], rest)
+            wait_for([self._socket, alarm], rest)
 
     def _held(self) -> _Views:
         """What the socket holds of a batch."""
         while (frame := self._socket.pop()) is not None:
             self.time = frame[2]
             yield memoryview(frame[1])
-
-
-class _Alarm:
-    """A flag that wakes who waits for its descriptor."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        # Reentrant, for a signal handler that comes while it is held.
-        self._lock = threading.RLock()
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def fileno(self) -> int:
-        return self._event
-
-    def set(self) -> None:
-        self.is_set = True
-        with self._lock:
-            if self._event != -1:
-                os.eventfd_write(self._event, 1)
-
-    def close(self) -> None:
-        with self._lock:
-            event, self._event = self._event, -1
-            if event != -1:
-                os.close(event)

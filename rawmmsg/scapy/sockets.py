@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,11 +20,25 @@ from scapy.packet import Packet
 from scapy.sendrecv import debug
 from scapy.supersocket import SuperSocket
 
+from .events import Readiness, renew_after_fork
 from .links import Link, whole_filter
 
 # A socket that another thread closes, or whose interface is deleted, can leave
 # a poll(2) without an event: look again this often, in seconds.
 _SLICE: Final = 1.0
+
+# Held while a socket gets its descriptor or another link. Reentrant, because a
+# signal handler may do the same at that moment.
+_opening = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """In a forked child, where the thread that held the lock is missing."""
+    global _opening
+    _opening = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 _Frame: TypeAlias = tuple[Link, bytes, float]
 
@@ -41,6 +56,10 @@ class RawMmsgL2Socket(SuperSocket):
     ETH_P_ALL loses them, as in Scapy. Frames longer than Scapy's MTU are cut
     by recv(), to 65,535 bytes, as Scapy does.
 
+    fileno() works in event loops. The packet sockets are `ins`, which
+    receives, and `outs`, which sends: `ins` alone does not tell of packets
+    that have been received in a batch and not given out yet.
+
     Raises OSError by errno, FilterError (a Scapy_Exception and a ValueError)
     for a filter: no packet that it rejects is ever received.
     """
@@ -48,6 +67,11 @@ class RawMmsgL2Socket(SuperSocket):
     desc = "read/write packets at layer 2 using rawmmsg"
 
     _sends = True
+    # Scapy sees what others send only through sockets that do not send.
+    _ignore_outgoing: bool | None = True
+
+    links: tuple[Link, ...] = ()
+    _readiness: Readiness | None = None
 
     def __init__(
         self,
@@ -69,14 +93,13 @@ class RawMmsgL2Socket(SuperSocket):
         self._timestamps = timestamps
         self._frames: deque[_Frame] = deque()
         self._selected = False
-        self._held_event = -1
-        self.links: tuple[Link, ...] = ()
         link = self._open(self.iface, type)
         # What Scapy calls for is fileno(), send() and close().
         self.ins = link.receiver  # type: ignore[assignment]
         self.outs = link.sender  # type: ignore[assignment]
         self.LL = link.layer
         self.lvl = link.level
+        renew_after_fork(self)
 
     def _open(self, interface: str, protocol: int) -> Link:
         link = Link(
@@ -86,8 +109,14 @@ class RawMmsgL2Socket(SuperSocket):
             filter=self._filter,
             timestamps=self._timestamps,
             sends=self._sends,
+            ignore_outgoing=self._ignore_outgoing,
         )
         self.links += (link,)
+        readiness = self._readiness
+        if readiness is not None:
+            readiness.add(link.receiver)
+        if self.closed:  # meanwhile, by another thread or a signal handler
+            link.close()
         return link
 
     # Receiving
@@ -104,12 +133,19 @@ class RawMmsgL2Socket(SuperSocket):
         A link that has gone down makes it True, with nothing held: to whom
         waited, that is an event.
         """
-        came = bool(self._frames)
-        if not came:
+        return bool(self._frames) or self._receive()
+
+    def _receive(self) -> bool:
+        """Receives a batch of each link; False where nothing waits."""
+        came = False
+        try:
             for link in self.links:
                 with contextlib.suppress(BlockingIOError):
                     self._frames.extend(link.receive())
                     came = True
+        finally:
+            if self._frames:  # also those of a link before one that fails
+                self._note_held()
         return came
 
     def discard_until(self, wanted: Callable[[bytes], object]) -> bool:
@@ -117,40 +153,64 @@ class RawMmsgL2Socket(SuperSocket):
         where none is."""
         while (frame := self.pop()) is not None:
             if wanted(frame[1]):
-                self._frames.appendleft(frame)
+                self.put_back([frame])
                 return True
         return False
 
     def put_back(self, frames: Sequence[_Frame]) -> None:
         """Has frames be the next to be given out."""
         self._frames.extendleft(reversed(frames))
+        self._note_held()
 
     def pop(self) -> _Frame | None:
         """The next of the frames that are held."""
         # Not asked first: another thread may be taking the last one.
         try:
-            return self._frames.popleft()
+            frame = self._frames.popleft()
         except IndexError:
             return None
+        if not self._frames:
+            self._note_held()
+        return frame
 
     def _take(self) -> _Frame | None:
         """The next frame: waits for one, unless select() has just said that
-        there is one."""
+        there is one, or fileno() has O_NONBLOCK."""
         selected, self._selected = self._selected, False
         while not self._frames:
             if self.closed:
                 raise EOFError("the socket is closed")
-            if self.fill() or selected:
+            if self._receive() or selected:
                 break
+            readiness = self._readiness
+            if readiness is not None and not readiness.blocking:
+                number = errno.EAGAIN
+                raise BlockingIOError(number, os.strerror(number))
             self.select([self], None)
-        return self.pop()
+        frame = self.pop()
+        if self._frames:
+            # Edge-triggered waiters need an event for each packet left.
+            self._note_held()
+        return frame
+
+    def _note_held(self) -> None:
+        """Has fileno(), if anybody has asked for it, be readable while frames
+        are held."""
+        readiness = self._readiness
+        if readiness is not None:
+            readiness.follow(self._frames)
 
     def recv_raw(
         self, x: int = MTU
     ) -> tuple[type[Packet] | None, bytes | None, float | None]:
         """The next packet: the class that reads it, at most `x` of its bytes
         and its time; None three times where select() was wrong, or the link
-        has gone down. EOFError when the socket is closed."""
+        has gone down.
+
+        Raises EOFError when the socket is closed, and BlockingIOError when
+        there is no packet and fileno() has been made non-blocking
+        (os.set_blocking()).
+        """
         frame = self._take()
         if frame is None:
             return None, None, None
@@ -183,14 +243,23 @@ class RawMmsgL2Socket(SuperSocket):
     # Waiting
 
     def fileno(self) -> int:
-        """A descriptor that is readable when recv() has a packet: that of the
-        socket, or another while packets are held, for whoever waits by other
-        means than our select()."""
-        if not self._frames:
-            return self.ins.fileno()
-        if self._held_event == -1:
-            self._held_event = os.eventfd(1, os.EFD_CLOEXEC)
-        return self._held_event
+        """A descriptor that is readable while recv() has a packet, for
+        asyncio, selectors, epoll and others; -1 when the socket is closed.
+
+        It is the same one until then, and not that of a packet socket but an
+        epoll(7) descriptor, which the first call makes. Sockets whose
+        fileno() nobody calls do without it.
+        """
+        if self._readiness is None and not self.closed:
+            with _opening:
+                made = Readiness(link.receiver for link in self.links)
+                if self._readiness is None:
+                    self._readiness = made
+            self._note_held()
+            if self.closed:  # meanwhile
+                self._readiness = None
+        readiness = self._readiness
+        return -1 if readiness is None else readiness.fileno()
 
     def _descriptors(self) -> list[int]:
         return [link.receiver.fileno() for link in self.links]
@@ -231,11 +300,16 @@ class RawMmsgL2Socket(SuperSocket):
         if self.closed:
             return
         self.closed = True
-        # Nothing is there yet where the constructor has failed.
-        for link in getattr(self, "links", ()):
+        self._readiness = None
+        for link in self.links:
             link.close()
-        if getattr(self, "_held_event", -1) != -1:
-            os.close(self._held_event)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: what it waits for is its own from now on."""
+        readiness = self._readiness
+        if readiness is not None:
+            readiness.renew(link.receiver for link in self.links)
+            readiness.follow(self._frames)
 
 
 class RawMmsgL2ListenSocket(RawMmsgL2Socket):
@@ -248,6 +322,7 @@ class RawMmsgL2ListenSocket(RawMmsgL2Socket):
     )
 
     _sends = False
+    _ignore_outgoing: bool | None = False
 
     def send(self, x: Packet | bytes) -> int:
         raise Scapy_Exception("Can't send anything with RawMmsgL2ListenSocket")
@@ -256,8 +331,10 @@ class RawMmsgL2ListenSocket(RawMmsgL2Socket):
 class RawMmsgL3Socket(RawMmsgL2Socket):
     """Sends and receives packets at layer 3, in place of conf.L3socket.
 
-    A packet leaves by the interface that Scapy's routes name. Received is what
-    comes in by `iface` and by every interface that has been sent to.
+    A packet leaves by the interface that Scapy's routes name. The socket
+    receives everything that comes in by `iface`. By another interface it
+    receives the protocols that it has sent there, IPv4 or IPv6: the answers
+    to its packets.
     """
 
     desc = "read/write packets at layer 3 using rawmmsg"
@@ -283,11 +360,16 @@ class RawMmsgL3Socket(RawMmsgL2Socket):
     def _link_for(self, packet: Packet) -> Link:
         interface = packet.route()[0]
         interface = network_name(interface or conf.iface)
-        for link in self.links:
-            if link.interface == interface:
-                return link
         layer3 = conf.l3types.layer2num
-        return self._open(interface, layer3.get(type(packet), self.type))
+        protocol = layer3.get(type(packet), self.type)
+        with _opening:
+            for link in self.links:
+                if link.interface == interface and (
+                    # The first link receives what the socket was opened for.
+                    link is self.links[0] or link.covers(protocol)
+                ):
+                    return link
+            return self._open(interface, protocol)
 
     def _dissect(
         self, frame: _Frame, size: int, options: dict[str, Any]

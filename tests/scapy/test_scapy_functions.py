@@ -190,6 +190,40 @@ def test_layer_3_answers_come_by_the_interface_sent_to(
     assert not unanswered
 
 
+def test_layer_3_answers_come_by_each_protocol_that_was_used(
+    veth_factory: Callable[..., Veth],
+) -> None:
+    """On one interface, other than the one that the socket was opened on: not
+    only by the first; nor are they received twice."""
+    other, veth = veth_factory(), veth_factory(ipv6=True)
+    ip("address", "add", "2001:db8::1/64", "dev", veth.a, "nodad")
+    neighbours: Any = conf.netcache.in6_neighbor  # type: ignore[attr-defined]
+    neighbours["2001:db8::2"] = PEER
+    questions = [
+        IP(dst=B4) / ICMP(seq=1),
+        IPv6(dst="2001:db8::2") / ICMPv6EchoRequest(data=b"?"),
+        IP(dst=B4) / ICMP(seq=2),
+    ]
+    try:
+        with (
+            addressed(veth),
+            answering(veth.b),
+            RawMmsgL3Socket(iface=other.a) as sock,
+        ):
+            answered, unanswered = sock.sr(questions, timeout=WAIT)
+            assert len(sock.links) == 3, "one for each protocol"
+    finally:
+        del neighbours["2001:db8::2"]
+    assert not unanswered
+    assert sorted(str(got.name) for _, got in answered) == ["IP", "IP", "IPv6"]
+
+
+def test_layer_3_socket_of_one_protocol_stays_so(veth: Veth) -> None:
+    with addressed(veth), RawMmsgL3Socket(iface=veth.a, type=0x86DD) as sock:
+        sock.send(IP(dst=B4) / ICMP())
+        assert len(sock.links) == 1
+
+
 def test_layer_3_fragments_what_is_too_long(veth: Veth) -> None:
     """As Scapy's own socket does, and on the same terms."""
     long = IP(src=A4, dst=B4, id=9) / UDP() / Raw(bytes(4000))

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from collections.abc import Callable
 import pytest
 from blocking import Call, descriptors, handler
 from frames import number_of, numbered
+from scapy.arch.linux import L2ListenSocket
 from scapy.layers.inet import IP
 from scapy.sendrecv import sniff
 from scapykit import TRAFFIC, addressed, send, tunnel, wire
-from traffic import WAIT
+from traffic import WAIT, ip
 
 from rawmmsg.scapy import (
     FilterError,
+    RawMmsgL2ListenSocket,
     RawMmsgL2Socket,
     RawMmsgL3Socket,
     RawSniffer,
@@ -55,6 +58,21 @@ def test_timeout_ends_it_in_the_middle_of_a_batch(veth: Veth) -> None:
             given += 1
             time.sleep(0.05)
     assert 0 < given < 100
+
+
+def test_timeout_ends_it_while_every_frame_is_rejected(veth: Veth) -> None:
+    """On a link that is never idle."""
+    begin = time.monotonic()
+
+    def reject(_: memoryview) -> bool:
+        assert time.monotonic() - begin < WAIT, "it does not end"
+        send(veth.b, [numbered(0)] * 2)
+        return False
+
+    with RawSniffer(veth.a, lfilter=reject, timeout=0.1) as frames:
+        send(veth.b, [numbered(0)])
+        assert list(frames) == []
+    assert time.monotonic() - begin >= 0.1
 
 
 def test_filter(veth: Veth) -> None:
@@ -165,6 +183,46 @@ def test_stop_makes_the_present_frame_the_last(veth: Veth) -> None:
     frames.stop()
 
 
+def test_stop_while_every_frame_is_rejected(veth: Veth) -> None:
+    """The next frame is not looked at; it is there for another sniff."""
+    seen = []
+
+    def reject(view: memoryview) -> bool:
+        seen.append(number_of(view))
+        if len(seen) == 3:
+            frames.stop()
+        return False
+
+    with RawMmsgL2Socket(iface=veth.a) as sock:
+        send(veth.b, [numbered(i) for i in range(10)])
+        with RawSniffer(opened_socket=sock, lfilter=reject) as frames:
+            assert list(frames) == []
+        assert seen == [0, 1, 2]
+        with RawSniffer(opened_socket=sock, count=7) as frames:
+            assert [number_of(view) for view in frames] == list(range(3, 10))
+
+
+def test_loopback_gives_each_packet_once() -> None:
+    """To sniff(), Scapy's own sockets and ours give what goes out as well as
+    what comes in."""
+    ip("link", "set", "lo", "up")
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source,
+        L2ListenSocket(iface="lo", filter="udp") as theirs,
+        RawMmsgL2ListenSocket(iface="lo", filter="udp") as ours,
+        RawSniffer("lo", filter="udp", count=3, timeout=WAIT) as frames,
+    ):
+        peer.bind(("127.0.0.1", 0))
+        for number in range(3):
+            source.sendto(bytes([number]), peer.getsockname())
+        assert [view[-1] for view in frames] == [0, 1, 2]
+        for sock in (theirs, ours):
+            found = sniff(opened_socket=sock, count=6, timeout=WAIT)
+            last = [packet.original[-1] for packet in found]
+            assert last == [0, 0, 1, 1, 2, 2]
+
+
 def test_time_is_that_of_the_batch(veth: Veth) -> None:
     before = time.time()
     with RawSniffer(veth.a, count=1) as frames:
@@ -179,6 +237,17 @@ def test_link_down_does_not_end_it(veth: Veth) -> None:
         veth.up("a")
         send(veth.b, [numbered(1)])
         assert [number_of(view) for view in frames] == [1]
+
+
+def test_link_down_repeats_no_frame(veth: Veth) -> None:
+    with RawSniffer(veth.a, timeout=WAIT) as frames:
+        views = iter(frames)
+        send(veth.b, [numbered(i) for i in range(3)])
+        assert [number_of(next(views)) for _ in range(3)] == [0, 1, 2]
+        veth.down("a")
+        veth.up("a")
+        send(veth.b, [numbered(3)])
+        assert number_of(next(views)) == 3
 
 
 def test_deleted_interface_is_an_error(veth: Veth) -> None:

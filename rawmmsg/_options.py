@@ -1,0 +1,331 @@
+"""The arguments of RawSocket() and set_fanout(), as the C code takes them.
+
+Everything is parsed before anything is touched: these functions make no
+system call, and the C code makes none before they have returned.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from operator import index
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["parse", "parse_fanout"]
+
+# linux/if_ether.h
+_ETH_P_ALL: Final = 0x0003
+_SOCK_DGRAM: Final = 2
+_SOCK_RAW: Final = 3
+
+_INT_MAX: Final = 2**31 - 1
+_IFNAMSIZ: Final = 16
+# struct packet_mreq (packet(7))
+_PACKET_MR_MULTICAST: Final = 0
+_PACKET_MR_PROMISC: Final = 1
+_PACKET_MR_ALLMULTI: Final = 2
+_LONGEST_ADDRESS: Final = 8
+
+# What htons() makes of the protocols that scripts ask for: nothing where the
+# machine is big-endian.
+_SWAPPED: Final = {
+    int.from_bytes(protocol.to_bytes(2), "little"): protocol
+    for protocol in (
+        *(_ETH_P_ALL, 0x0800, 0x0806, 0x8100, 0x86DD, 0x88A8),
+        *(0x88B5, 0x88B6, 0x88CC, 0x88F7),
+    )
+    if sys.byteorder == "little"
+}
+
+# By C's numbers.
+_TIMESTAMPS: Final = (None, "software", "hardware")
+
+# By their number (linux/if_packet.h).
+_FANOUT_MODES: Final = (
+    *("hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf"),
+)
+_FANOUT_ROLLOVER: Final = 0x1000
+_FANOUT_UNIQUE_ID: Final = 0x2000
+_FANOUT_DEFRAG: Final = 0x8000
+
+# What an adopted descriptor brings with it.
+_BROUGHT: Final = "interface protocol type netns allow_down".split()
+
+
+def parse(
+    interface: str | None = None,
+    *,
+    protocol: int | None = None,
+    type: int | None = None,
+    filter: object = None,
+    promisc: object = False,
+    ignore_outgoing: object = None,
+    vlan: object = None,
+    addresses: object = None,
+    timestamps: str | None = None,
+    vnet_hdr: bool | int | None = None,
+    fanout: str | tuple[Any, ...] | None = None,
+    allmulti: object = False,
+    multicast: Iterable["Buffer"] | None = None,
+    qdisc_bypass: object = False,
+    rcvbuf: int | None = None,
+    sndbuf: int | None = None,
+    netns: str | bytes | os.PathLike[str] | None = None,
+    allow_down: object = False,
+    fileno: int | None = None,
+) -> tuple[Any, ...]:
+    """The constructor's arguments in the order of C's `struct options`: sizes
+    and truth values as int, -1 for None."""
+    if fileno is not None:
+        given = [interface, protocol, type, netns, allow_down or None]
+        if given != [None] * len(given):
+            raise ValueError(
+                "fileno= brings its interface, protocol, type and namespace:"
+                f" {_listed(given)} cannot be given"
+            )
+    parsed = (
+        *_parse_interface(interface),
+        _parse_protocol(protocol),
+        _parse_type(type),
+        filter,
+        _parse_truth(ignore_outgoing),
+        _parse_truth(vlan),
+        _parse_truth(addresses),
+        _parse_timestamps(timestamps),
+        _parse_vnet_hdr(vnet_hdr),
+        *_parse_fanout_option(fanout),
+        _parse_memberships(promisc, allmulti, multicast),
+        bool(qdisc_bypass),
+        _parse_size("rcvbuf", rcvbuf),
+        _parse_size("sndbuf", sndbuf),
+        _parse_netns(netns),
+        bool(allow_down),
+        _parse_size("fileno", fileno),
+    )
+    if fileno is None:
+        _check_new(interface, protocol, type, vnet_hdr)
+        if interface is None:
+            needs = {
+                "promisc": promisc,
+                "allmulti": allmulti,
+                "multicast": multicast is not None,
+                "hardware time stamps": timestamps == "hardware",
+            }
+            for what, wanted in needs.items():
+                if wanted:
+                    raise ValueError(f"{what} needs an interface")
+    return parsed
+
+
+# For messages about the arguments.
+parse.__qualname__ = "RawSocket"
+
+
+def parse_fanout(
+    mode: str,
+    group: int | None = None,
+    flags: int = 0,
+    program: "Buffer | int | None" = None,
+) -> tuple[int, object]:
+    """The value of PACKET_FANOUT, without the flag for outgoing packets, and
+    the program."""
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be a str, not {mode!r}")
+    if mode not in _FANOUT_MODES:
+        raise ValueError(
+            f"no such fanout mode: {mode!r} (hash, lb, cpu, rollover, random,"
+            " queue, cbpf or ebpf)"
+        )
+    number = _parse_size("group", group)
+    if number > 0xFFFF:
+        raise ValueError(f"a fanout group is 0 to 0xffff, not {number:#x}")
+    flags = index(flags)
+    if flags & ~(_FANOUT_DEFRAG | _FANOUT_ROLLOVER):
+        raise ValueError(
+            "flags may have FANOUT_DEFRAG and FANOUT_ROLLOVER, and no other:"
+            f" not {flags:#x}"
+        )
+    _check_fanout_program(mode, number, program)
+    if number < 0:
+        number, flags = 0, flags | _FANOUT_UNIQUE_ID
+    return number | (_FANOUT_MODES.index(mode) | flags) << 16, program
+
+
+parse_fanout.__qualname__ = "set_fanout"
+
+
+def _check_fanout_program(mode: str, group: int, program: object) -> None:
+    if program is None:
+        if group < 0 and mode in ("cbpf", "ebpf"):
+            raise ValueError("a new group of this mode needs its program")
+    elif mode not in ("cbpf", "ebpf"):
+        raise ValueError(
+            "a fanout program goes with the modes 'cbpf' and 'ebpf'"
+        )
+    elif isinstance(program, str):
+        raise TypeError(
+            "the program of a fanout group chooses a member by the number"
+            " that it returns: a filter expression cannot do that, give"
+            " instructions"
+        )
+    elif _is_number(program) != (mode == "ebpf"):
+        raise ValueError(
+            "the program is instructions for 'cbpf', and a descriptor for"
+            " 'ebpf'"
+        )
+
+
+def _parse_fanout_option(
+    fanout: str | tuple[Any, ...] | None,
+) -> tuple[int, object]:
+    """-1 for None: no value of PACKET_FANOUT is negative."""
+    if fanout is None:
+        return -1, None
+    if isinstance(fanout, str):
+        return parse_fanout(fanout)
+    if not isinstance(fanout, tuple):
+        raise TypeError(
+            "fanout must be a mode or a tuple of set_fanout()'s arguments,"
+            f" not {fanout!r}"
+        )
+    return parse_fanout(*fanout)
+
+
+def _listed(given: list[object]) -> str:
+    return ", ".join(
+        name
+        for name, value in zip(_BROUGHT, given, strict=True)
+        if value is not None
+    )
+
+
+def _check_new(
+    interface: str | None,
+    protocol: int | None,
+    type: int | None,
+    vnet_hdr: bool | int | None,
+) -> None:
+    if interface is None and protocol is not None and index(protocol) == 0:
+        raise ValueError(
+            "protocol=0 makes a socket that only sends: it needs an interface"
+        )
+    if vnet_hdr and type == _SOCK_DGRAM:
+        raise ValueError("vnet_hdr needs SOCK_RAW (packet(7))")
+
+
+def _parse_interface(interface: str | None) -> tuple[str | None, bytes]:
+    if interface is None:
+        return None, b""
+    if not isinstance(interface, str):
+        raise TypeError(f"interface must be str or None, not {interface!r}")
+    # An exact str: no code of a subclass runs in repr and dealloc.
+    interface = str.__str__(interface)
+    name = os.fsencode(interface)
+    if b"\0" in name:
+        raise ValueError(f"embedded null byte in interface {interface!r}")
+    # The kernel takes what follows a colon for an alias, and drops it.
+    if not 0 < len(name) < _IFNAMSIZ or b":" in name:
+        raise ValueError(
+            f"not an interface name (1 to {_IFNAMSIZ - 1} bytes, no colon):"
+            f" {interface!r}"
+        )
+    return interface, name
+
+
+def _parse_protocol(protocol: int | None) -> int:
+    number = _parse_size("protocol", protocol)
+    if number > 0xFFFF:
+        raise ValueError("protocol must be an EtherType, 0 to 0xffff")
+    if number in _SWAPPED:
+        warnings.warn(
+            f"protocol {number:#06x} is htons({_SWAPPED[number]:#06x}):"
+            " RawSocket takes it in host order, without htons()",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return _ETH_P_ALL if number < 0 else number
+
+
+def _parse_type(type: int | None) -> int:
+    number = _parse_size("type", type)
+    if number not in (-1, _SOCK_RAW, _SOCK_DGRAM):
+        raise ValueError("type must be SOCK_RAW or SOCK_DGRAM")
+    return _SOCK_RAW if number < 0 else number
+
+
+def _parse_timestamps(timestamps: str | None) -> int:
+    if timestamps not in _TIMESTAMPS:
+        raise ValueError(
+            "timestamps must be None, 'software' or 'hardware', not"
+            f" {timestamps!r}"
+        )
+    return _TIMESTAMPS.index(timestamps)
+
+
+def _parse_vnet_hdr(vnet_hdr: bool | int | None) -> int:
+    """Bytes of header: True is the one that all kernels have."""
+    if isinstance(vnet_hdr, bool):
+        return 10 if vnet_hdr else 0
+    size = _parse_size("vnet_hdr", vnet_hdr)
+    if size not in (-1, 0, 10, 12):
+        raise ValueError(f"vnet_hdr must be a bool, 10 or 12, not {size}")
+    return size
+
+
+def _parse_memberships(
+    promisc: object, allmulti: object, multicast: Iterable["Buffer"] | None
+) -> tuple[tuple[int, bytes], ...]:
+    """The type and address of each struct packet_mreq."""
+    parsed = []
+    if promisc:
+        parsed.append((_PACKET_MR_PROMISC, b""))
+    if allmulti:
+        parsed.append((_PACKET_MR_ALLMULTI, b""))
+    for address in multicast if multicast is not None else ():
+        data = bytes(memoryview(address))
+        if not 1 <= len(data) <= _LONGEST_ADDRESS:
+            raise ValueError(
+                f"a hardware address has 1 to {_LONGEST_ADDRESS} bytes, not"
+                f" {len(data)}"
+            )
+        parsed.append((_PACKET_MR_MULTICAST, data))
+    return tuple(parsed)
+
+
+def _parse_netns(
+    netns: str | bytes | os.PathLike[str] | None,
+) -> bytes | None:
+    """The path of a namespace: a name is one of `ip netns`."""
+    if netns is None:
+        return None
+    path = os.fsencode(netns)
+    if not path:
+        raise ValueError("netns is empty")
+    if b"\0" in path:
+        raise ValueError(f"embedded null byte in netns {netns!r}")
+    return path if b"/" in path else b"/var/run/netns/" + path
+
+
+def _parse_truth(value: object) -> int:
+    return -1 if value is None else bool(value)
+
+
+def _parse_size(name: str, value: object) -> int:
+    if value is None:
+        return -1
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {value!r}") from None
+    if number < 0:
+        raise ValueError(f"{name} must not be negative: {number}")
+    if number > _INT_MAX:
+        raise OverflowError(f"{name} does not fit an int: {number}")
+    return number
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

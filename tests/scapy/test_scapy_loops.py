@@ -1,0 +1,584 @@
+"""Our sockets in event loops: whoever waits for fileno() gets every packet."""
+
+import asyncio
+import errno
+import gc
+import os
+import select
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+from blocking import Call, descriptors, eventually, handler
+from frames import number_of, numbered
+from scapy.config import conf
+from scapy.layers.inet import ICMP, IP
+from scapy.sendrecv import sniff
+from scapykit import B4, TRAFFIC, addressed, send
+from test_fork import in_child
+from traffic import WAIT
+from trio.testing import wait_all_tasks_blocked
+
+from rawmmsg.scapy import (
+    BatchSession,
+    RawMmsgL2ListenSocket,
+    RawMmsgL2Socket,
+    RawMmsgL3Socket,
+    RawSniffer,
+    sockets,
+)
+from rawmmsg.testing import Veth
+
+SO_MEMINFO: Final = 55
+
+CLASSES: Final = [RawMmsgL2Socket, RawMmsgL2ListenSocket, RawMmsgL3Socket]
+
+
+@pytest.fixture
+def sock(veth: Veth) -> Iterator[RawMmsgL2Socket]:
+    with RawMmsgL2ListenSocket(iface=veth.a) as made:
+        yield made
+
+
+def memory(sock: RawMmsgL2Socket) -> int:
+    """What the packets that wait in the kernel take there."""
+    option = sock.ins.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
+    used: int = struct.unpack_from("I", option)[0]
+    return used
+
+
+def arrive(veth: Veth, sock: RawMmsgL2Socket, *numbers: int) -> None:
+    """Sends frames and returns when all of them wait in the kernel."""
+    assert memory(sock) == 0
+    first, *others = [numbered(number) for number in numbers]
+    send(veth.b, [first])
+    eventually(lambda: memory(sock) > 0, "the first frame arrives")
+    whole = memory(sock) * len(numbers)
+    if others:
+        send(veth.b, others)
+    eventually(lambda: memory(sock) >= whole, "all frames arrive")
+
+
+def next_number(sock: RawMmsgL2Socket) -> int:
+    data = sock.recv_raw()[1]
+    assert data is not None
+    return number_of(data)
+
+
+def readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 0)[0])
+
+
+# Loops
+
+
+@pytest.mark.parametrize("make", CLASSES)
+def test_asyncio_gets_each_packet_of_a_burst(veth: Veth, make: Any) -> None:
+    """Also a reader that is removed, and added again, in the middle."""
+    got: list[int] = []
+
+    async def watch(sock: RawMmsgL2Socket, until: int) -> None:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def read() -> None:
+            got.append(next_number(sock))
+            if len(got) == until:
+                done.set()
+                assert loop.remove_reader(sock.fileno())
+
+        loop.add_reader(sock.fileno(), read)
+        await asyncio.wait_for(done.wait(), WAIT)
+        assert not loop.remove_reader(sock.fileno())
+
+    async def main(sock: RawMmsgL2Socket) -> None:
+        arrive(veth, sock, 0, 1, 2)
+        await watch(sock, 1)
+        await watch(sock, 3)
+        arrive(veth, sock, 3, 4)
+        await watch(sock, 5)
+
+    with make(iface=veth.a) as sock:
+        asyncio.run(main(sock))
+    assert got == [0, 1, 2, 3, 4]
+
+
+def test_asyncio_watcher_that_must_not_block(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    """One that reads until there is nothing, as DHCP watchers do."""
+    got: list[int] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def read() -> None:
+            with suppress(BlockingIOError):
+                while True:
+                    got.append(next_number(sock))
+            if len(got) == 300:
+                done.set()
+
+        os.set_blocking(sock.fileno(), False)
+        loop.add_reader(sock, read)
+        arrive(veth, sock, *range(300))
+        await asyncio.wait_for(done.wait(), WAIT)
+        assert loop.remove_reader(sock)
+
+    asyncio.run(main())
+    assert got == list(range(300))
+
+
+def test_trio_gets_each_packet_of_a_burst(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    async def main() -> list[int]:
+        got = []
+        with trio.fail_after(WAIT):
+            for _ in range(3):
+                await trio.lowlevel.wait_readable(sock.fileno())
+                got.append(next_number(sock))
+        return got
+
+    arrive(veth, sock, 0, 1, 2)
+    assert trio.run(main) == [0, 1, 2]
+
+
+def test_trio_task_that_waits_is_woken(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    async def main() -> None:
+        with trio.fail_after(WAIT):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.lowlevel.wait_readable, sock.fileno())
+                await wait_all_tasks_blocked()
+                send(veth.b, [numbered(7)])
+
+    trio.run(main)
+    assert next_number(sock) == 7
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        selectors.EpollSelector,
+        selectors.PollSelector,
+        selectors.SelectSelector,
+    ],
+)
+def test_selectors_see_packets_that_are_held(
+    veth: Veth, sock: RawMmsgL2Socket, make: Any
+) -> None:
+    arrive(veth, sock, 0, 1, 2)
+    with make() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        for number in range(3):
+            assert len(selector.select(0)) == 1
+            assert next_number(sock) == number
+        assert selector.select(0) == []
+        assert selector.unregister(sock).fd == sock.fileno()
+
+
+def test_edge_triggered_waiter_gets_an_event_for_each_packet(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    arrive(veth, sock, 0, 1, 2)
+    with select.epoll() as poller:
+        poller.register(sock.fileno(), select.EPOLLIN | select.EPOLLET)
+        for number in range(3):
+            assert len(poller.poll(0)) == 1
+            assert poller.poll(0) == [], "one event, one edge"
+            assert next_number(sock) == number
+        assert poller.poll(0) == []
+        arrive(veth, sock, 3)
+        assert len(poller.poll(0)) == 1
+        assert next_number(sock) == 3
+
+
+def test_edge_triggered_waiter_that_reads_until_nothing_is_left(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    """As epoll(7) tells it to. 300 frames are more than one batch."""
+    os.set_blocking(sock.fileno(), False)
+    got = []
+    with select.epoll() as poller:
+        poller.register(sock.fileno(), select.EPOLLIN | select.EPOLLET)
+        for burst in (range(300), range(300, 303)):
+            arrive(veth, sock, *burst)
+            while poller.poll(0):
+                with suppress(BlockingIOError):
+                    while True:
+                        got.append(next_number(sock))
+    assert got == list(range(303))
+
+
+# The descriptor
+
+
+@pytest.mark.parametrize("make", CLASSES)
+def test_descriptor_is_one_for_the_sockets_life(veth: Veth, make: Any) -> None:
+    with make(iface=veth.a) as sock:
+        number = sock.fileno()
+        assert number not in {-1, sock.ins.fileno()}
+        assert not os.get_inheritable(number)
+        arrive(veth, sock, 0, 1)
+        for _ in range(2):
+            assert sock.fileno() == number
+            next_number(sock)
+        assert sock.fileno() == number
+    assert sock.fileno() == -1
+    assert make(iface=veth.a).fileno() != -1
+
+
+def test_descriptor_is_readable_while_packets_wait_or_are_held(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    assert not readable(sock.fileno())
+    arrive(veth, sock, 0, 1)
+    assert readable(sock.fileno())
+    next_number(sock)
+    assert memory(sock) == 0
+    assert readable(sock.fileno())
+    next_number(sock)
+    assert not readable(sock.fileno())
+
+
+def test_descriptor_that_is_first_asked_for_while_packets_are_held(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    arrive(veth, sock, 0, 1)
+    next_number(sock)
+    assert readable(sock.fileno())
+    next_number(sock)
+    assert not readable(sock.fileno())
+
+
+def test_descriptor_follows_whatever_else_reads_the_socket(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    number = sock.fileno()
+    arrive(veth, sock, *range(9))
+    assert len(sniff(opened_socket=sock, count=2, timeout=WAIT)) == 2
+    assert readable(number)
+    session = BatchSession(lambda data: number_of(data) == 4)
+    sniff(opened_socket=sock, count=1, session=session, timeout=WAIT)
+    assert readable(number)
+    with RawSniffer(opened_socket=sock, count=2) as frames:
+        assert [number_of(view) for view in frames] == [5, 6]
+    assert readable(number)
+    with RawSniffer(opened_socket=sock, count=2) as frames:
+        assert [number_of(view) for view in frames] == [7, 8]
+    assert not readable(number)
+    arrive(veth, sock, *range(3))
+    with RawSniffer(opened_socket=sock, count=1) as frames:
+        list(frames)
+    assert memory(sock) == 0
+    assert readable(number), "what it has put back"
+    session = BatchSession(lambda data: False)
+    assert not list(session.recv(sock))
+    assert not readable(number)
+
+
+def test_duplicate_of_the_descriptor(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    """As asyncio's transports and others make one."""
+    duplicate = os.dup(sock.fileno())
+    try:
+        arrive(veth, sock, 0, 1)
+        for number in range(2):
+            assert readable(duplicate)
+            assert next_number(sock) == number
+        assert not readable(duplicate)
+        os.set_blocking(duplicate, False)
+        with pytest.raises(BlockingIOError):
+            sock.recv()
+        arrive(veth, sock, 2, 3)
+        next_number(sock)
+        sock.close()
+        assert not readable(duplicate), "nothing can be received any more"
+    finally:
+        os.close(duplicate)
+
+
+def test_layer_3_descriptor_covers_interfaces_that_come_later(
+    veth_factory: Callable[..., Veth],
+) -> None:
+    other, veth = veth_factory(), veth_factory()
+    with addressed(veth), RawMmsgL3Socket(iface=other.a) as sock:
+        number = sock.fileno()
+        sock.send(IP(dst=B4) / ICMP())
+        assert sock.fileno() == number
+        assert not readable(number)
+        (ping, *_) = TRAFFIC["ICMP"]
+        with Call(select.select, [number], [], [], WAIT) as call:
+            send(veth.b, [ping])
+        assert call.result()[0] == [number]
+        packet = sock.recv()
+        assert packet is not None
+        assert ICMP in packet
+        assert not readable(number)
+
+
+def test_two_threads_leave_the_descriptor_right(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    os.set_blocking(sock.fileno(), False)
+
+    def read() -> list[int]:
+        got = []
+        with suppress(BlockingIOError):
+            while True:
+                data = sock.recv_raw()[1]
+                if data is not None:  # the other thread has been faster
+                    got.append(number_of(data))
+        return got
+
+    for _ in range(20):
+        arrive(veth, sock, *range(200))
+        with Call(read) as one, Call(read) as other:
+            pass
+        rest = read()
+        every = one.result() + other.result() + rest
+        assert sorted(every) == list(range(200))
+        assert not readable(sock.fileno())
+
+
+# O_NONBLOCK
+
+
+@pytest.mark.parametrize("make", CLASSES)
+@pytest.mark.parametrize("method", ["recv", "recv_raw"])
+def test_nothing_to_read_where_the_descriptor_does_not_block(
+    veth: Veth, make: Any, method: str
+) -> None:
+    with make(iface=veth.a) as sock:
+        os.set_blocking(sock.fileno(), False)
+        with pytest.raises(BlockingIOError) as caught:
+            getattr(sock, method)()
+        assert caught.value.errno == errno.EAGAIN
+        arrive(veth, sock, 1)
+        assert next_number(sock) == 1
+
+
+def test_descriptor_that_blocks_again(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    os.set_blocking(sock.fileno(), False)
+    os.set_blocking(sock.fileno(), True)
+    with Call(sock.recv_raw) as call:
+        send(veth.b, [numbered(5)])
+    assert number_of(call.result()[1]) == 5
+
+
+def test_sniff_of_a_descriptor_that_does_not_block(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    """It waits, as sniff() always does."""
+    os.set_blocking(sock.fileno(), False)
+    found = sniff(
+        opened_socket=sock,
+        count=1,
+        timeout=WAIT,
+        started_callback=lambda: send(veth.b, [numbered(5)]),
+    )
+    assert [number_of(packet.original) for packet in found] == [5]
+    assert not sock.closed
+
+
+def test_link_that_goes_down_is_an_event(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    os.set_blocking(sock.fileno(), False)
+    veth.down("a")
+    assert readable(sock.fileno())
+    assert sock.recv() is None
+    assert not readable(sock.fileno())
+    with pytest.raises(BlockingIOError):
+        sock.recv()
+    veth.up("a")
+    arrive(veth, sock, 1)
+    assert readable(sock.fileno())
+    assert next_number(sock) == 1
+
+
+# The end
+
+
+def test_close_while_it_is_registered(veth: Veth) -> None:
+    """With packets held, and others waiting."""
+    with select.epoll() as poller:
+        sock = RawMmsgL2Socket(iface=veth.a)
+        arrive(veth, sock, 0, 1)
+        poller.register(sock.fileno(), select.EPOLLIN)
+        next_number(sock)
+        arrive(veth, sock, 2)
+        assert len(poller.poll(0)) == 1
+        sock.close()
+        assert poller.poll(0) == []
+
+
+def test_close_in_a_reader(veth: Veth) -> None:
+    """As a watcher that is stopped by a packet does it."""
+    sock = RawMmsgL2Socket(iface=veth.a)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def read() -> None:
+            next_number(sock)
+            assert loop.remove_reader(sock.fileno())
+            sock.close()
+            done.set()
+
+        loop.add_reader(sock.fileno(), read)
+        arrive(veth, sock, 0, 1)
+        await asyncio.wait_for(done.wait(), WAIT)
+
+    asyncio.run(main())
+    assert sock.fileno() == -1
+
+
+@pytest.mark.parametrize("make", CLASSES)
+def test_nothing_is_left_open(veth: Veth, make: Any) -> None:
+    gc.collect()
+    before = descriptors()
+    for end in (lambda sock: sock.close(), lambda sock: None):
+        sock = make(iface=veth.a)
+        sock.fileno()
+        arrive(veth, sock, 0, 1)
+        next_number(sock)
+        end(sock)
+        del sock
+        gc.collect()
+        assert descriptors() == before
+    sock = make(iface=veth.a)
+    sock.close()
+    assert sock.fileno() == -1
+    assert descriptors() == before
+
+
+def test_close_in_a_handler_while_the_descriptor_is_in_use(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    """The frames' owner is asked in the middle of a call about them."""
+    sock.fileno()
+
+    def close(_: bytes) -> bool:
+        with handler(sock.close):
+            os.kill(os.getpid(), 10)
+        return True
+
+    arrive(veth, sock, 0, 1)
+    assert sock.fill()
+    assert sock.discard_until(close)
+    assert sock.closed
+    assert next_number(sock) == 0, "what is held can still be read"
+
+
+# Forked children
+
+
+def watched(number: int) -> int:
+    """How many files an epoll descriptor waits for."""
+    text = Path(f"/proc/self/fdinfo/{number}").read_text(encoding="ascii")
+    return text.count("tfd:")
+
+
+def test_forked_child_does_not_change_what_the_parent_waits_for(
+    veth_factory: Callable[..., Veth],
+) -> None:
+    other, veth = veth_factory(), veth_factory()
+    with addressed(veth), RawMmsgL3Socket(iface=other.a) as sock:
+        number = sock.fileno()
+        os.set_blocking(number, False)
+        arrive(other, sock, 0, 1)
+        next_number(sock)
+        before = watched(number)
+
+        def child() -> None:
+            assert sock.fileno() == number
+            assert not os.get_blocking(number)
+            assert not os.get_inheritable(number)
+            assert readable(number), "the child has a copy of what is held"
+            assert next_number(sock) == 1
+            assert not readable(number)
+            sock.send(IP(dst=B4) / ICMP())
+            assert watched(number) == before + 1
+            sock.close()
+
+        in_child(child)
+        assert watched(number) == before
+        assert readable(number)
+        assert next_number(sock) == 1
+        assert not readable(number)
+
+
+def test_forked_child_gets_packets_of_its_own(
+    veth: Veth, sock: RawMmsgL2Socket
+) -> None:
+    """The parent's queue, which they share; the parent is not woken by what
+    the child holds."""
+    number = sock.fileno()
+
+    def child() -> None:
+        arrive(veth, sock, 0, 1)
+        assert readable(number)
+        assert next_number(sock) == 0
+        assert readable(number)
+
+    in_child(child)
+    assert not readable(number)
+
+
+def test_stop_in_a_forked_child_does_not_wake_the_parent(veth: Veth) -> None:
+    with RawSniffer(veth.a, count=1, timeout=WAIT) as frames:
+        alarm = frames._alarm
+        assert alarm is not None
+        in_child(frames.stop)
+        assert not readable(alarm.fileno())
+        send(veth.b, [numbered(1)])
+        assert [number_of(view) for view in frames] == [1]
+
+
+def test_fork_while_another_thread_opens_a_descriptor(
+    sock: RawMmsgL2Socket,
+) -> None:
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with sockets._opening:
+            held.set()
+            release.wait()
+
+    def child() -> None:
+        assert sock.fileno() != -1
+
+    with Call(hold):
+        assert held.wait(WAIT)
+        try:
+            in_child(child)
+        finally:
+            release.set()
+
+
+def test_scapys_own_socket_does_the_same(veth: Veth) -> None:
+    """What all this is measured against."""
+    with conf.L2listen(iface=veth.a) as theirs:
+        os.set_blocking(theirs.fileno(), False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv_raw()
+        send(veth.b, [numbered(1)])
+        select.select([theirs.fileno()], [], [], WAIT)
+        data = theirs.recv_raw()[1]
+    assert data is not None
+    assert number_of(data) == 1
