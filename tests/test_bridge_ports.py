@@ -270,11 +270,13 @@ def test_guest_that_is_killed_and_started_again_misses_nothing(
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             ) as guest:
-                assert guest.stdout is not None
-                same_frames(take(far, 1), [header + number])
-                sender.send(header + number[::-1])
-                assert guest.stdout.readline() == b"answered\n"
-                guest.kill()
+                try:
+                    assert guest.stdout is not None
+                    same_frames(take(far, 1), [header + number])
+                    sender.send(header + number[::-1])
+                    assert guest.stdout.readline() == b"answered\n"
+                finally:
+                    guest.kill()
             os.unlink(remote)
         ab, ba = bridge.end().ways
     assert (ba.received, ba.sent) == (50, 50)
@@ -733,7 +735,7 @@ def test_peer_that_is_not_there_is_said_to_be_waited_for(
 @pytest.mark.parametrize(
     ("port", "words"),
     [
-        ("", "a port has a name"),
+        ("", "the name of a port is empty"),
         ("unix:/a", "unix:LOCAL,REMOTE"),
         ("unix:/a,", "unix:LOCAL,REMOTE"),
         ("unix:/a,/b,/c", "unix:LOCAL,REMOTE"),
@@ -827,7 +829,7 @@ def test_port_has_no_bridge_to_itself(pair: Veth, kind: str) -> None:
         with Running(*ports, pass_fds=numbers) as bridge:
             outcome = bridge.outcome()
     assert outcome.code == 2
-    assert outcome.text.endswith("are one port\n")
+    assert outcome.text.endswith("are the same port\n")
 
 
 def test_interface_of_the_same_number_elsewhere_is_another(

@@ -18,19 +18,24 @@ if TYPE_CHECKING:
 __all__ = ["add_bridge"]
 
 _PORTS = """\
-A and B are each the name of an Ethernet interface, or a datagram socket that
-carries one frame in each datagram:
+A and B are each the name of an Ethernet interface, or a socket that carries
+one frame in each message:
 
-  eth0                        an interface
-  unix:LOCAL,REMOTE           two paths; LOCAL is made
-  udp:HOST:PORT,HOST:PORT     local and remote address
-  fd:N                        a socket opened by the parent
+  eth0                        an Ethernet interface
+  unix:LOCAL,REMOTE           a datagram socket: the bridge creates the path
+                              LOCAL, the peer the path REMOTE
+  udp:HOST:PORT,HOST:PORT     a UDP socket: local and remote address
+  fd:N                        descriptor N, which the parent process opened: a
+                              packet, datagram or SOCK_SEQPACKET socket
 
-Between interfaces, super-frames and unfinished checksums pass as they are,
-except SCTP's, which are completed; for a datagram socket all are cut and
-completed. No setting of an interface is changed. Ends on SIGINT and SIGTERM,
-with exit code 0, and with 1 when an interface disappears. Statistics and the
-summary go to standard error.
+Between interfaces, super-frames and unfinished checksums pass unchanged,
+except that SCTP's checksums are completed. Before a frame goes to a socket, a
+super-frame is cut into segments, and checksums are completed. The bridge
+changes no setting of an interface.
+
+The bridge runs until SIGINT or SIGTERM (exit code 0), or until an interface
+disappears or the peer of a SOCK_SEQPACKET socket closes it (exit code 1).
+Statistics and the summary go to standard error.
 """
 
 
@@ -46,49 +51,52 @@ def add_bridge(
         "bridge",
         help="switch frames between two interfaces, or an interface and a "
         "virtual machine",
-        description="A switch with two ports.",
+        description="Moves every Ethernet frame that enters at one of two "
+        "ports to the other port.",
         epilog=_PORTS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("a", metavar="A", help="a port")
-    command.add_argument("b", metavar="B", help="the other one")
+    command.add_argument("a", metavar="A", help="one port")
+    command.add_argument("b", metavar="B", help="the other port")
     for way, port in (("ab", "A"), ("ba", "B")):
         command.add_argument(
             f"--filter-{way}",
             metavar="EXPRESSION",
-            help=f"let only these frames in at {port} (pcap-filter(7))",
+            help=f"take only frames that match this pcap-filter(7) "
+            f"expression at {port}",
         )
     command.add_argument(
         "--mode",
         type=_mode,
         metavar="OCTAL",
-        help="permissions of the path LOCAL, such as 660 (777 less the umask)",
+        help="permissions of the path LOCAL, such as 660; a peer needs write "
+        "permission (default: 777 less the umask)",
     )
     command.add_argument(
         "--owner",
         type=_owner,
         metavar="USER[:GROUP]",
-        help="owner of the path LOCAL (whoever runs the bridge)",
+        help="owner of the path LOCAL (default: the user who runs the bridge)",
     )
     command.add_argument(
         "--batch",
         type=_number(int, _LARGEST_BATCH),
         metavar="N",
-        help="frames to receive with one system call (64; 8 where they are "
-        "super-frames)",
+        help="receive up to N frames with one system call (default: 64, or 8 "
+        "while frames are large)",
     )
     command.add_argument(
         "--duration",
         type=_number(float, _LONGEST),
         metavar="SECONDS",
-        help="end after so long",
+        help="end after SECONDS",
     )
     command.add_argument(
         "--stats",
         type=_number(float, _LONGEST),
         metavar="SECONDS",
-        help="print statistics as often, also where standard error is no "
-        "terminal (on one: every second)",
+        help="print statistics every SECONDS seconds, even if standard error "
+        "is not a terminal (default: every second on a terminal)",
     )
     command.add_argument(
         "-q", "--quiet", action="store_true", help="print errors only"
@@ -99,13 +107,13 @@ def add_bridge(
 def _number(
     kind: type[int] | type[float], largest: int
 ) -> Callable[[str], float]:
-    """Makes what argparse makes a number above 0 with."""
+    """Returns a converter for argparse: to a number above 0."""
 
     def convert(text: str) -> float:
         value = kind(text)
         if not 0 < value <= largest:
             raise argparse.ArgumentTypeError(
-                f"{text}: more than 0, at most {largest:,}"
+                f"{text} is not above 0 and at most {largest:,}"
             )
         return value
 
@@ -164,7 +172,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 _open(port, expression)
                 opened.callback(port.close)
             if a.is_same(b):
-                raise PortError(f"{a.name} and {b.name} are one port")
+                raise PortError(f"{a.name} and {b.name} are the same port")
             return _bridge(a, b, arguments, wake)
     except (FilterError, PortError) as error:
         _say(str(error))
@@ -181,7 +189,7 @@ def _access(arguments: argparse.Namespace) -> "Access":
 
 
 def _open(port: "Port", expression: str | None) -> None:
-    """Has an error say which port it is about."""
+    """An error says which port it is about."""
     try:
         port.open(expression)
     except OSError as error:

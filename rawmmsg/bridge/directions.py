@@ -231,7 +231,6 @@ class Direction:
     def _push(self) -> bool:
         """Sends what is loaded. Returns whether it is all sent or dropped."""
         outlet = self._outlet
-        doubted = 0  # the error that the frame which comes next has had
         while True:
             try:
                 done = outlet.send()
@@ -239,27 +238,16 @@ class Direction:
                 self._drop_marked()
                 done = outlet.is_end()
             except OSError as error:
-                number = error.errno or 0
-                if doubted == errno.EINVAL and number != doubted:
-                    self.sink.lost += 1
-                if number == errno.EAGAIN:
+                if error.errno == errno.EAGAIN:
                     return not self._wait_for_room()
-                if number == errno.ENOBUFS:
+                if error.errno == errno.ENOBUFS:
                     outlet.pass_over()
-                elif not doubted:
-                    # A socket has one error pending, for whichever call comes
-                    # next: it may be about what it received (sock_error()).
-                    doubted = number
-                    continue
                 else:
                     self._drop(error)
                 done = outlet.is_end()
             else:
-                if doubted == errno.EINVAL:
-                    self.sink.lost += 1
                 if self._attempts or outlet.passed:
                     self._kernel_has_taken_one()
-            doubted = 0
             if outlet.passed and not self._can_look_ahead(done):
                 if self._wait_for_queue():
                     return False

@@ -62,7 +62,9 @@ class Descriptor(Port):
 
     def _open_packet_socket(self, expression: str | None, kind: int) -> None:
         if kind != socket.SOCK_RAW:
-            raise PortError(f"{self.name}: frames without their headers")
+            raise PortError(
+                f"{self.name}: a SOCK_DGRAM packet socket has no link headers"
+            )
         program = filters.for_interface(expression)
         try:
             sock = RawSocket(

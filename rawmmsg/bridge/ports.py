@@ -30,11 +30,13 @@ def parse_port(text: str, access: Access = _BY_UMASK) -> Port:
     kind, colon, rest = text.partition(":")
     if not colon:
         if not text:
-            raise PortError("a port has a name")
+            raise PortError("the name of a port is empty")
         return Interface(text)
     if kind == "fd":
         if not _DESCRIPTOR.fullmatch(rest):
-            raise PortError(f"{text!r}: fd:N takes a descriptor's number")
+            raise PortError(
+                f"{text!r}: the N of fd:N must be the number of a descriptor"
+            )
         return Descriptor(text, int(rest))
     parts = rest.split(",")
     if kind == "unix":
