@@ -22,7 +22,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
@@ -58,9 +58,11 @@ def batches(sock: RawSocket, batch: PacketBatch) -> AsyncIterator[PacketBatch]:
 async def send(sock: RawSocket, packets: _Packets) -> None:
     """Sends every packet; `packets` must stay as they are until it returns.
 
-    ENOBUFS is retried as sendall() does, for a second without progress. Lets
-    other tasks run before each system call. An exception, CancelledError too,
-    carries how far it came in `packets_sent` (asyncio.timeout() keeps the
+    ENOBUFS is retried as sendall() does, for a second without progress; the
+    error then says how often the packet was tried, since the kernel says the
+    same of a full queue and of a packet that something on the way out drops.
+    Lets other tasks run before each system call. An exception, CancelledError
+    too, carries how far it came in `packets_sent` (asyncio.timeout() keeps the
     CancelledError as `__context__`).
 
     Raises ValueError for a socket that may block (its timeout is not 0), and
@@ -93,7 +95,7 @@ class _Batches(AsyncIterator[PacketBatch]):
 
 
 async def _attempt(
-    sock: RawSocket, step: Callable[[], int], *, sending: bool = False
+    sock: RawSocket, step: partial[int], *, sending: bool = False
 ) -> int:
     """Does the step, one system call, as soon as it need not wait.
 
@@ -102,7 +104,7 @@ async def _attempt(
     """
     await asyncio.sleep(0)
     false_alarms = 0
-    pause, full_since = _FIRST_PAUSE, 0.0
+    pause, full_since, tries = _FIRST_PAUSE, 0.0, 0
     while True:
         _require_nonblocking(sock)
         try:
@@ -114,8 +116,9 @@ async def _attempt(
                 raise
             now = time.monotonic()
             full_since = full_since or now
+            tries += 1
             if now - full_since >= _FULL_LIMIT:
-                raise
+                raise _full_error(error, step, tries) from None
             full = True
         if full:
             await asyncio.sleep(pause)
@@ -127,6 +130,16 @@ async def _attempt(
             await asyncio.sleep(_LAST_PAUSE)
         else:
             false_alarms += await _wait_ready(sock, sending)
+
+
+def _full_error(error: OSError, step: partial[int], tries: int) -> OSError:
+    return OSError(
+        error.errno,
+        f"sendmmsg: packets[{step.args[1]}], tried {tries} times: the queue is"
+        " full, or something drops this packet on its way out (the MTU of the"
+        f" far end, a filter): {os.strerror(errno.ENOBUFS)}",
+        error.filename,
+    )
 
 
 async def _wait_ready(sock: RawSocket, sending: bool) -> bool:

@@ -1,12 +1,10 @@
 """One direction of the bridge."""
 
 import errno
-import fcntl
 import math
-import struct
-import termios
 from time import monotonic
 
+from .._queue import bytes_queued
 from .._rawmmsg import SUPER_FRAME, PacketBatch
 from .drops import (
     SHORTEST,
@@ -285,7 +283,7 @@ class Direction:
         lately, and none of ours waits in it."""
         return (
             monotonic() < self._refusing_until
-            and _bytes_queued(self.sink) == 0
+            and bytes_queued(self.sink.sock) == 0
         )
 
     def _receive_more(self, outlet: Direct) -> bool:
@@ -322,7 +320,7 @@ class Direction:
             return True
         # There may have been no other frame to try. Then it is not known that
         # the queue is full, and it is unlikely if no frame of ours is in it.
-        is_refused = is_alone and not _bytes_queued(self.sink)
+        is_refused = is_alone and not bytes_queued(self.sink.sock)
         self._blocked_as = "refused" if is_refused else "queue_full"
         self._blocked = True
         self._drop_as(self._blocked_as, 1)
@@ -374,10 +372,3 @@ class Direction:
     def _drop_as(self, reason: str, count: int) -> None:
         dropped = self.dropped
         setattr(dropped, reason, getattr(dropped, reason) + count)
-
-
-def _bytes_queued(port: Port) -> int:
-    """Of the frames that were sent, those that have not left (socket(7):
-    SIOCOUTQ)."""
-    answer = fcntl.ioctl(port.sock.fileno(), termios.TIOCOUTQ, bytes(4))
-    return int(struct.unpack("i", answer)[0])

@@ -20,6 +20,7 @@ from itertools import count
 from typing import Final
 
 from .. import PacketBatch, RawSocket
+from .._queue import bytes_queued
 
 TICK: Final = 0.0002
 """Seconds. What is due within a tick leaves in one call: a pace has gaps of
@@ -38,6 +39,12 @@ PATIENCE: Final = 1.0
 """Pauses after ENOBUFS, and how long without a frame until it is an error, as
 in RawSocket.sendall(), whose longest pause is 10 ms."""
 
+SUSPICION: Final = 0.002
+"""Seconds of ENOBUFS until the frame may be the reason, and not the queue."""
+
+LOOK_AHEAD: Final = 8
+"""Other frames that are tried then."""
+
 # What a frame draws by itself (packet(7)): longer than the MTU allows, shorter
 # than the link header. The next one may pass.
 _REFUSALS: Final = frozenset({errno.EMSGSIZE, errno.EINVAL})
@@ -55,6 +62,16 @@ class Load:
     @property
     def frames(self) -> int:
         return len(self.positions) - 1
+
+    def repeated(self, times: int) -> "Load":
+        """One load that is this one so many times over."""
+        frames = self.batch.tolist()
+        batch = PacketBatch(len(frames) * times, max(1, *map(len, frames)))
+        *starts, end = self.positions
+        positions = [i * end + start for i in range(times) for start in starts]
+        for _ in range(times):
+            batch.extend(frames)
+        return Load(batch, self.size * times, [*positions, times * end])
 
 
 class Pacer:
@@ -128,6 +145,7 @@ class Outlet:
         self._totals = (0, 0)  # frames and bytes, of loads that are settled
         self._load: Load | None = None
         self._refused: set[int] = set()  # frames of the load
+        self._refusing = False  # the last frame that was tried was refused
 
     @property
     def frames(self) -> int:
@@ -167,35 +185,98 @@ class Outlet:
         assert self._load is not None
         batch = self._load.batch
         send = self._sock.sendmmsg
-        batch.set_count(last)
-        failing_since: float | None = None
-        pause = SHORTEST_PAUSE
         while first < last and not self.stopped():
+            batch.set_count(last)
             try:
                 taken = send(batch, first)
             except TimeoutError:
                 continue  # the device is busy: wait on, as a socket does
             except OSError as error:
-                if error.errno in _REFUSALS:
-                    self._refused.add(first)
-                    self.errors += 1
-                    self.refusal = self.refusal or error
+                if error.errno == errno.ENOBUFS:
+                    first = self._wait_or_refuse(first, last, error)
+                elif error.errno in _REFUSALS:
+                    self._refuse(first, error)
                     first += 1
-                    continue
-                if error.errno != errno.ENOBUFS:
+                else:
                     raise
-                now = time.monotonic()
-                failing_since = failing_since or now
-                if now - failing_since > PATIENCE:
-                    raise
-                self.retries += 1
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
                 continue
+            self._refusing = False
             first += taken
-            failing_since, pause = None, SHORTEST_PAUSE
             if self._report is not None:
                 self._report(taken)
+
+    def _wait_or_refuse(self, first: int, last: int, error: OSError) -> int:
+        """After ENOBUFS, which is said of a full queue and of a frame that
+        something on the way out drops (net/core/dev.c:dev_queue_xmit()).
+        Returns the frame to go on with.
+
+        A queue that our own frames wait in is full, and tried again. Where
+        none of them waits and another frame passes, the first was refused.
+        """
+        begin = time.monotonic()
+        pause = SHORTEST_PAUSE
+        while not self.stopped():
+            self.retries += 1
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            if self._try(first) is None:
+                return first + 1
+            waited = time.monotonic() - begin
+            if bytes_queued(self._sock):
+                if waited > PATIENCE:
+                    raise error
+            elif self._refusing or waited > SUSPICION:
+                passed = self._look_ahead(first, last)
+                if passed is not None:
+                    return self._refuse_again(first, passed)
+                # Without another frame to try, that none waits must do.
+                if self._refusing or last - first == 1 or waited > PATIENCE:
+                    self._refusing = True
+                    self._refuse(first, error)
+                    return first + 1
+        return first
+
+    def _look_ahead(self, first: int, last: int) -> int | None:
+        """The first of the next frames that the kernel takes."""
+        for i in range(first + 1, min(first + 1 + LOOK_AHEAD, last)):
+            self._refused.add(i - 1)  # until it is known
+            if self._try(i) is None:
+                return i
+        self._refused.difference_update(range(first, last))
+        return None
+
+    def _refuse_again(self, first: int, passed: int) -> int:
+        """The frames before `passed`, which the kernel has taken, get a last
+        chance: the queue may have been full until then."""
+        for i in range(first, passed):
+            self._refused.discard(i)
+            error = self._try(i)
+            if error is not None:
+                self._refuse(i, error)
+        return passed + 1
+
+    def _try(self, i: int) -> OSError | None:
+        """Sends this frame alone; the error, if it is about the frame or the
+        queue."""
+        assert self._load is not None
+        self._load.batch.set_count(i + 1)
+        try:
+            self._sock.sendmmsg(self._load.batch, i)
+        except OSError as error:
+            if error.errno not in {
+                errno.ENOBUFS,
+                *_REFUSALS,
+            } and not isinstance(error, TimeoutError):
+                raise
+            return error
+        if self._report is not None:
+            self._report(1)
+        return None
+
+    def _refuse(self, i: int, error: OSError) -> None:
+        self._refused.add(i)
+        self.errors += 1
+        self.refusal = self.refusal or error
 
 
 def send(

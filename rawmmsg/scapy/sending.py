@@ -1,6 +1,8 @@
 """Scapy's packets sent in batches and at a pace: sendp_batch().
 
 packets  ->  frames (bytes, built once)  ->  loads  ->  pacing.send()
+
+Those of a generator are sent by a thread, through a relay.Relay.
 """
 
 import importlib
@@ -10,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from scapy.base_classes import Gen
@@ -21,6 +23,7 @@ from scapy.packet import NoPayload, Packet
 
 from .. import PacketBatch, RawSocket
 from .pacing import Load, Outlet, Pacer, send
+from .relay import MOST_BYTES, Relay
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,8 +33,8 @@ __all__ = ["SendResult", "sendp_batch"]
 _Packet: TypeAlias = "Packet | Buffer"
 
 MOST_FRAMES: Final = 1024  # of a batch: what one call takes
-MOST_BYTES: Final = 1 << 20  # of the frames of a batch, but for the last
 MOST_SECONDS: Final = 0.001  # to gather a batch that sending waits for
+AHEAD: Final = 0.005  # seconds that a generator runs ahead of its pace
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class SendResult:
     rate            frames per second
     retries         calls repeated because a queue was full (ENOBUFS)
     errors          frames that the kernel refused: longer than the MTU
-                    allows, shorter than the link header
+                    allows, shorter than the link header, or dropped on their
+                    way out while others pass (ENOBUFS)
     refusal         the first of these errors
     """
 
@@ -91,13 +95,16 @@ def sendp_batch(
 
     A list that is paced, and whatever is sent more than once, is built before
     the first frame leaves. All else streams: in memory are, at a time, at
-    most 1,024 packets, or what comes in a millisecond.
+    most 2,048 packets. What a generator has yielded leaves at once, or at its
+    pace, while the generator waits or works: another thread sends it.
 
     Ctrl-C ends the call, as it does sendp(); so does `stop`, within 0.05 s or
-    a call of 1,024 frames. The result counts exactly what was sent. A frame
-    that the kernel refuses is skipped, counted in `errors`, and warned of in
-    the end. A full queue (ENOBUFS) is tried again, for up to a second without
-    progress.
+    a call of 1,024 frames, but not before a generator has yielded again. The
+    result counts exactly what was sent. A frame that the kernel refuses is
+    skipped, counted in `errors`, and warned of in the end. ENOBUFS is said of
+    a full queue and of a frame that something on the way out drops (a far end
+    with a smaller MTU, a filter): where others pass, the frame was refused. A
+    full queue is tried again, for up to a second without progress.
 
     Raises OSError by errno (ENODEV, EPERM; ENETDOWN when the link goes down)
     with `packets_sent`; whatever `packets` raises, when all that it gave
@@ -106,23 +113,27 @@ def sendp_batch(
     axis = _choose_axis(pps, mbps, inter, realtime)
     if loop < 0:
         raise ValueError(f"loop must be 0, endless, or more, not {loop}")
-    ahead = loop != 1 or (axis.rate < math.inf and isinstance(packets, Sized))
     stopped = stop.is_set if stop is not None else _never
     with _send_only_socket(iface) as sock, _bar(progress) as bar:
         report = None if bar is None else bar.update  # a bar has no truth
         outlet = Outlet(sock, stopped, report)
         begin = None
         try:
-            if ahead:
+            if loop != 1 or (
+                axis.rate < math.inf and isinstance(packets, Sized)
+            ):
                 built = list(_loads(packets, axis, math.inf))
                 if bar is not None and loop:
                     bar.reset(loop * sum(load.frames for load in built))
                 begin = time.monotonic()
                 _send_passes(built, outlet, axis.rate, loop)
-            else:
+            elif isinstance(packets, Sized):
                 begin = time.monotonic()
                 loads = _loads(packets, axis, MOST_SECONDS)
-                _send_passes(loads, outlet, axis.rate, 1)
+                send(loads, outlet, None, 0.0)
+            else:
+                begin = time.monotonic()
+                _send_as_yielded(packets, outlet, axis)
         except KeyboardInterrupt:
             pass
         except OSError as error:
@@ -153,17 +164,95 @@ def _never() -> bool:
 
 
 def _send_passes(
-    loads: Iterable[Load], outlet: Outlet, rate: float, loop: int
+    loads: list[Load], outlet: Outlet, rate: float, loop: int
 ) -> None:
     """Sends all loads `loop` times, 0: until stopped."""
-    if loads == []:
+    if not loads:
         return
     pacer = Pacer(rate, outlet.stopped) if rate < math.inf else None
     shift = 0.0
-    for _ in range(loop) if loop else count():
-        shift = send(loads, outlet, pacer, shift)
+    for passes in _passes(loads, loop):
+        shift = send(passes, outlet, pacer, shift)
         if outlet.stopped():
             return
+
+
+def _passes(loads: list[Load], loop: int) -> Iterator[list[Load]]:
+    """The loads `loop` times. A short list is repeated within its batch: else
+    each pass would be a system call, and a wake-up of the pacer's."""
+    first = loads[0]
+    fit = min(MOST_FRAMES // first.frames, MOST_BYTES // max(1, first.size))
+    if len(loads) > 1 or loop == 1 or fit < 2:
+        yield from repeat(loads, loop) if loop else repeat(loads)
+        return
+    if not loop:
+        yield from repeat([first.repeated(fit)])
+    full, rest = divmod(loop, fit)
+    if full:
+        yield from repeat([first.repeated(fit)], full)
+    if rest:
+        yield [first.repeated(rest)]
+
+
+def _send_as_yielded(
+    packets: "_Packet | Iterable[_Packet]", outlet: Outlet, axis: "_Axis"
+) -> None:
+    """Sends what a generator yields, while it goes on. An error of the
+    generator comes when all that it yielded before is sent."""
+    relay = Relay(axis.ahead(), outlet.stopped)
+    failures: list[BaseException] = []
+    aborted = threading.Event()
+    asked_to_stop = outlet.stopped
+    outlet.stopped = lambda: aborted.is_set() or asked_to_stop()
+
+    def work() -> None:
+        try:
+            pacer = (
+                Pacer(axis.rate, outlet.stopped)
+                if axis.rate < math.inf
+                else None
+            )
+            send(_relayed_loads(relay, axis), outlet, pacer, 0.0)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            relay.close()
+
+    sender = threading.Thread(target=work, name="rawmmsg-send")
+    sender.start()
+    time_of = axis.time_of or _no_time
+    failure: Exception | None = None
+    try:
+        try:
+            for item in _expand(packets):
+                if not relay.put(_build(item), time_of(item)):
+                    break
+        except Exception as error:
+            failure = error
+        relay.close()
+        sender.join()
+    except BaseException:
+        aborted.set()
+        relay.close()
+        sender.join()
+        raise
+    if failures:
+        raise failures[0]
+    if failure is not None:
+        raise failure
+
+
+def _relayed_loads(relay: Relay, axis: "_Axis") -> Iterator[Load]:
+    batch: PacketBatch | None = None
+    position = 0.0
+    while True:
+        frames, times = relay.take()
+        if not frames:
+            return
+        positions = axis.place(frames, times, position)
+        position = positions[-1]
+        batch = _fill(batch, frames)
+        yield Load(batch, sum(map(len, frames)), positions)
 
 
 @contextmanager
@@ -329,6 +418,11 @@ class _Axis(NamedTuple):
     rate: float
     place: Callable[[Sequence[bytes], Sequence[float], float], Sequence[float]]
     time_of: Callable[[_Packet], float] | None = None
+    typical: float = 1  # how far it is from frame to frame
+
+    def ahead(self) -> int:
+        """Frames that a generator may be ahead of the pace."""
+        return int(max(1, min(MOST_FRAMES, AHEAD * self.rate / self.typical)))
 
 
 def _by_count(
@@ -368,12 +462,16 @@ def _choose_axis(
     if pps is not None:
         return _Axis(pps, _by_count)
     if mbps is not None:
-        return _Axis(mbps * 1e6, _by_bits)
+        return _Axis(mbps * 1e6, _by_bits, typical=8 * 1500)
     if inter:
         return _Axis(1 / inter, _by_count)
     if realtime:
-        return _Axis(float(realtime), _by_time, _since_first())
+        return _Axis(float(realtime), _by_time, _since_first(), typical=0.001)
     return _Axis(math.inf, _by_count)
+
+
+def _no_time(item: _Packet) -> float:
+    return 0.0
 
 
 def _since_first() -> Callable[[_Packet], float]:
