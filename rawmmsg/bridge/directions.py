@@ -229,6 +229,7 @@ class Direction:
     def _push(self) -> bool:
         """Sends what is loaded. Returns whether it is all sent or dropped."""
         outlet = self._outlet
+        is_second_try = False
         while True:
             try:
                 done = outlet.send()
@@ -239,6 +240,10 @@ class Direction:
                 if error.errno == errno.EAGAIN:
                     return not self._wait_for_room()
                 if error.errno == errno.ENOBUFS:
+                    if not is_second_try and self._is_refusing():
+                        # The queue may have been full, and be empty by now.
+                        is_second_try = True
+                        continue
                     outlet.pass_over()
                 else:
                     self._drop(error)
@@ -246,6 +251,7 @@ class Direction:
             else:
                 if self._attempts or outlet.passed:
                     self._kernel_has_taken_one()
+            is_second_try = False
             if outlet.passed and not self._can_look_ahead(done):
                 if self._wait_for_queue():
                     return False
