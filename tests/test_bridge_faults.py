@@ -17,7 +17,7 @@ from blocking import eventually
 from bridging import Network, Outcome, Running, bridging, same_frames, take
 from datagrams import UDP, Datagram, add, data
 from frames import numbered
-from traffic import WAIT, flood, ip, run_python, tc
+from traffic import WAIT, drop_frames_of, flood, ip, run_python, tc
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -348,12 +348,7 @@ def far_mtu(network: Network) -> int:
 
 
 def egress_filter(network: Network) -> int:
-    """tc-bpf(8): frames of one size are dropped (TC_ACT_SHOT)."""
-    name = network.right.b
-    code = f"4,128 0 0 0,21 0 1 {DROPPED_SIZE},6 0 0 2,6 0 0 0"
-    tc("qdisc", "add", "dev", name, "clsact")
-    rest = ("egress", "bpf", "direct-action", "bytecode", code)
-    tc("filter", "add", "dev", name, *rest)
+    drop_frames_of(network.right.b, DROPPED_SIZE)
     return DROPPED_SIZE
 
 

@@ -224,6 +224,15 @@ def tc(*arguments: str) -> str:
     return run_iproute2("tc", *arguments)
 
 
+def drop_frames_of(interface: str, size: int) -> None:
+    """Has tc-bpf(8) drop frames of this size on their way out (TC_ACT_SHOT),
+    of which the kernel says ENOBUFS."""
+    code = f"4,128 0 0 0,21 0 1 {size},6 0 0 2,6 0 0 0"
+    tc("qdisc", "add", "dev", interface, "clsact")
+    rest = ("egress", "bpf", "direct-action", "bytecode", code)
+    tc("filter", "add", "dev", interface, *rest)
+
+
 def ethtool(interface: str, command: int, value: int) -> None:
     """ethtool(8) -K, for one feature."""
     setting = array.array("I", [command, value])

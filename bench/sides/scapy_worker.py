@@ -6,7 +6,7 @@ Imports Scapy: only where that is known to be installed.
 import multiprocessing
 import os
 from concurrent.futures import Future, ProcessPoolExecutor
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from scapy.config import conf
 
@@ -36,7 +36,13 @@ class Worker:
         self, interface: str, frames: list[bytes], pps: float, loop: int = 1
     ) -> Sending:
         """Starts to send, with sendp_batch()."""
-        return self._pool.submit(_send, interface, frames, pps, loop)
+        return self.send_looped(interface, frames, loop, pps=pps)
+
+    def send_looped(
+        self, interface: str, frames: list[bytes], loop: int, **pace: float
+    ) -> Sending:
+        """The same, at a pace of any kind, or at none."""
+        return self._pool.submit(_send, interface, frames, loop, pace)
 
     def __enter__(self) -> Self:
         return self
@@ -51,6 +57,6 @@ def _prepare(cpu: int) -> None:
 
 
 def _send(
-    interface: str, frames: list[bytes], pps: float, loop: int
+    interface: str, frames: list[bytes], loop: int, pace: dict[str, Any]
 ) -> SendResult:
-    return sendp_batch(frames, interface, pps=pps, loop=loop)
+    return sendp_batch(frames, interface, loop=loop, **pace)

@@ -42,8 +42,9 @@ in RawSocket.sendall(), whose longest pause is 10 ms."""
 SUSPICION: Final = 0.002
 """Seconds of ENOBUFS until the frame may be the reason, and not the queue."""
 
-LOOK_AHEAD: Final = 8
-"""Other frames that are tried then."""
+LOOK_AHEAD: Final = 4
+"""Other frames that are tried then. If none of them passes, the queue is
+full."""
 
 # What a frame draws by itself (packet(7)): longer than the MTU allows, shorter
 # than the link header. The next one may pass.
@@ -229,8 +230,9 @@ class Outlet:
                 passed = self._look_ahead(first, last)
                 if passed is not None:
                     return self._refuse_again(first, passed)
-                # Without another frame to try, that none waits must do.
-                if self._refusing or last - first == 1 or waited > PATIENCE:
+                # Without enough of them, that none of ours waits must do.
+                few = last - first <= LOOK_AHEAD
+                if self._refusing or few or waited > PATIENCE:
                     self._refusing = True
                     self._refuse(first, error)
                     return first + 1

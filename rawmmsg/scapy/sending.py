@@ -221,14 +221,14 @@ def _send_as_yielded(
     sender = threading.Thread(target=work, name="rawmmsg-send")
     sender.start()
     time_of = axis.time_of or _no_time
-    failure: Exception | None = None
+    failed: list[Exception] = []
     try:
         try:
             for item in _expand(packets):
                 if not relay.put(_build(item), time_of(item)):
                     break
         except Exception as error:
-            failure = error
+            failed.append(error)
         relay.close()
         sender.join()
     except BaseException:
@@ -236,10 +236,13 @@ def _send_as_yielded(
         relay.close()
         sender.join()
         raise
+    # Out of the list, which else would keep this frame, and so the generator,
+    # alive in a cycle.
+    failures += failed
+    failed.clear()
     if failures:
-        raise failures[0]
-    if failure is not None:
-        raise failure
+        del failures[1:]
+        raise failures.pop()
 
 
 def _relayed_loads(relay: Relay, axis: "_Axis") -> Iterator[Load]:
