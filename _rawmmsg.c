@@ -7398,6 +7398,17 @@ static PyType_Spec RawSocket_spec = {
 
 /* ---- Module --------------------------------------------------------------- */
 
+/* The type; NULL, with an exception set, where there is none: Python 3.11 sets
+   none when there is no memory for its name. */
+static PyTypeObject *
+check_type(PyTypeObject *type)
+{
+    if (type == NULL && !PyErr_Occurred()) {
+        PyErr_NoMemory();
+    }
+    return type;
+}
+
 /* A type of the module's, public where `publish`; NULL with an exception
    set. */
 static PyTypeObject *
@@ -7406,6 +7417,7 @@ make_type(PyObject *module, PyType_Spec *spec, bool publish)
     PyTypeObject *type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
 
+    check_type(type);
     if (type != NULL && publish && PyModule_AddType(module, type) < 0) {
         Py_CLEAR(type);
     }
@@ -7473,7 +7485,8 @@ rawmmsg_exec(PyObject *module)
             return -1;
         }
     }
-    state->statistics_type = PyStructSequence_NewType(&Statistics_desc);
+    state->statistics_type =
+        check_type(PyStructSequence_NewType(&Statistics_desc));
     if (state->statistics_type == NULL
         || PyModule_AddType(module, state->statistics_type) < 0) {
         return -1;
