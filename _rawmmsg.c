@@ -106,6 +106,9 @@ PyErr_SetRaisedException(PyObject *exception)
 #ifndef SO_ATTACH_BPF
 #define SO_ATTACH_BPF 50
 #endif
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 0x04
+#endif
 #ifndef PACKET_VNET_HDR
 #define PACKET_VNET_HDR 15
 #endif
@@ -3190,6 +3193,21 @@ read_auxdata(struct arrival *a, const struct cmsghdr *c)
     }
 }
 
+/* The sender of a UNIX datagram can send descriptors with it (unix(7)), which
+   are open in this process by now, whoever asked for them. */
+static void
+close_sent(const struct cmsghdr *c)
+{
+    const unsigned char *at = CMSG_DATA(c);
+    size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    int fd;
+
+    for (; n > 0; n--, at += sizeof(fd)) {
+        memcpy(&fd, at, sizeof(fd));
+        close(fd);
+    }
+}
+
 static void
 read_control(const RawSocket *s, struct arrival *a, struct msghdr *header)
 {
@@ -3207,6 +3225,11 @@ read_control(const RawSocket *s, struct arrival *a, struct msghdr *header)
             memcpy(stamps, CMSG_DATA(c), sizeof(stamps));
             stamp = stamps[s->stamp];
             a->timestamp_ns = stamp.tv_sec * NS_PER_S + stamp.tv_nsec;
+        }
+        else if (c->cmsg_level == SOL_SOCKET
+                 && (c->cmsg_type == SCM_RIGHTS
+                     || c->cmsg_type == SCM_PIDFD)) {
+            close_sent(c);
         }
     }
 }
