@@ -638,6 +638,4 @@ def test_descriptors_that_a_peer_sends_are_closed() -> None:
             socket.send_fds(peer, [b"packet"], [peer.fileno()] * count)
             assert sock.recvmmsg_into(batch) == 1
             assert batch.tolist() == [b"packet"]
-            assert batch.timestamps_ns is not None
-            assert batch.timestamps_ns[0] > 0
         assert os.listdir("/proc/self/fd") == before
