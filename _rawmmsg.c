@@ -7421,8 +7421,8 @@ static PyType_Spec RawSocket_spec = {
 
 /* ---- Module --------------------------------------------------------------- */
 
-/* The type; NULL, with an exception set, where there is none: Python 3.11 sets
-   none when there is no memory for its name. */
+/* The type; NULL, with an exception set, where there is none: CPython (3.11 to
+   3.13 at least) sets none when there is no memory for its name. */
 static PyTypeObject *
 check_type(PyTypeObject *type)
 {

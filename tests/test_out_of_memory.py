@@ -129,8 +129,11 @@ def new_module() -> types.ModuleType:
 
 IMPORTING: Final[dict[str, Bind]] = {
     "create": lambda _: partial(_imp.create_dynamic, _rawmmsg.__spec__),
-    "execute": lambda _: partial(_imp.exec_dynamic, new_module()),
 }
+# CPython 3.13 reads beyond the end of a dictionary when it makes a type after
+# one could not be made (seen with valgrind, in dictresize()).
+if sys.version_info < (3, 13):
+    IMPORTING["execute"] = lambda _: partial(_imp.exec_dynamic, new_module())
 
 
 @pytest.mark.parametrize("step", IMPORTING)

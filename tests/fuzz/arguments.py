@@ -79,7 +79,10 @@ class World:
     """The objects that the calls are made on. Threads and the handler share
     them: there is no lock, and any may be closed or replaced at any time."""
 
-    def __init__(self, pairs: list[Veth], tap: str | None):
+    def __init__(
+        self, pairs: list[Veth], tap: str | None, *, forks: bool
+    ) -> None:
+        self.forks = forks
         self.interfaces = [name for pair in pairs for name in (pair.a, pair.b)]
         self.interfaces += ["lo"] if tap is None else ["lo", tap]
         self.unstable = pairs[-1]

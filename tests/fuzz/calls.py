@@ -91,10 +91,10 @@ def run_round(seed: int, seconds: float, ring: Ring) -> str | None:
         with suppress(MemoryError):
             bytearray(2**62)  # AddressSanitizer opens its log now
         before = descriptors()
-        world = World(pairs, tap)
+        world = World(pairs, tap, forks=not threads)
         sys.unraisablehook = lambda hook: world.fail(f"unraisable: {hook!r}")
         main = Caller(world, ring, f"{seed}")
-        main.main, main.forks = True, not threads
+        main.main = True
         deadline = time.monotonic() + seconds
 
         def work(caller: Caller) -> None:
