@@ -106,6 +106,9 @@ PyErr_SetRaisedException(PyObject *exception)
 #ifndef SO_ATTACH_BPF
 #define SO_ATTACH_BPF 50
 #endif
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 0x04
+#endif
 #ifndef PACKET_VNET_HDR
 #define PACKET_VNET_HDR 15
 #endif
@@ -3190,6 +3193,21 @@ read_auxdata(struct arrival *a, const struct cmsghdr *c)
     }
 }
 
+/* The sender of a UNIX datagram can send descriptors with it (unix(7)), which
+   are open in this process by now, whoever asked for them. */
+static void
+close_sent(const struct cmsghdr *c)
+{
+    const unsigned char *at = CMSG_DATA(c);
+    size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    int fd;
+
+    for (; n > 0; n--, at += sizeof(fd)) {
+        memcpy(&fd, at, sizeof(fd));
+        close(fd);
+    }
+}
+
 static void
 read_control(const RawSocket *s, struct arrival *a, struct msghdr *header)
 {
@@ -3207,6 +3225,11 @@ read_control(const RawSocket *s, struct arrival *a, struct msghdr *header)
             memcpy(stamps, CMSG_DATA(c), sizeof(stamps));
             stamp = stamps[s->stamp];
             a->timestamp_ns = stamp.tv_sec * NS_PER_S + stamp.tv_nsec;
+        }
+        else if (c->cmsg_level == SOL_SOCKET
+                 && (c->cmsg_type == SCM_RIGHTS
+                     || c->cmsg_type == SCM_PIDFD)) {
+            close_sent(c);
         }
     }
 }
@@ -7398,6 +7421,17 @@ static PyType_Spec RawSocket_spec = {
 
 /* ---- Module --------------------------------------------------------------- */
 
+/* The type; NULL, with an exception set, where there is none: CPython (3.11 to
+   3.13 at least) sets none when there is no memory for its name. */
+static PyTypeObject *
+check_type(PyTypeObject *type)
+{
+    if (type == NULL && !PyErr_Occurred()) {
+        PyErr_NoMemory();
+    }
+    return type;
+}
+
 /* A type of the module's, public where `publish`; NULL with an exception
    set. */
 static PyTypeObject *
@@ -7406,6 +7440,7 @@ make_type(PyObject *module, PyType_Spec *spec, bool publish)
     PyTypeObject *type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
 
+    check_type(type);
     if (type != NULL && publish && PyModule_AddType(module, type) < 0) {
         Py_CLEAR(type);
     }
@@ -7473,7 +7508,8 @@ rawmmsg_exec(PyObject *module)
             return -1;
         }
     }
-    state->statistics_type = PyStructSequence_NewType(&Statistics_desc);
+    state->statistics_type =
+        check_type(PyStructSequence_NewType(&Statistics_desc));
     if (state->statistics_type == NULL
         || PyModule_AddType(module, state->statistics_type) < 0) {
         return -1;

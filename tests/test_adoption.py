@@ -623,3 +623,19 @@ def test_vlan_of_none_follows_the_descriptor(
         sock.recvmmsg_into(batch)
         assert batch.tolist() == [TAGGED if restored else STRIPPED]
         assert (batch.vlan_tcis is not None) == restored
+
+
+@pytest.mark.no_network
+def test_descriptors_that_a_peer_sends_are_closed() -> None:
+    """A UNIX datagram can bring some wherever control data is received, as
+    time stamps are."""
+    peer, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with peer, RawSocket(fileno=end.detach(), timestamps="software") as sock:
+        batch = PacketBatch(2)
+        before = os.listdir("/proc/self/fd")
+        # As many as there is room for, and more than that.
+        for count in (1, 3, 250):
+            socket.send_fds(peer, [b"packet"], [peer.fileno()] * count)
+            assert sock.recvmmsg_into(batch) == 1
+            assert batch.tolist() == [b"packet"]
+        assert os.listdir("/proc/self/fd") == before
