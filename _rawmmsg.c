@@ -3097,8 +3097,8 @@ close_socket(RawSocket *s)
         close_descriptors(s);
         return;
     }
-    /* Cannot fail, but for a descriptor of -1: nobody reads the counter, and
-       it is far from full. */
+    /* Fails only for a descriptor of -1: nobody reads the counter, and it is
+       far from full. */
     while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
     leave_call(s, this_process());
@@ -5467,7 +5467,7 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
     return p->code == NULL ? -1 : 0;
 }
 
-/* Copies a program that is no expression; free_program() it. 0, or -1 with an
+/* Copies a program that is not an expression; free_program() it. 0, or -1 with an
    exception set. */
 static int
 copy_program(RawSocket *s, PyObject *source, struct program *p)
@@ -7421,8 +7421,8 @@ static PyType_Spec RawSocket_spec = {
 
 /* ---- Module --------------------------------------------------------------- */
 
-/* The type; NULL, with an exception set, where there is none: CPython (3.11 to
-   3.13 at least) sets none when there is no memory for its name. */
+/* Returns the type. If it is NULL, an exception is set: CPython (3.11 to 3.13
+   at least) does not set one when there is no memory for the type's name. */
 static PyTypeObject *
 check_type(PyTypeObject *type)
 {

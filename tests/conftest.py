@@ -56,6 +56,13 @@ def sender(pair: Veth) -> Iterator[RawSocket]:
 
 
 @pytest.fixture
+def receiver(pair: Veth) -> Iterator[RawSocket]:
+    """A socket that receives on it, at `pair.b`."""
+    with RawSocket(pair.b) as sock:
+        yield sock
+
+
+@pytest.fixture
 def short_path() -> Iterator[Path]:
     """A folder like tmp_path, whose name leaves room for that of a socket
     (unix(7): 108 bytes)."""

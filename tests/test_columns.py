@@ -240,7 +240,8 @@ def test_software_timestamp_is_that_of_the_arrival_or_0(
     pair: Veth, sender: RawSocket
 ) -> None:
     """The kernel begins to stamp a moment after the constructor has asked for
-    it. What came before has no time stamp, and not that of being read."""
+    it. A packet that came before has a time stamp of 0: not the time at which
+    it was read."""
     batch = PacketBatch()
     for _ in range(20):
         with RawSocket(pair.b, timestamps="software") as sock:

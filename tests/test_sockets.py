@@ -1123,7 +1123,7 @@ def test_statistics_of_the_kernel_are_read_in_one_place(veth: Veth) -> None:
 def test_datagram_socket_without_offload_headers(
     pair: Veth, vnet_hdr: Any, adopted: bool
 ) -> None:
-    """To ask for none where none are possible is no mistake."""
+    """vnet_hdr=False is accepted where headers are not possible."""
     kind = socket.SOCK_DGRAM
     options: dict[str, Any] = {"interface": pair.b, "type": kind}
     if adopted:

@@ -174,7 +174,7 @@ def test_nonblocking_call_that_need_not_wait_succeeds(stuck: Stuck) -> None:
 
 
 def test_errors_name_call_and_interface(veth: Veth) -> None:
-    """But for the error that is no failure."""
+    """All except BlockingIOError, which is not a failure."""
     with RawSocket(veth.a) as sock:
         sock.settimeout(0)
         with pytest.raises(BlockingIOError, match="recvmmsg: ") as caught:

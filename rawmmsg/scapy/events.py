@@ -80,10 +80,12 @@ class Readiness:
         _watch(self._epoll, receiver)
 
     def follow(self, frames: Sized) -> None:
-        """Has the descriptor be readable where there are frames.
+        """Makes the descriptor readable if there are frames, and not readable
+        if there are none.
 
-        To be called after every change of them: then the last call is right,
-        without a lock, also among threads and signal handlers.
+        Call it after every change of them: whichever call is the last one then
+        leaves the right state, without a lock, among threads and signal
+        handlers too.
         """
         while True:
             held = bool(frames)

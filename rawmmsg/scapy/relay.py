@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 MOST_BYTES: Final = 1 << 20
-"""Of the frames that wait, but for the last."""
+"""Once so many wait, no further frame is accepted."""
 
 _NAP: Final = 0.05
 """Seconds until `stopped` is looked at again."""

@@ -1,6 +1,5 @@
 """sendp_batch: its pace, whatever the list, by a clock of the test's own."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -8,17 +7,11 @@ import pytest
 from frames import numbered
 
 from rawmmsg.scapy import pacing, sending, sendp_batch
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 SIZE: Final = 64
 LISTS: Final = (1, 2, 3, 5, 16, 1000)
 PACES: Final = (1, 10, 1_000, 5_000, 20_000, 100_000)
-
-
-@pytest.fixture(scope="module")
-def link() -> Iterator[Veth]:
-    with veth_pair() as pair:
-        yield pair
 
 
 class Clock:
@@ -56,19 +49,19 @@ def pace_options(axis: str, pps: int) -> dict[str, Any]:
 @pytest.mark.parametrize("pps", PACES)
 @pytest.mark.parametrize("count", LISTS)
 def test_list_of_any_length_is_looped_at_the_pace(
-    link: Veth, clock: Clock, count: int, pps: int, axis: str
+    pair: Veth, clock: Clock, count: int, pps: int, axis: str
 ) -> None:
     """Within 1 %, over two seconds or 200 frames of it."""
     loop = max(2, -(-max(200, min(2 * pps, 30_000)) // count))
     frames = [numbered(number, SIZE) for number in range(count)]
-    result = sendp_batch(frames, link.a, loop=loop, **pace_options(axis, pps))
+    result = sendp_batch(frames, pair.a, loop=loop, **pace_options(axis, pps))
     assert result.frames == count * loop
     ideal = (result.frames - 1) / pps
     assert result.seconds == pytest.approx(ideal, rel=0.01, abs=0.0003)
 
 
 def test_endless_loop_of_one_frame_keeps_the_pace(
-    link: Veth, clock: Clock
+    pair: Veth, clock: Clock
 ) -> None:
     class Stop:
         def is_set(self) -> bool:
@@ -77,7 +70,7 @@ def test_endless_loop_of_one_frame_keeps_the_pace(
     begin = clock.now
     result = sendp_batch(
         numbered(1, SIZE),
-        link.a,
+        pair.a,
         loop=0,
         pps=20_000,
         stop=Stop(),  # type: ignore[arg-type]
@@ -88,16 +81,16 @@ def test_endless_loop_of_one_frame_keeps_the_pace(
 @pytest.mark.parametrize("loop", [1, 2, 3, 1023, 1024, 1025, 2500])
 @pytest.mark.parametrize("count", [1, 3, 600])
 def test_list_is_sent_as_often_as_asked(
-    link: Veth, count: int, loop: int
+    pair: Veth, count: int, loop: int
 ) -> None:
     """Repeated within its batch where it is short."""
     frames = [numbered(number, SIZE) for number in range(count)]
-    result = sendp_batch(frames, link.a, loop=loop)
+    result = sendp_batch(frames, pair.a, loop=loop)
     assert (result.frames, result.bytes) == (count * loop, count * loop * SIZE)
 
 
 def test_one_looped_frame_takes_as_few_calls_as_a_thousand(
-    link: Veth, monkeypatch: pytest.MonkeyPatch
+    pair: Veth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unpaced, what a frame costs is its share of a call."""
     outlets: list[pacing.Outlet] = []
@@ -108,8 +101,8 @@ def test_one_looped_frame_takes_as_few_calls_as_a_thousand(
             outlets.append(self)
 
     monkeypatch.setattr(sending, "Outlet", Kept)
-    sendp_batch(numbered(1), link.a, loop=4096)
-    sendp_batch([numbered(i) for i in range(1024)], link.a, loop=4)
+    sendp_batch(numbered(1), pair.a, loop=4096)
+    sendp_batch([numbered(i) for i in range(1024)], pair.a, loop=4)
     one, thousand = (kept._sock.statistics() for kept in outlets)
     assert one.packets_sent == thousand.packets_sent == 4096
     assert one.batches_sent <= 2 * thousand.batches_sent

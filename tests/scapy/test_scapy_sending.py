@@ -33,20 +33,7 @@ from traffic import SCALE, WAIT, environment, pending, receive, tc
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.scapy import sendp_batch
 from rawmmsg.scapy.pacing import TICK, Pacer
-from rawmmsg.testing import Veth, veth_pair
-
-
-@pytest.fixture(scope="module")
-def link() -> Iterator[Veth]:
-    """One pair for all tests that leave it as it is."""
-    with veth_pair() as pair:
-        yield pair
-
-
-@pytest.fixture
-def receiver(link: Veth) -> Iterator[RawSocket]:
-    with RawSocket(link.b) as sock:
-        yield sock
+from rawmmsg.testing import Veth
 
 
 def udp(number: int) -> Packet:
@@ -133,7 +120,7 @@ NOT_FOR_SENDP: Final = {"tuple of bytes", "other buffers", "memoryview"}
 @pytest.mark.parametrize("ways", [{}, {"pps": 1e5}, {"loop": 3}], ids=str)
 @pytest.mark.parametrize("name", GIVEN)
 def test_packets_arrive_as_they_were_given(
-    link: Veth, receiver: RawSocket, name: str, ways: dict[str, Any]
+    pair: Veth, receiver: RawSocket, name: str, ways: dict[str, Any]
 ) -> None:
     """Streamed, built ahead, and sent again."""
     if name in NOT_FOR_SENDP:
@@ -141,10 +128,10 @@ def test_packets_arrive_as_they_were_given(
         single = isinstance(given, memoryview)
         expected = [bytes(given)] if single else [*map(bytes, given)]
     else:
-        sendp(GIVEN[name](), iface=link.a, verbose=0)
+        sendp(GIVEN[name](), iface=pair.a, verbose=0)
         expected = pending(receiver)
     expected *= ways.get("loop", 1)
-    result = sendp_batch(GIVEN[name](), link.a, **ways)
+    result = sendp_batch(GIVEN[name](), pair.a, **ways)
     assert pending(receiver) == expected
     assert result.frames == len(expected) > 0
     assert result.bytes == sum(map(len, expected))
@@ -154,22 +141,22 @@ def test_packets_arrive_as_they_were_given(
 @pytest.mark.parametrize("make", [list, iter])
 @pytest.mark.parametrize("pace", [{}, {"pps": 2e5}], ids=str)
 def test_more_than_a_batch_keeps_its_order(
-    link: Veth, make: Callable[..., Any], pace: dict[str, Any]
+    pair: Veth, make: Callable[..., Any], pace: dict[str, Any]
 ) -> None:
     """Where batches meet; a small receive buffer does not hold all frames."""
     number = "ether[20:2]"
     seams = f"{number} & 1023 >= 1000 or {number} & 1023 < 24"
     given = [numbered(i) for i in range(2_500)]
     kept = [packet for i, packet in enumerate(given) if (i + 24) % 1024 < 48]
-    before = arrived(link.b)[0]
-    with RawSocket(link.b, filter=seams) as receiver:
-        assert sendp_batch(make(given), link.a, **pace).frames == 2_500
+    before = arrived(pair.b)[0]
+    with RawSocket(pair.b, filter=seams) as receiver:
+        assert sendp_batch(make(given), pair.a, **pace).frames == 2_500
         assert pending(receiver) == kept
-    assert arrived(link.b)[0] - before == 2_500
+    assert arrived(pair.b)[0] - before == 2_500
 
 
 def test_buffer_that_a_generator_uses_again(
-    link: Veth, receiver: RawSocket
+    pair: Veth, receiver: RawSocket
 ) -> None:
     def packets() -> Iterator[bytearray]:
         buffer = bytearray(64)
@@ -177,11 +164,11 @@ def test_buffer_that_a_generator_uses_again(
             buffer[:] = numbered(i)
             yield buffer
 
-    sendp_batch(packets(), link.a, loop=2)
+    sendp_batch(packets(), pair.a, loop=2)
     assert pending(receiver) == [numbered(i) for i in range(10)] * 2
 
 
-def test_packet_is_built_once(link: Veth, receiver: RawSocket) -> None:
+def test_packet_is_built_once(pair: Veth, receiver: RawSocket) -> None:
     class Counting(Raw):
         built = 0
 
@@ -189,7 +176,7 @@ def test_packet_is_built_once(link: Veth, receiver: RawSocket) -> None:
             Counting.built += 1
             return bytes(super().self_build())
 
-    sendp_batch(Ether() / Counting(bytes(50)), link.a, loop=20)
+    sendp_batch(Ether() / Counting(bytes(50)), pair.a, loop=20)
     assert (len(pending(receiver)), Counting.built) == (20, 1)
 
 
@@ -200,27 +187,27 @@ def test_packet_is_built_once(link: Veth, receiver: RawSocket) -> None:
     ids=["list", "iterator", "PacketList"],
 )
 def test_nothing_to_send_ends_at_once(
-    link: Veth, loop: int, empty: Any
+    pair: Veth, loop: int, empty: Any
 ) -> None:
-    result = sendp_batch(empty, link.a, loop=loop)
+    result = sendp_batch(empty, pair.a, loop=loop)
     assert (result.frames, result.bytes, result.rate) == (0, 0, 0.0)
 
 
 def test_interfaces_are_named_as_scapy_names_them(
-    link: Veth, receiver: RawSocket, monkeypatch: pytest.MonkeyPatch
+    pair: Veth, receiver: RawSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf.ifaces.reload()
-    monkeypatch.setattr(conf, "iface", resolve_iface(link.a))
+    monkeypatch.setattr(conf, "iface", resolve_iface(pair.a))
     sendp_batch(numbered(1))
-    sendp_batch(numbered(2), resolve_iface(link.a))
+    sendp_batch(numbered(2), resolve_iface(pair.a))
     assert pending(receiver) == [numbered(1), numbered(2)]
 
 
-def test_socket_is_closed(link: Veth) -> None:
+def test_socket_is_closed(pair: Veth) -> None:
     """In a thread of its own, for the kernel takes its time."""
     before = descriptors()
     for _ in range(5):
-        sendp_batch(numbered(1), link.a)
+        sendp_batch(numbered(1), pair.a)
     eventually(lambda: descriptors() <= before, "a descriptor is left")
     eventually(
         lambda: "rawmmsg-close" not in {t.name for t in threading.enumerate()},
@@ -231,17 +218,17 @@ def test_socket_is_closed(link: Veth) -> None:
 # Streams
 
 
-def test_generator_is_not_held_in_memory(link: Veth) -> None:
+def test_generator_is_not_held_in_memory(pair: Veth) -> None:
     size, number = 1_400, 10_000
 
     def packets() -> Iterator[bytes]:
         for _ in range(number):
             yield bytes(size)
 
-    sendp_batch([bytes(60)], link.a)
+    sendp_batch([bytes(60)], pair.a)
     tracemalloc.start()
     try:
-        result = sendp_batch(packets(), link.a)
+        result = sendp_batch(packets(), pair.a)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -251,7 +238,7 @@ def test_generator_is_not_held_in_memory(link: Veth) -> None:
 
 @pytest.mark.parametrize("pace", [{}, {"pps": 1e4}], ids=str)
 def test_packets_of_a_slow_generator_leave_as_they_come(
-    link: Veth, receiver: RawSocket, pace: dict[str, Any]
+    pair: Veth, receiver: RawSocket, pace: dict[str, Any]
 ) -> None:
     def packets() -> Iterator[bytes]:
         for i in range(5):
@@ -259,27 +246,27 @@ def test_packets_of_a_slow_generator_leave_as_they_come(
             yield numbered(i)
             assert receive(receiver, 1) == [numbered(i)]
 
-    assert sendp_batch(packets(), link.a, **pace).frames == 5
+    assert sendp_batch(packets(), pair.a, **pace).frames == 5
 
 
 def test_error_of_a_generator_comes_after_its_packets(
-    link: Veth, receiver: RawSocket
+    pair: Veth, receiver: RawSocket
 ) -> None:
     def packets() -> Iterator[Any]:
         yield from (numbered(i) for i in range(3))
         raise LookupError("no more")
 
     with pytest.raises(LookupError, match="no more"):
-        sendp_batch(packets(), link.a)
+        sendp_batch(packets(), pair.a)
     assert pending(receiver) == [numbered(i) for i in range(3)]
 
 
 def test_nothing_is_sent_of_what_cannot_be_built_ahead(
-    link: Veth, receiver: RawSocket
+    pair: Veth, receiver: RawSocket
 ) -> None:
     packets: Any = [numbered(1), None]
     with pytest.raises(TypeError, match="Packet objects or bytes, not None"):
-        sendp_batch(packets, link.a, loop=2)
+        sendp_batch(packets, pair.a, loop=2)
     assert pending(receiver) == []
 
 
@@ -303,21 +290,21 @@ def recorded() -> list[Packet]:
 @pytest.mark.parametrize("make", [list, iter])
 @pytest.mark.parametrize("name", PACES)
 def test_pace_is_not_exceeded(
-    link: Veth, receiver: RawSocket, name: str, make: Callable[..., Any]
+    pair: Veth, receiver: RawSocket, name: str, make: Callable[..., Any]
 ) -> None:
     pace, duration = PACES[name]
-    result = sendp_batch(make(recorded()), link.a, **pace)
+    result = sendp_batch(make(recorded()), pair.a, **pace)
     assert result.frames == len(pending(receiver)) == 21
     assert duration * 0.999 <= result.seconds < WAIT
     assert result.rate == pytest.approx(21 / result.seconds)
 
 
-def test_pace_goes_on_from_pass_to_pass(link: Veth) -> None:
-    result = sendp_batch(numbered(1), link.a, pps=200, loop=21)
+def test_pace_goes_on_from_pass_to_pass(pair: Veth) -> None:
+    result = sendp_batch(numbered(1), pair.a, pps=200, loop=21)
     assert 0.0999 <= result.seconds < WAIT
 
 
-def test_frames_are_spread(link: Veth) -> None:
+def test_frames_are_spread(pair: Veth) -> None:
     """By the kernel's stamps: not all in one burst."""
     batch = PacketBatch()
 
@@ -327,14 +314,14 @@ def test_frames_are_spread(link: Veth) -> None:
         return list(batch.timestamps_ns[:count])
 
     def stamped_on_arrival() -> bool:
-        sendp_batch(numbered(1), link.a)
+        sendp_batch(numbered(1), pair.a)
         now = time.time_ns()
         return stamps(1)[0] < now
 
-    with RawSocket(link.b, timestamps="software") as sock:
+    with RawSocket(pair.b, timestamps="software") as sock:
         sock.settimeout(WAIT)
         eventually(stamped_on_arrival, "the kernel does not stamp")
-        sendp_batch([numbered(i) for i in range(50)], link.a, pps=500)
+        sendp_batch([numbered(i) for i in range(50)], pair.a, pps=500)
         times = stamps(50)
     assert times[25] - times[0] >= 0.045e9
     assert times[49] - times[0] >= 0.09e9
@@ -358,9 +345,9 @@ def test_delay_is_made_up_for_at_twice_the_pace() -> None:
     assert rate_then <= 2.01 * rate
 
 
-def test_packets_older_than_those_before_do_not_wait(link: Veth) -> None:
+def test_packets_older_than_those_before_do_not_wait(pair: Veth) -> None:
     packets = [at(when, udp(1)) for when in (9.0, 9.05, 3.0, 9.05)]
-    result = sendp_batch(packets, link.a, realtime=True)
+    result = sendp_batch(packets, pair.a, realtime=True)
     assert result.frames == 4
     assert 0.0499 <= result.seconds < WAIT
 
@@ -369,28 +356,28 @@ def test_packets_older_than_those_before_do_not_wait(link: Veth) -> None:
 
 
 @pytest.mark.parametrize("pace", [{}, {"pps": 2e4}], ids=str)
-def test_thread_stops_it(link: Veth, pace: dict[str, Any]) -> None:
+def test_thread_stops_it(pair: Veth, pace: dict[str, Any]) -> None:
     """And every frame that arrived is in the result."""
-    before = arrived(link.b)
+    before = arrived(pair.b)
     stop = threading.Event()
     packets = [numbered(i, 64 + i) for i in range(100)]
     with Call(
-        lambda: sendp_batch(packets, link.a, loop=0, stop=stop, **pace)
+        lambda: sendp_batch(packets, pair.a, loop=0, stop=stop, **pace)
     ) as call:
         eventually(
-            lambda: arrived(link.b)[0] > before[0] + 500, "nothing is sent"
+            lambda: arrived(pair.b)[0] > before[0] + 500, "nothing is sent"
         )
         stop.set()
     result = call.result()
-    after = arrived(link.b)
+    after = arrived(pair.b)
     assert result.frames == after[0] - before[0]
     assert result.bytes == after[1] - before[1]
 
 
-def test_thread_stops_a_long_pause(link: Veth, receiver: RawSocket) -> None:
+def test_thread_stops_a_long_pause(pair: Veth, receiver: RawSocket) -> None:
     stop = threading.Event()
     with Call(
-        lambda: sendp_batch([numbered(1)] * 2, link.a, inter=3600, stop=stop)
+        lambda: sendp_batch([numbered(1)] * 2, pair.a, inter=3600, stop=stop)
     ) as call:
         assert receive(receiver, 1) == [numbered(1)]
         stop.set()
@@ -398,11 +385,11 @@ def test_thread_stops_a_long_pause(link: Veth, receiver: RawSocket) -> None:
 
 
 def test_stop_set_before_sends_nothing(
-    link: Veth, receiver: RawSocket
+    pair: Veth, receiver: RawSocket
 ) -> None:
     stop = threading.Event()
     stop.set()
-    assert sendp_batch(numbered(1), link.a, stop=stop).frames == 0
+    assert sendp_batch(numbered(1), pair.a, stop=stop).frames == 0
     assert pending(receiver) == []
 
 
@@ -412,7 +399,7 @@ def test_stop_set_before_sends_nothing(
     ids=["as fast as it goes", "paced", "streamed"],
 )
 def test_ctrl_c_ends_it_with_a_true_result(
-    link: Veth, ways: dict[str, Any]
+    pair: Veth, ways: dict[str, Any]
 ) -> None:
     """Wherever it comes."""
     packets = [numbered(i, 64 + i) for i in range(100)]
@@ -422,13 +409,13 @@ def test_ctrl_c_ends_it_with_a_true_result(
             yield from packets
 
     for i in range(5 * SCALE):
-        before = arrived(link.b)
-        with interrupting(link.b, 200 * i + 1):
+        before = arrived(pair.b)
+        with interrupting(pair.b, 200 * i + 1):
             if "loop" in ways:
-                result = sendp_batch(endless(), link.a, **ways)
+                result = sendp_batch(endless(), pair.a, **ways)
             else:
-                result = sendp_batch(packets, link.a, loop=0, **ways)
-        after = arrived(link.b)
+                result = sendp_batch(packets, pair.a, loop=0, **ways)
+        after = arrived(pair.b)
         assert result.frames == after[0] - before[0] > 0
         assert result.bytes == after[1] - before[1]
 
@@ -453,7 +440,7 @@ def logged() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("pace", [{}, {"pps": 1e5}], ids=str)
 def test_frames_that_the_kernel_refuses_are_counted(
-    link: Veth, receiver: RawSocket, pace: dict[str, Any]
+    pair: Veth, receiver: RawSocket, pace: dict[str, Any]
 ) -> None:
     """Those longer than the MTU allows and shorter than the header; the
     others are sent."""
@@ -463,7 +450,7 @@ def test_frames_that_the_kernel_refuses_are_counted(
     ]
     good = [numbered(0), numbered(2, 100), numbered(3, 1514)]
     with logged() as messages:
-        result = sendp_batch(packets, link.a, loop=2, **pace)
+        result = sendp_batch(packets, pair.a, loop=2, **pace)
     assert pending(receiver) == good * 2
     assert (result.frames, result.errors) == (6, 6)
     assert result.bytes == sum(map(len, good)) * 2
@@ -526,19 +513,19 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], type[Exception], str]]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_arguments_that_make_no_sense_are_refused(
-    link: Veth, receiver: RawSocket, name: str
+    pair: Veth, receiver: RawSocket, name: str
 ) -> None:
     options, kind, words = REFUSED[name]
     packets = options.get("packets", [numbered(1)])
     options = {k: v for k, v in options.items() if k != "packets"}
     with pytest.raises(kind, match=words):
-        sendp_batch(packets, link.a, **options)
+        sendp_batch(packets, pair.a, **options)
     assert pending(receiver) == []
 
 
-def test_no_pause_is_no_pace(link: Veth) -> None:
+def test_no_pause_is_no_pace(pair: Veth) -> None:
     """As inter=0 is for sendp()."""
-    assert sendp_batch(numbered(1), link.a, inter=0, pps=1e3).frames == 1
+    assert sendp_batch(numbered(1), pair.a, inter=0, pps=1e3).frames == 1
 
 
 # Progress
@@ -574,13 +561,13 @@ class Bar:
 
 @pytest.mark.parametrize("loop", [1, 30])
 def test_progress_is_shown(
-    link: Veth, monkeypatch: pytest.MonkeyPatch, loop: int
+    pair: Veth, monkeypatch: pytest.MonkeyPatch, loop: int
 ) -> None:
     tqdm: Any = types.ModuleType("tqdm")
     tqdm.tqdm = Bar
     monkeypatch.setitem(sys.modules, "tqdm", tqdm)
     Bar.made.clear()
-    sendp_batch([numbered(1)] * 50, link.a, loop=loop, progress=True)
+    sendp_batch([numbered(1)] * 50, pair.a, loop=loop, progress=True)
     (bar,) = Bar.made
     assert bar.shown == 50 * loop
     assert bar.total in (None, 50 * loop)
@@ -588,12 +575,12 @@ def test_progress_is_shown(
     assert not bar.open
 
 
-def test_progress_is_shown_on_a_terminal(link: Veth) -> None:
+def test_progress_is_shown_on_a_terminal(pair: Veth) -> None:
     """By tqdm itself."""
     pytest.importorskip("tqdm", reason="the test needs tqdm: pip install tqdm")
     code = f"""
         from rawmmsg.scapy import sendp_batch
-        sendp_batch([bytes(60)] * 50, "{link.a}", loop=2, progress=True)
+        sendp_batch([bytes(60)] * 50, "{pair.a}", loop=2, progress=True)
     """
     shown, terminal = os.openpty()
     termios.tcsetwinsize(terminal, (25, 80))
@@ -613,10 +600,10 @@ def test_progress_is_shown_on_a_terminal(link: Veth) -> None:
 
 
 def test_progress_without_tqdm_shows_nothing(
-    link: Veth,
+    pair: Veth,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    assert sendp_batch(numbered(1), link.a, progress=True).frames == 1
+    assert sendp_batch(numbered(1), pair.a, progress=True).frames == 1
     assert capfd.readouterr() == ("", "")

@@ -14,23 +14,11 @@ from traffic import pending, receive
 from rawmmsg import RawSocket
 from rawmmsg.scapy import sending, sendp_batch
 from rawmmsg.scapy.relay import MOST_BYTES, Relay
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 PACES = pytest.mark.parametrize(
     "pace", [{}, {"pps": 1e4}, {"mbps": 10.0}, {"inter": 1e-3}], ids=str
 )
-
-
-@pytest.fixture(scope="module")
-def link() -> Iterator[Veth]:
-    with veth_pair() as pair:
-        yield pair
-
-
-@pytest.fixture
-def receiver(link: Veth) -> Iterator[RawSocket]:
-    with RawSocket(link.b) as sock:
-        yield sock
 
 
 def no_thread_is_left() -> None:
@@ -43,7 +31,7 @@ def no_thread_is_left() -> None:
 
 @PACES
 def test_generator_may_wait_for_the_answer(
-    link: Veth, receiver: RawSocket, pace: dict[str, Any]
+    pair: Veth, receiver: RawSocket, pace: dict[str, Any]
 ) -> None:
     """To each request; and it runs in the caller's thread."""
 
@@ -54,14 +42,14 @@ def test_generator_may_wait_for_the_answer(
             threads.add(threading.current_thread())
 
     threads: set[threading.Thread] = set()
-    assert sendp_batch(requests(), link.a, **pace).frames == 20
+    assert sendp_batch(requests(), pair.a, **pace).frames == 20
     assert threads == {threading.current_thread()}
     no_thread_is_left()
 
 
 @PACES
 def test_each_burst_leaves_before_the_next(
-    link: Veth, receiver: RawSocket, pace: dict[str, Any]
+    pair: Veth, receiver: RawSocket, pace: dict[str, Any]
 ) -> None:
     def bursts() -> Iterator[bytes]:
         for i in range(10):
@@ -69,11 +57,11 @@ def test_each_burst_leaves_before_the_next(
             yield from burst
             assert receive(receiver, 8) == burst
 
-    assert sendp_batch(bursts(), link.a, **pace).frames == 80
+    assert sendp_batch(bursts(), pair.a, **pace).frames == 80
 
 
 def test_buffer_may_be_used_again_when_it_was_yielded(
-    link: Veth, receiver: RawSocket
+    pair: Veth, receiver: RawSocket
 ) -> None:
     def packets() -> Iterator[bytearray]:
         buffer = bytearray(64)
@@ -81,11 +69,11 @@ def test_buffer_may_be_used_again_when_it_was_yielded(
             buffer[:] = numbered(i)
             yield buffer
 
-    sendp_batch(packets(), link.a)
+    sendp_batch(packets(), pair.a)
     assert pending(receiver) == [numbered(i) for i in range(500)]
 
 
-def test_generator_does_not_run_far_ahead_of_a_slow_pace(link: Veth) -> None:
+def test_generator_does_not_run_far_ahead_of_a_slow_pace(pair: Veth) -> None:
     yielded = 0
 
     def packets() -> Iterator[bytes]:
@@ -96,7 +84,7 @@ def test_generator_does_not_run_far_ahead_of_a_slow_pace(link: Veth) -> None:
 
     stop = threading.Event()
     options: dict[str, Any] = {"pps": 2, "stop": stop}
-    with Call(lambda: sendp_batch(packets(), link.a, **options)) as call:
+    with Call(lambda: sendp_batch(packets(), pair.a, **options)) as call:
         eventually(lambda: yielded >= 2, "nothing is yielded")
         stop.set()
         result = call.result()
@@ -130,7 +118,7 @@ def test_generator_ends_where_sending_fails(veth: Veth) -> None:
 
 @pytest.mark.parametrize("pace", [{}, {"pps": 0.01}], ids=str)
 def test_ctrl_c_ends_it_while_the_generator_waits(
-    link: Veth, receiver: RawSocket, pace: dict[str, Any]
+    pair: Veth, receiver: RawSocket, pace: dict[str, Any]
 ) -> None:
     def packets() -> Iterator[bytes]:
         yield numbered(1)
@@ -139,13 +127,13 @@ def test_ctrl_c_ends_it_while_the_generator_waits(
         yield numbered(2)
         raise AssertionError("it goes on")
 
-    result = sendp_batch(packets(), link.a, **pace)
+    result = sendp_batch(packets(), pair.a, **pace)
     assert result.frames == 1
     no_thread_is_left()
 
 
 def test_ctrl_c_ends_it_while_the_pace_is_waited_for(
-    link: Veth, receiver: RawSocket
+    pair: Veth, receiver: RawSocket
 ) -> None:
     """All is yielded, and the second frame is due in 100 s."""
     main = threading.main_thread().ident
@@ -157,14 +145,14 @@ def test_ctrl_c_ends_it_while_the_pace_is_waited_for(
 
     with Call(interrupt):
         result = sendp_batch(
-            iter([numbered(1), numbered(2)]), link.a, pps=0.01
+            iter([numbered(1), numbered(2)]), pair.a, pps=0.01
         )
     assert result.frames == 1
     no_thread_is_left()
 
 
 def test_fast_generator_is_sent_in_full_batches(
-    link: Veth, monkeypatch: pytest.MonkeyPatch
+    pair: Veth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a batch is being sent the next one fills."""
     relay = Relay(1024, lambda: False)
