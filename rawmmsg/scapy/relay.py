@@ -23,7 +23,10 @@ class Relay:
     def __init__(self, capacity: int, stopped: Callable[[], bool]) -> None:
         self._capacity = capacity
         self._stopped = stopped
-        self._changed = threading.Condition()
+        # `with` of a Lock, and not of a Condition: Ctrl-C cannot come between
+        # its being taken and the block.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._frames: list[bytes] = []
         self._times: list[float] = []
         self._size = 0
@@ -31,7 +34,7 @@ class Relay:
 
     def put(self, frame: bytes, when: float) -> bool:
         """Waits for room. Returns False when nobody takes it any more."""
-        with self._changed:
+        with self._lock:
             while self._is_full():
                 if self._closed or self._stopped():
                     return False
@@ -45,7 +48,7 @@ class Relay:
     def take(self) -> tuple[list[bytes], list[float]]:
         """Waits for a frame, and takes all. Returns none when no more will
         come."""
-        with self._changed:
+        with self._lock:
             while not (self._frames or self._closed or self._stopped()):
                 self._changed.wait(_NAP)
             taken = self._frames, self._times
@@ -55,7 +58,7 @@ class Relay:
 
     def close(self) -> None:
         """Either side has come to its end. What waits can still be taken."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify()
 

@@ -201,28 +201,29 @@ def _send_as_yielded(
     generator comes when all that it yielded before is sent."""
     relay = Relay(axis.ahead(), outlet.stopped)
     failures: list[BaseException] = []
-    aborted = threading.Event()
+    aborted = False
     asked_to_stop = outlet.stopped
-    outlet.stopped = lambda: aborted.is_set() or asked_to_stop()
+    outlet.stopped = lambda: aborted or asked_to_stop()
+    # Not Thread.join(): where Ctrl-C ends that, some releases of CPython take
+    # the thread for ended.
+    ended = threading.Event()
 
     def work() -> None:
         try:
-            pacer = (
-                Pacer(axis.rate, outlet.stopped)
-                if axis.rate < math.inf
-                else None
-            )
+            paced = axis.rate < math.inf
+            pacer = Pacer(axis.rate, outlet.stopped) if paced else None
             send(_relayed_loads(relay, axis), outlet, pacer, 0.0)
         except BaseException as error:
             failures.append(error)
         finally:
             relay.close()
+            ended.set()
 
     sender = threading.Thread(target=work, name="rawmmsg-send")
-    sender.start()
     time_of = axis.time_of or _no_time
     failed: list[Exception] = []
     try:
+        sender.start()
         try:
             for item in _expand(packets):
                 if not relay.put(_build(item), time_of(item)):
@@ -230,11 +231,12 @@ def _send_as_yielded(
         except Exception as error:
             failed.append(error)
         relay.close()
-        sender.join()
+        ended.wait()
     except BaseException:
-        aborted.set()
+        aborted = True
         relay.close()
-        sender.join()
+        if sender.is_alive():
+            ended.wait()
         raise
     # Out of the list, which else would keep this frame, and so the generator,
     # alive in a cycle.

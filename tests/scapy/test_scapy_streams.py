@@ -140,7 +140,7 @@ def test_ctrl_c_ends_it_while_the_pace_is_waited_for(
     assert main is not None
 
     def interrupt() -> None:
-        receive(receiver, 1)
+        assert receive(receiver, 1) == [numbered(1)]
         signal.pthread_kill(main, signal.SIGINT)
 
     with Call(interrupt):
