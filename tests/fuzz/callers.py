@@ -452,10 +452,11 @@ class Caller(Arguments):
             )
             self.keep_peer(other)
             stack.enter_context(one)
-            one.bind((local, 0))
-            other.connect(one.getsockname())
-            if self.chance(2):
-                one.connect(other.getsockname())
+            with suppress(OSError):  # where loopback is down
+                one.bind((local, 0))
+                other.connect(one.getsockname())
+                if self.chance(2):
+                    one.connect(other.getsockname())
             yield one
         else:
             family, style, protocol = self.random.choice(
