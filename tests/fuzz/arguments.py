@@ -89,6 +89,13 @@ class World:
         self.sockets = [RawSocket(name) for name in self.interfaces]
         for sock in self.sockets:
             sock.settimeout(0.001)
+        self.senders = [
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            for _ in self.interfaces
+        ]
+        """Plain sockets, one an interface."""
+        self.peers: list[socket.socket] = []
+        """Plain sockets, the other ends of adopted ones."""
         self.batches = [PacketBatch(8, 256), PacketBatch(2, 69632)]
         self.views = [memoryview(batch) for batch in self.batches]
         self.buffers = [bytearray(n) for n in (64, 2048, 2048, 10000)]
@@ -103,6 +110,8 @@ class World:
     def end(self) -> None:
         for sock in self.sockets:
             sock.close()
+        for plain in (*self.senders, *self.peers):
+            plain.close()
         self.sockets.clear()
         self.batches.clear()
         self.views.clear()
@@ -261,10 +270,20 @@ class Arguments:
             return self.random.choice(LINKS)
         return self.random.choice(self.world.interfaces)
 
+    def hardware(self) -> Any:
+        if self.chance(4):
+            return self.buffer()
+        return b"\1" + self.random.randbytes(5)
+
     def address(self) -> Any:
         """Of AF_PACKET, or of another family."""
-        if self.chance(2):
+        kind = self.random.randrange(6)
+        if kind == 0:
             return self.random.choice(PEERS)
+        if kind < 3 and self.world.peers:
+            return self.random.choice(tuple(self.world.peers)).getsockname()
+        if kind == 3:
+            return (self.random.choice(self.world.interfaces), 0x88B5)
         hardware = self.random.randbytes(self.random.choice((6, 6, 0, 8, 30)))
         fields = (self.interface(), self.random.choice((0, 3, 0x800, -1)))
         return (*fields, 0, 1, hardware)[: self.random.choice((1, 2, 5, 5))]

@@ -21,7 +21,7 @@ from rawmmsg.testing import veth_pair
 
 SIOCSIFFLAGS: Final = 0x8914
 
-SOCKETS, BATCHES, VIEWS, BUFFERS = 10, 10, 24, 8
+SOCKETS, BATCHES, VIEWS, BUFFERS, PEERS = 10, 10, 24, 8, 6
 """How many of each are kept."""
 
 ALLOWED: Final = (
@@ -50,8 +50,8 @@ SOCKET_CALLS: Final = {
     "attach_filter": ("filter",),
     "detach_filter": (),
     "set_fanout": ("mode", "number?", "flags=number?", "program=filter?"),
-    "add_membership": ("buffer",),
-    "drop_membership": ("buffer",),
+    "add_membership": ("hardware",),
+    "drop_membership": ("hardware",),
     "statistics": (),
     "getsockopt": ("option", "size?"),
     "setsockopt": ("option", "value"),
@@ -85,6 +85,7 @@ BATCH_ATTRIBUTES: Final = ("capacity", "frame_size")
 STEPS: Final = {
     "call_socket": 30,
     "call_batch": 20,
+    "receive": 20,
     "look": 10,
     "write_column": 8,
     "write_frames": 4,
@@ -93,7 +94,7 @@ STEPS: Final = {
     "new_batch": 4,
     "new_socket": 6,
     "adopt": 4,
-    "set_peer": 2,
+    "reach": 8,
     "close": 3,
     "drop": 1,
 }
@@ -228,9 +229,62 @@ class Caller(Arguments):
         if isinstance(made, memoryview):
             self.keep(self.world.views, made, VIEWS)
 
-    def set_peer(self) -> None:
+    def reach(self) -> None:
+        """Calls with addresses, mostly of the socket's own family."""
+        sockets = tuple(self.world.sockets)
+        able = [sock for sock in sockets if sock.ifindex is None]
+        sock = self.random.choice(able or sockets)
+        address = self.address()
+        peers = [p for p in self.world.peers if p.family == sock.family]
+        if sock.family == socket.AF_PACKET and self.chance(2):
+            address = (self.random.choice(self.world.interfaces), 0x88B5)
+            address += (0, 1, self.random.randbytes(6))
+        elif peers and not self.chance(4):
+            with suppress(OSError):  # it may be closed by now
+                address = self.random.choice(peers).getsockname()
+        kind = self.random.randrange(4)
+        if kind == 0:
+            self.call(setattr, sock, "peer", self.maybe_wrong(lambda: address))
+        elif kind == 1:
+            self.call(sock.sendto, self.buffer(), address)
+        elif kind == 2:
+            self.call(sock.sendto, self.payload()[:1400], address)
+        else:
+            packets = [self.payload()[:1400]] * self.random.randrange(4)
+            one = sock.family != socket.AF_PACKET
+            addresses = address if one else [address] * len(packets)
+            self.call(sock.sendmmsg, packets, addresses=addresses)
+
+    def traffic(self) -> None:
+        """Packets for all that may receive."""
+        packet = self.payload()[:1400].ljust(20, b"\0")
+        for sender, name in zip(
+            self.world.senders, self.world.interfaces, strict=True
+        ):
+            with suppress(OSError):
+                sender.sendto(packet, (name, 0))
+        for peer in tuple(self.world.peers):
+            with suppress(OSError):
+                peer.send(packet)
+
+    def receive(self) -> None:
+        """Calls that find something, and a look at what came with it."""
+        self.traffic()
         sock = self.random.choice(tuple(self.world.sockets))
-        self.call(setattr, sock, "peer", self.address())
+        batch = self.batch()
+        kind = self.random.randrange(6)
+        if kind == 0:
+            self.call(sock.recvfrom, 2048)
+        elif kind == 1:
+            self.call(sock.recv_into, bytearray(self.random.choice(SIZES)))
+        elif kind == 2:
+            self.call(sock.recv, self.random.choice(SIZES))
+        elif self.call(sock.recvmmsg_into, batch) is not None:
+            self.call(batch.address, self.random.randrange(3))
+            self.call(getattr, batch, self.random.choice(COLUMNS))
+            if self.chance(2):
+                other = self.random.choice(tuple(self.world.sockets))
+                self.call(other.sendmmsg, batch, addresses=True)
 
     def keep(self, kept: list[Any], one: Any, limit: int) -> None:
         """Adds an object, in the place of another where there are enough."""
@@ -365,7 +419,7 @@ class Caller(Arguments):
                 try:
                     options = self.socket_options()
                     if self.chance(2):
-                        options = {}
+                        options = self.random.choice(({}, {"addresses": True}))
                     sock = self.call(RawSocket, fileno=number, **options)
                     if sock is not None:
                         self.keep_socket(sock)
@@ -379,35 +433,51 @@ class Caller(Arguments):
     def descriptors(self, stack: ExitStack) -> Iterator[Any]:
         """One or two of some kind that may be adopted."""
         kind = self.random.randrange(8)
-        if kind < 2:
-            kinds = (socket.SOCK_DGRAM, socket.SOCK_DGRAM, socket.SOCK_STREAM)
-            pair = socket.socketpair(socket.AF_UNIX, self.random.choice(kinds))
-            yield stack.enter_context(pair[0])
-            yield stack.enter_context(pair[1])
-            return
-        if kind == 2:
+        if kind == 0:
             yield stack.enter_context(open("/dev/null", "rb"))
-            return
-        family, style, protocol = self.random.choice(
-            (
-                (socket.AF_INET, socket.SOCK_DGRAM, 0),
-                (socket.AF_INET6, socket.SOCK_DGRAM, 0),
-                (socket.AF_NETLINK, socket.SOCK_RAW, 0),
-                (socket.AF_PACKET, socket.SOCK_RAW, 0x300),
-                (socket.AF_PACKET, socket.SOCK_DGRAM, 0),
+        elif kind < 4:
+            kinds = (socket.SOCK_DGRAM, socket.SOCK_DGRAM, socket.SOCK_STREAM)
+            one, other = socket.socketpair(
+                socket.AF_UNIX, self.random.choice(kinds)
             )
-        )
-        sock = stack.enter_context(socket.socket(family, style, protocol))
-        with suppress(OSError):
-            if family == socket.AF_PACKET:
-                if self.chance(3):
-                    sock.setsockopt(263, self.random.choice((8, 15, 20)), 1)
-                sock.bind((self.random.choice(self.world.interfaces), 3))
-            elif family in (socket.AF_INET, socket.AF_INET6):
-                local = "127.0.0.1" if family == socket.AF_INET else "::1"
-                sock.bind((local, 0))
-                sock.connect(sock.getsockname()[:2])
-        yield sock
+            other.bind("")  # to a name that the kernel chooses
+            self.keep_peer(other)
+            yield stack.enter_context(one)
+        elif kind < 6:
+            local, family = self.random.choice(
+                (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6))
+            )
+            one, other = (
+                socket.socket(family, socket.SOCK_DGRAM) for _ in range(2)
+            )
+            self.keep_peer(other)
+            stack.enter_context(one)
+            with suppress(OSError):  # where loopback is down
+                one.bind((local, 0))
+                other.connect(one.getsockname())
+                if self.chance(2):
+                    one.connect(other.getsockname())
+            yield one
+        else:
+            family, style, protocol = self.random.choice(
+                (
+                    (socket.AF_NETLINK, socket.SOCK_RAW, 0),
+                    (socket.AF_PACKET, socket.SOCK_RAW, 0x300),
+                    (socket.AF_PACKET, socket.SOCK_DGRAM, 0),
+                )
+            )
+            one = socket.socket(family, style, protocol)
+            stack.enter_context(one)
+            with suppress(OSError):
+                if family == socket.AF_PACKET:
+                    if self.chance(3):
+                        one.setsockopt(263, self.random.choice((8, 15)), 1)
+                    one.bind((self.random.choice(self.world.interfaces), 3))
+            yield one
+
+    def keep_peer(self, peer: socket.socket) -> None:
+        peer.setblocking(False)
+        self.keep(self.world.peers, peer, PEERS)
 
     def close(self) -> None:
         sock = self.random.choice(tuple(self.world.sockets))

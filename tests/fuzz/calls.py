@@ -98,8 +98,11 @@ def run_round(seed: int, seconds: float, ring: Ring) -> str | None:
         deadline = time.monotonic() + seconds
 
         def work(caller: Caller) -> None:
-            while time.monotonic() < deadline and world.failure is None:
-                caller.step()
+            try:
+                while time.monotonic() < deadline and world.failure is None:
+                    caller.step()
+            except BaseException:
+                world.fail(traceback.format_exc())
 
         helpers = [
             threading.Thread(
