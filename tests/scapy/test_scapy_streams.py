@@ -2,8 +2,10 @@
 
 import errno
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from frames import numbered
 from traffic import pending, receive
 
 from rawmmsg import RawSocket
+from rawmmsg.scapy import relay as relay_module
 from rawmmsg.scapy import sending, sendp_batch
 from rawmmsg.scapy.relay import MOST_BYTES, Relay
 from rawmmsg.testing import Veth
@@ -198,3 +201,50 @@ def test_relay_stops_waiting_where_it_is_to_stop() -> None:
     with Call(relay.take) as call:
         stop.set()
         assert call.result() == ([], [])
+
+
+def interrupted(call: Callable[[], object], step: int) -> bool:
+    """Whether KeyboardInterrupt, raised before this step of the interpreter
+    in the call, has come out of it; else the call has fewer steps."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        frame.f_trace_opcodes = True
+        left -= event == "opcode"
+        if event == "opcode" and left == 0:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("waiting", [0, 1], ids=["with room", "full"])
+def test_ctrl_c_between_any_two_steps_leaves_the_relay_in_order(
+    monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    """put() ends, and the sender after it. Where the relay is full, it is
+    interrupted in its first waits, which take no time here."""
+    monkeypatch.setattr(relay_module, "_NAP", 0.0)
+    for step in range(1, 400):
+        relay = Relay(1, lambda: False)
+        for _ in range(waiting):
+            relay.put(b"1", 1.0)
+        if not interrupted(lambda: relay.put(b"2", 2.0), step):  # noqa: B023
+            assert not waiting, "put() does not wait"
+            break
+        with Call(relay.close) as call:
+            call.result()
+        with Call(relay.take) as call:
+            frames, times = call.result()
+        assert len(frames) == len(times) >= waiting
+        assert relay.take() == ([], [])
+    assert step > 20, "put() has not been interrupted"
