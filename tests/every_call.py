@@ -86,6 +86,8 @@ class Scene:
             if result.fileno() == self.lent:
                 result.detach()
             result.close()
+        elif self.lent >= 0 and result == self.lent:
+            return "the descriptor"  # whatever its number
         return result if isinstance(result, int | bytes) else type(result)
 
 

@@ -5,6 +5,7 @@ import asyncio
 import errno
 import itertools
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from typing import Any, Final
 
 import pytest
 from blocking import PACKET, descriptors
-from frames import number_of, numbered
-from traffic import SCALE, WAIT, datagram_pair, pending, tc
+from frames import frame, number_of, numbered
+from traffic import SCALE, WAIT, datagram_pair, ip, pending, tc
 
 from rawmmsg import PacketBatch, RawSocket, aio
 from rawmmsg.testing import Veth
@@ -421,6 +422,22 @@ def test_send_gives_up_on_a_queue_that_stays_full(
     with raises(errno.ENOBUFS) as caught:
         run(aio.send(sock, [BIG] * 20))
     assert packets_sent(caught.value) == sock.statistics().packets_sent > 0
+
+
+def test_send_says_that_the_queue_may_not_be_the_reason(veth: Veth) -> None:
+    """The kernel says the same of a packet that is dropped on its way out."""
+    ip("link", "set", veth.a, "mtu", "9000")
+    packets = [frame(bytes(46)), frame(bytes(3000)), frame(bytes(46))]
+    with RawSocket(veth.a, protocol=0) as sock:
+        sock.setblocking(False)
+        with raises(errno.ENOBUFS) as caught:
+            run(aio.send(sock, packets))
+    assert packets_sent(caught.value) == 1
+    assert re.search(
+        r"packets\[1\], tried \d+ times.* MTU of the far end",
+        str(caught.value),
+    )
+    assert caught.value.filename == veth.a
 
 
 # A socket that could block the loop

@@ -81,7 +81,7 @@ def test_package_imports_nothing_but_what_it_needs() -> None:
     assert loaded <= {
         *("rawmmsg", "rawmmsg._rawmmsg", "rawmmsg._options", "importlib"),
         *("importlib._bootstrap", "importlib._bootstrap_external", "types"),
-        *("warnings", "operator", "_operator"),
+        *("warnings", "operator", "_operator", "__future__"),
     }
 
 
