@@ -44,7 +44,8 @@ SUSPICION: Final = 0.002
 
 LOOK_AHEAD: Final = 4
 """Other frames that are tried then. If none of them passes, the queue is
-full."""
+full. So many frames in a row that have no others to compare them with are
+refused on suspicion."""
 
 # What a frame draws by itself (packet(7)): longer than the MTU allows, shorter
 # than the link header. The next one may pass.
@@ -147,6 +148,9 @@ class Outlet:
         self._load: Load | None = None
         self._refused: set[int] = set()  # frames of the load
         self._refusing = False  # the last frame that was tried was refused
+        # Frames that may still be refused on suspicion; none once the queue
+        # has been seen full.
+        self._suspicions = LOOK_AHEAD
 
     @property
     def frames(self) -> int:
@@ -180,9 +184,11 @@ class Outlet:
             size += sum(lengths[next(taken)] for _ in range(sent - frames))
         self._totals, self._load = (sent, size), None
 
-    def push(self, first: int, last: int) -> None:
+    def push(self, first: int, last: int) -> int:
         """Sends these frames of the load; those that the kernel refuses are
-        skipped. Ends early when stopped."""
+        skipped. Returns the frame to go on with: an earlier one than `last`
+        when stopped, or where only the frames after it can tell whether it is
+        refused."""
         assert self._load is not None
         batch = self._load.batch
         send = self._sock.sendmmsg
@@ -194,49 +200,72 @@ class Outlet:
                 continue  # the device is busy: wait on, as a socket does
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
+                    before = first
                     first = self._wait_or_refuse(first, last, error)
+                    if first == before:
+                        return first
                 elif error.errno in _REFUSALS:
                     self._refuse(first, error)
                     first += 1
                 else:
                     raise
                 continue
-            self._refusing = False
+            self._passed()
             first += taken
             if self._report is not None:
                 self._report(taken)
+        return first
 
     def _wait_or_refuse(self, first: int, last: int, error: OSError) -> int:
         """After ENOBUFS, which is said of a full queue and of a frame that
         something on the way out drops (net/core/dev.c:dev_queue_xmit()).
-        Returns the frame to go on with.
+        Returns the frame to go on with; `first` if it is still open.
 
         A queue that our own frames wait in is full, and tried again. Where
         none of them waits and another frame passes, the first was refused.
         """
+        assert self._load is not None
+        few = last - first <= LOOK_AHEAD
         begin = time.monotonic()
         pause = SHORTEST_PAUSE
         while not self.stopped():
             self.retries += 1
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-            if self._try(first) is None:
-                return first + 1
             waited = time.monotonic() - begin
-            if bytes_queued(self._sock):
-                if waited > PATIENCE:
-                    raise error
-            elif self._refusing or waited > SUSPICION:
+            if self._try(first) is None:
+                if waited > SUSPICION:  # it was full
+                    self._suspicions = 0
+                self._passed()
+                return first + 1
+            ours = bytes_queued(self._sock) > 0
+            if waited > PATIENCE or (
+                not ours and (self._refusing or waited > SUSPICION)
+            ):
                 passed = self._look_ahead(first, last)
                 if passed is not None:
                     return self._refuse_again(first, passed)
-                # Without enough of them, that none of ours waits must do.
-                few = last - first <= LOOK_AHEAD
-                if self._refusing or few or waited > PATIENCE:
+                if waited > PATIENCE:
+                    if ours:
+                        raise error
                     self._refusing = True
-                    self._refuse(first, error)
-                    return first + 1
+                    self._suspicions = LOOK_AHEAD
+                elif few and last < self._load.frames:
+                    return first
+                elif few and self._suspicions:
+                    self._suspicions -= 1
+                elif not self._refusing:
+                    continue
+                self._refuse(first, error)
+                return first + 1
         return first
+
+    def _passed(self) -> None:
+        """The kernel has taken a frame without being asked again, or after
+        it was full. Nothing is suspected any more."""
+        self._refusing = False
+        if self._suspicions:
+            self._suspicions = LOOK_AHEAD
 
     def _look_ahead(self, first: int, last: int) -> int | None:
         """The first of the next frames that the kernel takes."""
@@ -255,6 +284,7 @@ class Outlet:
             error = self._try(i)
             if error is not None:
                 self._refuse(i, error)
+        self._suspicions = LOOK_AHEAD
         return passed + 1
 
     def _try(self, i: int) -> OSError | None:
@@ -292,13 +322,12 @@ def send(
         if pacer is None:
             outlet.push(0, load.frames)
         else:
-            first = 0
-            while first < load.frames and pacer.wait(
-                shift + load.positions[first]
+            first = last = 0
+            while last < load.frames and pacer.wait(
+                shift + load.positions[last]
             ):
-                last = pacer.due(load.positions, first, shift)
-                outlet.push(first, last)
-                first = last
+                last = pacer.due(load.positions, last, shift)
+                first = outlet.push(first, last)
         outlet.settle()
         end = shift + load.positions[-1]
         if outlet.stopped():

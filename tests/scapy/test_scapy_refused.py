@@ -3,13 +3,16 @@ is full. The kernel says ENOBUFS of both."""
 
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterator
+from select import select
 from typing import Any, Final
 
 import pytest
+from blocking import Call, eventually
 from frames import numbered
 from scapy.error import log_runtime
-from traffic import drop_frames_of, ip, receive
+from traffic import drop_frames_of, ip, receive, tc
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import sendp_batch
@@ -19,6 +22,9 @@ DROPPED_SIZE: Final = 700
 MOST_RETRIES: Final = 12
 """For each refused frame: they take some milliseconds. A second of patience is
 more than 200."""
+
+QUEUE: Final = 20  # frames that a tap has room for
+TO_TAP: Final = [numbered(i) for i in range(150)]
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +121,66 @@ def test_100_refused_among_3_000(veth: Veth) -> None:
         result = sendp_batch(frames, veth.a)
         assert receive(receiver, len(passing)) == passing
     assert (result.frames, result.errors) == (2_900, 100)
+
+
+def tx_dropped(interface: str) -> int:
+    """Frames that the interface has dropped on their way out."""
+    with open("/proc/thread-self/net/dev", encoding="ascii") as table:
+        for line in table:
+            name, _, numbers = line.partition(":")
+            if name.strip() == interface:
+                return int(numbers.split()[11])
+    raise AssertionError(f"{interface} is gone")
+
+
+def read_when_full(descriptor: int, name: str) -> list[bytes]:
+    """Reads TO_TAP from a tap, and each time not before the sender has been
+    told often that the tap is full; the frames that all fit in come at once.
+    """
+    frames: list[bytes] = []
+    os.set_blocking(descriptor, False)
+    while len(frames) < len(TO_TAP):
+        often = tx_dropped(name) + 40
+        rest = len(TO_TAP) - len(frames)
+
+        def ready(often: int = often, rest: int = rest) -> bool:
+            fits = rest <= QUEUE and select([descriptor], [], [], 0)[0]
+            return bool(fits) or tx_dropped(name) >= often
+
+        eventually(ready, "the sender does not try a full tap again")
+        try:
+            while True:
+                frame = os.read(descriptor, 2048)
+                frames += [frame] if frame in TO_TAP else []
+        except BlockingIOError:
+            pass
+    return frames
+
+
+@pytest.mark.parametrize(
+    "pace", [{}, {"pps": 50_000}, {"inter": 0.001}], ids=str
+)
+def test_full_tap_is_waited_for(
+    tap: tuple[int, str], pace: dict[str, Any]
+) -> None:
+    """None of the frames in it is counted as waiting, yet each that it has no
+    room for is tried until it has."""
+    descriptor, name = tap
+    ip("link", "set", name, "txqueuelen", str(QUEUE))
+    tc("qdisc", "replace", "dev", name, "root", "noqueue")
+    with Call(read_when_full, descriptor, name) as call:
+        result = sendp_batch(TO_TAP, name, **pace)
+        assert (result.frames, result.errors) == (len(TO_TAP), 0)
+        assert call.result() == TO_TAP
+
+
+def test_queue_that_stays_full_costs_no_frame_after_a_refused_one(
+    veth: Veth,
+) -> None:
+    """tc-tbf(8) at 8 bit/s: frames wait in the queue, which has room."""
+    size = egress_filter(veth)
+    shape = "rate 8bit burst 2000 limit 100000"
+    tc(*f"qdisc add dev {veth.a} root tbf {shape}".split())
+    frames = with_refused(100, {70}, size)
+    result = sendp_batch(frames, veth.a)
+    assert (result.frames, result.errors) == (99, 1)
