@@ -28,7 +28,15 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.plist import PacketList
 from scapy.sendrecv import sendp
-from traffic import SCALE, WAIT, environment, pending, receive, tc
+from traffic import (
+    SCALE,
+    WAIT,
+    environment,
+    pending,
+    receive,
+    tc,
+    until_stamped,
+)
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.scapy import sendp_batch
@@ -307,22 +315,16 @@ def test_pace_goes_on_from_pass_to_pass(pair: Veth) -> None:
 def test_frames_are_spread(pair: Veth) -> None:
     """By the kernel's stamps: not all in one burst."""
     batch = PacketBatch()
-
-    def stamps(count: int) -> list[int]:
-        assert sock.recvmmsg_into(batch) == count
-        assert batch.timestamps_ns is not None
-        return list(batch.timestamps_ns[:count])
-
-    def stamped_on_arrival() -> bool:
-        sendp_batch(numbered(1), pair.a)
-        now = time.time_ns()
-        return stamps(1)[0] < now
-
-    with RawSocket(pair.b, timestamps="software") as sock:
+    with (
+        RawSocket(pair.b, timestamps="software") as sock,
+        RawSocket(pair.a, protocol=0) as sender,
+    ):
+        until_stamped(sender, sock, numbered(1))
         sock.settimeout(WAIT)
-        eventually(stamped_on_arrival, "the kernel does not stamp")
         sendp_batch([numbered(i) for i in range(50)], pair.a, pps=500)
-        times = stamps(50)
+        assert sock.recvmmsg_into(batch) == 50
+        assert batch.timestamps_ns is not None
+        times = list(batch.timestamps_ns[:50])
     assert times[25] - times[0] >= 0.045e9
     assert times[49] - times[0] >= 0.09e9
 

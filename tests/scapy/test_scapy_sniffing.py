@@ -22,7 +22,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import AsyncSniffer, sniff
 from scapykit import A4, B4, TRAFFIC, send, to_peer, wire
-from traffic import WAIT, keep_ethertype
+from traffic import WAIT, keep_ethertype, until_stamped
 
 from rawmmsg import RawSocket, bpf
 from rawmmsg.scapy import (
@@ -426,16 +426,21 @@ def test_time_is_when_the_batch_arrived(veth: Veth) -> None:
 
 
 def test_timestamps_are_the_kernels(veth: Veth) -> None:
-    """Each packet's own, from before it was read."""
-    with RawMmsgL2ListenSocket(iface=veth.a, timestamps=True) as sock:
+    """Each packet's own, from before it was read. Packets that come before the
+    kernel has begun to stamp have the time of their batch."""
+    with (
+        RawSocket(veth.a, timestamps="software") as probe,
+        RawSocket(veth.b, protocol=0) as sender,
+    ):
+        until_stamped(sender, probe, numbered(0))
+        sock = RawMmsgL2ListenSocket(iface=veth.a, timestamps=True)
+    with sock:
         send(veth.b, [numbered(i) for i in range(100)])
         before = time.time()
         found = sniff(opened_socket=sock, count=100, timeout=WAIT)
     times = [float(packet.time) for packet in found]
     assert times == sorted(times)
     assert len(set(times)) > 1
-    # The first packets of a machine that stamps for the first time come
-    # before the switch is on (net/core/dev.c:net_enable_timestamp()).
     assert times[-1] <= time.time()
     assert before - times[-1] < WAIT
 
