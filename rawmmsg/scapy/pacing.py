@@ -292,15 +292,18 @@ class Outlet:
         queue."""
         assert self._load is not None
         self._load.batch.set_count(i + 1)
-        try:
-            self._sock.sendmmsg(self._load.batch, i)
-        except OSError as error:
-            if error.errno not in {
-                errno.ENOBUFS,
-                *_REFUSALS,
-            } and not isinstance(error, TimeoutError):
-                raise
-            return error
+        while True:
+            try:
+                self._sock.sendmmsg(self._load.batch, i)
+            except TimeoutError as error:
+                if self.stopped():
+                    return error
+            except OSError as error:
+                if error.errno not in {errno.ENOBUFS, *_REFUSALS}:
+                    raise
+                return error
+            else:
+                break
         if self._report is not None:
             self._report(1)
         return None
