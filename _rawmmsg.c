@@ -729,7 +729,7 @@ read_network(struct super_frame *f, const unsigned char *frame, size_t *end,
 }
 
 /* SCTP: a CRC32c of the packet (RFC 9260, 6.8), where TCP and UDP have the
-   Internet checksum. The kernel leaves it open like theirs
+   Internet checksum. The kernel leaves it open too
    (net/sctp/output.c:sctp_packet_pack()), but says so in the sk_buff alone
    (csum_not_inet), not in the offload header: the protocol has to tell. In a
    tunnel it is never left open, because tunnels do not have
@@ -3799,7 +3799,8 @@ parse_pair(const char *method, const char *keyword, PyObject *const *args,
 
 /* ---- RawSocket: addresses ------------------------------------------------- */
 
-/* 0, or -1 with ValueError set where addresses have no form in Python. */
+/* 0, or -1 with ValueError set for a family whose addresses are not
+   supported. */
 static int
 refuse_family(RawSocket *s)
 {

@@ -17,7 +17,15 @@ from blocking import eventually
 from bridging import Network, Outcome, Running, bridging, same_frames, take
 from datagrams import UDP, Datagram, add, data
 from frames import numbered
-from traffic import WAIT, drop_frames_of, flood, ip, run_python, tc
+from traffic import (
+    WAIT,
+    drop_frames_of,
+    flood,
+    ip,
+    run_python,
+    tc,
+    tx_dropped,
+)
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -491,25 +499,15 @@ def test_full_tap_without_a_queue_gets_patience(
     ):
         left.sendall(packets)
         same_frames((os.read(number, 2048) for _ in packets), packets)
-        dropped = packets_dropped(name)
+        dropped = tx_dropped(name)
         left.sendall(packets)  # and nobody reads
         eventually(
-            lambda: packets_dropped(name) >= dropped + 100,
+            lambda: tx_dropped(name) >= dropped + 100,
             "the frames do not come",
         )
         ab, _ = ends_well(bridge).ways
     assert ab.sent == 220
     assert set(ab.reasons) == {"queue full"}
-
-
-def packets_dropped(interface: str) -> int:
-    """On their way out, as /proc/net/dev counts them."""
-    with open("/proc/self/net/dev") as file:
-        for line in file:
-            name, _, counters = line.partition(":")
-            if name.strip() == interface:
-                return int(counters.split()[11])
-    return 0
 
 
 def test_memory_does_not_grow(

@@ -224,6 +224,22 @@ def tc(*arguments: str) -> str:
     return run_iproute2("tc", *arguments)
 
 
+def interface_counters(interface: str) -> list[int]:
+    """Its row of /proc/net/dev: eight counters of what it has received (bytes,
+    packets, ...), then eight of what it has sent."""
+    with open("/proc/thread-self/net/dev", encoding="ascii") as table:
+        for line in table:
+            name, _, numbers = line.partition(":")
+            if name.strip() == interface:
+                return [int(number) for number in numbers.split()]
+    raise AssertionError(f"{interface} is gone")
+
+
+def tx_dropped(interface: str) -> int:
+    """Frames that the interface has dropped on their way out."""
+    return interface_counters(interface)[11]
+
+
 def drop_frames_of(interface: str, size: int) -> None:
     """Has tc-bpf(8) drop frames of this size on their way out (TC_ACT_SHOT),
     of which the kernel says ENOBUFS."""

@@ -104,7 +104,8 @@ def sendp_batch(
     skipped, counted in `errors`, and warned of in the end. ENOBUFS is said of
     a full queue and of a frame that something on the way out drops (a far end
     with a smaller MTU, a filter): where others pass, the frame was refused. A
-    full queue is tried again, for up to a second without progress.
+    full queue is tried again, for up to a second without progress. A frame
+    that is tried to tell the two apart can overtake the up to four before it.
 
     Raises OSError by errno (ENODEV, EPERM; ENETDOWN when the link goes down)
     with `packets_sent`; whatever `packets` raises, when all that it gave

@@ -32,6 +32,7 @@ from traffic import (
     SCALE,
     WAIT,
     environment,
+    interface_counters,
     pending,
     receive,
     tc,
@@ -60,13 +61,8 @@ def at(seconds: float, packet: Packet) -> Packet:
 
 def arrived(interface: str) -> tuple[int, int]:
     """Frames and bytes that the interface has received, by its own count."""
-    with open("/proc/thread-self/net/dev", encoding="ascii") as table:
-        for line in table:
-            name, _, numbers = line.partition(":")
-            if name.strip() == interface:
-                size, frames = numbers.split()[:2]
-                return int(frames), int(size)
-    raise AssertionError(f"{interface} is gone")
+    size, frames, *_ = interface_counters(interface)
+    return frames, size
 
 
 @contextmanager
