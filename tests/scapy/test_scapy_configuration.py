@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from frames import number_of, numbered
 from scapy.arch.linux import L2ListenSocket, L2Socket, L3PacketSocket
 from scapy.config import conf
 from scapy.interfaces import resolve_iface
 from scapy.sendrecv import sniff
-from scapykit import reload_network, send
-from traffic import WAIT, missing
+from support.frames import number_of, numbered
+from support.scapykit import reload_network, send
+from support.traffic import WAIT, missing
 
 from rawmmsg.scapy import (
     RawMmsgL2ListenSocket,

@@ -5,14 +5,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from frames import LOCAL_EXPERIMENTAL, frame
 from scapy.config import conf
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import sendp
 from scapy.sessions import IPSession, TCPSession
-from scapykit import (
+from support.frames import LOCAL_EXPERIMENTAL, frame
+from support.scapykit import (
     A4,
     A6,
     B4,
@@ -27,7 +27,7 @@ from scapykit import (
     until_end,
     wire,
 )
-from traffic import receive
+from support.traffic import receive
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.scapy import BatchSession, RawMmsgL2Socket, RawSniffer

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from blocking import eventually
-from frames import frame
 from scapy.ansmachine import AnsweringMachine
 from scapy.arch.linux import L3PacketSocket
 from scapy.automaton import ATMT, Automaton
@@ -28,7 +26,9 @@ from scapy.sendrecv import (
     srp1,
     srploop,
 )
-from scapykit import (
+from support.calls import eventually
+from support.frames import frame
+from support.scapykit import (
     A4,
     B4,
     HOST,
@@ -38,8 +38,8 @@ from scapykit import (
     to_peer,
     wire,
 )
-from scapykit import send as send_frames
-from traffic import WAIT, ip, receive
+from support.scapykit import send as send_frames
+from support.traffic import WAIT, ip, receive
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import (

@@ -16,14 +16,14 @@ from typing import Any, Final
 
 import pytest
 import trio
-from blocking import Call, descriptors, eventually, handler
-from frames import number_of, numbered
 from scapy.config import conf
 from scapy.layers.inet import ICMP, IP
 from scapy.sendrecv import sniff
-from scapykit import B4, TRAFFIC, addressed, send
+from support.calls import Call, descriptors, eventually, handler
+from support.frames import number_of, numbered
+from support.scapykit import B4, TRAFFIC, addressed, send
+from support.traffic import WAIT
 from test_fork import in_child
-from traffic import WAIT
 from trio.testing import wait_all_tasks_blocked
 
 from rawmmsg.scapy import (

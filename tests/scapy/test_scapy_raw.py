@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 
 import pytest
-from blocking import Call, descriptors, handler
-from frames import number_of, numbered
 from scapy.arch.linux import L2ListenSocket
 from scapy.layers.inet import IP
 from scapy.sendrecv import sniff
-from scapykit import TRAFFIC, addressed, send, tunnel, wire
-from traffic import WAIT, ip
+from support.calls import Call, descriptors, handler
+from support.frames import number_of, numbered
+from support.scapykit import TRAFFIC, addressed, send, tunnel, wire
+from support.traffic import WAIT, ip
 
 from rawmmsg.scapy import (
     FilterError,

@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from blocking import Call, descriptors
-from frames import frame, number_of, numbered
 from scapy.automaton import ObjectPipe
 from scapy.config import conf
 from scapy.error import Scapy_Exception
@@ -21,8 +19,10 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import AsyncSniffer, sniff
-from scapykit import A4, B4, TRAFFIC, send, to_peer, wire
-from traffic import WAIT, keep_ethertype, until_stamped
+from support.calls import Call, descriptors
+from support.frames import frame, number_of, numbered
+from support.scapykit import A4, B4, TRAFFIC, send, to_peer, wire
+from support.traffic import WAIT, keep_ethertype, until_stamped
 
 from rawmmsg import RawSocket, bpf
 from rawmmsg.scapy import (
