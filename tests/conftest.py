@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from traffic import tun_device
+from support.traffic import tun_device
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth, veth_pair

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from arguments import HEADERS, SIZES, Arguments, Disturbance, World
-from datagrams import ACK, TCP, UDP, Datagram, add
+from support.datagrams import ACK, TCP, UDP, Datagram, add
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import veth_pair

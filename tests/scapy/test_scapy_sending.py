@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
-from blocking import Call, descriptors, eventually
-from frames import numbered
 from scapy.config import conf
 from scapy.error import log_runtime
 from scapy.interfaces import resolve_iface
@@ -28,7 +26,9 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.plist import PacketList
 from scapy.sendrecv import sendp
-from traffic import (
+from support.calls import Call, descriptors, eventually
+from support.frames import numbered
+from support.traffic import (
     SCALE,
     WAIT,
     environment,
