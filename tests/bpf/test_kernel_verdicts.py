@@ -1,5 +1,5 @@
 """The kernel takes every program, and its verdict is the one that
-``Program.matches`` foretells.
+``Program.accept_length`` foretells.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def check(
         [compare.instructions_of(program)], starts, limit=LIMIT
     )
     for packet in (*starts[::7], *whole, *(piece for piece, _ in cut)):
-        accepted = program.matches(packet)
+        accepted = program.accept_length(packet)
         delivered = filtered.delivered(packet)
         foretold = packet[:accepted] if accepted else None
         assert delivered == foretold, (
-            f"the kernel's verdict is that of matches() for {what}: it "
+            f"the kernel's verdict is that of accept_length() for {what}: it "
             f"accepts {accepted} bytes of {packet.hex()}, the kernel "
             f"delivered {delivered if delivered is None else len(delivered)}"
         )
@@ -109,7 +109,7 @@ def test_a_short_snaplen_cuts_the_packet(filtered: kernel.Filtered) -> None:
     program = bpf.compile("ip", snaplen=40)
     packet = packets.ethernet_frames()["ip-tcp-http"]
     filtered.attach(program)
-    assert program.matches(packet) == 40, (
+    assert program.accept_length(packet) == 40, (
         "an accepted packet is accepted up to the snap length"
     )
     assert filtered.delivered(packet) == packet[:40], (
@@ -124,7 +124,7 @@ def test_division_by_zero_in_a_register_rejects(
         program = bpf.compile(f"ip[8] {operator} ip[1] = 0 or tcp", live=False)
         packet = packets.ethernet_frames()["ip-tcp-http"]
         filtered.attach(program)
-        assert program.matches(packet) == 0, (
+        assert program.accept_length(packet) == 0, (
             f"{operator} by a field that is zero rejects the packet"
         )
         assert filtered.delivered(packet) is None, (
@@ -203,7 +203,8 @@ def test_what_the_kernel_takes_is_a_program(
 ) -> None:
     packet = packets.ethernet_frames()["ip-tcp-http"]
     filtered.attach(assemble(*instructions))
-    accepted = bpf.Program.from_instructions(instructions).matches(packet)
+    program = bpf.Program.from_instructions(instructions)
+    accepted = program.accept_length(packet)
     assert filtered.delivered(packet) == packet[:accepted], (
         "a program that the kernel takes is one for Program, too"
     )

@@ -62,7 +62,7 @@ def test_an_empty_expression_accepts_everything() -> None:
         'compile("") is one instruction that accepts'
     )
     for name, frame in packets.ethernet_frames().items():
-        assert program.matches(frame) == 262144, (
+        assert program.accept_length(frame) == 262144, (
             f"the empty expression accepts {name}"
         )
 
@@ -210,9 +210,12 @@ def test_the_wire_length_is_what_len_means() -> None:
 @pytest.mark.parametrize("snaplen", [1, 96, 65535, 262144])
 def test_the_snaplen_is_the_verdict(snaplen: int) -> None:
     frame = packets.ethernet_frames()["ip-tcp-http"]
-    assert bpf.compile("tcp", snaplen=snaplen).matches(frame) == snaplen, (
-        "an accepted packet is accepted to snaplen"
+    program = bpf.compile("tcp", snaplen=snaplen)
+    assert program.accept_length(frame) == snaplen, (
+        "an accepted packet is accepted up to snaplen bytes"
     )
+    assert program.matches(frame) is True, "matches() says whether, not how"
+    assert program.matches(b"") is False, "matches() says whether, not how"
 
 
 @pytest.mark.parametrize("snaplen", [0, -1, 1 << 32])

@@ -11,7 +11,7 @@ from rawmmsg import bpf
 from . import BY_HAND, machine, mutations, packets
 from .leftovers import reads_leftovers
 from .machine import Instruction, Instructions
-from .oracle import SNAPLEN, Answer, Refused
+from .oracle import ETHERNET, SNAPLEN, Answer, Pair, Refused
 
 Feed = list[tuple[bytes, int]]
 
@@ -188,6 +188,25 @@ def differences(
                 continue
         verdicts = [side.says(packet, length) for side in sides]
         yield Difference(expression, link_type, packet, length, *verdicts)
+
+
+def optimiser_changes(answer: Pair) -> bool:
+    """Whether libpcap's two programs disagree about an Ethernet frame.
+
+    Its optimiser drops loads, and divisions, whose value decides nothing.
+    The optimised program then accepts more packets that are cut short.
+    """
+    if answer.optimised is None:
+        return True
+    programs = [answer.optimised, answer.unoptimised]
+    starts = _starts(ETHERNET)
+    whole, _ = mutations.explore(programs, starts, limit=400)
+    return any(
+        machine.run(programs[0], packet[:end], len(packet))[0]
+        != machine.run(programs[1], packet[:end], len(packet))[0]
+        for packet in (*starts, *whole)
+        for end in range(len(packet) + 1)
+    )
 
 
 def _agree_on_whole_packets(one: Side, other: Side, fed: Feed) -> bool:
