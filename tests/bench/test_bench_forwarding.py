@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 import pytest
+from support.child import tool
 from support.datagrams import AD, UDP, Datagram, Q, add, columns, data
-from support.frames import number_of, numbered
-from support.traffic import SCALE, pending, receive, tool
+from support.frames import number_of, numbered, pending, receive
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
 
-COUNT = 50 * SCALE
+COUNT = 50
 
 FORWARDERS: dict[str, Callable[[Any], Any]] = {
     "C": lambda forwarders: forwarders.in_c(vnet_hdr=True, auxdata=True),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.traffic import tool
+from support.child import tool
 
 from rawmmsg import RawSocket
 

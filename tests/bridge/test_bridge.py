@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from support import WAIT
 from support.bridging import (
     COMMAND,
     Network,
@@ -22,9 +23,10 @@ from support.bridging import (
     until_passing,
 )
 from support.calls import eventually
+from support.child import environment
 from support.datagrams import TAGS, UDP, Datagram, add, columns, data
-from support.frames import LOCAL_EXPERIMENTAL, frame, numbered
-from support.traffic import WAIT, environment, ip, pending
+from support.frames import LOCAL_EXPERIMENTAL, frame, numbered, pending
+from support.linux import ip
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth

@@ -12,7 +12,7 @@ import pytest
 from support.bridging import Network, Running, bridging, same_frames, take
 from support.datagrams import Datagram, add, data
 from support.frames import numbered
-from support.traffic import ip, tc
+from support.linux import ip, tc
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.bridge.directions import Direction

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import WAIT
 from support.bridging import (
     Running,
     bridging,
@@ -27,7 +28,6 @@ from support.datagrams import (
     send_open,
 )
 from support.hosts import Host, host
-from support.traffic import WAIT
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth

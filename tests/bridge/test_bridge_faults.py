@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
+from support import WAIT
 from support.bridging import (
     Network,
     Outcome,
@@ -22,17 +23,10 @@ from support.bridging import (
     take,
 )
 from support.calls import eventually
+from support.child import run_python
 from support.datagrams import UDP, Datagram, add, data
-from support.frames import numbered
-from support.traffic import (
-    WAIT,
-    drop_frames_of,
-    flood,
-    ip,
-    run_python,
-    tc,
-    tx_dropped,
-)
+from support.frames import flood, numbered
+from support.linux import drop_frames_of, ip, tc, tx_dropped
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -47,7 +41,6 @@ NO_HEADER = bytes(10)
 
 ROUNDS = 50
 
-FLAP_SECONDS = float(os.environ.get("RAWMMSG_FLAP_SECONDS", "2"))
 """How long links go up and down, every 100 ms; 10 by hand."""
 
 FLOOD = [numbered(i, 200) for i in range(64)]
@@ -152,14 +145,15 @@ def test_frame_that_cannot_be_received_costs_the_other_way_nothing(
 # Links that go down
 
 
-@pytest.mark.timeout(120 + FLAP_SECONDS)
 @pytest.mark.parametrize("end", ["near", "far"])
-def test_flapping_link_is_survived(network: Network, end: str) -> None:
+def test_flapping_link_is_survived(
+    network: Network, end: str, flap_seconds: float
+) -> None:
     """Under load from both sides; the near end is the bridge's own."""
     name = network.right.b if end == "near" else network.right.a
     with bridging(*network.ports) as bridge:
         with flood(network.left.a, FLOOD):
-            until = time.monotonic() + FLAP_SECONDS
+            until = time.monotonic() + flap_seconds
             while time.monotonic() < until:
                 ip("link", "set", name, "down")
                 time.sleep(0.1)

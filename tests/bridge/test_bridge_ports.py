@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support import WAIT
 from support.bridging import (
     COMMAND,
     Running,
@@ -26,10 +27,11 @@ from support.bridging import (
     until_passing,
 )
 from support.calls import eventually
+from support.child import environment
 from support.datagrams import UDP, Datagram, Q, add, data
 from support.frames import frame, numbered
 from support.hosts import host
-from support.traffic import WAIT, environment, ip
+from support.linux import ip
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
 from rawmmsg.bridge.filters import behind_udp_header

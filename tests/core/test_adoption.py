@@ -13,16 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.frames import frame
-from support.traffic import (
-    ETH_P_ALL,
-    WAIT,
-    accept,
-    datagram_pair,
-    keep_ethertype,
-    pending,
-    receive,
-)
+from support import WAIT
+from support.frames import datagram_pair, frame, pending, receive
+from support.linux import ETH_P_ALL
+from support.programs import accept, keep_ethertype
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.frames import frame
-from support.traffic import accept, datagram_pair, run_python
+from support.child import run_python
+from support.frames import datagram_pair, frame
+from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket, Statistics
 from rawmmsg.testing import Veth

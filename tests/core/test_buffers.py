@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy
 import pytest
-from support.frames import numbered
-from support.traffic import WAIT, datagram_pair
+from support import WAIT
+from support.frames import datagram_pair, numbered
 
 from rawmmsg import TRUNCATED, PacketBatch, RawSocket
 from rawmmsg.testing import Veth

@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from support.frames import frame
-from support.traffic import (
-    WAIT,
+from support import WAIT
+from support.frames import (
     datagram_pair,
-    ethtool,
-    ip,
+    frame,
     pending,
     receive,
     until_stamped,
 )
+from support.linux import ETHTOOL_SGRO, ETHTOOL_STSO, ethtool, ip
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
@@ -32,14 +31,12 @@ from rawmmsg import (
 )
 from rawmmsg.testing import Veth
 
-# <asm-generic/socket.h>, <linux/net_tstamp.h>, <linux/ethtool.h>
+# <asm-generic/socket.h>, <linux/net_tstamp.h>
 SO_TIMESTAMPNS = 35
 SO_TIMESTAMPING = 37
 SO_RXQ_OVFL = 40
 SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
 SOF_TIMESTAMPING_SOFTWARE = 1 << 4
-ETHTOOL_STSO = 0x1F
-ETHTOOL_SGRO = 0x2C
 
 ADDRESS_A = "192.0.2.1"
 ADDRESS_B = "192.0.2.2"

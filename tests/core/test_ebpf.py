@@ -14,8 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.frames import HEADER_SIZE, frame
-from support.traffic import pending, receive
+from support.frames import HEADER_SIZE, frame, pending, receive
 
 from rawmmsg import RawSocket
 from rawmmsg.fanout import open_group

@@ -7,8 +7,8 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from support.frames import number_of, numbered
-from support.traffic import RET, pending, program, receive
+from support.frames import number_of, numbered, pending, receive
+from support.programs import RET, program
 
 from rawmmsg import FANOUT_DEFRAG, FANOUT_ROLLOVER, RawSocket
 from rawmmsg.fanout import open_group

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from support import WAIT
 from support.calls import (
     Call,
     descriptors,
@@ -22,13 +23,11 @@ from support.calls import (
     interrupt_main_thread,
     when_main_thread_waits,
 )
-from support.frames import frame
-from support.traffic import WAIT, accept, datagram_pair, pending
+from support.frames import PACKET, datagram_pair, pending
+from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
-
-PACKET = frame(bytes(46))
 
 
 def fork() -> int:

@@ -13,16 +13,11 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 import pytest
+from support import WAIT
 from support.calls import Call
-from support.frames import frame
-from support.traffic import (
-    WAIT,
-    accept,
-    keep_ethertype,
-    pending,
-    receive,
-    tun_device,
-)
+from support.frames import frame, pending, receive
+from support.linux import tun_device
+from support.programs import accept, keep_ethertype
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth

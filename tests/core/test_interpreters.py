@@ -8,14 +8,15 @@ import socket
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.frames import numbered
-from support.traffic import SCALE, WAIT, datagram_pair, run_python
+from support import WAIT
+from support.child import run_python
+from support.frames import datagram_pair, numbered
 
 import rawmmsg
 from rawmmsg import PacketBatch, RawSocket
@@ -188,9 +189,11 @@ def test_interpreter_ends_with_objects_alive(own_gil: bool) -> None:
 
 
 @both
-def test_interpreters_transfer_at_the_same_time(own_gil: bool) -> None:
+def test_interpreters_transfer_at_the_same_time(
+    own_gil: bool, scaled: Callable[[int], int]
+) -> None:
     """Each in a thread of its own; what is shared would be torn."""
-    rounds = 300 * SCALE
+    rounds = scaled(300)
     failures: list[BaseException] = []
 
     def work() -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.traffic import accept, datagram_pair
+from support.frames import datagram_pair
+from support.programs import accept
 
 import rawmmsg
 from rawmmsg import PacketBatch, RawSocket

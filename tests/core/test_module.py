@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
-from support.traffic import run_python, tool
+from support.child import run_python, tool
 
 import rawmmsg
 from rawmmsg import _rawmmsg

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support import WAIT
 from support.datagrams import (
     ACK,
     CWR,
@@ -26,8 +27,7 @@ from support.datagrams import (
     data,
     write_header,
 )
-from support.frames import frame, number_of, numbered
-from support.traffic import WAIT, datagram_pair
+from support.frames import datagram_pair, frame, number_of, numbered
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,

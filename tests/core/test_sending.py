@@ -13,9 +13,18 @@ from typing import Any, Final, TypeAlias
 
 import numpy
 import pytest
+from support import WAIT
 from support.calls import Call, eventually
-from support.frames import HEADER_SIZE, frame, number_of, numbered
-from support.traffic import WAIT, datagram_pair, pending, receive, tc
+from support.frames import (
+    HEADER_SIZE,
+    datagram_pair,
+    frame,
+    number_of,
+    numbered,
+    pending,
+    receive,
+)
+from support.linux import tc
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair

@@ -16,21 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.frames import frame
-from support.traffic import (
-    ETH_P_ALL,
-    SCALE,
-    WAIT,
-    accept,
-    environment,
-    flood,
-    ip,
-    keep_ethertype,
-    pending,
-    receive,
-    run_python,
-    tool,
-)
+from support import WAIT
+from support.child import environment, run_python, tool
+from support.frames import flood, frame, pending, receive
+from support.linux import ETH_P_ALL, ip
+from support.programs import accept, keep_ethertype
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -147,7 +137,7 @@ def test_kernel_queues_packets_of_other_interfaces_until_bind(
 
 
 def test_no_packet_of_another_interface_ever_appears(
-    veth: Veth, veth_factory: Callable[[], Veth]
+    veth: Veth, veth_factory: Callable[[], Veth], scaled: Callable[[int], int]
 ) -> None:
     other = veth_factory()
     wanted = frame(b"wanted")
@@ -155,7 +145,7 @@ def test_no_packet_of_another_interface_ever_appears(
         RawSocket(veth.a, protocol=0) as sender,
         flood(other.a, [frame(b"unwanted", ethertype=UNWANTED)]),
     ):
-        for _ in range(100 * SCALE):
+        for _ in range(scaled(100)):
             with RawSocket(veth.b) as sock:
                 sender.send(wanted)
                 assert receive(sock, 1) == [wanted], (
@@ -165,7 +155,9 @@ def test_no_packet_of_another_interface_ever_appears(
                 assert pending(sock) == []
 
 
-def test_no_packet_that_the_filter_rejects_ever_appears(veth: Veth) -> None:
+def test_no_packet_that_the_filter_rejects_ever_appears(
+    veth: Veth, scaled: Callable[[int], int]
+) -> None:
     wanted = frame(b"wanted")
     unwanted = frame(b"unwanted", ethertype=UNWANTED)
     only_wanted = keep_ethertype(WANTED)
@@ -175,7 +167,7 @@ def test_no_packet_that_the_filter_rejects_ever_appears(veth: Veth) -> None:
     ):
         with RawSocket(veth.b) as sock:
             assert receive(sock, 1)[0] == unwanted, "the flood is not there"
-        for _ in range(100 * SCALE):
+        for _ in range(scaled(100)):
             with RawSocket(veth.b, filter=only_wanted) as sock:
                 sender.send(wanted)
                 assert receive(sock, 1) == [wanted], (
@@ -184,9 +176,11 @@ def test_no_packet_that_the_filter_rejects_ever_appears(veth: Veth) -> None:
                 assert pending(sock) == []
 
 
-def test_listens_when_the_constructor_returns(pair: Veth) -> None:
+def test_listens_when_the_constructor_returns(
+    pair: Veth, scaled: Callable[[int], int]
+) -> None:
     with RawSocket(pair.a, protocol=0) as sender:
-        for number in range(20 * SCALE):
+        for number in range(scaled(20)):
             packet = frame(b"%d" % number)
             with RawSocket(pair.b) as sock:
                 sender.send(packet)

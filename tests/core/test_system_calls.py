@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.traffic import run_python, tool
+from support.child import run_python, tool
 
 from rawmmsg.testing import Veth
 

@@ -15,16 +15,16 @@ from typing import Any, Final
 import numpy
 import pytest
 from numpy.lib.stride_tricks import as_strided
+from support import WAIT
 from support.calls import (
-    PACKET,
     RECEIVING,
     SENDING,
     Call,
     descriptors,
     eventually,
 )
-from support.frames import number_of, numbered
-from support.traffic import SCALE, WAIT, accept, datagram_pair, flood
+from support.frames import PACKET, datagram_pair, flood, number_of, numbered
+from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -69,12 +69,12 @@ def assert_closed_under(call: Call) -> None:
 
 @pytest.mark.parametrize("method", [*RECEIVING, *SENDING])
 def test_close_wakes_a_call_that_waits(
-    method: str, busy_threads: None
+    method: str, busy_threads: None, scaled: Callable[[int], int]
 ) -> None:
     """Also one that is just about to wait: half of the rounds do not look."""
     before = descriptors()
     rounds = 1_000 if method in ("recvmmsg_into", "sendall") else 200
-    for number in range(rounds * SCALE):
+    for number in range(scaled(rounds)):
         peer, sock = datagram_pair()
         with peer, sock:
             if method in SENDING:
@@ -89,13 +89,13 @@ def test_close_wakes_a_call_that_waits(
 
 @pytest.mark.parametrize("method", RECEIVING)
 def test_close_wakes_a_receive_on_an_interface_at_once(
-    veth: Veth, method: str
+    veth: Veth, method: str, scaled: Callable[[int], int]
 ) -> None:
     """Not at the end of the second after which the interface is looked at."""
     before = descriptors()
     waited = []
     # Closing a packet socket waits for the network's readers: 10 ms or more.
-    for _ in range(25 * SCALE):
+    for _ in range(scaled(25)):
         with RawSocket(veth.b) as sock:
             call = Call(RECEIVING[method], sock)
             call.until_blocked()
@@ -192,12 +192,14 @@ def test_kernels_close_wakes_nothing_and_even_delivers(veth: Veth) -> None:
         assert call.result() == PACKET
 
 
-def test_close_by_many_threads_closes_once() -> None:
+def test_close_by_many_threads_closes_once(
+    scaled: Callable[[int], int],
+) -> None:
     """A second close of the same number would hit what another thread has
     just opened under it."""
     before = descriptors()
     threads = 8
-    for number in range(50 * SCALE):
+    for number in range(scaled(50)):
         peer, sock = datagram_pair()
         barrier = threading.Barrier(threads)
 
@@ -219,9 +221,11 @@ def test_close_by_many_threads_closes_once() -> None:
     assert descriptors() == before, "descriptors leak"
 
 
-def test_close_and_detach_at_once_give_the_descriptor_to_one() -> None:
+def test_close_and_detach_at_once_give_the_descriptor_to_one(
+    scaled: Callable[[int], int],
+) -> None:
     before = descriptors()
-    for _ in range(200 * SCALE):
+    for _ in range(scaled(200)):
         peer, sock = datagram_pair()
         barrier = threading.Barrier(2)
 
@@ -527,7 +531,7 @@ def test_two_threads_receive_into_one_batch_without_corruption(
 
 
 def test_indexing_while_another_thread_receives(
-    veth: Veth, busy_threads: None
+    veth: Veth, busy_threads: None, scaled: Callable[[int], int]
 ) -> None:
     """A view of a whole frame, or an error: never memory beyond it."""
     sizes = {64, 65, 100, 200}
@@ -536,7 +540,7 @@ def test_indexing_while_another_thread_receives(
 
     def receive(sock: RawSocket) -> None:
         try:
-            for _ in range(1_000 * SCALE):
+            for _ in range(scaled(1_000)):
                 sock.recvmmsg_into(batch)
         finally:
             done.set()
@@ -626,7 +630,7 @@ def outcomes(function: Callable[[], Any]) -> Iterator[Any]:
     has done both."""
     deadline = time.monotonic() + WAIT
     taken = refused = 0
-    while taken + refused < 20_000 * SCALE or 0 in (taken, refused):
+    while taken + refused < 20_000 or 0 in (taken, refused):
         assert time.monotonic() < deadline, "the length does not change"
         try:
             result = function()
@@ -677,7 +681,7 @@ def test_length_written_during_send_never_reaches_beyond_the_frame(
 
 
 def test_list_changed_by_another_thread_during_send(
-    veth: Veth, busy_threads: None
+    veth: Veth, busy_threads: None, scaled: Callable[[int], int]
 ) -> None:
     """Each packet sent was in the list; a list that became too short is an
     IndexError."""
@@ -708,7 +712,7 @@ def test_list_changed_by_another_thread_during_send(
         deadline = time.monotonic() + WAIT
         with Call(change) as changer:
             try:
-                while turns < 500 * SCALE or changes < 500 or received == 0:
+                while turns < scaled(500) or changes < 500 or received == 0:
                     assert time.monotonic() < deadline, (
                         "the threads do not mix"
                     )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
+from support import WAIT
 from support import calls as blocking
 from support.calls import (
-    PACKET,
     RECEIVING,
     Call,
     descriptors,
@@ -24,7 +24,7 @@ from support.calls import (
     waits,
     when_main_thread_waits,
 )
-from support.traffic import WAIT, datagram_pair
+from support.frames import PACKET, datagram_pair
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth

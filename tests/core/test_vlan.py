@@ -6,8 +6,9 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from support.frames import frame
-from support.traffic import WAIT, accept, keep_ethertype, receive
+from support import WAIT
+from support.frames import frame, receive
+from support.programs import accept, keep_ethertype
 
 from rawmmsg import TRUNCATED, VLAN_RESTORED, PacketBatch, RawSocket
 from rawmmsg.testing import Veth

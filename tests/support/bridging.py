@@ -12,10 +12,11 @@ from typing import Self
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
+from support import WAIT
 from support.calls import eventually
+from support.child import environment
 from support.datagrams import TAGS, UDP, Datagram, add, data
-from support.frames import numbered
-from support.traffic import WAIT, environment, pending
+from support.frames import numbered, pending
 
 COMMAND = (sys.executable, "-m", "rawmmsg", "bridge")
 

@@ -12,10 +12,8 @@ from types import FrameType
 from typing import Any, Final, Self
 
 from rawmmsg import PacketBatch, RawSocket
-from support.frames import frame
-from support.traffic import WAIT
-
-PACKET: Final = frame(bytes(46))
+from support import WAIT
+from support.frames import PACKET
 
 # Every method that waits, by what it waits for.
 RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {

@@ -13,11 +13,11 @@ from typing import Any, Final, TypeAlias
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
+from support import WAIT
 from support.datagrams import Datagram, add
-from support.frames import LOCAL_EXPERIMENTAL, frame
-from support.traffic import WAIT, accept, keep_ethertype
+from support.frames import LOCAL_EXPERIMENTAL, PACKET
+from support.programs import accept, keep_ethertype
 
-PACKET: Final = frame(bytes(46))
 PROGRAM: Final = accept()
 RCVBUF: Final = (socket.SOL_SOCKET, socket.SO_RCVBUF)
 GROUP: Final = bytes.fromhex("01005e000001")

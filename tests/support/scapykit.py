@@ -26,8 +26,9 @@ from scapy.supersocket import SuperSocket
 from rawmmsg import RawSocket
 from rawmmsg.scapy import RawMmsgL2ListenSocket, RawMmsgL2Socket
 from rawmmsg.testing import Veth
+from support import WAIT
 from support.frames import frame
-from support.traffic import WAIT, ip, tun_device
+from support.linux import ip, tun_device
 
 conf.verb = 0
 
