@@ -7,11 +7,9 @@ import os
 import socket
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 from support import WAIT
@@ -23,52 +21,12 @@ from support.calls import (
     interrupt_main_thread,
     when_main_thread_waits,
 )
+from support.child import Child, end_child, fork, in_child
 from support.frames import PACKET, datagram_pair, pending
 from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
-
-
-def fork() -> int:
-    with warnings.catch_warnings():
-        # Python 3.12 and later warn of a fork beside threads; the children
-        # here take no lock.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
-
-
-class Child:
-    """A function in a forked child."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._reader, writer = os.pipe()
-        self.pid = fork()
-        if self.pid == 0:
-            end_child(function, writer)
-        os.close(writer)
-
-    def join(self) -> None:
-        """Awaits its end and raises what failed there."""
-        with open(self._reader, encoding="utf-8") as pipe:
-            report = pipe.read()
-        _, status = os.waitpid(self.pid, 0)
-        assert not report, f"in the child:\n{report}"
-        assert status == 0, f"the child ended with status {status}"
-
-
-def end_child(function: Callable[[], Any], writer: int) -> None:
-    """Runs the function and ends the process, telling what it raised."""
-    try:
-        function()
-    except BaseException:
-        os.write(writer, traceback.format_exc().encode())
-    finally:
-        os._exit(0)
-
-
-def in_child(function: Callable[[], Any]) -> None:
-    Child(function).join()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_system_calls import between, trace
+from support.system_calls import between, trace
 
 from rawmmsg.testing import Veth
 

@@ -1,5 +1,5 @@
-"""Child processes: programs that the tests run, and Python code run in an
-interpreter of its own."""
+"""Child processes: programs that the tests run, Python code in an interpreter
+of its own, and functions in a forked child."""
 
 import errno
 import os
@@ -7,8 +7,11 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import rawmmsg
 
@@ -62,3 +65,44 @@ def run_python(code: str, *prefix: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def fork() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of a fork beside threads; the children
+        # here take no lock.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+class Child:
+    """A function in a forked child."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._reader, writer = os.pipe()
+        self.pid = fork()
+        if self.pid == 0:
+            end_child(function, writer)
+        os.close(writer)
+
+    def join(self) -> None:
+        """Awaits its end and raises what failed there."""
+        with open(self._reader, encoding="utf-8") as pipe:
+            report = pipe.read()
+        _, status = os.waitpid(self.pid, 0)
+        assert not report, f"in the child:\n{report}"
+        assert status == 0, f"the child ended with status {status}"
+
+
+def end_child(function: Callable[[], Any], writer: int) -> None:
+    """Runs the function and ends the process, telling what it raised."""
+    try:
+        function()
+    except BaseException:
+        os.write(writer, traceback.format_exc().encode())
+    finally:
+        os._exit(0)
+
+
+def in_child(function: Callable[[], Any]) -> None:
+    Child(function).join()
