@@ -29,7 +29,7 @@ from support.scapykit import (
 )
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
-from rawmmsg.scapy import BatchSession, RawMmsgL2Socket, RawSniffer
+from rawmmsg.scapy import BatchSession, L2RawMmsgSocket, RawSniffer
 from rawmmsg.testing import Veth, veth_pair
 
 LAST = frame(END.ljust(46, b"\0"))
@@ -182,7 +182,7 @@ def test_a_tunnel_is_sent_to() -> None:
     packet = IP(src=A4, dst=B4) / UDP() / Raw(b"out")
     with (
         tunnel() as (name, descriptor),
-        RawMmsgL2Socket(iface=name) as sock,
+        L2RawMmsgSocket(iface=name) as sock,
     ):
         sock.send(packet)
         assert os.read(descriptor, 2048) == bytes(packet)

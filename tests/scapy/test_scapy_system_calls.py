@@ -12,7 +12,7 @@ PACKETS = 4096
 
 CODE = """
     from scapy.sendrecv import sniff
-    from rawmmsg.scapy import BatchSession, RawMmsgL2ListenSocket, RawSniffer
+    from rawmmsg.scapy import BatchSession, L2RawMmsgListenSocket, RawSniffer
 
     def through_scapy(session):
         sniff(opened_socket=listener, count={count}, store=False,
@@ -23,7 +23,7 @@ CODE = """
             for frame in frames:
                 pass
 
-    listener = RawMmsgL2ListenSocket(iface=B)
+    listener = L2RawMmsgListenSocket(iface=B)
     run = {run}
     for _ in range({count} // 1024):
         sender.sendall([FRAME] * 1024)

@@ -24,7 +24,7 @@ from scapy.sendrecv import sniff
 from scapy.supersocket import SuperSocket
 
 from rawmmsg import RawSocket
-from rawmmsg.scapy import RawMmsgL2ListenSocket, RawMmsgL2Socket
+from rawmmsg.scapy import L2RawMmsgListenSocket, L2RawMmsgSocket
 from rawmmsg.testing import Veth
 from support import WAIT
 from support.frames import frame
@@ -34,8 +34,8 @@ conf.verb = 0
 
 # Whether a socket also sees what this machine sends, and who makes it.
 PAIRS: Final[dict[str, tuple[Any, Any]]] = {
-    "listening": (L2ListenSocket, RawMmsgL2ListenSocket),
-    "two-way": (L2Socket, RawMmsgL2Socket),
+    "listening": (L2ListenSocket, L2RawMmsgListenSocket),
+    "two-way": (L2Socket, L2RawMmsgSocket),
 }
 
 HOST: Final = "02:00:00:00:00:01"
