@@ -127,7 +127,7 @@ def send_all(sock: RawSocket, take: Callable[[int], object]) -> None:
         number(rows[:count], lengths[:count], first)
         batch.set_count(count)
         take(count)
-        sock.sendall(batch)
+        sock.sendmmsg_all(batch)
 
 
 def receive_all(
