@@ -46,7 +46,7 @@ def keep_first_byte(byte: bytes) -> bytes:
 
 def send(interface: str, *packets: bytes) -> None:
     with RawSocket(interface, protocol=0) as sender:
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
 
 
 def queue(sock: RawSocket, interface: str, *packets: bytes) -> None:

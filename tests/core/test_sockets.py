@@ -53,7 +53,7 @@ UNWANTED = 0x88B6
 
 def send(interface: str, *packets: bytes) -> None:
     with RawSocket(interface, protocol=0) as sender:
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
 
 
 def same_socket(sock: RawSocket) -> socket.socket:
@@ -917,7 +917,7 @@ def test_close_is_harmless_when_closed(veth: Veth) -> None:
 CALLS: list[Callable[[RawSocket], object]] = [
     lambda sock: sock.recvmmsg_into(PacketBatch(1)),
     lambda sock: sock.sendmmsg([frame()]),
-    lambda sock: sock.sendall([frame()]),
+    lambda sock: sock.sendmmsg_all([frame()]),
     lambda sock: sock.recv(1),
     lambda sock: sock.recv_into(bytearray(1)),
     lambda sock: sock.send(frame()),
@@ -1027,7 +1027,7 @@ def test_single_packet_calls_count_too(pair: Veth) -> None:
     with RawSocket(pair.a) as sender, RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
         sender.send(frame())
-        sender.sendall([frame(), frame()])
+        sender.sendmmsg_all([frame(), frame()])
         sock.recv(100)
         sock.recv_into(bytearray(100))
         assert sender.statistics().packets_sent == 3
@@ -1064,7 +1064,7 @@ def test_received_and_dropped_make_sent(pair: Veth) -> None:
     ):
         received: list[bytes] = []
         for turn in range(1, 21):
-            sender.sendall(packets)
+            sender.sendmmsg_all(packets)
             received += settle(sock, 500 * turn)
         counts = sock.statistics()
         assert counts.packets_dropped, "nothing was dropped: no test of it"
@@ -1180,14 +1180,14 @@ def test_protocol_in_host_order_is_not_warned_of(protocol: int) -> None:
 def test_statistics_stay_after_close(pair: Veth, sender: RawSocket) -> None:
     """They are wanted exactly then, drops included."""
     sock = RawSocket(pair.b, rcvbuf=4096)
-    sender.sendall([frame(bytes(46))] * 200)
+    sender.sendmmsg_all([frame(bytes(46))] * 200)
     received = len(pending(sock))
     while True:
         more = len(pending(sock))
         received += more
         if not more and sock.statistics().packets_dropped:
             break
-    sender.sendall([frame(bytes(46))] * 200)
+    sender.sendmmsg_all([frame(bytes(46))] * 200)
     sock.close()
     last = sock.statistics()
     assert last.packets_received == received
@@ -1214,13 +1214,13 @@ def test_full_queue_and_refused_packet_are_both_named(pair: Veth) -> None:
             with pytest.raises(
                 TimeoutError, match=r"packets\[1\], tried \d+ times.* MTU"
             ) as caught:
-                sock.sendall(packets)
+                sock.sendmmsg_all(packets)
             assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
             sock.settimeout(None)
             with pytest.raises(
                 OSError, match=r"packets\[1\], tried \d+ times.* MTU"
             ) as refused:
-                sock.sendall(packets)
+                sock.sendmmsg_all(packets)
             assert refused.value.errno == errno.ENOBUFS
     finally:
         ip("link", "set", pair.a, "mtu", "1500")
