@@ -77,7 +77,7 @@ def environment(**changes: str) -> dict[str, str]:
         if not name.startswith(("PYTEST_", "RAWMMSG_"))
         and name not in ("CI", "COLUMNS")
     }
-    kept["PYTHONPATH"] = str(Path(testing.__file__).parents[1])
+    kept["PYTHONPATH"] = str(Path(testing.__file__).parents[2])
     return kept | changes
 
 
@@ -681,8 +681,9 @@ def test_import_needs_neither_pytest_nor_the_package() -> None:
         assert not {"pytest", "rawmmsg"} & set(sys.modules)
         """
     bare = [sys.executable, "-I", "-S", "-c"]
+    namespace_file = str(Path(testing.__file__).with_name("namespace.py"))
     done = subprocess.run(
-        [*bare, textwrap.dedent(script), testing.__file__],
+        [*bare, textwrap.dedent(script), namespace_file],
         capture_output=True,
         text=True,
         check=False,
