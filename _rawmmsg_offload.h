@@ -38,8 +38,7 @@ _Static_assert(sizeof(struct offload_header) == 12, "no padding");
 /* offload_header.flags and .gso_type: VIRTIO_NET_HDR_F_ and
    VIRTIO_NET_HDR_GSO_. */
 enum {
-    VNET_NEEDS_CSUM = 1,
-    VNET_DATA_VALID = 2
+    VNET_NEEDS_CSUM = 1
 };
 enum {
     GSO_NONE = 0,

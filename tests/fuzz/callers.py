@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from arguments import HEADERS, SIZES, Arguments, Disturbance, World
-from datagrams import ACK, TCP, UDP, Datagram, add
+from support.datagrams import ACK, TCP, UDP, Datagram, add
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import veth_pair
@@ -42,7 +42,7 @@ SOCKET_CALLS: Final = {
     "recvmmsg_into": ("batch",),
     "sendmmsg": ("packets", "start=number?", "addresses=addresses?"),
     "sendto": ("buffer", "address"),
-    "sendall": ("packets",),
+    "sendmmsg_all": ("packets",),
     "recv": ("size",),
     "recvfrom": ("size",),
     "recv_into": ("buffer", "size?"),

@@ -15,9 +15,9 @@ from typing import Final
 
 import pytest
 from counters import Counters, read_counters, since, wrong_checksums
-from datagrams import TCP, UDP, Datagram
 from guest import MAC, PATIENCE, Guest
 from lab import FAMILIES, TRANSPORTS, Family, Lab
+from support.datagrams import TCP, UDP, Datagram
 
 from rawmmsg import RawSocket
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from frames import numbered
+from support.frames import numbered
 
 from rawmmsg.scapy import pacing, sending, sendp_batch
 from rawmmsg.testing import Veth

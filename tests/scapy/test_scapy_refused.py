@@ -9,10 +9,10 @@ from select import select
 from typing import Any, Final
 
 import pytest
-from blocking import Call, eventually
-from frames import numbered
 from scapy.error import log_runtime
-from traffic import drop_frames_of, ip, receive, tc, tx_dropped
+from support.calls import Call, eventually
+from support.frames import numbered, receive
+from support.linux import drop_frames_of, ip, tc, tx_dropped
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import sendp_batch

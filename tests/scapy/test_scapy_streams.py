@@ -9,9 +9,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from blocking import Call, eventually
-from frames import numbered
-from traffic import pending, receive
+from support.calls import Call, eventually
+from support.frames import numbered, pending, receive
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import relay as relay_module

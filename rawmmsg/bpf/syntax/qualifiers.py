@@ -1,0 +1,306 @@
+"""Identifiers: addresses, networks, ports and protocols under qualifiers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from . import ast, keywords, lexer
+from .lexer import Token
+from .tokens import Cursor
+
+__all__ = ["Qualifiers", "Resolver"]
+
+_PORT_KEYWORDS = {
+    "tcp": keywords.IPPROTO_TCP,
+    "udp": keywords.IPPROTO_UDP,
+    "sctp": keywords.IPPROTO_SCTP,
+}
+_HOST_PROTOCOLS = ("ip", "arp", "rarp")
+
+
+class Qualifiers(NamedTuple):
+    """What stands before an address: [protocol] [direction] [kind]."""
+
+    protocol: str | None
+    direction: str
+    kind: str | None
+
+
+class Resolver:
+    """Makes primitives of identifiers and their qualifiers."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.services: dict[str, tuple[int, tuple[int, ...]] | None] = {}
+
+    def resolve(self, qualifiers: Qualifiers, token: Token) -> ast.Primitive:
+        """The primitive that qualifiers and identifier make."""
+        kind = qualifiers.kind
+        if kind == "port":
+            return self.port(qualifiers, token)
+        if kind == "portrange":
+            return self.port_range(qualifiers, token)
+        if kind == "proto":
+            return self.proto(qualifiers, token)
+        if token.kind == lexer.MAC:
+            return self.mac(qualifiers, token)
+        if token.kind == lexer.NAME:
+            self.cursor.fail(
+                f"{token.text!r}: host names are not looked up, write the "
+                "address",
+                token,
+            )
+        if qualifiers.protocol == "ether":
+            self.cursor.fail(f"{token.text!r} is no MAC address", token)
+        address, mask, width = self.network(kind, token)
+        if width == 128:
+            return self.host6(qualifiers, token, address, mask)
+        return self.host(qualifiers, token, address, mask)
+
+    def network(self, kind: str | None, token: Token) -> tuple[int, int, int]:
+        """Address, mask and width of an IP address or network."""
+        value = token.value
+        if token.kind == lexer.NETWORK:
+            import ipaddress
+
+            assert isinstance(
+                value, ipaddress.IPv4Network | ipaddress.IPv6Network
+            )
+            if kind != "net":
+                self.cursor.fail("a network needs 'net' before it", token)
+            return (
+                int(value.network_address),
+                int(value.netmask),
+                value.max_prefixlen,
+            )
+        if token.kind == lexer.NUMBER:
+            assert isinstance(value, int)
+            slashed = self.cursor.token.kind in ("/", "mask")
+            if kind == "net" or slashed:
+                address, bits = _number_as_network(value)
+            else:
+                address, bits = value, 32
+        else:
+            assert isinstance(value, tuple)
+            address, bits = value
+        width = 128 if token.kind == lexer.IPV6 else 32
+        mask = self.mask(width)
+        if mask is None:
+            return address, _mask(bits, width), width
+        if kind != "net" and mask != _mask(128, 128):
+            self.cursor.fail("a mask needs 'net' before the address", token)
+        if address & ~mask:
+            self.cursor.fail(
+                f"{token.text} has bits set outside the mask", token
+            )
+        return address, mask, width
+
+    def mask(self, width: int) -> int | None:
+        """/LENGTH or mask ADDRESS, None without either."""
+        if self.cursor.token.kind == "/":
+            self.cursor.advance()
+            token = self.cursor.token
+            length = self.cursor.number()
+            if length > width:
+                self.cursor.fail(f"a mask has at most {width} bits", token)
+            return _mask(length, width)
+        if self.cursor.token.kind == "mask":
+            if width == 128:
+                self.cursor.fail("an IPv6 network is written ADDRESS/LENGTH")
+            self.cursor.advance()
+            token = self.cursor.expect(lexer.IPV4)
+            assert isinstance(token.value, tuple)
+            address, _ = token.value
+            assert isinstance(address, int)
+            return address
+        return None
+
+    def host(
+        self, qualifiers: Qualifiers, token: Token, address: int, mask: int
+    ) -> ast.Primitive:
+        protocol = qualifiers.protocol
+        if protocol is None:
+            protocols: tuple[str, ...] = _HOST_PROTOCOLS
+        elif protocol in _HOST_PROTOCOLS:
+            protocols = (protocol,)
+        else:
+            self.cursor.fail(f"{protocol!r} has no IPv4 addresses", token)
+        return ast.Host(address, mask, protocols, qualifiers.direction)
+
+    def host6(
+        self, qualifiers: Qualifiers, token: Token, address: int, mask: int
+    ) -> ast.Primitive:
+        if qualifiers.protocol not in (None, "ip6"):
+            self.cursor.fail(
+                f"{qualifiers.protocol!r} has no IPv6 addresses", token
+            )
+        return ast.Host6(address, mask, qualifiers.direction)
+
+    def mac(self, qualifiers: Qualifiers, token: Token) -> ast.Primitive:
+        if qualifiers.protocol != "ether" or qualifiers.kind == "net":
+            self.cursor.fail(
+                "a MAC address needs 'ether host', 'ether src' or "
+                "'ether dst' before it",
+                token,
+            )
+        assert isinstance(token.value, bytes)
+        return ast.EtherHost(token.value, qualifiers.direction)
+
+    def port_protocols(
+        self, qualifiers: Qualifiers, token: Token
+    ) -> tuple[int, ...]:
+        """The protocols that the qualifiers allow."""
+        protocol = qualifiers.protocol
+        if protocol is None:
+            return keywords.PORT_PROTOCOLS
+        if protocol not in _PORT_KEYWORDS:
+            self.cursor.fail(f"{protocol!r} has no ports", token)
+        return (_PORT_KEYWORDS[protocol],)
+
+    def port(self, qualifiers: Qualifiers, token: Token) -> ast.Primitive:
+        allowed = self.port_protocols(qualifiers, token)
+        port, protocols = self.port_number(token, token.text, allowed)
+        return ast.Port(port, None, protocols, qualifiers.direction)
+
+    def service(self, name: str) -> tuple[int, tuple[int, ...]] | None:
+        """A service by name; the database is asked once for each name."""
+        if name not in self.services:
+            self.services[name] = keywords.service_port(name)
+        return self.services[name]
+
+    def port_number(
+        self, token: Token, text: str, allowed: tuple[int, ...]
+    ) -> tuple[int, tuple[int, ...]]:
+        """A port by number or service name, and its protocols."""
+        if token.kind == lexer.NUMBER:
+            assert isinstance(token.value, int)
+            if token.value > 0xFFFF:
+                self.cursor.fail(
+                    f"port {token.value} is greater than 65535", token
+                )
+            return token.value, allowed
+        if token.kind != lexer.NAME:
+            self.cursor.fail(f"{text!r} is no port", token)
+        found = self.service(text)
+        if found is None:
+            first, hyphen, last = text.partition("-")
+            if hyphen and first.isdecimal() and last.isdecimal():
+                self.cursor.fail(f"a range needs 'portrange {text}'", token)
+            self.cursor.fail(f"no service is called {text!r}", token)
+        port, known = found
+        return port, self.common(token, text, allowed, known)
+
+    def common(
+        self,
+        token: Token,
+        text: str,
+        allowed: tuple[int, ...],
+        implied: tuple[int, ...],
+    ) -> tuple[int, ...]:
+        """The protocols that the qualifiers allow and a name implies."""
+        protocols = tuple(item for item in allowed if item in implied)
+        if not protocols:
+            self.cursor.fail(
+                f"{text!r} is a service of another protocol", token
+            )
+        return protocols
+
+    def port_range(
+        self, qualifiers: Qualifiers, token: Token
+    ) -> ast.Primitive:
+        allowed = self.port_protocols(qualifiers, token)
+        if token.kind == lexer.NUMBER and self.at_bound_range():
+            self.cursor.advance()
+            low, protocols = self.port_number(token, token.text, allowed)
+            last = self.cursor.token
+            if last.kind != lexer.NUMBER:
+                self.cursor.fail("a range is FIRST-LAST", token)
+            self.cursor.advance()
+            high, _ = self.port_number(last, last.text, allowed)
+        elif token.kind == lexer.NAME:
+            low, high, protocols = self.named_range(token, allowed)
+        else:
+            low, protocols = self.port_number(token, token.text, allowed)
+            high = low
+        low, high = min(low, high), max(low, high)
+        return ast.Port(low, high, protocols, qualifiers.direction)
+
+    def at_bound_range(self) -> bool:
+        """Whether the current token is the hyphen of "{}-{}".
+
+        A range in the text itself is one word.
+        """
+        token = self.cursor.token
+        around = self.cursor.expression[token.position - 1 :][:3]
+        return token.kind == "-" and ("}" in around or "{" in around)
+
+    def named_range(
+        self, token: Token, allowed: tuple[int, ...]
+    ) -> tuple[int, int, tuple[int, ...]]:
+        """FIRST-LAST, one word, each a number or the name of a service."""
+        first, hyphen, last = token.text.partition("-")
+        if not hyphen:
+            self.cursor.fail("a range is FIRST-LAST", token)
+        low, one = self.range_end(token, first)
+        high, other = self.range_end(token, last)
+        # Only if both names imply the same protocol does the range.
+        if one != other:
+            return low, high, allowed
+        return low, high, self.common(token, token.text, allowed, one)
+
+    def range_end(
+        self, token: Token, text: str
+    ) -> tuple[int, tuple[int, ...]]:
+        """One end of a range, and the protocols that its name implies."""
+        number = lexer.number(text)
+        if number is None and text.isascii() and text.isdecimal():
+            number = int(text[:20])  # 080 cannot be meant to be octal
+        if number is not None:
+            token = token._replace(kind=lexer.NUMBER, value=number)
+        return self.port_number(token, text, keywords.PORT_PROTOCOLS)
+
+    def proto(self, qualifiers: Qualifiers, token: Token) -> ast.Primitive:
+        """proto NUMBER or NAME, at the layer that the qualifier says."""
+        protocol = qualifiers.protocol
+        if protocol == "ether":
+            number = self.proto_number(token, keywords.ETHER_TYPE_NAMES)
+            return ast.EtherType(number)
+        if protocol in ("isis", "is-is"):
+            self.cursor.unsupported(token, f"'{protocol} proto' (IS-IS)")
+        if protocol == "iso":
+            return ast.IsoProtocol(
+                self.proto_number(token, keywords.ISO_PROTOCOLS)
+            )
+        if protocol not in (None, "ip", "ip6"):
+            self.cursor.fail(f"{protocol!r} carries no other protocol", token)
+        versions = ("ip", "ip6") if protocol is None else (protocol,)
+        return ast.IpProtocol(self.proto_number(token, None), versions)
+
+    def proto_number(self, token: Token, table: dict[str, int] | None) -> int:
+        """A protocol by number, by a table, or by the system's database."""
+        if token.kind == lexer.NUMBER:
+            assert isinstance(token.value, int)
+            return token.value
+        number = None
+        if token.kind == lexer.NAME:
+            if table is None:
+                number = keywords.protocol_number(token.text)
+            else:
+                number = table.get(token.text)
+        if number is None:
+            self.cursor.fail(f"no protocol is called {token.text!r}", token)
+        return number
+
+
+def _mask(bits: int, width: int) -> int:
+    """A mask of `width` bits, the first `bits` of them set."""
+    return ((1 << bits) - 1) << (width - bits)
+
+
+def _number_as_network(number: int) -> tuple[int, int]:
+    """A network given as one number: `net 10` is 10.0.0.0/8."""
+    bits = 32
+    while number and not number & 0xFF000000:
+        number <<= 8
+        bits -= 8
+    return number, bits

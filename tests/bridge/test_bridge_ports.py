@@ -1,0 +1,937 @@
+"""Datagram sockets as ports: one frame in each datagram, with nothing left
+to the hardware."""
+
+import os
+import re
+import select
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support import WAIT
+from support.bridging import (
+    COMMAND,
+    Running,
+    bridging,
+    every_kind,
+    same_frames,
+    take,
+    until_passing,
+)
+from support.calls import eventually
+from support.child import environment
+from support.datagrams import UDP, Datagram, Q, add, data
+from support.frames import frame, numbered
+from support.hosts import host
+from support.linux import ip
+
+from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
+from rawmmsg.bridge.filters import behind_udp_header
+from rawmmsg.bridge.ports import Port, parse_port
+from rawmmsg.testing import Veth
+
+MSS = 1_400
+
+
+@pytest.fixture
+def far(pair: Veth) -> Iterator[RawSocket]:
+    """What arrives at the end of a pair whose other end is a port."""
+    with RawSocket(pair.a, ignore_outgoing=True) as sock:
+        yield sock
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The program on the other side of a datagram port."""
+
+    port: str
+    sock: socket.socket
+    pass_fds: tuple[int, ...] = ()
+
+    def receive(self, count: int) -> list[bytes]:
+        self.sock.settimeout(WAIT)
+        return [self.sock.recv(70_000) for _ in range(count)]
+
+
+def free_address(family: socket.AddressFamily, host: str) -> int:
+    """A UDP port that nobody has."""
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+@contextmanager
+def unix_peer(directory: Path) -> Iterator[Peer]:
+    """Sends to LOCAL without being connected, as QEMU does."""
+    local, remote = directory / "local", directory / "remote"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(remote))
+        yield Peer(f"unix:{local},{remote}", sock)
+
+
+@contextmanager
+def udp_peer(family: socket.AddressFamily, host: str) -> Iterator[Peer]:
+    number = free_address(family, host)
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        sock.connect((host, number))
+        own = sock.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        yield Peer(f"udp:{shown}:{number},{shown}:{own}", sock)
+
+
+@contextmanager
+def fd_peer(kind: socket.SocketKind) -> Iterator[Peer]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    with ours, theirs:
+        number = theirs.fileno()
+        yield Peer(f"fd:{number}", ours, pass_fds=(number,))
+
+
+@pytest.fixture(params=["unix", "udp4", "udp6", "fd", "seqpacket"])
+def peer(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Peer]:
+    with ExitStack() as stack:
+        made = {
+            "unix": lambda: unix_peer(short_path),
+            "udp4": lambda: udp_peer(socket.AF_INET, "127.0.0.1"),
+            "udp6": lambda: udp_peer(socket.AF_INET6, "::1"),
+            "fd": lambda: fd_peer(socket.SOCK_DGRAM),
+            "seqpacket": lambda: fd_peer(socket.SOCK_SEQPACKET),
+        }[request.param]()
+        yield stack.enter_context(made)
+
+
+@contextmanager
+def joined(
+    pair: Veth, peer: Peer, *options: str
+) -> Iterator[tuple[Running, Callable[[bytes], object]]]:
+    """The bridge between the pair and the peer, and how the peer sends."""
+    with bridging(
+        pair.b, peer.port, *options, pass_fds=peer.pass_fds
+    ) as bridge:
+        if not peer.port.startswith("unix:"):
+            yield bridge, peer.sock.send
+            return
+        local = peer.port.removeprefix("unix:").split(",")[0]
+        yield bridge, lambda packet: peer.sock.sendto(packet, local)
+
+
+def test_frames_pass_both_ways(
+    pair: Veth, sender: RawSocket, far: RawSocket, peer: Peer
+) -> None:
+    packets = [numbered(i, 60 + 50 * i) for i in range(30)]
+    with joined(pair, peer) as (bridge, send):
+        for packet in packets:
+            sender.send(packet)
+            same_frames(peer.receive(1), [packet])
+            send(packet)
+            same_frames(take(far, 1), [packet])
+        ab, ba = bridge.end().ways
+    assert (ab.received, ab.sent) == (ba.received, ba.sent) == (30, 30)
+
+
+def test_super_frames_are_cut(pair: Veth, peer: Peer) -> None:
+    """Into segments whose checksums are complete; what is short gets its
+    own."""
+    frames = segments = 0
+    with (
+        RawSocket(pair.a, protocol=0, vnet_hdr=True) as left,
+        joined(pair, peer) as (bridge, _),
+    ):
+        for batch, wanted in every_kind(MSS):
+            left.sendmmsg_all(batch)
+            same_frames(peer.receive(len(wanted)), wanted)
+            frames += len(batch)
+            segments += len(wanted)
+        ab, _ = bridge.end().ways
+    assert (ab.received, ab.sent) == (frames, segments)
+    assert ab.gained == segments - frames
+
+
+def test_filters_are_for_the_frame_in_the_datagram(
+    pair: Veth, sender: RawSocket, far: RawSocket, peer: Peer
+) -> None:
+    """On a UDP socket the kernel lets them see the UDP header first."""
+    tagged = frame(b"\0\5\x88\xb5" + bytes(46), ethertype=0x8100)
+    udp = Datagram(data(60), protocol=UDP).build()
+    options = ("--filter-ba", "udp dst port 9 and less 110 or vlan 5")
+    with joined(pair, peer, *options) as (bridge, send):
+        sender.send(numbered(1))
+        same_frames(peer.receive(1), [numbered(1)])
+        for packet in (numbered(2), udp + bytes(9), tagged, udp):
+            send(packet)
+        same_frames(take(far, 2), [tagged, udp])
+        assert bridge.end().ways[1].received == 2
+
+
+@pytest.mark.no_network
+def test_filter_for_udp_accepts_what_it_accepted() -> None:
+    """Behind any 8 bytes, however long its jumps."""
+    packets = [
+        Datagram(data(size), protocol=protocol, version=version).build()
+        for size in (0, 20, 52, 53, 54, 55, 1000)
+        for protocol in (6, UDP)
+        for version in (4, 6)
+    ]
+    packets += [numbered(1), frame(b""), b"short"]
+    accepted = 0
+    for expression in (
+        "",
+        "ip",
+        "less 100",
+        "greater 100 and (tcp or len = 116)",
+        "udp port 9 and len > 100 or ip6 and len <= 116",
+        "ip[2:2] > 100 or tcp[13] & 16 != 0",
+        "ip6 proto 17 and greater 90",
+        "len - 5 = 95 or len & 3 = 0",
+    ):
+        program = bpf.compile(expression, live=False)
+        moved = behind_udp_header(program)
+        for packet in packets:
+            verdict = bool(program.matches(packet))
+            assert bool(moved.matches(b"\xff" * 8 + packet)) == verdict
+            accepted += verdict
+    assert accepted > 50
+
+
+def test_peer_that_is_not_there_is_waited_for(
+    pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
+) -> None:
+    """Frames for it are dropped until then; and again for its successor,
+    which speaks first. Its first frame passes, and so does the answer."""
+    local, remote = str(short_path / "local"), str(short_path / "remote")
+    options = ("--stats", "0.02")
+    with bridging(pair.b, f"unix:{local},{remote}", *options) as bridge:
+        for i in range(3):
+            sender.sendmmsg_all([numbered(i) for i in range(5)])
+            eventually(
+                partial(has_dropped, bridge, 5 * (i + 1)),
+                "the frames are not dropped",
+            )
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.bind(remote)
+                sock.sendto(numbered(100), local)
+                same_frames(take(far, 1), [numbered(100)])
+                sender.send(numbered(7))
+                sock.settimeout(WAIT)
+                same_frames([sock.recv(2048)], [numbered(7)])
+            os.unlink(remote)
+        ab, ba = bridge.end().ways
+    assert (ab.sent, ab.reasons) == (3, {"refused": 15})
+    assert (ba.received, ba.dropped) == (3, 0)
+
+
+_TICK = re.compile(r"^ *[\d,]+ +[\d.,]+ +(\d+) +[\d.]+ \| ", re.MULTILINE)
+
+
+def has_dropped(bridge: Running, count: int) -> bool:
+    """From A to B so far, as its lines of statistics say."""
+    return sum(map(int, _TICK.findall(bridge.text))) == count
+
+
+GUEST = """
+import socket, sys
+local, remote, number = sys.argv[1:]
+header = bytes(12) + bytes.fromhex("88b5")
+first, answer = bytes.fromhex(number), bytes.fromhex(number)[::-1]
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+sock.bind(remote)
+sock.sendto(header + first, local)
+while sock.recv(2048) != header + answer:
+    pass
+print("answered", flush=True)
+sys.stdin.read()
+"""
+"""A virtual machine, as short as it can be: it binds its path and speaks."""
+
+
+def test_guest_that_is_killed_and_started_again_misses_nothing(
+    pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
+) -> None:
+    """50 times, while there is traffic for it: its first frame arrives, and
+    the answer reaches it."""
+    local, remote = str(short_path / "local"), str(short_path / "remote")
+    header = bytes(12) + bytes.fromhex("88b5")
+    command = [sys.executable, "-I", "-S", "-c", GUEST, local, remote]
+    with (
+        bridging(pair.b, f"unix:{local},{remote}") as bridge,
+        trickle(pair.a),
+    ):
+        for i in range(50):
+            number = i.to_bytes(4) + bytes(range(60))
+            with subprocess.Popen(
+                [*command, number.hex()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            ) as guest:
+                try:
+                    assert guest.stdout is not None
+                    same_frames(take(far, 1), [header + number])
+                    sender.send(header + number[::-1])
+                    assert guest.stdout.readline() == b"answered\n"
+                finally:
+                    guest.kill()
+            os.unlink(remote)
+        ab, ba = bridge.end().ways
+    assert (ba.received, ba.sent) == (50, 50)
+    assert ab.sent > 50
+    assert set(ab.reasons) <= {"refused", "queue full"}
+
+
+@contextmanager
+def trickle(interface: str) -> Iterator[None]:
+    """Sends a frame about every millisecond, from a thread."""
+    stop = threading.Event()
+
+    def work() -> None:
+        with RawSocket(interface, protocol=0) as sock:
+            while not stop.wait(0.001):
+                sock.send(frame(bytes(46), ethertype=0x88B6))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("spelling", ["dots", "link", "relative", "absolute"])
+@pytest.mark.parametrize("connected", [False, True])
+def test_peer_may_spell_its_path_otherwise(
+    pair: Veth,
+    sender: RawSocket,
+    far: RawSocket,
+    short_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spelling: str,
+    connected: bool,
+) -> None:
+    """Than REMOTE does: through a symbolic link, or from the directory that
+    one of the two has been started in."""
+    local, remote = str(short_path / "local"), str(short_path / "remote")
+    (short_path / "link").symlink_to(short_path)
+    given, bound = {
+        "dots": (remote, f"{short_path}/./remote"),
+        "link": (f"{short_path}/link/remote", remote),
+        "relative": (remote, "remote"),
+        "absolute": ("remote", remote),
+    }[spelling]
+    monkeypatch.chdir(short_path)
+    with bridging(pair.b, f"unix:{local},{given}") as bridge:
+        if spelling == "relative" and not connected:
+            # In the bridge's directory nothing has that name.
+            (short_path / "deeper").mkdir()
+            monkeypatch.chdir(short_path / "deeper")
+            bound = "../remote"
+        for i in range(3):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.bind(bound)
+                if connected:
+                    sock.connect(local)
+                    sock.send(numbered(i))
+                else:
+                    sock.sendto(numbered(i), local)
+                same_frames(take(far, 1), [numbered(i)])
+                sender.send(numbered(i))
+                sock.settimeout(WAIT)
+                same_frames([sock.recv(2048)], [numbered(i)])
+            os.unlink(remote)
+        assert bridge.end().ways[1].dropped == 0
+
+
+def test_unix_takes_frames_from_its_peer_alone(
+    pair: Veth, far: RawSocket, short_path: Path
+) -> None:
+    """From no other path, and not from a socket without one."""
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, send):
+        local = str(short_path / "local")
+        for name in ("", str(short_path / "other"), "\0abstract"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+                if name:
+                    stranger.bind(name)
+                stranger.sendto(numbered(1), local)
+                send(numbered(2))
+                stranger.sendto(b"short", local)
+            same_frames(take(far, 1), [numbered(2)])
+        send(numbered(4))
+        same_frames(take(far, 1), [numbered(4)])
+        _, ba = bridge.end().ways
+    assert (ba.sent, ba.reasons) == (4, {"from strangers": 6})
+
+
+@pytest.mark.no_network
+@pytest.mark.parametrize("connected", [False, True])
+def test_room_in_the_queue_of_a_peer_is_waited_for(
+    short_path: Path, connected: bool
+) -> None:
+    """By poll(2), although the sender is not connected; and that of the next
+    peer, once it is there."""
+    port = parse_port(f"unix:{short_path}/local,{short_path}/remote")
+    packets = PacketBatch(1024)
+    packets.extend([numbered(i) for i in range(1024)])
+    port.open(None)
+    port.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    try:
+        for _ in range(2):
+            with unix_peer(short_path) as peer:
+                if connected:
+                    peer.sock.connect(str(short_path / "local"))
+                assert has_room(port)
+                sent = 0
+                with pytest.raises(BlockingIOError):
+                    while True:
+                        sent += port.sendmmsg(packets, sent)
+                assert not has_room(port)
+                peer.receive(sent)
+                assert has_room(port)
+                assert port.sendmmsg(packets, sent) > 0
+            os.unlink(short_path / "remote")
+            assert has_room(port), "a peer that has gone is waited for"
+    finally:
+        port.close()
+
+
+def has_room(port: Port) -> bool:
+    return bool(select.select([], [port.room_descriptor()], [], 0)[1])
+
+
+def reaches(sender: RawSocket, packet: bytes, receiver: socket.socket) -> bool:
+    sender.send(packet)
+    try:
+        return receiver.recv(2048) == packet
+    except BlockingIOError:
+        return False
+
+
+def test_peer_may_connect_itself(
+    pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
+) -> None:
+    """It then takes frames from nobody but the socket at LOCAL."""
+    with unix_peer(short_path) as peer, joined(pair, peer):
+        peer.sock.connect(str(short_path / "local"))
+        peer.sock.send(numbered(1))
+        same_frames(take(far, 1), [numbered(1)])
+        sender.send(numbered(2))
+        same_frames(peer.receive(1), [numbered(2)])
+
+
+def test_closed_udp_port_is_no_reason_to_end(
+    pair: Veth, sender: RawSocket, far: RawSocket
+) -> None:
+    """The kernel says ECONNREFUSED, of an earlier datagram, to whichever of
+    send and receive comes first."""
+    with udp_peer(socket.AF_INET, "127.0.0.1") as peer:
+        own, remote = peer.sock.getsockname(), peer.sock.getpeername()
+        with joined(pair, peer) as (bridge, _):
+            peer.sock.close()
+            for i in range(200):
+                sender.send(numbered(i))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+                again.bind(own)
+                again.connect(remote)
+                again.send(numbered(500))
+                same_frames(take(far, 1), [numbered(500)])
+                again.setblocking(False)
+                eventually(
+                    lambda: reaches(sender, numbered(501), again),
+                    "nothing comes to the new peer",
+                )
+            ab, ba = bridge.end().ways
+    assert set(ab.reasons) <= {"refused"}
+    assert (ba.received, ba.sent) == (1, 1)
+
+
+def test_udp_takes_frames_from_its_peer_alone(
+    pair: Veth, far: RawSocket
+) -> None:
+    with (
+        udp_peer(socket.AF_INET, "127.0.0.1") as peer,
+        joined(pair, peer) as (_, send),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+    ):
+        stranger.sendto(numbered(1), peer.sock.getpeername())
+        send(numbered(2))
+        same_frames(take(far, 1), [numbered(2)])
+
+
+@pytest.mark.parametrize("expression", [None, "ether[14] >= 0"])
+def test_udp_takes_nothing_of_strangers_while_it_is_opened(
+    monkeypatch: pytest.MonkeyPatch, expression: str | None
+) -> None:
+    """From bind() to connect() the kernel delivers anybody's datagrams."""
+    with udp_peer(socket.AF_INET, "127.0.0.1") as peer:
+
+        class Disturbed(socket.socket):
+            def connect(self, address: object) -> None:
+                with socket.socket(
+                    socket.AF_INET, socket.SOCK_DGRAM
+                ) as stranger:
+                    stranger.sendto(numbered(1), self.getsockname())
+                super().connect(address)  # type: ignore[arg-type]
+
+        port = parse_port(peer.port)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", Disturbed)
+            port.open(expression)
+        peer.sock.send(numbered(2))
+        try:
+            assert port.sock.recv(2048) == numbered(2)
+        finally:
+            port.close()
+
+
+def test_datagram_that_is_no_frame_is_dropped_alone(
+    pair: Veth, far: RawSocket, peer: Peer
+) -> None:
+    """Shorter than a header, longer than the MTU."""
+    # On a SOCK_SEQPACKET socket an empty message is the end.
+    is_datagram = peer.sock.type == socket.SOCK_DGRAM
+    shortest = b"" if is_datagram else b"x"
+    with joined(pair, peer) as (bridge, send):
+        send(shortest)
+        for packet in (b"x" * 13, numbered(1), b"x" * 1600, numbered(2)):
+            send(packet)
+        same_frames(take(far, 2), [numbered(1), numbered(2)])
+        _, ba = bridge.end().ways
+    assert (ba.received, ba.sent) == (5, 2)
+    assert ba.reasons == {"malformed": 2, "too long": 1}
+
+
+def test_datagram_longer_than_any_frame_is_dropped_alone(
+    pair: Veth, far: RawSocket, short_path: Path
+) -> None:
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, send):
+        for packet in (numbered(1), b"x" * (SUPER_FRAME + 1), numbered(2)):
+            send(packet)
+        same_frames(take(far, 2), [numbered(1), numbered(2)])
+        assert bridge.end().ways[1].reasons == {"too long": 1}
+
+
+def test_two_bridges_join_two_interfaces(
+    pair: Veth, far: RawSocket, veth: Veth, short_path: Path
+) -> None:
+    """Back to back over paths, super-frames at either end."""
+    one, other = short_path / "one", short_path / "other"
+    large = Datagram(data(30_000), tags=(Q,))
+    batch = PacketBatch(1, SUPER_FRAME)
+    add(batch, large, MSS)
+    with (
+        bridging(pair.b, f"unix:{one},{other}") as first,
+        bridging(veth.b, f"unix:{other},{one}") as second,
+        RawSocket(veth.a, ignore_outgoing=True, vnet_hdr=True) as end,
+        RawSocket(pair.a, protocol=0, vnet_hdr=True) as start,
+    ):
+        # The first cannot connect before the second is there.
+        until_passing(start, end)
+        start.sendmmsg_all(batch)
+        wanted = large.segments(MSS)
+        same_frames(take(end, len(wanted)), wanted)
+        end.sendmmsg_all(batch)
+        same_frames(take(far, len(wanted)), wanted)
+        for bridge in (first, second):
+            assert bridge.end().ways
+    assert not one.exists()
+    assert not other.exists()
+
+
+def test_adopted_packet_socket_is_a_port(
+    pair: Veth, sender: RawSocket, veth: Veth
+) -> None:
+    """With its offloads, although it was opened without."""
+    large = Datagram(data(30_000), version=6)
+    batch = PacketBatch(1, SUPER_FRAME)
+    add(batch, large, MSS)
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as plain,
+        RawSocket(pair.a, protocol=0, vnet_hdr=True) as start,
+        RawSocket(veth.a, vnet_hdr=True, ignore_outgoing=True) as end,
+    ):
+        plain.bind((pair.b, 3))
+        number = plain.fileno()
+        options = ("--filter-ab", "ip6")
+        with bridging(f"fd:{number}", veth.b, *options, pass_fds=(number,)):
+            sender.send(numbered(1))
+            start.sendmmsg_all(batch)
+            same_frames(take(end, 1), batch.tolist())
+
+
+# Paths
+
+
+def test_path_is_removed_at_the_end(pair: Veth, short_path: Path) -> None:
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
+        assert (short_path / "local").is_socket()
+        # For a peer of another user, as is common.
+        (short_path / "local").chmod(0o777)
+        bridge.end()
+        assert not (short_path / "local").exists()
+        assert (short_path / "remote").is_socket()
+
+
+def test_path_may_have_any_name(
+    pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
+) -> None:
+    folder = short_path / "a folder: \N{SNOWMAN}=\udcff"
+    folder.mkdir()
+    with unix_peer(folder) as peer, joined(pair, peer) as (bridge, send):
+        send(numbered(1))
+        same_frames(take(far, 1), [numbered(1)])
+        sender.send(numbered(2))
+        same_frames(peer.receive(1), [numbered(2)])
+        outcome = bridge.end()
+    assert outcome.code == 0
+    assert "a folder: " in outcome.text
+    assert not (folder / "local").exists()
+
+
+def test_path_that_is_another_ones_by_now_stays(
+    pair: Veth, short_path: Path
+) -> None:
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
+        os.unlink(short_path / "local")
+        (short_path / "local").write_text("mine")
+        bridge.end()
+    assert (short_path / "local").read_text() == "mine"
+
+
+def test_socket_that_nobody_has_open_is_replaced(
+    pair: Veth, far: RawSocket, short_path: Path
+) -> None:
+    """As one is left over when a program is killed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(short_path / "local"))
+    with unix_peer(short_path) as peer, joined(pair, peer) as (_, send):
+        send(numbered(1))
+        same_frames(take(far, 1), [numbered(1)])
+
+
+@pytest.mark.parametrize("what", ["socket", "connected", "file", "directory"])
+def test_path_in_use_is_an_error(
+    pair: Veth, short_path: Path, what: str
+) -> None:
+    local = short_path / "local"
+    with ExitStack() as stack:
+        if what == "file":
+            local.write_text("mine")
+        elif what == "directory":
+            local.mkdir()
+        else:
+            sock = stack.enter_context(
+                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            )
+            sock.bind(str(local))
+            if what == "connected":
+                sock.connect(str(local))
+        port = f"unix:{local},{short_path}/remote"
+        with Running(pair.b, port) as bridge:
+            outcome = bridge.outcome()
+    assert outcome.code == 1
+    assert outcome.text == f"rawmmsg: {port}: Address already in use\n"
+    assert local.exists()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("options", [(), ("--mode", "620")])
+def test_path_has_the_mode_that_is_asked_for(
+    pair: Veth, short_path: Path, umask: int, options: tuple[str, ...]
+) -> None:
+    """Otherwise what the umask leaves."""
+    local = short_path / "local"
+    before = os.umask(umask)
+    try:
+        running = Running(
+            *(pair.b, f"unix:{local},{short_path}/remote", *options)
+        )
+    finally:
+        os.umask(before)
+    with running:
+        running.says("bridging")
+        mode = stat.S_IMODE(local.stat().st_mode)
+        assert mode == (0o620 if options else 0o777 & ~umask)
+        running.end()
+    assert not local.exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "user", "group"),
+    [
+        ("65534", 65534, None),
+        ("nobody", 65534, None),
+        (":65534", None, 65534),
+        ("nobody:65534", 65534, 65534),
+    ],
+)
+def test_path_has_the_owner_that_is_asked_for(
+    pair: Veth,
+    short_path: Path,
+    owner: str,
+    user: int | None,
+    group: int | None,
+) -> None:
+    local = short_path / "local"
+    port = f"unix:{local},{short_path}/remote"
+    with Running(pair.b, port, "--owner", owner) as bridge:
+        if not can_give_away(short_path, user, group):
+            outcome = bridge.outcome()
+            assert outcome.code == 1
+            assert outcome.text.startswith(f"rawmmsg: {port}: ")
+            assert not local.exists()
+            return
+        bridge.says("bridging")
+        found = local.stat()
+        assert found.st_uid == (os.geteuid() if user is None else user)
+        assert found.st_gid == (os.getegid() if group is None else group)
+        bridge.end()
+
+
+def can_give_away(folder: Path, user: int | None, group: int | None) -> bool:
+    """Not as a plain user, nor in a user namespace that lacks them."""
+    path = folder / "given away"
+    path.touch()
+    try:
+        os.chown(
+            path,
+            -1 if user is None else user,
+            -1 if group is None else group,
+        )
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--mode", "abc"), "'abc' is not an octal mode, such as 660"),
+        (("--mode", "888"), "'888' is not an octal mode"),
+        (("--mode", "7777"), "'7777' is not an octal mode"),
+        (("--owner", "no such"), "this machine has no such user or group"),
+        (("--owner", ":"), "this machine has no such user or group"),
+    ],
+)
+def test_wrong_mode_or_owner_is_explained(
+    pair: Veth, short_path: Path, options: tuple[str, str], words: str
+) -> None:
+    port = f"unix:{short_path}/local,{short_path}/remote"
+    with Running(pair.b, port, *options) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert words in outcome.text
+
+
+@pytest.mark.parametrize("option", ["--mode=660", "--owner=0"])
+def test_mode_and_owner_need_a_path(pair: Veth, option: str) -> None:
+    with Running(pair.a, pair.b, option) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert outcome.text == "rawmmsg: --mode and --owner are for a unix: port\n"
+
+
+def test_peer_that_is_not_there_is_said_to_be_waited_for(
+    pair: Veth, short_path: Path
+) -> None:
+    remote = short_path / "remote"
+    port = f"unix:{short_path}/local,{remote}"
+    with bridging(pair.b, port) as bridge:
+        bridge.says(f"nobody has opened {remote}; waiting for it\n")
+        bridge.end()
+    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
+        assert "waiting" not in bridge.end().text
+
+
+# What is no port
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        ("", "the name of a port is empty"),
+        ("unix:/a", "unix:LOCAL,REMOTE"),
+        ("unix:/a,", "unix:LOCAL,REMOTE"),
+        ("unix:/a,/b,/c", "unix:LOCAL,REMOTE"),
+        ("udp:1.2.3.4:5", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:1.2.3.4,5.6.7.8", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:1.2.3.4:70000,5.6.7.8:1", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:127.0.0.1:5,127.0.0.1:0", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:::1:5,::1:6", "udp:HOST:PORT,HOST:PORT"),
+        ("udp:127.0.0.1:5,[::1]:5", "one address is IPv4"),
+        ("udp:a..b:5,127.0.0.1:5", "'a..b': not the name of a host"),
+        (f"udp:127.0.0.1:5,{'a' * 64}:5", "not the name of a host"),
+        ("udp:127.0.0.1:5,127.0.0.1:5", "its own peer"),
+        ("fd:", "fd:N"),
+        ("fd:-1", "fd:N"),
+        ("fd:one", "fd:N"),
+        ("fd:99999999999", "fd:N"),
+        (f"fd:{'9' * 5000}", "fd:N"),
+        ("tcp:1.2.3.4:5", "not an interface, unix:LOCAL,REMOTE"),
+        ("lo", "not an Ethernet interface"),
+        ("interface-with-a-long-name", "not an interface name"),
+        (f"unix:/{'a' * 200},/b", "too long"),
+        (f"unix:/a,/{'b' * 107}", "too long"),
+    ],
+)
+def test_bad_port_is_explained(pair: Veth, port: str, words: str) -> None:
+    with Running(pair.b, port) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert words in outcome.text
+    assert outcome.text.startswith("rawmmsg: ")
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        ("nosuch0", "nosuch0: .*No such device"),
+        ("fd:987", "fd:987: Bad file descriptor"),
+        ("fd:0", "fd:0: Socket operation on non-socket"),
+        ("udp:192.0.2.1:5,192.0.2.2:5", "Cannot assign requested address"),
+        ("udp:no.such.invalid:5,127.0.0.1:5", "udp:no.such"),
+        ("unix:/no/such/directory,/b", "No such file or directory"),
+    ],
+)
+def test_port_that_cannot_be_opened_is_explained(
+    pair: Veth, port: str, words: str
+) -> None:
+    done = subprocess.run(
+        [*COMMAND, pair.b, port],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert re.search(words, done.stderr)
+
+
+@pytest.mark.parametrize("remote", ["same", "./same", "link"])
+def test_path_is_not_its_own_peer(
+    pair: Veth, short_path: Path, remote: str
+) -> None:
+    (short_path / "link").symlink_to("same")
+    local = short_path / "same"
+    with Running(pair.b, f"unix:{local},{short_path}/{remote}") as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert outcome.text.endswith("its own peer\n")
+    assert not local.exists()
+
+
+@pytest.mark.parametrize("kind", ["names", "sockets", "duplicates", "both"])
+def test_port_has_no_bridge_to_itself(pair: Veth, kind: str) -> None:
+    with ExitStack() as stack:
+        plain = stack.enter_context(
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        )
+        plain.bind((pair.b, 3))
+        peer = stack.enter_context(fd_peer(socket.SOCK_DGRAM))
+        duplicate = stack.enter_context(
+            socket.socket(fileno=os.dup(peer.pass_fds[0]))
+        )
+        numbers = (*peer.pass_fds, plain.fileno(), duplicate.fileno())
+        ports = {
+            "names": (pair.b, pair.b),
+            "sockets": (peer.port, peer.port),
+            "duplicates": (peer.port, f"fd:{duplicate.fileno()}"),
+            "both": (pair.b, f"fd:{plain.fileno()}"),
+        }[kind]
+        with Running(*ports, pass_fds=numbers) as bridge:
+            outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert outcome.text.endswith("are the same port\n")
+
+
+def test_interface_of_the_same_number_elsewhere_is_another(
+    pair: Veth, veth: Veth, sender: RawSocket
+) -> None:
+    """Namespaces number theirs from 1, each."""
+    number = socket.if_nametoindex(pair.b)
+    with host(veth, 1) as elsewhere:
+        # The end first: the kernel would give it the number that is free.
+        add = (
+            f"link add other index {number} type veth"
+            f" peer name end index {number + 1_000}"
+        )
+        for line in (add, "link set other up", "link set end up"):
+            elsewhere.call(ip, *line.split())
+        plain = elsewhere.call(
+            socket.socket, socket.AF_PACKET, socket.SOCK_RAW
+        )
+        with (
+            plain,
+            RawSocket("end", netns=f"/proc/{elsewhere.pid}/ns/net") as end,
+        ):
+            plain.bind(("other", 3))
+            descriptor = plain.fileno()
+            with bridging(pair.b, f"fd:{descriptor}", pass_fds=(descriptor,)):
+                sender.send(numbered(1))
+                while numbered(1) not in take(end, 1):
+                    pass  # IPv6 has something to say
+
+
+@pytest.mark.parametrize("how", ["close", "unread", "empty"])
+def test_seqpacket_peer_that_closes_ends_it(
+    pair: Veth, sender: RawSocket, far: RawSocket, how: str
+) -> None:
+    """With a reason, when what it had sent has passed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        number = theirs.fileno()
+        port = f"fd:{number}"
+        with bridging(pair.b, port, pass_fds=(number,)) as bridge:
+            theirs.close()
+            if how == "unread":
+                sender.send(numbered(9))
+                assert select.select([ours], [], [], WAIT)[0]
+            for i in range(5):
+                ours.send(numbered(i))
+            if how == "empty":
+                ours.send(b"")
+                ours.send(numbered(5))
+            else:
+                ours.close()
+            outcome = bridge.outcome()
+    same_frames(take(far, 5), map(numbered, range(5)))
+    assert outcome.code == 1
+    assert f"rawmmsg: {port}: the peer has closed\n" in outcome.text
+    _, ba = outcome.ways
+    assert (ba.received, ba.sent) == (5, 5)
+
+
+def test_seqpacket_that_is_not_connected_is_explained(pair: Veth) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        number = sock.fileno()
+        port = f"fd:{number}"
+        with Running(pair.b, port, pass_fds=(number,)) as bridge:
+            outcome = bridge.outcome()
+    assert outcome.code == 1
+    assert f"{port}: Transport endpoint is not connected" in outcome.text
+
+
+def test_stream_socket_is_no_port(pair: Veth) -> None:
+    with fd_peer(socket.SOCK_STREAM) as peer:
+        with Running(pair.b, peer.port, pass_fds=peer.pass_fds) as bridge:
+            outcome = bridge.outcome()
+    assert outcome.code == 2
+    assert "not a datagram or SOCK_SEQPACKET socket" in outcome.text
+
+
+def test_missing_capability_is_explained(pair: Veth) -> None:
+    """As by the library: what is needed, and how to get it."""
+    prefix = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
+    with Running(*(pair.b, pair.a), prefix=prefix) as bridge:
+        outcome = bridge.outcome()
+    assert outcome.code == 1
+    assert "Operation not permitted" in outcome.text
+    assert "setcap cap_net_raw" in outcome.text

@@ -1,0 +1,733 @@
+"""Batches over the caller's memory: how it is divided, that frames come and go
+straight through it, and how long it stays pinned."""
+
+import ctypes
+import gc
+import mmap
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from support import WAIT
+from support.frames import datagram_pair, numbered
+
+from rawmmsg import TRUNCATED, PacketBatch, RawSocket
+from rawmmsg.testing import Veth
+
+COUNT = 4
+SIZE = 256
+
+
+@contextmanager
+def shared_memory(size: int) -> Iterator[SharedMemory]:
+    memory = SharedMemory(create=True, size=size)
+    try:
+        yield memory
+    finally:
+        memory.unlink()
+        memory.close()
+
+
+def buffer_of(shared: SharedMemory) -> memoryview:
+    assert shared.buf is not None
+    return shared.buf
+
+
+def zeros(shape: int | tuple[int, ...], dtype: str, order: str = "C") -> Any:
+    """An array, of which numpy's stubs tell only from Python 3.12 on that it
+    is a buffer."""
+    return numpy.zeros(shape, dtype, order)  # type: ignore[call-overload]
+
+
+@contextmanager
+def memory_of(kind: str) -> Iterator[Any]:
+    """A buffer for COUNT frames of SIZE bytes."""
+    size = COUNT * SIZE
+    if kind == "bytearray":
+        yield bytearray(size)
+    elif kind == "mmap":
+        with mmap.mmap(-1, size) as memory:
+            yield memory
+    elif kind == "shared_memory":
+        # A page, whatever was asked for.
+        with shared_memory(size) as shared, buffer_of(shared)[:size] as part:
+            yield part
+    elif kind == "numpy 2-D":
+        yield zeros((COUNT, SIZE), "u1")
+    elif kind == "numpy flat":
+        yield zeros(size, "u1")
+    elif kind == "ctypes":
+        yield (ctypes.c_ubyte * size)()
+    else:
+        assert kind == "part of a bytearray"
+        yield memoryview(bytearray(64 + size))[64:]
+
+
+KINDS = [
+    "bytearray",
+    "mmap",
+    "shared_memory",
+    "numpy 2-D",
+    "numpy flat",
+    "ctypes",
+    "part of a bytearray",
+]
+
+
+def resizable(memory: bytearray) -> bool:
+    """Whether no buffer of the bytearray is exported."""
+    try:
+        memory.append(0)
+    except BufferError:
+        return False
+    del memory[-1]
+    return True
+
+
+# How memory is divided
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "capacity", "frame_size", "expected"),
+    [
+        (8192, None, None, (4, 2048)),
+        (8191, None, None, (3, 2048)),
+        (2048, None, None, (1, 2048)),
+        (8192, None, 1024, (8, 1024)),
+        (8192, None, 1000, (8, 1000)),
+        (8192, None, 8192, (1, 8192)),
+        (8192, 3, None, (3, 2730)),
+        (8192, 8192, None, (8192, 1)),
+        (8192, 2, 1024, (2, 1024)),
+        (8192, 1, 1, (1, 1)),
+    ],
+)
+def test_flat_buffer_is_divided(
+    bytes_: int,
+    capacity: int | None,
+    frame_size: int | None,
+    expected: tuple[int, int],
+) -> None:
+    batch = PacketBatch(capacity, frame_size, buffer=bytearray(bytes_))
+    assert (batch.capacity, batch.frame_size) == expected
+    assert memoryview(batch).shape == expected
+    assert memoryview(batch).strides == (expected[1], 1), "frames lie dense"
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "capacity", "frame_size"),
+    [
+        (0, None, None),
+        (2047, None, None),
+        (8192, None, 8193),
+        (8192, 8193, None),
+        (8192, 2, 4097),
+        (8192, 9, 1024),
+        (8192, 0, None),
+        (8192, None, 0),
+        (8192, 2**62, 2),
+        (8192, 2, 2**62),
+        (8192, 2**62, None),
+        (8192, None, 2**70),
+        (2**20 + 1, None, 1),
+    ],
+)
+def test_flat_buffer_that_does_not_hold_the_frames_is_refused(
+    bytes_: int, capacity: int | None, frame_size: int | None
+) -> None:
+    memory = bytearray(bytes_)
+    with pytest.raises(ValueError, match=r"capacity|frame_size|do not fit"):
+        PacketBatch(capacity, frame_size, buffer=memory)
+    assert resizable(memory), "the refused memory stays pinned"
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(), (COUNT,), (None, SIZE), (COUNT, SIZE)],
+    ids=["none", "capacity", "frame_size", "both"],
+)
+def test_shape_of_two_dimensions_gives_the_sizes(
+    sizes: tuple[int | None, ...],
+) -> None:
+    memory = zeros((COUNT, SIZE), "u1")
+    batch = PacketBatch(*sizes, buffer=memory)
+    assert (batch.capacity, batch.frame_size) == (COUNT, SIZE)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(COUNT - 1,), (COUNT + 1,), (None, SIZE - 1), (SIZE, COUNT)],
+)
+def test_sizes_that_differ_from_the_shape_are_refused(
+    sizes: tuple[int | None, ...],
+) -> None:
+    memory = zeros((COUNT, SIZE), "u1")
+    with pytest.raises(ValueError, match=r"shape \(4, 256\)"):
+        PacketBatch(*sizes, buffer=memory)
+
+
+@pytest.mark.parametrize(
+    ("memory", "match"),
+    [
+        (zeros((4, 64), "u2"), "one byte"),
+        (zeros((2, 4, 64), "u1"), "dimension"),
+        (zeros((0, 64), "u1"), "capacity"),
+        (zeros((64, 0), "u1"), "frame_size"),
+        (zeros((2**20 + 1, 1), "u1"), "capacity"),
+        (zeros((), "u1"), "capacity"),
+        (ctypes.c_int(), "capacity"),
+    ],
+    ids=["u2", "3-D", "no rows", "empty rows", "rows", "0-D", "int"],
+)
+def test_shape_that_is_not_rows_of_bytes_is_refused(
+    memory: Any, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        PacketBatch(buffer=memory)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "S1", "?"])
+def test_rows_of_any_item_of_one_byte_will_do(dtype: str) -> None:
+    memory = zeros((COUNT, SIZE), dtype)
+    assert PacketBatch(buffer=memory).frame_size == SIZE
+
+
+def test_flat_items_of_more_bytes_are_so_many_bytes() -> None:
+    memory = zeros(COUNT * SIZE // 4, "u4")
+    batch = PacketBatch(COUNT, buffer=memory)
+    assert batch.frame_size == SIZE
+    batch.append(b"\x01\0\0\0\x02\0\0\0")
+    assert memory[:2].tolist() == [1, 2]
+
+
+# What cannot be the memory of a batch
+
+
+def read_only_numpy() -> Any:
+    array = zeros((COUNT, SIZE), "u1")
+    array.flags.writeable = False
+    return array
+
+
+UNFIT: dict[str, tuple[Any, type[Exception] | tuple[type[Exception], ...]]] = {
+    "bytes": (bytes(2048), BufferError),
+    "read-only view": (memoryview(bytearray(2048)).toreadonly(), BufferError),
+    "read-only numpy": (read_only_numpy(), (ValueError, BufferError)),
+    "read-only mmap": (
+        mmap.mmap(-1, 2048, access=mmap.ACCESS_READ),
+        BufferError,
+    ),
+    "every other byte": (memoryview(bytearray(4096))[::2], BufferError),
+    "backwards": (memoryview(bytearray(4096))[::-1], BufferError),
+    "every other column": (
+        zeros((COUNT, SIZE), "u1")[:, ::2],
+        (ValueError, BufferError),
+    ),
+    "Fortran's order": (
+        zeros((COUNT, SIZE), "u1", order="F"),
+        (ValueError, BufferError),
+    ),
+    "frames of another batch": (PacketBatch(2), BufferError),
+    "text": ("x" * 2048, TypeError),
+    "number": (2048, TypeError),
+    "list": ([0] * 2048, TypeError),
+    "type": (bytearray, TypeError),
+}
+
+
+@pytest.mark.parametrize(("memory", "error"), UNFIT.values(), ids=UNFIT)
+def test_memory_that_cannot_be_written_in_one_piece_is_refused(
+    memory: Any, error: Any
+) -> None:
+    with pytest.raises(error):
+        PacketBatch(buffer=memory)
+
+
+@pytest.mark.parametrize(("memory", "error"), UNFIT.values(), ids=UNFIT)
+def test_one_unfit_buffer_of_many_releases_the_others(
+    memory: Any, error: Any
+) -> None:
+    first, last = bytearray(2048), bytearray(2048)
+    with pytest.raises(error):
+        PacketBatch(buffers=[first, memory, last])
+    assert resizable(first)
+    assert resizable(last)
+
+
+@pytest.mark.parametrize(
+    ("buffers", "error", "match"),
+    [
+        ([], ValueError, "capacity must be 1"),
+        ([bytearray(1), bytearray()], ValueError, r"buffers\[1\]"),
+        ([bytearray(1)] * (2**20 + 1), ValueError, "capacity"),
+        (bytearray(2048), TypeError, None),
+        (2048, TypeError, None),
+        ("text", TypeError, None),
+    ],
+    ids=["empty", "empty buffer", "too many", "bytearray", "int", "str"],
+)
+def test_buffers_must_be_a_sequence_of_memory(
+    buffers: Any, error: type[Exception], match: str | None
+) -> None:
+    with pytest.raises(error, match=match):
+        PacketBatch(buffers=buffers)
+
+
+def test_buffers_must_not_overlap() -> None:
+    """A packet would be overwritten by another."""
+    view = memoryview(bytearray(300))
+    other = bytearray(10)
+    for first, second in (
+        (view[:100], view[:100]),
+        (view[100:200], view[199:]),
+        (view[:101], view[100:]),
+        (view, view[150:151]),
+    ):
+        for a, b in ((first, second), (second, first)):
+            with pytest.raises(ValueError, match=r"buffers\[[02]\].*overlap"):
+                PacketBatch(buffers=[a, other, b])
+    batch = PacketBatch(buffers=[view[200:], view[:100], view[100:200]])
+    assert batch.capacity == 3
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"capacity": 1},
+        {"frame_size": 64},
+        {"buffer": bytearray(2048)},
+    ],
+    ids=["capacity", "frame_size", "buffer"],
+)
+def test_buffers_give_all_sizes(others: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="buffers="):
+        PacketBatch(buffers=[bytearray(64)], **others)
+
+
+# Straight through
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_arrive_in_the_callers_memory(kind: str, veth: Veth) -> None:
+    with memory_of(kind) as memory:
+        batch = PacketBatch(COUNT, buffer=memory)
+        packets = [numbered(i, 64 + i) for i in range(COUNT)]
+        with (
+            RawSocket(veth.b) as receiver,
+            RawSocket(veth.a, protocol=0) as sender,
+        ):
+            receiver.settimeout(WAIT)
+            sender.sendmmsg_all(packets)
+            assert receiver.recvmmsg_into(batch) == COUNT
+        with memoryview(memory).cast("B") as flat:
+            for i, packet in enumerate(packets):
+                start = i * SIZE
+                assert flat[start : start + len(packet)] == packet
+        assert batch.tolist() == packets
+        del batch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_are_sent_from_the_callers_memory(kind: str) -> None:
+    """What lies there when the call is made, not when it was armed."""
+    with memory_of(kind) as memory:
+        batch = PacketBatch(COUNT, buffer=memory)
+        packets = [numbered(i, 64 + i) for i in range(COUNT)]
+        with memoryview(memory).cast("B") as flat:
+            for i, packet in enumerate(packets):
+                flat[i * SIZE : i * SIZE + len(packet)] = packet
+                batch.lengths[i] = len(packet)
+        batch.set_count(COUNT)
+        receiver, sender = datagram_pair()
+        with sender, receiver:
+            assert sender.sendmmsg(batch) == COUNT
+            sender.setblocking(False)
+            receiver.settimeout(WAIT)
+            assert [receiver.recv(SIZE) for _ in packets] == packets
+        del batch
+
+
+def test_frames_arrive_in_a_file(tmp_path: Path) -> None:
+    """Where a shared mapping is the memory, every process that maps the file
+    sees them."""
+    path = tmp_path / "frames"
+    path.write_bytes(bytes(COUNT * SIZE))
+    with path.open("r+b") as file:
+        memory = mmap.mmap(file.fileno(), 0)
+    batch = PacketBatch(COUNT, buffer=memory)
+    sender, receiver = datagram_pair()
+    with sender, receiver:
+        receiver.settimeout(WAIT)
+        sender.send(b"packet")
+        receiver.recvmmsg_into(batch)
+    assert path.read_bytes()[:7] == b"packet\0"
+    del batch
+    memory.close()
+
+
+def test_what_is_received_is_sent_without_a_copy(veth: Veth) -> None:
+    """One batch is both the target of a receive and the source of a send."""
+    memory = zeros((COUNT, SIZE), "u1")
+    batch = PacketBatch(buffer=memory)
+    packets = [numbered(i) for i in range(COUNT)]
+    with RawSocket(veth.a) as near, RawSocket(veth.b) as far:
+        near.settimeout(WAIT)
+        far.settimeout(WAIT)
+        near.sendmmsg_all(packets)
+        assert far.recvmmsg_into(batch) == COUNT
+        memory[:, 20] ^= 0xFF
+        changed = [memory[i, :64].tobytes() for i in range(COUNT)]
+        assert far.sendmmsg(batch) == COUNT
+        received = PacketBatch()
+        near.recvmmsg_into(received)
+        assert received.tolist() == changed
+
+
+def test_longer_packet_is_cut_to_its_frame() -> None:
+    memory = bytearray(b"." * 12)
+    batch = PacketBatch(2, 4, buffer=memory)
+    sender, receiver = datagram_pair()
+    with sender, receiver:
+        sender.send(b"longer")
+        sender.send(b"four")
+        receiver.settimeout(WAIT)
+        assert receiver.recvmmsg_into(batch) == 2
+    assert batch.tolist() == [b"long", b"four"]
+    assert batch.flags is not None
+    assert batch.flags[:2].tolist() == [TRUNCATED, 0]
+    assert memory == b"longfour....", "written beyond the frames"
+
+
+def test_recv_into_writes_nothing_but_the_packet() -> None:
+    sender, receiver = datagram_pair()
+    with sender, receiver:
+        receiver.settimeout(WAIT)
+        memory = bytearray(b"." * 10)
+        sender.send(b"longer")
+        assert receiver.recv_into(memoryview(memory)[2:6]) == 4
+        assert memory == b"..long...."
+
+
+# Scattered
+
+
+def test_each_of_many_buffers_has_its_own_size() -> None:
+    buffers: list[Any] = [
+        bytearray(8),
+        zeros((2, 64), "u1"),
+        mmap.mmap(-1, 4096),
+        memoryview(bytearray(10))[2:5],
+    ]
+    batch = PacketBatch(buffers=buffers)
+    assert batch.capacity == 4
+    assert batch.frame_size is None
+    packets = [b"x" * 8, b"y" * 128, b"z" * 4096, b"abc"]
+    batch.extend(packets)
+    assert batch.tolist() == packets
+    for buffer, packet in zip(buffers, packets, strict=True):
+        assert memoryview(buffer).tobytes() == packet
+
+
+def test_each_packet_is_cut_to_its_own_buffer() -> None:
+    buffers = [bytearray(3), bytearray(6), bytearray(1)]
+    batch = PacketBatch(buffers=tuple(buffers))
+    sender, receiver = datagram_pair()
+    with sender, receiver:
+        receiver.settimeout(WAIT)
+        for _ in buffers:
+            sender.send(b"packet")
+        assert receiver.recvmmsg_into(batch) == 3
+    assert buffers == [b"pac", b"packet", b"p"]
+    assert batch.lengths.tolist() == [3, 6, 1]
+    assert batch.flags is not None
+    assert batch.flags.tolist() == [TRUNCATED, 0, TRUNCATED]
+
+
+def test_append_fits_the_next_buffer() -> None:
+    batch = PacketBatch(buffers=[bytearray(3), bytearray(6)])
+    with pytest.raises(ValueError, match="6 bytes does not fit the frame's 3"):
+        batch.append(b"packet")
+    batch.append(b"one")
+    batch.append(b"packet")
+    assert batch.tolist() == [b"one", b"packet"]
+
+
+def test_scattered_frames_go_over_a_link_and_back(veth: Veth) -> None:
+    buffers = [bytearray(2048) for _ in range(COUNT)]
+    batch = PacketBatch(buffers=buffers)
+    packets = [numbered(i, 100 + i) for i in range(COUNT)]
+    with RawSocket(veth.a) as near, RawSocket(veth.b) as far:
+        near.settimeout(WAIT)
+        far.settimeout(WAIT)
+        near.sendmmsg_all(packets)
+        assert far.recvmmsg_into(batch) == COUNT
+        assert [
+            bytes(buffer[:length])
+            for buffer, length in zip(buffers, batch.lengths, strict=True)
+        ] == packets
+        far.sendmmsg_all(batch)
+        answer = PacketBatch()
+        assert near.recvmmsg_into(answer) == COUNT
+        assert answer.tolist() == packets
+
+
+def test_scattered_frames_are_no_matrix() -> None:
+    batch = PacketBatch(buffers=[bytearray(64), bytearray(64)])
+    with pytest.raises(BufferError, match="no two-dimensional form"):
+        memoryview(batch)
+
+
+def test_buffers_are_those_at_construction() -> None:
+    buffers = [bytearray(3), bytearray(3)]
+    batch = PacketBatch(buffers=buffers)
+    first = buffers[0]
+    buffers.clear()
+    batch.append(b"one")
+    assert first == b"one"
+    assert batch.capacity == 2
+
+
+# How long memory stays pinned
+
+
+HOLDERS: dict[str, Callable[[PacketBatch], Any]] = {
+    "batch": lambda batch: batch,
+    "packet": lambda batch: batch[0],
+    "part": lambda batch: batch[0][:1],
+    "lengths": lambda batch: batch.lengths,
+    "matrix": lambda batch: memoryview(batch),
+    "array": lambda batch: numpy.asarray(batch),
+    "iterator": lambda batch: iter(batch),
+    "another batch": lambda batch: PacketBatch(1, 4, buffer=batch[0]),
+}
+
+
+@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
+def test_bytearray_is_resizable_when_the_last_view_is_gone(
+    hold: Callable[[PacketBatch], Any],
+) -> None:
+    memory = bytearray(2048)
+    batch = PacketBatch(buffer=memory)
+    batch.append(b"packet")
+    holder = hold(batch)
+    del batch
+    with pytest.raises(BufferError):
+        memory.clear()
+    assert memory[:6] == b"packet"
+    del holder
+    memory.clear()
+
+
+@pytest.mark.parametrize("hold", [HOLDERS["batch"], HOLDERS["packet"]])
+def test_scattered_bytearrays_are_resizable_when_the_last_view_is_gone(
+    hold: Callable[[PacketBatch], Any],
+) -> None:
+    """A view of one packet pins the buffers of all."""
+    buffers = [bytearray(64), bytearray(64)]
+    batch = PacketBatch(buffers=buffers)
+    batch.append(b"packet")
+    holder = hold(batch)
+    del batch
+    assert not any(map(resizable, buffers))
+    del holder
+    assert all(map(resizable, buffers))
+
+
+def test_released_view_does_not_pin() -> None:
+    memory = bytearray(2048)
+    batch = PacketBatch(buffer=memory)
+    batch.append(b"packet")
+    view = batch[0]
+    del batch
+    assert not resizable(memory)
+    view.release()
+    assert resizable(memory)
+
+
+def test_mmap_cannot_be_closed_under_a_batch() -> None:
+    memory = mmap.mmap(-1, 4096)
+    batch = PacketBatch(buffer=memory)
+    with pytest.raises(BufferError):
+        memory.close()
+    with pytest.raises(BufferError):
+        memory.resize(8192)
+    del batch
+    memory.close()
+
+
+def test_shared_memory_cannot_be_closed_under_a_batch() -> None:
+    with shared_memory(2048) as memory:
+        batch = PacketBatch(1, buffer=memory.buf)
+        with pytest.raises(BufferError):
+            memory.close()
+        del batch
+        memory.close()
+
+
+def test_memory_outlives_its_owners_name() -> None:
+    """Frames are valid when nobody but the batch knows of the memory."""
+    batch = PacketBatch(1, SIZE, buffer=zeros(SIZE, "u1"))
+    batch.append(b"packet")
+    view = batch[0]
+    del batch
+    assert bytes(view) == b"packet"
+
+
+@pytest.mark.parametrize("call", ["recvmmsg_into", "recv_into"])
+def test_memory_is_pinned_while_a_receive_waits(call: str) -> None:
+    """Memory under an armed header is not freed, though nobody else holds
+    it."""
+    memory = bytearray(2048)
+    sender, receiver = datagram_pair()
+    receiver.settimeout(WAIT)
+
+    def work() -> None:
+        if call == "recvmmsg_into":
+            receiver.recvmmsg_into(PacketBatch(buffer=memory))
+        else:
+            receiver.recv_into(memory)
+
+    thread = threading.Thread(target=work)
+    with sender, receiver:
+        thread.start()
+        try:
+            wait_until(lambda: not resizable(memory), "memory is not pinned")
+            assert not resizable(memory)
+        finally:
+            sender.send(b"packet")
+            thread.join()
+    assert memory[:6] == b"packet"
+    assert resizable(memory), "memory stays pinned after the call"
+
+
+@pytest.mark.parametrize(
+    "call", ["sendmmsg", "sendmmsg_all", "send", "gather"]
+)
+def test_memory_is_pinned_while_a_send_waits(call: str) -> None:
+    memory = bytearray(b"packet")
+    receiver, sender = datagram_pair()
+
+    def work() -> None:
+        if call == "send":
+            sender.send(memory)
+        elif call == "gather":
+            sender.sendmmsg([(b"<", memory, b">")])
+        else:
+            getattr(sender, call)([memory])
+
+    thread = threading.Thread(target=work)
+    with sender, receiver:
+        receiver.settimeout(WAIT)
+        sender.setblocking(False)
+        waiting = 0
+        with pytest.raises(BlockingIOError):
+            while True:
+                sender.send(b"before")
+                waiting += 1
+        sender.settimeout(WAIT)
+        thread.start()
+        try:
+            wait_until(lambda: not resizable(memory), "memory is not pinned")
+            for _ in range(waiting):
+                assert receiver.recv(100) == b"before"
+        finally:
+            thread.join()
+        assert b"packet" in receiver.recv(100)
+    assert resizable(memory), "memory stays pinned after the call"
+
+
+def test_batch_over_its_own_frame_is_pinned_in_turn() -> None:
+    outer = PacketBatch(2, 2048, buffer=bytearray(4096))
+    outer.set_count(2)
+    outer.lengths[1] = 2048
+    inner = PacketBatch(4, 512, buffer=outer[1])
+    del outer
+    inner.append(b"packet")
+    assert inner.tolist() == [b"packet"]
+
+
+# Cycles
+
+
+class Memory(bytearray):
+    """A bytearray that can refer to its batch."""
+
+    held: Any
+
+
+# An array of numpy's is unknown to the collector.
+FLAT = ["batch", "packet", "part", "lengths", "iterator", "another batch"]
+
+
+@pytest.mark.parametrize(
+    ("scattered", "names"),
+    [(False, [name]) for name in [*FLAT, "matrix"]]
+    + [(True, [name]) for name in FLAT]
+    + [(False, [*FLAT, "matrix"]), (True, FLAT)],
+)
+def test_cycle_through_the_callers_memory_is_collected(
+    scattered: bool, names: list[str]
+) -> None:
+    memory = Memory(2048)
+    batch = (
+        PacketBatch(buffers=[bytearray(64), memory])
+        if scattered
+        else PacketBatch(buffer=memory)
+    )
+    batch.append(b"packet")
+    memory.held = [HOLDERS[name](batch) for name in names]
+    reference = weakref.ref(memory)
+    del memory, batch
+    gc.collect()
+    assert reference() is None, "the cycle is not collected"
+
+
+def test_memory_of_a_cycle_stays_while_a_view_outside_does() -> None:
+    memory = Memory(2048)
+    memory.held = PacketBatch(buffer=memory)
+    memory.held.append(b"packet")
+    view = memory.held[0]
+    reference = weakref.ref(memory)
+    del memory
+    gc.collect()
+    assert reference() is not None
+    assert bytes(view) == b"packet"
+    del view
+    gc.collect()
+    assert reference() is None
+
+
+def test_frames_are_valid_in_finalizers_of_a_cycle() -> None:
+    """The collector does not take memory from under a view."""
+    seen: list[bytes] = []
+
+    class Finalized(bytearray):
+        held: Any
+
+        def __del__(self) -> None:
+            batch, view = self.held
+            seen.append(bytes(view))
+            batch.append(b"more")
+            seen.extend(batch.tolist())
+
+    memory = Finalized(64)
+    batch = PacketBatch(2, 32, buffer=memory)
+    batch.append(b"packet")
+    memory.held = (batch, batch[0])
+    del memory, batch
+    gc.collect()
+    assert seen == [b"packet", b"packet", b"more"]
+
+
+def wait_until(condition: Callable[[], bool], failure: str) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, failure
+        time.sleep(0.001)

@@ -1,0 +1,104 @@
+"""The command line, run as a user runs it."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from support.child import tool
+
+import rawmmsg
+from rawmmsg import bpf
+
+
+def run(
+    *arguments: str, prefix: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", "rawmmsg", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_demo_verifies_every_frame() -> None:
+    tool("ip")
+    done = run("demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {
+        label.strip(): values.split()
+        for label, values in re.findall(
+            r"^(\S.{33})(.*)$", done.stdout, re.MULTILINE
+        )
+    }
+    assert rows["received"] == rows["kept by the filter"]
+    assert rows["lost"] == rows["wrong"] == ["0", "0"]
+    assert all(int(n.replace(",", "")) > 0 for n in rows["received"])
+    assert float(rows["system calls a frame sent"][1]) >= 1.5
+    assert float(rows["system calls a frame sent"][0]) < 1
+    assert done.stdout.endswith("every frame verified\n")
+
+
+def test_refused_demo_says_what_to_do() -> None:
+    """Uid 0 without capabilities may make no namespace."""
+    done = run(
+        "demo",
+        prefix=("setpriv", "--inh-caps=-all", "--bounding-set=-all"),
+    )
+    assert done.returncode == 1
+    assert "no private network namespace" in done.stderr
+    assert "run as root" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "form"),
+    [("", "d"), ("-d", "d"), ("-dd", "dd"), ("-ddd", "ddd")],
+)
+def test_filter_prints_the_program(option: str, form: str) -> None:
+    done = run("filter", *([option] if option else []), "udp", "port", "53")
+    assert done.stdout == bpf.compile("udp port 53").dump(form) + "\n"
+    assert done.returncode == 0
+
+
+def test_filter_for_a_file_finds_tags_in_the_frame() -> None:
+    printed = run("filter", "--file", "vlan").stdout
+    assert printed == bpf.compile("vlan", live=False).dump("d") + "\n"
+    assert printed != run("filter", "vlan").stdout
+
+
+def test_filter_for_a_tun_device_begins_with_the_ip_header() -> None:
+    printed = run("filter", "-y", "RAW", "ip").stdout
+    assert printed == bpf.compile("ip", link_type=65534).dump("d") + "\n"
+
+
+def test_wrong_filter_is_shown_with_a_caret() -> None:
+    done = run("filter", "tcp", "prot", "80")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    expression, caret = done.stderr.splitlines()[-2:]
+    assert expression.strip() == "tcp prot 80"
+    assert caret.strip() == "^"
+    assert caret.index("^") == expression.index("prot")
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout == f"rawmmsg {rawmmsg.__version__}\n"
+
+
+def test_reader_that_has_seen_enough_is_no_error() -> None:
+    """As in `rawmmsg filter ... | head -n 1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "rawmmsg", "filter", "tcp"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

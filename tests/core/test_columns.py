@@ -1,0 +1,437 @@
+"""What a receive tells of each packet beside its bytes, and how it receives
+them."""
+
+import errno
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from support import WAIT
+from support.frames import (
+    datagram_pair,
+    frame,
+    pending,
+    receive,
+    until_stamped,
+)
+from support.linux import ETHTOOL_SGRO, ETHTOOL_STSO, ethtool, ip
+
+from rawmmsg import (
+    CHECKSUM_NOT_READY,
+    CHECKSUM_VALID,
+    CONTROL_TRUNCATED,
+    TRUNCATED,
+    PacketBatch,
+    RawSocket,
+)
+from rawmmsg.testing import Veth
+
+# <asm-generic/socket.h>, <linux/net_tstamp.h>
+SO_TIMESTAMPNS = 35
+SO_TIMESTAMPING = 37
+SO_RXQ_OVFL = 40
+SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
+SOF_TIMESTAMPING_SOFTWARE = 1 << 4
+
+ADDRESS_A = "192.0.2.1"
+ADDRESS_B = "192.0.2.2"
+TAGGED = frame(bytes.fromhex("006488b5") + bytes(46), ethertype=0x8100)
+
+
+# Lengths
+
+
+@pytest.mark.parametrize("vlan", [True, False])
+@pytest.mark.parametrize("size", [14, 63, 64, 65, 1514])
+def test_lengths_are_cut_to_the_frame_and_flagged(
+    pair: Veth, sender: RawSocket, size: int, vlan: bool
+) -> None:
+    packet = frame(bytes(size - 14))
+    batch = PacketBatch(1, 64)
+    with RawSocket(pair.b, vlan=vlan) as sock:
+        sock.settimeout(WAIT)
+        sender.send(packet)
+        sock.recvmmsg_into(batch)
+    assert batch.lengths[0] == min(size, 64)
+    assert batch.tolist() == [packet[:64]]
+    assert batch.flags is not None
+    assert bool(batch.flags[0] & TRUNCATED) == (size > 64)
+    if vlan:
+        assert batch.wire_lengths is not None
+        assert batch.wire_lengths[0] == size
+    else:
+        assert batch.wire_lengths is None
+
+
+def test_datagrams_are_flagged_when_cut() -> None:
+    datagrams, sock = datagram_pair()
+    batch = PacketBatch(1, 4)
+    with datagrams, sock:
+        for message in (b"0123", b"01234", b"012"):
+            datagrams.send(message)
+            sock.recvmmsg_into(batch)
+            assert batch.tolist() == [message[:4]]
+            assert batch.flags is not None
+            assert bool(batch.flags[0] & TRUNCATED) == (len(message) > 4)
+
+
+def test_what_one_receive_told_does_not_stay_for_the_next(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """msg_namelen, msg_controllen and msg_flags are changed by the kernel:
+    each packet must find them as the first did."""
+    batch = PacketBatch(1, 66)
+    short, long = frame(bytes(40)), frame(bytes(100))
+    with RawSocket(pair.b, addresses=True, timestamps="software") as sock:
+        until_stamped(sender, sock, short)
+        sock.settimeout(WAIT)
+        for packet in (TAGGED, short, long, short, TAGGED, long, TAGGED) * 2:
+            sender.send(packet)
+            sock.recvmmsg_into(batch)
+            assert batch.tolist() == [packet[:66]]
+            assert batch.flags is not None
+            assert bool(batch.flags[0] & TRUNCATED) == (packet is long)
+            assert not batch.flags[0] & CONTROL_TRUNCATED
+            assert batch.wire_lengths is not None
+            assert batch.wire_lengths[0] == len(packet)
+            assert batch.vlan_tpids is not None
+            assert bool(batch.vlan_tpids[0]) == (packet is TAGGED)
+            assert batch.ifindexes is not None
+            assert batch.ifindexes[0] == sock.ifindex
+            assert batch.timestamps_ns is not None
+            assert batch.timestamps_ns[0] > 0
+
+
+# Checksums
+
+
+@contextmanager
+def addresses(pair: Veth) -> Iterator[None]:
+    """Gives the first end an address, and the second one's as a neighbour, so
+    that the kernel's own stack sends there and asks nobody."""
+    (link,) = [
+        line.split()[1]
+        for line in ip("link", "show", pair.b).splitlines()
+        if "link/ether" in line
+    ]
+    ip("address", "add", f"{ADDRESS_A}/24", "dev", pair.a)
+    ip("neighbour", "add", ADDRESS_B, "lladdr", link, "dev", pair.a)
+    yield
+
+
+def test_checksum_left_to_the_hardware_is_flagged(veth: Veth) -> None:
+    """A datagram of the kernel's own stack, whose checksum nobody completes
+    on a veth pair."""
+    batch = PacketBatch()
+    with (
+        addresses(veth),
+        RawSocket(veth.b) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+    ):
+        sock.settimeout(WAIT)
+        udp.sendto(b"datagram", (ADDRESS_B, 9))
+        assert sock.recvmmsg_into(batch) == 1
+        assert batch.tolist()[0].endswith(b"datagram")
+        assert batch.flags is not None
+        assert batch.flags[0] == CHECKSUM_NOT_READY
+
+
+def test_checksum_flags_need_vlan(veth: Veth) -> None:
+    batch = PacketBatch()
+    with (
+        addresses(veth),
+        RawSocket(veth.b, vlan=False) as sock,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+    ):
+        sock.settimeout(WAIT)
+        udp.sendto(b"datagram", (ADDRESS_B, 9))
+        assert sock.recvmmsg_into(batch) == 1
+        assert batch.flags is not None
+        assert batch.flags[0] == 0
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    total = int(sum(struct.unpack(f">{len(data) // 2}H", data)))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def tcp_segment(good: bool) -> bytes:
+    """A frame with a TCP segment over IPv4."""
+    source, target = bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2])
+    fields = (1024, 1025, 1, 1, 5 << 4, 0x10, 1000)
+    pseudo = source + target + struct.pack(">HH", socket.IPPROTO_TCP, 20)
+    segment = struct.pack(">HHIIBBHHH", *fields, 0, 0)
+    correct = checksum(pseudo + segment)
+    segment = struct.pack(
+        ">HHIIBBHHH", *fields, correct if good else correct ^ 1, 0
+    )
+    header = struct.pack(
+        ">BBHHHBBH", 0x45, 0, 40, 1, 0, 64, socket.IPPROTO_TCP, 0
+    )
+    correct = checksum(header + source + target)
+    header = header[:10] + correct.to_bytes(2, "big") + source + target
+    return frame(header + segment, ethertype=0x0800)
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_checksum_that_was_verified_is_flagged(veth: Veth, good: bool) -> None:
+    """GRO, which a veth pair does when asked, verifies TCP checksums."""
+    ethtool(veth.a, ETHTOOL_STSO, 0)
+    ethtool(veth.b, ETHTOOL_SGRO, 1)
+    batch = PacketBatch()
+    with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
+        sock.settimeout(WAIT)
+        sender.send(tcp_segment(good))
+        assert sock.recvmmsg_into(batch) == 1
+        assert batch.tolist() == [tcp_segment(good)]
+        assert batch.flags is not None
+        assert batch.flags[0] == (CHECKSUM_VALID if good else 0)
+
+
+def test_frames_of_raw_sockets_have_no_checksum_flag(
+    pair: Veth, sender: RawSocket
+) -> None:
+    batch = PacketBatch()
+    with RawSocket(pair.b) as sock:
+        sock.settimeout(WAIT)
+        sender.send(tcp_segment(True))
+        sock.recvmmsg_into(batch)
+        assert batch.flags is not None
+        assert batch.flags[0] == 0
+
+
+# Time
+
+
+@pytest.mark.parametrize("vlan", [True, False])
+def test_software_timestamps_lie_between_send_and_receive(
+    pair: Veth, sender: RawSocket, vlan: bool
+) -> None:
+    packets = [frame(b"%d" % number) for number in range(64)]
+    batch = PacketBatch()
+    stamps: list[int] = []
+    with RawSocket(pair.b, timestamps="software", vlan=vlan) as sock:
+        until_stamped(sender, sock, frame())
+        sock.settimeout(WAIT)
+        before = time.time_ns()
+        sender.sendmmsg_all(packets)
+        while len(stamps) < len(packets):
+            count = sock.recvmmsg_into(batch)
+            assert batch.timestamps_ns is not None
+            stamps += batch.timestamps_ns[:count]
+        after = time.time_ns()
+    assert before <= stamps[0], "stamped before it was sent"
+    assert stamps[-1] <= after, "stamped after it was received"
+    assert stamps == sorted(stamps)
+
+
+def test_software_timestamp_is_that_of_the_arrival_or_0(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """The kernel begins to stamp a moment after the constructor has asked for
+    it. A packet that came before has a time stamp of 0: not the time at which
+    it was read."""
+    batch = PacketBatch()
+    for _ in range(20):
+        with RawSocket(pair.b, timestamps="software") as sock:
+            sender.send(frame())
+            assert select.select([sock], [], [], WAIT)[0]
+            arrived_before = time.time_ns()
+            sock.recvmmsg_into(batch)
+        assert batch.timestamps_ns is not None
+        assert batch.timestamps_ns[0] < arrived_before
+
+
+def test_timestamps_are_not_collected_by_default(
+    pair: Veth, sender: RawSocket
+) -> None:
+    batch = PacketBatch()
+    with RawSocket(pair.b) as sock:
+        sock.settimeout(WAIT)
+        sender.send(frame())
+        sock.recvmmsg_into(batch)
+    assert batch.timestamps_ns is None
+
+
+@pytest.mark.parametrize("wrong", ["hard", "", 1, True])
+def test_other_timestamps_are_refused(pair: Veth, wrong: object) -> None:
+    with pytest.raises(ValueError, match="timestamps must be None,"):
+        RawSocket(pair.b, timestamps=wrong)  # type: ignore[arg-type]
+
+
+def test_interface_without_a_clock_is_refused(pair: Veth) -> None:
+    with pytest.raises(OSError, match="no hardware time stamps") as caught:
+        RawSocket(pair.b, timestamps="hardware")
+    assert caught.value.errno == errno.EOPNOTSUPP
+    with pytest.raises(ValueError, match="interface"):
+        RawSocket(timestamps="hardware")
+
+
+# Control data
+
+
+def test_options_set_by_hand_that_fit_disturb_nothing(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """The kernel's counter of drops comes with each packet once there was
+    one (SO_RXQ_OVFL): there is room for it, also where the packet before had
+    less to tell."""
+    batch = PacketBatch(1)
+    with RawSocket(pair.b, rcvbuf=8192, timestamps="software") as sock:
+        until_stamped(sender, sock, frame())
+        sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
+        sock.settimeout(WAIT)
+        sender.send(TAGGED)
+        sock.recvmmsg_into(batch)
+        sender.sendmmsg_all([TAGGED] * 256)
+        deadline = time.monotonic() + WAIT
+        while not sock.statistics().packets_dropped:
+            assert time.monotonic() < deadline
+        pending(sock)
+        sender.send(TAGGED)
+        sock.settimeout(WAIT)
+        sock.recvmmsg_into(batch)
+        assert batch.tolist() == [TAGGED]
+        assert batch.flags is not None
+        assert not batch.flags[0] & CONTROL_TRUNCATED
+        assert batch.vlan_tcis is not None
+        assert batch.vlan_tcis[0] == 0x64
+        assert batch.timestamps_ns is not None
+        assert batch.timestamps_ns[0] > 0
+
+
+def test_control_data_beyond_the_room_is_flagged(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """Options set by hand, with more to say than fits: what is lost is the
+    tag, which the kernel tells last."""
+    batch = PacketBatch()
+    with RawSocket(pair.b) as sock:
+        sock.settimeout(WAIT)
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        sock.setsockopt(
+            socket.SOL_SOCKET,
+            SO_TIMESTAMPING,
+            SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE,
+        )
+        sender.send(TAGGED)
+        sock.recvmmsg_into(batch)
+        assert batch.flags is not None
+        assert batch.flags[0] & CONTROL_TRUNCATED
+        assert batch.tolist() == [TAGGED[:12] + TAGGED[16:]]
+        assert batch.vlan_tpids is not None
+        assert batch.vlan_tpids[0] == 0
+        # And with one option less all is well again, in the same batch.
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, 0)
+        sender.send(TAGGED)
+        sock.recvmmsg_into(batch)
+        assert batch.flags[0] & CONTROL_TRUNCATED == 0
+        assert batch.tolist() == [TAGGED]
+
+
+# How a batch is received
+
+
+def test_receive_returns_what_waits_and_not_a_full_batch(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """recvmmsg(2) blocks until all of its messages are there, unless told."""
+    batch = PacketBatch(64)
+    with RawSocket(pair.b) as sock:
+        sender.send(frame())
+        assert sock.recvmmsg_into(batch) == 1
+
+
+def test_timeout_ends_a_receive_that_gets_nothing(pair: Veth) -> None:
+    """recvmmsg(2) looks at its own timeout only after a packet."""
+    with RawSocket(pair.b) as sock:
+        sock.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            sock.recvmmsg_into(PacketBatch())
+
+
+def test_signals_between_packets_raise_nothing(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """A signal after the first packet of a blocking recvmmsg(2) makes the
+    next one fail with ERESTARTSYS (512)."""
+    caught: list[int] = []
+    previous = signal.signal(signal.SIGALRM, lambda *_: caught.append(1))
+    batch = PacketBatch(64)
+    deadline = time.monotonic() + WAIT
+    try:
+        with RawSocket(pair.b) as sock:
+            sock.settimeout(WAIT)
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+            sent = received = 0
+            while len(caught) < 50 or received < sent:
+                assert time.monotonic() < deadline
+                if sent == received:
+                    sender.sendmmsg_all([frame(b"1"), frame(b"2")])
+                    sent += 2
+                received += sock.recvmmsg_into(batch)
+            assert received == sent
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_link_error_comes_before_what_waits_and_takes_none_of_it(
+    veth: Veth,
+) -> None:
+    """The kernel reports ENETDOWN once, in front of queued packets."""
+    packets = [frame(b"%d" % number) for number in range(8)]
+    with (
+        RawSocket(veth.b) as witness,
+        RawSocket(veth.b) as sock,
+        RawSocket(veth.a) as sender,
+    ):
+        sender.sendmmsg_all(packets)
+        receive(witness, 8)
+        veth.down("b")
+        sock.settimeout(WAIT)
+        with pytest.raises(OSError, match="Network is down") as caught:
+            sock.recvmmsg_into(PacketBatch())
+        assert caught.value.errno == errno.ENETDOWN
+        assert receive(sock, 8) == packets
+
+
+def test_batch_of_more_than_1024_is_filled_in_one_call() -> None:
+    """recvmmsg(2) takes any number of messages, unlike sendmmsg(2)."""
+    count = 1500
+    qlen = "/proc/sys/net/unix/max_dgram_qlen"
+    with open(qlen) as file:
+        before = file.read()
+    with open(qlen, "w") as file:
+        file.write("2000")
+    std = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    std.bind("")  # an abstract address that the kernel chooses
+    address = std.getsockname()
+    messages = [b"%d" % number for number in range(count)]
+    # Queued datagrams are the senders' memory: not more than fits each.
+    senders = []
+    try:
+        with RawSocket(fileno=std.detach()) as sock:
+            for start in range(0, count, 100):
+                one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                senders.append(one)
+                one.setblocking(False)
+                one.connect(address)
+                for message in messages[start : start + 100]:
+                    one.send(message)
+            batch = PacketBatch(2000, 64)
+            assert sock.recvmmsg_into(batch) == count
+            assert batch.tolist() == messages
+    finally:
+        for one in senders:
+            one.close()
+        with open(qlen, "w") as file:
+            file.write(before)

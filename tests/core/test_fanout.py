@@ -1,0 +1,175 @@
+"""Fanout groups: every packet to exactly one socket."""
+
+import errno
+import socket
+from contextlib import ExitStack, closing
+from itertools import chain
+from typing import Any
+
+import pytest
+from support.frames import number_of, numbered, pending, receive
+from support.programs import RET, program
+
+from rawmmsg import (
+    FANOUT_FLAG_DEFRAG,
+    FANOUT_FLAG_ROLLOVER,
+    RawSocket,
+    open_fanout_group,
+)
+from rawmmsg.testing import Veth
+
+SOL_PACKET = 263
+PACKET_FANOUT = 18
+FRAMES = 200
+
+
+def shares(
+    sockets: list[RawSocket], sender: RawSocket, first: int = 0
+) -> list[list[int]]:
+    """The numbers of the frames that each socket gets; each is sent once.
+
+    A frame is in a queue when send() returns on a veth pair: its receiver
+    runs on the same CPU at the end of the system call, unless that CPU is
+    busy; so wait for the last of them.
+    """
+    sender.sendmmsg_all([numbered(first + i) for i in range(FRAMES)])
+    found: list[list[int]] = [[] for _ in sockets]
+    while sum(map(len, found)) < FRAMES:
+        for share, sock in zip(found, sockets, strict=True):
+            share += [number_of(packet) for packet in pending(sock)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags"),
+    [
+        (mode, flags)
+        for mode in ["hash", "lb", "cpu", "rollover", "random", "queue"]
+        for flags in [0, FANOUT_FLAG_DEFRAG, FANOUT_FLAG_ROLLOVER]
+        # The kernel refuses to roll over twice.
+        if not (mode == "rollover" and flags == FANOUT_FLAG_ROLLOVER)
+    ],
+)
+def test_every_packet_goes_to_one_socket(
+    pair: Veth, sender: RawSocket, mode: Any, flags: int
+) -> None:
+    with ExitStack() as stack:
+        group = open_fanout_group(3, pair.b, mode, flags=flags)
+        for sock in group:
+            stack.enter_context(sock)
+        assert len({sock.fanout_group for sock in group}) == 1
+        found = shares(group, sender)
+        assert sorted(chain.from_iterable(found)) == list(range(FRAMES))
+        assert all(share == sorted(share) for share in found)
+        if mode == "lb" and not flags:
+            assert all(found), "round robin has left out a socket"
+
+
+def test_program_chooses_the_socket(pair: Veth, sender: RawSocket) -> None:
+    with ExitStack() as stack:
+        choose = program((RET, 0, 0, 1))
+        group = open_fanout_group(2, pair.b, "cbpf", program=choose)
+        for sock in group:
+            stack.enter_context(sock)
+        assert shares(group, sender) == [[], list(range(FRAMES))]
+
+
+def test_members_join_by_number(pair: Veth, sender: RawSocket) -> None:
+    """As processes do."""
+    with (
+        RawSocket(pair.b, fanout=("lb", 77)) as one,
+        RawSocket(pair.b, fanout=("lb", 77)) as other,
+    ):
+        assert one.fanout_group == other.fanout_group == 77
+        found = shares([one, other], sender)
+        assert sorted(chain.from_iterable(found)) == list(range(FRAMES))
+
+
+def test_groups_of_their_own_get_every_packet(
+    pair: Veth, sender: RawSocket
+) -> None:
+    with (
+        RawSocket(pair.b, fanout="hash") as one,
+        RawSocket(pair.b, fanout="hash") as other,
+    ):
+        assert one.fanout_group != other.fanout_group
+        sender.send(numbered(1))
+        for sock in (one, other):
+            sock.settimeout(30)
+            assert number_of(sock.recv(100)) == 1
+
+
+def test_what_came_before_joining_stays(pair: Veth, sender: RawSocket) -> None:
+    """Nobody else need have it: to discard it would lose it."""
+    queued = [numbered(i) for i in range(50)]
+    with RawSocket(pair.b) as one, RawSocket(pair.b) as other:
+        sender.sendmmsg_all(queued)
+        assert one.fanout_group is None
+        number = one.set_fanout("lb")
+        assert other.set_fanout("lb", number) == number
+        assert receive(one, 50) == receive(other, 50) == queued
+        found = shares([one, other], sender, 100)
+        assert sorted(chain.from_iterable(found)) == list(
+            range(100, 100 + FRAMES)
+        )
+
+
+def test_filter_of_a_member_holds(pair: Veth, sender: RawSocket) -> None:
+    keep = "ether[14:4] = 0 and ether[18:4] < 10"
+    with RawSocket(pair.b, fanout="lb", filter=keep) as sock:
+        sender.sendmmsg_all([numbered(i) for i in range(20)])
+        sock.settimeout(30)
+        found: list[int] = []
+        while len(found) < 10:
+            found += [number_of(packet) for packet in pending(sock)]
+        assert found == list(range(10))
+
+
+def test_outgoing_packets_are_ignored_in_a_group_too(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """The option of the socket does not work there; a flag of the group
+    does."""
+    with RawSocket(pair.a, fanout="lb", ignore_outgoing=True) as sock:
+        sender.send(numbered(1))
+        assert pending(sock) == []
+
+
+def test_members_that_differ_are_refused(pair: Veth) -> None:
+    with RawSocket(pair.b, fanout=("lb", 5)) as first:
+        for options in (
+            {"interface": pair.a, "fanout": ("lb", 5)},
+            {"interface": pair.b, "fanout": ("hash", 5)},
+            {"interface": pair.b, "fanout": ("lb", 5, FANOUT_FLAG_DEFRAG)},
+        ):
+            with pytest.raises(OSError) as caught:
+                RawSocket(**options)  # type: ignore[arg-type]
+            assert caught.value.errno == errno.EINVAL
+        with pytest.raises(OSError) as caught:
+            first.set_fanout("lb", 5)
+        assert caught.value.errno == errno.EALREADY
+
+
+def test_group_of_none_is_refused(pair: Veth) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        open_fanout_group(0, pair.b)
+
+
+def test_adopted_member_tells_its_group(pair: Veth) -> None:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as std:
+        std.bind((pair.b, 3))
+        std.setsockopt(SOL_PACKET, PACKET_FANOUT, 9 | 1 << 16)
+        adopted = RawSocket(fileno=std.fileno())
+        assert adopted.fanout_group == 9
+        adopted.detach()
+
+
+def test_adopted_descriptor_joins(pair: Veth, sender: RawSocket) -> None:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as std:
+        std.bind((pair.b, 3))
+        sender.send(numbered(1))
+        with closing(
+            RawSocket(fileno=std.detach(), fanout=("lb", 11))
+        ) as sock:
+            assert sock.fanout_group == 11
+            assert receive(sock, 1) == [numbered(1)]

@@ -1,0 +1,491 @@
+"""A forked child has its own copies of the object and of its descriptors; the
+queue, the filter and the eventfd behind them it shares with its parent."""
+
+import errno
+import fcntl
+import os
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from support import WAIT
+from support.calls import (
+    Call,
+    descriptors,
+    eventually,
+    handler,
+    interrupt_main_thread,
+    when_main_thread_waits,
+)
+from support.child import Child, end_child, fork, in_child
+from support.frames import PACKET, datagram_pair, pending
+from support.programs import accept
+
+from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.testing import Veth
+
+
+@contextmanager
+def receiving(peer: socket.socket, sock: RawSocket) -> Iterator[Call]:
+    """A call that receives meanwhile, goes on after, and gets the next
+    packet."""
+    with Call(sock.recv, 2048) as call:
+        call.until_blocked()
+        yield call
+        assert call.pending, "the child has ended the parent's call"
+        peer.send(PACKET)
+    assert call.result() == PACKET
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, RawSocket]]:
+    peer, sock = datagram_pair()
+    with peer, sock:
+        yield peer, sock
+
+
+def test_close_in_the_child_leaves_the_parents_call_alone(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    sock = pair[1]
+
+    def child() -> None:
+        before = descriptors()
+        sock.close()
+        assert sock.closed
+        assert descriptors() == before - 2, "the child keeps descriptors"
+        sock.close()
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            sock.recv(2048)
+        assert caught.value.errno == errno.EBADF
+
+    with receiving(*pair):
+        in_child(child)
+    assert not sock.closed
+
+
+def test_close_in_the_child_leaves_no_spinning_parent(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """Were the shared eventfd signalled, the parent's calls would find it
+    readable for ever."""
+    with receiving(*pair):
+        in_child(pair[1].close)
+        assert spent_while(lambda: time.sleep(0.3)) < 0.1
+    pair[1].settimeout(0.3)
+    assert spent_while(lambda: time_out(pair[1])) < 0.1
+
+
+def test_dealloc_in_the_child_is_harmless() -> None:
+    """It warns, and closes the child's descriptors only."""
+    peer, sock = datagram_pair()
+    held = [sock]
+    del sock
+    waiting, begun = os.pipe()
+
+    def child() -> None:
+        os.close(begun)
+        assert os.read(waiting, 1) == b""
+        before = descriptors()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            held.clear()
+        assert [one.category for one in caught] == [ResourceWarning]
+        assert descriptors() == before - 2, "the child keeps descriptors"
+
+    process = Child(child)
+    with peer, held[0]:
+        with receiving(peer, held[0]):
+            os.close(begun)
+            process.join()
+    os.close(waiting)
+
+
+def test_detach_in_the_child_works_beside_the_parents_call(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """The call in flight is the parent's."""
+    peer, sock = pair
+
+    def child() -> None:
+        number = sock.fileno()
+        assert sock.detach() == number
+        with socket.socket(fileno=number) as detached:
+            peer.send(PACKET)
+            detached.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+
+    with Call(sock.recv, 2048) as call:
+        call.until_blocked()
+        in_child(child)
+    assert call.result() == PACKET
+
+
+def test_close_in_the_child_wakes_the_childs_calls(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """By an eventfd of its own."""
+    sock = pair[1]
+
+    def child() -> None:
+        call = Call(sock.recv, 2048)
+        call.until_blocked()
+        sock.close()
+        error = call.error()
+        assert isinstance(error, OSError), f"{error!r}"
+        assert error.errno == errno.EBADF
+
+    with receiving(*pair):
+        in_child(child)
+
+
+def test_detach_in_the_child_waits_for_the_childs_calls(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """For those alone: not for the parent's, as the test above shows."""
+    peer, sock = pair
+
+    def child() -> None:
+        call = Call(sock.recv, 2048)
+        call.until_blocked()
+        with pytest.raises(OSError) as caught:
+            sock.detach()
+        assert caught.value.errno == errno.EBUSY
+        assert not sock.closed
+        peer.send(PACKET)
+        assert call.result() == PACKET
+        os.close(sock.detach())
+        assert sock.closed
+        assert sock.fileno() == -1
+
+    in_child(child)
+    assert not sock.closed
+
+
+def test_child_receives_and_closes_with_its_own_calls(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    peer, sock = pair
+
+    def child() -> None:
+        batch = PacketBatch(2)
+        for _ in range(3):
+            peer.send(PACKET)
+            assert sock.recvmmsg_into(batch) == 1
+        assert batch.tolist() == [PACKET]
+        sock.close()
+
+    in_child(child)
+    peer.send(b"parent")
+    assert sock.recv(2048) == b"parent"
+
+
+def spent_while(function: Callable[[], object]) -> float:
+    """Seconds of processor time."""
+    before = time.process_time()
+    function()
+    return time.process_time() - before
+
+
+def time_out(sock: RawSocket) -> None:
+    with pytest.raises(TimeoutError):
+        sock.recv(2048)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["before", "in a call"])
+def test_close_in_the_parent_leaves_the_child_working(waits: bool) -> None:
+    """The parent signals the eventfd for its own call: the child's calls see
+    it for ever, and neither end, nor spin, nor lose a packet."""
+    peer, sock = datagram_pair()
+    ready, go = os.pipe()
+
+    def child() -> None:
+        os.close(go)
+        if not waits:
+            assert os.read(ready, 1) == b""
+        sock.settimeout(1)
+        assert spent_while(lambda: time_out(sock)) < 0.1, "the child spins"
+        sock.settimeout(WAIT)
+        peer.send(PACKET)
+        assert sock.recv(2048) == PACKET
+        batch = PacketBatch(2)
+        peer.send(PACKET)
+        assert sock.recvmmsg_into(batch) == 1
+        assert sock.send(PACKET) == len(PACKET)
+        sock.close()
+
+    call = Call(sock.recv, 2048)
+    call.until_blocked()
+    process = Child(child)
+    if waits:
+        eventually(lambda: sleeps(process.pid), "the child does not wait")
+    sock.close()
+    error = call.error()
+    assert isinstance(error, OSError)
+    assert error.errno == errno.EBADF
+    os.close(ready)
+    os.close(go)
+    process.join()
+    peer.close()
+
+
+def sleeps(pid: int) -> bool:
+    """Whether the process sleeps, which in the test above is in its call."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
+
+
+def test_child_of_a_closed_parent_waits_for_packets() -> None:
+    """The wake-up of a packet is not lost among those of the eventfd."""
+    peer, sock = datagram_pair()
+    report = os.pipe()
+
+    def child() -> None:
+        packet = sock.recv(2048)
+        os.write(report[1], packet)
+        sock.close()
+
+    call = Call(sock.recv, 2048)
+    call.until_blocked()
+    process = Child(child)
+    eventually(lambda: sleeps(process.pid), "the child does not wait")
+    sock.close()
+    assert isinstance(call.error(), OSError)
+    peer.send(PACKET)
+    assert os.read(report[0], 2048) == PACKET
+    process.join()
+    peer.close()
+    for one in report:
+        os.close(one)
+
+
+def test_fork_in_a_handler_and_close_in_the_child(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """There are two calls then: the child's ends, the parent's goes on."""
+    peer, sock = pair
+    parent = os.getpid()
+    reader, writer = os.pipe()
+    children: list[int] = []
+
+    def split() -> None:
+        pid = fork()
+        if pid == 0:
+            sock.close()
+        else:
+            children.append(pid)
+            os.close(writer)  # the reader ends with the child
+
+    def expect_ebadf() -> None:
+        assert isinstance(error, OSError), f"{error!r}"
+        assert error.errno == errno.EBADF
+
+    def disturb() -> None:
+        interrupt_main_thread()
+        with open(reader, encoding="utf-8") as pipe:
+            reports.append(pipe.read())
+        peer.send(PACKET)
+
+    reports: list[str] = []
+    error: BaseException | None = None
+    packet = b""
+    with handler(split):
+        context = when_main_thread_waits(disturb)
+        with context:
+            try:
+                packet = sock.recv(2048)
+            except BaseException as caught:
+                error = caught
+            if os.getpid() != parent:
+                end_child(expect_ebadf, writer)
+    assert error is None
+    assert packet == PACKET
+    _, status = os.waitpid(children[0], 0)
+    assert (status, reports) == (0, [""])
+
+
+def test_child_shares_the_queue(veth: Veth) -> None:
+    """A packet goes to whoever reads it first."""
+    with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
+        sock.settimeout(WAIT)
+        sender.sendmmsg_all([PACKET, PACKET + b"second"])
+
+        def child() -> None:
+            assert sock.recv(2048) == PACKET
+
+        in_child(child)
+        assert sock.recv(2048) == PACKET + b"second"
+
+
+def test_child_shares_the_filter(veth: Veth) -> None:
+    with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
+        sock.settimeout(WAIT)
+        in_child(lambda: sock.attach_filter(accept(14)))
+        sender.send(PACKET)
+        assert sock.recv(2048) == PACKET[:14]
+
+
+def test_packets_go_on_coming_when_the_child_has_closed(veth: Veth) -> None:
+    """The kernel's socket lives as long as anybody has it open."""
+    with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
+        sock.settimeout(WAIT)
+        in_child(sock.close)
+        sender.send(PACKET)
+        assert sock.recv(2048) == PACKET
+
+
+def test_socket_and_eventfd_are_closed_on_exec(veth: Veth) -> None:
+    before = open_numbers()
+    with RawSocket(veth.a) as sock:
+        opened = open_numbers() - before
+        assert sock.fileno() in opened
+        assert len(opened) == 2, "not a socket and an eventfd"
+        for number in opened:
+            assert fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+
+
+def open_numbers() -> set[int]:
+    """The descriptors that are open, without that of the listing."""
+    numbers = os.listdir("/proc/self/fd")
+    return {int(n) for n in numbers if os.path.lexists(f"/proc/self/fd/{n}")}
+
+
+def test_close_in_the_child_waits_for_the_childs_calls(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """A call of the parent's, in flight at the fork, does not count there: or
+    the descriptor's number would be freed under a call of the child's."""
+    sock = pair[1]
+
+    def child() -> None:
+        number = sock.fileno()
+        with Call(sock.recv, 2048) as call:
+            call.until_blocked()
+            sock.close()
+            assert isinstance(call.error(), OSError)
+        with pytest.raises(OSError) as caught:
+            os.fstat(number)
+        assert caught.value.errno == errno.EBADF, "the child keeps it"
+
+    with receiving(*pair):
+        in_child(child)
+
+
+def test_socket_closed_in_the_parent_is_closed_in_the_child(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """Also where the parent's call, which is to close the descriptors, has
+    not left yet at the fork."""
+    peer, sock = pair
+    children: list[Child] = []
+    number = sock.fileno()
+
+    def child() -> None:
+        assert sock.closed
+        sock.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            sock.recv(2048)
+
+    def close_and_fork() -> None:
+        sock.close()
+        children.append(Child(child))
+
+    call = Call(sock.recv, 2048)
+    call.until_blocked()
+    close_and_fork()
+    assert isinstance(call.error(), OSError)
+    children[0].join()
+    with pytest.raises(OSError):
+        os.fstat(number)
+    peer.close()
+
+
+@pytest.mark.parametrize("rounds", [20])
+def test_child_changes_the_filter_whatever_the_parent_was_doing(
+    pair: tuple[socket.socket, RawSocket], rounds: int
+) -> None:
+    """A fork may fall into a change of filter by another thread, which the
+    child does not have."""
+    sock = pair[1]
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            sock.attach_filter(accept())
+
+    def child() -> None:
+        sock.attach_filter(accept())
+        sock.detach_filter()
+
+    with Call(change):
+        try:
+            for _ in range(rounds):
+                in_child(child)
+        finally:
+            stop.set()
+
+
+def test_batch_of_a_thread_of_the_parent_is_free_in_the_child(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    peer, sock = pair
+    batch = PacketBatch(2)
+
+    def child() -> None:
+        batch.clear()
+        batch.append(b"child")
+        assert batch.tolist() == [b"child"]
+
+    with Call(sock.recvmmsg_into, batch) as call:
+        call.until_blocked()
+        in_child(child)
+        with pytest.raises(BufferError, match="in use"):
+            batch.clear()
+        peer.send(PACKET)
+    assert call.result() == 1
+    assert batch.tolist() == [PACKET]
+
+
+def test_batch_of_the_call_that_forked_is_in_use_in_the_child(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """A signal handler forks: the call below it goes on in the child."""
+    peer, sock = pair
+    batch = PacketBatch(2)
+    children: list[Child] = []
+
+    def child() -> None:
+        with pytest.raises(BufferError, match="in use"):
+            batch.clear()
+
+    def split() -> None:
+        children.append(Child(child))
+        peer.send(PACKET)
+
+    with handler(split), when_main_thread_waits(interrupt_main_thread):
+        assert sock.recvmmsg_into(batch) == 1
+    children[0].join()
+
+
+def test_statistics_of_the_parent_miss_nothing_when_the_child_closes(
+    veth: Veth,
+) -> None:
+    """The kernel's counters are shared, and reading resets them."""
+    with (
+        RawSocket(veth.b, rcvbuf=4096) as sock,
+        RawSocket(veth.a, protocol=0) as sender,
+    ):
+        sender.sendmmsg_all([PACKET] * 200)
+        eventually(
+            lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0,
+            "the socket has an error",
+        )
+        in_child(sock.close)
+        received = len(pending(sock))
+        eventually(
+            lambda: (sock.statistics().packets_dropped or 0) + received == 200,
+            "drops are missing",
+        )

@@ -1,0 +1,545 @@
+"""Nothing leaks: each case runs many times, and neither descriptors nor
+memory grow with it; on a debug build of Python, nor do references."""
+
+import ctypes
+import errno
+import gc
+import importlib.util
+import mmap
+import os
+import socket
+import sys
+import sysconfig
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.frames import datagram_pair
+from support.programs import accept
+
+import rawmmsg
+from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.testing import Veth
+
+FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46)
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+ROUNDS = 4
+"""Noise (a cache that fills, a table that grows) comes in some rounds, a leak
+in all of them: the round that grew least tells."""
+
+
+class MallocInfo(ctypes.Structure):
+    """mallinfo2(3)"""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena ordblks smblks hblks hblkhd"
+            " usmblks fsmblks uordblks fordblks keepcost"
+        ).split()
+    ]
+
+
+def native_bytes() -> int:
+    """What malloc() has handed out; 0 where libc cannot tell (glibc can)."""
+    function = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if function is None:
+        return 0
+    function.restype = MallocInfo
+    info = function()
+    return int(info.uordblks + info.hblkhd)
+
+
+def measure() -> dict[str, int]:
+    """Each of these rises by at least one with every run that leaks."""
+    gc.collect()
+    count_references = getattr(sys, "gettotalrefcount", lambda: 0)
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "references": count_references(),
+        # Free-threaded 3.13 itself keeps some for each type, as making the
+        # stdlib's _struct or _csv again and again shows.
+        "memory blocks": 0 if FREE_THREADED else sys.getallocatedblocks(),
+        # The least that malloc() spends on anything.
+        "native memory": native_bytes() // 32,
+    }
+
+
+def assert_no_leak(case: Callable[[], object], runs: int = 100) -> None:
+    for _ in range(runs):
+        case()
+    growth: dict[str, int] = {}
+    for _ in range(ROUNDS):
+        before = measure()
+        for _ in range(runs):
+            case()
+        after = measure()
+        for what in after:
+            grown = after[what] - before[what]
+            growth[what] = min(grown, growth.get(what, grown))
+    leaks = {what: n for what, n in growth.items() if n >= runs // 2}
+    assert not leaks, f"{case.__name__} leaks in {runs} runs: {leaks}"
+    assert growth["descriptors"] <= 0
+
+
+@contextmanager
+def refused(*expected: type[BaseException]) -> Iterator[None]:
+    """As pytest.raises(), which keeps what it caught for longer."""
+    try:
+        yield
+    except expected:
+        return
+    raise AssertionError(f"nothing raised one of {expected}")
+
+
+@pytest.mark.parametrize(
+    ("what", "leak"),
+    [
+        ("descriptors", lambda: os.open("/dev/null", os.O_RDONLY)),
+        ("references", object),
+        ("memory blocks", object),
+        ("native memory", lambda: ctypes.CDLL(None).malloc(40)),
+    ],
+)
+def test_a_leak_is_seen(what: str, leak: Callable[[], object]) -> None:
+    if not measure()[what]:
+        return  # not counted by this build of Python
+    kept: list[object] = []
+
+    def case() -> None:
+        kept.append(leak())
+
+    with pytest.raises(AssertionError, match=what):
+        assert_no_leak(case)
+    if what == "descriptors":
+        for descriptor in kept:
+            assert isinstance(descriptor, int)
+            os.close(descriptor)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, RawSocket]]:
+    sender, receiver = datagram_pair()
+    with sender, receiver:
+        receiver.setblocking(False)
+        yield sender, receiver
+
+
+# Batches
+
+
+def batch_of_its_own_memory() -> None:
+    batch = PacketBatch(4, 64)
+    batch.extend([FRAME, bytearray(FRAME)])
+    assert [bytes(frame) for frame in batch] == batch.tolist()
+    assert memoryview(batch).shape == (4, 64)
+    assert list(batch.lengths[:2]) == [60, 60]
+    batch.set_count(1)
+    batch.clear()
+
+
+def batch_of_the_callers_memory() -> None:
+    flat = bytearray(256)
+    batch = PacketBatch(buffer=flat, frame_size=64)
+    batch.append(FRAME)
+    with mmap.mmap(-1, 4096) as memory:
+        scattered = PacketBatch(buffers=[flat, memory, bytearray(64)])
+        scattered.extend([FRAME, FRAME])
+        del scattered
+    del batch
+    flat.append(0)
+
+
+def views_that_outlive_their_batch() -> None:
+    batch = PacketBatch(4, 64)
+    batch.append(FRAME)
+    frame, iterator = batch[0], iter(batch)
+    lengths, table = batch.lengths, memoryview(batch)
+    del batch
+    frame[0] = 1
+    assert (table[0, 0], lengths[0]) == (1, 60)
+    assert next(iterator) == frame
+
+
+def batch_in_a_cycle() -> None:
+    class Holder(bytearray):
+        batch: PacketBatch
+
+    memory = Holder(64)
+    memory.batch = PacketBatch(buffer=memory, frame_size=64)
+
+
+def batches_that_are_refused() -> None:
+    with refused(TypeError):
+        PacketBatch("4")  # type: ignore[arg-type]
+    with refused(ValueError):
+        PacketBatch(0)
+    with refused(ValueError, OverflowError, MemoryError):
+        PacketBatch(1 << 62, 1 << 62)
+    with refused(BufferError, TypeError, ValueError):
+        PacketBatch(buffer=bytes(64), frame_size=64)
+    with refused(BufferError, TypeError, ValueError):
+        PacketBatch(buffer=memoryview(bytearray(64))[::2], frame_size=8)
+    with refused(BufferError, TypeError, ValueError):
+        PacketBatch(buffers=[bytearray(64), bytearray(64), b"fixed"])
+    with refused(TypeError):
+        PacketBatch(buffers=[bytearray(64), None])  # type: ignore[list-item]
+    with refused(TypeError, ValueError):
+        PacketBatch(buffer=bytearray(64), buffers=[bytearray(64)])
+
+
+def misuse_of_a_batch() -> None:
+    batch = PacketBatch(2, 64)
+    with refused(ValueError):
+        batch.append(bytes(65))
+    with refused(TypeError):
+        batch.append("text")  # type: ignore[arg-type]
+    with refused(ValueError):
+        batch.extend([FRAME] * 3)
+    batch.clear()
+    with refused(TypeError):
+        batch.extend([FRAME, None])  # type: ignore[list-item]
+    with refused(IndexError):
+        batch[2]
+    with refused(ValueError):
+        batch.set_count(3)
+    batch.set_count(2)
+    batch.lengths[1] = 65
+    with refused(ValueError):
+        batch[1]
+    with refused(ValueError):
+        batch.tolist()
+
+
+def module_made_again() -> None:
+    spec = rawmmsg._rawmmsg.__spec__
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.PacketBatch(2, 64).append(FRAME)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        batch_of_its_own_memory,
+        batch_of_the_callers_memory,
+        views_that_outlive_their_batch,
+        batch_in_a_cycle,
+        batches_that_are_refused,
+        misuse_of_a_batch,
+        module_made_again,
+    ],
+)
+def test_batches(case: Callable[[], None]) -> None:
+    assert_no_leak(case)
+
+
+# Packets
+
+
+def test_receiving(pair: tuple[socket.socket, RawSocket]) -> None:
+    sender, receiver = pair
+    batch = PacketBatch(4, 64)
+    buffer = bytearray(64)
+
+    def receive() -> None:
+        for _ in range(4):
+            sender.send(FRAME)
+        assert receiver.recv(2048) == FRAME
+        assert receiver.recv_into(buffer) == 60
+        assert receiver.recvmmsg_into(batch) == 2
+        assert batch.flags is not None
+
+    assert_no_leak(receive)
+
+
+def test_addresses(short_path: Path) -> None:
+    path = str(short_path / "receiver")
+    peer = str(short_path / "peer")
+    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.bind(path)
+    sender.bind(peer)
+    batch = PacketBatch(4, 64)
+
+    def use() -> None:
+        fresh = PacketBatch(4, 64)
+        other.sendto(FRAME, path)
+        other.sendmmsg([FRAME], addresses=path)
+        sock.peer = peer
+        assert sock.recvfrom(64) == (FRAME, peer)
+        assert sock.recvmmsg_into(fresh) == 1
+        assert fresh.address(0) == sock.peer == peer
+        other.sendmmsg(fresh, addresses=path)
+        sock.recvmmsg_into(batch)
+        sock.peer = b"\0another"
+        with refused(OSError):
+            other.sendto(FRAME, sock.peer)
+        wrong: Any
+        for wrong in ("", "a" * 109, "a\0b", "\ud800", 1, ("a", 1)):
+            with refused(ValueError, TypeError):
+                other.sendmmsg([FRAME], addresses=wrong)
+            with refused(ValueError, TypeError):
+                other.sendto(FRAME, wrong)
+        with refused(IndexError):
+            fresh.address(1)
+
+    with (
+        RawSocket(fileno=receiver.detach(), addresses=True) as sock,
+        RawSocket(fileno=sender.detach()) as other,
+    ):
+        assert_no_leak(use)
+
+
+def test_addresses_of_interfaces(veth: Veth) -> None:
+    batch = PacketBatch(4, 64)
+    address = (veth.a, 0x88B5, 0, 0, b"\xff" * 6)
+
+    def use() -> None:
+        sock.sendto(FRAME, address)
+        sock.sendmmsg([FRAME] * 2, addresses=[address, (1, 0x88B5)])
+        end.recvmmsg_into(batch)
+        assert isinstance(batch.address(0), tuple)
+        sock.sendto(FRAME, address)
+        assert end.recvfrom(64)[0] == FRAME
+        cooked.sendmmsg(batch, addresses=True)
+        wrong: Any
+        for wrong in ("lo", (), ("lo", -1), ("lo", 0, 0, 0, bytes(99))):
+            with refused(ValueError, TypeError):
+                sock.sendto(FRAME, wrong)
+        with refused(OSError):
+            sock.sendmmsg([FRAME] * 2, addresses=[address, ("none", 0)])
+        with refused(ValueError):
+            sock.sendmmsg([FRAME], addresses=[])
+        with refused(ValueError):
+            sock.sendmmsg(PacketBatch(1), addresses=True)
+        with refused(ValueError):
+            end.sendto(FRAME, address)
+
+    with (
+        RawSocket() as sock,
+        RawSocket(type=socket.SOCK_DGRAM) as cooked,
+        RawSocket(veth.b, addresses=True, ignore_outgoing=True) as end,
+    ):
+        assert_no_leak(use)
+
+
+def test_receiving_nothing(pair: tuple[socket.socket, RawSocket]) -> None:
+    receiver = pair[1]
+    batch = PacketBatch(4, 64)
+
+    def receive() -> None:
+        receiver.setblocking(False)
+        with refused(BlockingIOError):
+            receiver.recvmmsg_into(batch)
+        with refused(BlockingIOError):
+            receiver.recv(64)
+        receiver.settimeout(0.0001)
+        with refused(TimeoutError):
+            receiver.recvmmsg_into(batch)
+        with refused(TimeoutError):
+            receiver.recv_into(bytearray(64))
+        with refused(TypeError):
+            receiver.recvmmsg_into(buffer)  # type: ignore[arg-type]
+        with refused(BufferError, TypeError):
+            receiver.recv_into(b"fixed")
+
+    buffer = bytearray(64)
+    assert_no_leak(receive)
+
+
+def test_sending(pair: tuple[socket.socket, RawSocket]) -> None:
+    peer, sock = pair
+    batch = PacketBatch(2, 64)
+    batch.extend([FRAME, FRAME])
+
+    def send() -> None:
+        sock.send(FRAME)
+        sock.sendmmsg(batch)
+        sock.sendmmsg([FRAME, (FRAME, bytearray(4))])
+        sock.sendmmsg_all((FRAME, memoryview(FRAME)))
+        for _ in range(7):
+            peer.recv(2048)
+
+    assert_no_leak(send)
+
+
+def test_sending_what_is_refused(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    peer, sock = pair
+    batch = PacketBatch(2, 64)
+    batch.set_count(2)
+    batch.lengths[1] = 65
+
+    def send() -> None:
+        with refused(ValueError):
+            sock.sendmmsg(batch)
+        with refused(TypeError):
+            sock.sendmmsg([FRAME, (FRAME, None)])  # type: ignore[list-item]
+        with refused(TypeError):
+            sock.sendmmsg_all(5)  # type: ignore[arg-type]
+        with refused(OSError):
+            sock.send(bytes(1 << 24))
+        with refused(OSError):
+            sock.sendmmsg_all([FRAME, bytes(1 << 24)])
+        with suppress(BlockingIOError):
+            while True:
+                peer.setblocking(False)
+                peer.recv(2048)
+
+    assert_no_leak(send, 20)
+
+
+# Sockets
+
+
+def test_filters_and_options(pair: tuple[socket.socket, RawSocket]) -> None:
+    sock = pair[1]
+
+    def use() -> None:
+        sock.attach_filter(accept())
+        sock.detach_filter()
+        with refused(OSError):
+            sock.detach_filter()
+        with refused(OSError):
+            sock.attach_filter(accept() * 5000)
+        with refused(ValueError, OSError):
+            sock.attach_filter(b"odd")
+        with refused(OSError):
+            sock.attach_filter(0)
+        with refused(TypeError):
+            sock.attach_filter(None)  # type: ignore[arg-type]
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4)
+        with refused(OSError):
+            sock.getsockname()
+        sock.statistics()
+        assert sock.interface is None
+
+    assert_no_leak(use)
+
+
+def adopt_and_close() -> None:
+    one, other = datagram_pair()
+    with one, other:
+        assert not other.closed
+
+
+def adopt_and_detach() -> None:
+    one, other = datagram_pair()
+    one.close()
+    os.close(other.detach())
+
+
+def adopt_and_forget() -> None:
+    one, other = datagram_pair()
+    one.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del other
+
+
+def adopt_what_is_refused() -> None:
+    with open("/dev/null", "rb") as file, refused(OSError, ValueError):
+        RawSocket(fileno=file.fileno())
+    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with stream, refused(OSError, ValueError):
+        RawSocket(fileno=stream.fileno())
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with one, other, refused(OSError, ValueError):
+        RawSocket(fileno=one.fileno(), filter=accept() * 5000)
+    with refused(OSError, ValueError):
+        RawSocket(fileno=-5)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        adopt_and_close,
+        adopt_and_detach,
+        adopt_and_forget,
+        adopt_what_is_refused,
+    ],
+)
+def test_adopted_sockets(case: Callable[[], None]) -> None:
+    assert_no_leak(case)
+
+
+def test_packet_sockets(veth: Veth) -> None:
+    batch = PacketBatch(4, 64)
+
+    def use() -> None:
+        with (
+            RawSocket(veth.a, protocol=0) as sender,
+            RawSocket(
+                veth.b,
+                promisc=True,
+                filter=accept(),
+                timestamps="software",
+                addresses=True,
+            ) as receiver,
+        ):
+            sender.sendmmsg_all([FRAME])
+            receiver.settimeout(10)
+            receiver.recvmmsg_into(batch)
+            assert batch.timestamps_ns is not None
+            assert batch.ifindexes is not None
+            receiver.getsockname()
+            receiver.statistics()
+            assert receiver.mtu == 1500
+
+    assert_no_leak(use, 16)
+
+
+def test_packet_sockets_that_are_refused(veth: Veth) -> None:
+    def construct() -> None:
+        with refused(OSError):
+            RawSocket("none")
+        with refused(OSError, ValueError):
+            RawSocket("a" * 16)
+        with refused(OSError):
+            RawSocket(veth.a, filter=accept() * 5000)
+        with refused(TypeError, ValueError):
+            RawSocket(veth.a, timestamps="hard")  # type: ignore[arg-type]
+        with refused(TypeError):
+            RawSocket(veth.a, unknown=1)  # type: ignore[call-arg]
+        with refused(OSError):
+            RawSocket(veth.a, netns="/nonexistent")
+
+    assert_no_leak(construct, 16)
+
+
+def test_close_in_a_blocked_call(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    def close() -> None:
+        one, other = datagram_pair()
+        started = threading.Event()
+        errors = []
+
+        def receive() -> None:
+            started.set()
+            try:
+                other.recv(64)
+            except OSError as error:
+                errors.append(error.errno)
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        started.wait()
+        other.close()
+        thread.join()
+        one.close()
+        assert errors == [errno.EBADF]
+
+    assert_no_leak(close, 50)

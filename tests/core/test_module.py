@@ -1,0 +1,181 @@
+"""The extension as a file, and what importing the package means."""
+
+import importlib.machinery
+import subprocess
+import sys
+import sysconfig
+import types
+from pathlib import Path
+
+import pytest
+from support.child import run_python, tool
+
+import rawmmsg
+from rawmmsg import _rawmmsg
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+def symbols(path: str) -> set[str]:
+    """The names that the file takes from others, or gives them."""
+    done = subprocess.run(
+        [tool("readelf"), "--dyn-syms", "--wide", path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = (line.split() for line in done.stdout.splitlines())
+    return {row[7].partition("@")[0] for row in rows if len(row) > 7}
+
+
+def test_extension_calls_the_kernel_itself() -> None:
+    """sendmmsg() of musl is a loop of sendmsg(); AddressSanitizer sees what
+    libc's recvmmsg() writes, and nothing of what syscall(2) does."""
+    names = symbols(_rawmmsg.__file__)
+    assert "PyInit__rawmmsg" in names
+    sanitized = any(name.startswith("__asan_") for name in names)
+    for name in ("recvmmsg", "sendmmsg"):
+        assert (name in names) == sanitized, name
+    assert "syscall" in names or sanitized
+
+
+def test_extension_exports_nothing_but_its_init_function() -> None:
+    done = subprocess.run(
+        [tool("readelf"), "--dyn-syms", "--wide", _rawmmsg.__file__],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [line.split() for line in done.stdout.splitlines()]
+    exported = {
+        row[7]
+        for row in rows
+        if len(row) > 7 and row[4] == "GLOBAL" and row[6].isdigit()
+    }
+    assert exported == {"PyInit__rawmmsg"}
+
+
+def test_file_is_for_one_python_or_for_all_with_the_limited_api() -> None:
+    """The buffer protocol and METH_FASTCALL are in the Limited API of 3.11,
+    and all that is needed in that of 3.12; free-threaded Pythons have none
+    before 3.15."""
+    name = Path(_rawmmsg.__file__).name
+    if sys.version_info >= (3, 12) and not FREE_THREADED:
+        assert name == "_rawmmsg.abi3.so"
+    else:
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        assert name == f"_rawmmsg{suffix}"
+    assert name.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
+
+
+def test_package_imports_nothing_but_what_it_needs() -> None:
+    """Not typing, numpy, Scapy, asyncio or ctypes; the other submodules on
+    first use."""
+    done = run_python("""
+        import sys
+        before = set(sys.modules)
+        import rawmmsg
+        print(*sorted(set(sys.modules) - before))
+    """)
+    loaded = set(done.split())
+    assert {"rawmmsg", "rawmmsg._rawmmsg"} <= loaded
+    assert loaded <= {
+        *("rawmmsg", "rawmmsg._rawmmsg", "rawmmsg._options"),
+        *("rawmmsg.constants", "rawmmsg.fanout", "importlib"),
+        *("importlib._bootstrap", "importlib._bootstrap_external", "types"),
+        *("warnings", "operator", "_operator", "__future__", "contextlib"),
+        # What enum imports.
+        *("enum", "functools", "_functools", "collections", "_collections"),
+        *("itertools", "keyword", "reprlib"),
+    }
+
+
+def test_submodules_come_on_first_use() -> None:
+    assert isinstance(rawmmsg.testing, types.ModuleType)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rawmmsg.nothing  # noqa: B018
+    with pytest.raises(ImportError):
+        from rawmmsg import nothing  # noqa: F401
+
+
+# As where only rawmmsg is installed.
+ALONE = """
+    import sys
+    for name in ("scapy", "pytest", "tqdm", "numpy"):
+        assert name not in sys.modules
+        sys.modules[name] = None
+    import inspect
+    import pydoc
+    import rlcompleter
+    import rawmmsg
+"""
+
+
+def test_package_can_be_looked_at_without_scapy() -> None:
+    """By help(), by Tab and by name; what is missing is not there."""
+    done = run_python(f"""{ALONE}
+    page = pydoc.plain(pydoc.render_doc(rawmmsg))
+    assert page.startswith("Python Library Documentation: package rawmmsg")
+    assert "Memory for a batch of packets" in page
+    members = dict(inspect.getmembers(rawmmsg))
+    assert {{"aio", "bpf", "fanout", "testing"}} <= set(members)
+    assert "scapy" not in members
+    assert not hasattr(rawmmsg, "scapy")
+    names = rlcompleter.Completer(globals()).attr_matches("rawmmsg.")
+    assert "rawmmsg.RawSocket(" in names
+    from rawmmsg import *
+    try:
+        rawmmsg.scapy
+    except AttributeError as error:
+        print(error)
+    """)
+    assert "pip install 'rawmmsg[scapy]'" in done
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import rawmmsg.scapy",
+        "from rawmmsg import scapy",
+        "from rawmmsg.scapy import install",
+        "import rawmmsg.scapy.sockets",
+    ],
+)
+def test_import_without_scapy_names_the_remedy(statement: str) -> None:
+    done = run_python(f"""{ALONE}
+    try:
+        {statement}
+    except ModuleNotFoundError as error:
+        print(error.name, error)
+    """)
+    assert done == (
+        "scapy rawmmsg.scapy needs Scapy: pip install 'rawmmsg[scapy]'\n"
+    )
+
+
+def test_every_other_module_imports_alone() -> None:
+    """Pytest for the fixtures, tqdm for a bar and numpy for views are asked
+    for where they are used."""
+    done = run_python(f"""{ALONE}
+    import importlib
+    import pkgutil
+    for module in pkgutil.walk_packages(rawmmsg.__path__, "rawmmsg."):
+        if module.name != "rawmmsg.scapy":
+            importlib.import_module(module.name)
+            print(module.name)
+    """)
+    names = set(done.split())
+    assert {"rawmmsg.__main__", "rawmmsg.bpf", "rawmmsg.testing"} <= names
+
+
+def test_import_keeps_the_gil_off() -> None:
+    """On a free-threaded Python; on any other there is no choice."""
+    done = run_python("""
+        import sys
+        import rawmmsg
+        print(getattr(sys, "_is_gil_enabled", lambda: True)())
+    """)
+    free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    assert done == f"{not free_threaded}\n"
+    here = getattr(sys, "_is_gil_enabled", lambda: True)()
+    assert here != free_threaded, "another module has switched the GIL on"

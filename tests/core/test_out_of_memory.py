@@ -1,0 +1,178 @@
+"""Any allocation can fail: the call then raises MemoryError, or what it would
+have raised anyway; it loses no descriptor, and can be made again when there is
+memory."""
+
+import _imp
+import gc
+import importlib
+import importlib.util
+import sys
+import types
+from functools import partial
+from typing import Any, Final
+
+import pytest
+from support.calls import descriptors
+from support.child import in_child
+from support.every_call import (
+    ADOPTED,
+    ADOPTED_PACKET,
+    ATTRIBUTES,
+    BATCHES,
+    NEW,
+    OF_BATCHES,
+    OF_SOCKETS,
+    PROGRAM,
+    Bind,
+    Prepare,
+    Scene,
+    fill,
+    make_scene,
+    nothing,
+    outcome,
+)
+
+from rawmmsg import _rawmmsg, bpf
+from rawmmsg.testing import Veth
+
+SEVERAL: Final = 12
+"""Allocations in a row that fail: of more, raising an exception is one that
+CPython gives up (Cannot recover from MemoryErrors while normalizing
+exceptions)."""
+ENOUGH: Final = 8
+"""Calls in a row that no failing allocation disturbs: there are no more."""
+LOST: Final = "error return without exception set"
+"""What SystemError says where a Python function has no memory for the frame
+object that a traceback needs: CPython, 3.11 to 3.13 at least, loses the
+exception then (`lambda: [].pop()` shows it). The constructor calls some."""
+FAILURES: Final = (MemoryError, RuntimeError)
+"""RuntimeError: there is no thread to open a socket elsewhere (netns=)."""
+
+
+@pytest.fixture
+def testcapi(request: pytest.FixtureRequest) -> Any:
+    """CPython's own module for such tests."""
+    try:
+        return importlib.import_module("_testcapi")
+    except ImportError as error:
+        message = (
+            f"{error}: needs a Python with its test modules (Debian's has"
+            " them; dnf install python3-test; apk add python3-tests)"
+        )
+        if request.config.getini("rawmmsg_require_namespace"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+
+
+def starved(
+    bind: Bind, prepare: Prepare, scene: Scene, first: int, end: int
+) -> object:
+    """The same where its allocations `first` to `end` - 1 fail, counted from
+    0."""
+    testcapi = importlib.import_module("_testcapi")
+    scene.reset()
+    prepare(scene)
+    before, closed = descriptors(), scene.sock.closed
+    call = bind(scene)
+    result: object = None
+    failure: BaseException | None = None
+    sys._getframe()  # makes the frame object
+    testcapi.set_nomemory(first, end)
+    try:
+        result = call()
+    except BaseException as error:
+        failure = error
+    finally:
+        testcapi.remove_mem_hooks()
+    result = scene.release(result)
+    # Some calls are there to close it, or all of it but its descriptor.
+    if scene.sock.closed and not closed:
+        before -= 2 if scene.lent < 0 else 1
+    assert descriptors() == before, f"a descriptor is lost: {failure!r}"
+    if isinstance(failure, SystemError) and str(failure) == LOST:
+        return MemoryError
+    return result if failure is None else type(failure)
+
+
+def starve(bind: Bind, prepare: Prepare, veth: Veth) -> None:
+    """Makes the call until each of its allocations has failed once, alone and
+    with those that come after it."""
+    # A finalizer that runs meanwhile would be starved too.
+    gc.disable()
+    bpf.compile = compile_soon  # type: ignore[assignment]
+    with make_scene(veth) as scene:
+        expected = outcome(bind, prepare, scene)
+        for count in (1, SEVERAL):
+            n = undisturbed = 0
+            while undisturbed < ENOUGH:
+                got = starved(bind, prepare, scene, n, n + count)
+                where = f"without allocations {n} to {n + count - 1}"
+                assert got in (expected, *FAILURES), f"{where}: {got}"
+                undisturbed += 1
+                if got in FAILURES:
+                    undisturbed = 0
+                    again = outcome(bind, prepare, scene)
+                    assert again == expected, f"after a call {where}: {again}"
+                n += 1
+
+
+def compile_soon(expression: str, **_: object) -> bytes:
+    """In place of the compiler, whose frames lose exceptions too."""
+    return PROGRAM
+
+
+def new_module() -> types.ModuleType:
+    spec = _rawmmsg.__spec__
+    assert spec is not None
+    return importlib.util.module_from_spec(spec)
+
+
+IMPORTING: Final[dict[str, Bind]] = {
+    "create": lambda _: partial(_imp.create_dynamic, _rawmmsg.__spec__),
+}
+# CPython 3.13 reads beyond the end of a dictionary when it makes a type after
+# one could not be made (seen with valgrind, in dictresize()).
+if sys.version_info < (3, 13):
+    IMPORTING["execute"] = lambda _: partial(_imp.exec_dynamic, new_module())
+
+
+@pytest.mark.parametrize("step", IMPORTING)
+def test_import(testcapi: Any, pair: Veth, step: str) -> None:
+    in_child(lambda: starve(IMPORTING[step], nothing, pair))
+
+
+@pytest.mark.parametrize("form", BATCHES)
+def test_batch(testcapi: Any, pair: Veth, form: str) -> None:
+    in_child(lambda: starve(BATCHES[form], nothing, pair))
+
+
+@pytest.mark.parametrize("form", NEW)
+def test_new_socket(testcapi: Any, pair: Veth, form: str) -> None:
+    in_child(lambda: starve(NEW[form], nothing, pair))
+
+
+@pytest.mark.parametrize("form", ADOPTED)
+def test_adopted_socket(testcapi: Any, pair: Veth, form: str) -> None:
+    in_child(lambda: starve(ADOPTED[form], Scene.lend, pair))
+
+
+@pytest.mark.parametrize("form", ADOPTED_PACKET)
+def test_adopted_packet_socket(testcapi: Any, pair: Veth, form: str) -> None:
+    in_child(lambda: starve(ADOPTED_PACKET[form], Scene.lend_packet, pair))
+
+
+@pytest.mark.parametrize("name", OF_BATCHES)
+def test_method_of_a_batch(testcapi: Any, pair: Veth, name: str) -> None:
+    in_child(lambda: starve(OF_BATCHES[name], fill, pair))
+
+
+@pytest.mark.parametrize("name", OF_SOCKETS)
+def test_method_of_a_socket(testcapi: Any, pair: Veth, name: str) -> None:
+    prepare, bind = OF_SOCKETS[name]
+    in_child(lambda: starve(bind, prepare, pair))
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attribute(testcapi: Any, pair: Veth, name: str) -> None:
+    prepare, bind = ATTRIBUTES[name]
+    in_child(lambda: starve(bind, prepare, pair))

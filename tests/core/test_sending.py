@@ -1,0 +1,655 @@
+"""sendmmsg, sendmmsg_all and send: what is taken, what is refused and when,
+and queues that are full."""
+
+import errno
+import os
+import select
+import socket
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+import numpy
+import pytest
+from support import WAIT
+from support.calls import Call, eventually
+from support.frames import (
+    HEADER_SIZE,
+    datagram_pair,
+    frame,
+    number_of,
+    numbered,
+    pending,
+    receive,
+)
+from support.linux import tc
+
+from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.testing import Veth, veth_pair
+
+Packets = Any  # what sendmmsg() and sendmmsg_all() take, as tests make it
+
+
+def frames(count: int, size: int = 64) -> list[bytes]:
+    return [numbered(i, size) for i in range(count)]
+
+
+def batch_of(packets: Sequence[bytes]) -> PacketBatch:
+    batch = PacketBatch(max(1, len(packets)), 2048)
+    batch.extend(packets)
+    return batch
+
+
+SHAPES: Final[dict[str, Callable[[Sequence[bytes]], Packets]]] = {
+    "batch": batch_of,
+    "list": list,
+    "tuple": tuple,
+    "list of bytearrays": lambda packets: [*map(bytearray, packets)],
+    "list of memoryviews": lambda packets: [memoryview(p) for p in packets],
+    "list of gathers": lambda packets: [(p[:14], p[14:]) for p in packets],
+    "list of both": lambda packets: [
+        (p,) if i % 2 else p for i, p in enumerate(packets)
+    ],
+}
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request: pytest.FixtureRequest) -> Callable[..., Packets]:
+    """How packets can be given."""
+    return SHAPES[request.param]
+
+
+@pytest.fixture(scope="module")
+def link() -> Iterator[Veth]:
+    """One pair for all tests, none of which changes it for long."""
+    with veth_pair() as pair:
+        yield pair
+
+
+@pytest.fixture
+def sender(link: Veth) -> Iterator[RawSocket]:
+    with RawSocket(link.a, protocol=0) as sock:
+        yield sock
+
+
+@pytest.fixture
+def receiver(link: Veth) -> Iterator[RawSocket]:
+    with RawSocket(link.b) as sock:
+        yield sock
+
+
+@contextmanager
+def raises(number: int) -> Iterator[pytest.ExceptionInfo[OSError]]:
+    """What is expected of a call, exactly."""
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        yield caught
+    assert caught.value.errno == number
+
+
+def packets_sent(error: BaseException) -> int:
+    """How far sendmmsg_all() says that it came."""
+    return int(error.packets_sent)  # type: ignore[attr-defined]
+
+
+# What is sent
+
+
+def test_packets_arrive_as_they_were_given(
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+) -> None:
+    given = frames(20, 100)
+    assert sender.sendmmsg(shape(given)) == 20
+    sender.sendmmsg_all(shape(given))
+    assert receive(receiver, 40) == given * 2
+
+
+def test_start_skips_the_packets_before_it(
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+) -> None:
+    given = frames(5)
+    packets = shape(given)
+    assert sender.sendmmsg(packets, start=3) == 2
+    assert sender.sendmmsg(packets, 4) == 1
+    assert sender.sendmmsg(packets, start=5) == 0
+    assert receive(receiver, 3) == [given[3], given[4], given[4]]
+
+
+def test_start_outside_the_packets_is_refused(
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+) -> None:
+    for start in (-1, 6, 2**40, -(2**40)):
+        with pytest.raises(ValueError, match="start must be 0 to 5"):
+            sender.sendmmsg(shape(frames(5)), start=start)
+    assert pending(receiver) == []
+
+
+def test_nothing_to_send_is_no_error(
+    sender: RawSocket, shape: Callable[..., Packets]
+) -> None:
+    assert sender.sendmmsg(shape([])) == 0
+    sender.sendmmsg_all(shape([]))
+    assert sender.statistics().batches_sent == 0
+
+
+def test_a_call_takes_1024_packets_at_most(
+    sender: RawSocket, shape: Callable[..., Packets]
+) -> None:
+    """And says so by its return value alone."""
+    for total, expected in (
+        (1_024, [1_024]),
+        (1_025, [1_024, 1]),
+        (2_500, [1_024, 1_024, 452]),
+    ):
+        packets = shape([numbered(1)] * total)
+        counts: list[int] = []
+        while sum(counts) < total:
+            counts.append(sender.sendmmsg(packets, start=sum(counts)))
+        assert counts == expected
+
+
+def test_sendmmsg_all_makes_as_few_calls_as_the_kernel_allows(
+    sender: RawSocket, shape: Callable[..., Packets]
+) -> None:
+    sender.sendmmsg_all(shape([numbered(1)] * 2_500))
+    statistics = sender.statistics()
+    assert (statistics.packets_sent, statistics.batches_sent) == (2_500, 3)
+    assert statistics.send_retries == 0
+
+
+def test_sendmmsg_all_of_more_than_a_call_keeps_the_order(
+    shape: Callable[..., Packets],
+) -> None:
+    peer, sock = datagram_pair()
+    count = 1_500
+    with peer, sock:
+        with Call(lambda: [peer.recv(2048) for _ in range(count)]) as call:
+            sock.sendmmsg_all(shape(frames(count)))
+        assert [*map(number_of, call.result())] == [*range(count)]
+
+
+def test_batch_larger_than_a_call_is_sent_whole(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    batch = PacketBatch(1_100, 64)
+    rows = numpy.asarray(batch)
+    rows[:] = numpy.frombuffer(frame(bytes(50)), "u1")
+    numpy.asarray(batch.lengths)[:] = 64
+    batch.set_count(1_100)
+    sender.sendmmsg_all(batch)
+    assert sender.statistics().packets_sent == 1_100
+
+
+def test_length_written_into_the_column_is_sent(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    batch = batch_of(frames(3, 100))
+    batch.lengths[1] = 60
+    sender.sendmmsg_all(batch)
+    given = frames(3, 100)
+    assert receive(receiver, 3) == [given[0], given[1][:60], given[2]]
+
+
+@pytest.mark.parametrize("length", [2_049, 2**32 - 1])
+def test_length_beyond_the_frame_is_refused(
+    sender: RawSocket, receiver: RawSocket, length: int
+) -> None:
+    batch = batch_of(frames(3))
+    batch.lengths[1] = length
+    for send in (sender.sendmmsg, sender.sendmmsg_all):
+        with pytest.raises(ValueError, match=r"lengths\[1\] is \d+: beyond"):
+            send(batch)
+    assert pending(receiver) == [], "those before it were sent"
+    # Only what is sent is looked at.
+    assert sender.sendmmsg(batch, start=2) == 1
+
+
+def test_received_batch_can_be_sent_on(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    """As a forwarder does; and received into again."""
+    batch = PacketBatch(8, 2048)
+    for _ in range(3):
+        sender.sendmmsg_all(frames(5, 200))
+        receiver.settimeout(WAIT)
+        count = receiver.recvmmsg_into(batch)
+        receiver.sendmmsg_all(batch)
+        assert batch.tolist() == frames(5, 200)[:count]
+        pending(receiver)
+
+
+def test_gather_joins_its_parts(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    """Empty ones too, and of any type that is a buffer."""
+    whole = frame(bytes(range(100)))
+    parts = (
+        whole[:6],
+        b"",
+        bytearray(whole[6:12]),
+        memoryview(whole)[12:40],
+        array("H", whole[40:50]),
+        numpy.frombuffer(whole[50:], "u1"),
+    )
+    assert sender.sendmmsg([parts, whole]) == 2
+    assert receive(receiver, 2) == [whole, whole]
+
+
+def test_gather_of_as_many_parts_as_the_kernel_takes(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    whole = frame(bytes(1_010))
+    parts = tuple(whole[i : i + 1] for i in range(len(whole)))
+    assert len(parts) == 1_024
+    sender.sendmmsg_all([parts])
+    assert receive(receiver, 1) == [whole]
+    with pytest.raises(ValueError, match=r"packets\[1\] has 1025 parts"):
+        sender.sendmmsg_all([parts, (*parts, b"x")])
+    assert pending(receiver) == []
+
+
+def test_sequences_of_any_type_are_taken(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    class Numbers(Sequence[bytes]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: Any) -> Any:
+            return numbered(index)
+
+    sender.sendmmsg_all(Numbers())
+    rows = numpy.frombuffer(b"".join(frames(3)), "u1").reshape(3, 64)
+    sender.sendmmsg_all(list(rows))
+    # Typed as no Sequence, and one all the same.
+    sender.sendmmsg_all(rows)  # type: ignore[arg-type]
+    assert receive(receiver, 9) == frames(3) * 3
+
+
+def test_send_takes_any_buffer(sender: RawSocket, receiver: RawSocket) -> None:
+    for packet in (
+        numbered(1),
+        bytearray(numbered(1)),
+        numpy.frombuffer(numbered(1), "<u8"),
+    ):
+        assert sender.send(packet) == 64
+    assert receive(receiver, 3) == [numbered(1)] * 3
+
+
+NO_PACKETS: Final[dict[str, Any]] = {
+    "bytes": numbered(0),
+    "bytearray": bytearray(numbered(0)),
+    "empty bytes": b"",
+    "empty bytearray": bytearray(),
+    "str": "text",
+    "empty str": "",
+    "None": None,
+    "int": 7,
+    "dict": {b"a": 1},
+    "set": {numbered(0)},
+    "memoryview": memoryview(numbered(0)),
+    "list of int": [7],
+    "list of str": ["text"],
+    "list of None": [None],
+    "list of lists": [[numbered(0)]],
+    "tuple of str": [("text",)],
+    "tuple of tuples": [((numbered(0),),)],
+}
+
+
+@pytest.mark.parametrize("what", NO_PACKETS)
+def test_what_is_not_a_sequence_of_buffers_is_a_typeerror(
+    sender: RawSocket, receiver: RawSocket, what: str
+) -> None:
+    """One packet is not many: bytes are refused, not taken for a sequence."""
+    for send in (sender.sendmmsg, sender.sendmmsg_all):
+        with pytest.raises(TypeError):
+            send(NO_PACKETS[what])
+    assert pending(receiver) == []
+
+
+def test_generator_is_refused_and_not_begun(sender: RawSocket) -> None:
+    """What it has given could not be sent again from `start`."""
+    packets = (numbered(i) for i in range(3))
+    for send in (sender.sendmmsg, sender.sendmmsg_all):
+        with pytest.raises(TypeError, match="sequence of buffers"):
+            send(packets)  # type: ignore[arg-type]
+    assert next(packets) == numbered(0)
+
+
+def test_bad_element_sends_none_of_the_call(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    with pytest.raises(TypeError):
+        sender.sendmmsg([numbered(0), 7])  # type: ignore[list-item]
+    assert pending(receiver) == []
+
+
+def test_sendmmsg_all_tells_how_far_it_came_whatever_the_error(
+    sender: RawSocket,
+) -> None:
+    packets: list[Any] = [numbered(0)] * 1_024 + [7]
+    with pytest.raises(TypeError) as caught:
+        sender.sendmmsg_all(packets)
+    assert packets_sent(caught.value) == 1_024
+    with pytest.raises(TypeError) as caught:
+        sender.sendmmsg_all(7)  # type: ignore[arg-type]
+    assert packets_sent(caught.value) == 0
+
+
+def test_no_buffer_stays_exported_after_the_call(sender: RawSocket) -> None:
+    packet = bytearray(numbered(0))
+    sender.sendmmsg([packet, (packet, packet)])
+    sender.sendmmsg_all([packet])
+    sender.send(packet)
+    with pytest.raises(TypeError):
+        sender.sendmmsg_all([packet, 7])  # type: ignore[list-item]
+    with raises(errno.EINVAL):
+        sender.sendmmsg_all([packet, b"short"])
+    packet.append(0)
+
+
+# What the kernel refuses
+
+
+TAGGED = numbered(0)[:12] + b"\x81\x00\x00\x05" + numbered(0)[12:]
+
+
+def with_size(size: int, packet: bytes) -> bytes:
+    return packet + bytes(size - len(packet))
+
+
+REFUSED: Final = {
+    "shorter than the header": (bytes(HEADER_SIZE - 1), errno.EINVAL),
+    "empty": (b"", errno.EINVAL),
+    "longer than the MTU": (with_size(1_515, numbered(0)), errno.EMSGSIZE),
+    "far longer": (with_size(100_000, numbered(0)), errno.EMSGSIZE),
+    "tagged and longer": (with_size(1_519, TAGGED), errno.EMSGSIZE),
+}
+TAKEN: Final = {
+    "as long as the MTU": with_size(1_514, numbered(0)),
+    "tagged, four bytes more": with_size(1_518, TAGGED),
+    "a header only": numbered(0)[:HEADER_SIZE],
+}
+
+
+@pytest.mark.parametrize("method", ["send", "sendmmsg", "sendmmsg_all"])
+def test_frame_that_the_kernel_refuses_raises_its_errno(
+    sender: RawSocket, receiver: RawSocket, method: str
+) -> None:
+    for packet, number in REFUSED.values():
+        with raises(number) as caught:
+            getattr(sender, method)(packet if method == "send" else [packet])
+        assert caught.value.filename == sender.interface
+        assert "sendmmsg: " in str(caught.value)
+    assert pending(receiver) == []
+
+
+def test_frame_at_the_limit_is_taken(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    for what, packet in TAKEN.items():
+        assert sender.send(packet) == len(packet), what
+        assert receive(receiver, 1) == [packet], what
+
+
+def test_bad_packet_in_the_middle_is_the_next_calls_error(
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+) -> None:
+    """The kernel hides its errno behind the count of those before it."""
+    good = frames(5)
+    for bad, number in REFUSED.values():
+        # As much of it as the frames of the batch hold.
+        packets = shape([*good[:2], bad[:2_048], *good[2:]])
+        assert sender.sendmmsg(packets) == 2
+        with raises(number):
+            sender.sendmmsg(packets, start=2)
+        assert sender.sendmmsg(packets, start=3) == 3
+        assert receive(receiver, 5) == good
+    assert sender.statistics().packets_sent == 5 * len(REFUSED)
+
+
+def test_sendmmsg_all_tells_which_packet_is_bad(
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+) -> None:
+    good = frames(5)
+    packets = shape([*good[:2], bytes(5), *good[2:]])
+    with raises(errno.EINVAL) as caught:
+        sender.sendmmsg_all(packets)
+    assert packets_sent(caught.value) == 2
+    assert receive(receiver, 2) == good[:2]
+    assert pending(receiver) == [], "went on after a bad packet"
+
+
+def test_sendmmsg_all_counts_across_calls(sender: RawSocket) -> None:
+    packets = [numbered(0)] * 2_000
+    packets[1_500] = b"short"
+    with raises(errno.EINVAL) as caught:
+        sender.sendmmsg_all(packets)
+    assert packets_sent(caught.value) == 1_500
+
+
+def test_every_other_socket_gets_a_copy_of_what_is_sent(
+    link: Veth, sender: RawSocket
+) -> None:
+    """All that listen to everything on the interface, and not the sender:
+    hence protocol=0 for those that only send."""
+    with RawSocket(link.a) as one, RawSocket(link.a) as two:
+        one.send(numbered(1))
+        sender.send(numbered(2))
+        assert receive(two, 2) == [numbered(1), numbered(2)]
+        assert receive(one, 1) == [numbered(2)]
+        assert pending(one) == pending(two) == []
+
+
+# Queues that are full
+
+
+BIG: Final = numbered(0, 1_000)
+Throttle: TypeAlias = Callable[[str, int], None]
+
+
+@pytest.fixture
+def throttle(link: Veth) -> Iterator[Throttle]:
+    """Puts a token bucket filter, tc-tbf(8), in front of the sender: a rate,
+    and the bytes that may queue."""
+
+    def throttle(rate: str, limit: int) -> None:
+        tc(
+            *("qdisc", "replace", "dev", link.a, "root"),
+            *("tbf", "burst", "2000", "rate", rate, "limit", str(limit)),
+        )
+
+    yield throttle
+    tc("qdisc", "delete", "dev", link.a, "root")
+
+
+@pytest.fixture
+def stopped(throttle: Throttle, sender: RawSocket) -> RawSocket:
+    """A sender whose queue is full, and next to never has room."""
+    throttle("8bit", 3_000)
+    with raises(errno.ENOBUFS):
+        for _ in range(100):
+            sender.send(BIG)
+    return sender
+
+
+def test_full_queue_is_an_error_at_once_on_a_blocking_socket(
+    stopped: RawSocket,
+) -> None:
+    """sendmmsg() and send() tell, and do not try again."""
+    for _ in range(3):
+        with raises(errno.ENOBUFS):
+            stopped.sendmmsg([BIG])
+        with raises(errno.ENOBUFS):
+            stopped.send(BIG)
+    assert stopped.statistics().send_retries == 0
+
+
+def test_kernel_calls_a_socket_with_a_full_queue_writable(
+    stopped: RawSocket,
+) -> None:
+    """Why sendmmsg_all() pauses instead of polling."""
+    poll = select.poll()
+    poll.register(stopped.fileno(), select.POLLOUT)
+    with raises(errno.ENOBUFS):
+        stopped.send(BIG)
+    assert poll.poll(0) == [(stopped.fileno(), select.POLLOUT)]
+
+
+def test_queue_that_fills_up_is_a_short_count(
+    throttle: Throttle, sender: RawSocket, receiver: RawSocket
+) -> None:
+    throttle("8bit", 3_000)
+    count = sender.sendmmsg([BIG] * 20)
+    assert 0 < count < 20
+    with raises(errno.ENOBUFS):
+        sender.sendmmsg([BIG] * 20, start=count)
+    assert sender.statistics().packets_sent == count
+
+
+def test_sendmmsg_all_waits_for_a_full_queue_until_the_timeout(
+    stopped: RawSocket,
+) -> None:
+    sent = stopped.statistics().packets_sent
+    stopped.settimeout(0.2)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError) as caught:
+        stopped.sendmmsg_all([BIG] * 5)
+    assert time.monotonic() - began >= 0.2, "gave up early"
+    assert packets_sent(caught.value) == 0
+    statistics = stopped.statistics()
+    assert statistics.send_retries > 0, "retries are not counted"
+    assert statistics.packets_sent == sent
+
+
+def test_sendmmsg_all_without_a_timeout_gives_up_after_a_second(
+    stopped: RawSocket,
+) -> None:
+    began = time.monotonic()
+    with raises(errno.ENOBUFS) as caught:
+        stopped.sendmmsg_all([BIG] * 5)
+    assert 1.0 <= time.monotonic() - began < WAIT
+    assert packets_sent(caught.value) == 0
+    # With growing pauses: without, there would be a hundred thousand.
+    assert 0 < stopped.statistics().send_retries < 1_000
+
+
+def test_sendmmsg_all_that_may_not_wait_does_not_retry(
+    stopped: RawSocket,
+) -> None:
+    stopped.setblocking(False)
+    with raises(errno.ENOBUFS) as caught:
+        stopped.sendmmsg_all([BIG])
+    assert packets_sent(caught.value) == 0
+    assert stopped.statistics().send_retries == 0
+
+
+def test_sendmmsg_all_tells_how_far_a_full_queue_let_it_come(
+    throttle: Throttle, sender: RawSocket
+) -> None:
+    throttle("8bit", 3_000)
+    sender.settimeout(0.05)
+    with pytest.raises(TimeoutError) as caught:
+        sender.sendmmsg_all([BIG] * 20)
+    statistics = sender.statistics()
+    assert 0 < packets_sent(caught.value) == statistics.packets_sent < 20
+
+
+def test_close_ends_the_pause_after_a_full_queue(stopped: RawSocket) -> None:
+    with Call(stopped.sendmmsg_all, [BIG]) as call:
+        call.until_blocked()
+        stopped.close()
+    error = call.error()
+    assert isinstance(error, OSError)
+    assert error.errno == errno.EBADF
+    assert packets_sent(error) == 0
+
+
+def test_sendmmsg_all_over_a_slow_queue_delivers_everything_in_order(
+    throttle: Throttle,
+    sender: RawSocket,
+    receiver: RawSocket,
+    shape: Callable[..., Packets],
+) -> None:
+    """Though nearly every packet finds the queue full."""
+    throttle("20mbit", 3_000)
+    given = frames(200, 1_000)
+    sender.sendmmsg_all(shape(given))
+    assert receive(receiver, 200) == given
+    assert pending(receiver) == [], "a packet was sent twice"
+    statistics = sender.statistics()
+    assert statistics.packets_sent == 200
+    assert statistics.send_retries > 0
+
+
+def test_second_without_progress_begins_anew_with_each_packet(
+    throttle: Throttle, sender: RawSocket, receiver: RawSocket
+) -> None:
+    """A slow queue is not a stuck one."""
+    throttle("24kbit", 1_000)
+    given = frames(8, 1_000)
+    began = time.monotonic()
+    sender.sendmmsg_all(given)
+    assert time.monotonic() - began > 1.3, "too fast to tell"
+    assert receive(receiver, 8) == given
+
+
+def test_qdisc_bypass_skips_the_queue(link: Veth, stopped: RawSocket) -> None:
+    with (
+        RawSocket(link.a, protocol=0, qdisc_bypass=True) as bypass,
+        RawSocket(link.b) as receiver,
+    ):
+        bypass.sendmmsg_all(frames(50, 1_000))
+        assert receive(receiver, 50) == frames(50, 1_000)
+
+
+def test_full_send_buffer_is_waited_for(
+    link: Veth, throttle: Throttle, receiver: RawSocket
+) -> None:
+    """Here poll(2) does tell when there is room, so that every mode and call
+    can wait, and nothing counts as a retry."""
+    throttle("2mbit", 1_000_000)
+    given = frames(50, 1_000)
+    with RawSocket(link.a, protocol=0, sndbuf=4_608) as sender:
+        sent = 0
+        while sent < 30:
+            sent += sender.sendmmsg(given[:30], start=sent)
+        sender.sendmmsg_all(given[30:])
+        assert receive(receiver, 50) == given
+        assert sender.statistics().send_retries == 0
+    with RawSocket(link.a, protocol=0, sndbuf=4_608) as sender:
+        throttle("8bit", 1_000_000)
+        sender.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sender.sendmmsg_all(given)
+        sender.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            sender.sendmmsg(given)
+
+
+def test_sendmmsg_all_resumes_after_short_counts() -> None:
+    """A datagram socket takes what its buffer has room for."""
+    peer, sock = datagram_pair()
+    with peer, sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        room = sock.sendmmsg(frames(500))
+        assert 0 < room < 250
+
+        def drain() -> list[bytes]:
+            """Reads no more than there is room for, until the next call has
+            ended: it has to stop, as the first did."""
+            received = [peer.recv(2048) for _ in range(room)]
+            eventually(
+                lambda: sock.statistics().batches_sent > 1,
+                "sendmmsg_all() goes on when there is room",
+            )
+            return received + [peer.recv(2048) for _ in range(500 - room)]
+
+        with Call(drain) as call:
+            sock.sendmmsg_all(frames(500)[room:])
+        assert call.result() == frames(500)
+        statistics = sock.statistics()
+        assert statistics.packets_sent == 500
+        assert statistics.batches_sent > 2

@@ -1,0 +1,116 @@
+"""The stub, which is the promise, and the module, which keeps it."""
+
+import ast
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rawmmsg
+from rawmmsg import _rawmmsg
+
+STUB = Path(rawmmsg.__file__).with_name("_rawmmsg.pyi")
+TREE = ast.parse(STUB.read_text(encoding="utf-8"))
+CLASSES = {
+    node.name: node for node in TREE.body if isinstance(node, ast.ClassDef)
+}
+
+
+def members(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
+    """Methods and properties; of an overloaded one, the last."""
+    return {
+        item.name: item
+        for item in node.body
+        if isinstance(item, ast.FunctionDef)
+    }
+
+
+MEMBERS = [
+    (kind, name)
+    for kind, node in CLASSES.items()
+    for name in members(node)
+    if not name.startswith("_")
+]
+METHODS = [
+    (kind, name)
+    for kind, name in MEMBERS
+    if callable(getattr(getattr(rawmmsg, kind), name))
+]
+
+
+def test_stub_names_what_the_module_has() -> None:
+    public = {name for name in vars(_rawmmsg) if not name.startswith("_")}
+    assert public == set(CLASSES)
+
+
+def test_package_exports_what_the_module_has() -> None:
+    for name in CLASSES:
+        assert name in rawmmsg.__all__
+        assert getattr(rawmmsg, name) is getattr(_rawmmsg, name)
+    assert set(rawmmsg.__all__) <= set(dir(rawmmsg))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_stub_names_the_members_of_each_type(kind: str) -> None:
+    runtime: type = getattr(rawmmsg, kind)
+    public = {name for name in vars(runtime) if not name.startswith("_")}
+    # What makes it a named tuple.
+    public -= {"n_fields", "n_sequence_fields", "n_unnamed_fields"}
+    assert public == {n for k, n in MEMBERS if k == kind}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_type_is_of_the_package(kind: str) -> None:
+    runtime: type = getattr(rawmmsg, kind)
+    assert (runtime.__module__, runtime.__qualname__) == ("rawmmsg", kind)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_type_is_documented(kind: str) -> None:
+    assert inspect.getdoc(getattr(rawmmsg, kind))
+    assert ast.get_docstring(CLASSES[kind]), "in the stub"
+
+
+@pytest.mark.parametrize(("kind", "name"), MEMBERS)
+def test_member_is_documented(kind: str, name: str) -> None:
+    documented = inspect.getdoc(getattr(getattr(rawmmsg, kind), name))
+    assert documented, "help() says nothing"
+
+
+def parameters(arguments: ast.arguments) -> list[tuple[str, Any]]:
+    """Names, without self or cls, and how each can be given."""
+    kinds = inspect.Parameter
+    listed = [
+        *((a.arg, kinds.POSITIONAL_ONLY) for a in arguments.posonlyargs),
+        *((a.arg, kinds.POSITIONAL_OR_KEYWORD) for a in arguments.args),
+        *((a.arg, kinds.KEYWORD_ONLY) for a in arguments.kwonlyargs),
+    ]
+    return listed[1:]
+
+
+def signature_of(function: Any) -> list[tuple[str, Any]]:
+    return [
+        (parameter.name, parameter.kind)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name != "self"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["PacketBatch", "RawSocket"])
+def test_constructor_has_the_signature_of_the_stub(kind: str) -> None:
+    stated = parameters(members(CLASSES[kind])["__new__"].args)
+    assert signature_of(getattr(rawmmsg, kind)) == stated
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_method_has_the_signature_of_the_stub(kind: str, name: str) -> None:
+    method = getattr(getattr(rawmmsg, kind), name)
+    stated = parameters(members(CLASSES[kind])[name].args)
+    if name in ("getsockopt", "setsockopt"):
+        # The stub's overloads say which arguments go together.
+        stated = {
+            "getsockopt": [*stated[:2], ("buflen", stated[0][1])],
+            "setsockopt": [*stated[:3], ("optlen", stated[0][1])],
+        }[name]
+    assert signature_of(method) == stated

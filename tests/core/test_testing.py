@@ -1,0 +1,690 @@
+"""Private namespaces and veth pairs: what rawmmsg.testing promises."""
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from support.child import tool
+
+from rawmmsg import testing
+from rawmmsg.testing import Veth, run_in_namespace, veth_pair
+
+FRAME = b"\xff" * 12 + b"\x88\xb5" + bytes(46)  # local experimental EtherType
+ETH_P_ALL = 3
+
+# Uid 0 without a right over its network, as a plain user is; CAP_SETFCAP is
+# what user_namespaces(7) asks of uid 0 in order to map itself.
+PLAIN = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap"]
+# Not even that: user namespaces are refused with EPERM.
+REFUSED = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+# A user namespace in which no further namespace may be made.
+EXHAUSTED = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "sh",
+    "-c",
+    """
+    echo 0 > /proc/sys/user/max_user_namespaces
+    echo 0 > /proc/sys/user/max_net_namespaces
+    exec "$@"
+    """,
+    "sh",
+]
+
+
+def interfaces() -> list[str]:
+    return [name for _, name in socket.if_nameindex()]
+
+
+def namespace() -> int:
+    return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+def packet_socket(interface: str) -> socket.socket:
+    """A socket of the stdlib that receives everything on `interface`."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.settimeout(5)
+    sock.bind((interface, ETH_P_ALL))
+    return sock
+
+
+@pytest.fixture
+def second_thread() -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Ours, without what pytest and the plugin put there, able to import the
+    package under test."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST_", "RAWMMSG_"))
+        and name not in ("CI", "COLUMNS")
+    }
+    kept["PYTHONPATH"] = str(Path(testing.__file__).parents[1])
+    return kept | changes
+
+
+def python(
+    script: str, *arguments: str, **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def user_suite(
+    tmp_path: Path,
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs pytest on somebody else's suite, which uses the plugin."""
+
+    def run(
+        tests: str,
+        *arguments: str,
+        prefix: list[str] | None = None,
+        plugin: str = 'pytest_plugins = ["rawmmsg.testing"]',
+        conftest: str = "",
+        ini: str = "",
+        **changes: str,
+    ) -> subprocess.CompletedProcess[str]:
+        tool("ip")
+        (tmp_path / "pytest.ini").write_text(f"[pytest]\n{ini}\n")
+        (tmp_path / "conftest.py").write_text(
+            f"{plugin}\n{textwrap.dedent(conftest)}"
+        )
+        (tmp_path / "test_user.py").write_text(textwrap.dedent(tests))
+        command = [sys.executable, "-m", "pytest", "-ra", "--strict-markers"]
+        return subprocess.run(
+            [*(prefix or []), *command, "-p", "no:cacheprovider", *arguments],
+            cwd=tmp_path,
+            env=environment(OUTER=str(namespace()), **changes),
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    return run
+
+
+UserSuite = Callable[..., subprocess.CompletedProcess[str]]
+
+USER_TESTS = """
+    import os, socket
+
+    def namespace():
+        return os.stat("/proc/thread-self/ns/net").st_ino
+
+    def interfaces():
+        return [name for _, name in socket.if_nameindex()]
+
+    def test_own_namespace():
+        assert namespace() != int(os.environ["OUTER"])
+        assert interfaces() == ["lo"]
+
+    def test_frames_pass(veth, tmp_path):
+        with (
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as a,
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as b,
+        ):
+            a.bind((veth.a, 3))
+            b.bind((veth.b, 3))
+            b.settimeout(5)
+            a.send(bytes(60))
+            assert b.recv(100) == bytes(60)
+
+    def test_second_pair(veth, veth_factory):
+        other = veth_factory(mtu=9000)
+        assert sorted(interfaces()) == sorted(
+            ["lo", veth.a, veth.b, other.a, other.b]
+        )
+
+    def test_nothing_remains():
+        assert interfaces() == ["lo"]
+"""
+
+A_THREAD = """
+    import os, threading
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    with open("runs", "a") as runs:
+        runs.write(f"{os.getpid()}\\n")
+"""
+
+
+# The namespace of this run
+
+
+def test_run_has_a_namespace_of_its_own() -> None:
+    assert testing.in_namespace()
+    assert interfaces() == ["lo"]
+
+
+def test_namespace_is_not_that_of_the_parent() -> None:
+    try:
+        outer = os.stat(f"/proc/{os.getppid()}/ns/net").st_ino
+    except (FileNotFoundError, PermissionError):
+        return  # in another process or user namespace: out of our reach
+    assert namespace() != outer
+
+
+def test_loopback_is_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(5)
+        sock.bind(("127.0.0.1", 0))
+        sock.sendto(b"ping", sock.getsockname())
+        assert sock.recv(100) == b"ping"
+
+
+# Moving
+
+
+def test_enter_moves_the_process() -> None:
+    done = python(
+        """
+        import os, socket
+        from rawmmsg.testing import enter_namespace, in_namespace
+        assert not in_namespace()
+        enter_namespace()
+        assert in_namespace()
+        print(os.stat("/proc/self/ns/net").st_ino, socket.if_nameindex())
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    inode, names = done.stdout.split(maxsplit=1)
+    assert int(inode) != namespace()
+    assert names.strip() == "[(1, 'lo')]"
+
+
+@pytest.mark.usefixtures("second_thread")
+def test_enter_is_refused_with_two_threads() -> None:
+    before = namespace()
+    threads = len(os.listdir("/proc/self/task"))
+    with pytest.raises(RuntimeError, match=f"{threads} threads"):
+        testing.enter_namespace()
+    assert namespace() == before
+
+
+@pytest.mark.parametrize("prefix", [REFUSED, EXHAUSTED])
+def test_refused_enter_names_the_remedy_and_changes_nothing(
+    prefix: list[str],
+) -> None:
+    script = """
+        import os
+        from rawmmsg.testing import enter_namespace
+        def state():
+            user, net = (os.stat(f"/proc/self/ns/{n}") for n in ("user","net"))
+            return user.st_ino, net.st_ino, os.getuid(), dict(os.environ)
+        before = state()
+        try:
+            enter_namespace()
+        except OSError as error:
+            assert state() == before
+            print(error.errno, error.strerror)
+        """
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", textwrap.dedent(script)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    number, message = done.stdout.split(maxsplit=1)
+    if prefix is EXHAUSTED:
+        assert int(number) == errno.ENOSPC
+        assert "sysctl -w user.max_net_namespaces" in message
+    else:
+        assert int(number) == errno.EPERM
+        assert "as root" in message
+
+
+def test_exec_starts_a_program_with_threads_again_inside(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    done = python(
+        """
+        import os, socket, sys, threading
+        from rawmmsg.testing import exec_in_namespace
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        with open(sys.argv[1], "a") as log:
+            log.write(f"{os.getpid()} {sys.argv[2]}\\n")
+        exec_in_namespace()
+        print(os.stat("/proc/self/ns/net").st_ino, socket.if_nameindex())
+        exec_in_namespace()
+        sys.exit(7)
+        """,
+        str(log),
+        "odd 'argument' ü",
+    )
+    assert done.returncode == 7, done.stderr
+    inode, names = done.stdout.split(maxsplit=1)
+    assert int(inode) != namespace()
+    assert names.strip() == "[(1, 'lo')]"
+    first, second = log.read_text().splitlines()
+    assert first == second, "the pid and the arguments are kept"
+
+
+def test_exec_that_is_refused_raises_in_the_second_run() -> None:
+    script = """
+        from rawmmsg.testing import exec_in_namespace
+        try:
+            exec_in_namespace()
+        except PermissionError as error:
+            print(error.strerror)
+        """
+    done = subprocess.run(
+        [*REFUSED, sys.executable, "-c", textwrap.dedent(script)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("no private network namespace"), done.stderr
+
+
+# A child inside
+
+
+@pytest.mark.usefixtures("second_thread")
+def test_run_is_in_another_namespace() -> None:
+    done = run_in_namespace(
+        ["stat", "--dereference", "--format=%i", "/proc/self/ns/net"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) != namespace()
+
+
+def test_run_passes_the_exit_code() -> None:
+    assert run_in_namespace(["sh", "-c", "exit 7"]).returncode == 7
+    assert run_in_namespace(["sh", "-c", "kill -9 $$"]).returncode == -9
+    command = ["sh", "-c", "exit 3"]
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run_in_namespace(command, check=True)
+    assert caught.value.cmd == command
+
+
+def test_run_of_nothing_is_an_error_of_its_own() -> None:
+    with pytest.raises(FileNotFoundError, match="/no-such-program"):
+        run_in_namespace(["/no-such-program"])
+
+
+def test_run_that_is_refused_raises() -> None:
+    script = """
+        from rawmmsg.testing import run_in_namespace
+        try:
+            run_in_namespace(["true"])
+        except PermissionError as error:
+            print(error.strerror)
+        """
+    done = subprocess.run(
+        [*REFUSED, sys.executable, "-c", textwrap.dedent(script)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("no private network namespace"), done.stderr
+
+
+def test_run_hands_on_the_descriptors_asked_for_alone() -> None:
+    with open(os.devnull) as file:
+        done = run_in_namespace(
+            ["ls", "/proc/self/fd"],
+            pass_fds=[file.fileno()],
+            capture_output=True,
+            text=True,
+        )
+        opened = {int(number) for number in done.stdout.split()}
+        own = max(opened - {file.fileno()})  # the one that ls lists with
+        assert opened - {own} == {0, 1, 2, file.fileno()}
+
+
+def test_run_leaks_no_descriptor() -> None:
+    before = os.listdir("/proc/self/fd")
+    run_in_namespace(["true"])
+    with pytest.raises(FileNotFoundError):
+        run_in_namespace(["/no-such-program"])
+    assert os.listdir("/proc/self/fd") == before
+
+
+# Pairs
+
+
+def test_frames_pass_both_ways(veth: Veth) -> None:
+    with packet_socket(veth.a) as a, packet_socket(veth.b) as b:
+        a.send(FRAME + b"to b")
+        assert b.recv(100) == FRAME + b"to b"
+        b.send(FRAME + b"to a")
+        assert a.recv(100) == FRAME + b"to a"
+
+
+def test_first_frame_passes_at_once() -> None:
+    for _ in range(20):
+        with (
+            veth_pair() as veth,
+            packet_socket(veth.a) as a,
+            packet_socket(veth.b) as b,
+        ):
+            a.send(FRAME)
+            assert b.recv(100) == FRAME
+
+
+def test_kernel_sends_nothing_of_its_own(veth: Veth) -> None:
+    with packet_socket(veth.b) as sock:
+        sock.settimeout(1.5)  # duplicate address detection takes a second
+        with pytest.raises(TimeoutError):
+            sock.recv(2048)
+
+
+def test_kernel_speaks_ipv6_where_asked(
+    veth_factory: Callable[..., Veth],
+) -> None:
+    veth = veth_factory(ipv6=True)
+    with packet_socket(veth.b) as sock:
+        assert sock.recv(2048)[12:14] == b"\x86\xdd"
+
+
+def test_link_goes_down_and_comes_back(veth: Veth) -> None:
+    with packet_socket(veth.a) as a, packet_socket(veth.b) as b:
+        for end in ("b", veth.b, "a", None):
+            veth.down(end)
+            sender = b if end in ("b", veth.b) else a
+            with pytest.raises(OSError, match="Network is down") as caught:
+                sender.send(FRAME)
+            assert caught.value.errno == errno.ENETDOWN
+            veth.up(end)
+            for sock in (a, b):  # what the link's end has left on each
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            a.send(FRAME)
+            assert b.recv(100) == FRAME
+
+
+def test_pair_can_be_made_down() -> None:
+    with veth_pair(up=False) as veth:
+        veth.up("a")  # returns, though there is no carrier yet
+        veth.up("b")
+        with packet_socket(veth.a) as a, packet_socket(veth.b) as b:
+            a.send(FRAME)
+            assert b.recv(100) == FRAME
+
+
+def test_names_and_mtu_are_as_given() -> None:
+    with veth_pair("left", "right-15-bytes_", mtu=9000) as veth:
+        assert (veth.a, veth.b) == ("left", "right-15-bytes_")
+        with packet_socket(veth.a) as a, packet_socket(veth.b) as b:
+            a.send(bytes(9014))
+            assert len(b.recv(10000)) == 9014
+
+
+@pytest.mark.parametrize("name", ["a" * 16, "a b", "a/b", "a\nb", "ü" * 8])
+def test_bad_name_is_a_value_error(name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        veth_pair(name)
+    assert interfaces() == ["lo"]
+
+
+def test_name_that_is_taken_is_an_error(veth: Veth) -> None:
+    before = interfaces()
+    with pytest.raises(RuntimeError, match="exists"):
+        veth_pair(veth.a)
+    assert interfaces() == before
+
+
+def test_names_are_unique_among_threads() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        pairs = list(pool.map(lambda _: veth_pair(up=False), range(20)))
+    try:
+        names = {name for pair in pairs for name in (pair.a, pair.b)}
+        assert len(names) == 40
+        assert names < set(interfaces())
+    finally:
+        for pair in pairs:
+            pair.delete()
+
+
+def test_unknown_end_is_a_value_error(veth: Veth) -> None:
+    with pytest.raises(ValueError, match="'c'"):
+        veth.down("c")
+
+
+def test_nothing_remains_after_the_block() -> None:
+    with veth_pair() as veth:
+        assert set(interfaces()) == {"lo", veth.a, veth.b}
+    assert interfaces() == ["lo"]
+    with pytest.raises(ZeroDivisionError), veth_pair():
+        _ = 1 / 0
+    assert interfaces() == ["lo"]
+
+
+def test_delete_is_harmless_twice(veth: Veth) -> None:
+    veth.delete()
+    assert interfaces() == ["lo"]
+    veth.delete()
+
+
+def test_pair_is_refused_outside_a_private_namespace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAWMMSG_NAMESPACE")
+    with pytest.raises(RuntimeError, match="enter_namespace"):
+        veth_pair()
+    assert interfaces() == ["lo"]
+
+
+def test_missing_ip_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(FileNotFoundError, match="install iproute2"):
+        veth_pair()
+
+
+# The plugin in the suites of others
+
+
+@pytest.mark.parametrize("prefix", [[], PLAIN], ids=["as-is", "plain"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_plugin(
+    user_suite: UserSuite, prefix: list[str], threads: int, tmp_path: Path
+) -> None:
+    done = user_suite(
+        USER_TESTS,
+        prefix=prefix,
+        conftest=A_THREAD if threads > 1 else "",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+    assert done.stdout.count("test session starts") == 1
+    if threads > 1:
+        first, second = (tmp_path / "runs").read_text().split()
+        assert first == second, "started again in place, once"
+
+
+def test_plugin_started_again_reports_failures_and_output(
+    user_suite: UserSuite,
+) -> None:
+    done = user_suite(
+        """
+        def test_fails():
+            print("said before")
+            assert False
+        """,
+        conftest=A_THREAD,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "said before" in done.stdout
+    assert "1 failed" in done.stdout
+
+
+def test_plugin_started_again_finds_its_arguments(
+    user_suite: UserSuite,
+) -> None:
+    done = user_suite(
+        USER_TESTS,
+        "test_user.py",
+        conftest=A_THREAD + '    os.chdir("/")\n',
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+def test_plugin_of_a_test_module_can_start_again_as_well(
+    user_suite: UserSuite,
+) -> None:
+    done = user_suite(
+        'pytest_plugins = ["rawmmsg.testing"]\n'
+        + textwrap.dedent(A_THREAD)
+        + textwrap.dedent(USER_TESTS),
+        plugin="",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+def test_what_scapy_saw_of_the_host_is_forgotten(
+    user_suite: UserSuite, veth: Veth
+) -> None:
+    assert veth.a in interfaces()
+    done = user_suite(
+        """
+        def test_import_has_seen_the_namespace():
+            from conftest import SEEN
+            assert SEEN == [(1, "lo")]
+        """,
+        conftest="""
+            import socket, sys, types
+            sys.modules["scapy.config"] = types.ModuleType("scapy.config")
+            SEEN = socket.if_nameindex()
+            """,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_plugin_on_the_command_line(user_suite: UserSuite) -> None:
+    done = user_suite(USER_TESTS, "-p", "rawmmsg.testing", plugin="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+if find_spec("xdist"):
+
+    @pytest.mark.parametrize(
+        ("prefix", "conftest"),
+        [([], ""), (PLAIN, A_THREAD)],
+        ids=["as-is", "plain-2"],
+    )
+    def test_each_xdist_worker_has_a_namespace(
+        user_suite: UserSuite, prefix: list[str], conftest: str
+    ) -> None:
+        done = user_suite(
+            USER_TESTS
+            + """
+
+    import pytest, time
+    @pytest.mark.parametrize("number", range(20))
+    def test_alone(number, veth):
+        assert set(interfaces()) == {"lo", veth.a, veth.b}
+        time.sleep(0.01)
+    """,
+            *("-n", "2"),
+            prefix=prefix,
+            conftest=conftest,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "24 passed" in done.stdout
+
+
+REFUSED_TESTS = """
+    import pytest
+
+    def test_with_veth(veth):
+        pass
+
+    def test_that_might_touch_the_host():
+        pass
+
+    @pytest.mark.no_network
+    def test_of_no_network():
+        pass
+"""
+
+
+@pytest.mark.parametrize("prefix", [REFUSED, EXHAUSTED])
+@pytest.mark.parametrize("conftest", ["", A_THREAD], ids=["1", "2"])
+def test_refused_plugin_skips_with_the_remedy(
+    user_suite: UserSuite, prefix: list[str], conftest: str
+) -> None:
+    done = user_suite(REFUSED_TESTS, prefix=prefix, conftest=conftest)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed, 2 skipped" in done.stdout
+    assert "no private network namespace" in done.stdout
+    remedy = "as root" if prefix is REFUSED else "sysctl -w"
+    assert remedy in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("ini", "changes"),
+    [("", {"CI": "true"}), ("rawmmsg_require_namespace = true", {})],
+    ids=["CI", "ini"],
+)
+def test_refused_plugin_fails_where_nothing_may_skip(
+    user_suite: UserSuite, ini: str, changes: dict[str, str]
+) -> None:
+    done = user_suite(REFUSED_TESTS, prefix=REFUSED, ini=ini, **changes)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 passed, 2 errors" in done.stdout
+    assert "no private network namespace" in done.stdout
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_missing_ip_command_skips_or_fails(
+    user_suite: UserSuite, ci: str
+) -> None:
+    done = user_suite(
+        "def test_with_veth(veth): pass",
+        conftest="import shutil; shutil.which = lambda *_, **__: None",
+        CI=ci,
+    )
+    assert ("1 error" if ci else "1 skipped") in done.stdout, done.stderr
+    assert "install iproute2" in done.stdout
+
+
+def test_import_needs_neither_pytest_nor_the_package() -> None:
+    script = """
+        import runpy, sys
+        names = runpy.run_path(sys.argv[1])
+        assert callable(names["veth_pair"])
+        assert not {"pytest", "rawmmsg"} & set(sys.modules)
+        """
+    bare = [sys.executable, "-I", "-S", "-c"]
+    done = subprocess.run(
+        [*bare, textwrap.dedent(script), testing.__file__],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

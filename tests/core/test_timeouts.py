@@ -1,0 +1,506 @@
+"""How calls wait: blocking, with a timeout and not at all, as the socket
+module says; and what signals do to a call that waits."""
+
+import errno
+import math
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+from support import WAIT
+from support import calls as blocking
+from support.calls import (
+    RECEIVING,
+    Call,
+    descriptors,
+    eventually,
+    handler,
+    interrupt_main_thread,
+    waits,
+    when_main_thread_waits,
+)
+from support.frames import PACKET, datagram_pair
+
+from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.testing import Veth
+
+SENDING: Final = blocking.SENDING | {
+    "sendmmsg of a batch": lambda sock: sock.sendmmsg(full_batch()),
+}
+
+
+def full_batch() -> PacketBatch:
+    batch = PacketBatch(1)
+    batch.append(PACKET)
+    return batch
+
+
+def fill(sock: RawSocket) -> None:
+    """Sends until there is no room, which is a few packets."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    timeout = sock.gettimeout()
+    sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            sock.send(PACKET)
+    sock.settimeout(timeout)
+
+
+def drain(peer: socket.socket) -> None:
+    """Makes room: reads all that waits. The kernel calls a socket writable
+    when three quarters of its buffer are free."""
+    try:
+        while True:
+            peer.recv(2048, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return
+
+
+@dataclass
+class Stuck:
+    """A socket on which `call` has nothing to do until release()."""
+
+    sock: RawSocket
+    call: Callable[[RawSocket], Any]
+    release: Callable[[], object]
+
+    def __call__(self) -> Any:
+        return self.call(self.sock)
+
+
+def stick(
+    sock: RawSocket,
+    peer: socket.socket,
+    method: str,
+) -> Stuck:
+    if method in RECEIVING:
+        return Stuck(sock, RECEIVING[method], lambda: peer.send(PACKET))
+    fill(sock)
+    return Stuck(sock, SENDING[method], lambda: drain(peer))
+
+
+@pytest.fixture(params=[*RECEIVING, *SENDING])
+def stuck(request: pytest.FixtureRequest) -> Iterator[Stuck]:
+    """Every method that waits, where it has to."""
+    peer, sock = datagram_pair()
+    with peer, sock:
+        yield stick(sock, peer, request.param)
+
+
+@pytest.fixture(params=RECEIVING)
+def idle(request: pytest.FixtureRequest) -> Iterator[Stuck]:
+    """Every method that receives, where nothing arrives."""
+    peer, sock = datagram_pair()
+    with peer, sock:
+        yield stick(sock, peer, request.param)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, RawSocket]]:
+    peer, sock = datagram_pair()
+    with peer, sock:
+        yield peer, sock
+
+
+# The three modes
+
+
+def test_new_socket_blocks(pair: tuple[socket.socket, RawSocket]) -> None:
+    assert pair[1].gettimeout() is None
+
+
+def test_blocking_call_waits_until_it_can_be_done(stuck: Stuck) -> None:
+    with Call(stuck) as call:
+        call.until_blocked()
+        stuck.release()
+    call.result()
+
+
+@pytest.mark.parametrize("seconds", [0.05, 1e-3, 1e-9, math.ulp(0.0)])
+def test_timeout_raises_timeouterror_and_never_early(
+    stuck: Stuck, seconds: float
+) -> None:
+    stuck.sock.settimeout(seconds)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"^timed out$"):
+        stuck()
+    assert time.monotonic() - began >= seconds, "gave up early"
+
+
+def test_call_within_its_timeout_succeeds(stuck: Stuck) -> None:
+    stuck.sock.settimeout(WAIT)
+    with Call(stuck) as call:
+        call.until_blocked()
+        stuck.release()
+    call.result()
+
+
+def test_timeout_spares_a_call_that_need_not_wait(stuck: Stuck) -> None:
+    stuck.sock.settimeout(1e-9)
+    stuck.release()
+    stuck()
+
+
+def test_socket_works_after_a_timeout(stuck: Stuck) -> None:
+    stuck.sock.settimeout(1e-3)
+    with pytest.raises(TimeoutError):
+        stuck()
+    stuck.release()
+    stuck()
+
+
+@pytest.mark.parametrize("how", ["settimeout(0)", "setblocking(False)"])
+def test_nonblocking_call_raises_blockingioerror(
+    stuck: Stuck, how: str
+) -> None:
+    if how == "settimeout(0)":
+        stuck.sock.settimeout(0)
+    else:
+        stuck.sock.setblocking(False)
+    with pytest.raises(BlockingIOError) as caught:
+        stuck()
+    assert caught.value.errno == errno.EAGAIN
+
+
+def test_nonblocking_call_that_need_not_wait_succeeds(stuck: Stuck) -> None:
+    stuck.sock.settimeout(0)
+    stuck.release()
+    stuck()
+
+
+def test_errors_name_call_and_interface(veth: Veth) -> None:
+    """All except BlockingIOError, which is not a failure."""
+    with RawSocket(veth.a) as sock:
+        sock.settimeout(0)
+        with pytest.raises(BlockingIOError, match="recvmmsg: ") as caught:
+            sock.recv(2048)
+        assert caught.value.filename is None
+        with pytest.raises(OSError, match="sendmmsg: ") as refused:
+            sock.send(b"short")
+        assert refused.value.filename == veth.a
+
+
+def test_call_that_raises_leaves_the_batch_as_it_was(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    batch = full_batch()
+    pair[1].settimeout(1e-3)
+    with pytest.raises(TimeoutError):
+        pair[1].recvmmsg_into(batch)
+    pair[1].settimeout(0)
+    with pytest.raises(BlockingIOError):
+        pair[1].recvmmsg_into(batch)
+    assert batch.tolist() == [PACKET]
+
+
+def test_mode_is_the_objects_and_not_the_descriptors() -> None:
+    """A descriptor adopted with O_NONBLOCK blocks as told here, and keeps the
+    flag for its other owners."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ends[0], ends[1], RawSocket(fileno=ends[1].dup().detach()) as sock:
+        ends[1].setblocking(False)
+        with Call(sock.recv, 2048) as call:
+            call.until_blocked()
+            ends[0].send(PACKET)
+        assert call.result() == PACKET
+        ends[1].setblocking(True)
+        sock.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            sock.recv(2048)
+        assert ends[1].gettimeout() is None
+
+
+def test_waiting_on_an_interface_in_slices_keeps_the_timeout(
+    veth: Veth,
+) -> None:
+    """Waits on an interface are cut, to see whether it is still there."""
+    with RawSocket(veth.a) as sock:
+        sock.settimeout(1.1)
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            sock.recv(2048)
+        assert time.monotonic() - began >= 1.1, "gave up early"
+
+
+def test_timeout_of_a_call_is_that_of_its_beginning(idle: Stuck) -> None:
+    with Call(idle) as call:
+        call.until_blocked()
+        idle.sock.settimeout(1e-9)
+        # Wakes it, with nothing to be had.
+        idle.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        time.sleep(0.02)
+        assert call.pending, "a later settimeout() ended the call"
+        idle.release()
+    call.result()
+
+
+# sendmmsg_all
+
+
+def test_timeout_of_sendmmsg_all_is_for_the_whole_call(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    """Progress does not extend it (as socket.sendall() since 3.5)."""
+    peer, sock = pair
+    stop = threading.Event()
+
+    def trickle() -> None:
+        while not stop.wait(0.02):
+            drain(peer)
+
+    fill(sock)
+    sock.settimeout(0.3)
+    with Call(trickle) as reader:
+        try:
+            began = time.monotonic()
+            with pytest.raises(TimeoutError) as caught:
+                sock.sendmmsg_all([PACKET] * 100_000)
+            assert time.monotonic() - began >= 0.3, "gave up early"
+        finally:
+            stop.set()
+    reader.result()
+    assert 0 < caught.value.packets_sent < 100_000  # type: ignore[attr-defined]
+
+
+def test_timeout_of_sendmmsg_all_counts_from_its_beginning(veth: Veth) -> None:
+    """Also while the kernel takes everything at once."""
+    packets = [PACKET] * 1_000_000
+    with RawSocket(veth.a, protocol=0) as sock:
+        sock.settimeout(0.005)
+        with pytest.raises(TimeoutError) as caught:
+            sock.sendmmsg_all(packets)
+        sent = sock.statistics().packets_sent
+    assert 0 < sent < 1_000_000
+    assert caught.value.packets_sent == sent  # type: ignore[attr-defined]
+
+
+# settimeout, gettimeout, setblocking
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 0, 0.0, -0.0, 1, 0.25, 0.07, 1e-10, 1e-9, 1.5e-9, 3600, 1e8, True],
+)
+def test_gettimeout_equals_the_stdlibs(
+    pair: tuple[socket.socket, RawSocket], value: float | None
+) -> None:
+    for sock in pair:
+        sock.settimeout(value)
+    assert pair[1].gettimeout() == pair[0].gettimeout()
+    assert type(pair[1].gettimeout()) is type(pair[0].gettimeout())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [-1, -1e-9, math.nan, math.inf, 1e30, 10**30, "1", b"1", [], ()],
+)
+def test_bad_timeouts_are_refused_as_by_the_stdlib(
+    pair: tuple[socket.socket, RawSocket], value: Any
+) -> None:
+    with pytest.raises(Exception) as expected:
+        pair[0].settimeout(value)
+    pair[1].settimeout(0.5)
+    with pytest.raises(expected.type):
+        pair[1].settimeout(value)
+    assert pair[1].gettimeout() == 0.5, "a refused value was kept"
+
+
+@pytest.mark.parametrize("flag", [True, False, 1, 0, None, "x", []])
+def test_setblocking_means_settimeout_none_or_0(
+    pair: tuple[socket.socket, RawSocket], flag: Any
+) -> None:
+    pair[1].settimeout(5)
+    pair[1].setblocking(flag)
+    assert pair[1].gettimeout() == (None if flag else 0.0)
+
+
+def test_setblocking_passes_on_what_the_flag_raises(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    class Undecided:
+        def __bool__(self) -> bool:
+            raise KeyError("undecided")
+
+    with pytest.raises(KeyError, match="undecided"):
+        pair[1].setblocking(Undecided())  # type: ignore[arg-type]
+    assert pair[1].gettimeout() is None
+
+
+# Signals (PEP 475)
+
+
+def test_signal_runs_its_handler_and_the_call_goes_on(stuck: Stuck) -> None:
+    ran = threading.Event()
+    main = threading.main_thread().native_id
+    assert main is not None
+
+    def disturb() -> None:
+        interrupt_main_thread()
+        assert ran.wait(WAIT), "the handler did not run in the call"
+        eventually(lambda: waits(main), "the call did not go on")
+        stuck.release()
+
+    with handler(ran.set), when_main_thread_waits(disturb):
+        stuck()
+
+
+def test_signals_do_not_move_the_deadline(stuck: Stuck) -> None:
+    """Were it counted from the last one, the call would never end."""
+    calls: list[float] = []
+    stop = threading.Event()
+
+    def disturb() -> None:
+        deadline = time.monotonic() + WAIT
+        while not stop.wait(0.01) and time.monotonic() < deadline:
+            interrupt_main_thread()
+
+    stuck.sock.settimeout(0.15)
+    with handler(lambda: calls.append(time.monotonic())):
+        with Call(disturb) as disturber:
+            began = time.monotonic()
+            try:
+                with pytest.raises(TimeoutError):
+                    stuck()
+            finally:
+                ended = time.monotonic()
+                stop.set()
+        disturber.result()
+    assert ended - began >= 0.15, "a signal shortened the wait"
+    assert ended - began < WAIT, "signals prolonged the wait"
+    assert any(began < at < ended for at in calls), "no handler ran meanwhile"
+
+
+def test_handler_that_raises_ends_the_call(stuck: Stuck) -> None:
+    def fail() -> None:
+        raise KeyError("from the handler")
+
+    with handler(fail), when_main_thread_waits(interrupt_main_thread):
+        with pytest.raises(KeyError, match="from the handler"):
+            stuck()
+    stuck.release()
+    stuck()
+    # No call counts as in flight, or this would be EBUSY.
+    RawSocket(fileno=stuck.sock.detach()).close()
+
+
+def test_handler_that_raises_leaves_the_batch_free(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    def fail() -> None:
+        raise KeyError("from the handler")
+
+    batch = full_batch()
+    with handler(fail), when_main_thread_waits(interrupt_main_thread):
+        with pytest.raises(KeyError, match="from the handler"):
+            pair[1].recvmmsg_into(batch)
+    assert batch.tolist() == [PACKET], "the batch is not as it was"
+
+
+def test_handler_that_closes_the_socket_ends_the_call(stuck: Stuck) -> None:
+    before = descriptors()
+    number = stuck.sock.fileno()
+    with (
+        handler(stuck.sock.close),
+        when_main_thread_waits(interrupt_main_thread),
+    ):
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            stuck()
+    assert caught.value.errno == errno.EBADF
+    assert stuck.sock.closed
+    # The socket and its eventfd.
+    assert descriptors() == before - 2, f"{number} is still open"
+
+
+def test_handler_cannot_detach_under_the_call(stuck: Stuck) -> None:
+    caught: list[int | None] = []
+
+    def detach() -> None:
+        with pytest.raises(OSError, match="detach: ") as error:
+            stuck.sock.detach()
+        caught.append(error.value.errno)
+        stuck.release()
+
+    with handler(detach), when_main_thread_waits(interrupt_main_thread):
+        stuck()
+    assert caught == [errno.EBUSY]
+
+
+def test_handler_that_uses_the_batch_of_the_call_is_refused(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    peer, sock = pair
+    batch = full_batch()
+    refusals: list[str] = []
+
+    def reenter() -> None:
+        peer.send(PACKET + b"second")
+        for use in (batch.tolist, batch.clear, lambda: batch[0]):
+            with pytest.raises(BufferError) as caught:
+                use()
+            refusals.append(str(caught.value))
+
+    with handler(reenter), when_main_thread_waits(interrupt_main_thread):
+        assert sock.recvmmsg_into(batch) == 1
+    assert refusals == ["the batch is in use by another call"] * 3
+    assert batch.tolist() == [PACKET + b"second"]
+
+
+def test_handler_can_receive_on_the_same_socket(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
+    peer, sock = pair
+    inner: list[bytes] = []
+
+    def receive() -> None:
+        peer.send(b"for the handler")
+        inner.append(sock.recv(2048))
+        peer.send(b"for the call")
+
+    with handler(receive), when_main_thread_waits(interrupt_main_thread):
+        outer = sock.recv(2048)
+    assert (inner, outer) == ([b"for the handler"], b"for the call")
+
+
+def test_handler_runs_while_sendmmsg_all_need_not_wait(veth: Veth) -> None:
+    """A long list does not make the program deaf (Ctrl-C)."""
+
+    def fail() -> None:
+        raise KeyError("from the handler")
+
+    main = threading.main_thread()
+    packets = [PACKET] * 1_000_000
+    with RawSocket(veth.a, protocol=0) as sock:
+
+        def disturb() -> None:
+            eventually(
+                lambda: sock.statistics().packets_sent > 0, "nothing is sent"
+            )
+            interrupt_main_thread()
+
+        assert threading.current_thread() is main
+        with handler(fail), Call(disturb) as disturber:
+            with pytest.raises(KeyError, match="from the handler") as caught:
+                sock.sendmmsg_all(packets)
+        disturber.result()
+        sent = sock.statistics().packets_sent
+    assert 0 < sent < len(packets), "ran when all was sent"
+    assert caught.value.packets_sent == sent  # type: ignore[attr-defined]
+
+
+def test_pending_signal_is_not_lost_by_a_call_that_times_out(
+    idle: Stuck,
+) -> None:
+    """A signal that comes while the call ends runs its handler soon after."""
+    ran: list[int] = []
+    idle.sock.settimeout(1e-4)
+    with handler(lambda: ran.append(1)):
+        for sent in range(1, 51):
+            signal.raise_signal(signal.SIGUSR1)
+            with pytest.raises(TimeoutError):
+                idle()
+            assert len(ran) == sent

@@ -1,0 +1,400 @@
+"""VLAN tags: put back into the frame byte by byte, and told in columns."""
+
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+import pytest
+from support import WAIT
+from support.frames import frame, receive
+from support.programs import accept, keep_ethertype
+
+from rawmmsg import TRUNCATED, VLAN_RESTORED, PacketBatch, RawSocket
+from rawmmsg.testing import Veth
+
+PLAIN = frame(bytes(range(1, 61)))
+
+# The tags, outermost first, as (EtherType, tag control information).
+TAGS: dict[str, list[tuple[int, int]]] = {
+    "802.1Q": [(0x8100, 0x0064)],
+    "802.1Q, all bits set": [(0x8100, 0xFFFF)],
+    "802.1Q, priority and DEI": [(0x8100, 0xB123)],
+    "priority only, id 0": [(0x8100, 0xE000)],
+    "id 0, priority 0": [(0x8100, 0x0000)],
+    "802.1ad": [(0x88A8, 0x0065)],
+    "802.1ad, id 0, priority 0": [(0x88A8, 0x0000)],
+    "802.1ad over 802.1Q": [(0x88A8, 0x0066), (0x8100, 0x2067)],
+    "802.1Q twice": [(0x8100, 0x0068), (0x8100, 0x0069)],
+    "three tags": [(0x88A8, 0x0001), (0x8100, 0x0002), (0x8100, 0x0003)],
+}
+
+
+def tagged(*tags: tuple[int, int], plain: bytes = PLAIN) -> bytes:
+    inner = b"".join(struct.pack(">HH", *tag) for tag in tags)
+    return plain[:12] + inner + plain[12:]
+
+
+def receive_one(sock: RawSocket, batch: PacketBatch) -> bytes:
+    """Waits for one packet, in a batch that keeps its columns."""
+    sock.settimeout(WAIT)
+    assert sock.recvmmsg_into(batch) == 1
+    return batch.tolist()[0]
+
+
+def columns(batch: PacketBatch) -> tuple[int, int, int, int]:
+    """EtherType and control information of the outer tag, the length on the
+    wire and the flags, of the first packet."""
+    assert batch.vlan_tpids is not None
+    assert batch.vlan_tcis is not None
+    assert batch.wire_lengths is not None
+    assert batch.flags is not None
+    return (
+        batch.vlan_tpids[0],
+        batch.vlan_tcis[0],
+        batch.wire_lengths[0],
+        batch.flags[0],
+    )
+
+
+# Restoring
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_received_frame_is_the_frame_that_was_sent(
+    pair: Veth, sender: RawSocket, name: str
+) -> None:
+    sent = tagged(*TAGS[name])
+    batch = PacketBatch()
+    with RawSocket(pair.b) as sock:
+        sender.send(sent)
+        assert receive_one(sock, batch) == sent
+        tpid, tci, wire_length, flags = columns(batch)
+        assert (tpid, tci) == TAGS[name][0]
+        assert wire_length == len(sent)
+        assert flags & VLAN_RESTORED
+        assert not flags & TRUNCATED
+
+
+def test_kernel_strips_the_outer_tag(pair: Veth, sender: RawSocket) -> None:
+    """Why it must be put back: the stdlib's socket shows the frame so."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as std:
+        std.settimeout(WAIT)
+        std.bind((pair.b, 3))
+        sender.send(tagged(*TAGS["802.1ad over 802.1Q"]))
+        assert std.recv(2048) == tagged((0x8100, 0x2067))
+
+
+def test_frame_without_a_tag_has_none(pair: Veth, sender: RawSocket) -> None:
+    batch = PacketBatch()
+    with RawSocket(pair.b) as sock:
+        sender.send(PLAIN)
+        assert receive_one(sock, batch) == PLAIN
+        assert columns(batch) == (0, 0, len(PLAIN), 0)
+
+
+def test_tags_of_one_batch_are_not_mixed_up(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """A frame without a tag follows in the slot of one that had one."""
+    outer = [tags[0] for tags in TAGS.values()]
+    sent = [tagged(*tags) for tags in TAGS.values()]
+    mixed = [packet for one in sent for packet in (one, PLAIN)]
+    expected = [tag for one in outer for tag in (one, (0, 0))]
+    batch = PacketBatch(3)
+    with RawSocket(pair.b) as sock:
+        sock.settimeout(WAIT)
+        sender.sendmmsg_all(mixed)
+        got: list[bytes] = []
+        tags: list[tuple[int, int]] = []
+        while len(got) < len(mixed):
+            count = sock.recvmmsg_into(batch)
+            got += batch.tolist()
+            assert batch.vlan_tpids is not None
+            assert batch.vlan_tcis is not None
+            tags += zip(
+                batch.vlan_tpids[:count], batch.vlan_tcis[:count], strict=True
+            )
+        assert got == mixed
+        assert tags == expected
+
+
+@pytest.mark.parametrize("name", ["802.1Q", "802.1ad over 802.1Q"])
+def test_outgoing_frame_seen_by_a_tap_keeps_its_tag(
+    pair: Veth, sender: RawSocket, name: str
+) -> None:
+    """The kernel leaves it inline there."""
+    sent = tagged(*TAGS[name])
+    batch = PacketBatch()
+    with RawSocket(pair.a) as tap:
+        sender.send(sent)
+        assert receive_one(tap, batch) == sent
+        tpid, tci, wire_length, flags = columns(batch)
+        assert (tpid, tci) == TAGS[name][0]
+        assert wire_length == len(sent)
+        assert not flags & VLAN_RESTORED, "nothing had to be restored"
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_loopback_shows_the_frame_that_was_sent(name: str) -> None:
+    sent = tagged(*TAGS[name])
+    batch = PacketBatch()
+    with (
+        RawSocket("lo", protocol=0) as sender,
+        RawSocket("lo") as sock,
+    ):
+        sender.send(sent)
+        assert receive_one(sock, batch) == sent
+        assert columns(batch)[:2] == TAGS[name][0]
+
+
+def test_all_interfaces_restore_tags(pair: Veth, sender: RawSocket) -> None:
+    sent = tagged((0x8100, 0x0064))
+    with RawSocket(ignore_outgoing=True) as sock:
+        sender.send(sent)
+        assert receive(sock, 1) == [sent]
+
+
+def test_socket_of_one_protocol_never_sees_a_tag(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """The kernel throws the tag away in front of the handlers of one protocol
+    (net/core/dev.c:__netif_receive_skb_core())."""
+    batch = PacketBatch()
+    with RawSocket(pair.b, protocol=0x88B5) as sock:
+        sender.send(tagged((0x8100, 0x0064)))
+        assert receive_one(sock, batch) == PLAIN
+        assert columns(batch) == (0, 0, len(PLAIN), 0)
+
+
+# Restoring into too little room
+
+SIZES = range(1, 81)
+
+
+@pytest.mark.parametrize("name", ["802.1Q", "802.1ad over 802.1Q"])
+def test_too_small_a_frame_holds_the_beginning_of_the_true_one(
+    pair: Veth, sender: RawSocket, name: str
+) -> None:
+    sent = tagged(*TAGS[name])
+    with RawSocket(pair.b) as sock:
+        for size in SIZES:
+            batch = PacketBatch(1, size)
+            sender.send(sent)
+            assert receive_one(sock, batch) == sent[:size]
+            _, _, wire_length, flags = columns(batch)
+            assert wire_length == len(sent)
+            assert bool(flags & TRUNCATED) == (size < len(sent))
+
+
+def test_tags_are_restored_in_scattered_buffers_of_every_size(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """Nothing behind a buffer is touched."""
+    sent = tagged((0x8100, 0x0064))
+    memory = [bytearray(b"\xee" * (size + 8)) for size in SIZES]
+    views = [memoryview(one)[:-8] for one in memory]
+    batch = PacketBatch(buffers=views)
+    with RawSocket(pair.b) as sock:
+        sock.settimeout(WAIT)
+        sender.sendmmsg_all([sent] * len(SIZES))
+        while (count := sock.recvmmsg_into(batch)) < len(SIZES):
+            # They came in more than one batch: once more, all of them.
+            for _ in range(len(SIZES) - count):
+                sock.recv(1)
+            sender.sendmmsg_all([sent] * len(SIZES))
+    for size, one, view in zip(SIZES, memory, batch, strict=True):
+        assert view == sent[:size]
+        assert one[:size] == sent[:size].ljust(size, b"\xee")
+        assert one[size:] == b"\xee" * 8, f"written behind {size} bytes"
+
+
+def test_recv_restores_at_every_size(pair: Veth, sender: RawSocket) -> None:
+    sent = tagged(*TAGS["802.1ad over 802.1Q"])
+    with RawSocket(pair.b) as sock:
+        sock.settimeout(WAIT)
+        for size in (0, *SIZES, 2048):
+            sender.send(sent)
+            assert sock.recv(size) == sent[:size]
+
+
+def test_recv_into_restores_at_every_size(
+    pair: Veth, sender: RawSocket
+) -> None:
+    sent = tagged((0x8100, 0x0064))
+    with RawSocket(pair.b) as sock:
+        sock.settimeout(WAIT)
+        for size in SIZES:
+            sender.send(sent)
+            memory = bytearray(b"\xee" * 100)
+            written = sock.recv_into(memory, size)
+            assert written == min(size, len(sent))
+            assert memory == sent[:written].ljust(100, b"\xee")
+
+
+@pytest.mark.parametrize("kept", [1, 11, 12, 13, 14, 20])
+def test_frame_that_a_filter_cut_is_restored_as_far_as_it_goes(
+    pair: Veth, sender: RawSocket, kept: int
+) -> None:
+    """The filter counts without the tag."""
+    sent = tagged((0x8100, 0x0064))
+    batch = PacketBatch()
+    with RawSocket(pair.b, filter=accept(kept)) as sock:
+        sender.send(sent)
+        got = receive_one(sock, batch)
+        assert got == sent[: kept + 4 if kept >= 12 else kept]
+        tpid, tci, wire_length, flags = columns(batch)
+        assert (tpid, tci) == (0x8100, 0x0064)
+        assert wire_length == len(sent)
+        assert flags & TRUNCATED
+        assert bool(flags & VLAN_RESTORED) == (kept >= 12)
+
+
+@pytest.mark.parametrize("size", [12, 13, 14, 15, 16, 17])
+def test_tag_of_a_cut_outgoing_frame_is_told_when_it_is_there(
+    pair: Veth, sender: RawSocket, size: int
+) -> None:
+    """Inline, hence read from what is in the frame."""
+    sent = tagged((0x8100, 0x0064))
+    batch = PacketBatch(1, size)
+    with RawSocket(pair.a) as tap:
+        sender.send(sent)
+        assert receive_one(tap, batch) == sent[:size]
+        expected = (0x8100, 0x0064) if size >= 16 else (0, 0)
+        assert columns(batch)[:2] == expected
+
+
+# Leaving it out
+
+
+def test_vlan_off_leaves_the_tag_out(pair: Veth, sender: RawSocket) -> None:
+    batch = PacketBatch()
+    with RawSocket(pair.b, vlan=False) as sock:
+        sender.send(tagged((0x8100, 0x0064)))
+        assert receive_one(sock, batch) == PLAIN
+        assert batch.vlan_tcis is None
+        assert batch.vlan_tpids is None
+        assert batch.wire_lengths is None
+        assert batch.flags is not None
+        assert batch.flags[0] == 0
+
+
+def test_columns_are_those_of_the_last_receive(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """A batch that several sockets fill in turn."""
+    batch = PacketBatch()
+    sent = tagged((0x8100, 0x0064))
+    with (
+        RawSocket(pair.b) as on,
+        RawSocket(pair.b, vlan=False) as off,
+    ):
+        for _ in range(3):
+            sender.send(sent)
+            assert receive_one(on, batch) == sent
+            assert columns(batch)[:2] == (0x8100, 0x0064)
+            assert receive_one(off, batch) == PLAIN
+            assert batch.vlan_tcis is None
+
+
+# Where frames do not begin with an Ethernet header
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_dgram_tells_the_tag_beside_the_payload(
+    pair: Veth, sender: RawSocket, name: str
+) -> None:
+    batch = PacketBatch()
+    with RawSocket(pair.b, type=socket.SOCK_DGRAM) as sock:
+        sender.send(tagged(*TAGS[name]))
+        got = receive_one(sock, batch)
+        # What is behind the outer tag and the EtherType that follows it.
+        assert got == tagged(*TAGS[name])[18:]
+        tpid, tci, _, flags = columns(batch)
+        assert (tpid, tci) == TAGS[name][0]
+        assert not flags & VLAN_RESTORED
+
+
+def test_dgram_payload_that_looks_like_a_tag_is_none(
+    pair: Veth, sender: RawSocket
+) -> None:
+    batch = PacketBatch()
+    payload = bytes(12) + bytes.fromhex("81000064") + bytes(30)
+    with RawSocket(pair.b, type=socket.SOCK_DGRAM) as sock:
+        sender.send(frame(payload))
+        assert receive_one(sock, batch) == payload
+        assert columns(batch) == (0, 0, len(payload), 0)
+
+
+# An IPv4 packet whose source address, 129.0.0.1, has the bytes of an
+# EtherType of tags where Ethernet has it.
+LOOKS_TAGGED = struct.pack(
+    ">BBHHHBBH4s4s",
+    *(0x45, 0, 60, 0, 0, 64, 253, 0),
+    *(bytes([129, 0, 0, 1]), bytes([192, 0, 2, 1])),
+) + bytes(40)
+
+
+def test_device_without_ethernet_is_left_alone(tun: tuple[int, str]) -> None:
+    descriptor, interface = tun
+    batch = PacketBatch()
+    with RawSocket(interface) as sock:
+        assert sock.link_type == 65534  # ARPHRD_NONE
+        os.write(descriptor, LOOKS_TAGGED)
+        assert receive_one(sock, batch) == LOOKS_TAGGED
+        assert columns(batch) == (0, 0, len(LOOKS_TAGGED), 0)
+
+
+def test_all_interfaces_know_which_have_ethernet(
+    tun: tuple[int, str], pair: Veth, sender: RawSocket
+) -> None:
+    descriptor, _ = tun
+    sent = tagged((0x8100, 0x0064))
+    batch = PacketBatch()
+    for addresses in (True, False):
+        with RawSocket(ignore_outgoing=True, addresses=addresses) as sock:
+            os.write(descriptor, LOOKS_TAGGED)
+            assert receive_one(sock, batch) == LOOKS_TAGGED
+            assert columns(batch)[:2] == (0, 0)
+            sender.send(sent)
+            assert receive_one(sock, batch) == sent
+            assert columns(batch)[:2] == (0x8100, 0x0064)
+
+
+# Without loss on the way out
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_received_batch_is_forwarded_unchanged(
+    pair: Veth,
+    sender: RawSocket,
+    veth_factory: Callable[[], Veth],
+    name: str,
+) -> None:
+    sent = [tagged(*TAGS[name]), PLAIN]
+    second = veth_factory()
+    batch = PacketBatch()
+    with (
+        RawSocket(pair.b) as sock,
+        RawSocket(second.a, protocol=0) as out,
+        RawSocket(second.b) as last,
+    ):
+        sock.settimeout(WAIT)
+        sender.sendmmsg_all(sent)
+        forwarded = 0
+        while forwarded < 2:
+            forwarded += sock.recvmmsg_into(batch)
+            out.sendmmsg_all(batch)
+        assert receive(last, 2) == sent
+
+
+def test_tagged_frame_may_be_four_bytes_longer(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """MTU, header and tag: 1,518 bytes, which fit a frame of that size."""
+    sent = tagged((0x8100, 0x0064), plain=frame(b"x" * 1500))
+    batch = PacketBatch(1, 1518)
+    with RawSocket(pair.b, filter=keep_ethertype(0x88B5)) as sock:
+        sender.send(sent)
+        assert receive_one(sock, batch) == sent
+        assert not columns(batch)[3] & TRUNCATED

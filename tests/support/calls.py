@@ -1,0 +1,158 @@
+"""Calls that wait: made in threads of their own, seen to wait by the kernel,
+and interrupted by signals."""
+
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final, Self
+
+from rawmmsg import PacketBatch, RawSocket
+from support import WAIT
+from support.frames import PACKET
+
+# Every method that waits, by what it waits for.
+RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
+    "recvmmsg_into": lambda sock: sock.recvmmsg_into(PacketBatch(4)),
+    "recv": lambda sock: sock.recv(2048),
+    "recv_into": lambda sock: sock.recv_into(bytearray(2048)),
+}
+SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
+    "sendmmsg": lambda sock: sock.sendmmsg([PACKET]),
+    "sendmmsg_all": lambda sock: sock.sendmmsg_all([PACKET]),
+    "send": lambda sock: sock.send(PACKET),
+}
+
+# <asm/unistd.h>: x86-64 has numbers of its own, the others share one table.
+_PPOLL: Final = "271" if platform.machine() == "x86_64" else "73"
+
+
+def descriptors() -> int:
+    """How many descriptors the process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def waits(thread: int) -> bool:
+    """Whether the thread (its native id) is in ppoll(2), where every call of
+    a RawSocket waits."""
+    try:
+        with open(f"/proc/self/task/{thread}/syscall", "rb") as file:
+            return file.read().decode().split(" ")[0] == _PPOLL
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def eventually(condition: Callable[[], bool], promise: str) -> None:
+    """Waits until the condition holds."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, promise
+        time.sleep(0.0005)
+
+
+class Call:
+    """A call in a thread of its own; a context manager that awaits its end."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._function = function
+        self._args = args
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self.ended_at = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function(*self._args)
+        except BaseException as error:
+            self._error = error.with_traceback(None)
+        self.ended_at = time.monotonic()
+
+    @property
+    def pending(self) -> bool:
+        return self._thread.is_alive()
+
+    def until_blocked(self) -> None:
+        """Returns when the thread waits in the kernel."""
+        thread = self._thread.native_id
+        assert thread is not None
+        deadline = time.monotonic() + WAIT
+        while not waits(thread):
+            assert self.pending, f"ended, unblocked: {self._error!r}"
+            assert time.monotonic() < deadline, "does not block"
+
+    def wait(self, seconds: float) -> None:
+        """Until it ends, but no longer."""
+        self._thread.join(seconds)
+
+    def join(self) -> None:
+        self._thread.join(WAIT)
+        assert not self.pending, "the call does not end"
+
+    def result(self) -> Any:
+        """What the call returns; raises what it raises."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def error(self) -> BaseException | None:
+        """What the call raised."""
+        self.join()
+        return self._error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.join()
+
+
+@contextmanager
+def handler(
+    function: Callable[[], object], number: int = signal.SIGUSR1
+) -> Iterator[None]:
+    """Has the function called when the signal comes."""
+
+    def handle(_: int, frame: FrameType | None) -> None:
+        function()
+
+    before = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@contextmanager
+def when_main_thread_waits(action: Callable[[], object]) -> Iterator[None]:
+    """Does the action, in a thread, once the main thread waits inside the
+    block."""
+    main = threading.main_thread()
+    left = threading.Event()
+
+    def act() -> None:
+        assert main.native_id is not None
+        while not waits(main.native_id):
+            if left.wait(0.0005):
+                return
+        action()
+
+    with Call(act) as call:
+        try:
+            yield
+        finally:
+            left.set()
+    call.result()
+
+
+def interrupt_main_thread() -> None:
+    """Sends it SIGUSR1."""
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, signal.SIGUSR1)

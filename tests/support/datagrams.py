@@ -1,0 +1,255 @@
+"""TCP, UDP and SCTP in Ethernet frames: as their sender leaves them to the
+hardware, and as they are after it has done its work. Plain Python, so that C
+and kernel have something to be compared with."""
+
+import socket
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from rawmmsg import (
+    GSO_NONE,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    GSO_UDP_L4,
+    VNET_NEEDS_CSUM,
+    PacketBatch,
+)
+from support.frames import BROADCAST, SOURCE
+from support.linux import ETHTOOL_STXCSUM, ethtool
+
+TCP: Final = 6
+UDP: Final = 17
+SCTP: Final = 132
+CHECKSUM_OFFSETS: Final = {TCP: 16, UDP: 6, SCTP: 8}
+
+FIN: Final = 0x01
+PSH: Final = 0x08
+ACK: Final = 0x10
+ECE: Final = 0x40
+CWR: Final = 0x80
+
+Q: Final = 0x8100
+AD: Final = 0x88A8
+TAGS: Final[dict[str, tuple[int, ...]]] = {
+    "plain": (),
+    "tag": (Q,),
+    "two tags": (AD, Q),
+    "three": (AD, Q, Q),
+}
+
+HEADER_COLUMNS: Final = (
+    "vnet_flags",
+    "gso_types",
+    "header_lengths",
+    "gso_sizes",
+    "checksum_starts",
+    "checksum_offsets",
+)
+
+# <linux/if_packet.h>
+_SOL_PACKET: Final = 263
+_PACKET_VNET_HDR: Final = 15
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    data += b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def crc32c(data: bytes) -> int:
+    """SCTP's checksum (RFC 9260, appendix A), bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def data(size: int) -> bytes:
+    """Bytes that differ from those that are a header's length away."""
+    return (bytes(range(251)) * (size // 251 + 1))[:size]
+
+
+@dataclass(frozen=True)
+class Datagram:
+    """What a frame is made of. Options and extensions are bytes as they stand
+    in the frame; an extension's first byte, the next header, is put in."""
+
+    payload: bytes = b""
+    protocol: int = TCP
+    version: int = 4
+    tags: tuple[int, ...] = ()
+    options: bytes = b""
+    extensions: tuple[tuple[int, bytes], ...] = ()
+    ident: int = 0xFFFE
+    sequence: int = 0xFFFFF000
+    flags: int = ACK
+    tcp_options: bytes = b""
+
+    @property
+    def transport_offset(self) -> int:
+        extensions = sum(len(one) for _, one in self.extensions)
+        network = 20 + len(self.options) if self.version == 4 else 40
+        return 14 + 4 * len(self.tags) + network + extensions
+
+    @property
+    def header_size(self) -> int:
+        transport = len(self._transport())
+        return self.transport_offset + transport
+
+    @property
+    def gso_type(self) -> int:
+        if self.protocol == UDP:
+            return GSO_UDP_L4
+        return GSO_TCPV4 if self.version == 4 else GSO_TCPV6
+
+    def build(self, *, whole: bool = True) -> bytes:
+        """The frame. Where not `whole`, its checksum is the pseudo header's
+        only (SCTP, which has none: 0), as a sender leaves it to the
+        hardware."""
+        head = self._transport()
+        size = len(head) + len(self.payload)
+        network, pseudo = self._network(size)
+        if self.protocol == SCTP:
+            crc = crc32c(head + self.payload) if whole else 0
+            head = head[:8] + crc.to_bytes(4, "little")
+            return self._link() + network + head + self.payload
+        if whole:
+            value = checksum(pseudo + head + self.payload)
+            if value == 0 and self.protocol == UDP:
+                value = 0xFFFF
+        else:
+            value = ~checksum(pseudo) & 0xFFFF
+        at = CHECKSUM_OFFSETS[self.protocol]
+        head = head[:at] + value.to_bytes(2, "big") + head[at + 2 :]
+        return self._link() + network + head + self.payload
+
+    def segments(self, gso_size: int) -> list[bytes]:
+        """The frames that it is cut into, checksums complete."""
+        count = -(-len(self.payload) // gso_size)
+        return [
+            self._segment(i, count, gso_size).build() for i in range(count)
+        ]
+
+    def _segment(self, i: int, count: int, gso_size: int) -> "Datagram":
+        flags = self.flags
+        if i > 0:
+            flags &= ~CWR
+        if i < count - 1:
+            flags &= ~(FIN | PSH)
+        return replace(
+            self,
+            payload=self.payload[i * gso_size : (i + 1) * gso_size],
+            ident=(self.ident + i) % 2**16,
+            sequence=(self.sequence + i * gso_size) % 2**32,
+            flags=flags,
+        )
+
+    def _link(self) -> bytes:
+        tags = b"".join(
+            struct.pack("!HH", tpid, 0x2000 + number)
+            for number, tpid in enumerate(self.tags, 1)
+        )
+        ethertype = 0x0800 if self.version == 4 else 0x86DD
+        return BROADCAST + SOURCE + tags + struct.pack("!H", ethertype)
+
+    def _network(self, size: int) -> tuple[bytes, bytes]:
+        """The IP header, and the pseudo header. A length beyond 16 bits is
+        given as 0, as in frames of more than 64 KiB."""
+        if self.version == 4:
+            source, target = bytes([10, 9, 0, 1]), bytes([10, 9, 0, 2])
+            header = 20 + len(self.options)
+            total = header + size if header + size <= 0xFFFF else 0
+            ip = struct.pack(
+                "!BBHHHBBH4s4s",
+                *(0x40 | header // 4, 1, total, self.ident, 0x4000, 64),
+                *(self.protocol, 0, source, target),
+            )
+            ip += self.options
+            ip = ip[:10] + checksum(ip).to_bytes(2, "big") + ip[12:]
+        else:
+            source, target = bytes(15) + b"\1", bytes(15) + b"\2"
+            first, extensions = self._extensions()
+            total = size + len(extensions)
+            total = total if total <= 0xFFFF else 0
+            ip = struct.pack("!IHBB", 0x61234567, total, first, 64)
+            ip += source + target + extensions
+        pseudo = source + target + struct.pack("!II", size, self.protocol)
+        return ip, pseudo
+
+    def _extensions(self) -> tuple[int, bytes]:
+        following, chain = self.protocol, b""
+        for number, content in reversed(self.extensions):
+            chain = bytes([following]) + content[1:] + chain
+            following = number
+        return following, chain
+
+    def _transport(self) -> bytes:
+        if self.protocol == UDP:
+            return struct.pack("!HHHH", 7, 9, 8 + len(self.payload), 0)
+        if self.protocol == SCTP:
+            return struct.pack("!HHII", 7, 9, 0x12345678, 0)
+        words = 5 + len(self.tcp_options) // 4
+        head = struct.pack(
+            "!HHIIBBHHH",
+            *(7, 9, self.sequence, 0x12345678, words << 4, self.flags),
+            *(512, 0, 0),
+        )
+        return head + self.tcp_options
+
+
+def columns(batch: PacketBatch) -> dict[str, Any]:
+    """The columns of the offload header, by name."""
+    return {name: getattr(batch, name) for name in HEADER_COLUMNS}
+
+
+def add(batch: PacketBatch, datagram: Datagram, gso_size: int = 0) -> None:
+    """Appends it with its checksum left open, as a super-frame where it has a
+    `gso_size`."""
+    i = len(batch)
+    batch.append(datagram.build(whole=False))
+    write_header(
+        batch,
+        i,
+        vnet_flags=VNET_NEEDS_CSUM,
+        gso_types=datagram.gso_type if gso_size else GSO_NONE,
+        gso_sizes=gso_size,
+        header_lengths=datagram.header_size if gso_size else 0,
+        checksum_starts=datagram.transport_offset,
+        checksum_offsets=CHECKSUM_OFFSETS[datagram.protocol],
+    )
+
+
+def write_header(batch: PacketBatch, i: int, **fields: int) -> None:
+    for name, value in fields.items():
+        columns(batch)[name][i] = value
+
+
+def send_open(interface: str, datagrams: Iterable[Datagram]) -> None:
+    """Sends each with its checksum left open, as the kernel's own leave it
+    where the device has the offload: not by rawmmsg, which completes SCTP's
+    itself."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        sock.bind((interface, 0))
+        for one in datagrams:
+            header = struct.pack(
+                "=BBHHHH",
+                *(VNET_NEEDS_CSUM, GSO_NONE, 0, 0),
+                *(one.transport_offset, CHECKSUM_OFFSETS[one.protocol]),
+            )
+            sock.send(header + one.build(whole=False))
+
+
+def leave_checksums_to_software(interface: str) -> None:
+    """Switches transmit checksum offload off, as ethtool -K tx off does: the
+    kernel then completes checksums and cuts super-frames itself (net/core/
+    dev.c:validate_xmit_skb()) before the device has them."""
+    ethtool(interface, ETHTOOL_STXCSUM, 0)
