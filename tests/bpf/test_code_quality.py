@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import pytest
 from bpfkit import corpus, machine, measure, names, packets
-from bpfkit.compare import instructions_of
 from bpfkit.measure import Figure
 from bpfkit.names import fixed_names as fixed_names
 
@@ -67,7 +66,7 @@ def test_programs_are_no_longer_on_average(rows: list[Figure]) -> None:
 @pytest.mark.parametrize("live", [True, False], ids=["live", "dead"])
 def test_no_instruction_is_dead(live: bool) -> None:
     for entry in corpus.compiled():
-        program = instructions_of(bpf.compile(entry.expression, live=live))
+        program = bpf.compile(entry.expression, live=live).instructions
         reached = {0}
         for place, (code, jt, jf, k) in enumerate(program):
             if place in reached and code & 7 == machine.JMP:
@@ -84,7 +83,7 @@ def test_no_instruction_is_dead(live: bool) -> None:
 def test_jumps_are_threaded(live: bool) -> None:
     """A short program has no reason for a jump to a jump."""
     for entry in corpus.compiled():
-        program = instructions_of(bpf.compile(entry.expression, live=live))
+        program = bpf.compile(entry.expression, live=live).instructions
         for place, (code, jt, jf, _) in enumerate(program):
             if code & 7 != machine.JMP or code & 0xF0 == machine.JA:
                 continue
@@ -121,7 +120,7 @@ def test_what_is_decided_is_not_tested_again(
 ) -> None:
     frames = list(packets.published().values())
     first, second = (
-        instructions_of(bpf.compile(text, live=False))
+        bpf.compile(text, live=False).instructions
         for text in (longer, shorter)
     )
     assert measure.executed(first, frames) <= measure.executed(

@@ -55,7 +55,7 @@ def figures() -> list[Figure]:
             or answer.optimised is None
         ):
             continue
-        program = compare.instructions_of(ours)
+        program = ours.instructions
         rows.append(
             Figure(
                 entry.section,
