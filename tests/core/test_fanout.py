@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 from support.frames import number_of, numbered, pending, receive
+from support.linux import PACKET_FANOUT, SOL_PACKET
 from support.programs import RET, program
 
 from rawmmsg import FANOUT_DEFRAG, FANOUT_ROLLOVER, RawSocket
 from rawmmsg.fanout import open_group
 from rawmmsg.testing import Veth
 
-SOL_PACKET = 263
-PACKET_FANOUT = 18
 FRAMES = 200
 
 
