@@ -57,7 +57,7 @@ def exchange(
             RawSocket(sink, ignore_outgoing=True, **options) as receiver,
             RawSocket(source, protocol=0) as sender,
         ):
-            sender.sendall(frames)
+            sender.sendmmsg_all(frames)
             received = receive(receiver, len(frames))
             assert received == frames
             assert pending(receiver) == []
@@ -94,7 +94,7 @@ def test_super_frames_pass_with_their_headers(
         RawSocket(one.a, vnet_hdr=True, ignore_outgoing=True) as back,
     ):
         for source, sink in ((sender, receiver), (receiver, back)):
-            source.sendall(batch)
+            source.sendmmsg_all(batch)
             sink.settimeout(30)
             sink.recvmmsg_into(received)
             assert received.tolist() == batch.tolist()
@@ -218,7 +218,7 @@ def test_a_forwarder_that_alters_the_stream_is_found(
             batch = PacketBatch()
             while len(batch) < arena.frames:
                 source.recvmmsg_into(batch)
-            sink.sendall(fault(batch))
+            sink.sendmmsg_all(fault(batch))
 
         with pytest.raises(bench("framework").GroundTruthError, match=words):
             arena.run(forward, 1)

@@ -126,7 +126,7 @@ def test_frame_that_cannot_be_received_costs_the_other_way_nothing(
             bridge.process.send_signal(signal.SIGSTOP)
             for written in (first, unknown, *rest):
                 os.write(number, written)
-            right.sendall(packets)
+            right.sendmmsg_all(packets)
             bridge.process.send_signal(signal.SIGCONT)
             same_frames(take(right, 3), packets)
             back = [os.read(number, 2048) for _ in packets]
@@ -178,7 +178,7 @@ def test_link_that_is_down_at_first_is_waited_for(network: Network) -> None:
         bridge.says(f"rawmmsg: {network.right.b} is down; waiting for it\n")
         assert network.left.b not in bridge.text.partition("\n")[2]
         with RawSocket(network.left.a, protocol=0) as left:
-            left.sendall(FLOOD)
+            left.sendmmsg_all(FLOOD)
         network.right.up("b")
         works(network, bridge)
         ab, _ = ends_well(bridge).ways
@@ -333,7 +333,7 @@ def test_frame_is_retried_before_it_is_dropped(network: Network) -> None:
         RawSocket(network.right.a) as right,
         bridging(*network.ports) as bridge,
     ):
-        left.sendall(packets)
+        left.sendmmsg_all(packets)
         same_frames(take(right, 100), packets)
         assert ends_well(bridge).ways[0].dropped == 0
 
@@ -379,7 +379,7 @@ def test_refused_frame_costs_no_other(
         bridging(*network.ports) as bridge,
     ):
         for i in range(0, 3_000, 100):
-            left.sendall(packets[i : i + 100])
+            left.sendmmsg_all(packets[i : i + 100])
         same_frames(take(right, len(wanted)), wanted)
         ab, _ = ends_well(bridge).ways
     assert (ab.received, ab.sent, ab.kernel) == (3_000, 2_900, 0)
@@ -423,7 +423,7 @@ def test_refused_frames_cost_little_time(
     ):
         began = time.monotonic()
         for i in range(2_000):
-            left.sendall([numbered(i, size), numbered(i)])
+            left.sendmmsg_all([numbered(i, size), numbered(i)])
             same_frames(take(right, 1), [numbered(i)])
         took = time.monotonic() - began
         ab, _ = ends_well(bridge).ways
@@ -449,7 +449,7 @@ def test_frames_of_several_kinds_are_dropped_for_their_own_reasons(
         bridging(*network.ports) as bridge,
     ):
         for i in range(0, 600, 60):
-            left.sendall(packets[i : i + 60])
+            left.sendmmsg_all(packets[i : i + 60])
         same_frames(take(right, 100), [p for p in packets if len(p) == 100])
         ab, _ = ends_well(bridge).ways
     assert (ab.received, ab.sent) == (600, 100)
@@ -473,7 +473,7 @@ def test_refused_frame_and_full_queue_are_two_things(
         RawSocket(network.right.a) as right,
         bridging(*network.ports) as bridge,
     ):
-        left.sendall(packets)
+        left.sendmmsg_all(packets)
         same_frames(take(right, 90), wanted)
         ab, _ = ends_well(bridge).ways
     assert ab.reasons == {"refused": 10}
@@ -492,10 +492,10 @@ def test_full_tap_without_a_queue_gets_patience(
         RawSocket(network.left.a, protocol=0) as left,
         bridging(network.left.b, name) as bridge,
     ):
-        left.sendall(packets)
+        left.sendmmsg_all(packets)
         same_frames((os.read(number, 2048) for _ in packets), packets)
         dropped = tx_dropped(name)
-        left.sendall(packets)  # and nobody reads
+        left.sendmmsg_all(packets)  # and nobody reads
         eventually(
             lambda: tx_dropped(name) >= dropped + 100,
             "the frames do not come",
@@ -602,6 +602,6 @@ def test_signals_end_it_while_one_side_is_blocked(network: Network) -> None:
         bridging(network.left.b, f"fd:{number}", pass_fds=(number,)) as bridge,
     ):
         with RawSocket(network.left.a, protocol=0) as left:
-            left.sendall(FLOOD)
+            left.sendmmsg_all(FLOOD)
         ab, _ = ends_well(bridge).ways
     assert ab.received <= 64

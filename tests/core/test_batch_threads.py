@@ -48,7 +48,7 @@ def test_batch_of_a_call_that_waits_is_refused_to_every_other() -> None:
             for use in (
                 lambda: sock2.recvmmsg_into(batch),
                 lambda: sock2.sendmmsg(batch),
-                lambda: sock2.sendall(batch),
+                lambda: sock2.sendmmsg_all(batch),
                 lambda: batch.append(PACKET),
                 lambda: batch.extend([PACKET]),
                 lambda: batch.set_count(1),
@@ -75,7 +75,7 @@ def test_batch_being_sent_is_refused_to_every_other() -> None:
     batch.extend([PACKET, b"two"])
     with peer, sock:
         fill_send_queue(sock)
-        with Call(sock.sendall, batch) as call:
+        with Call(sock.sendmmsg_all, batch) as call:
             call.until_blocked()
             for use in (
                 lambda: sock.recvmmsg_into(batch),
@@ -276,7 +276,7 @@ def test_length_written_during_indexing_never_reaches_beyond_the_frame(
             assert view == b"\x01" * 60
 
 
-@pytest.mark.parametrize("method", ["sendmmsg", "sendall"])
+@pytest.mark.parametrize("method", ["sendmmsg", "sendmmsg_all"])
 def test_length_written_during_send_never_reaches_beyond_the_frame(
     busy_threads: None, method: str, bad_length: int
 ) -> None:
@@ -328,7 +328,7 @@ def test_list_changed_by_another_thread_during_send(
                         if turns % 2:
                             sender.sendmmsg(packets)
                         else:
-                            sender.sendall(packets)
+                            sender.sendmmsg_all(packets)
                     except IndexError:
                         pass
                     try:

@@ -132,7 +132,9 @@ def test_memory_is_pinned_while_a_receive_waits(call: str) -> None:
     assert resizable(memory), "memory stays pinned after the call"
 
 
-@pytest.mark.parametrize("call", ["sendmmsg", "sendall", "send", "gather"])
+@pytest.mark.parametrize(
+    "call", ["sendmmsg", "sendmmsg_all", "send", "gather"]
+)
 def test_memory_is_pinned_while_a_send_waits(call: str) -> None:
     memory = bytearray(b"packet")
     receiver, sender = datagram_pair()

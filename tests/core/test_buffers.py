@@ -294,7 +294,7 @@ def test_frames_arrive_in_the_callers_memory(kind: str, veth: Veth) -> None:
             RawSocket(veth.a, protocol=0) as sender,
         ):
             receiver.settimeout(WAIT)
-            sender.sendall(packets)
+            sender.sendmmsg_all(packets)
             assert receiver.recvmmsg_into(batch) == COUNT
         with memoryview(memory).cast("B") as flat:
             for i, packet in enumerate(packets):
@@ -350,7 +350,7 @@ def test_what_is_received_is_sent_without_a_copy(veth: Veth) -> None:
     with RawSocket(veth.a) as near, RawSocket(veth.b) as far:
         near.settimeout(WAIT)
         far.settimeout(WAIT)
-        near.sendall(packets)
+        near.sendmmsg_all(packets)
         assert far.recvmmsg_into(batch) == COUNT
         memory[:, 20] ^= 0xFF
         changed = [memory[i, :64].tobytes() for i in range(COUNT)]
@@ -436,13 +436,13 @@ def test_scattered_frames_go_over_a_link_and_back(veth: Veth) -> None:
     with RawSocket(veth.a) as near, RawSocket(veth.b) as far:
         near.settimeout(WAIT)
         far.settimeout(WAIT)
-        near.sendall(packets)
+        near.sendmmsg_all(packets)
         assert far.recvmmsg_into(batch) == COUNT
         assert [
             bytes(buffer[:length])
             for buffer, length in zip(buffers, batch.lengths, strict=True)
         ] == packets
-        far.sendall(batch)
+        far.sendmmsg_all(batch)
         answer = PacketBatch()
         assert near.recvmmsg_into(answer) == COUNT
         assert answer.tolist() == packets

@@ -283,7 +283,7 @@ def test_sctp_without_room_for_its_checksum_is_named(
 Send = Callable[[RawSocket, PacketBatch], object]
 SENDS: dict[str, Send] = {
     "sendmmsg": RawSocket.sendmmsg,
-    "sendall": RawSocket.sendall,
+    "sendmmsg_all": RawSocket.sendmmsg_all,
 }
 
 
@@ -343,7 +343,7 @@ def test_received_sctp_is_sent_on_with_its_crc32c(
         assert batch.tolist() == [datagram.build(whole=False)]
         assert batch.flags is not None
         assert batch.flags[0] & CHECKSUM_NOT_READY
-        outlet.sendall(batch)
+        outlet.sendmmsg_all(batch)
         assert receive(receiver, 1) == [datagram.build()]
     assert not batch.flags[0] & CHECKSUM_NOT_READY
 

@@ -226,7 +226,7 @@ def test_software_timestamps_lie_between_send_and_receive(
         until_stamped(sender, sock, frame())
         sock.settimeout(WAIT)
         before = time.time_ns()
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
         while len(stamps) < len(packets):
             count = sock.recvmmsg_into(batch)
             assert batch.timestamps_ns is not None
@@ -295,7 +295,7 @@ def test_options_set_by_hand_that_fit_disturb_nothing(
         sock.settimeout(WAIT)
         sender.send(TAGGED)
         sock.recvmmsg_into(batch)
-        sender.sendall([TAGGED] * 256)
+        sender.sendmmsg_all([TAGGED] * 256)
         deadline = time.monotonic() + WAIT
         while not sock.statistics().packets_dropped:
             assert time.monotonic() < deadline
@@ -379,7 +379,7 @@ def test_signals_between_packets_raise_nothing(
             while len(caught) < 50 or received < sent:
                 assert time.monotonic() < deadline
                 if sent == received:
-                    sender.sendall([frame(b"1"), frame(b"2")])
+                    sender.sendmmsg_all([frame(b"1"), frame(b"2")])
                     sent += 2
                 received += sock.recvmmsg_into(batch)
             assert received == sent
@@ -398,7 +398,7 @@ def test_link_error_comes_before_what_waits_and_takes_none_of_it(
         RawSocket(veth.b) as sock,
         RawSocket(veth.a) as sender,
     ):
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
         receive(witness, 8)
         veth.down("b")
         sock.settimeout(WAIT)

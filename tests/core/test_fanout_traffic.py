@@ -56,7 +56,7 @@ class Traffic:
         with RawSocket(self._interface, protocol=0) as sender:
             while self.sent < FRAMES:
                 batch = PACKETS[self.sent : self.sent + BATCH]
-                sender.sendall(batch)
+                sender.sendmmsg_all(batch)
                 self.sent += len(batch)
                 if self.sent >= FRAMES // 4:
                     self._begun.set()

@@ -315,7 +315,7 @@ def test_child_shares_the_queue(veth: Veth) -> None:
     """A packet goes to whoever reads it first."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sock.settimeout(WAIT)
-        sender.sendall([PACKET, PACKET + b"second"])
+        sender.sendmmsg_all([PACKET, PACKET + b"second"])
 
         def child() -> None:
             assert sock.recv(2048) == PACKET
@@ -482,7 +482,7 @@ def test_statistics_of_the_parent_miss_nothing_when_the_child_closes(
         RawSocket(veth.b, rcvbuf=4096) as sock,
         RawSocket(veth.a, protocol=0) as sender,
     ):
-        sender.sendall([PACKET] * 200)
+        sender.sendmmsg_all([PACKET] * 200)
         eventually(
             lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0,
             "the socket has an error",

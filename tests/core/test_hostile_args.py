@@ -47,7 +47,7 @@ NUMBERS: dict[str, Callable[[RawSocket, Any], object]] = {
     "getsockopt": lambda sock, bad: sock.getsockopt(1, bad),
     "setsockopt": lambda sock, bad: sock.setsockopt(bad, 8, 1),
     "sendmmsg": lambda sock, bad: sock.sendmmsg(bad),
-    "sendall": lambda sock, bad: sock.sendall(bad),
+    "sendmmsg_all": lambda sock, bad: sock.sendmmsg_all(bad),
     "start": lambda sock, bad: sock.sendmmsg([b"a", b"b"], bad),
 }
 BUFFERS: dict[str, Callable[[RawSocket, Any], object]] = {
@@ -55,7 +55,7 @@ BUFFERS: dict[str, Callable[[RawSocket, Any], object]] = {
     "recv_into": lambda sock, bad: sock.recv_into(bad),
     "sendmmsg within": lambda sock, bad: sock.sendmmsg([b"a", bad]),
     "gather": lambda sock, bad: sock.sendmmsg([(b"a", bad)]),
-    "sendall within": lambda sock, bad: sock.sendall([b"a", bad]),
+    "sendmmsg_all within": lambda sock, bad: sock.sendmmsg_all([b"a", bad]),
 }
 USES = NUMBERS | (BUFFERS if sys.version_info >= (3, 12) else {})
 
@@ -86,9 +86,9 @@ def test_exception_of_an_argument_is_passed_on(
 def test_argument_cannot_detach_the_socket_of_its_own_call(
     sock: RawSocket,
 ) -> None:
-    """sendall() is in flight while it asks the sequence for packets."""
+    """sendmmsg_all() is in flight while it asks the sequence for packets."""
     with pytest.raises(OSError) as caught:
-        sock.sendall(Hostile(sock.detach))  # type: ignore[arg-type]
+        sock.sendmmsg_all(Hostile(sock.detach))  # type: ignore[arg-type]
     assert caught.value.errno == errno.EBUSY
 
 
@@ -121,7 +121,7 @@ def test_sequence_that_is_shorter_than_it_says_raises(
     with pytest.raises(IndexError):
         sock.sendmmsg(packets)
     with pytest.raises(IndexError) as caught:
-        sock.sendall(packets)
+        sock.sendmmsg_all(packets)
     assert caught.value.packets_sent == 0  # type: ignore[attr-defined]
 
 
@@ -131,7 +131,7 @@ def test_length_of_a_sequence_must_be_one(sock: RawSocket) -> None:
         with pytest.raises(error):
             sock.sendmmsg(packets)
         with pytest.raises(error):
-            sock.sendall(packets)
+            sock.sendmmsg_all(packets)
 
 
 if sys.version_info >= (3, 12):

@@ -125,7 +125,7 @@ def send_all(
         number(rows[:count], lengths[:count], first)
         batch.set_count(count)
         take(count)
-        sock.sendall(batch)
+        sock.sendmmsg_all(batch)
 
 
 def receive_all(

@@ -97,14 +97,14 @@ def test_interpreter_imports_and_uses_the_package(
             view = memoryview(batch)
         """)
         packets = [numbered(i) for i in range(8)]
-        near.sendall(packets)
+        near.sendmmsg_all(packets)
         other.run("""
             count = 0
             received = []
             while len(received) < 8:
                 count += far.recvmmsg_into(batch)
                 received += batch.tolist()
-            far.sendall([bytes(packet) for packet in received])
+            far.sendmmsg_all([bytes(packet) for packet in received])
             assert far.statistics()[0] == far.statistics()[3] == 8
             far.close()
         """)
@@ -210,7 +210,7 @@ def test_interpreters_transfer_at_the_same_time(
                         batch = rawmmsg.PacketBatch(8)
                         for i in range({rounds}):
                             packets = [b"%d-%d" % (i, j) for j in range(8)]
-                            sender.sendall(packets)
+                            sender.sendmmsg_all(packets)
                             received = []
                             while len(received) < 8:
                                 receiver.recvmmsg_into(batch)

@@ -53,7 +53,7 @@ def test_close_is_harmless_when_closed(veth: Veth) -> None:
 CALLS: list[Callable[[RawSocket], object]] = [
     lambda sock: sock.recvmmsg_into(PacketBatch(1)),
     lambda sock: sock.sendmmsg([frame()]),
-    lambda sock: sock.sendall([frame()]),
+    lambda sock: sock.sendmmsg_all([frame()]),
     lambda sock: sock.recv(1),
     lambda sock: sock.recv_into(bytearray(1)),
     lambda sock: sock.send(frame()),

@@ -109,7 +109,7 @@ def test_each_time_down_is_an_error_of_its_own(veth: Veth) -> None:
 
 def test_packets_queued_before_come_after_the_error(veth: Veth) -> None:
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
-        sender.sendall([numbered(i) for i in range(5)])
+        sender.sendmmsg_all([numbered(i) for i in range(5)])
         veth.down("b")
         batch = PacketBatch(8)
         with raises(errno.ENETDOWN):
@@ -358,7 +358,7 @@ def test_packets_queued_before_the_delete_do_not_hide_it(
     """They still come; what follows them is ENODEV."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sock.setblocking(False)
-        sender.sendall([numbered(i) for i in range(3)])
+        sender.sendmmsg_all([numbered(i) for i in range(3)])
         if first_down:
             veth.down("b")
             with raises(errno.ENETDOWN):

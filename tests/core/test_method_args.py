@@ -90,14 +90,14 @@ CALLS: dict[str, tuple[Callable[[Any], object], Any]] = {
         lambda s: s.sendmmsg([b"a"], addresses=b"\0nobody"),
         ConnectionRefusedError,
     ),
-    "sendall bytes": (lambda s: s.sendall(b"packet"), TypeError),
-    "sendall addresses": (
-        lambda s: s.sendall([b"a"], addresses="/a"),
+    "sendmmsg_all bytes": (lambda s: s.sendmmsg_all(b"packet"), TypeError),
+    "sendmmsg_all addresses": (
+        lambda s: s.sendmmsg_all([b"a"], addresses="/a"),
         TypeError,
     ),
-    "sendall None": (lambda s: s.sendall(None), TypeError),
-    "sendall None within": (lambda s: s.sendall([None]), TypeError),
-    "sendall start": (lambda s: s.sendall([b"a"], 0), TypeError),
+    "sendmmsg_all None": (lambda s: s.sendmmsg_all(None), TypeError),
+    "sendmmsg_all None within": (lambda s: s.sendmmsg_all([None]), TypeError),
+    "sendmmsg_all start": (lambda s: s.sendmmsg_all([b"a"], 0), TypeError),
     "recv negative": (lambda s: s.recv(-1), ValueError),
     "recv huge": (lambda s: s.recv(2**62), MemoryError),
     "recv overflow": (lambda s: s.recv(2**70), OverflowError),
@@ -193,8 +193,8 @@ CLOSED: dict[str, Callable[[RawSocket], object]] = {
     "sendmmsg": lambda s: s.sendmmsg([frame()]),
     "set_fanout": lambda s: s.set_fanout("lb"),
     "sendmmsg of nothing": lambda s: s.sendmmsg([]),
-    "sendall": lambda s: s.sendall([frame()]),
-    "sendall of nothing": lambda s: s.sendall([]),
+    "sendmmsg_all": lambda s: s.sendmmsg_all([frame()]),
+    "sendmmsg_all of nothing": lambda s: s.sendmmsg_all([]),
     "recv": lambda s: s.recv(1),
     "recv_into": lambda s: s.recv_into(bytearray(1)),
     "recvfrom": lambda s: s.recvfrom(1),
@@ -236,14 +236,14 @@ def test_every_method_is_known_to_these_tests() -> None:
     assert methods == harmless | {name.split()[0] for name in CLOSED}
 
 
-def test_error_of_sendall_tells_what_was_sent(sock: RawSocket) -> None:
+def test_error_of_sendmmsg_all_tells_what_was_sent(sock: RawSocket) -> None:
     for packets in ([b"sent", None], [None], None):
         with pytest.raises(TypeError) as caught:
-            sock.sendall(packets)  # type: ignore[arg-type]
+            sock.sendmmsg_all(packets)  # type: ignore[arg-type]
         assert caught.value.packets_sent == 0  # type: ignore[attr-defined]
     sock.close()
     with pytest.raises(OSError) as closed:
-        sock.sendall([b"packet"])
+        sock.sendmmsg_all([b"packet"])
     assert closed.value.packets_sent == 0  # type: ignore[attr-defined]
 
 
@@ -256,7 +256,7 @@ TOO_LONG: dict[str, Callable[[RawSocket, PacketBatch], object]] = {
     "tolist": lambda sock, batch: batch.tolist(),
     "sendmmsg": lambda sock, batch: sock.sendmmsg(batch),
     "sendmmsg from it on": lambda sock, batch: sock.sendmmsg(batch, 1),
-    "sendall": lambda sock, batch: sock.sendall(batch),
+    "sendmmsg_all": lambda sock, batch: sock.sendmmsg_all(batch),
     "extend": lambda sock, batch: PacketBatch().extend(batch),
 }
 

@@ -293,7 +293,7 @@ def test_frame_that_needs_its_header_is_refused_without() -> None:
                 sock.sendmmsg(batch, 1)
             assert sock.sendmmsg(batch, 2) == 1
             with pytest.raises(ValueError, match=r"packets\[1\]") as caught:
-                sock.sendall(batch)
+                sock.sendmmsg_all(batch)
             assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
 
 
@@ -333,7 +333,7 @@ def test_super_frame_past_the_queue_is_refused_where_nothing_cuts_it(
         assert caught.value.errno == errno.ENOBUFS
         assert sock.sendmmsg(batch, 2) == 1
         with pytest.raises(OSError) as caught:
-            sock.sendall(batch)
+            sock.sendmmsg_all(batch)
         assert caught.value.errno == errno.ENOBUFS
         assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
         found = [number_of(os.read(descriptor, SUPER_FRAME)) for _ in range(3)]

@@ -52,7 +52,7 @@ def test_single_packet_calls_count_too(pair: Veth) -> None:
     with RawSocket(pair.a) as sender, RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
         sender.send(frame())
-        sender.sendall([frame(), frame()])
+        sender.sendmmsg_all([frame(), frame()])
         sock.recv(100)
         sock.recv_into(bytearray(100))
         assert sender.statistics().packets_sent == 3
@@ -89,7 +89,7 @@ def test_received_and_dropped_make_sent(pair: Veth) -> None:
     ):
         received: list[bytes] = []
         for turn in range(1, 21):
-            sender.sendall(packets)
+            sender.sendmmsg_all(packets)
             received += settle(sock, 500 * turn)
         counts = sock.statistics()
         assert counts.packets_dropped, "nothing was dropped: no test of it"
@@ -134,14 +134,14 @@ def test_datagram_socket_without_offload_headers(
 def test_statistics_stay_after_close(pair: Veth, sender: RawSocket) -> None:
     """They are wanted exactly then, drops included."""
     sock = RawSocket(pair.b, rcvbuf=4096)
-    sender.sendall([frame(bytes(46))] * 200)
+    sender.sendmmsg_all([frame(bytes(46))] * 200)
     received = len(pending(sock))
     while True:
         more = len(pending(sock))
         received += more
         if not more and sock.statistics().packets_dropped:
             break
-    sender.sendall([frame(bytes(46))] * 200)
+    sender.sendmmsg_all([frame(bytes(46))] * 200)
     sock.close()
     last = sock.statistics()
     assert last.packets_received == received

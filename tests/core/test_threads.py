@@ -37,7 +37,7 @@ def test_close_wakes_a_call_that_waits(
 ) -> None:
     """Also one that is just about to wait: half of the rounds do not look."""
     before = descriptors()
-    rounds = 1_000 if method in ("recvmmsg_into", "sendall") else 200
+    rounds = 1_000 if method in ("recvmmsg_into", "sendmmsg_all") else 200
     for number in range(scaled(rounds)):
         peer, sock = datagram_pair()
         with peer, sock:
@@ -102,10 +102,10 @@ def test_close_ends_a_call_that_packets_keep_busy(veth: Veth) -> None:
         assert_closed_under(call)
 
 
-def test_close_ends_a_sendall_that_need_not_wait(veth: Veth) -> None:
+def test_close_ends_a_sendmmsg_all_that_need_not_wait(veth: Veth) -> None:
     packets = [PACKET] * 2_000_000
     with RawSocket(veth.a, protocol=0) as sock:
-        with Call(sock.sendall, packets) as call:
+        with Call(sock.sendmmsg_all, packets) as call:
             eventually(lambda: sock.statistics().packets_sent > 0, "none sent")
             sock.close()
         assert_closed_under(call)
@@ -122,7 +122,7 @@ def test_closed_socket_takes_no_packet(veth: Veth) -> None:
             call.until_blocked()
             sock.close()
         assert_closed_under(call)
-        sender.sendall([PACKET])
+        sender.sendmmsg_all([PACKET])
     assert memory == bytes(2048)
 
 
@@ -152,7 +152,7 @@ def test_kernels_close_wakes_nothing_and_even_delivers(veth: Veth) -> None:
             receiver.close()
             time.sleep(0.1)
             assert call.pending, "close(2) woke the call"
-            sender.sendall([PACKET])
+            sender.sendmmsg_all([PACKET])
         assert call.result() == PACKET
 
 
@@ -244,7 +244,7 @@ def test_sending_does_not_wait_for_a_receive(veth: Veth) -> None:
         with Call(sock.recv, 2048) as call:
             call.until_blocked()
             assert sock.sendmmsg([PACKET]) == 1
-            sock.sendall([PACKET])
+            sock.sendmmsg_all([PACKET])
             assert sock.send(PACKET) == len(PACKET)
             for _ in range(3):
                 assert far.recv(2048) == PACKET
@@ -288,7 +288,7 @@ def test_both_directions_at_once_lose_nothing(veth: Veth) -> None:
     def send(sock: RawSocket, room: threading.Semaphore) -> None:
         for first in range(0, count, window):
             assert room.acquire(timeout=WAIT)
-            sock.sendall([numbered(first + i) for i in range(window)])
+            sock.sendmmsg_all([numbered(first + i) for i in range(window)])
 
     def receive(sock: RawSocket, room: threading.Semaphore) -> list[int]:
         batch = PacketBatch(64)
@@ -344,7 +344,7 @@ def test_two_receivers_get_every_packet_exactly_once(
             return sum(map(len, taken)) == sent
 
         for first in range(0, count, window):
-            sender.sendall([numbered(first + i) for i in range(window)])
+            sender.sendmmsg_all([numbered(first + i) for i in range(window)])
             eventually(all_taken, "packets are missing")
         received = sock.statistics().packets_received
         done.set()
@@ -374,7 +374,7 @@ def test_statistics_in_many_threads_count_each_drop_once(veth: Veth) -> None:
         readers = [Call(read) for _ in range(3)]
         with RawSocket(veth.a, protocol=0) as sender:
             for _ in range(50):
-                sender.sendall([PACKET] * 100)
+                sender.sendmmsg_all([PACKET] * 100)
         stop.set()
         for reader in readers:
             reader.result()

@@ -26,7 +26,7 @@ CODE = """
     listener = L2RawMmsgListenSocket(iface=B)
     run = {run}
     for _ in range({count} // 1024):
-        sender.sendall([FRAME] * 1024)
+        sender.sendmmsg_all([FRAME] * 1024)
     mark("begin")
     run()
     mark("end")

@@ -188,11 +188,11 @@ def until_passing(sender: RawSocket, receiver: RawSocket) -> None:
     first, last = numbered(1), numbered(2)
 
     def arrives() -> bool:
-        sender.sendall([first])
+        sender.sendmmsg_all([first])
         return first in pending(receiver)
 
     eventually(arrives, "no frame passes")
-    sender.sendall([last])
+    sender.sendmmsg_all([last])
     while take(receiver, 1)[-1] != last:
         pass  # those that were on their way
 

@@ -26,7 +26,7 @@ RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
 }
 SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
     "sendmmsg": lambda sock: sock.sendmmsg([PACKET]),
-    "sendall": lambda sock: sock.sendall([PACKET]),
+    "sendmmsg_all": lambda sock: sock.sendmmsg_all([PACKET]),
     "send": lambda sock: sock.send(PACKET),
 }
 

@@ -179,4 +179,4 @@ def same_frames(got: Iterable[bytes], wanted: Iterable[bytes]) -> None:
 def send(interface: str, *packets: bytes) -> None:
     """Sends the packets on a socket of their own."""
     with RawSocket(interface, protocol=0) as sender:
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)

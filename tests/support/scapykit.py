@@ -155,7 +155,7 @@ def wire(packets: Iterable[Packet]) -> list[bytes]:
 def send(interface: str, frames: Sequence[Packet | bytes]) -> None:
     """Sends by neither make's code."""
     with RawSocket(interface, protocol=0) as sock:
-        sock.sendall([bytes(one) for one in frames])
+        sock.sendmmsg_all([bytes(one) for one in frames])
 
 
 def until_end(sock: SuperSocket, **options: Any) -> list[Packet]:
