@@ -22,8 +22,8 @@ from scapy.interfaces import NetworkInterface, network_name
 from scapy.packet import NoPayload, Packet
 
 from .. import PacketBatch, RawSocket
-from .pacing import NAP, Load, Outlet, Pacer, send
-from .relay import MOST_BYTES, Relay
+from ..pacing.outlet import NAP, Load, Outlet, Pacer, send
+from ..pacing.relay import MOST_BYTES, Relay
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -6,7 +6,8 @@ from typing import Any, Final
 import pytest
 from support.frames import numbered
 
-from rawmmsg.scapy import pacing, sending, sendp_batch
+from rawmmsg.pacing import outlet as pacing
+from rawmmsg.scapy import sending, sendp_batch
 from rawmmsg.testing import Veth
 
 SIZE: Final = 64

@@ -40,8 +40,8 @@ from support.traffic import (
 )
 
 from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.pacing.outlet import TICK, Pacer
 from rawmmsg.scapy import sendp_batch
-from rawmmsg.scapy.pacing import TICK, Pacer
 from rawmmsg.testing import Veth
 
 

@@ -14,9 +14,9 @@ from support.frames import numbered
 from support.traffic import pending, receive
 
 from rawmmsg import RawSocket
-from rawmmsg.scapy import relay as relay_module
+from rawmmsg.pacing import relay as relay_module
+from rawmmsg.pacing.relay import MOST_BYTES, Relay
 from rawmmsg.scapy import sending, sendp_batch
-from rawmmsg.scapy.relay import MOST_BYTES, Relay
 from rawmmsg.testing import Veth
 
 PACES = pytest.mark.parametrize(

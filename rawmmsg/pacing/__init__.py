@@ -1,0 +1,1 @@
+"""Batches of frames sent at a pace."""
