@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support.traffic import tool
+from support.child import tool
 
 from rawmmsg import testing
 from rawmmsg.testing import Veth, run_in_namespace, veth_pair

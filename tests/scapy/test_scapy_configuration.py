@@ -8,9 +8,10 @@ from scapy.arch.linux import L2ListenSocket, L2Socket, L3PacketSocket
 from scapy.config import conf
 from scapy.interfaces import resolve_iface
 from scapy.sendrecv import sniff
+from support import WAIT
+from support.child import missing
 from support.frames import number_of, numbered
 from support.scapykit import reload_network, send
-from support.traffic import WAIT, missing
 
 from rawmmsg.scapy import (
     L2RawMmsgListenSocket,

@@ -11,7 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import sendp
 from scapy.sessions import IPSession, TCPSession
-from support.frames import LOCAL_EXPERIMENTAL, frame
+from support.frames import LOCAL_EXPERIMENTAL, frame, receive
 from support.scapykit import (
     A4,
     A6,
@@ -27,7 +27,6 @@ from support.scapykit import (
     until_end,
     wire,
 )
-from support.traffic import receive
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.scapy import BatchSession, L2RawMmsgSocket, RawSniffer

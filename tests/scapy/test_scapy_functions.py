@@ -26,8 +26,10 @@ from scapy.sendrecv import (
     srp1,
     srploop,
 )
+from support import WAIT
 from support.calls import eventually
-from support.frames import frame
+from support.frames import frame, receive
+from support.linux import ip
 from support.scapykit import (
     A4,
     B4,
@@ -39,7 +41,6 @@ from support.scapykit import (
     wire,
 )
 from support.scapykit import send as send_frames
-from support.traffic import WAIT, ip, receive
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import (

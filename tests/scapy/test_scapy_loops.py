@@ -19,11 +19,11 @@ import trio
 from scapy.config import conf
 from scapy.layers.inet import ICMP, IP
 from scapy.sendrecv import sniff
+from support import WAIT
 from support.calls import Call, descriptors, eventually, handler
+from support.child import in_child
 from support.frames import number_of, numbered
 from support.scapykit import B4, TRAFFIC, addressed, send
-from support.traffic import WAIT
-from test_fork import in_child
 from trio.testing import wait_all_tasks_blocked
 
 from rawmmsg.scapy import (

@@ -19,10 +19,11 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import AsyncSniffer, sniff
+from support import WAIT
 from support.calls import Call, descriptors
-from support.frames import frame, number_of, numbered
+from support.frames import frame, number_of, numbered, until_stamped
+from support.programs import keep_ethertype
 from support.scapykit import A4, B4, TRAFFIC, send, to_peer, wire
-from support.traffic import WAIT, keep_ethertype, until_stamped
 
 from rawmmsg import RawSocket, bpf
 from rawmmsg.scapy import (

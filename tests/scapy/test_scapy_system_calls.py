@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_system_calls import between, trace
+from support.system_calls import between, trace
 
 from rawmmsg.testing import Veth
 
@@ -26,7 +26,7 @@ CODE = """
     listener = L2RawMmsgListenSocket(iface=B)
     run = {run}
     for _ in range({count} // 1024):
-        sender.sendall([FRAME] * 1024)
+        sender.sendmmsg_all([FRAME] * 1024)
     mark("begin")
     run()
     mark("end")

@@ -26,8 +26,9 @@ from scapy.supersocket import SuperSocket
 from rawmmsg import RawSocket
 from rawmmsg.scapy import L2RawMmsgListenSocket, L2RawMmsgSocket
 from rawmmsg.testing import Veth
+from support import WAIT
 from support.frames import frame
-from support.traffic import WAIT, ip, tun_device
+from support.linux import ip, tun_device
 
 conf.verb = 0
 
@@ -154,7 +155,7 @@ def wire(packets: Iterable[Packet]) -> list[bytes]:
 def send(interface: str, frames: Sequence[Packet | bytes]) -> None:
     """Sends by neither make's code."""
     with RawSocket(interface, protocol=0) as sock:
-        sock.sendall([bytes(one) for one in frames])
+        sock.sendmmsg_all([bytes(one) for one in frames])
 
 
 def until_end(sock: SuperSocket, **options: Any) -> list[Packet]:
