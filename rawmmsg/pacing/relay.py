@@ -1,34 +1,32 @@
-"""Frames from the thread that iterates over a generator to the one that sends.
+"""Passes frames from the thread that iterates over a generator to the thread
+that sends them.
 
-A generator may wait before it yields again, for an answer to what it has
-yielded. So another thread sends: it takes what is there as soon as it has sent
-what was there before. A fast generator is not held up: meanwhile it goes on,
-until `capacity` frames wait.
+A generator may wait, before it yields again, for an answer to what it has
+yielded. So another thread sends: as soon as it has sent some frames, it takes
+all that have come meanwhile. A fast generator does not wait for it, until
+`capacity` frames are waiting.
 
-No lock of Python's is held at any time. Ctrl-C can raise KeyboardInterrupt
-between any two steps of threading.Condition, which is written in Python: its
-lock then stays locked, or has been released where the caller still counts on
-it. Here each field is changed by one thread alone, or by one call into C.
+No Python lock is ever held. Ctrl-C can raise KeyboardInterrupt between any two
+steps of threading.Condition, which is written in Python: its lock then stays
+locked, or is released although the caller still counts on it. Here only one
+thread, or one call into C, changes each field.
 """
 
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
-MOST_BYTES: Final = 1 << 20
-"""Once so many wait, no further frame is accepted."""
-
-_NAP: Final = 0.05
-"""Seconds until `stopped` is looked at again."""
+from .loads import MOST_BYTES
+from .pace import NAP
 
 _Signal: TypeAlias = "SimpleQueue[None]"  # empty, or None to end one wait
 
 
 class Relay:
-    """At most `capacity` frames, each with the time that goes with it.
+    """Holds at most `capacity` frames, each with its time.
 
-    One thread calls put(), another take(); both may call close().
+    One thread calls put(), another calls take(), and both may call close().
     """
 
     def __init__(self, capacity: int, stopped: Callable[[], bool]) -> None:
@@ -42,8 +40,8 @@ class Relay:
         self._room: _Signal = SimpleQueue()  # ends the wait of put()
 
     def put(self, frame: bytes, when: float) -> bool:
-        """Waits for room. Returns False when nobody takes it any more."""
-        # Each frame comes by here: no call that is not needed.
+        """Waits for room. Returns False if no thread will take the frame."""
+        # This runs once for each frame, so it makes no needless call.
         while (
             len(self._frames) >= self._capacity
             or self._put - self._taken >= MOST_BYTES
@@ -60,10 +58,11 @@ class Relay:
         return True
 
     def take(self) -> tuple[list[bytes], list[float]]:
-        """Waits for a frame, and takes all. Returns none when no more will
-        come."""
+        """Waits for a frame, and takes all. Returns empty lists if no more
+        will come."""
         while True:
-            # Asked first: what was put before the end is then seen below.
+            # Checked before the frames, so that no frame put before the end
+            # is missed.
             ended = self._closed or self._stopped()
             if self._frames or ended:
                 break
@@ -75,19 +74,19 @@ class Relay:
         return frames, [when for _, when in taken]
 
     def close(self) -> None:
-        """Either side has come to its end. What waits can still be taken."""
+        """Ends both sides. Frames that wait can still be taken."""
         self._closed = True
         _signal(self._more)
         _signal(self._room)
 
 
 def _signal(signal: _Signal) -> None:
-    if signal.empty():  # one is enough: the other side looks at all there is
+    if signal.empty():  # one is enough: the other side checks everything
         signal.put(None)
 
 
 def _wait(signal: _Signal) -> None:
     try:
-        signal.get(timeout=_NAP)
+        signal.get(timeout=NAP)
     except Empty:
         return
