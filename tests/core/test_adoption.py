@@ -17,20 +17,23 @@ from support import WAIT
 from support.frames import datagram_pair, frame, pending, receive
 from support.linux import (
     ETH_P_ALL,
-    PACKET_AUXDATA,
-    PACKET_IGNORE_OUTGOING,
-    PACKET_QDISC_BYPASS,
-    PACKET_STATISTICS,
     SO_ATTACH_FILTER,
     SO_TIMESTAMPING,
     SO_TIMESTAMPNS,
     SOF_TIMESTAMPING_RX_SOFTWARE,
     SOF_TIMESTAMPING_SOFTWARE,
-    SOL_PACKET,
 )
 from support.programs import accept, keep_ethertype
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import (
+    PACKET_AUXDATA,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_QDISC_BYPASS,
+    PACKET_STATISTICS,
+    SOL_PACKET,
+    PacketBatch,
+    RawSocket,
+)
 from rawmmsg.testing import Veth
 
 PACKET_HDRLEN = 11

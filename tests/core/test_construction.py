@@ -24,10 +24,10 @@ from support.frames import (
     receive,
     send,
 )
-from support.linux import ETH_P_ALL, PACKET_STATISTICS, SOL_PACKET, descriptors
+from support.linux import ETH_P_ALL, descriptors
 from support.programs import keep_ethertype
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import PACKET_STATISTICS, SOL_PACKET, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
 SO_MEMINFO = 55

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from support.frames import number_of, numbered, pending, receive
-from support.linux import PACKET_FANOUT, SOL_PACKET
 from support.programs import RET, program
 
 from rawmmsg import (
     FANOUT_FLAG_DEFRAG,
     FANOUT_FLAG_ROLLOVER,
+    PACKET_FANOUT,
+    SOL_PACKET,
     RawSocket,
     open_fanout_group,
 )

@@ -27,11 +27,12 @@ from support.datagrams import (
     write_header,
 )
 from support.frames import datagram_pair, frame, number_of, numbered
-from support.linux import PACKET_VNET_HDR, SOL_PACKET
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
     GSO_TCPV4,
+    PACKET_VNET_HDR,
+    SOL_PACKET,
     SUPER_FRAME,
     VLAN_RESTORED,
     PacketBatch,

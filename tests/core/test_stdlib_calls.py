@@ -8,17 +8,9 @@ import struct
 import pytest
 from support import WAIT
 from support.frames import LOCAL_EXPERIMENTAL, frame, receive, send
-from support.linux import (
-    ETH_P_ALL,
-    PACKET_AUXDATA,
-    PACKET_VNET_HDR,
-    SOL_PACKET,
-    hardware_address,
-    ip,
-    same_socket,
-)
+from support.linux import ETH_P_ALL, hardware_address, ip, same_socket
 
-from rawmmsg import RawSocket
+from rawmmsg import PACKET_AUXDATA, PACKET_VNET_HDR, SOL_PACKET, RawSocket
 from rawmmsg.testing import Veth
 
 ARPHRD_ETHER = 1

@@ -14,15 +14,6 @@ from typing import Final
 from rawmmsg import RawSocket
 from support.child import tool
 
-# <linux/if_packet.h>, <linux/if_ether.h>
-SOL_PACKET: Final = 263
-PACKET_STATISTICS: Final = 6
-PACKET_AUXDATA: Final = 8
-PACKET_VNET_HDR: Final = 15
-PACKET_FANOUT: Final = 18
-PACKET_QDISC_BYPASS: Final = 20
-PACKET_IGNORE_OUTGOING: Final = 23
-PACKET_OUTGOING: Final = 4
 ETH_P_ALL: Final = 3
 
 # <asm-generic/socket.h>, <linux/net_tstamp.h>
