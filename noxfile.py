@@ -302,7 +302,11 @@ def valgrind(session: nox.Session) -> None:
     )
     run_tests(
         *(session, copy, "-o", "timeout=0"),
-        paths=("tests/core/test_batches.py", "tests/core/test_buffers.py"),
+        paths=(
+            "tests/core/test_batches.py",
+            "tests/core/test_buffers.py",
+            "tests/core/test_buffer_lifetimes.py",
+        ),
         prefix=(
             *(*memcheck.split(), "--num-callers=30"),
             f"--xml-file={reports}/%p.xml",
@@ -332,7 +336,10 @@ def tsan(session: nox.Session) -> None:
     options = f"suppressions={suppressions} exitcode=0 log_path={report}"
     run_tests(
         *(session, copy, "-o", "timeout=0"),
-        paths=("tests/core/test_threads.py",),
+        paths=(
+            "tests/core/test_threads.py",
+            "tests/core/test_batch_threads.py",
+        ),
         env={"TSAN_OPTIONS": f"{options} allocator_may_return_null=1"},
     )
     # CPython has races of its own, also in calls that rawmmsg makes (the
