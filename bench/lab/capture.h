@@ -1,4 +1,4 @@
-/* libpcap at its best settings, never waiting by itself. */
+/* A libpcap handle with its best settings, which never waits by itself. */
 
 #ifndef RAWMMSG_BENCH_CAPTURE_H
 #define RAWMMSG_BENCH_CAPTURE_H

@@ -15,7 +15,7 @@ from typing import Final, Self
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
-from ..framework import GroundTruthError
+from .contender import GroundTruthError
 from .link import HEADER, NUMBERS, PATIENCE
 
 _KEPT_AT_ONCE: Final = 256

@@ -1,6 +1,12 @@
-"""Compiles the C sides (bench/c) when they run, once per process."""
+"""Compiles the C sources of the measurements when they run, once a process,
+and calls them.
+
+A contender in C is a shared library with the functions of lab/side.h. ctypes
+releases the GIL, so a whole slice runs in C.
+"""
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import json
@@ -13,15 +19,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from ..framework import GroundTruthError, Unavailable
+from .contender import GroundTruthError, UnavailableError
+from .link import Frames
 
-SOURCES: Final = Path(__file__).parents[1] / "c"
+SOURCES: Final = Path(__file__).parents[1]
 
 _FLAGS: Final = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
 
-# What a compiler or linker does not find, and where it comes from.
-_INSTALL: Final[Mapping[str, str]] = {
-    "pcap.h": "apt-get install libpcap-dev",
+# Headers and libraries that may be missing, and what installs them.
+INSTALL: Final[Mapping[str, str]] = {
     "pcap/pcap.h": "apt-get install libpcap-dev",
     "pcap": "apt-get install libpcap-dev",
     "xdp/xsk.h": "apt-get install libxdp-dev libbpf-dev",
@@ -36,24 +42,26 @@ _NOT_FOUND: Final = re.compile(
 
 
 def library(source: str, *libraries: str) -> ctypes.CDLL:
-    """A source of bench/c as a shared library; `libraries` are linked to it.
+    """Compiles a source ("loop/calls.c") to a shared library that is linked
+    with `libraries`, and loads it.
 
-    Raises Unavailable where a compiler or a library's headers are missing,
-    and RuntimeError with the compiler's words for anything else.
+    Raises UnavailableError if a compiler or a header is missing, and
+    RuntimeError with the compiler's message for anything else.
     """
     return ctypes.CDLL(str(compiled(source, libraries, shared=True)))
 
 
 def program(source: str, *libraries: str) -> Path:
-    """A source of bench/c as an executable, which lives as long as this
-    process. Raises as library() does."""
+    """Compiles a source to an executable, which is deleted when this process
+    ends. Raises the same errors as library()."""
     return compiled(source, libraries, shared=False)
 
 
 @functools.cache
 def compiled(source: str, libraries: Sequence[str], shared: bool) -> Path:
-    path = _folder() / (Path(source).stem + (".so" if shared else ""))
-    command = [*_compiler(), *_FLAGS]
+    name = source.replace("/", "-").removesuffix(".c")
+    path = _folder() / (name + (".so" if shared else ""))
+    command = [*compiler(), *_FLAGS, f"-I{SOURCES / 'lab'}"]
     command += ["-shared", "-fPIC"] if shared else ["-pthread"]
     command += ["-o", str(path), str(SOURCES / source)]
     command += [f"-l{name}" for name in libraries]
@@ -66,17 +74,19 @@ def compiled(source: str, libraries: Sequence[str], shared: bool) -> Path:
     )
     if done.returncode != 0:
         absent = _NOT_FOUND.search(done.stderr)
-        if absent is not None and absent[1] in _INSTALL:
-            raise Unavailable(f"{absent[1]} for {source}", _INSTALL[absent[1]])
+        if absent is not None and absent[1] in INSTALL:
+            raise UnavailableError(absent[1], INSTALL[absent[1]])
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
     return path
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
+    """The command that compiles C; raises UnavailableError if there is
+    none."""
     given = os.environ.get("CC", "").split()
     found = shutil.which("gcc") or shutil.which("cc")
     if not given and found is None:
-        raise Unavailable(
+        raise UnavailableError(
             "a C compiler", "apt-get install gcc libc6-dev linux-libc-dev"
         )
     return given or [str(found)]
@@ -95,17 +105,121 @@ def _remove(path: str, owner: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+# ---- Contenders in C -------------------------------------------------------
+
+ERROR_SIZE: Final = 256  # lab/side.h
+
+# enum side_option
+AUXDATA: Final = 1
+STAMPS: Final = 2
+V3: Final = 4
+COPY: Final = 8
+ONE_BY_ONE: Final = 16
+INJECT: Final = 32
+LARGE: Final = 64
+SEND_ONLY: Final = 128
+BUFFERED: Final = 256
+
+
+class _Setup(ctypes.Structure):
+    """struct side_setup"""
+
+    _fields_ = (
+        ("tx", ctypes.c_int),
+        ("rx", ctypes.c_int),
+        ("tx_name", ctypes.c_char_p),
+        ("rx_name", ctypes.c_char_p),
+        ("out", ctypes.c_void_p),
+        ("in", ctypes.c_void_p),
+        ("size", ctypes.c_size_t),
+        ("room", ctypes.c_size_t),
+        ("stride", ctypes.c_size_t),
+        ("batch", ctypes.c_uint),
+        ("options", ctypes.c_uint),
+    )
+
+
+class Side:
+    """A contender in C: what side_open() of its library returned.
+
+    `names` are the interfaces that it sends to and receives from, `tx` and
+    `rx` the sockets for that; rx=-1 makes it open its own. Raises OSError if
+    it cannot be opened, and the errors of library(). It is closed with
+    `stack`.
+    """
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        source: str,
+        libraries: Sequence[str],
+        frames: Frames,
+        names: tuple[str, str],
+        *,
+        tx: int,
+        rx: int = -1,
+        options: int = 0,
+    ) -> None:
+        self._library = library(source, *libraries)
+        self._source = source
+        self._frames = frames  # whose memory the C code uses
+        self._setup = _Setup(  # whose strings it uses
+            tx,
+            rx,
+            names[0].encode(),
+            names[1].encode(),
+            frames.address(frames.out),
+            frames.address(frames.into),
+            frames.size,
+            frames.room,
+            frames.stride,
+            frames.batch,
+            options,
+        )
+        error = ctypes.create_string_buffer(ERROR_SIZE)
+        self._library.side_open.restype = ctypes.c_void_p
+        self._side = ctypes.c_void_p(
+            self._library.side_open(ctypes.byref(self._setup), error)
+        )
+        if not self._side:
+            raise OSError(f"{source}: {error.value.decode()}")
+        stack.callback(self._library.side_close, self._side)
+
+    @property
+    def fileno(self) -> int:
+        """The packet socket that receives; -1 if there is none."""
+        descriptor: int = self._library.side_fileno(self._side)
+        return descriptor
+
+    def call(self, function: str, *arguments: object) -> int:
+        """Calls a function ("run" for side_run()); raises OSError if it
+        returns -errno."""
+        result = self._library[f"side_{function}"](self._side, *arguments)
+        return succeeded(result, self._source)
+
+
+def succeeded(result: int, source: str) -> int:
+    """The result of a function in C; raises OSError if that is -errno."""
+    if result < 0:
+        raise OSError(-result, f"{source}: {os.strerror(-result)}")
+    return result
+
+
+# ---- Programs --------------------------------------------------------------
+
+
 def environment() -> dict[str, str]:
-    """For programs that are not Python: without a sanitizer that is preloaded
-    into this process, which would slow them down and find their leaks."""
+    """The environment for programs other than Python: without a sanitizer that
+    is preloaded into this process, which would slow them down and report their
+    leaks."""
     return {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
 
 
 def start(
     argv: Sequence[str | Path], env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Starts a program whose result finish() takes; `env` is environment()
-    unless given."""
+    """Starts a program; finish() returns its result. `env` is environment() by
+    default."""
     return subprocess.Popen(
         [str(argument) for argument in argv],
         env=environment() if env is None else env,
@@ -117,11 +231,11 @@ def start(
 
 
 def finish(process: subprocess.Popen[str], timeout: float) -> dict[str, float]:
-    """Waits for a program and returns the figures that it printed, as one
-    line of JSON.
+    """Waits for a program and returns the figures that it printed, one line of
+    JSON.
 
-    Raises GroundTruthError with its words where it failed, or took more than
-    `timeout` seconds; it has ended in any case.
+    Raises GroundTruthError with the program's message if it fails or takes
+    more than `timeout` seconds; it has ended in any case.
     """
     with process:
         try:
@@ -141,8 +255,3 @@ def finish(process: subprocess.Popen[str], timeout: float) -> dict[str, float]:
         )
     figures: dict[str, float] = json.loads(out)
     return figures
-
-
-def run(argv: Sequence[str | Path], timeout: float) -> dict[str, float]:
-    """Runs a C side and returns its figures, as finish() does."""
-    return finish(start(argv), timeout)

@@ -1,20 +1,21 @@
-"""Other people's programs and modules, used where they are installed."""
+"""Programs, modules and libraries of other projects, used if installed."""
 
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Final
 
-from ..framework import Unavailable
 from . import native
+from .contender import UnavailableError
 
-# What installs a program, and what makes it tell its version.
+# The command that installs a program, and the option that prints its version.
 PROGRAMS: Final[Mapping[str, tuple[str, str]]] = {
     "bridge": ("apt-get install iproute2", "-V"),
     "ethtool": ("apt-get install ethtool", "--version"),
@@ -28,7 +29,7 @@ PROGRAMS: Final[Mapping[str, tuple[str, str]]] = {
     "unshare": ("apt-get install util-linux", "--version"),
 }
 
-# What pip installs a module from.
+# The distributions that pip installs modules from.
 MODULES: Final[Mapping[str, str]] = {
     "cypcap": "cypcap",
     "matplotlib": "matplotlib",
@@ -39,46 +40,65 @@ MODULES: Final[Mapping[str, str]] = {
 
 
 def program(name: str) -> str:
-    """The path of a program; raises Unavailable where there is none."""
+    """The path of a program; raises UnavailableError if it is not
+    installed."""
     # Plain users often have no sbin in their PATH.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
     if found is None:
-        raise Unavailable(name, PROGRAMS[name][0])
+        raise UnavailableError(name, PROGRAMS[name][0])
     return found
 
 
 def require(name: str) -> None:
-    """Raises Unavailable where a module is not installed; does not import
+    """Raises UnavailableError if a module is not installed; does not import
     it."""
     if importlib.util.find_spec(name) is None:
-        raise Unavailable(name, f"pip install {MODULES[name]}")
+        raise UnavailableError(name, f"pip install {MODULES[name]}")
 
 
 def module(name: str) -> ModuleType:
-    """A module, or one inside it ("scapy.all"); raises Unavailable where it
-    is not installed."""
+    """A module, or one inside it ("scapy.all"); raises UnavailableError if
+    it is not installed."""
     require(name.partition(".")[0])
     return importlib.import_module(name)
 
 
 @functools.cache
-def versions() -> dict[str, str]:
-    """What peers are installed: the first line of what a program says of its
-    version, and the versions of modules."""
-    found: dict[str, str] = {}
-    for name, (_, option) in PROGRAMS.items():
+def found() -> dict[str, str]:
+    """The peers of all measurements: the version of each, or "missing" and the
+    command that installs it."""
+    rows: dict[str, str] = {}
+    for name, (install, option) in PROGRAMS.items():
         try:
-            found[name] = _version([program(name), option])
-        except Unavailable:
-            continue
-    for distribution in MODULES.values():
+            rows[name] = _version([program(name), option])
+        except UnavailableError:
+            rows[name] = f"missing: {install}"
+    for name, distribution in MODULES.items():
         try:
-            version = importlib.metadata.version(distribution)
+            rows[name] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
-            continue
-        found[distribution] = version
-    return found
+            rows[name] = f"missing: pip install {distribution}"
+    for header in ("pcap/pcap.h", "xdp/xsk.h"):
+        rows[header] = _header(header)
+    return rows
+
+
+def _header(header: str) -> str:
+    """Whether the C compiler finds a header."""
+    try:
+        command = [*native.compiler(), "-E", "-include", header, "-xc"]
+    except UnavailableError as error:
+        return f"missing: {error.missing.install}"
+    done = subprocess.run(
+        [*command, "/dev/null"],
+        env=native.environment(),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        return f"missing: {native.INSTALL[header]}"
+    return "found"
 
 
 def _version(command: list[str]) -> str:
@@ -90,6 +110,7 @@ def _version(command: list[str]) -> str:
         check=False,
         timeout=10,
     )
-    # tcpreplay says it on standard error.
+    # tcpreplay prints it to standard error.
     words = (done.stdout or done.stderr).strip()
-    return words.partition("\n")[0]
+    match = re.search(r"\d+(?:\.\d+)+", words)
+    return match[0] if match else words.partition("\n")[0]

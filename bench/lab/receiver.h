@@ -1,9 +1,9 @@
-/* Receiving by recvmmsg(2), with what it needs armed once. */
+/* Receiving by recvmmsg(2) into messages that are prepared once. */
 
-#ifndef RECEIVE_CALLS_H
-#define RECEIVE_CALLS_H
+#ifndef RECEIVER_H
+#define RECEIVER_H
 
-#include "loop.h"
+#include "side.h"
 
 /* <asm-generic/socket.h> */
 #ifndef SCM_TIMESTAMPNS
@@ -11,13 +11,13 @@
 #endif
 
 struct receiver {
-    int fd; /* the caller's */
+    int fd; /* belongs to the caller */
     unsigned batch;
     struct mmsghdr *messages;
     struct iovec *parts;
-    char *control; /* control_size each; NULL: nothing asked */
+    char *control; /* control_size for each; NULL: no option */
     size_t control_size;
-    struct loop_totals totals;
+    uint64_t packets, bytes, tags, stamps;
 };
 
 static inline void
@@ -33,10 +33,10 @@ control_size(unsigned options)
 {
     size_t size = 0;
 
-    if (options & LOOP_AUXDATA) {
+    if (options & SIDE_AUXDATA) {
         size += CMSG_SPACE(sizeof(struct tpacket_auxdata));
     }
-    if (options & LOOP_STAMPS) {
+    if (options & SIDE_STAMPS) {
         size += CMSG_SPACE(sizeof(struct timespec));
     }
     return size;
@@ -44,7 +44,7 @@ control_size(unsigned options)
 
 /* 0, or -ENOMEM. */
 static inline int
-receiver_open(struct receiver *r, const struct loop_setup *setup)
+receiver_open(struct receiver *r, const struct side_setup *setup)
 {
     unsigned i;
 
@@ -75,8 +75,8 @@ receiver_open(struct receiver *r, const struct loop_setup *setup)
     return 0;
 }
 
-/* Who asks for auxdata asks for the VLAN tag that the kernel has taken out of
-   the frame; who asks for a stamp wants it. */
+/* Reads the VLAN tag that the kernel took out of the frame, and the
+   timestamp, if they were asked for. */
 static inline void
 receiver_read_control(struct receiver *r, struct msghdr *header)
 {
@@ -88,7 +88,7 @@ receiver_read_control(struct receiver *r, struct msghdr *header)
 
             memcpy(&aux, CMSG_DATA(c), sizeof(aux));
             if (aux.tp_status & TP_STATUS_VLAN_VALID) {
-                r->totals.tags++;
+                r->tags++;
             }
         }
         else if (c->cmsg_level == SOL_SOCKET
@@ -97,15 +97,15 @@ receiver_read_control(struct receiver *r, struct msghdr *header)
 
             memcpy(&stamp, CMSG_DATA(c), sizeof(stamp));
             if (stamp.tv_sec != 0) {
-                r->totals.stamps++;
+                r->stamps++;
             }
         }
     }
 }
 
-/* One system call, for what waits: how many frames came, or -errno. Reads
-   what came with each, and makes the headers ready for the next call: these
-   fields are value and result. */
+/* One system call that does not wait: how many frames it received, or -errno.
+   Reads the control messages and prepares the headers for the next call, whose
+   fields are both value and result. */
 static inline int
 receiver_take(struct receiver *r)
 {
@@ -116,11 +116,11 @@ receiver_take(struct receiver *r)
     if (n < 0) {
         return -errno;
     }
-    r->totals.packets += (uint64_t)n;
+    r->packets += (uint64_t)n;
     for (i = 0; i < n; i++) {
         struct msghdr *header = &r->messages[i].msg_hdr;
 
-        r->totals.bytes += r->messages[i].msg_len;
+        r->bytes += r->messages[i].msg_len;
         if (r->control != NULL) {
             receiver_read_control(r, header);
             header->msg_controllen = r->control_size;

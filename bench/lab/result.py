@@ -1,25 +1,42 @@
-"""What a run found, as it is printed, kept as JSON and reported."""
+"""The results of a run: printed, saved as JSON, and made into a report."""
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from .framework import UNITS, Missing, Side, Table
-from .spread import Spread, ratio
+from .contender import Comparison, Contender, Missing, Slice
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its quartiles."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        return cls(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One side of a table."""
+    """A contender in a table. `ratio` is its figure divided by the
+    baseline's, calculated round by round, so that a machine that slows down
+    during the run does not change it."""
 
     name: str
     figure: Spread
-    turns: int
-    limit: str | None = None
-    ratio: Spread | None = None  # to the limit's figure, turn by turn
+    rounds: int
+    baseline: str | None = None
+    ratio: Spread | None = None
     at_least: float | None = None
     at_most: float | None = None
     note: str = ""
@@ -27,8 +44,8 @@ class Row:
 
     @property
     def target(self) -> str:
-        """What the ratio, or the figure without one, is to be; empty where
-        nothing is promised."""
+        """The limits of the ratio, or of the figure without a baseline; empty
+        if there are none."""
         bounds = {"≥": self.at_least, "≤": self.at_most}
         return ", ".join(
             f"{sign} {bound:.4g}"
@@ -38,20 +55,20 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the median meets its target; None without one, or where
-        the limit is not installed."""
-        judged = self.figure if self.limit is None else self.ratio
+        """Whether the median meets the target; None if there is no target or
+        the baseline is not installed."""
+        judged = self.figure if self.baseline is None else self.ratio
         if judged is None or not self.target:
             return None
-        median = judged.median
-        return (self.at_least is None or median >= self.at_least) and (
-            self.at_most is None or median <= self.at_most
+        return (self.at_least is None or judged.median >= self.at_least) and (
+            self.at_most is None or judged.median <= self.at_most
         )
 
 
 @dataclass(frozen=True)
-class Result:
-    """One table."""
+class Table:
+    """Contenders that did the same work. `key` names the table for ever
+    ("loop/64B/batch64")."""
 
     key: str
     title: str
@@ -60,54 +77,61 @@ class Result:
     missing: Sequence[Missing] = ()
     notes: Sequence[str] = ()
 
-    @classmethod
-    def of(cls, table: Table) -> Self:
-        names = {side.name for side in table.sides}
-        if len(names) != len(table.sides):
-            raise ValueError(f"{table.key}: two sides of one name")
-        if table.unit not in UNITS:
-            raise ValueError(f"{table.key}: {table.unit!r} is no unit")
-        return cls(
-            table.key,
-            table.title,
-            table.unit,
-            [_row(table, side) for side in table.sides],
-            tuple(table.missing),
-            tuple(table.notes),
-        )
-
     def row(self, name: str) -> Row | None:
-        """The side of that name, where it took part."""
+        """The first row of that name."""
         return next((row for row in self.rows if row.name == name), None)
 
 
-def _row(table: Table, side: Side) -> Row:
-    figures = table.samples.figures
-    # A limit that is not installed here leaves the figure without a ratio.
-    limits = figures.get(side.limit) if side.limit is not None else None
+# What the slices of each contender returned, by name. Slices of one round have
+# the same index in every list.
+Samples = Mapping[str, Sequence[Slice]]
+
+
+def rows(
+    contenders: Sequence[Contender[Any]],
+    comparisons: Sequence[Comparison],
+    samples: Samples,
+) -> list[Row]:
+    """The rows of a table: the contenders that ran, then the comparisons."""
+    return [
+        _row(one, samples)
+        for one in (*contenders, *comparisons)
+        if one.name in samples
+        and (isinstance(one, Contender) or one.baseline in samples)
+    ]
+
+
+def _row(one: Contender[Any] | Comparison, samples: Samples) -> Row:
+    slices = samples[one.name]
+    figures = [slice_.figure for slice_ in slices]
+    ratio = None
+    if one.baseline in samples:
+        baseline = samples[one.baseline]
+        ratio = Spread.of(
+            [a / b.figure for a, b in zip(figures, baseline, strict=True)]
+        )
+    extra: dict[str, list[float]] = {}
+    for slice_ in slices if isinstance(one, Contender) else ():
+        for name, value in slice_.extra.items():
+            extra.setdefault(name, []).append(value)
     return Row(
-        name=side.name,
-        figure=Spread.of(figures[side.name]),
-        turns=len(figures[side.name]),
-        limit=side.limit,
-        ratio=ratio(figures[side.name], limits) if limits else None,
-        at_least=side.at_least,
-        at_most=side.at_most,
-        note=side.note,
-        extra={
-            name: Spread.of(values)
-            for name, values in table.samples.extras[side.name].items()
-        },
+        name=one.name,
+        figure=Spread.of(figures),
+        rounds=len(figures),
+        baseline=one.baseline,
+        ratio=ratio,
+        at_least=one.at_least,
+        at_most=one.at_most,
+        note=getattr(one, "note", ""),
+        extra={name: Spread.of(values) for name, values in extra.items()},
     )
 
 
 @dataclass
 class Section:
-    """A measurement: its tables, or why there are none."""
+    """A measurement: its tables, or the reason why there are none."""
 
-    title: str
-    text: str
-    results: list[Result] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     error: str = ""
     seconds: float = 0.0
@@ -115,87 +139,80 @@ class Section:
 
 @dataclass
 class Run:
-    """All measurements of a run, by name, and where it was made."""
+    """All measurements of a run, by name, and the machine that it ran on."""
 
     mode: str
     environment: dict[str, Any]
+    peers: dict[str, str]
     sections: dict[str, Section] = field(default_factory=dict)
 
-    def result(self, key: str) -> Result | None:
-        """The table of that key, where it was measured."""
-        return next((r for r in self.results() if r.key == key), None)
-
-    def results(self) -> list[Result]:
-        return [
-            result
-            for section in self.sections.values()
-            for result in section.results
-        ]
-
-    def missing(self) -> list[Missing]:
-        """What is to be installed for the sides that did not take part."""
-        found: dict[Missing, None] = {}
+    def tables(self) -> Iterator[Table]:
         for section in self.sections.values():
-            found |= dict.fromkeys(section.missing)
-            for result in section.results:
-                found |= dict.fromkeys(result.missing)
-        return list(found)
+            yield from section.tables
 
-    def kept(self) -> Self:
-        """The run in four significant digits, as it is kept."""
-        return self._of(_rounded(dataclasses.asdict(self)))
+    def table(self, key: str) -> Table | None:
+        return next((one for one in self.tables() if one.key == key), None)
 
     def save(self, path: Path) -> None:
-        """Writes the run as JSON, in four significant digits."""
-        text = json.dumps(_rounded(dataclasses.asdict(self)), indent=1)
+        """Writes the run as JSON: a table a line, numbers with four
+        significant digits, and nothing that is empty."""
+        data = _compact(dataclasses.asdict(self))
+        tables: list[str] = []
+        for section in data.get("sections", {}).values():
+            for i, table in enumerate(section.get("tables", [])):
+                tables.append(json.dumps(table, ensure_ascii=False))
+                section["tables"][i] = f"table {len(tables) - 1}"
+        text = json.dumps(data, ensure_ascii=False, indent=1)
+        for i, table in enumerate(tables):
+            text = text.replace(f'"table {i}"', table, 1)
         path.write_text(f"{text}\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads what save() wrote."""
-        return cls._of(json.loads(path.read_text(encoding="utf-8")))
-
-    @classmethod
-    def _of(cls, data: dict[str, Any]) -> Self:
+        """Reads a file written by save()."""
+        data = json.loads(path.read_text(encoding="utf-8"))
         sections = {
-            name: _section(section)
-            for name, section in data["sections"].items()
+            name: Section(
+                [_table(one) for one in section.pop("tables", [])],
+                [Missing(**one) for one in section.pop("missing", [])],
+                **section,
+            )
+            for name, section in data.pop("sections").items()
         }
-        return cls(data["mode"], data["environment"], sections)
+        return cls(**data, sections=sections)
 
 
-def _rounded(value: Any) -> Any:
+def _compact(value: Any) -> Any:
+    """Without what is empty; a Spread becomes a list."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        if value.keys() == {"low", "median", "high"}:
+            return [_compact(one) for one in value.values()]
+        return {
+            key: _compact(one)
+            for key, one in value.items()
+            if one not in (None, "", [], (), {})
+        }
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [_compact(one) for one in value]
     return value
 
 
-def _section(data: dict[str, Any]) -> Section:
-    results = [_result(result) for result in data.pop("results")]
-    missing = [Missing(**one) for one in data.pop("missing")]
-    return Section(results=results, missing=missing, **data)
-
-
-def _result(data: dict[str, Any]) -> Result:
-    return Result(
-        rows=[_loaded_row(row) for row in data.pop("rows")],
-        missing=tuple(Missing(**one) for one in data.pop("missing")),
-        notes=tuple(data.pop("notes")),
+def _table(data: dict[str, Any]) -> Table:
+    return Table(
+        rows=[_loaded_row(row) for row in data.pop("rows", [])],
+        missing=[Missing(**one) for one in data.pop("missing", [])],
         **data,
     )
 
 
 def _loaded_row(data: dict[str, Any]) -> Row:
-    figure = Spread(**data.pop("figure"))
-    ratio = data.pop("ratio")
-    extra = {name: Spread(**one) for name, one in data.pop("extra").items()}
+    ratio = data.pop("ratio", None)
+    extra = data.pop("extra", {})
     return Row(
-        figure=figure,
-        ratio=Spread(**ratio) if ratio else None,
-        extra=extra,
+        figure=Spread(*data.pop("figure")),
+        ratio=Spread(*ratio) if ratio else None,
+        extra={name: Spread(*values) for name, values in extra.items()},
         **data,
     )

@@ -1,14 +1,15 @@
-/* What the loops that send a batch and receive it back have in common: how
-   bench/sides/ways.py calls them, and the sending half.
+/* The interface of a contender in C, and what several of them need: a batch to
+   send, numbered frames, clocks.
 
-   Each loop is a shared library of these functions, called through ctypes,
-   which releases the GIL: a whole slice runs in C. Functions that can fail
-   return -errno. */
+   A contender is a shared library with the functions side_open(), side_run(),
+   side_close() and, where its measurement needs them, others. bench/lab/
+   native.py calls them. Functions that can fail return -errno. */
 
-#ifndef LOOP_H
-#define LOOP_H
+#ifndef SIDE_H
+#define SIDE_H
 
 #define _GNU_SOURCE
+#include <endian.h>
 #include <errno.h>
 #include <poll.h>
 #include <stddef.h>
@@ -27,58 +28,49 @@
 #define PATIENCE_MS 5000
 #define ERROR_SIZE 256
 
-enum loop_option {
-    LOOP_AUXDATA = 1,     /* ask each packet's VLAN tag of the kernel */
-    LOOP_STAMPS = 2,      /* ask when each packet was received */
-    LOOP_V3 = 4,          /* a ring of TPACKET_V3 rather than TPACKET_V2 */
-    LOOP_COPY = 8,        /* move the packets to the caller's memory */
-    LOOP_ONE_BY_ONE = 16, /* a packet a call: pcap_next_ex() */
-    LOOP_INJECT = 32,     /* send with pcap_inject() */
-    LOOP_LARGE = 64,      /* a ring with the room of a socket's queue */
-    LOOP_DEAF = 128,      /* libpcap: do not listen where it sends */
-    LOOP_BUFFERED = 256,  /* libpcap: not in immediate mode */
+enum side_option {
+    SIDE_AUXDATA = 1,     /* ask the kernel for each packet's VLAN tag */
+    SIDE_STAMPS = 2,      /* ask the kernel for each packet's arrival time */
+    SIDE_V3 = 4,          /* a ring of TPACKET_V3 instead of TPACKET_V2 */
+    SIDE_COPY = 8,        /* copy the packets to the caller's memory */
+    SIDE_ONE_BY_ONE = 16, /* a packet a call */
+    SIDE_INJECT = 32,     /* send with pcap_inject() */
+    SIDE_LARGE = 64,      /* a ring as large as the queue of a socket */
+    SIDE_SEND_ONLY = 128, /* libpcap: a handle that receives nothing */
+    SIDE_BUFFERED = 256,  /* libpcap: not in immediate mode */
 };
 
-/* `batch` frames of `size` bytes, `stride` apart, go from `out` to `in`, where
-   each has `room`. All of it is the caller's, and stays. */
-struct loop_setup {
-    int tx, rx;          /* packet sockets; rx -1: the loop opens its own */
-    const char *tx_name; /* the interfaces, for those that do */
+/* `batch` frames of `size` bytes, `stride` apart, are sent from `out` and
+   received in `in`, which has `room` for each. The memory is the caller's and
+   stays valid until side_close(). */
+struct side_setup {
+    int tx, rx;          /* packet sockets; rx -1: the side opens its own */
+    const char *tx_name; /* the interfaces */
     const char *rx_name;
     char *out, *in;
     size_t size, room, stride;
     unsigned batch;
-    unsigned options; /* of enum loop_option */
+    unsigned options; /* of enum side_option */
 };
 
-/* Since the loop was opened. */
-struct loop_totals {
-    uint64_t packets, bytes;
-    uint64_t tags;   /* packets with a VLAN tag */
-    uint64_t stamps; /* packets with a time stamp */
-};
+struct side;
 
-struct loop;
+/* NULL if it fails, with the reason in `error`. */
+struct side *side_open(const struct side_setup *setup, char error[ERROR_SIZE]);
 
-/* NULL where it fails, which `error` tells why. */
-struct loop *loop_open(const struct loop_setup *setup, char error[ERROR_SIZE]);
+/* Accepts NULL. */
+void side_close(struct side *s);
 
-/* Sends the batch and receives it, `rounds` times. With `parts`, adds to them
-   the nanoseconds that sending and receiving took, at the price of reading
-   the clock. 0 or -errno. */
-int loop_run(struct loop *l, unsigned rounds, uint64_t parts[2]);
+/* Numbered frames, as in bench/lab/link.py. */
+#define NUMBER_AT 14 /* eight bytes */
+#define BODY_AT 26   /* all frames are the same from here on */
 
-/* Has the frames of the last round in `in`, in order, for who checks them; a
-   loop that leaves them elsewhere runs one more round for it. Their number
-   and lengths, or -errno. */
-int loop_prove(struct loop *l, uint32_t *lengths);
-
-/* The packet socket that receives. */
-int loop_fileno(const struct loop *l);
-
-void loop_get_totals(const struct loop *l, struct loop_totals *totals);
-
-void loop_close(struct loop *l);
+static inline void
+write_number(void *frame, uint64_t number)
+{
+    number = htobe64(number);
+    memcpy((char *)frame + NUMBER_AT, &number, sizeof(number));
+}
 
 static inline uint64_t
 now_ns(void)
@@ -89,7 +81,7 @@ now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-/* Waits after EAGAIN: 0, or -errno. */
+/* Waits until `fd` is ready: 0, or -errno. */
 static inline int
 wait_for(int fd, short events)
 {
@@ -99,7 +91,7 @@ wait_for(int fd, short events)
     return n > 0 ? 0 : n == 0 ? -ETIMEDOUT : -errno;
 }
 
-/* A batch to send, armed once. */
+/* A batch to send by sendmmsg(2), prepared once. */
 struct sender {
     int fd;
     unsigned batch;
@@ -116,7 +108,7 @@ sender_close(struct sender *s)
 
 /* 0, or -ENOMEM. */
 static inline int
-sender_open(struct sender *s, const struct loop_setup *setup)
+sender_open(struct sender *s, const struct side_setup *setup)
 {
     unsigned i;
 
@@ -161,31 +153,6 @@ sender_send(struct sender *s)
         }
     }
     return 0;
-}
-
-/* loop_run(), of the two halves. */
-static inline int
-run_halves(struct loop *l, unsigned rounds, uint64_t parts[2],
-           int (*send_half)(struct loop *), int (*receive_half)(struct loop *))
-{
-    int result = 0;
-
-    for (; rounds > 0 && result >= 0; rounds--) {
-        uint64_t begin = parts != NULL ? now_ns() : 0, middle = 0;
-
-        result = send_half(l);
-        if (parts != NULL) {
-            middle = now_ns();
-            parts[0] += middle - begin;
-        }
-        if (result >= 0) {
-            result = receive_half(l);
-        }
-        if (parts != NULL) {
-            parts[1] += now_ns() - middle;
-        }
-    }
-    return result < 0 ? result : 0;
 }
 
 #endif

@@ -1,58 +1,59 @@
-/* The limit: what a C program takes for the same work, with the same system
-   calls in the same pattern on the same sockets and frames. */
+/* The baseline: a C program that does the same work with the same system calls
+   in the same pattern, on the same sockets and frames. */
 
-#include "receive_calls.h"
+#include "loop.h"
+#include "receiver.h"
 
-struct loop {
+struct side {
     struct sender sender;
     struct receiver receiver;
-    int last; /* packets that came with the last call */
+    int last; /* packets received by the last call */
 };
 
 void
-loop_close(struct loop *l)
+side_close(struct side *s)
 {
-    if (l != NULL) {
-        sender_close(&l->sender);
-        receiver_close(&l->receiver);
-        free(l);
+    if (s != NULL) {
+        sender_close(&s->sender);
+        receiver_close(&s->receiver);
+        free(s);
     }
 }
 
-struct loop *
-loop_open(const struct loop_setup *setup, char error[ERROR_SIZE])
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
-    struct loop *l = calloc(1, sizeof(*l));
+    struct side *s = calloc(1, sizeof(*s));
 
-    if (l == NULL || sender_open(&l->sender, setup) < 0
-        || receiver_open(&l->receiver, setup) < 0) {
+    if (s == NULL || sender_open(&s->sender, setup) < 0
+        || receiver_open(&s->receiver, setup) < 0) {
         snprintf(error, ERROR_SIZE, "out of memory");
-        loop_close(l);
+        side_close(s);
         return NULL;
     }
-    return l;
+    return s;
 }
 
 static int
-send_half(struct loop *l)
+send_half(struct side *s)
 {
-    return sender_send(&l->sender);
+    return sender_send(&s->sender);
 }
 
 static int
-receive_half(struct loop *l)
+receive_half(struct side *s)
 {
     unsigned received = 0;
 
-    while (received < l->receiver.batch) {
-        int n = receiver_take(&l->receiver);
+    while (received < s->receiver.batch) {
+        int n = receiver_take(&s->receiver);
 
         if (n >= 0) {
-            l->last = n;
+            s->last = n;
             received += (unsigned)n;
         }
         else if (n == -EAGAIN) {
-            n = wait_for(l->receiver.fd, POLLIN);
+            n = wait_for(s->receiver.fd, POLLIN);
         }
         if (n < 0) {
             return n;
@@ -62,32 +63,34 @@ receive_half(struct loop *l)
 }
 
 int
-loop_run(struct loop *l, unsigned rounds, uint64_t parts[2])
+side_run(struct side *s, unsigned times, uint64_t parts[2])
 {
-    return run_halves(l, rounds, parts, send_half, receive_half);
+    return run_halves(s, times, parts, send_half, receive_half);
 }
 
-/* They are where the last call left them: all of the round, if it came with
-   one call. */
+/* They are where the last call received them: the whole batch, if one call
+   received all of it. */
 int
-loop_prove(struct loop *l, uint32_t *lengths)
+side_prove(struct side *s, uint32_t *lengths)
 {
     int i;
 
-    for (i = 0; i < l->last; i++) {
-        lengths[i] = l->receiver.messages[i].msg_len;
+    for (i = 0; i < s->last; i++) {
+        lengths[i] = s->receiver.messages[i].msg_len;
     }
-    return l->last;
+    return s->last;
 }
 
 int
-loop_fileno(const struct loop *l)
+side_fileno(const struct side *s)
 {
-    return l->receiver.fd;
+    return s->receiver.fd;
 }
 
 void
-loop_get_totals(const struct loop *l, struct loop_totals *totals)
+side_get_totals(const struct side *s, struct loop_totals *totals)
 {
-    *totals = l->receiver.totals;
+    const struct receiver *r = &s->receiver;
+
+    *totals = (struct loop_totals){r->packets, r->bytes, r->tags, r->stamps};
 }

@@ -1,13 +1,13 @@
 /* The loop with libpcap on the receiving end. */
 
-#include "inbox.h"
+#include "loop.h"
 #include "capture.h"
 
 /* What a frame takes of libpcap's ring, at most: SNAPLEN and headers, in a
    block of a power of two. */
 #define SLOT_SIZE 4096
 
-struct loop {
+struct side {
     struct sender sender;
     struct inbox inbox;
     pcap_t *handle;
@@ -18,53 +18,53 @@ struct loop {
 };
 
 void
-loop_close(struct loop *l)
+side_close(struct side *s)
 {
-    if (l != NULL) {
-        sender_close(&l->sender);
-        inbox_close(&l->inbox);
-        if (l->handle != NULL) {
-            pcap_close(l->handle);
+    if (s != NULL) {
+        sender_close(&s->sender);
+        inbox_close(&s->inbox);
+        if (s->handle != NULL) {
+            pcap_close(s->handle);
         }
-        if (l->injector != NULL) {
-            pcap_close(l->injector);
+        if (s->injector != NULL) {
+            pcap_close(s->injector);
         }
-        free(l);
+        free(s);
     }
 }
 
-struct loop *
-loop_open(const struct loop_setup *setup, char error[ERROR_SIZE])
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
-    struct loop *l = calloc(1, sizeof(*l));
+    struct side *s = calloc(1, sizeof(*s));
     struct capture_setup wanted = {
         .interface = setup->rx_name,
         .room = 2 * (int)setup->batch * SLOT_SIZE,
     };
 
     _Static_assert(ERROR_SIZE >= PCAP_ERRBUF_SIZE, "libpcap's words fit");
-    if (l == NULL || sender_open(&l->sender, setup) < 0
-        || inbox_open(&l->inbox, setup) < 0) {
+    if (s == NULL || sender_open(&s->sender, setup) < 0
+        || inbox_open(&s->inbox, setup) < 0) {
         snprintf(error, ERROR_SIZE, "out of memory");
         goto fail;
     }
     wanted.room = wanted.room > CAPTURE_ROOM ? wanted.room : CAPTURE_ROOM;
-    l->handle = capture_open(&wanted, error);
-    if (l->handle == NULL) {
+    s->handle = capture_open(&wanted, error);
+    if (s->handle == NULL) {
         goto fail;
     }
-    if (setup->options & LOOP_INJECT) {
-        l->injector = injector_open(setup->tx_name, error);
-        if (l->injector == NULL) {
+    if (setup->options & SIDE_INJECT) {
+        s->injector = injector_open(setup->tx_name, error);
+        if (s->injector == NULL) {
             goto fail;
         }
     }
-    l->fd = pcap_get_selectable_fd(l->handle);
-    l->one_by_one = (setup->options & LOOP_ONE_BY_ONE) != 0;
-    return l;
+    s->fd = pcap_get_selectable_fd(s->handle);
+    s->one_by_one = (setup->options & SIDE_ONE_BY_ONE) != 0;
+    return s;
 
 fail:
-    loop_close(l);
+    side_close(s);
     return NULL;
 }
 
@@ -78,18 +78,18 @@ put(u_char *inbox, const struct pcap_pkthdr *header, const u_char *data)
 
 /* One call into libpcap: how many frames came, or -EIO. */
 static int
-take(struct loop *l)
+take(struct side *s)
 {
-    u_char *inbox = (u_char *)&l->inbox;
+    u_char *inbox = (u_char *)&s->inbox;
     struct pcap_pkthdr *header;
     const u_char *data;
     int n;
 
-    if (!l->one_by_one) {
-        n = pcap_dispatch(l->handle, (int)l->inbox.batch, put, inbox);
+    if (!s->one_by_one) {
+        n = pcap_dispatch(s->handle, (int)s->inbox.batch, put, inbox);
         return n < 0 ? -EIO : n;
     }
-    n = pcap_next_ex(l->handle, &header, &data);
+    n = pcap_next_ex(s->handle, &header, &data);
     if (n > 0) {
         put(inbox, header, data);
     }
@@ -98,14 +98,14 @@ take(struct loop *l)
 
 /* A frame a call: libpcap has no other. */
 static int
-inject(struct loop *l)
+inject(struct side *s)
 {
     unsigned i;
 
-    for (i = 0; i < l->sender.batch; i++) {
-        const struct iovec *frame = &l->sender.parts[i];
+    for (i = 0; i < s->sender.batch; i++) {
+        const struct iovec *frame = &s->sender.parts[i];
 
-        if (pcap_inject(l->injector, frame->iov_base, frame->iov_len) < 0) {
+        if (pcap_inject(s->injector, frame->iov_base, frame->iov_len) < 0) {
             return -EIO;
         }
     }
@@ -113,20 +113,20 @@ inject(struct loop *l)
 }
 
 static int
-send_half(struct loop *l)
+send_half(struct side *s)
 {
-    l->sent += l->inbox.batch;
-    return l->injector != NULL ? inject(l) : sender_send(&l->sender);
+    s->sent += s->inbox.batch;
+    return s->injector != NULL ? inject(s) : sender_send(&s->sender);
 }
 
 static int
-receive_half(struct loop *l)
+receive_half(struct side *s)
 {
-    while (l->inbox.totals.packets < l->sent) {
-        int n = take(l);
+    while (s->inbox.totals.packets < s->sent) {
+        int n = take(s);
 
         if (n == 0) {
-            n = wait_for(l->fd, POLLIN);
+            n = wait_for(s->fd, POLLIN);
         }
         if (n < 0) {
             return n;
@@ -136,25 +136,25 @@ receive_half(struct loop *l)
 }
 
 int
-loop_run(struct loop *l, unsigned rounds, uint64_t parts[2])
+side_run(struct side *s, unsigned times, uint64_t parts[2])
 {
-    return run_halves(l, rounds, parts, send_half, receive_half);
+    return run_halves(s, times, parts, send_half, receive_half);
 }
 
 int
-loop_prove(struct loop *l, uint32_t *lengths)
+side_prove(struct side *s, uint32_t *lengths)
 {
-    return inbox_prove(&l->inbox, lengths);
+    return inbox_prove(&s->inbox, lengths);
 }
 
 int
-loop_fileno(const struct loop *l)
+side_fileno(const struct side *s)
 {
-    return l->fd;
+    return s->fd;
 }
 
 void
-loop_get_totals(const struct loop *l, struct loop_totals *totals)
+side_get_totals(const struct side *s, struct loop_totals *totals)
 {
-    *totals = l->inbox.totals;
+    *totals = s->inbox.totals;
 }

@@ -1,6 +1,6 @@
 /* The loop with a packet ring on the receiving end. */
 
-#include "inbox.h"
+#include "loop.h"
 #include "ring.h"
 
 #include <net/if.h>
@@ -13,7 +13,7 @@
 /* What version 3 puts in front of a frame, at most. */
 #define HEADROOM 128
 
-struct loop {
+struct side {
     struct sender sender;
     struct ring ring;
     struct inbox inbox;
@@ -21,24 +21,24 @@ struct loop {
 };
 
 void
-loop_close(struct loop *l)
+side_close(struct side *s)
 {
-    if (l != NULL) {
-        sender_close(&l->sender);
-        ring_close(&l->ring);
-        inbox_close(&l->inbox);
-        free(l);
+    if (s != NULL) {
+        sender_close(&s->sender);
+        ring_close(&s->ring);
+        inbox_close(&s->inbox);
+        free(s);
     }
 }
 
 /* A ring of at least two batches; in no more bytes than that, so that what of
    it is in use stays in the cache, unless it is to be large. 0, or -errno. */
 static int
-open_ring(struct loop *l, const struct loop_setup *setup)
+open_ring(struct side *s, const struct side_setup *setup)
 {
     struct ring_setup wanted = {
         .interface = if_nametoindex(setup->rx_name),
-        .version = setup->options & LOOP_V3 ? TPACKET_V3 : TPACKET_V2,
+        .version = setup->options & SIDE_V3 ? TPACKET_V3 : TPACKET_V2,
         .option = PACKET_RX_RING,
         .block_size = BLOCK_SIZE,
     };
@@ -47,34 +47,34 @@ open_ring(struct loop *l, const struct loop_setup *setup)
                        : BLOCK_SIZE / (BLOCK_SIZE / SLOT_SIZE);
 
     wanted.size = 2 * setup->batch * bytes + 3 * BLOCK_SIZE;
-    if (setup->options & LOOP_LARGE && wanted.size < LARGE) {
+    if (setup->options & SIDE_LARGE && wanted.size < LARGE) {
         wanted.size = LARGE;
     }
-    return ring_open(&l->ring, &wanted);
+    return ring_open(&s->ring, &wanted);
 }
 
-struct loop *
-loop_open(const struct loop_setup *setup, char error[ERROR_SIZE])
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
-    struct loop *l = calloc(1, sizeof(*l));
+    struct side *s = calloc(1, sizeof(*s));
     int result = -ENOMEM;
 
-    if (l != NULL) {
-        l->ring.fd = -1;
-        result = sender_open(&l->sender, setup);
+    if (s != NULL) {
+        s->ring.fd = -1;
+        result = sender_open(&s->sender, setup);
     }
     if (result == 0) {
-        result = inbox_open(&l->inbox, setup);
+        result = inbox_open(&s->inbox, setup);
     }
     if (result == 0) {
-        result = open_ring(l, setup);
+        result = open_ring(s, setup);
     }
     if (result == 0) {
-        return l;
+        return s;
     }
     snprintf(error, ERROR_SIZE, "a packet ring on %s: %s", setup->rx_name,
              strerror(-result));
-    loop_close(l);
+    side_close(s);
     return NULL;
 }
 
@@ -87,13 +87,13 @@ put(void *inbox, const struct ring_frame *frame)
 
 /* Waits for all that was sent: 0, or -errno. */
 static int
-take_all(struct loop *l)
+take_all(struct side *s)
 {
-    while (l->inbox.totals.packets < l->sent) {
-        int error = ring_take(&l->ring, put, &l->inbox);
+    while (s->inbox.totals.packets < s->sent) {
+        int error = ring_take(&s->ring, put, &s->inbox);
 
         if (error == -EAGAIN) {
-            error = wait_for(l->ring.fd, POLLIN);
+            error = wait_for(s->ring.fd, POLLIN);
         }
         if (error < 0) {
             return error;
@@ -103,48 +103,48 @@ take_all(struct loop *l)
 }
 
 static int
-send_half(struct loop *l)
+send_half(struct side *s)
 {
-    l->sent += l->inbox.batch;
-    return sender_send(&l->sender);
+    s->sent += s->inbox.batch;
+    return sender_send(&s->sender);
 }
 
 /* Version 3 takes the blocks that are full. The frames in the one that is not
    would be handed over a millisecond later (RETIRE_MS), and are left to a
    round that comes before. */
 static int
-receive_half(struct loop *l)
+receive_half(struct side *s)
 {
-    if (l->ring.version == TPACKET_V3) {
-        while (ring_take(&l->ring, put, &l->inbox) == 0) {
+    if (s->ring.version == TPACKET_V3) {
+        while (ring_take(&s->ring, put, &s->inbox) == 0) {
         }
         return 0;
     }
-    return take_all(l);
+    return take_all(s);
 }
 
 int
-loop_run(struct loop *l, unsigned rounds, uint64_t parts[2])
+side_run(struct side *s, unsigned times, uint64_t parts[2])
 {
-    return run_halves(l, rounds, parts, send_half, receive_half);
+    return run_halves(s, times, parts, send_half, receive_half);
 }
 
 int
-loop_prove(struct loop *l, uint32_t *lengths)
+side_prove(struct side *s, uint32_t *lengths)
 {
-    int error = take_all(l);
+    int error = take_all(s);
 
-    return error < 0 ? error : inbox_prove(&l->inbox, lengths);
+    return error < 0 ? error : inbox_prove(&s->inbox, lengths);
 }
 
 int
-loop_fileno(const struct loop *l)
+side_fileno(const struct side *s)
 {
-    return l->ring.fd;
+    return s->ring.fd;
 }
 
 void
-loop_get_totals(const struct loop *l, struct loop_totals *totals)
+side_get_totals(const struct side *s, struct loop_totals *totals)
 {
-    *totals = l->inbox.totals;
+    *totals = s->inbox.totals;
 }

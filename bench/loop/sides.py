@@ -1,158 +1,168 @@
-"""Ways to send a batch over a veth pair and to receive it back, in one thread:
-in C, with rawmmsg, and with the socket module.
+"""Ways to send a batch over a veth pair and receive it back in one thread: in
+C, with rawmmsg and with the socket module.
 
-All of them have the frames of the last round in the batch's memory at the end
-of a slice, where they are checked.
+At the end of a slice, all of them have the frames of the last batch in the
+memory of the batch, where the slice checks them.
 """
 
 import contextlib
 import ctypes
-import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 from rawmmsg import PacketBatch, RawSocket
 
-from ..framework import GroundTruthError
-from ..network.link import Counter, Ends, Frames, Link
-from ..tools import native
+from ..lab.contender import GroundTruthError, Ready, Slice
+from ..lab.link import Counter, Ends, Frames, Link
+from ..lab.native import AUXDATA, STAMPS, Side
 
-# c/loop.h
-_ERROR_SIZE: Final = 256
-AUXDATA: Final = 1
-STAMPS: Final = 2
-V3: Final = 4
-COPY: Final = 8
-ONE_BY_ONE: Final = 16
-INJECT: Final = 32
-LARGE: Final = 64
-DEAF: Final = 128
-BUFFERED: Final = 256
+# Sending and receiving are timed separately in one slice of so many, and in a
+# part of it: to read the clock twice a batch has its cost, too.
+_SPLIT_EVERY: Final = 2
+_SPLIT_PART: Final = 4
 
 _STAMP_SIZE: Final = 16  # struct timespec
 _STAMP_SPACE: Final = socket.CMSG_SPACE(_STAMP_SIZE)
 
 
-class Way(Protocol):
-    """A way, ready for its frames."""
+@dataclass(frozen=True)
+class Place:
+    """A link that contenders share, and the frames that they send."""
 
-    @property
-    def counter(self) -> Counter:
-        """Of the socket that receives."""
+    link: Link
+    frames: Frames
+    stack: contextlib.ExitStack  # closes what they open
 
-    def prepare(self) -> None:
-        """Has the kernel do for packets what this way asks of it."""
-
-    def run(self, rounds: int) -> None:
-        """Sends and receives the batch so many times."""
-
-    def split(self, rounds: int) -> tuple[int, int]:
-        """The same; the nanoseconds that sending took, and receiving."""
-
-    def prove(self) -> Sequence[int]:
-        """Has the frames of the last round in the batch's memory; the lengths
-        of what the last call received."""
-
-    def stamped(self) -> float | None:
-        """How many of the packets came with a time stamp so far, in percent,
-        where that is counted."""
-
-
-# Makes a way ready, on a link that several share or its own; what it opens is
-# closed with the stack.
-Start: TypeAlias = Callable[["SharedLink", Frames, contextlib.ExitStack], Way]
-
-
-class SharedLink:
-    """A link whose socket is asked now for this with each packet, now for
-    that."""
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self._options: int | None = None
-
-    def switch(self, options: int) -> None:
-        """Asks for AUXDATA, STAMPS, both or neither; returns when it is so."""
-        before, self._options = self._options, options
-        if before == options:
-            return
+    def set_options(self, options: int) -> None:
+        """Asks the kernel for AUXDATA, STAMPS, both or neither."""
         self.link.set_options(
             auxdata=bool(options & AUXDATA), stamps=bool(options & STAMPS)
         )
 
 
-class LoopSetup(ctypes.Structure):
-    """struct loop_setup"""
+Prepare: TypeAlias = Callable[[Place], Ready]
 
-    _fields_ = (
-        ("tx", ctypes.c_int),
-        ("rx", ctypes.c_int),
-        ("tx_name", ctypes.c_char_p),
-        ("rx_name", ctypes.c_char_p),
-        ("out", ctypes.c_void_p),
-        ("into", ctypes.c_void_p),
-        ("size", ctypes.c_size_t),
-        ("room", ctypes.c_size_t),
-        ("stride", ctypes.c_size_t),
-        ("batch", ctypes.c_uint),
-        ("options", ctypes.c_uint),
-    )
+
+class Loop(Protocol):
+    """One of the ways, ready to run."""
+
+    @property
+    def counter(self) -> Counter:
+        """Of the socket that receives."""
+
+    def set_options(self) -> None:
+        """Asks the kernel for what this way needs."""
+
+    def run(self, times: int) -> None:
+        """Sends and receives the batch so many times."""
+
+    def split(self, times: int) -> tuple[int, int]:
+        """Does the same; returns the nanoseconds that sending and receiving
+        took."""
+
+    def prove(self) -> Sequence[int]:
+        """Puts the frames of the last batch into the memory of the batch;
+        returns the lengths of those that the last call received."""
+
+    def stamped(self) -> float | None:
+        """The percentage of packets with a timestamp; None if unknown."""
+
+
+@dataclass
+class _Slices:
+    """Runs and checks the slices of a loop."""
+
+    loop: Loop
+    frames: Frames
+    number: int = 0
+
+    def run(self, times: int) -> Slice:
+        self.number += 1
+        parts: Mapping[str, float] = {}
+        if self.number % _SPLIT_EVERY == 1:
+            parts = self._split(max(1, times // _SPLIT_PART))
+        self._begin()
+        begin = time.perf_counter_ns()
+        self.loop.run(times)
+        taken = time.perf_counter_ns() - begin
+        self._check(times)
+        return Slice(taken / (times * self.frames.batch), taken, parts)
+
+    def _split(self, times: int) -> Mapping[str, float]:
+        self._begin()
+        sending, receiving = self.loop.split(times)
+        self._check(times)
+        packets = times * self.frames.batch
+        parts = {"tx, ns": sending / packets, "rx, ns": receiving / packets}
+        share = self.loop.stamped()
+        return parts if share is None else {**parts, "stamped, %": share}
+
+    def _begin(self) -> None:
+        self.frames.number()
+        self.loop.set_options()
+        self.loop.counter.read()
+
+    def _check(self, times: int) -> None:
+        lengths = self.loop.prove()
+        self.loop.counter.check(times * self.frames.batch)
+        self.frames.check(lengths)
+
+
+def ready(loop: Loop, place: Place) -> Ready:
+    """A loop as the runner takes it."""
+    place.link.require_room(place.frames)
+    return Ready(_Slices(loop, place.frames).run, work=place.frames.batch)
 
 
 class Totals(ctypes.Structure):
-    """struct loop_totals: what a loop in C has seen."""
+    """struct loop_totals"""
 
     packets: int
     bytes: int
     tags: int
     stamps: int
 
-    _fields_ = (
-        ("packets", ctypes.c_uint64),
-        ("bytes", ctypes.c_uint64),
-        ("tags", ctypes.c_uint64),
-        ("stamps", ctypes.c_uint64),
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in ("packets", "bytes", "tags", "stamps")
     )
 
 
-class Loop:
-    """A loop in C, of a library with the functions of c/loop.h."""
+class CLoop:
+    """A loop in C, with the functions of loop.h. `options` is what it asks of
+    the shared link; None for one with a socket of its own."""
 
     def __init__(
-        self, source: str, libraries: Sequence[str], setup: LoopSetup
+        self, place: Place, side: Side, options: int | None = None
     ) -> None:
-        self._library = native.library(source, *libraries)
-        self._library.loop_open.restype = ctypes.c_void_p
-        self._source = source
-        self._setup = setup  # its strings, too, must stay
-        self._lengths = (ctypes.c_uint32 * setup.batch)()
+        self._place = place
+        self._side = side
+        self._options = options
+        self._lengths = (ctypes.c_uint32 * place.frames.batch)()
         self._parts = (ctypes.c_uint64 * 2)()
-        error = ctypes.create_string_buffer(_ERROR_SIZE)
-        self._loop = ctypes.c_void_p(
-            self._library.loop_open(ctypes.byref(setup), error)
+        self.counter = place.stack.enter_context(
+            contextlib.closing(Counter(side.fileno))
         )
-        if not self._loop:
-            raise OSError(error.value.decode())
-        self.counter = Counter(self._library.loop_fileno(self._loop))
 
-    def prepare(self) -> None:
-        """Its socket is its own, and asked for nothing else."""
+    def set_options(self) -> None:
+        if self._options is not None:
+            self._place.set_options(self._options)
 
-    def run(self, rounds: int) -> None:
-        self._check(self._library.loop_run(self._loop, rounds, None))
+    def run(self, times: int) -> None:
+        self._side.call("run", times, None)
 
-    def split(self, rounds: int) -> tuple[int, int]:
+    def split(self, times: int) -> tuple[int, int]:
         self._parts[:] = [0, 0]
-        self._check(self._library.loop_run(self._loop, rounds, self._parts))
+        self._side.call("run", times, self._parts)
         return self._parts[0], self._parts[1]
 
     def prove(self) -> Sequence[int]:
-        count = self._library.loop_prove(self._loop, self._lengths)
-        lengths: list[int] = self._lengths[: self._check(count)]
+        count = self._side.call("prove", self._lengths)
+        lengths: list[int] = self._lengths[:count]
         return lengths
 
     def stamped(self) -> float:
@@ -160,86 +170,62 @@ class Loop:
         return 100 * totals.stamps / totals.packets
 
     def totals(self) -> Totals:
-        found = Totals()
-        self._library.loop_get_totals(self._loop, ctypes.byref(found))
-        return found
-
-    def close(self) -> None:
-        self.counter.close()
-        self._library.loop_close(self._loop)
-
-    def _check(self, result: int) -> int:
-        if result < 0:
-            words = os.strerror(-result)
-            raise OSError(-result, f"{self._source}: {words}")
-        return result
+        totals = Totals()
+        self._side.call("get_totals", ctypes.byref(totals))
+        return totals
 
 
-class _LimitLoop(Loop):
-    """The one on a shared socket."""
-
-    def __init__(self, shared: SharedLink, setup: LoopSetup) -> None:
-        super().__init__("limit.c", (), setup)
-        self._shared = shared
-        self._options = int(setup.options)
-
-    def prepare(self) -> None:
-        self._shared.switch(self._options)
-
-
-def loop_setup(ends: Ends, rx: int, frames: Frames, options: int) -> LoopSetup:
-    return LoopSetup(
-        tx=ends.tx.fileno(),
-        rx=rx,
-        tx_name=ends.veth.a.encode(),
-        rx_name=ends.veth.b.encode(),
-        out=frames.address(frames.out),
-        into=frames.address(frames.into),
-        size=frames.size,
-        room=frames.room,
-        stride=frames.stride,
-        batch=frames.batch,
+def calls_loop(place: Place, options: int) -> CLoop:
+    """recvmmsg and sendmmsg in C, on the shared sockets and memory."""
+    link = place.link
+    side = Side(
+        place.stack,
+        "loop/calls.c",
+        (),
+        place.frames,
+        link.names,
+        tx=link.tx.fileno(),
+        rx=link.rx.fileno(),
         options=options,
     )
+    return CLoop(place, side, options)
 
 
-def limit(options: int = 0) -> Start:
-    """recvmmsg and sendmmsg in C, on the sockets and memory of the others,
-    with AUXDATA and STAMPS as asked."""
+def calls(options: int = 0) -> Prepare:
+    """recvmmsg and sendmmsg in C, with AUXDATA and STAMPS as asked."""
 
-    def start(
-        shared: SharedLink, frames: Frames, stack: contextlib.ExitStack
-    ) -> Loop:
-        link = shared.link
-        setup = loop_setup(link, link.rx.fileno(), frames, options)
-        return stack.enter_context(
-            contextlib.closing(_LimitLoop(shared, setup))
+    def prepare(place: Place) -> Ready:
+        return ready(calls_loop(place, options), place)
+
+    return prepare
+
+
+def in_c(source: str, *libraries: str, options: int = 0) -> Prepare:
+    """Another loop in C, which receives with a socket of its own on a veth
+    pair of its own: two sockets on one pair would slow each other down."""
+
+    def prepare(place: Place) -> Ready:
+        ends = place.stack.enter_context(Ends())
+        side = Side(
+            place.stack,
+            source,
+            libraries,
+            place.frames,
+            ends.names,
+            tx=ends.tx.fileno(),
+            options=options,
         )
+        return ready(CLoop(place, side), place)
 
-    return start
-
-
-def in_c(source: str, *libraries: str, options: int = 0) -> Start:
-    """Another loop in C, which receives with a socket of its own, on a veth
-    pair of its own: a second socket on the same one would cost both."""
-
-    def start(
-        _: SharedLink, frames: Frames, stack: contextlib.ExitStack
-    ) -> Loop:
-        ends = stack.enter_context(Ends())
-        setup = loop_setup(ends, -1, frames, options)
-        return stack.enter_context(
-            contextlib.closing(Loop(source, libraries, setup))
-        )
-
-    return start
+    return prepare
 
 
 @dataclass(frozen=True)
 class PythonLoop:
-    """A loop in Python, of two halves that each do their part of a round."""
+    """A loop in Python, made of two functions that send and receive the
+    batch."""
 
-    shared: SharedLink
+    place: Place
     options: int
     send: Callable[[], object]
     receive: Callable[[], object]
@@ -247,24 +233,24 @@ class PythonLoop:
 
     @property
     def counter(self) -> Counter:
-        return self.shared.link.counter
+        return self.place.link.counter
 
-    def prepare(self) -> None:
-        self.shared.switch(self.options)
+    def set_options(self) -> None:
+        self.place.set_options(self.options)
 
     def stamped(self) -> None:
-        """They are not looked at here, but in C."""
+        """Counted in C only."""
 
-    def run(self, rounds: int) -> None:
+    def run(self, times: int) -> None:
         send, receive = self.send, self.receive
-        for _ in range(rounds):
+        for _ in range(times):
             send()
             receive()
 
-    def split(self, rounds: int) -> tuple[int, int]:
+    def split(self, times: int) -> tuple[int, int]:
         send, receive, clock = self.send, self.receive, time.perf_counter_ns
         sending = receiving = 0
-        for _ in range(rounds):
+        for _ in range(times):
             begin = clock()
             send()
             middle = clock()
@@ -275,27 +261,23 @@ class PythonLoop:
         return sending, receiving
 
 
-# What is done with a batch when it has come.
-Handle: TypeAlias = Callable[[PacketBatch], object]
-
-
 def rawmmsg(
-    side: Callable[[Link], RawSocket],
+    socket_of: Callable[[Link], RawSocket],
     options: int = 0,
     *,
-    packets: Callable[[Frames], PacketBatch | list[bytes]] = (
-        lambda frames: frames.out
-    ),
-    handle: Handle | None = None,
-) -> Start:
-    """rawmmsg with one of the link's sockets, which asks for `options`; what
-    it sends from, and what it does with what comes."""
+    from_list: bool = False,
+    handle: Callable[[PacketBatch], object] | None = None,
+) -> Prepare:
+    """rawmmsg with one of the link's sockets, which asks for `options`.
 
-    def start(
-        shared: SharedLink, frames: Frames, _: contextlib.ExitStack
-    ) -> PythonLoop:
+    It sends from a batch, or from a list of bytes, and calls `handle` with
+    each batch that it receives.
+    """
+
+    def prepare(place: Place) -> Ready:
+        frames = place.frames
         into, size = frames.into, frames.batch
-        take = side(shared.link).recvmmsg_into
+        take = socket_of(place.link).recvmmsg_into
 
         def receive() -> None:
             done = take(into)
@@ -309,31 +291,31 @@ def rawmmsg(
                 done += take(into)
                 handle(into)
 
-        return PythonLoop(
-            shared,
+        packets = frames.packets if from_list else frames.out
+        loop = PythonLoop(
+            place,
             options,
-            send=partial(shared.link.tx.sendall, packets(frames)),
+            send=partial(place.link.tx.sendall, packets),
             receive=receive if handle is None else receive_and_handle,
             prove=lambda: into.lengths[: len(into)],
         )
+        return ready(loop, place)
 
-    return start
+    return prepare
 
 
 def stdlib(
-    options: int = 0,
-    handle: Callable[[memoryview], object] | None = None,
-) -> Start:
+    options: int = 0, handle: Callable[[memoryview], object] | None = None
+) -> Prepare:
     """The socket module, one packet a call, into the same memory."""
 
-    def start(
-        shared: SharedLink, frames: Frames, _: contextlib.ExitStack
-    ) -> PythonLoop:
+    def prepare(place: Place) -> Ready:
+        frames, link = place.frames, place.link
         packets, views = frames.packets, frames.into_views
-        send_one = shared.link.tx_stdlib.send
-        receive_one = shared.link.rx_stdlib.recv_into
+        send_one = link.tx_stdlib.send
+        receive_one = link.rx_stdlib.recv_into
         if options & STAMPS:
-            receive_one = partial(_receive_stamped, shared.link.rx_stdlib)
+            receive_one = partial(_receive_stamped, link.rx_stdlib)
         lengths = [0] * frames.batch
 
         def send() -> None:
@@ -349,20 +331,21 @@ def stdlib(
                 lengths[i] = receive_one(view)
                 handle(view)
 
-        return PythonLoop(
-            shared,
+        loop = PythonLoop(
+            place,
             options,
             send,
             receive=receive if handle is None else receive_and_handle,
             prove=lambda: lengths,
         )
+        return ready(loop, place)
 
-    return start
+    return prepare
 
 
 def _receive_stamped(sock: socket.socket, view: memoryview) -> int:
     length, control, _, _ = sock.recvmsg_into([view], _STAMP_SPACE)
     ((_, _, stamp),) = control
     if len(stamp) != _STAMP_SIZE:
-        raise GroundTruthError("a packet without a time stamp")
+        raise GroundTruthError("a packet without a timestamp")
     return length
