@@ -13,7 +13,6 @@ from typing import Any, Final, Self
 import rawmmsg
 
 
-
 def collect() -> dict[str, Any]:
     """The facts, by name."""
     return {

@@ -245,9 +245,7 @@ class Frames:
                 )
         received = [bytes(view) for view in self.into_views]
         wrong = [
-            i
-            for i, packet in enumerate(self.packets)
-            if received[i] != packet
+            i for i, packet in enumerate(self.packets) if received[i] != packet
         ]
         if wrong:
             raise GroundTruthError(

@@ -93,19 +93,18 @@ def rows(
     samples: Samples,
 ) -> list[Row]:
     """The rows of a table: the contenders that ran, then the comparisons."""
-    return [
-        _row(one, samples)
-        for one in (*contenders, *comparisons)
-        if one.name in samples
-        and (isinstance(one, Contender) or one.baseline in samples)
-    ]
+    found = [_row(one, samples) for one in contenders if one.name in samples]
+    for two in comparisons:
+        if two.name in samples and two.baseline in samples:
+            found.append(_row(two, samples))
+    return found
 
 
 def _row(one: Contender[Any] | Comparison, samples: Samples) -> Row:
     slices = samples[one.name]
     figures = [slice_.figure for slice_ in slices]
     ratio = None
-    if one.baseline in samples:
+    if one.baseline is not None and one.baseline in samples:
         baseline = samples[one.baseline]
         ratio = Spread.of(
             [a / b.figure for a, b in zip(figures, baseline, strict=True)]

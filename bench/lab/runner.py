@@ -235,5 +235,3 @@ class Measurement(Protocol):
     and how: one line, and the details after an empty line."""
 
     def measure(self, lab: Lab) -> Iterator[Table]: ...
-
-
