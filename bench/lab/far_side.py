@@ -1,96 +1,117 @@
-"""The far side of a veth pair, for those who only send: it counts every frame
-and receives a sample, at the same small price for whoever sends.
+"""The far side of a veth pair, for contenders that only send: it counts every
+frame and receives a sample, at the same small cost for every sender.
 
-Frames that somebody keeps cost the sender more than those that are thrown
-away, for their memory is not at once there again; and a queue of them is soon
-full. So the far side keeps one frame of each batch.
+A frame that is kept costs the sender more than one that is thrown away,
+because its memory is not free again at once; and a queue that keeps all is
+soon full. So the far side keeps one frame of each batch.
 """
 
 import contextlib
+import itertools
 import socket
-import struct
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import PacketBatch, RawSocket, bpf
 from rawmmsg.testing import Veth
 
-from .contender import GroundTruthError
-from .link import HEADER, NUMBERS, PATIENCE
+from .contender import AgainError, GroundTruthError
+from .link import HEADER, NUMBERS, PATIENCE, Frames
 
 _KEPT_AT_ONCE: Final = 256
 
-# What the kernel accounts for a frame of up to 1,500 bytes, at most.
+# The most that the kernel accounts for a frame of up to 1,500 bytes.
 _MEMORY_OF_FRAME: Final = 2560
 
-# <linux/bpf_common.h>, <linux/filter.h>: struct sock_filter
-_INSTRUCTION: Final = struct.Struct("HBBI")
-_LOAD_WORD: Final = 0x20
-_JUMP_IF_EQUAL: Final = 0x15
-_RETURN: Final = 0x06
-_ALL_BYTES: Final = 0x40000
-
-# Where a frame has its number in the batch.
+# The offset of a frame's number in its batch.
 _NUMBER_AT: Final = len(HEADER) + NUMBERS.size - 4
 
 
 class FarSide:
-    """What arrives at `veth.b`. A context manager."""
+    """Whatever arrives at `veth.b`. A context manager."""
 
     def __init__(self, veth: Veth) -> None:
         self._veth = veth
-        self._sock = RawSocket(veth.b, vlan=False, filter=_nothing())
+        self._sock = RawSocket(veth.b, vlan=False, filter="less 0")
         self._batch = PacketBatch(_KEPT_AT_ONCE)
+        self._numbers = itertools.count(1)
         self._arrived = 0
         self._dropped = 0
 
     def expect(self, number: int | None) -> None:
-        """From now on: counts, and keeps the frames of this number in their
-        batch, or all of them."""
+        """Starts to count. Keeps the frames with this number in their batch,
+        or all frames."""
         self._sock.attach_filter(
-            _everything() if number is None else _numbered(number)
+            ""
+            if number is None
+            else bpf.compile(f"ether[{_NUMBER_AT}:4] = {number}")
         )
         self._arrived, self._dropped = self._counts()
 
-    def check(self, rounds: int, batch: int, kept: list[bytes]) -> bool:
-        """Asserts that `batch` frames have come `rounds` times since expect(),
-        and that those to be kept were `kept`, each time.
+    def check(self, times: int, batch: int, kept: Sequence[bytes]) -> None:
+        """Checks that `batch` frames have arrived `times` times since
+        expect(), and that those to keep were `kept`, each time.
 
-        False where the kernel's own queue between the ends was full
-        (net.core.netdev_max_backlog), which is no fault of who sends.
+        Raises AgainError if the kernel's queue between the ends was full
+        (net.core.netdev_max_backlog), which is not the sender's fault.
         """
         if self.has_dropped():
-            return False
-        arrived, _ = self._counts()
-        if arrived - self._arrived != rounds * batch:
+            raise AgainError
+        arrived = self._counts()[0] - self._arrived
+        if arrived != times * batch:
             raise GroundTruthError(
-                f"{rounds * batch} frames sent, {arrived - self._arrived} came"
+                f"{times * batch} frames sent, {arrived} arrived"
             )
-        received = self._receive(rounds * len(kept))
-        if received != kept * rounds:
+        received = self._receive(times * len(kept))
+        if received != list(kept) * times:
             raise GroundTruthError(
-                f"of {rounds * len(kept)} frames that were to be kept,"
-                f" {len(received)} came, or not as they were sent"
+                f"of {times * len(kept)} frames to keep, {len(received)}"
+                " arrived, or they were changed"
             )
-        return True
+
+    def timed(
+        self,
+        frames: Frames,
+        times: int,
+        send: Callable[[], float | None],
+        *,
+        keep_all: bool = False,
+    ) -> float:
+        """Calls `send`, which sends the frames `times` times, and checks that
+        they arrived unchanged: all of them, or one of each batch.
+
+        Returns the nanoseconds that it took, or that `send` says it took.
+        """
+        kept = None if keep_all else next(self._numbers) % frames.batch
+        self.expect(kept)
+        begin = time.perf_counter_ns()
+        try:
+            said = send()
+        except Exception as error:
+            # Each sender has its own exception for ENOBUFS.
+            if self.has_dropped():
+                raise AgainError from error
+            raise
+        taken = time.perf_counter_ns() - begin
+        packets = frames.packets
+        sample = packets if kept is None else [packets[kept]]
+        self.check(times, frames.batch, sample)
+        return taken if said is None else said
 
     def has_dropped(self) -> bool:
-        """Whether that queue was full since expect()."""
-        _, dropped = self._counts()
-        return dropped != self._dropped
+        """Whether that queue has been full since expect()."""
+        return self._counts()[1] != self._dropped
 
     @property
     def capacity(self) -> int:
-        """Frames that it can keep before they are checked."""
+        """How many frames it can keep before they are checked."""
         room = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         return room // _MEMORY_OF_FRAME
 
-    def close(self) -> None:
-        self._sock.close()
-
     def _receive(self, count: int) -> list[bytes]:
-        """Waits for `count` frames; more of them only where they are there
-        already."""
+        """Waits for `count` frames; takes more if they are there already."""
         received: list[bytes] = []
         self._sock.settimeout(PATIENCE)
         with contextlib.suppress(TimeoutError, BlockingIOError):
@@ -102,8 +123,8 @@ class FarSide:
         return received
 
     def _counts(self) -> tuple[int, int]:
-        """Frames that came to the far side; and that the pair dropped on
-        their way, which it counts where they were sent
+        """Frames that arrived at the far side, and frames that the pair
+        dropped, which it counts at the sending end
         (drivers/net/veth.c:veth_xmit())."""
         lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
         rows = dict(line.split(":") for line in lines[2:])
@@ -114,23 +135,4 @@ class FarSide:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _nothing() -> bytes:
-    return _INSTRUCTION.pack(_RETURN, 0, 0, 0)
-
-
-def _everything() -> bytes:
-    return _INSTRUCTION.pack(_RETURN, 0, 0, _ALL_BYTES)
-
-
-def _numbered(number: int) -> bytes:
-    return b"".join(
-        [
-            _INSTRUCTION.pack(_LOAD_WORD, 0, 0, _NUMBER_AT),
-            _INSTRUCTION.pack(_JUMP_IF_EQUAL, 0, 1, number),
-            _everything(),
-            _nothing(),
-        ]
-    )
+        self._sock.close()

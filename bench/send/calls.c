@@ -1,13 +1,16 @@
-/* The limit of sending: sendmmsg(2), armed once. */
+/* The baseline for sending: sendmmsg(2) with messages prepared once.
 
-#include "send.h"
+   Each sender is a shared library of these functions: side_prepare() is called
+   after the frames have changed, side_run() sends the batch `times` times. */
 
-struct sending {
+#include "side.h"
+
+struct side {
     struct sender sender;
 };
 
 void
-sending_close(struct sending *s)
+side_close(struct side *s)
 {
     if (s != NULL) {
         sender_close(&s->sender);
@@ -15,31 +18,31 @@ sending_close(struct sending *s)
     }
 }
 
-struct sending *
-sending_open(const struct loop_setup *setup, char error[ERROR_SIZE])
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
-    struct sending *s = calloc(1, sizeof(*s));
+    struct side *s = calloc(1, sizeof(*s));
 
     if (s == NULL || sender_open(&s->sender, setup) < 0) {
         snprintf(error, ERROR_SIZE, "out of memory");
-        sending_close(s);
+        side_close(s);
         return NULL;
     }
     return s;
 }
 
 void
-sending_prepare(struct sending *s)
+side_prepare(struct side *s)
 {
     (void)s;
 }
 
 int
-sending_run(struct sending *s, unsigned rounds)
+side_run(struct side *s, unsigned times)
 {
     int error = 0;
 
-    for (; rounds > 0 && error == 0; rounds--) {
+    for (; times > 0 && error == 0; times--) {
         error = sender_send(&s->sender);
     }
     return error;

@@ -1,159 +1,128 @@
-"""Send: how fast frames leave, batch by batch, from Python, from C and by
-other people's programs.
+"""How fast frames leave: from Python, from C and by other programs.
 
-One CPU sends, and does the kernel's part on either end as well. The far side
-counts every frame, and keeps one of each batch, which is compared to the byte;
-before it is timed, each side has sent a batch of which every frame was.
+One CPU sends, and does the kernel's work at both ends, too. The far side
+counts every frame and keeps one of each batch, which is compared to the byte.
+Before it is timed, each contender has sent a batch that was compared entirely.
 
-- In this process, 64 frames a batch, in slices: rawmmsg, from a PacketBatch
-  and from a list of bytes; C, with sendmmsg(2) from the same memory by the
-  same socket; a ring that the kernel sends from (PACKET_TX_RING), into which
-  each frame is copied or in which it lies already; libpcap's pcap_inject()
-  from C, on a handle that can receive as well and on one that is deaf, and by
-  pcapy-ng and cypcap; the socket module.
-- As programs, in rounds: tcpreplay at top speed, as it is mostly run and
-  preloaded, and trafgen, which cycle through 1,024 frames for a part of a
-  second and say how long it took; and rawmmsg with the same frames.
-- Once: Scapy's sendp() of 1,024 frames, made before, by a socket that is open
-  already, and rawmmsg's sendall() of a list of the same.
+- In this process, batches of 64: rawmmsg from a PacketBatch and from a list
+  of bytes; C with sendmmsg(2) from the same memory by the same socket; a ring
+  that the kernel sends from (PACKET_TX_RING), into which each frame is copied
+  or in which it is already; libpcap's pcap_inject() from C, on a handle that
+  can also receive and on one that is send-only, and from pcapy-ng and cypcap;
+  the socket module.
+- As programs: tcpreplay at top speed, with its defaults and with its best
+  options, and trafgen. They send 1,024 frames over and over for a part of a
+  second, and print how long that took. rawmmsg sends the same frames.
+- Once: Scapy's sendp() of 1,024 packets made before, by a socket that is open
+  already, and rawmmsg sending a list of the same frames.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
-from ..framework import Context, Table
-from ..sides import senders, sending_programs
-from ..sides.send_slices import Arena, Contender
-from ..sides.ways import COPY, DEAF
-from ..tools import cpus
+from ..lab import cpus
+from ..lab.contender import Contender, control
+from ..lab.native import COPY, SEND_ONLY
+from ..lab.result import Table
+from ..lab.runner import Calibrate, Lab
+from . import sides
+from .sides import Place
 
 SIZES: Final = (64, 1500)
 BATCH: Final = 64
-FILE: Final = 1024  # frames that a program cycles through, and Scapy sends
+FILE: Final = 1024  # frames that a program sends over and over
 
-# What rawmmsg is to reach, as a multiple of others. A side is judged as a
-# multiple of its limit: theirs, of rawmmsg, are the reciprocals.
+# The targets are for rawmmsg: its rate as a multiple of another one. In the
+# tables, the others are measured as multiples of rawmmsg.
 OF_C: Final = 0.97
 OF_A_RING: Final = 0.95
 OF_LIBPCAP: Final = 1.3
 OF_TCPREPLAY: Final = 1.3
 OF_SCAPY: Final = 25.0
 
-_FROM_BATCH: Final = senders.rawmmsg(lambda frames: frames.out)
-_FROM_LIST: Final = senders.rawmmsg(lambda frames: frames.packets)
-_LIMIT: Final = senders.in_c("send_calls.c")
+_C: Final = Contender("C sendmmsg", sides.in_c("send/calls.c"))
+_FROM_BATCH: Final = sides.rawmmsg(lambda frames: frames.out)
+_FROM_LIST: Final = sides.rawmmsg(lambda frames: frames.packets)
 
 IN_PROCESS: Final = (
-    Contender("C sendmmsg", _LIMIT),
-    Contender(
-        "C sendmmsg, control",
-        _LIMIT,
-        "C sendmmsg",
-        at_least=0.99,
-        at_most=1.01,
-    ),
+    _C,
+    control(_C),
     Contender("rawmmsg", _FROM_BATCH, "C sendmmsg", at_least=OF_C),
     Contender("rawmmsg, list", _FROM_LIST, "C sendmmsg"),
-    Contender("rawmmsg, qdisc_bypass", senders.rawmmsg_bypass, "C sendmmsg"),
+    Contender("rawmmsg, qdisc_bypass", sides.rawmmsg_bypass, "C sendmmsg"),
     Contender(
         "TX ring (C)",
-        senders.in_c("send_ring.c", options=COPY),
+        sides.in_c("send/ring.c", options=COPY),
         "rawmmsg",
         at_most=1 / OF_A_RING,
     ),
-    Contender("TX ring (C), in place", senders.in_c("send_ring.c"), "rawmmsg"),
+    Contender("TX ring (C), in place", sides.in_c("send/ring.c"), "rawmmsg"),
     Contender(
         "libpcap inject (C)",
-        senders.in_c("send_pcap.c", "pcap", own=True),
+        sides.in_c("send/pcap.c", "pcap", own=True),
         "rawmmsg",
         at_most=1 / OF_LIBPCAP,
     ),
     Contender(
-        "libpcap inject (C), deaf",
-        senders.in_c("send_pcap.c", "pcap", options=DEAF, own=True),
+        "libpcap inject (C), send-only",
+        sides.in_c("send/pcap.c", "pcap", options=SEND_ONLY, own=True),
         "rawmmsg",
-        note="on a handle that cannot receive as well",
     ),
-    Contender("pcapy-ng", senders.pcapy, "rawmmsg"),
-    Contender(
-        "cypcap, deaf",
-        senders.cypcap,
-        "rawmmsg",
-        note="on a handle that cannot receive as well",
-    ),
-    Contender("stdlib", senders.stdlib, "rawmmsg"),
+    Contender("pcapy-ng", sides.pcapy, "rawmmsg"),
+    Contender("cypcap, send-only", sides.cypcap, "rawmmsg"),
+    Contender("stdlib", sides.stdlib, "rawmmsg"),
 )
 
 PROGRAMS: Final = (
     Contender("rawmmsg", _FROM_BATCH),
+    control(Contender("rawmmsg", _FROM_BATCH), None),
     Contender(
         "tcpreplay --topspeed",
-        sending_programs.tcpreplay_from_file,
+        sides.tcpreplay(),
         "rawmmsg",
         at_most=1 / OF_TCPREPLAY,
     ),
     Contender(
         "tcpreplay, preloaded",
-        sending_programs.tcpreplay,
+        sides.tcpreplay("--preload-pcap", "--no-flow-stats"),
         "rawmmsg",
         note="--preload-pcap --no-flow-stats",
     ),
-    Contender("trafgen", sending_programs.trafgen, "rawmmsg"),
+    Contender("trafgen", sides.trafgen, "rawmmsg"),
 )
 
 ONCE: Final = (
     Contender("rawmmsg, list", _FROM_LIST),
+    control(Contender("rawmmsg, list", _FROM_LIST), None),
     Contender(
-        "Scapy sendp",
-        sending_programs.scapy,
-        "rawmmsg, list",
-        at_most=1 / OF_SCAPY,
+        "Scapy sendp", sides.scapy, "rawmmsg, list", at_most=1 / OF_SCAPY
     ),
 )
 
 
-def in_process(context: Context, size: int) -> Table:
-    """What lives in this process, in slices."""
-    with Arena(BATCH, size) as arena:
-        sides, missing = arena.sides(IN_PROCESS, context.slice_seconds)
-        return Table(
-            f"send/{size}B",
-            f"Sending {size}-byte frames, {arena.frames.batch} a batch",
-            "Mpps",
-            context.slices(sides),
-            sides,
-            missing,
-        )
-
-
-def in_rounds(
-    context: Context,
-    size: int,
-    key: str,
-    contenders: Sequence[Contender],
-    seconds: float | None,
-) -> Table:
-    """The others: over and over for some `seconds`, or once."""
-    with Arena(context.pick(FILE, FILE, BATCH), size) as arena:
-        sides, missing = arena.sides(contenders, seconds)
-        how = "once" if seconds is None else "over and over"
-        return Table(
-            f"send/{size}B/{key}",
-            f"Sending {arena.frames.batch} {size}-byte frames {how}",
-            "Mpps",
-            context.rounds(sides),
-            sides,
-            missing,
-        )
-
-
-def measure(context: Context) -> Iterator[Table]:
-    with cpus.pinned(context.senders_cpu):
-        for size in SIZES:
-            yield in_process(context, size)
-        few = context.pick(SIZES, SIZES[:1], SIZES[-1:])
-        for size in few:
-            seconds = context.round_seconds
-            yield in_rounds(context, size, "programs", PROGRAMS, seconds)
-        for size in few:
-            yield in_rounds(context, size, "once", ONCE, None)
+def measure(lab: Lab) -> Iterator[Table]:
+    count = lab.pick(FILE, FILE, BATCH)
+    few = lab.pick(SIZES, SIZES[:1], SIZES[-1:])
+    with cpus.pinned(lab.senders_cpu):
+        for size in lab.sizes(SIZES):
+            with Place(BATCH, size) as place:
+                yield lab.table(
+                    f"send/{size}B",
+                    f"Sending {size:,}-byte frames, {BATCH} a batch",
+                    *("Mpps", IN_PROCESS, place, lab.slices),
+                )
+        for size in lab.sizes(few):
+            with Place(count, size) as place:
+                yield lab.table(
+                    f"send/{size}B/programs",
+                    f"Sending {count:,} {size:,}-byte frames over and over",
+                    *("Mpps", PROGRAMS, place, lab.long_slices),
+                )
+        for size in lab.sizes(few):
+            with Place(count, size) as place:
+                yield lab.table(
+                    f"send/{size}B/once",
+                    f"Sending {count:,} {size:,}-byte frames once",
+                    *("Mpps", ONCE, place, lab.long_slices),
+                    calibrate=Calibrate.ONCE,
+                )

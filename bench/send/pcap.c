@@ -1,15 +1,15 @@
-/* Sending by libpcap: a packet a call, for it has no other. */
+/* Sending with libpcap: a packet a call; it has no batch call. */
 
-#include "send.h"
+#include "side.h"
 #include "capture.h"
 
-struct sending {
+struct side {
     struct sender sender; /* where the frames are */
     pcap_t *handle;
 };
 
 void
-sending_close(struct sending *s)
+side_close(struct side *s)
 {
     if (s != NULL) {
         sender_close(&s->sender);
@@ -20,40 +20,40 @@ sending_close(struct sending *s)
     }
 }
 
-struct sending *
-sending_open(const struct loop_setup *setup, char error[ERROR_SIZE])
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
     struct capture_setup wanted = {.interface = setup->tx_name};
-    struct sending *s = calloc(1, sizeof(*s));
+    struct side *s = calloc(1, sizeof(*s));
 
     _Static_assert(ERROR_SIZE >= PCAP_ERRBUF_SIZE, "libpcap's words fit");
     if (s == NULL || sender_open(&s->sender, setup) < 0) {
         snprintf(error, ERROR_SIZE, "out of memory");
-        sending_close(s);
+        side_close(s);
         return NULL;
     }
-    s->handle = setup->options & LOOP_DEAF
+    s->handle = setup->options & SIDE_SEND_ONLY
                     ? injector_open(setup->tx_name, error)
                     : capture_open(&wanted, error);
     if (s->handle == NULL) {
-        sending_close(s);
+        side_close(s);
         return NULL;
     }
     return s;
 }
 
 void
-sending_prepare(struct sending *s)
+side_prepare(struct side *s)
 {
     (void)s;
 }
 
 int
-sending_run(struct sending *s, unsigned rounds)
+side_run(struct side *s, unsigned times)
 {
     unsigned i;
 
-    for (; rounds > 0; rounds--) {
+    for (; times > 0; times--) {
         for (i = 0; i < s->sender.batch; i++) {
             const struct iovec *part = &s->sender.parts[i];
 

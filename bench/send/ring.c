@@ -1,6 +1,6 @@
 /* Sending by a ring that the kernel reads (PACKET_TX_RING, TPACKET_V2). */
 
-#include "send.h"
+#include "side.h"
 #include "ring.h"
 
 #include <net/if.h>
@@ -11,14 +11,14 @@
 
 #define BATCHES 2 /* that the ring has room for */
 
-struct sending {
+struct side {
     struct sender sender; /* where the frames are */
     struct ring ring;
     int copy; /* or else the frames are in the ring before they are sent */
 };
 
 void
-sending_close(struct sending *s)
+side_close(struct side *s)
 {
     if (s != NULL) {
         sender_close(&s->sender);
@@ -30,7 +30,7 @@ sending_close(struct sending *s)
 /* One block per batch, so that each slot sends the same frame of it each
    time: 0, or -errno. */
 static int
-open_ring(struct sending *s, const struct loop_setup *setup)
+open_ring(struct side *s, const struct side_setup *setup)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t needed = (size_t)setup->batch * SLOT_SIZE;
@@ -50,15 +50,15 @@ open_ring(struct sending *s, const struct loop_setup *setup)
     return error;
 }
 
-struct sending *
-sending_open(const struct loop_setup *setup, char error[ERROR_SIZE])
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
-    struct sending *s = calloc(1, sizeof(*s));
+    struct side *s = calloc(1, sizeof(*s));
     int result = -ENOMEM;
 
     if (s != NULL) {
         s->ring.fd = -1;
-        s->copy = (setup->options & LOOP_COPY) != 0;
+        s->copy = (setup->options & SIDE_COPY) != 0;
         result = sender_open(&s->sender, setup);
     }
     if (result == 0) {
@@ -69,7 +69,7 @@ sending_open(const struct loop_setup *setup, char error[ERROR_SIZE])
     }
     snprintf(error, ERROR_SIZE, "a ring to send on %s: %s", setup->tx_name,
              strerror(-result));
-    sending_close(s);
+    side_close(s);
     return NULL;
 }
 
@@ -80,7 +80,7 @@ fill(struct tpacket2_hdr *slot, const struct iovec *part)
 }
 
 void
-sending_prepare(struct sending *s)
+side_prepare(struct side *s)
 {
     unsigned i;
 
@@ -93,7 +93,7 @@ sending_prepare(struct sending *s)
 
 /* Waits for a slot that the kernel is done with: 0, or -errno. */
 static int
-wait_for_slot(struct sending *s, struct tpacket2_hdr *slot)
+wait_for_slot(struct side *s, struct tpacket2_hdr *slot)
 {
     while (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE)
            != TP_STATUS_AVAILABLE) {
@@ -107,7 +107,7 @@ wait_for_slot(struct sending *s, struct tpacket2_hdr *slot)
 }
 
 static int
-send_batch(struct sending *s)
+send_batch(struct side *s)
 {
     unsigned i;
 
@@ -132,11 +132,11 @@ send_batch(struct sending *s)
 }
 
 int
-sending_run(struct sending *s, unsigned rounds)
+side_run(struct side *s, unsigned times)
 {
     int error = 0;
 
-    for (; rounds > 0 && error == 0; rounds--) {
+    for (; times > 0 && error == 0; times--) {
         error = send_batch(s);
     }
     return error;
