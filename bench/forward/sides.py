@@ -1,5 +1,5 @@
-"""What joins the ports of two hosts (hosts.py): programs, each in a process of
-its own, and the kernel."""
+"""Forwarders that join the ports of two hosts (hosts.py): programs, each in a
+process of its own, and the kernel."""
 
 import contextlib
 import json
@@ -8,72 +8,81 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Final, TypeAlias
 
-from rawmmsg import SUPER_FRAME
+from ..lab import native, peers
+from ..lab.contender import GroundTruthError, UnavailableError
+from .hosts import PATIENCE, run, wait_until_listening
 
-from ..framework import GroundTruthError, Unavailable
-from ..network.hosts import run, wait_until_listening
-from ..tools import native, peers
-from . import bare_bridge
-
-PATIENCE: Final = 30.0  # seconds, for what takes a part of one
-
-PLAIN_FRAME: Final = 2048
-
-# Of the summary of `rawmmsg bridge`: three such lines for each direction.
+# A line of the summary of `rawmmsg bridge`: three of them for each direction.
 _SUMMARY: Final = re.compile(
     r"^ +([\d,]+) frames (received|sent|dropped)(?:,.*|:.*)?$", re.MULTILINE
 )
 
-# Joins two interfaces as long as the context lasts, and asserts at its end
-# that every frame received was sent, or counted as dropped.
+# Joins two interfaces while the context lasts. At its end it checks that every
+# frame received was sent, or counted as dropped.
 Join: TypeAlias = Callable[[str, str], AbstractContextManager[None]]
 
 
-def in_c(*, vnet_hdr: bool, auxdata: bool) -> Join:
-    """forward.c, with the batch of `rawmmsg bridge`."""
-    path = native.program("forward.c")
-    size = SUPER_FRAME if vnet_hdr else PLAIN_FRAME
-    options = map(
-        str, (bare_bridge.CAPACITY, size, int(vnet_hdr), int(auxdata))
-    )
-    return _Program([path], options)
+def worker(kind: str) -> Join:
+    """A forwarder of worker.py."""
+    # Compiled here, where an error is noticed, and not in each process.
+    if kind == "libpcap":
+        native.library("forward/pcap.c", "pcap")
+    else:
+        native.library("forward/calls.c")
+    command = [sys.executable, "-P", "-m", f"{__package__}.worker", kind]
 
+    def finish(process: subprocess.Popen[str]) -> Sequence[int]:
+        out, err = _communicate(process)
+        if process.returncode != 0:
+            raise GroundTruthError(f"{kind} has failed: {err}")
+        counts: list[int] = json.loads(out)
+        return counts
 
-def with_libpcap() -> Join:
-    """pcap_forward.c."""
-    return _Program([native.program("pcap_forward.c", "pcap")])
-
-
-def bare() -> Join:
-    """bare_bridge.py."""
-    # -P: the folder of the script has modules of its own.
-    return _PythonProgram([sys.executable, "-P", bare_bridge.__file__])
+    return _program(command, finish)
 
 
 def rawmmsg_bridge() -> Join:
     """The command `rawmmsg bridge`."""
-    return _RawmmsgBridge([sys.executable, "-P", "-m", "rawmmsg", "bridge"])
+
+    def finish(process: subprocess.Popen[str]) -> Sequence[int]:
+        process.terminate()
+        _, summary = _communicate(process)
+        found = _SUMMARY.findall(summary)
+        if process.returncode != 0 or len(found) != 6:
+            raise GroundTruthError(f"rawmmsg bridge has failed: {summary}")
+        return [int(number.replace(",", "")) for number, _ in found]
+
+    return _program([sys.executable, "-P", "-m", "rawmmsg", "bridge"], finish)
 
 
-class _Program:
-    """A program that takes the names of two interfaces, and `options` after
-    them. It ends when its standard input does and then prints what it has
-    counted."""
+def _communicate(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Ends a program; what it printed."""
+    with process:
+        try:
+            return process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise GroundTruthError(f"{process.args!r} does not end") from None
 
-    def __init__(
-        self, command: Sequence[str | Path], options: Iterable[str] = ()
-    ) -> None:
-        self.command = list(command)
-        self.options = list(options)
+
+def _program(
+    command: Sequence[str],
+    finish: Callable[[subprocess.Popen[str]], Sequence[int]],
+) -> Join:
+    """A Python program that takes the names of two interfaces; `finish` ends
+    it and returns its counts."""
 
     @contextlib.contextmanager
-    def __call__(self, a: str, b: str) -> Iterator[None]:
-        process = self.start([*self.command, a, b, *self.options])
+    def join(a: str, b: str) -> Iterator[None]:
+        # It finds the same packages as this process. A preloaded sanitizer
+        # stays, because a build of the package may need it.
+        path = os.pathsep.join(sys.path)
+        more = {"PYTHONPATH": path, native.FOLDER: str(native.folder())}
+        process = native.start([*command, a, b], os.environ | more)
         try:
             wait_until_listening((a, b), process)
             yield
@@ -81,58 +90,26 @@ class _Program:
             process.kill()
             process.communicate()
             raise
-        check_counts(self.finish(process))
+        check_counts(finish(process))
 
-    def start(self, argv: Sequence[str | Path]) -> subprocess.Popen[str]:
-        return native.start(argv)
-
-    def finish(self, process: subprocess.Popen[str]) -> Mapping[str, float]:
-        """Ends it; what it has counted."""
-        return native.finish(process, PATIENCE)
+    return join
 
 
-class _PythonProgram(_Program):
-    def start(self, argv: Sequence[str | Path]) -> subprocess.Popen[str]:
-        """It finds the same packages as this program. (A sanitizer that is
-        preloaded stays: a build of the package may need it.)"""
-        path = os.pathsep.join(sys.path)
-        return native.start(argv, os.environ | {"PYTHONPATH": path})
-
-
-class _RawmmsgBridge(_PythonProgram):
-    def finish(self, process: subprocess.Popen[str]) -> Mapping[str, float]:
-        """Reads its summary, which is for people."""
-        process.terminate()
-        with process:
-            try:
-                _, words = process.communicate(timeout=PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise GroundTruthError("rawmmsg bridge does not end") from None
-        found = _SUMMARY.findall(words)
-        if process.returncode != 0 or len(found) != 6:
-            raise GroundTruthError(f"rawmmsg bridge has failed: {words}")
-        ports = ["a"] * 3 + ["b"] * 3
-        return {
-            f"{port} {what}": int(number.replace(",", ""))
-            for port, (number, what) in zip(ports, found, strict=True)
-        }
-
-
-def check_counts(counts: Mapping[str, float]) -> None:
-    """Asserts that frames went both ways, and where each of them is."""
-    for port in ("a", "b"):
-        received = counts[f"{port} received"]
-        sent, dropped = counts[f"{port} sent"], counts[f"{port} dropped"]
+def check_counts(counts: Sequence[int]) -> None:
+    """Checks that frames went in both directions, and that each is accounted
+    for. `counts` are those of port a, then of port b: frames received, sent on
+    and dropped."""
+    for port, numbers in (("a", counts[:3]), ("b", counts[3:])):
+        received, sent, dropped = numbers
         if received != sent + dropped or sent == 0:
             raise GroundTruthError(
-                f"port {port}: {received:.0f} frames received,"
-                f" {sent:.0f} sent on, {dropped:.0f} dropped"
+                f"port {port}: {received} frames received, {sent} sent on,"
+                f" {dropped} dropped"
             )
 
 
 def kernel_bridge() -> Join:
-    """The kernel's own, which has no process."""
+    """The kernel's bridge, which has no process."""
     ip = peers.program("ip")
     name = f"bridge{os.getpid()}"
     add = [ip, "link", "add", "name", name, "type", "bridge"]
@@ -141,7 +118,9 @@ def kernel_bridge() -> Join:
     try:
         run(add)
     except RuntimeError as error:
-        raise Unavailable("the kernel's bridge", "modprobe bridge") from error
+        raise UnavailableError(
+            "the kernel's bridge", "modprobe bridge"
+        ) from error
     run([ip, "link", "delete", name])
 
     @contextlib.contextmanager

@@ -1,121 +1,263 @@
-"""Forwarding of small frames between two veth ports, one way and both.
+"""Small frames: the ends of two hosts, the ports of a forwarder between them,
+and the ways to forward in this process.
 
-One CPU does all the work: it sends a burst from one host's end, which the
-forwarder finds in its queue, has it forwarded, and counts what arrives at the
-other end. The figure has the time of sending and of forwarding in it, since a
-ring has its copy made by who sends, and the kernel's bridge does everything
-there; "forwarding" is the second part alone. To read the far end afterwards is
-not measured. Who forwards waits for frames with poll(2).
-
-"C" and "rawmmsg", a loop on the library, have batches of 64 frames of 2,048
-bytes. "rawmmsg bridge" is the code of that command, with offload headers and
-frames of 64 KiB, 64 in a batch as long as small ones come, and "C, as the
-bridge" has the same. libpcap is in immediate mode and injects each packet from
-the callback of pcap_dispatch().
-
-In every slice the frames have new numbers. All are counted at the far end, and
-those of the last burst compared to the byte.
+    end a ------- veth ------- port a   port b ------- veth ------- end b
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Final
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
-from ..framework import Context, Side, Table, available
-from ..network.arena import Arena, Times
-from ..sides import small_forwarders as ways
-from ..tools import cpus
+from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.bridge.loop import Bridge
+from rawmmsg.bridge.ports import Port, parse_port
+from rawmmsg.testing import veth_pair
 
-SIZE: Final = 64
-BURST: Final = 128  # each way; unprivileged receive buffers hold twice that
+from ..lab.contender import AgainError, GroundTruthError, Ready, Slice
+from ..lab.link import NUMBERS, PATIENCE, SHORTEST, Counter
+from ..lab.native import AUXDATA, VNET_HDR, Side
+from .sides import kernel_bridge
+from .worker import SMALL_CAPACITY, calls, libpcap, open_ports
+
+# Locally administered addresses, and the EtherType for local experiments, for
+# which the kernel has no handler.
+_ADDRESSES: Final = (
+    bytes.fromhex("02000000000a"),
+    bytes.fromhex("02000000000b"),
+)
+_ETHERTYPE: Final = bytes.fromhex("88b5")
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A way to forward, and what it is compared with."""
+class Place:
+    """The frames that every forwarder moves: `count` of `size` bytes in each
+    burst, in one direction or both."""
 
-    name: str
-    start: ways.Start
-    limit: str | None = None
-    at_least: float | None = None
-
-
-CONTENDERS: Final = (
-    Contender("C", ways.in_c),
-    Contender("C, control", ways.in_c, "C"),
-    Contender("rawmmsg", ways.with_rawmmsg, "C", 0.95),
-    Contender("libpcap", ways.with_libpcap, "C"),
-    Contender("kernel's bridge", ways.with_the_kernel, "C"),
-    Contender("C, as the bridge", ways.in_c_as_the_bridge, "C"),
-    Contender(
-        "rawmmsg bridge", ways.with_the_bridge, "C, as the bridge", 0.95
-    ),
-)
+    stack: contextlib.ExitStack
+    two_way: bool
+    count: int
+    size: int
 
 
-@dataclass
-class Slicer:
-    """Runs the slices of a forwarder."""
+class Stream:
+    """Frames from one end to the other."""
 
-    arena: Arena
-    forward: ways.Forward
-    bursts: int = 1  # in a slice
-    times: Times = field(default=Times(0, 0), init=False)
+    def __init__(
+        self, place: Place, source: str, sink: str, addresses: bytes
+    ) -> None:
+        keep = place.stack.enter_context
+        # protocol=0: it does not receive what it sends
+        self._tx = keep(RawSocket(source, protocol=0))
+        self._rx = keep(RawSocket(sink, ignore_outgoing=True))
+        self._tx.settimeout(PATIENCE)
+        self._rx.settimeout(PATIENCE)
+        self.counter = keep(contextlib.closing(Counter(self._rx.fileno())))
+        self._header = addresses + _ETHERTYPE
+        self._size = place.size
+        self._count = place.count
+        self._out = PacketBatch(place.count, place.size)
+        self._into = PacketBatch(place.count, place.size)
 
-    def run(self) -> float:
-        """A slice: million frames per second."""
-        self.times = self.arena.run(self.forward, self.bursts)
-        return self._frames() * 1e3 / sum(self.times)
+    def number(self, slice_number: int) -> None:
+        """Gives the frames new numbers, and overwrites those received."""
+        filler = bytes(i & 0xFF for i in range(self._size - SHORTEST))
+        self._out.clear()
+        self._into.clear()
+        for i in range(self._count):
+            number = NUMBERS.pack(slice_number, i)
+            self._out.append(self._header + number + filler)
+            self._into.append(bytes(self._size))
 
-    def extra(self) -> Mapping[str, float]:
-        return {"forwarding, ns": self.times.forwarding / self._frames()}
+    def send(self) -> None:
+        self._tx.sendall(self._out)
 
-    def calibrate(self, seconds: float) -> None:
-        """Finds how many bursts take so long."""
-        wanted = int(seconds * 1e9)
-        # The best of three, for another process may have had the CPU.
-        taken = min(sum(self.arena.run(self.forward, 1)) for _ in range(3))
-        self.bursts = max(1, wanted // taken)
+    def receive(self) -> int:
+        """Receives what was sent; returns the number of calls. If it took only
+        one, the frames can be checked."""
+        done = calls = 0
+        while done < self._count:
+            try:
+                done += self._rx.recvmmsg_into(self._into)
+            except TimeoutError:
+                raise GroundTruthError(
+                    f"{self._count} frames sent, {done} arrived"
+                ) from None
+            calls += 1
+        return calls
 
-    def _frames(self) -> int:
-        return self.bursts * self.arena.frames
+    def check(self) -> None:
+        """Checks that the frames arrived in order and unchanged."""
+        if self._into.tolist() != self._out.tolist():
+            raise GroundTruthError("frames differ from those sent")
 
 
-def measure(context: Context) -> Iterator[Table]:
-    if not context.brief:
-        yield measure_way(context, "one-way", "one way", two_way=False)
-    yield measure_way(context, "two-way", "both ways", two_way=True)
+class Arena:
+    """The ends and ports for one forwarder. Each has its own, because a second
+    packet socket on a port would slow every frame down."""
 
+    def __init__(self, place: Place) -> None:
+        a, b = (place.stack.enter_context(veth_pair()) for _ in range(2))
+        self.stack = place.stack
+        self.ports = a.b, b.b
+        first, second = _ADDRESSES
+        there = Stream(place, a.a, b.a, second + first)
+        self._back = Stream(place, b.a, a.a, first + second)
+        self._streams = [there, self._back] if place.two_way else [there]
+        self._count = place.count
+        self._number = 0
+        # In a burst:
+        self.frames = place.count * len(self._streams)
+        self.bytes = self.frames * place.size
 
-def measure_way(
-    context: Context, key: str, title: str, *, two_way: bool
-) -> Table:
-    context.progress.step(title)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(cpus.pinned(context.receivers_cpu))
+    def teach(self) -> None:
+        """Shows a learning bridge where both addresses are."""
+        self._back.number(0)
+        self._back.send()
+        self._back.receive()
 
-        def make(contender: Contender) -> Side:
-            arena = Arena(stack, two_way=two_way, count=BURST, size=SIZE)
-            slicer = Slicer(arena, contender.start(stack, arena))
-            slicer.calibrate(context.slice_seconds)
-            return Side(
-                contender.name,
-                slicer.run,
-                contender.limit,
-                contender.at_least,
-                extra=slicer.extra,
-            )
-
-        sides, missing = available(
-            partial(make, contender) for contender in CONTENDERS
+    def run(self, forward: Callable[[], object], times: int) -> Slice:
+        """Sends a burst, calls `forward`, which moves it, and receives it, so
+        many times. Checks that every frame arrived, and that the frames of the
+        last burst are unchanged."""
+        self._number += 1
+        for stream in self._streams:
+            stream.number(self._number)
+            stream.counter.read()
+        sending = forwarding = 0
+        for _ in range(times):
+            begin = time.perf_counter_ns()
+            for stream in self._streams:
+                stream.send()
+            middle = time.perf_counter_ns()
+            forward()
+            sending += middle - begin
+            forwarding += time.perf_counter_ns() - middle
+            received = [stream.receive() for stream in self._streams]
+        for stream in self._streams:
+            stream.counter.check(times * self._count)
+        if max(received) > 1:
+            raise AgainError
+        for stream in self._streams:
+            stream.check()
+        frames, ns = times * self.frames, sending + forwarding
+        return Slice(
+            frames * 1e3 / ns, ns, {"forwarding, ns": forwarding / frames}
         )
-        return Table(
-            f"forwarding_small/{key}",
-            f"{SIZE}-byte frames forwarded on one CPU, {title}",
-            "Mpps",
-            context.slices(sides),
-            sides,
-            missing,
-        )
+
+
+Prepare: TypeAlias = Callable[[Place], Ready]
+
+
+def prepared(start: Callable[[Arena], Callable[[], object]]) -> Prepare:
+    """A forwarder as the runner takes it. `start(arena)` returns a function
+    that moves a burst."""
+
+    def prepare(place: Place) -> Ready:
+        arena = Arena(place)
+        forward = start(arena)
+        return Ready(lambda times: arena.run(forward, times), arena.frames)
+
+    return prepare
+
+
+@prepared
+def in_c(arena: Arena) -> Callable[[], object]:
+    """C, with batches of 64 frames of 2,048 bytes."""
+    sockets = open_ports(arena.stack, arena.ports, AUXDATA)
+    return _call(arena, calls(arena.stack, sockets, AUXDATA))
+
+
+@prepared
+def in_c_as_the_bridge(arena: Arena) -> Callable[[], object]:
+    """C with the sockets and batches of `rawmmsg bridge`."""
+    sockets = [port.sock for port in _bridge_ports(arena)]
+    options = VNET_HDR | AUXDATA
+    return _call(arena, calls(arena.stack, sockets, options))
+
+
+@prepared
+def with_libpcap(arena: Arena) -> Callable[[], object]:
+    return _call(arena, libpcap(arena.stack, arena.ports))
+
+
+@prepared
+def with_rawmmsg(arena: Arena) -> Callable[[], object]:
+    """A loop that calls the library."""
+    a, b = open_ports(arena.stack, arena.ports, AUXDATA)
+    batch = PacketBatch(SMALL_CAPACITY)
+    ready = select.poll()
+    directions = {
+        a.fileno(): (a.recvmmsg_into, b.sendall),
+        b.fileno(): (b.recvmmsg_into, a.sendall),
+    }
+    for descriptor in directions:
+        ready.register(descriptor, select.POLLIN)
+
+    def forward() -> None:
+        left = arena.frames
+        while left > 0:
+            for descriptor in _wait(ready):
+                receive, send = directions[descriptor]
+                left -= receive(batch)
+                send(batch)
+
+    return forward
+
+
+@prepared
+def with_the_bridge(arena: Arena) -> Callable[[], object]:
+    """The two directions of `rawmmsg bridge`, called as its loop does."""
+    there, back = Bridge(*_bridge_ports(arena)).directions
+    ready = select.poll()
+    readers = {}
+    for direction in (there, back):
+        descriptor = direction.source.sock.fileno()
+        readers[descriptor] = direction.forward
+        ready.register(descriptor, select.POLLIN)
+
+    def forward() -> None:
+        end = there.bytes_received + back.bytes_received + arena.bytes
+        while there.bytes_received + back.bytes_received < end:
+            for descriptor in _wait(ready):
+                if readers[descriptor]():
+                    raise GroundTruthError("rawmmsg bridge would wait")
+
+    return forward
+
+
+@prepared
+def with_the_kernel(arena: Arena) -> Callable[[], object]:
+    """The kernel's bridge, which forwards while the frames are sent."""
+    arena.stack.enter_context(kernel_bridge()(*arena.ports))
+    arena.teach()
+    return lambda: None
+
+
+def _call(arena: Arena, side: Side) -> Callable[[], object]:
+    def forward() -> None:
+        try:
+            side.call("run", arena.frames)
+        except OSError as error:
+            raise GroundTruthError(str(error)) from error
+
+    return forward
+
+
+def _wait(ready: select.poll) -> list[int]:
+    """The descriptors at which frames wait."""
+    events = ready.poll(PATIENCE * 1000)
+    if not events:
+        raise GroundTruthError("no frame arrived at the forwarder")
+    return [descriptor for descriptor, _ in events]
+
+
+def _bridge_ports(arena: Arena) -> tuple[Port, Port]:
+    """Ports opened by the code of `rawmmsg bridge`."""
+    a, b = (parse_port(name) for name in arena.ports)
+    for port in (a, b):
+        port.open(None)
+        arena.stack.callback(port.close)
+    return a, b

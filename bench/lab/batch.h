@@ -1,23 +1,14 @@
-/* A batch of frames for recvmmsg(2) and sendmmsg(2): armed once, received
-   from one socket and sent to another as it is. Functions that can fail
-   return -errno. */
+/* A batch of frames that is received by recvmmsg(2) from one socket and sent
+   by sendmmsg(2) to another as it is. Functions that can fail return
+   -errno. */
 
 #ifndef RAWMMSG_BENCH_BATCH_H
 #define RAWMMSG_BENCH_BATCH_H
 
-#include <errno.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "side.h"
 
 #include <linux/if_ether.h>
-#include <linux/if_packet.h>
 #include <linux/virtio_net.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #define CONTROL_SIZE CMSG_SPACE(sizeof(struct tpacket_auxdata))
 #define CACHE_LINE 64
@@ -29,12 +20,12 @@ struct batch {
     unsigned header_size; /* of the offload header; 0: none */
     size_t stride, room;  /* bytes from frame to frame, and for each */
 
-    /* Part 2i is frame i's offload header, part 2i + 1 the frame. */
+    /* Part 2i is frame i's offload header, part 2i + 1 its bytes. */
     struct mmsghdr *in, *out;
     struct iovec *parts;
     struct virtio_net_hdr *headers;
-    char *control; /* CONTROL_SIZE each; NULL: no auxdata wanted */
-    char *memory;  /* a cache line in front of each frame, for a tag */
+    char *control; /* CONTROL_SIZE for each; NULL: no auxdata */
+    char *memory;  /* with a cache line before each frame, for a tag */
 };
 
 static inline char *
@@ -57,7 +48,7 @@ batch_close(struct batch *b)
     }
 }
 
-/* Makes slot i ready to receive. These fields are value and result. */
+/* Prepares slot i to receive. These fields are both value and result. */
 static inline void
 batch_arm(struct batch *b, unsigned i)
 {
@@ -88,11 +79,13 @@ batch_lay_out(struct batch *b)
     }
 }
 
-/* NULL without memory. `room` is a multiple of the cache line. */
+/* NULL if there is no memory. `room` is a multiple of the cache line;
+   `options` may have SIDE_VNET_HDR and SIDE_AUXDATA. */
 static inline struct batch *
-batch_open(unsigned capacity, size_t room, int vnet_hdr, int auxdata)
+batch_open(unsigned capacity, size_t room, unsigned options)
 {
     struct batch *b = calloc(1, sizeof(*b));
+    int auxdata = (options & SIDE_AUXDATA) != 0;
     size_t lines = room / CACHE_LINE + 1;
 
     if (b == NULL) {
@@ -102,7 +95,7 @@ batch_open(unsigned capacity, size_t room, int vnet_hdr, int auxdata)
     b->room = room;
     /* Frames a power of two apart would compete for the same cache sets. */
     b->stride = (lines | 1) * CACHE_LINE;
-    b->header_size = vnet_hdr ? sizeof(*b->headers) : 0;
+    b->header_size = options & SIDE_VNET_HDR ? sizeof(*b->headers) : 0;
     b->in = calloc(capacity, sizeof(*b->in));
     b->out = calloc(capacity, sizeof(*b->out));
     b->parts = calloc(capacity, 2 * sizeof(*b->parts));
@@ -120,8 +113,8 @@ batch_open(unsigned capacity, size_t room, int vnet_hdr, int auxdata)
     return b;
 }
 
-/* Puts a tag that the kernel has taken out of the frame back into it. What the
-   offload header points at moves with it. */
+/* Puts a tag that the kernel took out of the frame back into it, and moves the
+   offsets of the offload header. */
 static inline void
 batch_restore_tag(struct batch *b, unsigned i,
                   const struct tpacket_auxdata *aux)
@@ -164,7 +157,8 @@ batch_read_auxdata(struct batch *b, unsigned i)
     }
 }
 
-/* One system call, for what waits: how many frames, or -errno. */
+/* One system call that does not wait: how many frames it received, or
+   -errno. */
 static inline int
 batch_receive(struct batch *b, int fd)
 {
@@ -189,7 +183,7 @@ batch_receive(struct batch *b, int fd)
     return (int)n;
 }
 
-/* One system call, for the frames from `start` on: how many were taken, or
+/* One system call that sends the frames from `start` on: how many it sent, or
    -errno. */
 static inline int
 batch_send(struct batch *b, int fd, unsigned start)

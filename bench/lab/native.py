@@ -9,7 +9,6 @@ import atexit
 import contextlib
 import ctypes
 import functools
-import json
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from .contender import GroundTruthError, UnavailableError
+from .contender import UnavailableError
 from .link import Frames
 
 SOURCES: Final = Path(__file__).parents[1]
@@ -48,22 +47,16 @@ def library(source: str, *libraries: str) -> ctypes.CDLL:
     Raises UnavailableError if a compiler or a header is missing, and
     RuntimeError with the compiler's message for anything else.
     """
-    return ctypes.CDLL(str(compiled(source, libraries, shared=True)))
-
-
-def program(source: str, *libraries: str) -> Path:
-    """Compiles a source to an executable, which is deleted when this process
-    ends. Raises the same errors as library()."""
-    return compiled(source, libraries, shared=False)
+    return ctypes.CDLL(str(_compiled(source, libraries)))
 
 
 @functools.cache
-def compiled(source: str, libraries: Sequence[str], shared: bool) -> Path:
-    name = source.replace("/", "-").removesuffix(".c")
-    path = _folder() / (name + (".so" if shared else ""))
+def _compiled(source: str, libraries: Sequence[str]) -> Path:
+    path = folder() / source.replace("/", "-").replace(".c", ".so")
+    if path.exists():
+        return path
     command = [*compiler(), *_FLAGS, f"-I{SOURCES / 'lab'}"]
-    command += ["-shared", "-fPIC"] if shared else ["-pthread"]
-    command += ["-o", str(path), str(SOURCES / source)]
+    command += ["-shared", "-fPIC", "-o", str(path), str(SOURCES / source)]
     command += [f"-l{name}" for name in libraries]
     done = subprocess.run(
         command,
@@ -92,8 +85,15 @@ def compiler() -> list[str]:
     return given or [str(found)]
 
 
+# The environment variable that gives the folder to a worker of this process.
+FOLDER: Final = "RAWMMSG_BENCH_FOLDER"
+
+
 @functools.cache
-def _folder() -> Path:
+def folder() -> Path:
+    """The folder of what has been compiled."""
+    if FOLDER in os.environ:
+        return Path(os.environ[FOLDER])
     path = tempfile.mkdtemp(prefix="rawmmsg-bench-")
     atexit.register(_remove, path, os.getpid())
     return Path(path)
@@ -119,6 +119,7 @@ INJECT: Final = 32
 LARGE: Final = 64
 SEND_ONLY: Final = 128
 BUFFERED: Final = 256
+VNET_HDR: Final = 512
 
 
 class _Setup(ctypes.Structure):
@@ -143,9 +144,10 @@ class Side:
     """A contender in C: what side_open() of its library returned.
 
     `names` are the interfaces that it sends to and receives from, `tx` and
-    `rx` the sockets for that; rx=-1 makes it open its own. Raises OSError if
-    it cannot be opened, and the errors of library(). It is closed with
-    `stack`.
+    `rx` the sockets for that; rx=-1 makes it open its own. A side with memory
+    of its own has no `frames`, but a `batch` of frames with `room` for each.
+    Raises OSError if it cannot be opened, and the errors of library(). It is
+    closed with `stack`.
     """
 
     def __init__(
@@ -153,29 +155,26 @@ class Side:
         stack: contextlib.ExitStack,
         source: str,
         libraries: Sequence[str],
-        frames: Frames,
+        frames: Frames | None,
         names: tuple[str, str],
         *,
-        tx: int,
+        tx: int = -1,
         rx: int = -1,
         options: int = 0,
+        batch: int = 0,
+        room: int = 0,
     ) -> None:
         self._library = library(source, *libraries)
         self._source = source
-        self._frames = frames  # whose memory the C code uses
-        self._setup = _Setup(  # whose strings it uses
-            tx,
-            rx,
-            names[0].encode(),
-            names[1].encode(),
-            frames.address(frames.out),
-            frames.address(frames.into),
-            frames.size,
-            frames.room,
-            frames.stride,
-            frames.batch,
-            options,
-        )
+        self._frames = frames  # whose memory it uses
+        memory: tuple[int | None, ...] = (None, None, 0, room, 0, batch)
+        if frames is not None:
+            memory = (
+                *(frames.address(frames.out), frames.address(frames.into)),
+                *(frames.size, frames.room, frames.stride, frames.batch),
+            )
+        a, b = (name.encode() for name in names)
+        self._setup = _Setup(tx, rx, a, b, *memory, options)  # has strings
         error = ctypes.create_string_buffer(ERROR_SIZE)
         self._library.side_open.restype = ctypes.c_void_p
         self._side = ctypes.c_void_p(
@@ -196,6 +195,13 @@ class Side:
         returns -errno."""
         result = self._library[f"side_{function}"](self._side, *arguments)
         return succeeded(result, self._source)
+
+    def address(self, function: str, *arguments: object) -> int:
+        """Calls a function that returns a pointer."""
+        found = self._library[f"side_{function}"]
+        found.restype = ctypes.c_void_p
+        result: int = found(self._side, *arguments)
+        return result
 
 
 def succeeded(result: int, source: str) -> int:
@@ -218,8 +224,7 @@ def environment() -> dict[str, str]:
 def start(
     argv: Sequence[str | Path], env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Starts a program; finish() returns its result. `env` is environment() by
-    default."""
+    """Starts a program with pipes; `env` is environment() by default."""
     return subprocess.Popen(
         [str(argument) for argument in argv],
         env=environment() if env is None else env,
@@ -228,30 +233,3 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def finish(process: subprocess.Popen[str], timeout: float) -> dict[str, float]:
-    """Waits for a program and returns the figures that it printed, one line of
-    JSON.
-
-    Raises GroundTruthError with the program's message if it fails or takes
-    more than `timeout` seconds; it has ended in any case.
-    """
-    with process:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, err = process.communicate()
-            raise GroundTruthError(
-                f"{process.args!r} did not end in {timeout} s: {err}"
-            ) from None
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode != 0:
-        raise GroundTruthError(
-            f"{process.args!r} ended with {process.returncode}: {err}"
-        )
-    figures: dict[str, float] = json.loads(out)
-    return figures

@@ -17,13 +17,11 @@ from .contender import UnavailableError
 
 # The command that installs a program, and the option that prints its version.
 PROGRAMS: Final[Mapping[str, tuple[str, str]]] = {
-    "bridge": ("apt-get install iproute2", "-V"),
     "ethtool": ("apt-get install ethtool", "--version"),
     "ip": ("apt-get install iproute2", "-V"),
     "iperf3": ("apt-get install iperf3", "--version"),
     "nsenter": ("apt-get install util-linux", "--version"),
     "strace": ("apt-get install strace", "--version"),
-    "tcpdump": ("apt-get install tcpdump", "--version"),
     "tcpreplay": ("apt-get install tcpreplay", "--version"),
     "trafgen": ("apt-get install netsniff-ng", "--version"),
     "unshare": ("apt-get install util-linux", "--version"),
@@ -32,7 +30,6 @@ PROGRAMS: Final[Mapping[str, tuple[str, str]]] = {
 # The distributions that pip installs modules from.
 MODULES: Final[Mapping[str, str]] = {
     "cypcap": "cypcap",
-    "matplotlib": "matplotlib",
     "numpy": "numpy",
     "pcapy": "pcapy-ng",
     "scapy": "scapy",

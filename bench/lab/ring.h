@@ -16,10 +16,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* A frame of 1,500 bytes of payload, its tags, and what the kernel puts in
-   front. Not a power of two: slots would compete for the same cache sets. */
+/* Room for a frame of 1,500 bytes, its tags, and the kernel's header. Not a
+   power of two, because slots would compete for the same cache sets. */
 #define SLOT_SIZE 2112
-#define RETIRE_MS 1 /* the shortest: a block that is not full is handed over */
+
+/* The shortest time after which a block that is not full is passed on. */
+#define RETIRE_MS 1
 
 struct ring {
     int fd;
@@ -148,17 +150,18 @@ ring_next_slot(struct ring *r)
     }
 }
 
-/* A frame where the kernel has put it. */
+/* A frame where the kernel put it. */
 struct ring_frame {
     const char *data;
     uint32_t length;
-    int tagged;  /* it had a VLAN tag, which is not in it any more */
-    int stamped; /* it came with the time of its arrival */
+    int tagged;  /* the kernel took a VLAN tag out of it */
+    int stamped; /* it has an arrival time */
 };
 
 typedef void ring_put(void *sink, const struct ring_frame *frame);
 
-/* Version 2: puts the frame of a slot and gives the slot back. 0 or -EAGAIN. */
+/* Version 2: passes on the frame of a slot and gives the slot back. 0 or
+   -EAGAIN. */
 static inline int
 ring_take_slot(struct ring *r, ring_put *put, void *sink)
 {
@@ -179,7 +182,7 @@ ring_take_slot(struct ring *r, ring_put *put, void *sink)
     return 0;
 }
 
-/* Version 3: puts the frames of a block and gives the block back. 0 or
+/* Version 3: passes on the frames of a block and gives the block back. 0 or
    -EAGAIN. */
 static inline int
 ring_take_block(struct ring *r, ring_put *put, void *sink)
@@ -211,7 +214,7 @@ ring_take_block(struct ring *r, ring_put *put, void *sink)
     return 0;
 }
 
-/* Whichever the ring has. */
+/* Of the version that the ring has. */
 static inline int
 ring_take(struct ring *r, ring_put *put, void *sink)
 {

@@ -38,6 +38,7 @@ enum side_option {
     SIDE_LARGE = 64,      /* a ring as large as the queue of a socket */
     SIDE_SEND_ONLY = 128, /* libpcap: a handle that receives nothing */
     SIDE_BUFFERED = 256,  /* libpcap: not in immediate mode */
+    SIDE_VNET_HDR = 512,  /* frames have offload headers */
 };
 
 /* `batch` frames of `size` bytes, `stride` apart, are sent from `out` and

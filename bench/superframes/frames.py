@@ -1,5 +1,5 @@
-"""TCP segments as their sender leaves them to the hardware: numbered, with
-their offload headers."""
+"""Numbered TCP segments as a sender leaves them to its interface, with their
+offload headers."""
 
 import ctypes
 import struct
@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from rawmmsg import GSO_NONE, GSO_TCPV4, SUPER_FRAME, VNET_NEEDS_CSUM
 
-from .link import NUMBERS
+from ..lab.link import NUMBERS
 
 _ETHERNET: Final = bytes.fromhex("02000000000b 02000000000a 0800")
 _IPV4: Final = struct.Struct("!BxHHxxBBH4s4s")
@@ -21,19 +21,22 @@ _ACK: Final = 0x10
 _CHECKSUM_OFFSET: Final = 16  # in a TCP header
 
 _TRANSPORT: Final = len(_ETHERNET) + _IPV4.size
-HEADERS: Final = _TRANSPORT + _TCP.size
-MSS: Final = 1460
+_HEADERS: Final = _TRANSPORT + _TCP.size
+_MSS: Final = 1460
+
+# A period that differs from that of cache lines.
+_FILLER: Final = bytes(range(251))
 
 
 class OffloadHeader(NamedTuple):
-    """struct virtio_net_hdr."""
+    """struct virtio_net_hdr; the names are those of PacketBatch's columns."""
 
-    flags: int
-    gso_type: int
-    header_length: int  # a hint, which the kernel makes anew
-    gso_size: int
-    checksum_start: int
-    checksum_offset: int
+    vnet_flags: int
+    gso_types: int
+    header_lengths: int  # a hint, which the kernel makes anew
+    gso_sizes: int
+    checksum_starts: int
+    checksum_offsets: int
 
 
 class VirtioNetHeader(ctypes.Structure):
@@ -51,16 +54,17 @@ class VirtioNetHeader(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Kind:
-    """What the frames of a side are like."""
+    """A kind of frame. `header` is its offload header, `room` the bytes that
+    it gets in memory."""
 
     name: str
     size: int
-    header: OffloadHeader | None  # None: none goes with them
-    room: int  # for each, in memory
+    header: OffloadHeader | None
+    room: int
 
     @property
     def truesize(self) -> int:
-        """Bytes of the receive buffer that one takes, at most."""
+        """The most bytes of a receive buffer that one takes."""
         return self.size + 4096
 
     @property
@@ -71,12 +75,12 @@ class Kind:
         """Frame `index` of a slice."""
         length = self.size - len(_ETHERNET)
         payload = NUMBERS.pack(slice_number, index)
-        filler = self.size - HEADERS - len(payload)
+        filler = self.size - _HEADERS - len(payload)
         ip = _IPV4.pack(
             *(0x45, length, index, 64, _PROTOCOL, 0, _SOURCE, _DESTINATION)
         )
         ip = ip[:10] + struct.pack("!H", _checksum(ip)) + ip[12:]
-        # Of the pseudo header alone, and not inverted: the hardware adds the
+        # Of the pseudo header only, and not inverted: the interface adds the
         # rest.
         pseudo = _PSEUDO.pack(
             _SOURCE, _DESTINATION, _PROTOCOL, length - len(ip)
@@ -85,13 +89,8 @@ class Kind:
             *(1024, 1025, index, 0, 5 << 4, _ACK, 65535),
             *(~_checksum(pseudo) & 0xFFFF, 0),
         )
-        return (
-            _ETHERNET + ip + tcp + payload + (_FILLER * (filler // 251 + 1))
-        )[: self.size]
-
-
-# Bytes that differ from those that are a cache line away.
-_FILLER: Final = bytes(range(251))
+        body = payload + _FILLER * (filler // len(_FILLER) + 1)
+        return (_ETHERNET + ip + tcp + body)[: self.size]
 
 
 def _checksum(data: bytes) -> int:
@@ -103,9 +102,11 @@ def _checksum(data: bytes) -> int:
 
 
 _NEEDS_CHECKSUM: Final = OffloadHeader(
-    VNET_NEEDS_CSUM, GSO_NONE, HEADERS, 0, _TRANSPORT, _CHECKSUM_OFFSET
+    VNET_NEEDS_CSUM, GSO_NONE, _HEADERS, 0, _TRANSPORT, _CHECKSUM_OFFSET
 )
-_SEGMENTS: Final = _NEEDS_CHECKSUM._replace(gso_type=GSO_TCPV4, gso_size=MSS)
+_SEGMENTS: Final = _NEEDS_CHECKSUM._replace(
+    gso_types=GSO_TCPV4, gso_sizes=_MSS
+)
 
 SUPER: Final = Kind("super-frames", 65_000, _SEGMENTS, SUPER_FRAME)
 OFFLOAD: Final = Kind(

@@ -1,57 +1,90 @@
 """Loops that send a batch over a veth pair and receive it back, with or
-without offload headers: in C, and with rawmmsg."""
+without offload headers: in C and with rawmmsg."""
 
+import contextlib
 import ctypes
-from typing import Final, Protocol, TypeAlias
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
 
 from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.testing import veth_pair
 
-from ..network.super_frames import Kind, OffloadHeader, VirtioNetHeader
-from ..tools import native
-from .c_side import succeeded
+from ..lab.contender import (
+    AgainError,
+    GroundTruthError,
+    Ready,
+    Slice,
+    UnavailableError,
+)
+from ..lab.link import PATIENCE, Counter
+from ..lab.native import VNET_HDR, Side
+from .frames import Kind, OffloadHeader, VirtioNetHeader
 
 Frame: TypeAlias = tuple[bytes, OffloadHeader | None]
 
-# Of a batch, for the fields of OffloadHeader.
-_COLUMNS: Final = (
-    "vnet_flags",
-    "gso_types",
-    "header_lengths",
-    "gso_sizes",
-    "checksum_starts",
-    "checksum_offsets",
-)
+
+class Place:
+    """A veth pair with sockets for offload headers and one with sockets
+    without: two sockets that listen on one pair would slow each other down.
+    What it opens is closed with `stack`."""
+
+    def __init__(self, stack: contextlib.ExitStack, batch: int) -> None:
+        self.stack = stack
+        self.batch = batch
+        self._pairs = {
+            vnet_hdr: self._open(vnet_hdr) for vnet_hdr in (False, True)
+        }
+
+    def _open(self, vnet_hdr: bool) -> tuple[RawSocket, RawSocket]:
+        veth = self.stack.enter_context(veth_pair())
+        tx = RawSocket(veth.a, protocol=0, vnet_hdr=vnet_hdr)
+        rx = RawSocket(veth.b, vnet_hdr=vnet_hdr)
+        for sock in (tx, rx):
+            self.stack.enter_context(sock)
+            sock.settimeout(PATIENCE)
+        return tx, rx
+
+    def sockets(self, kind: Kind) -> tuple[RawSocket, RawSocket]:
+        """The sockets that send and receive frames of a kind. Raises
+        UnavailableError if the receive buffer is too small for a batch."""
+        tx, rx = self._pairs[kind.vnet_hdr]
+        needed = self.batch * kind.truesize
+        if rx.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < needed:
+            raise UnavailableError(
+                f"a receive buffer for {self.batch} {kind.name}",
+                f"run as root, or sysctl -w net.core.rmem_max={needed}",
+            )
+        return tx, rx
 
 
-class SuperLoop(Protocol):
-    """A loop, ready for its frames."""
+class Loop(Protocol):
+    """A loop, ready to run."""
 
     def load(self, frames: list[bytes]) -> None:
-        """Takes what is to be sent from now on, and wipes what was received
-        before."""
+        """Takes the frames to send, and overwrites those received."""
 
-    def run(self, rounds: int) -> int:
-        """Sends and receives the batch so many times; how many frames came
-        with the last call."""
+    def run(self, times: int) -> int:
+        """Sends and receives the batch so many times; returns how many frames
+        the last call received."""
 
     def received(self, index: int) -> Frame:
         """A frame of the last call, and its header."""
 
-    def close(self) -> None: ...
 
-
-class RawmmsgLoop:
+class PythonLoop:
     """rawmmsg."""
 
-    def __init__(
-        self, tx: RawSocket, rx: RawSocket, batch: int, kind: Kind
-    ) -> None:
+    def __init__(self, place: Place, kind: Kind) -> None:
+        tx, rx = place.sockets(kind)
         self._send = tx.sendall
         self._receive = rx.recvmmsg_into
-        self._size = batch
+        self._size = place.batch
         self._header = kind.header
-        self._out = PacketBatch(batch, kind.room)
-        self._into = PacketBatch(batch, kind.room)
+        self._out = PacketBatch(place.batch, kind.room)
+        self._into = PacketBatch(place.batch, kind.room)
 
     def load(self, frames: list[bytes]) -> None:
         out, into = self._out, self._into
@@ -60,15 +93,15 @@ class RawmmsgLoop:
         into.clear()
         into.extend(bytes(len(frame)) for frame in frames)
         if self._header is not None:
-            for name, value in zip(_COLUMNS, self._header, strict=True):
+            for name, value in self._header._asdict().items():
                 column = getattr(out, name)
                 for i in range(len(out)):
                     column[i] = value
 
-    def run(self, rounds: int) -> int:
+    def run(self, times: int) -> int:
         out, into, size = self._out, self._into, self._size
         send, receive = self._send, self._receive
-        for _ in range(rounds):
+        for _ in range(times):
             send(out)
             done = receive(into)
             while done < size:
@@ -79,71 +112,114 @@ class RawmmsgLoop:
         frame = bytes(self._into[index])
         if self._header is None:
             return frame, None
-        columns = [getattr(self._into, name) for name in _COLUMNS]
-        return frame, OffloadHeader(*(column[index] for column in columns))
-
-    def close(self) -> None:
-        """Its memory goes with it."""
+        return frame, OffloadHeader(
+            *(getattr(self._into, n)[index] for n in OffloadHeader._fields)
+        )
 
 
 class CLoop:
-    """The limit: c/super_loop.c, on the same sockets."""
+    """calls.c, on the same sockets."""
 
-    def __init__(
-        self, tx: RawSocket, rx: RawSocket, batch: int, kind: Kind
-    ) -> None:
-        library = native.library("super_loop.c")
-        pointer, unsigned = ctypes.c_void_p, ctypes.c_uint
-        number, size = ctypes.c_int, ctypes.c_size_t
-        library.super_open.restype = pointer
-        library.super_open.argtypes = (number, number, unsigned, size, number)
-        library.super_frame.restype = pointer
-        library.super_frame.argtypes = (pointer, number, unsigned)
-        library.super_header.restype = ctypes.POINTER(VirtioNetHeader)
-        library.super_header.argtypes = (pointer, number, unsigned)
-        library.super_set_length.argtypes = (pointer, unsigned, size)
-        library.super_get_length.restype = size
-        library.super_get_length.argtypes = (pointer, unsigned)
-        library.super_run.argtypes = (pointer, unsigned)
-        library.super_close.argtypes = (pointer,)
-        self._library = library
+    def __init__(self, place: Place, kind: Kind) -> None:
+        tx, rx = place.sockets(kind)
         self._kind = kind
-        self._loop: int | None = library.super_open(
-            tx.fileno(), rx.fileno(), batch, kind.room, kind.vnet_hdr
+        self._side = Side(
+            place.stack,
+            "superframes/calls.c",
+            *((), None, ("", "")),
+            tx=tx.fileno(),
+            rx=rx.fileno(),
+            options=VNET_HDR if kind.vnet_hdr else 0,
+            batch=place.batch,
+            room=kind.room,
         )
-        if self._loop is None:
-            raise MemoryError
+
+    def _at(self, what: str, type_: Any, received: bool, index: int) -> Any:
+        address = self._side.address(what, received, index)
+        return type_.from_address(address)
 
     def load(self, frames: list[bytes]) -> None:
-        library, header = self._library, self._kind.header
+        header = self._kind.header
         for i, frame in enumerate(frames):
-            out = library.super_frame(self._loop, False, i)
-            into = library.super_frame(self._loop, True, i)
-            ctypes.memmove(out, frame, len(frame))
-            ctypes.memset(into, 0, len(frame))
-            library.super_set_length(self._loop, i, len(frame))
+            size = len(frame)
+            bytes_of = ctypes.c_char * size
+            self._at("frame", bytes_of, False, i).raw = frame
+            self._at("frame", bytes_of, True, i).raw = bytes(size)
+            self._at("length", ctypes.c_size_t, False, i).value = size
             if header is not None:
-                at = library.super_header(self._loop, False, i)
-                at[0] = VirtioNetHeader(*header)
+                into = self._at("header", VirtioNetHeader, False, i)
+                ctypes.pointer(into)[0] = VirtioNetHeader(*header)
 
-    def run(self, rounds: int) -> int:
-        count = self._library.super_run(self._loop, rounds)
-        return succeeded(count, "super_loop.c")
+    def run(self, times: int) -> int:
+        return self._side.call("run", times)
 
     def received(self, index: int) -> Frame:
-        library = self._library
-        length = library.super_get_length(self._loop, index)
-        frame = ctypes.string_at(
-            library.super_frame(self._loop, True, index), length
-        )
+        length = self._at("length", ctypes.c_size_t, True, index).value
+        frame = self._at("frame", ctypes.c_char * length, True, index).raw
         if self._kind.header is None:
             return frame, None
-        at = library.super_header(self._loop, True, index)
-        fields = VirtioNetHeader._fields_
+        header = self._at("header", VirtioNetHeader, True, index)
         return frame, OffloadHeader(
-            *(getattr(at[0], name) for name, _ in fields)
+            *(getattr(header, name) for name, _ in header._fields_)
         )
 
-    def close(self) -> None:
-        loop, self._loop = self._loop, None
-        self._library.super_close(loop)
+
+@dataclass
+class Slices:
+    """Runs and checks the slices of a loop."""
+
+    loop: Loop
+    kind: Kind
+    batch: int
+    counter: Counter
+    number: int = 0
+
+    def run(self, times: int) -> Slice:
+        self.number += 1
+        frames = [self.kind.frame(self.number, i) for i in range(self.batch)]
+        self.loop.load(frames)
+        self.counter.read()
+        begin = time.perf_counter_ns()
+        try:
+            count = self.loop.run(times)
+        except TimeoutError:
+            raise GroundTruthError(
+                f"{self.kind.name}: a frame did not arrive"
+            ) from None
+        taken = time.perf_counter_ns() - begin
+        self.counter.check(times * self.batch)
+        if count < self.batch:
+            raise AgainError
+        self._check(frames)
+        return Slice(8 * self.kind.size * self.batch * times / taken, taken)
+
+    def _check(self, frames: Sequence[bytes]) -> None:
+        wanted = self.kind.header
+        for i, frame in enumerate(frames):
+            received, header = self.loop.received(i)
+            if header is not None and wanted is not None:
+                header = header._replace(header_lengths=wanted.header_lengths)
+            if received != frame or header != wanted:
+                raise GroundTruthError(
+                    f"{self.kind.name}: frame {i} of slice {self.number}"
+                    f" differs from the one sent; header {header}"
+                )
+
+
+def prepared(
+    make: Callable[[Place, Kind], Loop], kind: Kind
+) -> Callable[[Place], Ready]:
+    """A loop with frames of a kind, as the runner takes it."""
+
+    def prepare(place: Place) -> Ready:
+        _, rx = place.sockets(kind)
+        loop = make(place, kind)
+        counter = place.stack.enter_context(
+            contextlib.closing(Counter(rx.fileno()))
+        )
+        return Ready(Slices(loop, kind, place.batch, counter).run, place.batch)
+
+    return prepare
+
+
+LOOPS: Final = {"C": CLoop, "rawmmsg": PythonLoop}
