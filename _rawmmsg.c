@@ -174,7 +174,6 @@ _Static_assert(sizeof(struct offload_header) == 12, "no padding");
 
 /* ---- Constants ------------------------------------------------------------ */
 
-#define SUPER_FRAME 69632
 #define DEFAULT_CAPACITY 64
 #define DEFAULT_FRAME_SIZE 2048
 #define MAX_CAPACITY (1 << 20)
@@ -199,8 +198,7 @@ _Static_assert(sizeof(struct offload_header) == 12, "no padding");
 /* offload_header.flags and .gso_type: VIRTIO_NET_HDR_F_ and
    VIRTIO_NET_HDR_GSO_. */
 enum {
-    VNET_NEEDS_CSUM = 1,
-    VNET_DATA_VALID = 2
+    VNET_NEEDS_CSUM = 1
 };
 enum {
     GSO_NONE = 0,
@@ -210,12 +208,8 @@ enum {
     GSO_ECN = 0x80
 };
 
-/* Flags in the upper half of PACKET_FANOUT's value. */
-enum {
-    FANOUT_ROLLOVER = 0x1000,
-    FANOUT_IGNORE_OUTGOING = 0x4000,
-    FANOUT_DEFRAG = 0x8000
-};
+/* A flag in the upper half of PACKET_FANOUT's value. */
+#define FANOUT_IGNORE_OUTGOING 0x4000
 
 /* A tag is put in after the two addresses of an Ethernet header. */
 #define TAG_OFFSET 12
@@ -232,7 +226,7 @@ enum {
 #define NS_PER_S INT64_C(1000000000)
 /* How long a wait trusts that the interface is still there. */
 #define LINK_CHECK_NS NS_PER_S
-/* Pauses of sendall() after ENOBUFS, and how long it goes on in vain. */
+/* Pauses of sendmmsg_all() after ENOBUFS, and how long it goes on in vain. */
 #define FIRST_PAUSE_NS INT64_C(50000)
 #define LAST_PAUSE_NS INT64_C(10000000)
 #define FULL_LIMIT_NS NS_PER_S
@@ -3411,7 +3405,7 @@ struct transfer {
     BatchMemory *memory;     /* receiving into a batch: its memory */
     struct arrival *arrival; /* receiving one packet: what came with it */
     bool sending;
-    bool retry_full;  /* sendall(): come back after ENOBUFS */
+    bool retry_full;  /* sendmmsg_all(): come back after ENOBUFS */
     Py_ssize_t index; /* sending: of messages[0] among the packets */
 
     unsigned *process;     /* of the call: try_enter() */
@@ -5149,7 +5143,7 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
 
-/* Between two calls of sendall(), as socket.sendall() does: 0, or -1 where a
+/* Between two calls of sendmmsg_all(), as socket.sendall() does: 0, or -1 where a
    signal handler raised, or the time is up. */
 static int
 keep_sending(RawSocket *s, struct transfer *t)
@@ -5208,13 +5202,13 @@ note_packets_sent(Py_ssize_t sent)
     PyErr_SetRaisedException(exception);
 }
 
-PyDoc_STRVAR(RawSocket_sendall_doc,
-             "sendall($self, packets, /)\n--\n\n"
+PyDoc_STRVAR(RawSocket_sendmmsg_all_doc,
+             "sendmmsg_all($self, packets, /)\n--\n\n"
              "Sends every packet, resuming after short counts. An error "
              "carries\n`packets_sent`.");
 
 static PyObject *
-RawSocket_sendall(PyObject *self, PyObject *packets)
+RawSocket_sendmmsg_all(PyObject *self, PyObject *packets)
 {
     RawSocket *s = (RawSocket *)self;
     struct outgoing out;
@@ -6806,7 +6800,7 @@ static PyStructSequence_Field Statistics_fields[] = {
     {"batches_received", "Receiving system calls that delivered packets."},
     {"packets_sent", "Packets that the kernel took."},
     {"batches_sent", "Sending system calls that took packets."},
-    {"send_retries", "Times that sendall() came back after ENOBUFS."},
+    {"send_retries", "Times that sendmmsg_all() came back after ENOBUFS."},
     {NULL, NULL},
 };
 
@@ -7313,7 +7307,8 @@ static PyMethodDef RawSocket_methods[] = {
      RawSocket_recvmmsg_into_doc},
     {"sendmmsg", (PyCFunction)(void (*)(void))RawSocket_sendmmsg,
      METH_FASTCALL | METH_KEYWORDS, RawSocket_sendmmsg_doc},
-    {"sendall", RawSocket_sendall, METH_O, RawSocket_sendall_doc},
+    {"sendmmsg_all", RawSocket_sendmmsg_all, METH_O,
+     RawSocket_sendmmsg_all_doc},
     {"recv", RawSocket_recv, METH_O, RawSocket_recv_doc},
     {"recv_into", (PyCFunction)(void (*)(void))RawSocket_recv_into,
      METH_FASTCALL, RawSocket_recv_into_doc},
@@ -7449,42 +7444,6 @@ make_type(PyObject *module, PyType_Spec *spec, bool publish)
 }
 
 static int
-add_constants(PyObject *module)
-{
-    static const struct {
-        const char *name;
-        long value;
-    } constants[] = {
-        {"SUPER_FRAME", SUPER_FRAME},
-        {"TRUNCATED", TRUNCATED},
-        {"CHECKSUM_NOT_READY", CHECKSUM_NOT_READY},
-        {"CHECKSUM_VALID", CHECKSUM_VALID},
-        {"VLAN_RESTORED", VLAN_RESTORED},
-        {"CONTROL_TRUNCATED", CONTROL_TRUNCATED},
-        {"FOREIGN", FOREIGN},
-        {"VNET_NEEDS_CSUM", VNET_NEEDS_CSUM},
-        {"VNET_DATA_VALID", VNET_DATA_VALID},
-        {"GSO_NONE", GSO_NONE},
-        {"GSO_TCPV4", GSO_TCPV4},
-        {"GSO_TCPV6", GSO_TCPV6},
-        {"GSO_UDP_L4", GSO_UDP_L4},
-        {"GSO_ECN", GSO_ECN},
-        {"FANOUT_DEFRAG", FANOUT_DEFRAG},
-        {"FANOUT_ROLLOVER", FANOUT_ROLLOVER},
-    };
-    size_t i;
-
-    for (i = 0; i < Py_ARRAY_LENGTH(constants); i++) {
-        if (PyModule_AddIntConstant(module, constants[i].name,
-                                    constants[i].value)
-            < 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static int
 rawmmsg_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
@@ -7515,7 +7474,7 @@ rawmmsg_exec(PyObject *module)
         || PyModule_AddType(module, state->statistics_type) < 0) {
         return -1;
     }
-    return add_constants(module);
+    return 0;
 }
 
 static int

@@ -72,7 +72,7 @@ class Stream:
             self._into.append(bytes(self._size))
 
     def send(self) -> None:
-        self._tx.sendall(self._out)
+        self._tx.sendmmsg_all(self._out)
 
     def receive(self) -> int:
         """Receives what was sent; returns the number of calls. If it took only
@@ -190,8 +190,8 @@ def with_rawmmsg(arena: Arena) -> Callable[[], object]:
     batch = PacketBatch(SMALL_CAPACITY)
     ready = select.poll()
     directions = {
-        a.fileno(): (a.recvmmsg_into, b.sendall),
-        b.fileno(): (b.recvmmsg_into, a.sendall),
+        a.fileno(): (a.recvmmsg_into, b.sendmmsg_all),
+        b.fileno(): (b.recvmmsg_into, a.sendmmsg_all),
     }
     for descriptor in directions:
         ready.register(descriptor, select.POLLIN)

@@ -295,7 +295,7 @@ def rawmmsg(
         loop = PythonLoop(
             place,
             options,
-            send=partial(place.link.tx.sendall, packets),
+            send=partial(place.link.tx.sendmmsg_all, packets),
             receive=receive if handle is None else receive_and_handle,
             prove=lambda: into.lengths[: len(into)],
         )

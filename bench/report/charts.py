@@ -50,7 +50,11 @@ def send(run: Run) -> str:
     each packet size."""
     panels = []
     for size in (64, 1500):
-        keys = (f"send/{size}B", f"send/{size}B/programs", f"send/{size}B/once")
+        keys = (
+            f"send/{size}B",
+            f"send/{size}B/programs",
+            f"send/{size}B/once",
+        )
         tables = [table for key in keys if (table := run.table(key))]
         if tables:
             panels.append(_bars(tables, f"{size:,}-byte frames"))
@@ -135,11 +139,8 @@ def _curves(tables: Mapping[int, Table], title: str) -> list[str]:
             for batch, value in zip(tables, medians[name], strict=True)
         )
         lines.append(f'<polyline class="curve" points="{points}" {look}/>')
-        row, column = divmod(i, 3)
-        at_x, at_y = left + 125 * column, bottom + 55 + 18 * row
-        lines.append(
-            f'<path class="curve" d="M{at_x} {at_y - 4}h28" {look}/>'
-        )
+        at_x, at_y = left + 125 * (i % 3), bottom + 55 + 18 * (i // 3)
+        lines.append(f'<path class="curve" d="M{at_x} {at_y - 4}h28" {look}/>')
         lines.append(_text(at_x + 34, at_y, name))
     return lines
 

@@ -43,9 +43,12 @@ def _parts(run: Run) -> Iterator[str]:
     yield tables.markdown([["", ""], *_pairs(facts), *_pairs(run.peers)])
     yield "\n## Targets\n"
     yield from _targets(run)
-    for table in run.tables():
-        yield f"\n## {table.title}\n"
-        yield from _table(table)
+    for name, section in run.sections.items():
+        yield f"\n## {name}\n"
+        lines = [["", "median (quartiles)", "ratio", "to", "target", "more"]]
+        for table in section.tables:
+            lines += _table(table)
+        yield tables.markdown(lines)
 
 
 def _pairs(facts: dict[str, object] | dict[str, str]) -> list[list[str]]:
@@ -70,8 +73,21 @@ def _targets(run: Run) -> Iterator[str]:
         )
 
 
-def _table(table: Table) -> Iterator[str]:
-    cells = tables.cells(table)
-    if cells:
-        yield tables.markdown(cells)
-    yield f"\n`{table.key}`: {' '.join(tables.footnotes(table))}"
+def _table(table: Table) -> Iterator[list[str]]:
+    """The table's title, and a line for each row."""
+    words = [tables.heading(table.unit), *tables.footnotes(table)]
+    title = f"**{table.title}** `{table.key}`"
+    yield [title, words[0], "", "", "", " ".join(words[1:])]
+    for row in table.rows:
+        more = [
+            f"{name} {tables.spread(value)}"
+            for name, value in row.extra.items()
+        ]
+        yield [
+            row.name,
+            tables.spread(row.figure),
+            tables.spread(row.ratio, 3) if row.ratio else "",
+            row.baseline or "",
+            tables.verdict(row),
+            "; ".join(filter(None, [*more, row.note])),
+        ]

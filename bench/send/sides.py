@@ -135,7 +135,7 @@ def rawmmsg(packets: Callable[[Frames], PacketBatch | list[bytes]]) -> Prepare:
     """rawmmsg, from a batch or a list."""
 
     def prepare(place: Place) -> Ready:
-        send = partial(place.shared.tx.sendall, packets(place.frames))
+        send = partial(place.shared.tx.sendmmsg_all, packets(place.frames))
         return ready(place, place.shared, partial(_repeat, send))
 
     return prepare
@@ -146,7 +146,7 @@ def rawmmsg_bypass(place: Place) -> Ready:
     tx = place.stack.enter_context(
         RawSocket(place.shared.veth.a, protocol=0, qdisc_bypass=True)
     )
-    send = partial(tx.sendall, place.frames.out)
+    send = partial(tx.sendmmsg_all, place.frames.out)
     return ready(place, place.shared, partial(_repeat, send))
 
 

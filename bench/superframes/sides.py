@@ -79,7 +79,7 @@ class PythonLoop:
 
     def __init__(self, place: Place, kind: Kind) -> None:
         tx, rx = place.sockets(kind)
-        self._send = tx.sendall
+        self._send = tx.sendmmsg_all
         self._receive = rx.recvmmsg_into
         self._size = place.batch
         self._header = kind.header

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.traffic import tool
+from support.child import tool
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
