@@ -16,6 +16,7 @@ _STYLE: Final = (
     " .curve{fill:none;stroke-width:1.5}"
     " .ours{fill:#555} .other{fill:#ccc} .bar{stroke:#000;stroke-width:.5}"
     " .baseline{stroke:#000;stroke-dasharray:5 3}"
+    " .label{paint-order:stroke;stroke:#fff;stroke-width:3px}"
 )
 
 # How curves are told apart: grey and dashes. The baseline comes first.
@@ -42,7 +43,7 @@ def loop(run: Run) -> str:
         }
         if len(tables) > 1:
             panels.append(_curves(tables, f"{size:,}-byte frames"))
-    return _document("Cost of a packet sent and received", panels, 360)
+    return _document("Cost of a packet sent and received", panels, 335)
 
 
 def send(run: Run) -> str:
@@ -58,7 +59,7 @@ def send(run: Run) -> str:
         tables = [table for key in keys if (table := run.table(key))]
         if tables:
             panels.append(_bars(tables, f"{size:,}-byte frames"))
-    return _document("Send rates", panels, 430)
+    return _document("Send rates", panels, 390)
 
 
 def _document(title: str, panels: Sequence[Sequence[str]], height: int) -> str:
@@ -119,7 +120,7 @@ def _curves(tables: Mapping[int, Table], title: str) -> list[str]:
     for i in range(round(most / step) + 1):
         at = y(i * step)
         lines.append(_line(left, at, right, at, "grid"))
-        lines.append(_text(left - 6, at + 4, number(i * step), "end"))
+        lines.append(_text(left - 6, at + 4, f"{i * step:,g}", "end"))
     for batch in tables:
         lines.append(_text(x(batch), bottom + 16, f"{batch:,}", "mid"))
     lines.append(_line(left, bottom, right, bottom, "axis"))
@@ -177,11 +178,13 @@ def _bars(tables: Sequence[Table], title: str) -> list[str]:
             f' height="12" class="bar {kind}"/>'
         )
         lines.append(_line(low, middle, high, middle, "whisker"))
-        label = number(row.figure.median)
-        lines.append(_text(high + 5, middle + 4, label))
     baseline = next(iter(rows.values()))
     at = x(baseline.figure.median)
     lines.append(_line(at, top, at, bottom, "baseline"))
+    for i, row in enumerate(rows.values()):
+        middle, label = top + 20 * i + 10, number(row.figure.median)
+        at = x(row.figure.high) + 5
+        lines.append(_text(at, middle + 4, label, "label"))
     lines.append(_line(left, top, left, bottom, "axis"))
     words = f"{heading(tables[0].unit)}; dashed: {baseline.name}"
     lines.append(_text((left + right) / 2, bottom + 34, words, "mid"))
