@@ -1,61 +1,80 @@
-/* Sends numbered frames as fast as it can, for a time, by sendmmsg(2). */
+/* Sends numbered frames by sendmmsg(2) as fast as it can, for a time. */
 
-#include "receiving.h"
+#include "batch.h"
 
 struct flood {
     uint64_t sent;
     uint64_t begin_ns; /* CLOCK_MONOTONIC */
     uint64_t wall_ns;
-    uint64_t cpu_ns; /* of this thread, the kernel's part included */
+    uint64_t cpu_ns; /* of this thread, including the kernel's work */
 };
 
-/* The numbers begin with 1. */
-static void
-number(struct sender *s, uint64_t next)
-{
-    unsigned i;
+struct side {
+    int tx; /* belongs to the caller */
+    struct batch *out;
+};
 
-    for (i = 0; i < s->batch; i++) {
-        write_number(s->parts[i].iov_base, next + i);
+void
+side_close(struct side *s)
+{
+    if (s != NULL) {
+        batch_close(s->out);
+        free(s);
     }
 }
 
-/* One system call: how many frames were taken, or -errno. */
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
+{
+    struct side *s = calloc(1, sizeof(*s));
+
+    if (s != NULL) {
+        s->tx = setup->tx;
+        s->out = batch_open_full(setup);
+    }
+    if (s == NULL || s->out == NULL) {
+        snprintf(error, ERROR_SIZE, "out of memory");
+        side_close(s);
+        return NULL;
+    }
+    return s;
+}
+
+/* One system call: how many frames it sent, or -errno. */
 static int
-send_some(struct sender *s)
+send_some(struct side *s)
 {
-    long n = syscall(SYS_sendmmsg, s->fd, s->messages, s->batch, MSG_DONTWAIT);
+    int n = batch_send(s->out, s->tx, 0);
 
-    if (n >= 0) {
-        return (int)n;
+    if (n == -EAGAIN) {
+        return wait_for(s->tx, POLLOUT);
     }
-    /* ENOBUFS: the queue between the ends of a veth pair is full
+    /* The queue between the ends of a veth pair is full
        (net.core.netdev_max_backlog). */
-    if (errno == ENOBUFS) {
-        return 0;
-    }
-    return errno == EAGAIN ? wait_for(s->fd, POLLOUT) : -errno;
+    return n == -ENOBUFS ? 0 : n;
 }
 
-/* Sends for `ns` nanoseconds, then sets `over`. 0, or -errno. */
+/* Sends for `ns` nanoseconds, then sets `over`. Numbers begin with 1. 0, or
+   -errno. */
 int
-flood_run(const struct loop_setup *setup, uint64_t ns, int *over,
-          struct flood *flood)
+side_run(struct side *s, uint64_t ns, int *over, struct flood *flood)
 {
-    struct sender s = {.fd = -1};
-    int result = sender_open(&s, setup);
     uint64_t cpu = thread_ns(), now = now_ns();
+    int result = 0;
 
     *flood = (struct flood){.begin_ns = now};
     while (result >= 0 && now - flood->begin_ns < ns) {
-        number(&s, flood->sent + 1);
-        result = send_some(&s);
+        unsigned i;
+
+        for (i = 0; i < s->out->count; i++) {
+            write_number(part_of(s->out, i)->iov_base, flood->sent + 1 + i);
+        }
+        result = send_some(s);
         flood->sent += result > 0 ? (uint64_t)result : 0;
         now = now_ns();
     }
     flood->wall_ns = now - flood->begin_ns;
     flood->cpu_ns = thread_ns() - cpu;
     __atomic_store_n(over, 1, __ATOMIC_RELEASE);
-    sender_close(&s);
     return result < 0 ? result : 0;
 }

@@ -1,34 +1,60 @@
 """Ways to receive what another CPU sends: in C, with rawmmsg and with the
 socket module.
 
-Each looks at the number of frames as they come, and now and then at all of
-one, so that what is lost, doubled or changed is found.
+Each looks at the number of every frame or batch, and now and then at all bytes
+of a frame, so that a frame that is lost, duplicated or changed is found.
 """
 
 import contextlib
 import ctypes
-import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 from rawmmsg import RawSocket
 
-from ..framework import Unavailable
-from ..network.link import SHORTEST, Ends, Frames, Link
-from .c_side import Handle
-from .ways import SharedLink, loop_setup
+from ..lab.contender import (
+    GroundTruthError,
+    Ready,
+    Slice,
+    UnavailableError,
+)
+from ..lab.cpus import Elsewhere
+from ..lab.link import (
+    PATIENCE,
+    SHORTEST,
+    Counter,
+    Ends,
+    Frames,
+    Link,
+    set_timeout,
+)
+from ..lab.native import AUXDATA, FLOOD, STAMPS, Side
 
-# c/receiving.h
-WAIT_SECONDS: Final = 0.02
+BATCH: Final = 64
+WAIT_SECONDS: Final = 0.02  # WAIT_MS of receive.h
 _NUMBER: Final = struct.Struct("!Q")
-_NUMBER_AT: Final = 14
+_NUMBER_AT: Final = 14  # lab/side.h
 _COMPARED_EVERY: Final = 64
 
 
+@dataclass(frozen=True)
+class Place:
+    """A link that contenders share, the frames, and how long and on which CPU
+    they are sent."""
+
+    stack: contextlib.ExitStack
+    link: Link
+    size: int
+    seconds: float
+    senders_cpu: int
+
+
 class Receipt(ctypes.Structure):
-    """struct receipt: what came."""
+    """struct receipt: what has been received."""
 
     frames: int
     disordered: int
@@ -43,141 +69,134 @@ class Receipt(ctypes.Structure):
 
 
 class Receiver(Protocol):
-    """A way, ready."""
+    """One of the ways, ready to run."""
 
-    frames: Frames  # to be sent to it
+    @property
+    def frames(self) -> Frames:
+        """The frames that are sent to it."""
 
     @property
     def ends(self) -> Ends:
-        """Where they are sent."""
+        """The veth pair on which they are sent."""
 
     @property
-    def counted(self) -> int:
-        """The descriptor whose drops the kernel counts; -1: of none."""
+    def counter(self) -> Counter | None:
+        """The kernel's counts of its socket; None if it has no such socket."""
 
-    def prepare(self) -> None:
-        """Has the kernel do for packets what this way asks of it."""
+    def set_options(self) -> None:
+        """Asks the kernel for what this way needs."""
 
     def run(self, over: ctypes.c_int, more: bool, receipt: Receipt) -> None:
-        """Receives until the sender is `over` and nothing has come since;
-        numbers begin anew unless `more`."""
-
-
-# Makes a receiver; what it opens is closed with the stack. Those whose socket
-# is the shared link's take turns on it.
-Start: TypeAlias = Callable[
-    [SharedLink, Frames, contextlib.ExitStack], Receiver
-]
+        """Receives until the sender is `over` and nothing has arrived since.
+        Numbers start anew unless `more`."""
 
 
 class _InC:
-    """A side in C, of a library with the functions of c/receiving.h."""
+    """A contender in C. `options` is what it asks of the shared link; None
+    for one with a socket of its own."""
 
     def __init__(
-        self,
-        source: str,
-        libraries: Sequence[str],
-        ends: Ends,
-        frames: Frames,
-        rx: int,
-        options: int,
-        prepare: Callable[[], None],
+        self, side: Side, frames: Frames, ends: Ends, place: Place
     ) -> None:
-        self.ends = ends
         self.frames = frames
-        self.prepare = prepare
-        setup = loop_setup(ends, rx, frames, options)
-        self._side = Handle("receiving", source, libraries, setup, frames)
-        self.counted = self._side.ask("fileno")
+        self.ends = ends
+        self.options: int | None = None
+        self._side = side
+        self._place = place
+        self.counter: Counter | None = None
+        if side.fileno >= 0:
+            self.counter = place.stack.enter_context(
+                contextlib.closing(Counter(side.fileno))
+            )
+
+    def set_options(self) -> None:
+        if self.options is not None:
+            _set_options(self._place.link, self.options)
 
     def run(self, over: ctypes.c_int, more: bool, receipt: Receipt) -> None:
         self._side.call("run", ctypes.byref(over), more, ctypes.byref(receipt))
 
-    def close(self) -> None:
-        self._side.close()
+
+def _set_options(link: Link, options: int) -> None:
+    link.set_options(
+        auxdata=bool(options & AUXDATA), stamps=bool(options & STAMPS)
+    )
 
 
-def limit(options: int) -> Start:
-    """recvmmsg(2) in C, on the socket of the others."""
+Start: TypeAlias = Callable[[Place], Receiver]
 
-    def start(
-        shared: SharedLink, frames: Frames, stack: contextlib.ExitStack
-    ) -> Receiver:
-        side = _InC(
-            "receive_mmsg.c",
-            (),
-            shared.link,
-            frames,
-            shared.link.rx.fileno(),
-            options,
-            lambda: shared.switch(options),
+
+def calls(options: int) -> Start:
+    """recvmmsg(2) in C, on the shared socket."""
+
+    def start(place: Place) -> Receiver:
+        frames, link = Frames(BATCH, place.size), place.link
+        side = Side(
+            place.stack,
+            *("capture/calls.c", (), frames, link.names),
+            rx=link.rx.fileno(),
+            options=options,
         )
-        stack.callback(side.close)
-        return side
+        receiver = _InC(side, frames, link, place)
+        receiver.options = options
+        return receiver
 
     return start
-
-
-def _nothing() -> None:
-    """A socket of its own is asked for nothing else."""
 
 
 def in_c(source: str, *libraries: str, options: int = 0) -> Start:
-    """Another side in C, which receives with a socket of its own, on a veth
-    pair of its own: a second socket on the same one would cost both."""
+    """Another contender in C, which receives with a socket of its own on a
+    veth pair of its own: two sockets on one pair would slow each other
+    down."""
 
-    def start(
-        _: SharedLink, frames: Frames, stack: contextlib.ExitStack
-    ) -> Receiver:
-        ends = stack.enter_context(Ends())
-        side = _InC(source, libraries, ends, frames, -1, options, _nothing)
-        stack.callback(side.close)
-        return side
+    def start(place: Place) -> Receiver:
+        frames = Frames(BATCH, place.size)
+        ends = place.stack.enter_context(Ends())
+        side = Side(
+            place.stack,
+            *(source, libraries, frames, ends.names),
+            options=options | FLOOD,
+        )
+        return _InC(side, frames, ends, place)
 
     return start
 
 
-def xdp(options: int = 0) -> Start:
+def xdp(place: Place) -> Receiver:
     """AF_XDP, which only the administrator may use."""
-    start_in_c = in_c("receive_xdp.c", options=options)
-
-    def start(
-        shared: SharedLink, frames: Frames, stack: contextlib.ExitStack
-    ) -> Receiver:
-        try:
-            return start_in_c(shared, frames, stack)
-        except OSError as error:
-            raise Unavailable(
-                "AF_XDP", "run as root, on a kernel with CONFIG_XDP_SOCKETS"
-            ) from error
-
-    return start
+    try:
+        return in_c("capture/xdp.c")(place)
+    except OSError as error:
+        raise UnavailableError(
+            "AF_XDP", "run as root, on a kernel with CONFIG_XDP_SOCKETS"
+        ) from error
 
 
 class _InPython:
-    """A side in Python: `take` receives a batch, or nothing within
-    WAIT_SECONDS, into the frames' memory, and returns how many came."""
+    """A contender in Python. `take` receives a batch into the memory of
+    `frames` and returns its size, or 0 if nothing arrived within
+    WAIT_SECONDS."""
 
     def __init__(
         self,
-        shared: SharedLink,
+        link: Link,
         frames: Frames,
         options: int,
         take: Callable[[], int],
     ) -> None:
-        self.ends = shared.link
         self.frames = frames
-        self.counted = shared.link.rx.fileno()
-        self._shared = shared
+        self.ends = link
+        self.counter = link.counter
+        self._link = link
         self._options = options
         self._take = take
         self._number = 0
         self._body = frames.packets[0][SHORTEST:]
-        # What is there before the frame that is compared next.
-        self._wiped = bytes(len(self._body))
+        # Written over each frame that has been compared.
+        self._zeros = bytes(len(self._body))
 
-    def prepare(self) -> None:
-        self._shared.switch(self._options)
+    def set_options(self) -> None:
+        _set_options(self._link, self._options)
 
     def run(self, over: ctypes.c_int, more: bool, receipt: Receipt) -> None:
         begin = time.thread_time_ns()
@@ -201,20 +220,19 @@ class _InPython:
             batches += 1
             if batches % _COMPARED_EVERY == 1:
                 receipt.changed += view[SHORTEST:size] != self._body
-                view[SHORTEST:size] = self._wiped
+                view[SHORTEST:size] = self._zeros
         self._number = number
         receipt.frames += frames
         receipt.last_ns = last_ns or receipt.last_ns
         receipt.cpu_ns += time.thread_time_ns() - begin
 
 
-def rawmmsg(side: Callable[[Link], RawSocket], options: int) -> Start:
+def rawmmsg(socket_of: Callable[[Link], RawSocket], options: int) -> Start:
     """rawmmsg with one of the link's sockets, which asks for `options`."""
 
-    def start(
-        shared: SharedLink, frames: Frames, _: contextlib.ExitStack
-    ) -> Receiver:
-        into, sock = frames.into, side(shared.link)
+    def start(place: Place) -> Receiver:
+        frames = Frames(BATCH, place.size)
+        into, sock = frames.into, socket_of(place.link)
         sock.settimeout(WAIT_SECONDS)
         receive = sock.recvmmsg_into
 
@@ -224,22 +242,16 @@ def rawmmsg(side: Callable[[Link], RawSocket], options: int) -> Start:
             except TimeoutError:
                 return 0
 
-        return _InPython(shared, frames, options, take)
+        return _InPython(place.link, frames, options, take)
 
     return start
 
 
-def stdlib(
-    shared: SharedLink, frames: Frames, _: contextlib.ExitStack
-) -> Receiver:
+def stdlib(place: Place) -> Receiver:
     """The socket module, one packet a call, into the same memory."""
+    frames, sock = Frames(BATCH, place.size), place.link.rx_stdlib
     views = frames.into_views
-    sock = shared.link.rx_stdlib
-    # Not settimeout(), with which it would poll before each call.
-    sock.setsockopt(
-        *(socket.SOL_SOCKET, socket.SO_RCVTIMEO),
-        struct.pack("ll", 0, int(WAIT_SECONDS * 1e6)),
-    )
+    set_timeout(sock, WAIT_SECONDS)
     receive = sock.recv_into
 
     def take() -> int:
@@ -250,4 +262,116 @@ def stdlib(
                 count += 1
         return count
 
-    return _InPython(shared, frames, 0, take)
+    return _InPython(place.link, frames, 0, take)
+
+
+# ---- The flood -------------------------------------------------------------
+
+
+class Flood(ctypes.Structure):
+    """struct flood: what has been sent."""
+
+    sent: int
+    begin_ns: int
+    wall_ns: int
+    cpu_ns: int
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in ("sent", "begin_ns", "wall_ns", "cpu_ns")
+    )
+
+
+@dataclass
+class Slices:
+    """Floods a receiver, and checks what it received."""
+
+    receiver: Receiver
+    sender: Side
+    place: Place
+
+    def run(self, _: int) -> Slice:
+        """Million packets received per second."""
+        self.begin()
+        receipt, flood = Receipt(), Flood()
+        ns = ctypes.c_uint64(int(self.place.seconds * 1e9))
+
+        def send(over: ctypes.c_int) -> None:
+            self.sender.call(
+                "run", ns, ctypes.byref(over), ctypes.byref(flood)
+            )
+
+        thread = Elsewhere(self.place.senders_cpu, send)
+        try:
+            self.receiver.run(thread.over, False, receipt)
+        finally:
+            thread.finish()
+        self.check(flood, receipt)
+        sent, received = flood.sent, receipt.frames
+        taken = receipt.last_ns - flood.begin_ns
+        extra = {
+            "sent, Mpps": sent / flood.wall_ns * 1e3,
+            "lost, %": 100 * (sent - received) / sent,
+            "sender CPU, ns": flood.cpu_ns / sent,
+            "receiver CPU, ns": receipt.cpu_ns / received,
+        }
+        return Slice(received / taken * 1e3, taken, extra)
+
+    def begin(self) -> None:
+        """Prepares the receiver, and resets its counts."""
+        self.receiver.set_options()
+        self._counts()
+
+    def _counts(self) -> tuple[int, int]:
+        counter = self.receiver.counter
+        return counter.read() if counter is not None else (0, 0)
+
+    def check(self, flood: Flood, receipt: Receipt) -> None:
+        """Checks that every frame was received once, in order and unchanged,
+        or was dropped by the kernel, which counts that if it can."""
+        counted = self.receiver.counter is not None
+        arrived, dropped = self._counts()
+        deadline = time.monotonic() + PATIENCE
+        # The kernel may not have passed on all of them.
+        while (
+            counted
+            and receipt.frames + dropped < flood.sent
+            and time.monotonic() < deadline
+        ):
+            self.receiver.run(ctypes.c_int(1), True, receipt)
+            more_arrived, more_dropped = self._counts()
+            arrived, dropped = arrived + more_arrived, dropped + more_dropped
+        told = f"{flood.sent} frames sent, {receipt.frames} received"
+        if counted and (
+            arrived != flood.sent or arrived != receipt.frames + dropped
+        ):
+            raise GroundTruthError(
+                f"{told}, {arrived} arrived, {dropped} of these dropped"
+            )
+        if not 0 < receipt.frames <= flood.sent:
+            raise GroundTruthError(told)
+        if receipt.disordered or receipt.changed:
+            raise GroundTruthError(
+                f"{told}, {receipt.disordered} out of order,"
+                f" {receipt.changed} changed"
+            )
+
+
+def slices(start: Start, place: Place) -> Slices:
+    """A receiver in its place, and the flood for it."""
+    receiver = start(place)
+    sender = Side(
+        place.stack,
+        *("capture/flood.c", (), receiver.frames, receiver.ends.names),
+        tx=receiver.ends.tx.fileno(),
+    )
+    return Slices(receiver, sender, place)
+
+
+def prepared(start: Start) -> Callable[[Place], Ready]:
+    """A receiver as the runner takes it."""
+    return partial(_prepare, start)
+
+
+def _prepare(start: Start, place: Place) -> Ready:
+    return Ready(slices(start, place).run)

@@ -1,9 +1,8 @@
 /* Receiving by AF_XDP in copy mode (Documentation/networking/af_xdp.rst): a
-   program at the interface hands each frame to the socket, past the rest of
-   the network stack. Bare system calls: no library is needed. */
+   program at the interface passes each frame to the socket, before the rest of
+   the network stack. Plain system calls; no library is needed. */
 
-#include "receiving.h"
-#include "inbox.h"
+#include "side.h"
 
 #include <linux/bpf.h>
 #include <linux/if_link.h>
@@ -17,9 +16,9 @@
 
 /* Powers of two. */
 #define CHUNK_SIZE 2048
-#define CHUNKS 8192 /* 16 MiB, as the sockets of other sides have */
+#define CHUNKS 8192 /* 16 MiB, as the queues of the sockets */
 
-/* One of the rings that are shared with the kernel. */
+/* A ring shared with the kernel. */
 struct queue {
     void *map;
     size_t size;
@@ -27,12 +26,12 @@ struct queue {
     void *entries;
 };
 
-struct receiving {
+struct receiver {
     int fd, map, program, link;
     char *memory; /* of the frames */
     struct queue filled, received;
-    struct inbox inbox;
-    struct examiner examiner;
+    unsigned batch;
+    int in_place; /* -1: there is no packet socket that counts drops */
 };
 
 static long
@@ -57,21 +56,16 @@ unmap(void *map, size_t size)
     }
 }
 
-void
-receiving_close(struct receiving *r)
+static void
+receiver_close(struct receiver *r)
 {
-    if (r != NULL) {
-        close_if_open(r->link); /* takes the program off the interface */
-        close_if_open(r->program);
-        close_if_open(r->map);
-        close_if_open(r->fd);
-        unmap(r->filled.map, r->filled.size);
-        unmap(r->received.map, r->received.size);
-        unmap(r->memory, (size_t)CHUNKS * CHUNK_SIZE);
-        inbox_close(&r->inbox);
-        examiner_close(&r->examiner);
-        free(r);
-    }
+    close_if_open(r->link); /* takes the program off the interface */
+    close_if_open(r->program);
+    close_if_open(r->map);
+    close_if_open(r->fd);
+    unmap(r->filled.map, r->filled.size);
+    unmap(r->received.map, r->received.size);
+    unmap(r->memory, (size_t)CHUNKS * CHUNK_SIZE);
 }
 
 static int
@@ -82,7 +76,7 @@ set_size(int fd, int option)
     return setsockopt(fd, SOL_XDP, option, &size, sizeof(size));
 }
 
-/* 0, or -1 with errno set, as all below. */
+/* 0, or -1 with errno set, like the functions below. */
 static int
 map_queue(int fd, struct queue *q, const struct xdp_ring_offset *at,
           size_t entry, off_t which)
@@ -100,9 +94,9 @@ map_queue(int fd, struct queue *q, const struct xdp_ring_offset *at,
     return 0;
 }
 
-/* The memory of the frames, all of which the kernel may fill. */
+/* Makes the memory of the frames, and lets the kernel fill all of it. */
 static int
-open_socket(struct receiving *r)
+open_socket(struct receiver *r)
 {
     struct xdp_umem_reg memory = {
         .len = (uint64_t)CHUNKS * CHUNK_SIZE,
@@ -146,7 +140,7 @@ open_socket(struct receiving *r)
 
 /* return bpf_redirect_map(&map, ctx->rx_queue_index, XDP_PASS) */
 static int
-load_program(struct receiving *r)
+load_program(struct receiver *r)
 {
     union bpf_attr map = {
         .map_type = BPF_MAP_TYPE_XSKMAP,
@@ -183,11 +177,11 @@ load_program(struct receiving *r)
     return r->program < 0 ? -1 : 0;
 }
 
-/* At the stack's hook, not the driver's: for that one veth moves each frame
-   into memory of another form, which costs more than what the stack does
-   before its own. */
+/* Uses the stack's hook and not the driver's, for which veth copies each frame
+   into other memory. That costs more than the stack does before its own
+   hook. */
 static int
-attach(struct receiving *r, unsigned interface)
+attach(struct receiver *r, unsigned interface)
 {
     struct sockaddr_xdp address = {
         .sxdp_family = AF_XDP,
@@ -218,33 +212,24 @@ attach(struct receiving *r, unsigned interface)
     return r->link < 0 ? -1 : 0;
 }
 
-struct receiving *
-receiving_open(const struct loop_setup *setup, char error[ERROR_SIZE])
+static int
+receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
 {
-    struct receiving *r = calloc(1, sizeof(*r));
-    int failed = 1;
-
-    errno = ENOMEM;
-    if (r != NULL) {
-        r->fd = r->map = r->program = r->link = -1;
-        failed = inbox_open(&r->inbox, setup) < 0
-                 || examiner_open(&r->examiner, setup) < 0
-                 || open_socket(r) < 0 || load_program(r) < 0
-                 || attach(r, if_nametoindex(setup->rx_name)) < 0;
+    *r = (struct receiver){-1, -1, -1, -1, .batch = setup->batch};
+    r->in_place = -1;
+    if (open_socket(r) < 0 || load_program(r) < 0
+        || attach(r, if_nametoindex(setup->rx_name)) < 0) {
+        snprintf(error, ERROR_SIZE, "AF_XDP on %s: %s", setup->rx_name,
+                 strerror(errno));
+        return -1;
     }
-    if (!failed) {
-        return r;
-    }
-    snprintf(error, ERROR_SIZE, "AF_XDP on %s: %s", setup->rx_name,
-             strerror(errno));
-    receiving_close(r);
-    return NULL;
+    return 0;
 }
 
-/* What waits, at most a batch. The chunks go back to the kernel, which writes
-   to each again when it has gone through all others. */
-static int
-take(struct receiving *r)
+/* At most a batch. The chunks go back to the kernel, which does not write to
+   one again before it has used all others. */
+static inline int
+receiver_take(struct receiver *r, arrival_put *put, void *sink)
 {
     const struct xdp_desc *frames = r->received.entries;
     uint64_t *chunks = r->filled.entries;
@@ -253,31 +238,23 @@ take(struct receiving *r)
         __atomic_load_n(r->received.producer, __ATOMIC_ACQUIRE) - begin;
     uint32_t i;
 
-    n = n < r->inbox.batch ? n : r->inbox.batch;
+    n = n < r->batch ? n : r->batch;
     for (i = 0; i < n; i++) {
-        struct xdp_desc frame = frames[(begin + i) % CHUNKS];
-        const char *at =
-            inbox_put(&r->inbox, r->memory + frame.addr, frame.len, 0, 0);
+        struct xdp_desc at = frames[(begin + i) % CHUNKS];
+        struct arrival frame = {r->memory + at.addr, at.len, 0, 0};
 
-        examine(&r->examiner, at, frame.len);
-        chunks[(free + i) % CHUNKS] = frame.addr / CHUNK_SIZE * CHUNK_SIZE;
+        put(sink, &frame);
+        chunks[(free + i) % CHUNKS] = at.addr / CHUNK_SIZE * CHUNK_SIZE;
     }
     __atomic_store_n(r->received.consumer, begin + n, __ATOMIC_RELEASE);
     __atomic_store_n(r->filled.producer, free + n, __ATOMIC_RELEASE);
     return (int)n;
 }
 
-int
-receiving_run(struct receiving *r, const int *over, int more,
-              struct receipt *receipt)
+static inline int
+receiver_fileno(const struct receiver *r)
 {
-    r->examiner.receipt = receipt;
-    return receive_until(r, &r->examiner, over, more, r->fd, take);
+    return r->fd;
 }
 
-int
-receiving_fileno(const struct receiving *r)
-{
-    (void)r;
-    return -1;
-}
+#include "receive.h"

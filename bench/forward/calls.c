@@ -2,7 +2,6 @@
    system calls and options of `rawmmsg bridge`: recvmmsg(2) and sendmmsg(2) on
    one batch for both directions. */
 
-#include "side.h"
 #include "batch.h"
 
 /* How often a frame is tried again if the queue that it goes to is full. */
@@ -37,7 +36,7 @@ side_open(const struct side_setup *setup, char error[ERROR_SIZE])
     if (s != NULL) {
         s->ports[0].fd = setup->tx;
         s->ports[1].fd = setup->rx;
-        s->batch = batch_open(setup->batch, setup->room, setup->options);
+        s->batch = batch_open(setup, NULL);
     }
     if (s == NULL || s->batch == NULL) {
         snprintf(error, ERROR_SIZE, "out of memory");
@@ -94,7 +93,7 @@ static int
 forward_batch(struct side *s, int i)
 {
     struct port *from = &s->ports[i];
-    int n = batch_receive(s->batch, from->fd);
+    int n = batch_receive(s->batch, from->fd, NULL, NULL);
 
     if (n > 0) {
         from->received += (unsigned)n;

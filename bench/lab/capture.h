@@ -1,12 +1,14 @@
 /* A libpcap handle with its best settings, which never waits by itself. */
 
-#ifndef RAWMMSG_BENCH_CAPTURE_H
-#define RAWMMSG_BENCH_CAPTURE_H
+#ifndef CAPTURE_H
+#define CAPTURE_H
 
+#include <errno.h>
 #include <linux/if_ether.h>
 #include <pcap/pcap.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <sys/uio.h>
 
 #define SNAPLEN 2048
 #define CAPTURE_ROOM (2 * 1024 * 1024) /* of its ring: libpcap's default */
@@ -16,12 +18,12 @@
 struct capture_setup {
     const char *interface;
     int protocol; /* an EtherType; 0: all */
-    int buffered; /* frames come by the block, or else each at once */
+    int buffered; /* frames arrive in blocks, or else each at once */
     int room;     /* bytes of its ring; 0: CAPTURE_ROOM */
 };
 
-/* A handle whose reads return 0 at once when nothing waits, in no promiscuous
-   mode. NULL with the reason in `reason`, of PCAP_ERRBUF_SIZE. */
+/* A handle whose reads return 0 at once if there is no frame, without
+   promiscuous mode. NULL with the reason in `reason`, of PCAP_ERRBUF_SIZE. */
 static inline pcap_t *
 capture_open(const struct capture_setup *setup, char *reason)
 {
@@ -48,8 +50,8 @@ capture_open(const struct capture_setup *setup, char *reason)
     return NULL;
 }
 
-/* Only to send. It listens all the same, but for frames that nobody sends:
-   one that listens for all slows down each that leaves. */
+/* Send-only. It has to listen, but for frames that nobody sends: a handle that
+   listens for all slows down each frame that leaves. */
 static inline pcap_t *
 injector_open(const char *interface, char *reason)
 {
@@ -59,6 +61,20 @@ injector_open(const char *interface, char *reason)
     };
 
     return capture_open(&setup, reason);
+}
+
+/* Sends frames, one a call; libpcap has no batch call. 0, or -EIO. */
+static inline int
+inject_all(pcap_t *p, const struct iovec *frames, unsigned count)
+{
+    unsigned i;
+
+    for (i = 0; i < count; i++) {
+        if (pcap_inject(p, frames[i].iov_base, frames[i].iov_len) < 0) {
+            return -EIO;
+        }
+    }
+    return 0;
 }
 
 #endif

@@ -29,10 +29,6 @@ _FLAGS: Final = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
 INSTALL: Final[Mapping[str, str]] = {
     "pcap/pcap.h": "apt-get install libpcap-dev",
     "pcap": "apt-get install libpcap-dev",
-    "xdp/xsk.h": "apt-get install libxdp-dev libbpf-dev",
-    "xdp": "apt-get install libxdp-dev libbpf-dev",
-    "bpf/bpf.h": "apt-get install libbpf-dev",
-    "bpf": "apt-get install libbpf-dev",
 }
 _NOT_FOUND: Final = re.compile(
     r"(?:fatal error: |cannot find -l|library not found for -l)"
@@ -120,6 +116,7 @@ LARGE: Final = 64
 SEND_ONLY: Final = 128
 BUFFERED: Final = 256
 VNET_HDR: Final = 512
+FLOOD: Final = 1024
 
 
 class _Setup(ctypes.Structure):

@@ -76,8 +76,7 @@ def found() -> dict[str, str]:
             rows[name] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             rows[name] = f"missing: pip install {distribution}"
-    for header in ("pcap/pcap.h", "xdp/xsk.h"):
-        rows[header] = _header(header)
+    rows["pcap/pcap.h"] = _header("pcap/pcap.h")
     return rows
 
 

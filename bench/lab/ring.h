@@ -1,20 +1,14 @@
 /* The memory that a packet socket shares with the kernel: PACKET_RX_RING and
    PACKET_TX_RING (Documentation/networking/packet_mmap.rst). */
 
-#ifndef RAWMMSG_BENCH_RING_H
-#define RAWMMSG_BENCH_RING_H
+#ifndef RING_H
+#define RING_H
 
-#include <errno.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
+#include "side.h"
 
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
-#include <linux/if_packet.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 /* Room for a frame of 1,500 bytes, its tags, and the kernel's header. Not a
    power of two, because slots would compete for the same cache sets. */
@@ -150,55 +144,47 @@ ring_next_slot(struct ring *r)
     }
 }
 
-/* A frame where the kernel put it. */
-struct ring_frame {
-    const char *data;
-    uint32_t length;
-    int tagged;  /* the kernel took a VLAN tag out of it */
-    int stamped; /* it has an arrival time */
-};
-
-typedef void ring_put(void *sink, const struct ring_frame *frame);
-
-/* Version 2: passes on the frame of a slot and gives the slot back. 0 or
-   -EAGAIN. */
+/* Version 2: passes on the frame of a slot and gives the slot back: 1, or 0 if
+   there is none. */
 static inline int
-ring_take_slot(struct ring *r, ring_put *put, void *sink)
+ring_take_slot(struct ring *r, arrival_put *put, void *sink)
 {
     struct tpacket2_hdr *slot = ring_slot(r);
     uint32_t status = __atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE);
-    struct ring_frame frame;
+    struct arrival frame = {
+        .data = (const char *)slot + slot->tp_mac,
+        .length = slot->tp_snaplen,
+        .tagged = (status & TP_STATUS_VLAN_VALID) != 0,
+        .stamped = slot->tp_sec != 0,
+    };
 
     if (!(status & TP_STATUS_USER)) {
-        return -EAGAIN;
+        return 0;
     }
-    frame.data = (const char *)slot + slot->tp_mac;
-    frame.length = slot->tp_snaplen;
-    frame.tagged = (status & TP_STATUS_VLAN_VALID) != 0;
-    frame.stamped = slot->tp_sec != 0;
     put(sink, &frame);
     __atomic_store_n(&slot->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
     ring_next_slot(r);
-    return 0;
+    return 1;
 }
 
-/* Version 3: passes on the frames of a block and gives the block back. 0 or
-   -EAGAIN. */
+/* Version 3: passes on the frames of a block and gives the block back: how
+   many, or 0 if there is no block. */
 static inline int
-ring_take_block(struct ring *r, ring_put *put, void *sink)
+ring_take_block(struct ring *r, arrival_put *put, void *sink)
 {
     struct tpacket_block_desc *block = ring_block(r);
     struct tpacket_hdr_v1 *header = &block->hdr.bh1;
     const struct tpacket3_hdr *slot;
-    uint32_t left;
+    int i, n;
 
     if (!(__atomic_load_n(&header->block_status, __ATOMIC_ACQUIRE)
           & TP_STATUS_USER)) {
-        return -EAGAIN;
+        return 0;
     }
     slot = (const void *)((const char *)block + header->offset_to_first_pkt);
-    for (left = header->num_pkts; left > 0; left--) {
-        struct ring_frame frame = {
+    n = (int)header->num_pkts;
+    for (i = 0; i < n; i++) {
+        struct arrival frame = {
             .data = (const char *)slot + slot->tp_mac,
             .length = slot->tp_snaplen,
             .tagged = (slot->tp_status & TP_STATUS_VLAN_VALID) != 0,
@@ -211,12 +197,11 @@ ring_take_block(struct ring *r, ring_put *put, void *sink)
     __atomic_store_n(&header->block_status, TP_STATUS_KERNEL,
                      __ATOMIC_RELEASE);
     ring_next_block(r);
-    return 0;
+    return n;
 }
 
-/* Of the version that the ring has. */
 static inline int
-ring_take(struct ring *r, ring_put *put, void *sink)
+ring_take(struct ring *r, arrival_put *put, void *sink)
 {
     return r->version == TPACKET_V3 ? ring_take_block(r, put, sink)
                                     : ring_take_slot(r, put, sink);

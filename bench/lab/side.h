@@ -1,5 +1,4 @@
-/* The interface of a contender in C, and what several of them need: a batch to
-   send, numbered frames, clocks.
+/* The interface of a contender in C, and what all of them need.
 
    A contender is a shared library with the functions side_open(), side_run(),
    side_close() and, where its measurement needs them, others. bench/lab/
@@ -33,12 +32,13 @@ enum side_option {
     SIDE_STAMPS = 2,      /* ask the kernel for each packet's arrival time */
     SIDE_V3 = 4,          /* a ring of TPACKET_V3 instead of TPACKET_V2 */
     SIDE_COPY = 8,        /* copy the packets to the caller's memory */
-    SIDE_ONE_BY_ONE = 16, /* a packet a call */
+    SIDE_ONE_BY_ONE = 16, /* send(2) and recv(2), a packet a call */
     SIDE_INJECT = 32,     /* send with pcap_inject() */
-    SIDE_LARGE = 64,      /* a ring as large as the queue of a socket */
+    SIDE_LARGE = 64,      /* a ring of 8 MiB, the size of a socket's queue */
     SIDE_SEND_ONLY = 128, /* libpcap: a handle that receives nothing */
     SIDE_BUFFERED = 256,  /* libpcap: not in immediate mode */
     SIDE_VNET_HDR = 512,  /* frames have offload headers */
+    SIDE_FLOOD = 1024,    /* a ring of 16 MiB, with large blocks */
 };
 
 /* `batch` frames of `size` bytes, `stride` apart, are sent from `out` and
@@ -74,12 +74,34 @@ write_number(void *frame, uint64_t number)
 }
 
 static inline uint64_t
-now_ns(void)
+read_number(const void *frame)
+{
+    uint64_t number;
+
+    memcpy(&number, (const char *)frame + NUMBER_AT, sizeof(number));
+    return be64toh(number);
+}
+
+static inline uint64_t
+clock_ns(clockid_t clock)
 {
     struct timespec now;
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static inline uint64_t
+now_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
+}
+
+/* The CPU time of this thread, including the kernel's work for it. */
+static inline uint64_t
+thread_ns(void)
+{
+    return clock_ns(CLOCK_THREAD_CPUTIME_ID);
 }
 
 /* Waits until `fd` is ready: 0, or -errno. */
@@ -92,68 +114,15 @@ wait_for(int fd, short events)
     return n > 0 ? 0 : n == 0 ? -ETIMEDOUT : -errno;
 }
 
-/* A batch to send by sendmmsg(2), prepared once. */
-struct sender {
-    int fd;
-    unsigned batch;
-    struct mmsghdr *messages;
-    struct iovec *parts;
+/* A frame that has arrived, wherever it is in memory. */
+struct arrival {
+    const char *data;
+    uint32_t length;
+    int tagged;  /* the kernel took a VLAN tag out of it */
+    int stamped; /* it has an arrival time */
 };
 
-static inline void
-sender_close(struct sender *s)
-{
-    free(s->messages);
-    free(s->parts);
-}
-
-/* 0, or -ENOMEM. */
-static inline int
-sender_open(struct sender *s, const struct side_setup *setup)
-{
-    unsigned i;
-
-    s->fd = setup->tx;
-    s->batch = setup->batch;
-    s->messages = calloc(setup->batch, sizeof(*s->messages));
-    s->parts = calloc(setup->batch, sizeof(*s->parts));
-    if (s->messages == NULL || s->parts == NULL) {
-        return -ENOMEM;
-    }
-    for (i = 0; i < setup->batch; i++) {
-        s->parts[i].iov_base = setup->out + i * setup->stride;
-        s->parts[i].iov_len = setup->size;
-        s->messages[i].msg_hdr.msg_iov = &s->parts[i];
-        s->messages[i].msg_hdr.msg_iovlen = 1;
-    }
-    return 0;
-}
-
-/* Sends the batch: 0, or -errno. */
-static inline int
-sender_send(struct sender *s)
-{
-    unsigned sent = 0;
-
-    while (sent < s->batch) {
-        long n = syscall(SYS_sendmmsg, s->fd, s->messages + sent,
-                         s->batch - sent, MSG_DONTWAIT);
-
-        if (n >= 0) {
-            sent += (unsigned)n;
-        }
-        else if (errno != EAGAIN) {
-            return -errno;
-        }
-        else {
-            int error = wait_for(s->fd, POLLOUT);
-
-            if (error < 0) {
-                return error;
-            }
-        }
-    }
-    return 0;
-}
+/* Called with each frame that is received. */
+typedef void arrival_put(void *sink, const struct arrival *frame);
 
 #endif

@@ -1,15 +1,13 @@
-/* Returns each frame, by recv(2) and send(2), until it is told to stop. */
+/* Returns each frame by send(2) and recv(2), until it is told to stop. */
 
-#include "loop.h"
+#include "side.h"
 
-#define LONGEST 2048
-
-/* The socket has a timeout (SO_RCVTIMEO), after which this looks whether it is
-   `over`. 0, or -errno. */
+/* The socket has a timeout (SO_RCVTIMEO), after which this checks whether it
+   is `over`. 0, or -errno. */
 int
 echo_run(int fd, const int *over)
 {
-    char frame[LONGEST];
+    char frame[2048];
 
     while (!__atomic_load_n(over, __ATOMIC_ACQUIRE)) {
         ssize_t n = recv(fd, frame, sizeof(frame), 0);

@@ -119,7 +119,7 @@ def ready(loop: Loop, place: Place) -> Ready:
 
 
 class Totals(ctypes.Structure):
-    """struct loop_totals"""
+    """struct totals of lab/inbox.h"""
 
     packets: int
     bytes: int

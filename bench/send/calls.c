@@ -3,17 +3,18 @@
    Each sender is a shared library of these functions: side_prepare() is called
    after the frames have changed, side_run() sends the batch `times` times. */
 
-#include "side.h"
+#include "batch.h"
 
 struct side {
-    struct sender sender;
+    int tx; /* belongs to the caller */
+    struct batch *out;
 };
 
 void
 side_close(struct side *s)
 {
     if (s != NULL) {
-        sender_close(&s->sender);
+        batch_close(s->out);
         free(s);
     }
 }
@@ -23,7 +24,11 @@ side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
     struct side *s = calloc(1, sizeof(*s));
 
-    if (s == NULL || sender_open(&s->sender, setup) < 0) {
+    if (s != NULL) {
+        s->tx = setup->tx;
+        s->out = batch_open_full(setup);
+    }
+    if (s == NULL || s->out == NULL) {
         snprintf(error, ERROR_SIZE, "out of memory");
         side_close(s);
         return NULL;
@@ -43,7 +48,7 @@ side_run(struct side *s, unsigned times)
     int error = 0;
 
     for (; times > 0 && error == 0; times--) {
-        error = sender_send(&s->sender);
+        error = batch_send_all(s->out, s->tx);
     }
     return error;
 }

@@ -1,10 +1,10 @@
-/* Sending with libpcap: a packet a call; it has no batch call. */
+/* Sending with libpcap. */
 
-#include "side.h"
+#include "batch.h"
 #include "capture.h"
 
 struct side {
-    struct sender sender; /* where the frames are */
+    struct batch *out; /* the frames */
     pcap_t *handle;
 };
 
@@ -12,7 +12,7 @@ void
 side_close(struct side *s)
 {
     if (s != NULL) {
-        sender_close(&s->sender);
+        batch_close(s->out);
         if (s->handle != NULL) {
             pcap_close(s->handle);
         }
@@ -26,9 +26,9 @@ side_open(const struct side_setup *setup, char error[ERROR_SIZE])
     struct capture_setup wanted = {.interface = setup->tx_name};
     struct side *s = calloc(1, sizeof(*s));
 
-    _Static_assert(ERROR_SIZE >= PCAP_ERRBUF_SIZE, "libpcap's words fit");
-    if (s == NULL || sender_open(&s->sender, setup) < 0) {
-        snprintf(error, ERROR_SIZE, "out of memory");
+    _Static_assert(ERROR_SIZE >= PCAP_ERRBUF_SIZE, "libpcap's message fits");
+    snprintf(error, ERROR_SIZE, "out of memory");
+    if (s == NULL || (s->out = batch_open_full(setup)) == NULL) {
         side_close(s);
         return NULL;
     }
@@ -51,16 +51,10 @@ side_prepare(struct side *s)
 int
 side_run(struct side *s, unsigned times)
 {
-    unsigned i;
+    int error = 0;
 
-    for (; times > 0; times--) {
-        for (i = 0; i < s->sender.batch; i++) {
-            const struct iovec *part = &s->sender.parts[i];
-
-            if (pcap_inject(s->handle, part->iov_base, part->iov_len) < 0) {
-                return -EIO;
-            }
-        }
+    for (; times > 0 && error == 0; times--) {
+        error = inject_all(s->handle, s->out->parts, s->out->count);
     }
-    return 0;
+    return error;
 }

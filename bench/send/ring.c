@@ -1,34 +1,34 @@
-/* Sending by a ring that the kernel reads (PACKET_TX_RING, TPACKET_V2). */
+/* Sending by a ring that the kernel reads: PACKET_TX_RING with TPACKET_V2. */
 
-#include "side.h"
+#include "batch.h"
 #include "ring.h"
 
 #include <net/if.h>
 
-/* Where the kernel looks for the frame in a slot
+/* The offset at which the kernel expects the frame in a slot
    (net/packet/af_packet.c:tpacket_parse_header()). */
 #define DATA_OFFSET (TPACKET2_HDRLEN - sizeof(struct sockaddr_ll))
 
-#define BATCHES 2 /* that the ring has room for */
+#define BATCHES 2 /* room in the ring */
 
 struct side {
-    struct sender sender; /* where the frames are */
+    struct batch *out; /* the frames */
     struct ring ring;
-    int copy; /* or else the frames are in the ring before they are sent */
+    int copy; /* 0: the frames are in the ring before they are sent */
 };
 
 void
 side_close(struct side *s)
 {
     if (s != NULL) {
-        sender_close(&s->sender);
+        batch_close(s->out);
         ring_close(&s->ring);
         free(s);
     }
 }
 
-/* One block per batch, so that each slot sends the same frame of it each
-   time: 0, or -errno. */
+/* A block for each batch, so that a slot always has the same frame of it. 0,
+   or -errno. */
 static int
 open_ring(struct side *s, const struct side_setup *setup)
 {
@@ -59,9 +59,9 @@ side_open(const struct side_setup *setup, char error[ERROR_SIZE])
     if (s != NULL) {
         s->ring.fd = -1;
         s->copy = (setup->options & SIDE_COPY) != 0;
-        result = sender_open(&s->sender, setup);
+        s->out = batch_open_full(setup);
     }
-    if (result == 0) {
+    if (s != NULL && s->out != NULL) {
         result = open_ring(s, setup);
     }
     if (result == 0) {
@@ -84,14 +84,14 @@ side_prepare(struct side *s)
 {
     unsigned i;
 
-    /* A slice ends where it began to fill a block. */
-    for (i = 0; i < BATCHES * s->sender.batch; i++) {
-        fill(ring_slot(&s->ring), &s->sender.parts[i % s->sender.batch]);
+    /* A slice begins and ends at the start of a block. */
+    for (i = 0; i < BATCHES * s->out->count; i++) {
+        fill(ring_slot(&s->ring), &s->out->parts[i % s->out->count]);
         ring_next_slot(&s->ring);
     }
 }
 
-/* Waits for a slot that the kernel is done with: 0, or -errno. */
+/* Waits until the kernel has sent the frame of a slot: 0, or -errno. */
 static int
 wait_for_slot(struct side *s, struct tpacket2_hdr *slot)
 {
@@ -111,8 +111,8 @@ send_batch(struct side *s)
 {
     unsigned i;
 
-    for (i = 0; i < s->sender.batch; i++) {
-        const struct iovec *part = &s->sender.parts[i];
+    for (i = 0; i < s->out->count; i++) {
+        const struct iovec *part = &s->out->parts[i];
         struct tpacket2_hdr *slot = ring_slot(&s->ring);
         int error = wait_for_slot(s, slot);
 

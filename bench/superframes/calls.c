@@ -1,7 +1,6 @@
 /* The baseline for super-frames: sends a batch and receives it back, with or
    without offload headers, in one thread. */
 
-#include "side.h"
 #include "batch.h"
 
 struct side {
@@ -23,20 +22,18 @@ struct side *
 side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
     struct side *s = calloc(1, sizeof(*s));
-    unsigned options = setup->options;
 
     if (s != NULL) {
         s->tx = setup->tx;
         s->rx = setup->rx;
-        s->out = batch_open(setup->batch, setup->room, options);
-        s->in = batch_open(setup->batch, setup->room, options | SIDE_AUXDATA);
+        s->out = batch_open_full(setup);
+        s->in = batch_open(setup, NULL);
     }
     if (s == NULL || s->out == NULL || s->in == NULL) {
         snprintf(error, ERROR_SIZE, "out of memory");
         side_close(s);
         return NULL;
     }
-    s->out->count = setup->batch;
     return s;
 }
 
@@ -58,7 +55,7 @@ side_header(const struct side *s, int received, unsigned i)
 size_t *
 side_length(const struct side *s, int received, unsigned i)
 {
-    return &(received ? s->in : s->out)->parts[2 * i + 1].iov_len;
+    return &part_of(received ? s->in : s->out, i)->iov_len;
 }
 
 /* Sends the batch and receives it, `times` times. Returns how many frames the
@@ -67,21 +64,18 @@ int
 side_run(struct side *s, unsigned times)
 {
     for (; times > 0; times--) {
-        unsigned sent = 0, received = 0;
+        int n = batch_send_all(s->out, s->tx);
+        unsigned received = 0;
 
-        while (received < s->out->count) {
-            int sending = sent < s->out->count;
-            int n = sending ? batch_send(s->out, s->tx, sent)
-                            : batch_receive(s->in, s->rx);
-
+        while (n >= 0 && received < s->out->count) {
+            n = batch_receive(s->in, s->rx, NULL, NULL);
             if (n == -EAGAIN) {
-                n = sending ? wait_for(s->tx, POLLOUT)
-                            : wait_for(s->rx, POLLIN);
+                n = wait_for(s->rx, POLLIN);
             }
-            if (n < 0) {
-                return n;
-            }
-            *(sending ? &sent : &received) += (unsigned)n;
+            received += (unsigned)n;
+        }
+        if (n < 0) {
+            return n;
         }
     }
     return (int)s->in->count;

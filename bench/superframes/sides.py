@@ -20,7 +20,7 @@ from ..lab.contender import (
     UnavailableError,
 )
 from ..lab.link import PATIENCE, Counter
-from ..lab.native import VNET_HDR, Side
+from ..lab.native import AUXDATA, VNET_HDR, Side
 from .frames import Kind, OffloadHeader, VirtioNetHeader
 
 Frame: TypeAlias = tuple[bytes, OffloadHeader | None]
@@ -129,7 +129,7 @@ class CLoop:
             *((), None, ("", "")),
             tx=tx.fileno(),
             rx=rx.fileno(),
-            options=VNET_HDR if kind.vnet_hdr else 0,
+            options=AUXDATA | (VNET_HDR if kind.vnet_hdr else 0),
             batch=place.batch,
             room=kind.room,
         )
