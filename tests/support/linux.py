@@ -11,9 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from rawmmsg import RawSocket
 from support.child import tool
 
 ETH_P_ALL: Final = 3
+
+# <asm-generic/socket.h>, <linux/net_tstamp.h>
+SO_ATTACH_FILTER: Final = 26
+SO_TIMESTAMPNS: Final = 35
+SO_TIMESTAMPING: Final = 37
+SOF_TIMESTAMPING_RX_SOFTWARE: Final = 1 << 3
+SOF_TIMESTAMPING_SOFTWARE: Final = 1 << 4
 
 # <linux/sockios.h>
 _SIOCETHTOOL: Final = 0x8946
@@ -103,3 +111,72 @@ def ethtool(interface: str, command: int, value: int) -> None:
     )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCETHTOOL, request)
+
+
+def descriptors() -> set[int]:
+    """The descriptors that this process has open."""
+    numbers = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {number for number in numbers if is_open(number)}
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def same_descriptors() -> Iterator[None]:
+    """Asserts that the block leaves the same descriptors open."""
+    before = descriptors()
+    yield
+    assert descriptors() == before, "a descriptor is leaked or lost"
+
+
+def same_socket(sock: RawSocket) -> socket.socket:
+    """A socket of the standard library that shares this open socket."""
+    return socket.socket(fileno=os.dup(sock.fileno()))
+
+
+def hardware_address(interface: str) -> bytes:
+    """Its Ethernet address."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.bind((interface, 0))
+        address: bytes = sock.getsockname()[4]
+        return address
+
+
+def packet_socket(
+    interface: str | None, kind: int = socket.SOCK_RAW
+) -> socket.socket:
+    """A socket of the standard library that receives everything on the
+    interface, or on all of them."""
+    if interface is None:
+        protocol = socket.htons(ETH_P_ALL)
+        return socket.socket(socket.AF_PACKET, kind, protocol)
+    sock = socket.socket(socket.AF_PACKET, kind, 0)
+    sock.bind((interface, ETH_P_ALL))
+    return sock
+
+
+@contextmanager
+def other_namespace() -> Iterator[int]:
+    """Another network namespace, loopback up: the id of a process inside."""
+    with subprocess.Popen(
+        [
+            "unshare",
+            "--net",
+            "sh",
+            "-c",
+            f"{tool('ip')} link set lo up; echo; read _",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n", "no namespace is made"
+        yield process.pid
+        process.stdin.close()
