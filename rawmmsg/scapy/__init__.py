@@ -28,9 +28,9 @@ except ModuleNotFoundError as error:
     ) from None
 
 from ..pacing import SendResult
-from .configuration import install, uninstall
+from .installation import install, uninstall
 from .links import FilterError
-from .raw import RawSniffer
+from .raw_sniffer import RawSniffer
 from .sending import sendp_batch
 from .session import BatchSession
 from .sockets import (
