@@ -115,9 +115,7 @@ def _packets(count: int) -> list[Packet]:
         / UDP(dport=40001)
     )
     rest = SIZE - len(header)
-    return [
-        header.copy() / Raw(i.to_bytes(rest, "big")) for i in range(count)
-    ]
+    return [header.copy() / Raw(i.to_bytes(rest, "big")) for i in range(count)]
 
 
 def _objects(

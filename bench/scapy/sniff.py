@@ -116,9 +116,7 @@ def _sniffing(target: float) -> list[Contender[Place]]:
     return [
         theirs,
         control(theirs, None),
-        Contender(
-            "rawmmsg", _timed(_ours, sniffing), SCAPY, at_least=target
-        ),
+        Contender("rawmmsg", _timed(_ours, sniffing), SCAPY, at_least=target),
         Contender(
             "rawmmsg, BatchSession",
             _timed(_ours, _with_batches),

@@ -56,8 +56,9 @@ def counted(work: Callable[[], _T]) -> tuple[_T, Mapping[str, int]]:
 
 
 def _let_trace(whom: ctypes.c_ulong) -> None:
-    """Allows strace, which is not an ancestor, to trace this process where Yama
-    restricts ptrace(2). Elsewhere prctl(2) fails, which does not matter."""
+    """Allows strace, which is not an ancestor, to trace this process even if
+    Yama restricts ptrace(2). Without Yama prctl(2) fails, which does not
+    matter."""
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, whom, 0, 0, 0)
 
 
