@@ -5,12 +5,14 @@ Line numbers in mypy's messages are those of the page. Needs mypy and what the
 blocks import (the extra `test`).
 """
 
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests"))
 
 from support.blocks import blocks
 
@@ -30,7 +32,11 @@ def main() -> int:
                 names.append(str(path.relative_to(folder)))
         command = [sys.executable, "-m", "mypy", "--strict"]
         command += ["--namespace-packages", "--explicit-package-bases"]
-        return subprocess.run([*command, *names], cwd=folder).returncode
+        # mypy does not find a package that is installed as editable.
+        found = os.environ | {"MYPYPATH": str(ROOT)}
+        return subprocess.run(
+            [*command, *names], cwd=folder, env=found
+        ).returncode
 
 
 if __name__ == "__main__":

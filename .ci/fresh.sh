@@ -26,24 +26,28 @@ machine=$work/machine
 
 # ---- The commands ----------------------------------------------------------
 
-# Prints the first shell block of README.md that contains these words.
+# shell_block PAGE WORDS: prints the first block of shell commands on the page
+# that contains the words.
 shell_block() {
-    awk -v words="$1" '
+    awk -v words="$2" '
         /^```/ {
             if (shell && index(block, words)) { printf "%s", block; exit }
             shell = $0 == "```sh"; block = ""; next
         }
         shell { block = block $0 "\n" }
-    ' "$checkout/README.md"
+    ' "$checkout/$1"
 }
 
-packages=$(shell_block "apt-get install")
-demo=$(shell_block "rawmmsg demo")
-tests=$(shell_block pytest)
-if [ -z "$packages" ] || [ -z "$demo" ] || [ -z "$tests" ]; then
-    echo "error: README.md lacks the packages, the demo or the tests" >&2
-    exit 1
-fi
+packages=$(shell_block README.md "apt-get install")
+demo=$(shell_block README.md "rawmmsg demo")
+test_packages=$(shell_block CONTRIBUTING.md "apt-get install")
+tests=$(shell_block CONTRIBUTING.md pytest)
+for block in packages demo test_packages tests; do
+    if [ -z "${!block}" ]; then
+        echo "error: README.md or CONTRIBUTING.md lacks the $block" >&2
+        exit 1
+    fi
+done
 
 # ---- The machine -----------------------------------------------------------
 
@@ -137,7 +141,8 @@ enter() {
 lend
 enter "export DEBIAN_FRONTEND=noninteractive
 apt-get update
-$packages"
+$packages
+$test_packages"
 lend
 enter "export CI=true PYTHONPATH=/root/plugin PYTEST_ADDOPTS='-p no_skips'
 cd ~/rawmmsg

@@ -8,11 +8,20 @@ from types import ModuleType
 # C imports it by name, maybe after the process has given up the right to read
 # this folder.
 from . import _options  # noqa: F401
-from ._rawmmsg import (
+from ._rawmmsg import PacketBatch, RawSocket, Statistics
+from .constants import (
     CHECKSUM_NOT_READY,
     CHECKSUM_VALID,
     CONTROL_TRUNCATED,
-    FANOUT_DEFRAG,
+    FANOUT_CBPF,
+    FANOUT_CPU,
+    FANOUT_EBPF,
+    FANOUT_FLAG_DEFRAG,
+    FANOUT_FLAG_ROLLOVER,
+    FANOUT_HASH,
+    FANOUT_LB,
+    FANOUT_QUEUE,
+    FANOUT_RANDOM,
     FANOUT_ROLLOVER,
     FOREIGN,
     GSO_ECN,
@@ -20,15 +29,33 @@ from ._rawmmsg import (
     GSO_TCPV4,
     GSO_TCPV6,
     GSO_UDP_L4,
+    PACKET_ADD_MEMBERSHIP,
+    PACKET_AUXDATA,
+    PACKET_BROADCAST,
+    PACKET_DROP_MEMBERSHIP,
+    PACKET_FANOUT,
+    PACKET_FANOUT_DATA,
+    PACKET_HOST,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_LOOPBACK,
+    PACKET_MULTICAST,
+    PACKET_ORIGDEV,
+    PACKET_OTHERHOST,
+    PACKET_OUTGOING,
+    PACKET_QDISC_BYPASS,
+    PACKET_ROLLOVER_STATS,
+    PACKET_STATISTICS,
+    PACKET_TIMESTAMP,
+    PACKET_VNET_HDR,
+    PACKET_VNET_HDR_SZ,
+    SOL_PACKET,
     SUPER_FRAME,
     TRUNCATED,
     VLAN_RESTORED,
     VNET_DATA_VALID,
     VNET_NEEDS_CSUM,
-    PacketBatch,
-    RawSocket,
-    Statistics,
 )
+from .fanout import open_fanout_group
 
 __version__ = "0.1.0"
 
@@ -36,7 +63,15 @@ __all__ = [
     "CHECKSUM_NOT_READY",
     "CHECKSUM_VALID",
     "CONTROL_TRUNCATED",
-    "FANOUT_DEFRAG",
+    "FANOUT_CBPF",
+    "FANOUT_CPU",
+    "FANOUT_EBPF",
+    "FANOUT_FLAG_DEFRAG",
+    "FANOUT_FLAG_ROLLOVER",
+    "FANOUT_HASH",
+    "FANOUT_LB",
+    "FANOUT_QUEUE",
+    "FANOUT_RANDOM",
     "FANOUT_ROLLOVER",
     "FOREIGN",
     "GSO_ECN",
@@ -44,6 +79,26 @@ __all__ = [
     "GSO_TCPV4",
     "GSO_TCPV6",
     "GSO_UDP_L4",
+    "PACKET_ADD_MEMBERSHIP",
+    "PACKET_AUXDATA",
+    "PACKET_BROADCAST",
+    "PACKET_DROP_MEMBERSHIP",
+    "PACKET_FANOUT",
+    "PACKET_FANOUT_DATA",
+    "PACKET_HOST",
+    "PACKET_IGNORE_OUTGOING",
+    "PACKET_LOOPBACK",
+    "PACKET_MULTICAST",
+    "PACKET_ORIGDEV",
+    "PACKET_OTHERHOST",
+    "PACKET_OUTGOING",
+    "PACKET_QDISC_BYPASS",
+    "PACKET_ROLLOVER_STATS",
+    "PACKET_STATISTICS",
+    "PACKET_TIMESTAMP",
+    "PACKET_VNET_HDR",
+    "PACKET_VNET_HDR_SZ",
+    "SOL_PACKET",
     "SUPER_FRAME",
     "TRUNCATED",
     "VLAN_RESTORED",
@@ -52,9 +107,10 @@ __all__ = [
     "PacketBatch",
     "RawSocket",
     "Statistics",
+    "open_fanout_group",
 ]
 
-_SUBMODULES = frozenset({"aio", "bpf", "fanout", "scapy", "testing"})
+_SUBMODULES = frozenset({"aio", "bpf", "scapy", "testing"})
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -11,6 +11,8 @@ import sys
 import warnings
 from operator import index
 
+from .constants import FANOUT_FLAG_DEFRAG, FANOUT_FLAG_ROLLOVER, FanoutMode
+
 # Of type checkers. To import typing would double the time that the package
 # takes to import.
 TYPE_CHECKING = False
@@ -49,13 +51,9 @@ _SWAPPED = {
 # By C's numbers.
 _TIMESTAMPS = (None, "software", "hardware")
 
-# By their number (linux/if_packet.h).
-_FANOUT_MODES = (
-    *("hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf"),
-)
-_FANOUT_ROLLOVER = 0x1000
+# PACKET_FANOUT_FLAG_UNIQUEID (linux/if_packet.h)
 _FANOUT_UNIQUE_ID = 0x2000
-_FANOUT_DEFRAG = 0x8000
+_FANOUT_MODES = [mode.name.lower() for mode in FanoutMode]
 
 # What an adopted descriptor brings with it.
 _BROUGHT = "interface protocol type netns allow_down".split()
@@ -149,10 +147,10 @@ def parse_fanout(
     if number > 0xFFFF:
         raise ValueError(f"a fanout group is 0 to 0xffff, not {number:#x}")
     flags = index(flags)
-    if flags & ~(_FANOUT_DEFRAG | _FANOUT_ROLLOVER):
+    if flags & ~(FANOUT_FLAG_DEFRAG | FANOUT_FLAG_ROLLOVER):
         raise ValueError(
-            "flags may have FANOUT_DEFRAG and FANOUT_ROLLOVER, and no other:"
-            f" not {flags:#x}"
+            "flags may have FANOUT_FLAG_DEFRAG and FANOUT_FLAG_ROLLOVER, and"
+            f" no other bit: {flags:#x}"
         )
     _check_fanout_program(mode, number, program)
     if number < 0:

@@ -7,44 +7,6 @@ from typing import Any, Final, Literal, Self, TypeAlias, final, overload
 from _typeshed import structseq
 from typing_extensions import Buffer
 
-SUPER_FRAME: Final = 69632
-"""The frame size, in bytes, that holds any GSO or GRO frame with its tags."""
-
-TRUNCATED: Final = 1
-"""Flag: the frame holds fewer bytes than the packet had on the wire."""
-CHECKSUM_NOT_READY: Final = 2
-"""Flag: the checksum is left to the hardware (TP_STATUS_CSUMNOTREADY)."""
-CHECKSUM_VALID: Final = 4
-"""Flag: the kernel or the hardware has verified the checksum."""
-VLAN_RESTORED: Final = 8
-"""Flag: the tag had been stripped; it was put back into the frame."""
-CONTROL_TRUNCATED: Final = 16
-"""Flag: the kernel had more control data than fits (MSG_CTRUNC), as options
-set by hand can cause: a tag or a time stamp of this packet may be lost."""
-FOREIGN: Final = 32
-"""Flag: the datagram has another sender than the socket's `peer`."""
-
-VNET_NEEDS_CSUM: Final = 1
-"""vnet_flags: the checksum is missing (VIRTIO_NET_HDR_F_NEEDS_CSUM)."""
-VNET_DATA_VALID: Final = 2
-"""vnet_flags: the checksum was verified (VIRTIO_NET_HDR_F_DATA_VALID)."""
-
-GSO_NONE: Final = 0
-"""gso_types: a frame as it goes on the wire."""
-GSO_TCPV4: Final = 1
-"""gso_types: a super-frame of TCP over IPv4."""
-GSO_TCPV6: Final = 4
-"""gso_types: a super-frame of TCP over IPv6."""
-GSO_UDP_L4: Final = 5
-"""gso_types: a super-frame of UDP datagrams."""
-GSO_ECN: Final = 128
-"""gso_types, or-ed in: TCP's CWR is set, for the first segment."""
-
-FANOUT_ROLLOVER: Final = 0x1000
-"""set_fanout() flag: to the next socket where one's queue is full."""
-FANOUT_DEFRAG: Final = 0x8000
-"""set_fanout() flag: IP fragments are put together before the choice."""
-
 _FanoutMode: TypeAlias = Literal[
     "hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf"
 ]
@@ -320,7 +282,7 @@ class Statistics(
 
     @property
     def send_retries(self) -> int:
-        """Times that sendall() came back after ENOBUFS."""
+        """Times that sendmmsg_all() came back after ENOBUFS."""
 
 @final
 class RawSocket:
@@ -483,7 +445,7 @@ class RawSocket:
         that does not exist.
         """
 
-    def sendall(self, packets: _Packets, /) -> None:
+    def sendmmsg_all(self, packets: _Packets, /) -> None:
         """Sends every packet, resuming after short counts.
 
         ENOBUFS is retried with growing pauses until the timeout, or for a
@@ -600,11 +562,11 @@ class RawSocket:
         sockets; returns its number.
 
         `group` is 0 to 65,535; None: a new one, which the kernel chooses.
-        `flags`: FANOUT_DEFRAG, FANOUT_ROLLOVER. `program` chooses the socket:
-        instructions for "cbpf", a descriptor for "ebpf". What the socket has
-        queued before it joins stays, and may have reached other members too;
-        from then on each packet is one member's. A group can only be left by
-        close().
+        `flags`: FANOUT_FLAG_DEFRAG, FANOUT_FLAG_ROLLOVER. `program` chooses
+        the socket: instructions for "cbpf", a descriptor for "ebpf". What the
+        socket has queued before it joins stays, and may have reached other
+        members too; from then on each packet is one member's. A group can only
+        be left by close().
 
         Raises OSError: EINVAL where the members differ in interface,
         protocol, mode or flags or the socket is not bound, EALREADY for a

@@ -58,12 +58,12 @@ def batches(sock: RawSocket, batch: PacketBatch) -> AsyncIterator[PacketBatch]:
 async def send(sock: RawSocket, packets: _Packets) -> None:
     """Sends every packet; `packets` must stay as they are until it returns.
 
-    ENOBUFS is retried as sendall() does, for a second without progress; the
-    error then says how often the packet was tried, since the kernel says the
-    same of a full queue and of a packet that something on the way out drops.
-    Lets other tasks run before each system call. An exception, CancelledError
-    too, carries how far it came in `packets_sent` (asyncio.timeout() keeps the
-    CancelledError as `__context__`).
+    ENOBUFS is retried as sendmmsg_all() does, for a second without progress;
+    the error then says how often the packet was tried, since the kernel says
+    the same of a full queue and of a packet that something on the way out
+    drops. Lets other tasks run before each system call. An exception,
+    CancelledError too, carries how far it came in `packets_sent`
+    (asyncio.timeout() keeps the CancelledError as `__context__`).
 
     Raises ValueError for a socket that may block (its timeout is not 0), and
     what sendmmsg() raises.

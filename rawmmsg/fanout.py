@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
 
 from ._rawmmsg import RawSocket
 
+# Only for type checkers: see constants.py.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from typing_extensions import Buffer
 
     from ._rawmmsg import _FanoutMode
 
-__all__ = ["open_group"]
+__all__ = ["open_fanout_group"]
 
 
-def open_group(
+def open_fanout_group(
     count: int,
     interface: str,
     mode: _FanoutMode = "hash",

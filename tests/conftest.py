@@ -9,12 +9,61 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.traffic import tun_device
+from support.linux import tun_device
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth, veth_pair
 
 pytest_plugins = ["rawmmsg.testing"]
+
+# The benchmarks lie beside the package. Last in the path: an installed rawmmsg
+# is tested rather than the one in the tree.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("rawmmsg's own tests")
+    group.addoption(
+        "--scale",
+        type=float,
+        default=1,
+        metavar="FACTOR",
+        help="repeat the tests of races, random input and long transfers"
+        " FACTOR times as often, with a time limit FACTOR times as long"
+        " (default: 1)",
+    )
+    group.addoption(
+        "--examples",
+        type=int,
+        metavar="COUNT",
+        help="let each test of randomly generated filter expressions draw"
+        " COUNT new expressions (default: the same few hundred in every run)",
+    )
+    group.addoption(
+        "--flap-seconds",
+        type=float,
+        default=2,
+        metavar="SECONDS",
+        help="set a link of the bridge down and up for SECONDS seconds"
+        " (default: 2)",
+    )
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Prolongs the time limits of tests that an option prolongs."""
+    limit = float(config.getini("timeout") or 0)
+    longer = {
+        "scaled": limit * config.getoption("scale"),
+        "flap_seconds": limit + config.getoption("flap_seconds"),
+    }
+    for item in items:
+        for name, seconds in longer.items():
+            if 0 < limit < seconds and name in getattr(
+                item, "fixturenames", ()
+            ):
+                item.add_marker(pytest.mark.timeout(seconds))
 
 
 def _errors_of_missing_tools() -> tuple[type[Exception], ...]:
@@ -39,6 +88,19 @@ def _skip_without_tool() -> Generator[None, object, object]:
 
 pytest_runtest_setup = pytest.hookimpl(wrapper=True)(_skip_without_tool)
 pytest_runtest_call = pytest.hookimpl(wrapper=True)(_skip_without_tool)
+
+
+@pytest.fixture(scope="session")
+def scaled(pytestconfig: pytest.Config) -> Callable[[int], int]:
+    """Multiplies a number of repetitions by --scale."""
+    factor = float(pytestconfig.getoption("scale"))
+    return lambda count: max(1, round(count * factor))
+
+
+@pytest.fixture(scope="session")
+def flap_seconds(pytestconfig: pytest.Config) -> float:
+    """How long a link flaps: --flap-seconds."""
+    return float(pytestconfig.getoption("flap_seconds"))
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +157,6 @@ def _tun_device(kind: str) -> Iterator[tuple[int, str]]:
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Imports a module of bench/, which lies beside the package under test;
-    that may be installed elsewhere."""
-    root = Path(__file__).resolve().parents[1]
-    monkeypatch.setattr(sys, "path", [*sys.path, str(root)])
+def bench() -> Callable[[str], Any]:
+    """Imports a module of bench/."""
     return lambda name: importlib.import_module(f"bench.{name}")

@@ -15,7 +15,7 @@ before it is timed, each side has sent a batch of which every frame was.
   preloaded, and trafgen, which cycle through 1,024 frames for a part of a
   second and say how long it took; and rawmmsg with the same frames.
 - Once: Scapy's sendp() of 1,024 frames, made before, by a socket that is open
-  already, and rawmmsg's sendall() of a list of the same.
+  already, and rawmmsg's sendmmsg_all() of a list of the same.
 """
 
 from collections.abc import Iterator, Sequence

@@ -71,7 +71,7 @@ class Stream:
             self._into.append(bytes(self._size))
 
     def send(self) -> None:
-        self._tx.sendall(self._out)
+        self._tx.sendmmsg_all(self._out)
 
     def receive(self) -> int:
         """Takes what has arrived; in how many pieces. What came in one can be

@@ -93,7 +93,7 @@ class Inbox:
     def fill(self, prefix: bytes) -> list[bytes]:
         """Sends CHUNK new frames; they wait when it returns."""
         frames = self.numbered(prefix, CHUNK)
-        self.sender.sendall(frames)
+        self.sender.sendmmsg_all(frames)
         arrived = 0
         deadline = time.monotonic() + PATIENCE
         while arrived < CHUNK:

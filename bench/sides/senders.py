@@ -87,7 +87,7 @@ def rawmmsg(
     """rawmmsg, and what it sends from."""
 
     def start(shared: Ends, frames: Frames, _: contextlib.ExitStack) -> Sender:
-        send = partial(shared.tx.sendall, packets(frames))
+        send = partial(shared.tx.sendmmsg_all, packets(frames))
         return Sender(shared, partial(_repeat, send))
 
     return start
@@ -100,7 +100,7 @@ def rawmmsg_bypass(
     tx = stack.enter_context(
         RawSocket(shared.veth.a, protocol=0, qdisc_bypass=True)
     )
-    send = partial(tx.sendall, frames.out)
+    send = partial(tx.sendmmsg_all, frames.out)
     return Sender(shared, partial(_repeat, send))
 
 

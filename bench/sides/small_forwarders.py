@@ -62,8 +62,8 @@ def with_rawmmsg(stack: contextlib.ExitStack, arena: Arena) -> Forward:
     batch = PacketBatch(BATCH)
     ready = select.poll()
     ways = {
-        a.fileno(): (a.recvmmsg_into, b.sendall),
-        b.fileno(): (b.recvmmsg_into, a.sendall),
+        a.fileno(): (a.recvmmsg_into, b.sendmmsg_all),
+        b.fileno(): (b.recvmmsg_into, a.sendmmsg_all),
     }
     for descriptor in ways:
         ready.register(descriptor, select.POLLIN)

@@ -46,7 +46,7 @@ class RawmmsgLoop:
     def __init__(
         self, tx: RawSocket, rx: RawSocket, batch: int, kind: Kind
     ) -> None:
-        self._send = tx.sendall
+        self._send = tx.sendmmsg_all
         self._receive = rx.recvmmsg_into
         self._size = batch
         self._header = kind.header

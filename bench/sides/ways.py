@@ -312,7 +312,7 @@ def rawmmsg(
         return PythonLoop(
             shared,
             options,
-            send=partial(shared.link.tx.sendall, packets(frames)),
+            send=partial(shared.link.tx.sendmmsg_all, packets(frames)),
             receive=receive if handle is None else receive_and_handle,
             prove=lambda: into.lengths[: len(into)],
         )

@@ -7,8 +7,8 @@ is not loaded again.
 
 from __future__ import annotations
 
+from .cfg import ACCEPT, REJECT, STATEMENTS, Graph, Node, Value, is_operand
 from .errors import FilterError
-from .graph import ACCEPT, REJECT, STATEMENTS, Graph, Node, Value, is_operand
 from .program import ANCILLARY, MAX_INSTRUCTIONS, SCRATCH_WORDS
 
 __all__ = ["assemble"]

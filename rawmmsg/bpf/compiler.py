@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .assembler import assemble
-from .codegen import generate
+from .cfg import ACCEPT, REJECT, Graph
+from .codegen.fields import Headers
+from .codegen.generator import generate
+from .codegen.offsets import ETHERNET, RAW_IP, Layer
 from .errors import FilterError, UnsupportedFilterError
-from .graph import ACCEPT, REJECT, Graph
-from .headers import Headers
-from .layers import ETHERNET, RAW_IP, Layer
-from .optimizer import optimize
-from .parser import parse
+from .optimize.passes import optimize
 from .program import Program
+from .syntax.parser import parse
 
 __all__ = ["compile_expression"]
 

@@ -222,7 +222,7 @@ class Program(bytes):
         (0 at the start). `ancillary` maps further SKF_AD_* offsets to
         values. `trace` receives the index of each instruction executed.
         """
-        from .machine import Packet, run
+        from .interpreter import Packet, run
 
         meta = Packet(
             packet,

@@ -5,7 +5,8 @@ import math
 from time import monotonic
 
 from .._queue import bytes_queued
-from .._rawmmsg import SUPER_FRAME, PacketBatch
+from .._rawmmsg import PacketBatch
+from ..constants import SUPER_FRAME
 from .drops import (
     SHORTEST,
     Dropped,

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
-from .._rawmmsg import FOREIGN, TRUNCATED, PacketBatch
+from .._rawmmsg import PacketBatch
+from ..constants import FOREIGN, TRUNCATED
 
 __all__ = [
     "SHORTEST",

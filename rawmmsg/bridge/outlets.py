@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from .._rawmmsg import SUPER_FRAME, PacketBatch
+from .._rawmmsg import PacketBatch
+from ..constants import SUPER_FRAME
 from .drops import Mark, mark
 from .port import Port
 

@@ -1,6 +1,7 @@
 """The batches that frames are in on their way through a bridge."""
 
-from .._rawmmsg import SUPER_FRAME, PacketBatch
+from .._rawmmsg import PacketBatch
+from ..constants import SUPER_FRAME
 from .port import Port
 
 __all__ = ["Slot", "Stacks", "make_stacks"]

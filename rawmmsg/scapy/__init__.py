@@ -4,7 +4,7 @@
 
     install()  # sniff(), srp(), AsyncSniffer ... use our sockets from now on
 
-    RawMmsgL2Socket, RawMmsgL2ListenSocket, RawMmsgL3Socket
+    L2RawMmsgSocket, L2RawMmsgListenSocket, L3RawMmsgSocket
                     wherever Scapy takes a socket
     BatchSession    for sniff(session=): a whole batch for one wait
     RawSniffer      frames as memoryviews, no Packet made of them
@@ -33,17 +33,17 @@ from .raw import RawSniffer
 from .sending import SendResult, sendp_batch
 from .session import BatchSession
 from .sockets import (
-    RawMmsgL2ListenSocket,
-    RawMmsgL2Socket,
-    RawMmsgL3Socket,
+    L2RawMmsgListenSocket,
+    L2RawMmsgSocket,
+    L3RawMmsgSocket,
 )
 
 __all__ = [
     "BatchSession",
     "FilterError",
-    "RawMmsgL2ListenSocket",
-    "RawMmsgL2Socket",
-    "RawMmsgL3Socket",
+    "L2RawMmsgListenSocket",
+    "L2RawMmsgSocket",
+    "L3RawMmsgSocket",
     "RawSniffer",
     "SendResult",
     "install",

@@ -9,16 +9,16 @@ import scapy.config
 from scapy.config import conf
 
 from .sockets import (
-    RawMmsgL2ListenSocket,
-    RawMmsgL2Socket,
-    RawMmsgL3Socket,
+    L2RawMmsgListenSocket,
+    L2RawMmsgSocket,
+    L3RawMmsgSocket,
 )
 
 _OURS: Final[dict[str, Any]] = {
-    "L2socket": RawMmsgL2Socket,
-    "L2listen": RawMmsgL2ListenSocket,
-    "L3socket": RawMmsgL3Socket,
-    "L3socket6": functools.partial(RawMmsgL3Socket, filter="ip6"),
+    "L2socket": L2RawMmsgSocket,
+    "L2listen": L2RawMmsgListenSocket,
+    "L3socket": L3RawMmsgSocket,
+    "L3socket6": functools.partial(L3RawMmsgSocket, filter="ip6"),
 }
 
 # What conf would have without us; empty while we are not installed.

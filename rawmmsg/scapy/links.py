@@ -163,13 +163,13 @@ class Link:
         if self.sender is None:
             raise Scapy_Exception("a socket that listens does not send")
         try:
-            self.sender.sendall([frame])
+            self.sender.sendmmsg_all([frame])
         except OSError as error:
             least = conf.min_pkt_size
             if error.errno != errno.EINVAL or len(frame) >= least:
                 raise
             frame = frame.ljust(least, b"\0")
-            self.sender.sendall([frame])
+            self.sender.sendmmsg_all([frame])
         return len(frame)
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ SHORTEST_PAUSE: Final = 50e-6
 LONGEST_PAUSE: Final = 5e-3
 PATIENCE: Final = 1.0
 """Pauses after ENOBUFS, and how long without a frame until it is an error, as
-in RawSocket.sendall(), whose longest pause is 10 ms."""
+in RawSocket.sendmmsg_all(), whose longest pause is 10 ms."""
 
 SUSPICION: Final = 0.002
 """Seconds of ENOBUFS until the frame may be the reason, and not the queue."""

@@ -10,14 +10,14 @@ from rawmmsg import SUPER_FRAME, PacketBatch
 
 from .events import Event, renew_after_fork
 from .links import BATCH_SIZE, receive
-from .sockets import RawMmsgL2ListenSocket, RawMmsgL2Socket, wait_for
+from .sockets import L2RawMmsgListenSocket, L2RawMmsgSocket, wait_for
 
 _Judge: TypeAlias = Callable[[memoryview], object]
 _Views: TypeAlias = Generator[memoryview, None, None]
 _Batches: TypeAlias = Generator[Iterator[memoryview], None, None]
 
 
-class _SnifferSocket(RawMmsgL2ListenSocket):
+class _SnifferSocket(L2RawMmsgListenSocket):
     """Receives each packet once on the loopback interface too, where a packet
     that goes out also comes in. To sniff() ours gives both, as Scapy's own."""
 
@@ -44,7 +44,7 @@ class RawSniffer:
                    true to stop
 
     Other arguments (filter, promisc, nofilter) are those of
-    RawMmsgL2ListenSocket, and its errors are raised.
+    L2RawMmsgListenSocket, and its errors are raised.
     Raises OSError when the interface is deleted.
 
     stop() ends it from anywhere. A `for` loop that is left early goes on
@@ -55,7 +55,7 @@ class RawSniffer:
         self,
         iface: str | NetworkInterface | None = None,
         *,
-        opened_socket: RawMmsgL2Socket | None = None,
+        opened_socket: L2RawMmsgSocket | None = None,
         count: int = 0,
         timeout: float | None = None,
         lfilter: _Judge | None = None,

@@ -7,7 +7,7 @@ from scapy.packet import Packet
 from scapy.sessions import DefaultSession
 from scapy.supersocket import SuperSocket
 
-from .sockets import RawMmsgL2Socket
+from .sockets import L2RawMmsgSocket
 
 
 def _everything(_: bytes) -> bool:
@@ -41,7 +41,7 @@ class BatchSession(DefaultSession):
         self._lfilter = lfilter
 
     def recv(self, sock: SuperSocket) -> Iterator[Packet]:
-        if not isinstance(sock, RawMmsgL2Socket):
+        if not isinstance(sock, L2RawMmsgSocket):
             if self._lfilter is not None:
                 raise ValueError(f"{sock!r} has no frames before dissection")
             yield from super().recv(sock)

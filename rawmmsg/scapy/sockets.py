@@ -43,7 +43,7 @@ os.register_at_fork(after_in_child=_renew_lock)
 _Frame: TypeAlias = tuple[Link, bytes, float]
 
 
-class RawMmsgL2Socket(SuperSocket):
+class L2RawMmsgSocket(SuperSocket):
     """Sends and receives frames at layer 2, in place of conf.L2socket.
 
     The arguments are those of Scapy's own socket, and
@@ -280,7 +280,7 @@ class RawMmsgL2Socket(SuperSocket):
         held = [
             one
             for one in sockets
-            if isinstance(one, RawMmsgL2Socket) and one._frames
+            if isinstance(one, L2RawMmsgSocket) and one._frames
         ]
         return held or wait_for(sockets, remain)
 
@@ -312,7 +312,7 @@ class RawMmsgL2Socket(SuperSocket):
             readiness.follow(self._frames)
 
 
-class RawMmsgL2ListenSocket(RawMmsgL2Socket):
+class L2RawMmsgListenSocket(L2RawMmsgSocket):
     """Receives frames at layer 2, also those that this machine sends, in
     place of conf.L2listen."""
 
@@ -325,10 +325,10 @@ class RawMmsgL2ListenSocket(RawMmsgL2Socket):
     _ignore_outgoing: bool | None = False
 
     def send(self, x: Packet | bytes) -> int:
-        raise Scapy_Exception("Can't send anything with RawMmsgL2ListenSocket")
+        raise Scapy_Exception("Can't send anything with L2RawMmsgListenSocket")
 
 
-class RawMmsgL3Socket(RawMmsgL2Socket):
+class L3RawMmsgSocket(L2RawMmsgSocket):
     """Sends and receives packets at layer 3, in place of conf.L3socket.
 
     A packet leaves by the interface that Scapy's routes name. The socket
@@ -395,7 +395,7 @@ def _note_sent(packet: Packet | bytes) -> None:
 def wait_for(sockets: Sequence[Any], remain: float | None) -> list[Any]:
     """Waits until some of the sockets can be read and returns those; select()
     where nothing is held."""
-    own = [one for one in sockets if isinstance(one, RawMmsgL2Socket)]
+    own = [one for one in sockets if isinstance(one, L2RawMmsgSocket)]
     deadline = math.inf if remain is None else time.monotonic() + remain
     while True:
         rest = max(0.0, min(_SLICE, deadline - time.monotonic()))
@@ -414,7 +414,7 @@ def _poll(sockets: Sequence[Any], seconds: float) -> list[Any]:
     poller = select.poll()
     owners: dict[int, Any] = {}
     for one in sockets:
-        ours = isinstance(one, RawMmsgL2Socket)
+        ours = isinstance(one, L2RawMmsgSocket)
         for number in one._descriptors() if ours else [one.fileno()]:
             if number < 0:  # closed, which reading it will say
                 return [one]

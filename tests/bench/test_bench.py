@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.traffic import tool
+from support.child import tool
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 import pytest
+from support.child import tool
 from support.datagrams import AD, UDP, Datagram, Q, add, columns, data
-from support.frames import number_of, numbered
-from support.traffic import SCALE, pending, receive, tool
+from support.frames import number_of, numbered, pending, receive
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
 
-COUNT = 50 * SCALE
+COUNT = 50
 
 FORWARDERS: dict[str, Callable[[Any], Any]] = {
     "C": lambda forwarders: forwarders.in_c(vnet_hdr=True, auxdata=True),
@@ -57,7 +57,7 @@ def exchange(
             RawSocket(sink, ignore_outgoing=True, **options) as receiver,
             RawSocket(source, protocol=0) as sender,
         ):
-            sender.sendall(frames)
+            sender.sendmmsg_all(frames)
             received = receive(receiver, len(frames))
             assert received == frames
             assert pending(receiver) == []
@@ -94,7 +94,7 @@ def test_super_frames_pass_with_their_headers(
         RawSocket(one.a, vnet_hdr=True, ignore_outgoing=True) as back,
     ):
         for source, sink in ((sender, receiver), (receiver, back)):
-            source.sendall(batch)
+            source.sendmmsg_all(batch)
             sink.settimeout(30)
             sink.recvmmsg_into(received)
             assert received.tolist() == batch.tolist()
@@ -218,7 +218,7 @@ def test_a_forwarder_that_alters_the_stream_is_found(
             batch = PacketBatch()
             while len(batch) < arena.frames:
                 source.recvmmsg_into(batch)
-            sink.sendall(fault(batch))
+            sink.sendmmsg_all(fault(batch))
 
         with pytest.raises(bench("framework").GroundTruthError, match=words):
             arena.run(forward, 1)

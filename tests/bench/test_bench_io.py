@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.traffic import tool
+from support.child import tool
 
 from rawmmsg import RawSocket
 
@@ -110,7 +110,7 @@ def received(bench: Any, receiver: Any, frames: list[bytearray]) -> Any:
     """The receipt of so many frames, once they have been sent."""
     receipt = bench("sides.receivers").Receipt()
     over = ctypes.c_int(1)
-    receiver.ends.tx.sendall(frames)
+    receiver.ends.tx.sendmmsg_all(frames)
     receiver.run(over, False, receipt)
     deadline = time.monotonic() + 30
     while receipt.frames < len(frames) and time.monotonic() < deadline:
@@ -187,7 +187,7 @@ def test_capture_takes_what_the_kernel_says_it_dropped(
     side.ends.rx.setsockopt(1, 8, 4096)
     assert side.ends.rx.getsockopt(1, 8) < room
     contest.prepare()
-    side.ends.tx.sendall(numbered(side, range(1, COUNT + 1)))
+    side.ends.tx.sendmmsg_all(numbered(side, range(1, COUNT + 1)))
     receipt = bench("sides.receivers").Receipt()
     side.run(ctypes.c_int(1), False, receipt)
     assert 0 < receipt.frames < COUNT
@@ -228,7 +228,7 @@ def far_side(
 def test_far_side_takes_what_was_sent(far_side: Any) -> None:
     ends, far, frames = far_side
     far.expect(None)
-    ends.tx.sendall(frames.packets)
+    ends.tx.sendmmsg_all(frames.packets)
     assert far.check(1, 4, frames.packets)
 
 
@@ -237,7 +237,7 @@ def test_far_side_takes_a_sample(far_side: Any) -> None:
     for kept in range(4):
         far.expect(kept)
         for _ in range(3):
-            ends.tx.sendall(frames.packets)
+            ends.tx.sendmmsg_all(frames.packets)
         assert far.check(3, 4, [frames.packets[kept]])
 
 
@@ -247,7 +247,7 @@ def test_far_side_finds_a_frame_too_few_or_too_many(
 ) -> None:
     ends, far, frames = far_side
     far.expect(2)
-    ends.tx.sendall((frames.packets * 2)[:sent])
+    ends.tx.sendmmsg_all((frames.packets * 2)[:sent])
     with pytest.raises(
         bench("framework").GroundTruthError, match=f"4 frames sent, {sent} ca"
     ):
@@ -264,7 +264,7 @@ def test_far_side_finds_a_changed_frame(
     changed = bytearray(frames.packets[2])
     changed[at] ^= 1
     far.expect(2)
-    ends.tx.sendall([*frames.packets[:2], changed, frames.packets[3]])
+    ends.tx.sendmmsg_all([*frames.packets[:2], changed, frames.packets[3]])
     with pytest.raises(
         bench("framework").GroundTruthError, match="1 frames that were to be"
     ):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.traffic import tool
+from support.child import tool
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
@@ -145,7 +145,7 @@ def test_system_calls_are_counted(bench: Any, pair: Veth) -> None:
         for _ in range(10):
             os.getppid()
         with RawSocket(pair.a, protocol=0) as sock:
-            sock.sendall([bytes(60)] * 100)
+            sock.sendmmsg_all([bytes(60)] * 100)
         return "done"
 
     result, calls = bench("tools.system_calls").counted(work)

@@ -19,8 +19,9 @@ import pytest
 from bpfkit import corpus, kernel, oracle, packets
 from bpfkit.names import fixed_names as fixed_names
 from bpfkit.oracle import ETHERNET, Pair
-from support.traffic import ETH_P_ALL, WAIT
-from support.traffic import program as assemble
+from support import WAIT
+from support.linux import ETH_P_ALL
+from support.programs import program as assemble
 
 from rawmmsg import bpf
 from rawmmsg.testing import Veth

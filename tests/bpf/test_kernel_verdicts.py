@@ -10,7 +10,7 @@ import pytest
 from bpfkit import BY_HAND, compare, corpus, kernel, mutations, oracle, packets
 from bpfkit.names import fixed_names as fixed_names
 from bpfkit.oracle import ETHERNET, RAW_IP, Pair
-from support.traffic import program as assemble
+from support.programs import program as assemble
 
 from rawmmsg import bpf
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
+from support import WAIT
 from support.bridging import (
     COMMAND,
     Network,
@@ -22,9 +23,10 @@ from support.bridging import (
     until_passing,
 )
 from support.calls import eventually
+from support.child import environment
 from support.datagrams import TAGS, UDP, Datagram, add, columns, data
-from support.frames import LOCAL_EXPERIMENTAL, frame, numbered
-from support.traffic import WAIT, environment, ip, pending
+from support.frames import LOCAL_EXPERIMENTAL, frame, numbered, pending
+from support.linux import ip
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -63,8 +65,8 @@ def test_frames_pass_both_ways_in_order(
     ba = [numbered(i, 1514 - i) for i in range(500)]
     with bridging(*network.ports, "--batch", batch) as bridge:
         for i in range(0, 500, 50):
-            ends.left.sendall(ab[i : i + 50])
-            ends.right.sendall(ba[i : i + 50])
+            ends.left.sendmmsg_all(ab[i : i + 50])
+            ends.right.sendmmsg_all(ba[i : i + 50])
         same_frames(take(ends.right, 500), ab)
         same_frames(take(ends.left, 500), ba)
         outcome = bridge.end()
@@ -102,7 +104,7 @@ def test_what_the_bridge_sends_does_not_come_back(
 ) -> None:
     with bridging(*network.ports) as bridge:
         packets = [numbered(i) for i in range(100)]
-        ends.left.sendall(packets)
+        ends.left.sendmmsg_all(packets)
         same_frames(take(ends.right, 100), packets)
         ends.right.send(numbered(100))
         take(ends.left, 1)
@@ -133,7 +135,7 @@ def test_tags_pass(
         for i in range(20)
     ]
     with bridging(*network.ports):
-        ends.left.sendall(packets)
+        ends.left.sendmmsg_all(packets)
         same_frames(take(ends.right, 20), packets)
 
 
@@ -149,7 +151,7 @@ def test_super_frames_pass_unchanged(network: Network) -> None:
     ):
         right.settimeout(WAIT)
         for sent, _ in every_kind(1_400):
-            left.sendall(sent)
+            left.sendmmsg_all(sent)
             packets: list[bytes] = []
             headers: list[tuple[int, ...]] = []
             while len(packets) < 2:
@@ -181,7 +183,7 @@ def test_each_direction_has_its_filter(network: Network, ends: Ends) -> None:
     with bridging(*network.ports, *options) as bridge:
         for i in range(4):
             ends.left.send(frame(bytes([i]) * 46))
-        ends.right.sendall([frame(bytes(46)), tagged])
+        ends.right.sendmmsg_all([frame(bytes(46)), tagged])
         same_frames(take(ends.right, 1), [frame(b"\1" * 46)])
         same_frames(take(ends.left, 1), [tagged])
         assert [one.received for one in bridge.end().ways] == [1, 1]
@@ -207,7 +209,7 @@ def test_signal_ends_it_with_a_summary(
     network: Network, ends: Ends, number: int
 ) -> None:
     with bridging(*network.ports) as bridge:
-        ends.left.sendall([numbered(i, 100) for i in range(7)])
+        ends.left.sendmmsg_all([numbered(i, 100) for i in range(7)])
         take(ends.right, 7)
         outcome = bridge.end(number)
     assert outcome.code == 0
@@ -226,7 +228,7 @@ def test_signal_ends_it_under_load(network: Network) -> None:
         packets = [numbered(i) for i in range(256)]
         bridge.process.send_signal(signal.SIGTERM)
         while bridge.process.poll() is None:
-            left.sendall(packets)
+            left.sendmmsg_all(packets)
         assert bridge.outcome().code == 0
         assert bridge.outcome().ways
 
@@ -253,7 +255,7 @@ STATISTICS = re.compile(
 
 def test_statistics_tell_what_passes(network: Network, ends: Ends) -> None:
     with bridging(*network.ports, "--stats", "0.05") as bridge:
-        ends.left.sendall([numbered(i, 1000) for i in range(64)])
+        ends.left.sendmmsg_all([numbered(i, 1000) for i in range(64)])
         take(ends.right, 64)
 
         def rows() -> list[tuple[str, ...]]:
@@ -358,7 +360,7 @@ def test_frame_longer_than_the_other_mtu_is_dropped_alone(
         RawSocket(network.right.a) as right,
         bridging(*network.ports) as bridge,
     ):
-        left.sendall(packets)
+        left.sendmmsg_all(packets)
         same_frames(
             take(right, 20), [one for one in packets if len(one) == 100]
         )
@@ -377,7 +379,7 @@ def test_other_frames_than_ethernets_are_no_reason_to_end(
         frame(b"\0", ethertype=10),
     ]
     with bridging(*network.ports) as bridge:
-        ends.left.sendall(packets)
+        ends.left.sendmmsg_all(packets)
         same_frames(take(ends.right, len(packets)), packets)
         assert bridge.end().ways[0].dropped == 0
 
@@ -396,7 +398,7 @@ def test_frame_beyond_any_batch_is_dropped_alone(
         RawSocket(network.left.a, protocol=0, vnet_hdr=True) as left,
         bridging(*network.ports) as bridge,
     ):
-        left.sendall(sent)
+        left.sendmmsg_all(sent)
         take(ends.right, 2)
         ab, _ = bridge.end().ways
     assert (ab.received, ab.sent, ab.reasons) == (3, 2, {"too long": 1})

@@ -12,7 +12,7 @@ import pytest
 from support.bridging import Network, Running, bridging, same_frames, take
 from support.datagrams import Datagram, add, data
 from support.frames import numbered
-from support.traffic import ip, tc
+from support.linux import ip, tc
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.bridge.directions import Direction
@@ -67,7 +67,7 @@ class Way:
 
     def counts(self, number: int, size: int) -> list[int]:
         """Sends so many frames of this size; how many each batch held."""
-        self._sender.sendall([numbered(i, size) for i in range(number)])
+        self._sender.sendmmsg_all([numbered(i, size) for i in range(number)])
         take(self._watch, number)
         counts: list[int] = []
         while sum(counts) < number:
@@ -110,7 +110,7 @@ def test_statistics_show_the_batches(network: Network) -> None:
         bridging(*network.ports) as bridge,
     ):
         with stopped(bridge):
-            left.sendall([numbered(i) for i in range(200)])
+            left.sendmmsg_all([numbered(i) for i in range(200)])
         take(right, 200)
         ab, _ = bridge.end().ways
     assert 8 < ab.fill <= 50
@@ -133,8 +133,8 @@ def test_order_is_kept_whatever_batch_frames_are_in(
             packets = [
                 numbered(first + i, size) for i, size in enumerate(sizes)
             ]
-            left.sendall(packets)
-            right.sendall(packets[::-1])
+            left.sendmmsg_all(packets)
+            right.sendmmsg_all(packets[::-1])
             same_frames(take(right, len(packets)), packets)
             same_frames(take(left, len(packets)), packets[::-1])
         assert all(one.dropped == 0 for one in bridge.end().ways)
@@ -158,8 +158,8 @@ def test_frames_that_wait_both_ways_at_once_keep_their_order(
         bridging(*network.ports) as bridge,
     ):
         for i in range(0, len(packets), 6):
-            left.sendall(packets[i : i + 6])
-            right.sendall(packets[i : i + 6])
+            left.sendmmsg_all(packets[i : i + 6])
+            right.sendmmsg_all(packets[i : i + 6])
             if i % 12 == 6:
                 same_frames(take(right, 12), packets[i - 6 : i + 6])
                 same_frames(take(left, 12), packets[i - 6 : i + 6])
@@ -185,7 +185,7 @@ def test_truncated_frame_is_found_among_small_ones(
         bridging(*network.ports) as bridge,
     ):
         with stopped(bridge):
-            left.sendall(sent)
+            left.sendmmsg_all(sent)
         same_frames(take(right, len(small)), small)
         ab, _ = bridge.end().ways
     assert (ab.received, ab.reasons) == (len(small) + 1, {"too long": 1})

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import WAIT
 from support.bridging import (
     Running,
     bridging,
@@ -27,7 +28,6 @@ from support.datagrams import (
     send_open,
 )
 from support.hosts import Host, host
-from support.traffic import WAIT
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
@@ -176,7 +176,7 @@ def test_tagged_super_frame_is_whole_where_hardware_does_nothing(
         bridging(left.b, right.b) as bridge,
     ):
         for batch, wanted in every_kind(mtu - 100):
-            sender.sendall(batch)
+            sender.sendmmsg_all(batch)
             same_frames(take(receiver, len(wanted)), wanted)
         ab, _ = bridge.end().ways
     assert ab.sent == 2 * len(list(every_kind(mtu - 100))), "one piece each"
@@ -194,7 +194,7 @@ def test_tagged_super_frame_is_whole_behind_two_bridges(
     ):
         until_passing(sender, receiver)
         for batch, wanted in every_kind(8_900):
-            sender.sendall(batch)
+            sender.sendmmsg_all(batch)
             same_frames(take(receiver, len(wanted)), wanted)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
+from support import WAIT
 from support.bridging import (
     Network,
     Outcome,
@@ -22,17 +23,10 @@ from support.bridging import (
     take,
 )
 from support.calls import eventually
+from support.child import run_python
 from support.datagrams import UDP, Datagram, add, data
-from support.frames import numbered
-from support.traffic import (
-    WAIT,
-    drop_frames_of,
-    flood,
-    ip,
-    run_python,
-    tc,
-    tx_dropped,
-)
+from support.frames import flood, numbered
+from support.linux import drop_frames_of, ip, tc, tx_dropped
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -47,7 +41,6 @@ NO_HEADER = bytes(10)
 
 ROUNDS = 50
 
-FLAP_SECONDS = float(os.environ.get("RAWMMSG_FLAP_SECONDS", "2"))
 """How long links go up and down, every 100 ms; 10 by hand."""
 
 FLOOD = [numbered(i, 200) for i in range(64)]
@@ -139,7 +132,7 @@ def test_frame_that_cannot_be_received_costs_the_other_way_nothing(
             bridge.process.send_signal(signal.SIGSTOP)
             for written in (first, unknown, *rest):
                 os.write(number, written)
-            right.sendall(packets)
+            right.sendmmsg_all(packets)
             bridge.process.send_signal(signal.SIGCONT)
             same_frames(take(right, 3), packets)
             back = [os.read(number, 2048) for _ in packets]
@@ -152,14 +145,15 @@ def test_frame_that_cannot_be_received_costs_the_other_way_nothing(
 # Links that go down
 
 
-@pytest.mark.timeout(120 + FLAP_SECONDS)
 @pytest.mark.parametrize("end", ["near", "far"])
-def test_flapping_link_is_survived(network: Network, end: str) -> None:
+def test_flapping_link_is_survived(
+    network: Network, end: str, flap_seconds: float
+) -> None:
     """Under load from both sides; the near end is the bridge's own."""
     name = network.right.b if end == "near" else network.right.a
     with bridging(*network.ports) as bridge:
         with flood(network.left.a, FLOOD):
-            until = time.monotonic() + FLAP_SECONDS
+            until = time.monotonic() + flap_seconds
             while time.monotonic() < until:
                 ip("link", "set", name, "down")
                 time.sleep(0.1)
@@ -190,7 +184,7 @@ def test_link_that_is_down_at_first_is_waited_for(network: Network) -> None:
         bridge.says(f"rawmmsg: {network.right.b} is down; waiting for it\n")
         assert network.left.b not in bridge.text.partition("\n")[2]
         with RawSocket(network.left.a, protocol=0) as left:
-            left.sendall(FLOOD)
+            left.sendmmsg_all(FLOOD)
         network.right.up("b")
         works(network, bridge)
         ab, _ = ends_well(bridge).ways
@@ -345,7 +339,7 @@ def test_frame_is_retried_before_it_is_dropped(network: Network) -> None:
         RawSocket(network.right.a) as right,
         bridging(*network.ports) as bridge,
     ):
-        left.sendall(packets)
+        left.sendmmsg_all(packets)
         same_frames(take(right, 100), packets)
         assert ends_well(bridge).ways[0].dropped == 0
 
@@ -391,7 +385,7 @@ def test_refused_frame_costs_no_other(
         bridging(*network.ports) as bridge,
     ):
         for i in range(0, 3_000, 100):
-            left.sendall(packets[i : i + 100])
+            left.sendmmsg_all(packets[i : i + 100])
         same_frames(take(right, len(wanted)), wanted)
         ab, _ = ends_well(bridge).ways
     assert (ab.received, ab.sent, ab.kernel) == (3_000, 2_900, 0)
@@ -435,7 +429,7 @@ def test_refused_frames_cost_little_time(
     ):
         began = time.monotonic()
         for i in range(2_000):
-            left.sendall([numbered(i, size), numbered(i)])
+            left.sendmmsg_all([numbered(i, size), numbered(i)])
             same_frames(take(right, 1), [numbered(i)])
         took = time.monotonic() - began
         ab, _ = ends_well(bridge).ways
@@ -461,7 +455,7 @@ def test_frames_of_several_kinds_are_dropped_for_their_own_reasons(
         bridging(*network.ports) as bridge,
     ):
         for i in range(0, 600, 60):
-            left.sendall(packets[i : i + 60])
+            left.sendmmsg_all(packets[i : i + 60])
         same_frames(take(right, 100), [p for p in packets if len(p) == 100])
         ab, _ = ends_well(bridge).ways
     assert (ab.received, ab.sent) == (600, 100)
@@ -485,7 +479,7 @@ def test_refused_frame_and_full_queue_are_two_things(
         RawSocket(network.right.a) as right,
         bridging(*network.ports) as bridge,
     ):
-        left.sendall(packets)
+        left.sendmmsg_all(packets)
         same_frames(take(right, 90), wanted)
         ab, _ = ends_well(bridge).ways
     assert ab.reasons == {"refused": 10}
@@ -504,10 +498,10 @@ def test_full_tap_without_a_queue_gets_patience(
         RawSocket(network.left.a, protocol=0) as left,
         bridging(network.left.b, name) as bridge,
     ):
-        left.sendall(packets)
+        left.sendmmsg_all(packets)
         same_frames((os.read(number, 2048) for _ in packets), packets)
         dropped = tx_dropped(name)
-        left.sendall(packets)  # and nobody reads
+        left.sendmmsg_all(packets)  # and nobody reads
         eventually(
             lambda: tx_dropped(name) >= dropped + 100,
             "the frames do not come",
@@ -614,6 +608,6 @@ def test_signals_end_it_while_one_side_is_blocked(network: Network) -> None:
         bridging(network.left.b, f"fd:{number}", pass_fds=(number,)) as bridge,
     ):
         with RawSocket(network.left.a, protocol=0) as left:
-            left.sendall(FLOOD)
+            left.sendmmsg_all(FLOOD)
         ab, _ = ends_well(bridge).ways
     assert ab.received <= 64

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support import WAIT
 from support.bridging import (
     COMMAND,
     Running,
@@ -26,10 +27,11 @@ from support.bridging import (
     until_passing,
 )
 from support.calls import eventually
+from support.child import environment
 from support.datagrams import UDP, Datagram, Q, add, data
 from support.frames import frame, numbered
 from support.hosts import host
-from support.traffic import WAIT, environment, ip
+from support.linux import ip
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
 from rawmmsg.bridge.filters import behind_udp_header
@@ -145,7 +147,7 @@ def test_super_frames_are_cut(pair: Veth, peer: Peer) -> None:
         joined(pair, peer) as (bridge, _),
     ):
         for batch, wanted in every_kind(MSS):
-            left.sendall(batch)
+            left.sendmmsg_all(batch)
             same_frames(peer.receive(len(wanted)), wanted)
             frames += len(batch)
             segments += len(wanted)
@@ -209,7 +211,7 @@ def test_peer_that_is_not_there_is_waited_for(
     options = ("--stats", "0.02")
     with bridging(pair.b, f"unix:{local},{remote}", *options) as bridge:
         for i in range(3):
-            sender.sendall([numbered(i) for i in range(5)])
+            sender.sendmmsg_all([numbered(i) for i in range(5)])
             eventually(
                 partial(has_dropped, bridge, 5 * (i + 1)),
                 "the frames are not dropped",
@@ -531,10 +533,10 @@ def test_two_bridges_join_two_interfaces(
     ):
         # The first cannot connect before the second is there.
         until_passing(start, end)
-        start.sendall(batch)
+        start.sendmmsg_all(batch)
         wanted = large.segments(MSS)
         same_frames(take(end, len(wanted)), wanted)
-        end.sendall(batch)
+        end.sendmmsg_all(batch)
         same_frames(take(far, len(wanted)), wanted)
         for bridge in (first, second):
             assert bridge.end().ways
@@ -559,7 +561,7 @@ def test_adopted_packet_socket_is_a_port(
         options = ("--filter-ab", "ip6")
         with bridging(f"fd:{number}", veth.b, *options, pass_fds=(number,)):
             sender.send(numbered(1))
-            start.sendall(batch)
+            start.sendmmsg_all(batch)
             same_frames(take(end, 1), batch.tolist())
 
 

@@ -13,16 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.frames import frame
-from support.traffic import (
-    ETH_P_ALL,
-    WAIT,
-    accept,
-    datagram_pair,
-    keep_ethertype,
-    pending,
-    receive,
-)
+from support import WAIT
+from support.frames import datagram_pair, frame, pending, receive
+from support.linux import ETH_P_ALL
+from support.programs import accept, keep_ethertype
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -329,7 +323,7 @@ def test_seqpacket_is_adopted() -> None:
     with RawSocket(fileno=theirs.detach()) as sock:
         sock.setblocking(False)
         with ours:
-            sock.sendall([b"one", b"three"])
+            sock.sendmmsg_all([b"one", b"three"])
             assert [ours.recv(100) for _ in range(2)] == [b"one", b"three"]
             with pytest.raises(BlockingIOError):
                 sock.recvmmsg_into(batch)
@@ -569,7 +563,9 @@ def test_packet_options_are_set_when_asked(pair: Veth) -> None:
         ):
             assert sock.getsockopt(SOL_PACKET, option) == 1
         with RawSocket(pair.a, protocol=0) as sender:
-            sender.sendall([frame(b"no", ethertype=0x88B6), frame(b"yes")])
+            sender.sendmmsg_all(
+                [frame(b"no", ethertype=0x88B6), frame(b"yes")]
+            )
         sock.settimeout(WAIT)
         batch = PacketBatch()
         sock.recvmmsg_into(batch)

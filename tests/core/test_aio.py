@@ -12,9 +12,17 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
-from support.calls import PACKET, descriptors
-from support.frames import frame, number_of, numbered
-from support.traffic import SCALE, WAIT, datagram_pair, ip, pending, tc
+from support import WAIT
+from support.calls import descriptors
+from support.frames import (
+    PACKET,
+    datagram_pair,
+    frame,
+    number_of,
+    numbered,
+    pending,
+)
+from support.linux import ip, tc
 
 from rawmmsg import PacketBatch, RawSocket, aio
 from rawmmsg.testing import Veth
@@ -213,10 +221,10 @@ def test_packet_that_comes_with_the_cancellation_is_not_lost(
 
 
 def test_no_packet_is_lost_to_a_timeout(
-    peer: socket.socket, sock: RawSocket
+    peer: socket.socket, sock: RawSocket, scaled: Callable[[int], int]
 ) -> None:
     """Many that end at any point, while packets come."""
-    total = 300 * SCALE
+    total = scaled(300)
     seen: list[int] = []
     peer.setblocking(False)
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.frames import frame
-from support.traffic import accept, datagram_pair, run_python
+from support.child import run_python
+from support.frames import datagram_pair, frame
+from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket, Statistics
 from rawmmsg.testing import Veth
@@ -461,14 +462,14 @@ CALLS: dict[str, tuple[Callable[[Any], object], Any]] = {
         lambda s: s.sendmmsg([b"a"], addresses=b"\0nobody"),
         ConnectionRefusedError,
     ),
-    "sendall bytes": (lambda s: s.sendall(b"packet"), TypeError),
-    "sendall addresses": (
-        lambda s: s.sendall([b"a"], addresses="/a"),
+    "sendmmsg_all bytes": (lambda s: s.sendmmsg_all(b"packet"), TypeError),
+    "sendmmsg_all addresses": (
+        lambda s: s.sendmmsg_all([b"a"], addresses="/a"),
         TypeError,
     ),
-    "sendall None": (lambda s: s.sendall(None), TypeError),
-    "sendall None within": (lambda s: s.sendall([None]), TypeError),
-    "sendall start": (lambda s: s.sendall([b"a"], 0), TypeError),
+    "sendmmsg_all None": (lambda s: s.sendmmsg_all(None), TypeError),
+    "sendmmsg_all None within": (lambda s: s.sendmmsg_all([None]), TypeError),
+    "sendmmsg_all start": (lambda s: s.sendmmsg_all([b"a"], 0), TypeError),
     "recv negative": (lambda s: s.recv(-1), ValueError),
     "recv huge": (lambda s: s.recv(2**62), MemoryError),
     "recv overflow": (lambda s: s.recv(2**70), OverflowError),
@@ -564,8 +565,8 @@ CLOSED: dict[str, Callable[[RawSocket], object]] = {
     "sendmmsg": lambda s: s.sendmmsg([frame()]),
     "set_fanout": lambda s: s.set_fanout("lb"),
     "sendmmsg of nothing": lambda s: s.sendmmsg([]),
-    "sendall": lambda s: s.sendall([frame()]),
-    "sendall of nothing": lambda s: s.sendall([]),
+    "sendmmsg_all": lambda s: s.sendmmsg_all([frame()]),
+    "sendmmsg_all of nothing": lambda s: s.sendmmsg_all([]),
     "recv": lambda s: s.recv(1),
     "recv_into": lambda s: s.recv_into(bytearray(1)),
     "recvfrom": lambda s: s.recvfrom(1),
@@ -607,14 +608,14 @@ def test_every_method_is_known_to_these_tests() -> None:
     assert methods == harmless | {name.split()[0] for name in CLOSED}
 
 
-def test_error_of_sendall_tells_what_was_sent(sock: RawSocket) -> None:
+def test_error_of_sendmmsg_all_tells_what_was_sent(sock: RawSocket) -> None:
     for packets in ([b"sent", None], [None], None):
         with pytest.raises(TypeError) as caught:
-            sock.sendall(packets)  # type: ignore[arg-type]
+            sock.sendmmsg_all(packets)  # type: ignore[arg-type]
         assert caught.value.packets_sent == 0  # type: ignore[attr-defined]
     sock.close()
     with pytest.raises(OSError) as closed:
-        sock.sendall([b"packet"])
+        sock.sendmmsg_all([b"packet"])
     assert closed.value.packets_sent == 0  # type: ignore[attr-defined]
 
 
@@ -627,7 +628,7 @@ TOO_LONG: dict[str, Callable[[RawSocket, PacketBatch], object]] = {
     "tolist": lambda sock, batch: batch.tolist(),
     "sendmmsg": lambda sock, batch: sock.sendmmsg(batch),
     "sendmmsg from it on": lambda sock, batch: sock.sendmmsg(batch, 1),
-    "sendall": lambda sock, batch: sock.sendall(batch),
+    "sendmmsg_all": lambda sock, batch: sock.sendmmsg_all(batch),
     "extend": lambda sock, batch: PacketBatch().extend(batch),
 }
 
@@ -705,7 +706,7 @@ NUMBERS: dict[str, Callable[[RawSocket, Any], object]] = {
     "getsockopt": lambda sock, bad: sock.getsockopt(1, bad),
     "setsockopt": lambda sock, bad: sock.setsockopt(bad, 8, 1),
     "sendmmsg": lambda sock, bad: sock.sendmmsg(bad),
-    "sendall": lambda sock, bad: sock.sendall(bad),
+    "sendmmsg_all": lambda sock, bad: sock.sendmmsg_all(bad),
     "start": lambda sock, bad: sock.sendmmsg([b"a", b"b"], bad),
 }
 BUFFERS: dict[str, Callable[[RawSocket, Any], object]] = {
@@ -713,7 +714,7 @@ BUFFERS: dict[str, Callable[[RawSocket, Any], object]] = {
     "recv_into": lambda sock, bad: sock.recv_into(bad),
     "sendmmsg within": lambda sock, bad: sock.sendmmsg([b"a", bad]),
     "gather": lambda sock, bad: sock.sendmmsg([(b"a", bad)]),
-    "sendall within": lambda sock, bad: sock.sendall([b"a", bad]),
+    "sendmmsg_all within": lambda sock, bad: sock.sendmmsg_all([b"a", bad]),
 }
 USES = NUMBERS | (BUFFERS if sys.version_info >= (3, 12) else {})
 
@@ -744,9 +745,9 @@ def test_exception_of_an_argument_is_passed_on(
 def test_argument_cannot_detach_the_socket_of_its_own_call(
     sock: RawSocket,
 ) -> None:
-    """sendall() is in flight while it asks the sequence for packets."""
+    """sendmmsg_all() is in flight while it asks the sequence for packets."""
     with pytest.raises(OSError) as caught:
-        sock.sendall(Hostile(sock.detach))  # type: ignore[arg-type]
+        sock.sendmmsg_all(Hostile(sock.detach))  # type: ignore[arg-type]
     assert caught.value.errno == errno.EBUSY
 
 
@@ -779,7 +780,7 @@ def test_sequence_that_is_shorter_than_it_says_raises(
     with pytest.raises(IndexError):
         sock.sendmmsg(packets)
     with pytest.raises(IndexError) as caught:
-        sock.sendall(packets)
+        sock.sendmmsg_all(packets)
     assert caught.value.packets_sent == 0  # type: ignore[attr-defined]
 
 
@@ -789,7 +790,7 @@ def test_length_of_a_sequence_must_be_one(sock: RawSocket) -> None:
         with pytest.raises(error):
             sock.sendmmsg(packets)
         with pytest.raises(error):
-            sock.sendall(packets)
+            sock.sendmmsg_all(packets)
 
 
 if sys.version_info >= (3, 12):

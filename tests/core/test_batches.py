@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import numpy
 import pytest
-from support.frames import frame, numbered
-from support.traffic import WAIT, datagram_pair, until_stamped
+from support import WAIT
+from support.frames import datagram_pair, frame, numbered, until_stamped
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth

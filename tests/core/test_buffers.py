@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy
 import pytest
-from support.frames import numbered
-from support.traffic import WAIT, datagram_pair
+from support import WAIT
+from support.frames import datagram_pair, numbered
 
 from rawmmsg import TRUNCATED, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -324,7 +324,7 @@ def test_frames_arrive_in_the_callers_memory(kind: str, veth: Veth) -> None:
             RawSocket(veth.a, protocol=0) as sender,
         ):
             receiver.settimeout(WAIT)
-            sender.sendall(packets)
+            sender.sendmmsg_all(packets)
             assert receiver.recvmmsg_into(batch) == COUNT
         with memoryview(memory).cast("B") as flat:
             for i, packet in enumerate(packets):
@@ -380,7 +380,7 @@ def test_what_is_received_is_sent_without_a_copy(veth: Veth) -> None:
     with RawSocket(veth.a) as near, RawSocket(veth.b) as far:
         near.settimeout(WAIT)
         far.settimeout(WAIT)
-        near.sendall(packets)
+        near.sendmmsg_all(packets)
         assert far.recvmmsg_into(batch) == COUNT
         memory[:, 20] ^= 0xFF
         changed = [memory[i, :64].tobytes() for i in range(COUNT)]
@@ -466,13 +466,13 @@ def test_scattered_frames_go_over_a_link_and_back(veth: Veth) -> None:
     with RawSocket(veth.a) as near, RawSocket(veth.b) as far:
         near.settimeout(WAIT)
         far.settimeout(WAIT)
-        near.sendall(packets)
+        near.sendmmsg_all(packets)
         assert far.recvmmsg_into(batch) == COUNT
         assert [
             bytes(buffer[:length])
             for buffer, length in zip(buffers, batch.lengths, strict=True)
         ] == packets
-        far.sendall(batch)
+        far.sendmmsg_all(batch)
         answer = PacketBatch()
         assert near.recvmmsg_into(answer) == COUNT
         assert answer.tolist() == packets
@@ -607,7 +607,9 @@ def test_memory_is_pinned_while_a_receive_waits(call: str) -> None:
     assert resizable(memory), "memory stays pinned after the call"
 
 
-@pytest.mark.parametrize("call", ["sendmmsg", "sendall", "send", "gather"])
+@pytest.mark.parametrize(
+    "call", ["sendmmsg", "sendmmsg_all", "send", "gather"]
+)
 def test_memory_is_pinned_while_a_send_waits(call: str) -> None:
     memory = bytearray(b"packet")
     receiver, sender = datagram_pair()

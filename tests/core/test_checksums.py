@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 import pytest
+from support import WAIT
 from support.datagrams import (
     CHECKSUM_OFFSETS,
     SCTP,
@@ -26,8 +27,7 @@ from support.datagrams import (
     send_open,
     write_header,
 )
-from support.frames import frame
-from support.traffic import SCALE, WAIT, pending, receive
+from support.frames import frame, pending, receive
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
@@ -296,7 +296,7 @@ def test_sctp_without_room_for_its_checksum_is_named(
 Send = Callable[[RawSocket, PacketBatch], object]
 SENDS: dict[str, Send] = {
     "sendmmsg": RawSocket.sendmmsg,
-    "sendall": RawSocket.sendall,
+    "sendmmsg_all": RawSocket.sendmmsg_all,
 }
 
 
@@ -356,18 +356,20 @@ def test_received_sctp_is_sent_on_with_its_crc32c(
         assert batch.tolist() == [datagram.build(whole=False)]
         assert batch.flags is not None
         assert batch.flags[0] & CHECKSUM_NOT_READY
-        outlet.sendall(batch)
+        outlet.sendmmsg_all(batch)
         assert receive(receiver, 1) == [datagram.build()]
     assert not batch.flags[0] & CHECKSUM_NOT_READY
 
 
-def test_hostile_sctp_is_written_within_the_frame() -> None:
+def test_hostile_sctp_is_written_within_the_frame(
+    scaled: Callable[[int], int],
+) -> None:
     """Four bytes at most, those that the header names."""
     rng = random.Random(6)
     memory = bytearray(600)
     batch = PacketBatch(1, buffer=memoryview(memory)[100:500])
     done = refused = 0
-    for _ in range(5000 * SCALE):
+    for _ in range(scaled(5000)):
         datagram = replace(
             rng.choice([*SCTP_KINDS.values()]),
             tags=rng.choice([*TAGS.values()]),
@@ -397,8 +399,8 @@ def test_hostile_sctp_is_written_within_the_frame() -> None:
         if at + 4 > 100 + batch.lengths[0]:
             end = 100 + batch.lengths[0]
             assert memory[end:] == before[end:]
-    assert done > 500 * SCALE, "hardly any checksum was completed"
-    assert refused > 500 * SCALE, "hardly any frame was refused"
+    assert done > scaled(500), "hardly any checksum was completed"
+    assert refused > scaled(500), "hardly any frame was refused"
 
 
 # Any place, any length
@@ -408,7 +410,7 @@ def test_hostile_sctp_is_written_within_the_frame() -> None:
 def test_every_length_and_alignment_is_right(shift: int) -> None:
     content = random.Random(shift).randbytes(400)
     memory = bytearray(500)
-    for length in range(22, 400, 7 if SCALE == 1 else 1):
+    for length in range(22, 400, 7):
         view = memoryview(memory)[shift : shift + length]
         batch = PacketBatch(1, buffer=view)
         batch.append(content[:length])
@@ -541,13 +543,15 @@ def test_length_written_beyond_the_frame_is_named() -> None:
             batch.complete_checksums()
 
 
-def test_hostile_headers_write_within_the_frame() -> None:
+def test_hostile_headers_write_within_the_frame(
+    scaled: Callable[[int], int],
+) -> None:
     """The two bytes that the header names, or none."""
     rng = random.Random(4)
     memory = bytearray(400)
     batch = PacketBatch(1, buffer=memoryview(memory)[100:300])
     done = refused = 0
-    for _ in range(5000 * SCALE):
+    for _ in range(scaled(5000)):
         memory[:] = before = rng.randbytes(400)
         batch.set_count(1)
         batch.lengths[0] = length = rng.randrange(1, 201)
@@ -578,11 +582,13 @@ def test_hostile_headers_write_within_the_frame() -> None:
         expected = bytearray(before)
         expected[at : at + 2] = value.to_bytes(2, "big")
         assert memory == expected
-    assert done > 200 * SCALE, "hardly any checksum was completed"
-    assert refused > 200 * SCALE, "hardly any header was refused"
+    assert done > scaled(200), "hardly any checksum was completed"
+    assert refused > scaled(200), "hardly any header was refused"
 
 
-def test_headers_written_meanwhile_write_within_the_frame() -> None:
+def test_headers_written_meanwhile_write_within_the_frame(
+    scaled: Callable[[int], int],
+) -> None:
     """Another thread changes length and header all the time."""
     guard = b"\xa5" * 1000
     memory = bytearray(guard + bytes(200) + guard)
@@ -603,7 +609,7 @@ def test_headers_written_meanwhile_write_within_the_frame() -> None:
     thread = threading.Thread(target=scribble)
     thread.start()
     try:
-        for _ in range(3000 * SCALE):
+        for _ in range(scaled(3000)):
             try:
                 batch.complete_checksums()
             except ValueError as error:
@@ -615,7 +621,9 @@ def test_headers_written_meanwhile_write_within_the_frame() -> None:
     assert memory[1200:] == guard
 
 
-def test_sctp_written_meanwhile_is_written_within_the_frame() -> None:
+def test_sctp_written_meanwhile_is_written_within_the_frame(
+    scaled: Callable[[int], int],
+) -> None:
     """Another thread changes what leads to it, and how long it is."""
     datagram = Datagram(
         data(40), SCTP, version=6, tags=(Q,), extensions=(EXTENSION,)
@@ -646,7 +654,7 @@ def test_sctp_written_meanwhile_is_written_within_the_frame() -> None:
     thread = threading.Thread(target=scribble)
     thread.start()
     try:
-        for _ in range(3000 * SCALE):
+        for _ in range(scaled(3000)):
             try:
                 batch.complete_checksums()
             except ValueError as error:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from support.traffic import tool
+from support.child import tool
 
 import rawmmsg
 from rawmmsg import bpf

@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from support.frames import frame
-from support.traffic import (
-    WAIT,
+from support import WAIT
+from support.frames import (
     datagram_pair,
-    ethtool,
-    ip,
+    frame,
     pending,
     receive,
     until_stamped,
 )
+from support.linux import ETHTOOL_SGRO, ETHTOOL_STSO, ethtool, ip
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
@@ -32,14 +31,12 @@ from rawmmsg import (
 )
 from rawmmsg.testing import Veth
 
-# <asm-generic/socket.h>, <linux/net_tstamp.h>, <linux/ethtool.h>
+# <asm-generic/socket.h>, <linux/net_tstamp.h>
 SO_TIMESTAMPNS = 35
 SO_TIMESTAMPING = 37
 SO_RXQ_OVFL = 40
 SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
 SOF_TIMESTAMPING_SOFTWARE = 1 << 4
-ETHTOOL_STSO = 0x1F
-ETHTOOL_SGRO = 0x2C
 
 ADDRESS_A = "192.0.2.1"
 ADDRESS_B = "192.0.2.2"
@@ -225,7 +222,7 @@ def test_software_timestamps_lie_between_send_and_receive(
         until_stamped(sender, sock, frame())
         sock.settimeout(WAIT)
         before = time.time_ns()
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
         while len(stamps) < len(packets):
             count = sock.recvmmsg_into(batch)
             assert batch.timestamps_ns is not None
@@ -294,7 +291,7 @@ def test_options_set_by_hand_that_fit_disturb_nothing(
         sock.settimeout(WAIT)
         sender.send(TAGGED)
         sock.recvmmsg_into(batch)
-        sender.sendall([TAGGED] * 256)
+        sender.sendmmsg_all([TAGGED] * 256)
         deadline = time.monotonic() + WAIT
         while not sock.statistics().packets_dropped:
             assert time.monotonic() < deadline
@@ -378,7 +375,7 @@ def test_signals_between_packets_raise_nothing(
             while len(caught) < 50 or received < sent:
                 assert time.monotonic() < deadline
                 if sent == received:
-                    sender.sendall([frame(b"1"), frame(b"2")])
+                    sender.sendmmsg_all([frame(b"1"), frame(b"2")])
                     sent += 2
                 received += sock.recvmmsg_into(batch)
             assert received == sent
@@ -397,7 +394,7 @@ def test_link_error_comes_before_what_waits_and_takes_none_of_it(
         RawSocket(veth.b) as sock,
         RawSocket(veth.a) as sender,
     ):
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
         receive(witness, 8)
         veth.down("b")
         sock.settimeout(WAIT)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import WAIT
+from support.child import run_python
 from support.frames import (
     HEADER_SIZE,
     LOCAL_EXPERIMENTAL,
@@ -22,14 +24,10 @@ from support.frames import (
     frame,
     number_of,
     numbered,
-)
-from support.traffic import (
-    WAIT,
-    ip,
-    keep_ethertype,
     pending,
-    run_python,
 )
+from support.linux import ip
+from support.programs import keep_ethertype
 
 from rawmmsg import FOREIGN, PacketBatch, RawSocket
 from rawmmsg.testing import Veth

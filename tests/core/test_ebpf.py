@@ -14,11 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.frames import HEADER_SIZE, frame
-from support.traffic import pending, receive
+from support.frames import HEADER_SIZE, frame, pending, receive
 
-from rawmmsg import RawSocket
-from rawmmsg.fanout import open_group
+from rawmmsg import RawSocket, open_fanout_group
 from rawmmsg.testing import Veth
 
 # <asm/unistd.h>, or that of most machines: <asm-generic/unistd.h>
@@ -131,7 +129,7 @@ def test_filter_keeps_what_the_program_returns(
             return
         with RawSocket(pair.b, filter=program) as sock:
             sent = marked(0, 20, 0, 255, 14)
-            sender.sendall(sent)
+            sender.sendmmsg_all(sent)
             assert receive(sock, 3) == [sent[1][:20], sent[3], sent[4][:14]]
             assert pending(sock) == []
 
@@ -147,7 +145,7 @@ def test_filter_keeps_all_or_nothing(
             RawSocket(pair.b, filter=program) as sock,
             RawSocket(pair.b) as witness,
         ):
-            sender.sendall(marked(1, 2))
+            sender.sendmmsg_all(marked(1, 2))
             assert receive(witness, 2) == marked(1, 2)
             assert receive(sock, len(kept)) + pending(sock) == kept
 
@@ -158,12 +156,12 @@ def test_filter_is_changed_and_removed(pair: Veth, sender: RawSocket) -> None:
         if program is None:
             return
         with RawSocket(pair.b, filter="ip") as sock:
-            sender.sendall(marked(1))
+            sender.sendmmsg_all(marked(1))
             sock.attach_filter(program)
-            sender.sendall(marked(2))
+            sender.sendmmsg_all(marked(2))
             assert receive(sock, 1) == [marked(2)[0][:20]]
             sock.detach_filter()
-            sender.sendall(marked(3))
+            sender.sendmmsg_all(marked(3))
             assert receive(sock, 1) == marked(3)
 
 
@@ -174,10 +172,10 @@ def test_program_chooses_the_socket(pair: Veth, sender: RawSocket) -> None:
         if program is None:
             return
         with ExitStack() as stack:
-            group = open_group(3, pair.b, "ebpf", program=program)
+            group = open_fanout_group(3, pair.b, "ebpf", program=program)
             for sock in group:
                 stack.enter_context(sock)
-            sender.sendall(marked(*range(100)))
+            sender.sendmmsg_all(marked(*range(100)))
             for i, sock in enumerate(group):
                 of_this = marked(*range(i, 100, 3))
                 assert receive(sock, len(of_this)) == of_this
@@ -193,7 +191,7 @@ def test_socket_joins_and_brings_its_program(
         with RawSocket(pair.b) as first, RawSocket(pair.b) as second:
             number = first.set_fanout("ebpf", program=program)
             assert second.set_fanout("ebpf", number) == number
-            sender.sendall(marked(1, 2, 3))
+            sender.sendmmsg_all(marked(1, 2, 3))
             assert receive(second, 3) == marked(1, 2, 3)
             assert pending(first) == []
 

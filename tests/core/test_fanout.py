@@ -7,11 +7,15 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from support.frames import number_of, numbered
-from support.traffic import RET, pending, program, receive
+from support.frames import number_of, numbered, pending, receive
+from support.programs import RET, program
 
-from rawmmsg import FANOUT_DEFRAG, FANOUT_ROLLOVER, RawSocket
-from rawmmsg.fanout import open_group
+from rawmmsg import (
+    FANOUT_FLAG_DEFRAG,
+    FANOUT_FLAG_ROLLOVER,
+    RawSocket,
+    open_fanout_group,
+)
 from rawmmsg.testing import Veth
 
 SOL_PACKET = 263
@@ -28,7 +32,7 @@ def shares(
     runs on the same CPU at the end of the system call, unless that CPU is
     busy; so wait for the last of them.
     """
-    sender.sendall([numbered(first + i) for i in range(FRAMES)])
+    sender.sendmmsg_all([numbered(first + i) for i in range(FRAMES)])
     found: list[list[int]] = [[] for _ in sockets]
     while sum(map(len, found)) < FRAMES:
         for share, sock in zip(found, sockets, strict=True):
@@ -41,16 +45,16 @@ def shares(
     [
         (mode, flags)
         for mode in ["hash", "lb", "cpu", "rollover", "random", "queue"]
-        for flags in [0, FANOUT_DEFRAG, FANOUT_ROLLOVER]
+        for flags in [0, FANOUT_FLAG_DEFRAG, FANOUT_FLAG_ROLLOVER]
         # The kernel refuses to roll over twice.
-        if not (mode == "rollover" and flags == FANOUT_ROLLOVER)
+        if not (mode == "rollover" and flags == FANOUT_FLAG_ROLLOVER)
     ],
 )
 def test_every_packet_goes_to_one_socket(
     pair: Veth, sender: RawSocket, mode: Any, flags: int
 ) -> None:
     with ExitStack() as stack:
-        group = open_group(3, pair.b, mode, flags=flags)
+        group = open_fanout_group(3, pair.b, mode, flags=flags)
         for sock in group:
             stack.enter_context(sock)
         assert len({sock.fanout_group for sock in group}) == 1
@@ -64,7 +68,7 @@ def test_every_packet_goes_to_one_socket(
 def test_program_chooses_the_socket(pair: Veth, sender: RawSocket) -> None:
     with ExitStack() as stack:
         choose = program((RET, 0, 0, 1))
-        group = open_group(2, pair.b, "cbpf", program=choose)
+        group = open_fanout_group(2, pair.b, "cbpf", program=choose)
         for sock in group:
             stack.enter_context(sock)
         assert shares(group, sender) == [[], list(range(FRAMES))]
@@ -99,7 +103,7 @@ def test_what_came_before_joining_stays(pair: Veth, sender: RawSocket) -> None:
     """Nobody else need have it: to discard it would lose it."""
     queued = [numbered(i) for i in range(50)]
     with RawSocket(pair.b) as one, RawSocket(pair.b) as other:
-        sender.sendall(queued)
+        sender.sendmmsg_all(queued)
         assert one.fanout_group is None
         number = one.set_fanout("lb")
         assert other.set_fanout("lb", number) == number
@@ -113,7 +117,7 @@ def test_what_came_before_joining_stays(pair: Veth, sender: RawSocket) -> None:
 def test_filter_of_a_member_holds(pair: Veth, sender: RawSocket) -> None:
     keep = "ether[14:4] = 0 and ether[18:4] < 10"
     with RawSocket(pair.b, fanout="lb", filter=keep) as sock:
-        sender.sendall([numbered(i) for i in range(20)])
+        sender.sendmmsg_all([numbered(i) for i in range(20)])
         sock.settimeout(30)
         found: list[int] = []
         while len(found) < 10:
@@ -136,7 +140,7 @@ def test_members_that_differ_are_refused(pair: Veth) -> None:
         for options in (
             {"interface": pair.a, "fanout": ("lb", 5)},
             {"interface": pair.b, "fanout": ("hash", 5)},
-            {"interface": pair.b, "fanout": ("lb", 5, FANOUT_DEFRAG)},
+            {"interface": pair.b, "fanout": ("lb", 5, FANOUT_FLAG_DEFRAG)},
         ):
             with pytest.raises(OSError) as caught:
                 RawSocket(**options)  # type: ignore[arg-type]
@@ -148,7 +152,7 @@ def test_members_that_differ_are_refused(pair: Veth) -> None:
 
 def test_group_of_none_is_refused(pair: Veth) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        open_group(0, pair.b)
+        open_fanout_group(0, pair.b)
 
 
 def test_adopted_member_tells_its_group(pair: Veth) -> None:

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
-from support.frames import frame
-from support.traffic import SCALE, WAIT, pending
+from support import WAIT
+from support.frames import frame, pending
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
 
 FRAMES: Final = 60_000
-ROUNDS: Final = 2 * SCALE
 BATCH: Final = 64
 RCVBUF: Final = 1 << 27
 """Room for all of them, where privilege allows."""
@@ -57,7 +56,7 @@ class Traffic:
         with RawSocket(self._interface, protocol=0) as sender:
             while self.sent < FRAMES:
                 batch = PACKETS[self.sent : self.sent + BATCH]
-                sender.sendall(batch)
+                sender.sendmmsg_all(batch)
                 self.sent += len(batch)
                 if self.sent >= FRAMES // 4:
                     self._begun.set()
@@ -101,14 +100,14 @@ def join_under_traffic(
 
 @pytest.mark.parametrize("mode", ["lb", "hash"])
 def test_no_packet_is_lost_where_a_bound_socket_joins(
-    pair: Veth, mode: Any
+    pair: Veth, mode: Any, scaled: Callable[[int], int]
 ) -> None:
     def open_second(group: int) -> RawSocket:
         sock = RawSocket(pair.b, rcvbuf=RCVBUF)
         sock.set_fanout(mode, group)
         return sock
 
-    for _ in range(ROUNDS):
+    for _ in range(scaled(2)):
         one, two, drops, joined = join_under_traffic(pair, open_second, mode)
         # One that the kernel delivers at that moment can reach the second
         # member twice: as a socket of its own, and as one of the group.
@@ -124,14 +123,14 @@ def test_no_packet_is_lost_where_a_bound_socket_joins(
 
 @pytest.mark.parametrize("mode", ["lb", "hash"])
 def test_no_packet_is_doubled_where_the_constructor_joins(
-    pair: Veth, mode: Any
+    pair: Veth, mode: Any, scaled: Callable[[int], int]
 ) -> None:
     """The other half: what comes between its join and its filter is lost."""
 
     def open_second(group: int) -> RawSocket:
         return RawSocket(pair.b, fanout=(mode, group), rcvbuf=RCVBUF)
 
-    for _ in range(ROUNDS):
+    for _ in range(scaled(2)):
         one, two, drops, _ = join_under_traffic(pair, open_second, mode)
         lost = FRAMES - len(one) - len(two) - drops
         print(f"{mode}: {lost} lost by joining")

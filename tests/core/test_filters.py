@@ -13,22 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.frames import frame
-from support.traffic import (
+from support import WAIT
+from support.frames import datagram_pair, flood, frame, pending, receive
+from support.programs import (
     JEQ,
     LD_H_ABS,
     LD_IMM,
     LDX_MSH,
     RET,
-    SCALE,
-    WAIT,
     accept,
-    datagram_pair,
-    flood,
     keep_ethertype,
-    pending,
     program,
-    receive,
 )
 
 from rawmmsg import TRUNCATED, PacketBatch, RawSocket
@@ -51,7 +46,7 @@ def keep_first_byte(byte: bytes) -> bytes:
 
 def send(interface: str, *packets: bytes) -> None:
     with RawSocket(interface, protocol=0) as sender:
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
 
 
 def queue(sock: RawSocket, interface: str, *packets: bytes) -> None:
@@ -343,7 +338,7 @@ def test_pending_enetdown_survives_a_new_filter(veth: Veth) -> None:
 
 
 def test_nothing_that_a_new_filter_rejects_is_read_under_a_flood(
-    veth: Veth,
+    veth: Veth, scaled: Callable[[int], int]
 ) -> None:
     """All on one CPU: a packet that another CPU is just queueing while the
     filter changes can still slip in, and is documented to."""
@@ -357,7 +352,7 @@ def test_nothing_that_a_new_filter_rejects_is_read_under_a_flood(
     os.sched_setaffinity(0, {cpu})
     try:
         with RawSocket(veth.b) as sock, flood(veth.a, flooded, cpu):
-            for turn in range(100 * SCALE):
+            for turn in range(scaled(100)):
                 ethertype = (WANTED, UNWANTED)[turn % 2]
                 sock.attach_filter(keep_ethertype(ethertype))
                 for packet in receive(sock, 64):
@@ -540,7 +535,9 @@ def test_filter_sees_a_received_tag_only_as_the_kernel_keeps_it(
         assert pending(never) == []
 
 
-def test_filter_is_changed_by_one_call_at_a_time() -> None:
+def test_filter_is_changed_by_one_call_at_a_time(
+    scaled: Callable[[int], int],
+) -> None:
     """An attach_filter() in the middle of another would let packets through
     the other's drain: it is refused."""
     peer, sock = datagram_pair()
@@ -548,7 +545,7 @@ def test_filter_is_changed_by_one_call_at_a_time() -> None:
 
     def attach() -> None:
         nonlocal refused
-        for _ in range(200 * SCALE):
+        for _ in range(scaled(200)):
             try:
                 sock.attach_filter(accept())
             except OSError as error:
@@ -564,10 +561,10 @@ def test_filter_is_changed_by_one_call_at_a_time() -> None:
         sock.attach_filter(accept(3))  # nothing is left taken
         peer.send(b"packet")
         assert sock.recv(100) == b"pac"
-    assert refused < 800 * SCALE, "at least one call is let in at a time"
+    assert refused < scaled(800), "at least one call is let in at a time"
 
 
-def test_filter_is_read_once() -> None:
+def test_filter_is_read_once(scaled: Callable[[int], int]) -> None:
     """What another thread writes into the buffer meanwhile is not read."""
     peer, sock = datagram_pair()
     code = bytearray(accept())
@@ -582,7 +579,7 @@ def test_filter_is_read_once() -> None:
         thread = threading.Thread(target=scribble)
         thread.start()
         try:
-            for _ in range(500 * SCALE):
+            for _ in range(scaled(500)):
                 sock.attach_filter(accept(3))
                 try:
                     sock.attach_filter(code)

@@ -7,13 +7,12 @@ import os
 import socket
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
+from support import WAIT
 from support.calls import (
     Call,
     descriptors,
@@ -22,54 +21,12 @@ from support.calls import (
     interrupt_main_thread,
     when_main_thread_waits,
 )
-from support.frames import frame
-from support.traffic import WAIT, accept, datagram_pair, pending
+from support.child import Child, end_child, fork, in_child
+from support.frames import PACKET, datagram_pair, pending
+from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
-
-PACKET = frame(bytes(46))
-
-
-def fork() -> int:
-    with warnings.catch_warnings():
-        # Python 3.12 and later warn of a fork beside threads; the children
-        # here take no lock.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
-
-
-class Child:
-    """A function in a forked child."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._reader, writer = os.pipe()
-        self.pid = fork()
-        if self.pid == 0:
-            end_child(function, writer)
-        os.close(writer)
-
-    def join(self) -> None:
-        """Awaits its end and raises what failed there."""
-        with open(self._reader, encoding="utf-8") as pipe:
-            report = pipe.read()
-        _, status = os.waitpid(self.pid, 0)
-        assert not report, f"in the child:\n{report}"
-        assert status == 0, f"the child ended with status {status}"
-
-
-def end_child(function: Callable[[], Any], writer: int) -> None:
-    """Runs the function and ends the process, telling what it raised."""
-    try:
-        function()
-    except BaseException:
-        os.write(writer, traceback.format_exc().encode())
-    finally:
-        os._exit(0)
-
-
-def in_child(function: Callable[[], Any]) -> None:
-    Child(function).join()
 
 
 @contextmanager
@@ -354,7 +311,7 @@ def test_child_shares_the_queue(veth: Veth) -> None:
     """A packet goes to whoever reads it first."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sock.settimeout(WAIT)
-        sender.sendall([PACKET, PACKET + b"second"])
+        sender.sendmmsg_all([PACKET, PACKET + b"second"])
 
         def child() -> None:
             assert sock.recv(2048) == PACKET
@@ -521,7 +478,7 @@ def test_statistics_of_the_parent_miss_nothing_when_the_child_closes(
         RawSocket(veth.b, rcvbuf=4096) as sock,
         RawSocket(veth.a, protocol=0) as sender,
     ):
-        sender.sendall([PACKET] * 200)
+        sender.sendmmsg_all([PACKET] * 200)
         eventually(
             lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0,
             "the socket has an error",

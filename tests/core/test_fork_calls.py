@@ -1,6 +1,7 @@
 """Every call in a forked child: it does there what it does in the parent."""
 
 import pytest
+from support.child import in_child
 from support.every_call import (
     ADOPTED,
     ADOPTED_PACKET,
@@ -17,7 +18,6 @@ from support.every_call import (
     nothing,
     outcome,
 )
-from test_fork import in_child
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth

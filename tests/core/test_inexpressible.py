@@ -13,16 +13,11 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 import pytest
+from support import WAIT
 from support.calls import Call
-from support.frames import frame
-from support.traffic import (
-    WAIT,
-    accept,
-    keep_ethertype,
-    pending,
-    receive,
-    tun_device,
-)
+from support.frames import frame, pending, receive
+from support.linux import tun_device
+from support.programs import accept, keep_ethertype
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -37,7 +32,7 @@ INEXPRESSIBLE: Final = struct.pack(
 
 SENDS: Final[dict[str, Callable[[RawSocket, bytes], Any]]] = {
     "sendmmsg": lambda sock, packet: sock.sendmmsg([packet]),
-    "sendall": lambda sock, packet: sock.sendall([packet]),
+    "sendmmsg_all": lambda sock, packet: sock.sendmmsg_all([packet]),
 }
 
 
@@ -213,5 +208,5 @@ def test_change_of_filter_does_not_disturb_a_receiver(
             sock.attach_filter(keep_ethertype(0x1234))
             sock.attach_filter(accept(0))
         sock.attach_filter(keep_ethertype(0x1234))
-        sender.sendall([*number(100), wanted])
+        sender.sendmmsg_all([*number(100), wanted])
         assert call.result() == [wanted]

@@ -1,7 +1,6 @@
 """Many numbered frames through a veth pair, a thread at each end: what is sent
 arrives once, in order and unchanged, or is counted as dropped."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,15 +8,12 @@ from typing import Any, Final, TypeAlias
 
 import numpy
 import pytest
+from support import WAIT
 from support.calls import Call
 from support.frames import frame
-from support.traffic import WAIT
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
-
-FRAMES: Final = int(os.environ.get("RAWMMSG_FRAMES", "100000"))
-"""How many; 5,000,000 by hand."""
 
 CAPACITY: Final = 64
 WINDOW: Final = 3 * CAPACITY
@@ -118,20 +114,25 @@ class Window:
             self._changed.notify()
 
 
-def send_all(sock: RawSocket, take: Callable[[int], object]) -> None:
-    """Sends FRAMES frames, numbered from 0, in batches."""
+def send_all(
+    sock: RawSocket, total: int, take: Callable[[int], object]
+) -> None:
+    """Sends `total` frames, numbered from 0, in batches."""
     batch = PacketBatch(CAPACITY, SIZE + TAIL)
     rows, lengths = numpy.asarray(batch), numpy.asarray(batch.lengths)
-    for first in range(0, FRAMES, CAPACITY):
-        count = min(CAPACITY, FRAMES - first)
+    for first in range(0, total, CAPACITY):
+        count = min(CAPACITY, total - first)
         number(rows[:count], lengths[:count], first)
         batch.set_count(count)
         take(count)
-        sock.sendall(batch)
+        sock.sendmmsg_all(batch)
 
 
 def receive_all(
-    sock: RawSocket, all_sent: threading.Event, give: Callable[[int], object]
+    sock: RawSocket,
+    total: int,
+    all_sent: threading.Event,
+    give: Callable[[int], object],
 ) -> tuple[int, int]:
     """Receives and verifies until every frame is accounted for; returns how
     many were received, and dropped by the kernel."""
@@ -140,13 +141,13 @@ def receive_all(
     sock.settimeout(0.1)
     due = received = dropped = 0
     quiet_since = time.monotonic()
-    while received + dropped < FRAMES or not all_sent.is_set():
+    while received + dropped < total or not all_sent.is_set():
         try:
             count = sock.recvmmsg_into(batch)
         except TimeoutError:
             dropped = sock.statistics().packets_dropped or 0
             assert time.monotonic() < quiet_since + WAIT, (
-                f"of {FRAMES} frames {received} came and {dropped} are counted"
+                f"of {total} frames {received} came and {dropped} are counted"
                 " as dropped"
             )
             continue
@@ -158,7 +159,7 @@ def receive_all(
 
 
 def transfer(
-    sender: RawSocket, receiver: RawSocket, window: Window | None
+    sender: RawSocket, receiver: RawSocket, total: int, window: Window | None
 ) -> tuple[int, int]:
     """Sends in one thread, receives in another; prints what came of it, for
     runs by hand, and returns it."""
@@ -166,8 +167,8 @@ def transfer(
     give = window.give if window else lambda count: None
     take = window.take if window else lambda count: None
     began = time.monotonic()
-    receiving = Call(receive_all, receiver, all_sent, give)
-    sending = Call(send_all, sender, take)
+    receiving = Call(receive_all, receiver, total, all_sent, give)
+    sending = Call(send_all, sender, total, take)
     while sending.pending and receiving.pending:
         sending.wait(0.1)
     if receiving.pending:
@@ -182,31 +183,33 @@ def transfer(
         f" {dropped}, retries {statistics.send_retries},"
         f" {time.monotonic() - began:.1f} s"
     )
-    assert statistics.packets_sent == FRAMES
+    assert statistics.packets_sent == total
     assert received == receiver.statistics().packets_received
     return received, dropped
 
 
-@pytest.mark.timeout(120 + FRAMES // 20_000)
-def test_windowed_transfer_loses_nothing(veth: Veth) -> None:
+def test_windowed_transfer_loses_nothing(
+    veth: Veth, scaled: Callable[[int], int]
+) -> None:
     """The sender waits for the receiver: received = sent, no drops."""
+    total = scaled(100_000)
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
-        received, dropped = transfer(sender, sock, Window(WINDOW))
-    assert (received, dropped) == (FRAMES, 0)
+        received, dropped = transfer(sender, sock, total, Window(WINDOW))
+    assert (received, dropped) == (total, 0)
 
 
-@pytest.mark.timeout(120 + FRAMES // 20_000)
 @pytest.mark.parametrize("rcvbuf", [None, 65_536])
 def test_free_running_transfer_accounts_for_every_frame(
-    veth: Veth, rcvbuf: int | None
+    veth: Veth, rcvbuf: int | None, scaled: Callable[[int], int]
 ) -> None:
     """Nobody waits: received + drops = sent, exactly."""
+    total = scaled(100_000)
     with (
         RawSocket(veth.a, protocol=0) as sender,
         RawSocket(veth.b, rcvbuf=rcvbuf) as sock,
     ):
-        received, dropped = transfer(sender, sock, None)
-    assert received + dropped == FRAMES
+        received, dropped = transfer(sender, sock, total, None)
+    assert received + dropped == total
 
 
 @pytest.mark.no_network

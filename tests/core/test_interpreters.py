@@ -8,14 +8,15 @@ import socket
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.frames import numbered
-from support.traffic import SCALE, WAIT, datagram_pair, run_python
+from support import WAIT
+from support.child import run_python
+from support.frames import datagram_pair, numbered
 
 import rawmmsg
 from rawmmsg import PacketBatch, RawSocket
@@ -96,14 +97,14 @@ def test_interpreter_imports_and_uses_the_package(
             view = memoryview(batch)
         """)
         packets = [numbered(i) for i in range(8)]
-        near.sendall(packets)
+        near.sendmmsg_all(packets)
         other.run("""
             count = 0
             received = []
             while len(received) < 8:
                 count += far.recvmmsg_into(batch)
                 received += batch.tolist()
-            far.sendall([bytes(packet) for packet in received])
+            far.sendmmsg_all([bytes(packet) for packet in received])
             assert far.statistics()[0] == far.statistics()[3] == 8
             far.close()
         """)
@@ -188,9 +189,11 @@ def test_interpreter_ends_with_objects_alive(own_gil: bool) -> None:
 
 
 @both
-def test_interpreters_transfer_at_the_same_time(own_gil: bool) -> None:
+def test_interpreters_transfer_at_the_same_time(
+    own_gil: bool, scaled: Callable[[int], int]
+) -> None:
     """Each in a thread of its own; what is shared would be torn."""
-    rounds = 300 * SCALE
+    rounds = scaled(300)
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -207,7 +210,7 @@ def test_interpreters_transfer_at_the_same_time(own_gil: bool) -> None:
                         batch = rawmmsg.PacketBatch(8)
                         for i in range({rounds}):
                             packets = [b"%d-%d" % (i, j) for j in range(8)]
-                            sender.sendall(packets)
+                            sender.sendmmsg_all(packets)
                             received = []
                             while len(received) < 8:
                                 receiver.recvmmsg_into(batch)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.traffic import accept, datagram_pair
+from support.frames import datagram_pair
+from support.programs import accept
 
 import rawmmsg
 from rawmmsg import PacketBatch, RawSocket
@@ -364,7 +365,7 @@ def test_sending(pair: tuple[socket.socket, RawSocket]) -> None:
         sock.send(FRAME)
         sock.sendmmsg(batch)
         sock.sendmmsg([FRAME, (FRAME, bytearray(4))])
-        sock.sendall((FRAME, memoryview(FRAME)))
+        sock.sendmmsg_all((FRAME, memoryview(FRAME)))
         for _ in range(7):
             peer.recv(2048)
 
@@ -385,11 +386,11 @@ def test_sending_what_is_refused(
         with refused(TypeError):
             sock.sendmmsg([FRAME, (FRAME, None)])  # type: ignore[list-item]
         with refused(TypeError):
-            sock.sendall(5)  # type: ignore[arg-type]
+            sock.sendmmsg_all(5)  # type: ignore[arg-type]
         with refused(OSError):
             sock.send(bytes(1 << 24))
         with refused(OSError):
-            sock.sendall([FRAME, bytes(1 << 24)])
+            sock.sendmmsg_all([FRAME, bytes(1 << 24)])
         with suppress(BlockingIOError):
             while True:
                 peer.setblocking(False)
@@ -488,7 +489,7 @@ def test_packet_sockets(veth: Veth) -> None:
                 addresses=True,
             ) as receiver,
         ):
-            sender.sendall([FRAME])
+            sender.sendmmsg_all([FRAME])
             receiver.settimeout(10)
             receiver.recvmmsg_into(batch)
             assert batch.timestamps_ns is not None

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.calls import PACKET, RECEIVING, SENDING, Call, descriptors
-from support.frames import number_of, numbered
-from support.traffic import SCALE, WAIT, ip
+from support import WAIT
+from support.calls import RECEIVING, SENDING, Call, descriptors
+from support.frames import PACKET, number_of, numbered
+from support.linux import ip
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -108,7 +109,7 @@ def test_each_time_down_is_an_error_of_its_own(veth: Veth) -> None:
 
 def test_packets_queued_before_come_after_the_error(veth: Veth) -> None:
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
-        sender.sendall([numbered(i) for i in range(5)])
+        sender.sendmmsg_all([numbered(i) for i in range(5)])
         veth.down("b")
         batch = PacketBatch(8)
         with raises(errno.ENETDOWN):
@@ -291,13 +292,13 @@ def delete_at_once(name: str) -> None:
 
 
 def test_deleted_interface_is_noticed_by_a_receive_that_waits(
-    tmp_path: Path,
+    tmp_path: Path, scaled: Callable[[int], int]
 ) -> None:
     """Within 1.5 s of each of 100 deletes. In some the only event comes before
     the kernel itself knows that the interface is gone."""
     before = descriptors()
     late: list[float] = []
-    for _ in range(SCALE):
+    for _ in range(scaled(1)):
         names = many_interfaces(100, tmp_path)
         socks = [RawSocket(name, rcvbuf=4096) for name in names]
         calls = [Call(until_gone, sock) for sock in socks]
@@ -357,7 +358,7 @@ def test_packets_queued_before_the_delete_do_not_hide_it(
     """They still come; what follows them is ENODEV."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sock.setblocking(False)
-        sender.sendall([numbered(i) for i in range(3)])
+        sender.sendmmsg_all([numbered(i) for i in range(3)])
         if first_down:
             veth.down("b")
             with raises(errno.ENETDOWN):

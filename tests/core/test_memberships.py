@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.traffic import ip
+from support.linux import ip
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth

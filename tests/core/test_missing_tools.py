@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.traffic import environment
+from support.child import environment
 
 TESTS = Path(__file__).parents[1]
 

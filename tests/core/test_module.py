@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
-from support.traffic import run_python, tool
+from support.child import run_python, tool
 
 import rawmmsg
 from rawmmsg import _rawmmsg
@@ -69,7 +69,8 @@ def test_file_is_for_one_python_or_for_all_with_the_limited_api() -> None:
 
 
 def test_package_imports_nothing_but_what_it_needs() -> None:
-    """Not numpy, Scapy, asyncio or ctypes; submodules on first use."""
+    """Not typing, numpy, Scapy, asyncio or ctypes; the other submodules on
+    first use."""
     done = run_python("""
         import sys
         before = set(sys.modules)
@@ -79,9 +80,13 @@ def test_package_imports_nothing_but_what_it_needs() -> None:
     loaded = set(done.split())
     assert {"rawmmsg", "rawmmsg._rawmmsg"} <= loaded
     assert loaded <= {
-        *("rawmmsg", "rawmmsg._rawmmsg", "rawmmsg._options", "importlib"),
+        *("rawmmsg", "rawmmsg._rawmmsg", "rawmmsg._options"),
+        *("rawmmsg.constants", "rawmmsg.fanout", "importlib"),
         *("importlib._bootstrap", "importlib._bootstrap_external", "types"),
-        *("warnings", "operator", "_operator", "__future__"),
+        *("warnings", "operator", "_operator", "__future__", "contextlib"),
+        # What enum imports.
+        *("enum", "functools", "_functools", "collections", "_collections"),
+        *("itertools", "keyword", "reprlib"),
     }
 
 
@@ -149,13 +154,14 @@ def test_import_without_scapy_names_the_remedy(statement: str) -> None:
 
 
 def test_every_other_module_imports_alone() -> None:
-    """Pytest for the fixtures, tqdm for a bar and numpy for views are asked
-    for where they are used."""
+    """Except the pytest plugin, which only pytest imports. tqdm and numpy are
+    imported where they are used."""
     done = run_python(f"""{ALONE}
     import importlib
     import pkgutil
+    others = {{"rawmmsg.scapy", "rawmmsg.testing.plugin"}}
     for module in pkgutil.walk_packages(rawmmsg.__path__, "rawmmsg."):
-        if module.name != "rawmmsg.scapy":
+        if module.name not in others:
             importlib.import_module(module.name)
             print(module.name)
     """)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support import WAIT
 from support.datagrams import (
     ACK,
     CWR,
@@ -26,8 +27,7 @@ from support.datagrams import (
     data,
     write_header,
 )
-from support.frames import frame, number_of, numbered
-from support.traffic import WAIT, datagram_pair
+from support.frames import datagram_pair, frame, number_of, numbered
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
@@ -302,7 +302,7 @@ def test_frame_that_needs_its_header_is_refused_without() -> None:
                 sock.sendmmsg(batch, 1)
             assert sock.sendmmsg(batch, 2) == 1
             with pytest.raises(ValueError, match=r"packets\[1\]") as caught:
-                sock.sendall(batch)
+                sock.sendmmsg_all(batch)
             assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
 
 
@@ -342,7 +342,7 @@ def test_super_frame_past_the_queue_is_refused_where_nothing_cuts_it(
         assert caught.value.errno == errno.ENOBUFS
         assert sock.sendmmsg(batch, 2) == 1
         with pytest.raises(OSError) as caught:
-            sock.sendall(batch)
+            sock.sendmmsg_all(batch)
         assert caught.value.errno == errno.ENOBUFS
         assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
         found = [number_of(os.read(descriptor, SUPER_FRAME)) for _ in range(3)]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 from support.calls import descriptors
+from support.child import in_child
 from support.every_call import (
     ADOPTED,
     ADOPTED_PACKET,
@@ -30,7 +31,6 @@ from support.every_call import (
     nothing,
     outcome,
 )
-from test_fork import in_child
 
 from rawmmsg import _rawmmsg, bpf
 from rawmmsg.testing import Veth

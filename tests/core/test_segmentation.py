@@ -3,7 +3,7 @@ made of, and within the target's memory, whatever they claim to be."""
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -26,7 +26,7 @@ from support.datagrams import (
     leave_checksums_to_software,
     write_header,
 )
-from support.traffic import SCALE, pending, receive
+from support.frames import pending, receive
 
 from rawmmsg import (
     GSO_ECN,
@@ -395,11 +395,11 @@ def test_segment_that_fits_no_frame_is_named_when_it_is_the_first() -> None:
     assert batch.segment_into(large) == (0, 2)
 
 
-def test_loop_over_any_target_ends() -> None:
+def test_loop_over_any_target_ends(scaled: Callable[[int], int]) -> None:
     """Each call fills a frame of the target, or raises."""
     rng = random.Random(7)
     ended = refused = 0
-    for _ in range(200 * SCALE):
+    for _ in range(scaled(200)):
         batch = PacketBatch(4, SUPER_FRAME)
         wanted: list[bytes] = []
         for _ in range(rng.randrange(1, 5)):
@@ -420,8 +420,8 @@ def test_loop_over_any_target_ends() -> None:
             assert "fit" in str(error)
             assert sizes[0] < largest
             refused += 1
-    assert ended > 20 * SCALE
-    assert refused > 20 * SCALE
+    assert ended > scaled(20)
+    assert refused > scaled(20)
 
 
 # Memory of both
@@ -702,13 +702,15 @@ def hostile(rng: random.Random, batch: PacketBatch) -> None:
         batch.lengths[0] = rng.randrange(len(frame) + 1)
 
 
-def test_hostile_frames_write_within_the_target() -> None:
+def test_hostile_frames_write_within_the_target(
+    scaled: Callable[[int], int],
+) -> None:
     """Every frame is done, or named; the batch itself stays as it is."""
     rng = random.Random(1)
     batch = PacketBatch(1, 1200)
     target = Guarded(8, 700)
     done = refused = 0
-    for _ in range(3000 * SCALE):
+    for _ in range(scaled(3000)):
         hostile(rng, batch)
         before = bytes(batch[0])
         at = 0, 0
@@ -722,11 +724,13 @@ def test_hostile_frames_write_within_the_target() -> None:
             refused += 1
         target.check()
         assert bytes(batch[0]) == before
-    assert done > 500 * SCALE, "hardly any frame was cut"
-    assert refused > 500 * SCALE, "hardly any frame was refused"
+    assert done > scaled(500), "hardly any frame was cut"
+    assert refused > scaled(500), "hardly any frame was refused"
 
 
-def test_frames_written_meanwhile_write_within_the_target() -> None:
+def test_frames_written_meanwhile_write_within_the_target(
+    scaled: Callable[[int], int],
+) -> None:
     """Another thread changes frame and header all the time."""
     rng = random.Random(2)
     batch = one(Datagram(data(4000), version=6, extensions=(JUMBO,)), 500)
@@ -753,7 +757,7 @@ def test_frames_written_meanwhile_write_within_the_target() -> None:
     thread = threading.Thread(target=scribble)
     thread.start()
     try:
-        for _ in range(2000 * SCALE):
+        for _ in range(scaled(2000)):
             try:
                 batch.segment_into(target.batch)
             except ValueError as error:

@@ -1,5 +1,5 @@
-"""sendmmsg, sendall and send: what is taken, what is refused and when, and
-queues that are full."""
+"""sendmmsg, sendmmsg_all and send: what is taken, what is refused and when,
+and queues that are full."""
 
 import errno
 import os
@@ -13,14 +13,23 @@ from typing import Any, Final, TypeAlias
 
 import numpy
 import pytest
+from support import WAIT
 from support.calls import Call, eventually
-from support.frames import HEADER_SIZE, frame, number_of, numbered
-from support.traffic import WAIT, datagram_pair, pending, receive, tc
+from support.frames import (
+    HEADER_SIZE,
+    datagram_pair,
+    frame,
+    number_of,
+    numbered,
+    pending,
+    receive,
+)
+from support.linux import tc
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
 
-Packets = Any  # what sendmmsg() and sendall() take, as tests make it
+Packets = Any  # what sendmmsg() and sendmmsg_all() take, as tests make it
 
 
 def frames(count: int, size: int = 64) -> list[bytes]:
@@ -80,7 +89,7 @@ def raises(number: int) -> Iterator[pytest.ExceptionInfo[OSError]]:
 
 
 def packets_sent(error: BaseException) -> int:
-    """How far sendall() says that it came."""
+    """How far sendmmsg_all() says that it came."""
     return int(error.packets_sent)  # type: ignore[attr-defined]
 
 
@@ -92,7 +101,7 @@ def test_packets_arrive_as_they_were_given(
 ) -> None:
     given = frames(20, 100)
     assert sender.sendmmsg(shape(given)) == 20
-    sender.sendall(shape(given))
+    sender.sendmmsg_all(shape(given))
     assert receive(receiver, 40) == given * 2
 
 
@@ -120,7 +129,7 @@ def test_nothing_to_send_is_no_error(
     sender: RawSocket, shape: Callable[..., Packets]
 ) -> None:
     assert sender.sendmmsg(shape([])) == 0
-    sender.sendall(shape([]))
+    sender.sendmmsg_all(shape([]))
     assert sender.statistics().batches_sent == 0
 
 
@@ -140,23 +149,23 @@ def test_a_call_takes_1024_packets_at_most(
         assert counts == expected
 
 
-def test_sendall_makes_as_few_calls_as_the_kernel_allows(
+def test_sendmmsg_all_makes_as_few_calls_as_the_kernel_allows(
     sender: RawSocket, shape: Callable[..., Packets]
 ) -> None:
-    sender.sendall(shape([numbered(1)] * 2_500))
+    sender.sendmmsg_all(shape([numbered(1)] * 2_500))
     statistics = sender.statistics()
     assert (statistics.packets_sent, statistics.batches_sent) == (2_500, 3)
     assert statistics.send_retries == 0
 
 
-def test_sendall_of_more_than_a_call_keeps_the_order(
+def test_sendmmsg_all_of_more_than_a_call_keeps_the_order(
     shape: Callable[..., Packets],
 ) -> None:
     peer, sock = datagram_pair()
     count = 1_500
     with peer, sock:
         with Call(lambda: [peer.recv(2048) for _ in range(count)]) as call:
-            sock.sendall(shape(frames(count)))
+            sock.sendmmsg_all(shape(frames(count)))
         assert [*map(number_of, call.result())] == [*range(count)]
 
 
@@ -168,7 +177,7 @@ def test_batch_larger_than_a_call_is_sent_whole(
     rows[:] = numpy.frombuffer(frame(bytes(50)), "u1")
     numpy.asarray(batch.lengths)[:] = 64
     batch.set_count(1_100)
-    sender.sendall(batch)
+    sender.sendmmsg_all(batch)
     assert sender.statistics().packets_sent == 1_100
 
 
@@ -177,7 +186,7 @@ def test_length_written_into_the_column_is_sent(
 ) -> None:
     batch = batch_of(frames(3, 100))
     batch.lengths[1] = 60
-    sender.sendall(batch)
+    sender.sendmmsg_all(batch)
     given = frames(3, 100)
     assert receive(receiver, 3) == [given[0], given[1][:60], given[2]]
 
@@ -188,7 +197,7 @@ def test_length_beyond_the_frame_is_refused(
 ) -> None:
     batch = batch_of(frames(3))
     batch.lengths[1] = length
-    for send in (sender.sendmmsg, sender.sendall):
+    for send in (sender.sendmmsg, sender.sendmmsg_all):
         with pytest.raises(ValueError, match=r"lengths\[1\] is \d+: beyond"):
             send(batch)
     assert pending(receiver) == [], "those before it were sent"
@@ -202,10 +211,10 @@ def test_received_batch_can_be_sent_on(
     """As a forwarder does; and received into again."""
     batch = PacketBatch(8, 2048)
     for _ in range(3):
-        sender.sendall(frames(5, 200))
+        sender.sendmmsg_all(frames(5, 200))
         receiver.settimeout(WAIT)
         count = receiver.recvmmsg_into(batch)
-        receiver.sendall(batch)
+        receiver.sendmmsg_all(batch)
         assert batch.tolist() == frames(5, 200)[:count]
         pending(receiver)
 
@@ -233,10 +242,10 @@ def test_gather_of_as_many_parts_as_the_kernel_takes(
     whole = frame(bytes(1_010))
     parts = tuple(whole[i : i + 1] for i in range(len(whole)))
     assert len(parts) == 1_024
-    sender.sendall([parts])
+    sender.sendmmsg_all([parts])
     assert receive(receiver, 1) == [whole]
     with pytest.raises(ValueError, match=r"packets\[1\] has 1025 parts"):
-        sender.sendall([parts, (*parts, b"x")])
+        sender.sendmmsg_all([parts, (*parts, b"x")])
     assert pending(receiver) == []
 
 
@@ -250,11 +259,11 @@ def test_sequences_of_any_type_are_taken(
         def __getitem__(self, index: Any) -> Any:
             return numbered(index)
 
-    sender.sendall(Numbers())
+    sender.sendmmsg_all(Numbers())
     rows = numpy.frombuffer(b"".join(frames(3)), "u1").reshape(3, 64)
-    sender.sendall(list(rows))
+    sender.sendmmsg_all(list(rows))
     # Typed as no Sequence, and one all the same.
-    sender.sendall(rows)  # type: ignore[arg-type]
+    sender.sendmmsg_all(rows)  # type: ignore[arg-type]
     assert receive(receiver, 9) == frames(3) * 3
 
 
@@ -294,7 +303,7 @@ def test_what_is_not_a_sequence_of_buffers_is_a_typeerror(
     sender: RawSocket, receiver: RawSocket, what: str
 ) -> None:
     """One packet is not many: bytes are refused, not taken for a sequence."""
-    for send in (sender.sendmmsg, sender.sendall):
+    for send in (sender.sendmmsg, sender.sendmmsg_all):
         with pytest.raises(TypeError):
             send(NO_PACKETS[what])
     assert pending(receiver) == []
@@ -303,7 +312,7 @@ def test_what_is_not_a_sequence_of_buffers_is_a_typeerror(
 def test_generator_is_refused_and_not_begun(sender: RawSocket) -> None:
     """What it has given could not be sent again from `start`."""
     packets = (numbered(i) for i in range(3))
-    for send in (sender.sendmmsg, sender.sendall):
+    for send in (sender.sendmmsg, sender.sendmmsg_all):
         with pytest.raises(TypeError, match="sequence of buffers"):
             send(packets)  # type: ignore[arg-type]
     assert next(packets) == numbered(0)
@@ -317,27 +326,27 @@ def test_bad_element_sends_none_of_the_call(
     assert pending(receiver) == []
 
 
-def test_sendall_tells_how_far_it_came_whatever_the_error(
+def test_sendmmsg_all_tells_how_far_it_came_whatever_the_error(
     sender: RawSocket,
 ) -> None:
     packets: list[Any] = [numbered(0)] * 1_024 + [7]
     with pytest.raises(TypeError) as caught:
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
     assert packets_sent(caught.value) == 1_024
     with pytest.raises(TypeError) as caught:
-        sender.sendall(7)  # type: ignore[arg-type]
+        sender.sendmmsg_all(7)  # type: ignore[arg-type]
     assert packets_sent(caught.value) == 0
 
 
 def test_no_buffer_stays_exported_after_the_call(sender: RawSocket) -> None:
     packet = bytearray(numbered(0))
     sender.sendmmsg([packet, (packet, packet)])
-    sender.sendall([packet])
+    sender.sendmmsg_all([packet])
     sender.send(packet)
     with pytest.raises(TypeError):
-        sender.sendall([packet, 7])  # type: ignore[list-item]
+        sender.sendmmsg_all([packet, 7])  # type: ignore[list-item]
     with raises(errno.EINVAL):
-        sender.sendall([packet, b"short"])
+        sender.sendmmsg_all([packet, b"short"])
     packet.append(0)
 
 
@@ -365,7 +374,7 @@ TAKEN: Final = {
 }
 
 
-@pytest.mark.parametrize("method", ["send", "sendmmsg", "sendall"])
+@pytest.mark.parametrize("method", ["send", "sendmmsg", "sendmmsg_all"])
 def test_frame_that_the_kernel_refuses_raises_its_errno(
     sender: RawSocket, receiver: RawSocket, method: str
 ) -> None:
@@ -401,23 +410,23 @@ def test_bad_packet_in_the_middle_is_the_next_calls_error(
     assert sender.statistics().packets_sent == 5 * len(REFUSED)
 
 
-def test_sendall_tells_which_packet_is_bad(
+def test_sendmmsg_all_tells_which_packet_is_bad(
     sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
 ) -> None:
     good = frames(5)
     packets = shape([*good[:2], bytes(5), *good[2:]])
     with raises(errno.EINVAL) as caught:
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
     assert packets_sent(caught.value) == 2
     assert receive(receiver, 2) == good[:2]
     assert pending(receiver) == [], "went on after a bad packet"
 
 
-def test_sendall_counts_across_calls(sender: RawSocket) -> None:
+def test_sendmmsg_all_counts_across_calls(sender: RawSocket) -> None:
     packets = [numbered(0)] * 2_000
     packets[1_500] = b"short"
     with raises(errno.EINVAL) as caught:
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
     assert packets_sent(caught.value) == 1_500
 
 
@@ -481,7 +490,7 @@ def test_full_queue_is_an_error_at_once_on_a_blocking_socket(
 def test_kernel_calls_a_socket_with_a_full_queue_writable(
     stopped: RawSocket,
 ) -> None:
-    """Why sendall() pauses instead of polling."""
+    """Why sendmmsg_all() pauses instead of polling."""
     poll = select.poll()
     poll.register(stopped.fileno(), select.POLLOUT)
     with raises(errno.ENOBUFS):
@@ -500,14 +509,14 @@ def test_queue_that_fills_up_is_a_short_count(
     assert sender.statistics().packets_sent == count
 
 
-def test_sendall_waits_for_a_full_queue_until_the_timeout(
+def test_sendmmsg_all_waits_for_a_full_queue_until_the_timeout(
     stopped: RawSocket,
 ) -> None:
     sent = stopped.statistics().packets_sent
     stopped.settimeout(0.2)
     began = time.monotonic()
     with pytest.raises(TimeoutError) as caught:
-        stopped.sendall([BIG] * 5)
+        stopped.sendmmsg_all([BIG] * 5)
     assert time.monotonic() - began >= 0.2, "gave up early"
     assert packets_sent(caught.value) == 0
     statistics = stopped.statistics()
@@ -515,39 +524,41 @@ def test_sendall_waits_for_a_full_queue_until_the_timeout(
     assert statistics.packets_sent == sent
 
 
-def test_sendall_without_a_timeout_gives_up_after_a_second(
+def test_sendmmsg_all_without_a_timeout_gives_up_after_a_second(
     stopped: RawSocket,
 ) -> None:
     began = time.monotonic()
     with raises(errno.ENOBUFS) as caught:
-        stopped.sendall([BIG] * 5)
+        stopped.sendmmsg_all([BIG] * 5)
     assert 1.0 <= time.monotonic() - began < WAIT
     assert packets_sent(caught.value) == 0
     # With growing pauses: without, there would be a hundred thousand.
     assert 0 < stopped.statistics().send_retries < 1_000
 
 
-def test_sendall_that_may_not_wait_does_not_retry(stopped: RawSocket) -> None:
+def test_sendmmsg_all_that_may_not_wait_does_not_retry(
+    stopped: RawSocket,
+) -> None:
     stopped.setblocking(False)
     with raises(errno.ENOBUFS) as caught:
-        stopped.sendall([BIG])
+        stopped.sendmmsg_all([BIG])
     assert packets_sent(caught.value) == 0
     assert stopped.statistics().send_retries == 0
 
 
-def test_sendall_tells_how_far_a_full_queue_let_it_come(
+def test_sendmmsg_all_tells_how_far_a_full_queue_let_it_come(
     throttle: Throttle, sender: RawSocket
 ) -> None:
     throttle("8bit", 3_000)
     sender.settimeout(0.05)
     with pytest.raises(TimeoutError) as caught:
-        sender.sendall([BIG] * 20)
+        sender.sendmmsg_all([BIG] * 20)
     statistics = sender.statistics()
     assert 0 < packets_sent(caught.value) == statistics.packets_sent < 20
 
 
 def test_close_ends_the_pause_after_a_full_queue(stopped: RawSocket) -> None:
-    with Call(stopped.sendall, [BIG]) as call:
+    with Call(stopped.sendmmsg_all, [BIG]) as call:
         call.until_blocked()
         stopped.close()
     error = call.error()
@@ -556,7 +567,7 @@ def test_close_ends_the_pause_after_a_full_queue(stopped: RawSocket) -> None:
     assert packets_sent(error) == 0
 
 
-def test_sendall_over_a_slow_queue_delivers_everything_in_order(
+def test_sendmmsg_all_over_a_slow_queue_delivers_everything_in_order(
     throttle: Throttle,
     sender: RawSocket,
     receiver: RawSocket,
@@ -565,7 +576,7 @@ def test_sendall_over_a_slow_queue_delivers_everything_in_order(
     """Though nearly every packet finds the queue full."""
     throttle("20mbit", 3_000)
     given = frames(200, 1_000)
-    sender.sendall(shape(given))
+    sender.sendmmsg_all(shape(given))
     assert receive(receiver, 200) == given
     assert pending(receiver) == [], "a packet was sent twice"
     statistics = sender.statistics()
@@ -580,7 +591,7 @@ def test_second_without_progress_begins_anew_with_each_packet(
     throttle("24kbit", 1_000)
     given = frames(8, 1_000)
     began = time.monotonic()
-    sender.sendall(given)
+    sender.sendmmsg_all(given)
     assert time.monotonic() - began > 1.3, "too fast to tell"
     assert receive(receiver, 8) == given
 
@@ -590,7 +601,7 @@ def test_qdisc_bypass_skips_the_queue(link: Veth, stopped: RawSocket) -> None:
         RawSocket(link.a, protocol=0, qdisc_bypass=True) as bypass,
         RawSocket(link.b) as receiver,
     ):
-        bypass.sendall(frames(50, 1_000))
+        bypass.sendmmsg_all(frames(50, 1_000))
         assert receive(receiver, 50) == frames(50, 1_000)
 
 
@@ -605,20 +616,20 @@ def test_full_send_buffer_is_waited_for(
         sent = 0
         while sent < 30:
             sent += sender.sendmmsg(given[:30], start=sent)
-        sender.sendall(given[30:])
+        sender.sendmmsg_all(given[30:])
         assert receive(receiver, 50) == given
         assert sender.statistics().send_retries == 0
     with RawSocket(link.a, protocol=0, sndbuf=4_608) as sender:
         throttle("8bit", 1_000_000)
         sender.setblocking(False)
         with pytest.raises(BlockingIOError):
-            sender.sendall(given)
+            sender.sendmmsg_all(given)
         sender.settimeout(0.05)
         with pytest.raises(TimeoutError):
             sender.sendmmsg(given)
 
 
-def test_sendall_resumes_after_short_counts() -> None:
+def test_sendmmsg_all_resumes_after_short_counts() -> None:
     """A datagram socket takes what its buffer has room for."""
     peer, sock = datagram_pair()
     with peer, sock:
@@ -632,12 +643,12 @@ def test_sendall_resumes_after_short_counts() -> None:
             received = [peer.recv(2048) for _ in range(room)]
             eventually(
                 lambda: sock.statistics().batches_sent > 1,
-                "sendall() goes on when there is room",
+                "sendmmsg_all() goes on when there is room",
             )
             return received + [peer.recv(2048) for _ in range(500 - room)]
 
         with Call(drain) as call:
-            sock.sendall(frames(500)[room:])
+            sock.sendmmsg_all(frames(500)[room:])
         assert call.result() == frames(500)
         statistics = sock.statistics()
         assert statistics.packets_sent == 500

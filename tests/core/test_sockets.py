@@ -16,21 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.frames import frame
-from support.traffic import (
-    ETH_P_ALL,
-    SCALE,
-    WAIT,
-    accept,
-    environment,
-    flood,
-    ip,
-    keep_ethertype,
-    pending,
-    receive,
-    run_python,
-    tool,
-)
+from support import WAIT
+from support.child import environment, run_python, tool
+from support.frames import flood, frame, pending, receive
+from support.linux import ETH_P_ALL, ip
+from support.programs import accept, keep_ethertype
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -63,7 +53,7 @@ UNWANTED = 0x88B6
 
 def send(interface: str, *packets: bytes) -> None:
     with RawSocket(interface, protocol=0) as sender:
-        sender.sendall(packets)
+        sender.sendmmsg_all(packets)
 
 
 def same_socket(sock: RawSocket) -> socket.socket:
@@ -147,7 +137,7 @@ def test_kernel_queues_packets_of_other_interfaces_until_bind(
 
 
 def test_no_packet_of_another_interface_ever_appears(
-    veth: Veth, veth_factory: Callable[[], Veth]
+    veth: Veth, veth_factory: Callable[[], Veth], scaled: Callable[[int], int]
 ) -> None:
     other = veth_factory()
     wanted = frame(b"wanted")
@@ -155,7 +145,7 @@ def test_no_packet_of_another_interface_ever_appears(
         RawSocket(veth.a, protocol=0) as sender,
         flood(other.a, [frame(b"unwanted", ethertype=UNWANTED)]),
     ):
-        for _ in range(100 * SCALE):
+        for _ in range(scaled(100)):
             with RawSocket(veth.b) as sock:
                 sender.send(wanted)
                 assert receive(sock, 1) == [wanted], (
@@ -165,7 +155,9 @@ def test_no_packet_of_another_interface_ever_appears(
                 assert pending(sock) == []
 
 
-def test_no_packet_that_the_filter_rejects_ever_appears(veth: Veth) -> None:
+def test_no_packet_that_the_filter_rejects_ever_appears(
+    veth: Veth, scaled: Callable[[int], int]
+) -> None:
     wanted = frame(b"wanted")
     unwanted = frame(b"unwanted", ethertype=UNWANTED)
     only_wanted = keep_ethertype(WANTED)
@@ -175,7 +167,7 @@ def test_no_packet_that_the_filter_rejects_ever_appears(veth: Veth) -> None:
     ):
         with RawSocket(veth.b) as sock:
             assert receive(sock, 1)[0] == unwanted, "the flood is not there"
-        for _ in range(100 * SCALE):
+        for _ in range(scaled(100)):
             with RawSocket(veth.b, filter=only_wanted) as sock:
                 sender.send(wanted)
                 assert receive(sock, 1) == [wanted], (
@@ -184,9 +176,11 @@ def test_no_packet_that_the_filter_rejects_ever_appears(veth: Veth) -> None:
                 assert pending(sock) == []
 
 
-def test_listens_when_the_constructor_returns(pair: Veth) -> None:
+def test_listens_when_the_constructor_returns(
+    pair: Veth, scaled: Callable[[int], int]
+) -> None:
     with RawSocket(pair.a, protocol=0) as sender:
-        for number in range(20 * SCALE):
+        for number in range(scaled(20)):
             packet = frame(b"%d" % number)
             with RawSocket(pair.b) as sock:
                 sender.send(packet)
@@ -923,7 +917,7 @@ def test_close_is_harmless_when_closed(veth: Veth) -> None:
 CALLS: list[Callable[[RawSocket], object]] = [
     lambda sock: sock.recvmmsg_into(PacketBatch(1)),
     lambda sock: sock.sendmmsg([frame()]),
-    lambda sock: sock.sendall([frame()]),
+    lambda sock: sock.sendmmsg_all([frame()]),
     lambda sock: sock.recv(1),
     lambda sock: sock.recv_into(bytearray(1)),
     lambda sock: sock.send(frame()),
@@ -1033,7 +1027,7 @@ def test_single_packet_calls_count_too(pair: Veth) -> None:
     with RawSocket(pair.a) as sender, RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
         sender.send(frame())
-        sender.sendall([frame(), frame()])
+        sender.sendmmsg_all([frame(), frame()])
         sock.recv(100)
         sock.recv_into(bytearray(100))
         assert sender.statistics().packets_sent == 3
@@ -1070,7 +1064,7 @@ def test_received_and_dropped_make_sent(pair: Veth) -> None:
     ):
         received: list[bytes] = []
         for turn in range(1, 21):
-            sender.sendall(packets)
+            sender.sendmmsg_all(packets)
             received += settle(sock, 500 * turn)
         counts = sock.statistics()
         assert counts.packets_dropped, "nothing was dropped: no test of it"
@@ -1186,14 +1180,14 @@ def test_protocol_in_host_order_is_not_warned_of(protocol: int) -> None:
 def test_statistics_stay_after_close(pair: Veth, sender: RawSocket) -> None:
     """They are wanted exactly then, drops included."""
     sock = RawSocket(pair.b, rcvbuf=4096)
-    sender.sendall([frame(bytes(46))] * 200)
+    sender.sendmmsg_all([frame(bytes(46))] * 200)
     received = len(pending(sock))
     while True:
         more = len(pending(sock))
         received += more
         if not more and sock.statistics().packets_dropped:
             break
-    sender.sendall([frame(bytes(46))] * 200)
+    sender.sendmmsg_all([frame(bytes(46))] * 200)
     sock.close()
     last = sock.statistics()
     assert last.packets_received == received
@@ -1220,13 +1214,13 @@ def test_full_queue_and_refused_packet_are_both_named(pair: Veth) -> None:
             with pytest.raises(
                 TimeoutError, match=r"packets\[1\], tried \d+ times.* MTU"
             ) as caught:
-                sock.sendall(packets)
+                sock.sendmmsg_all(packets)
             assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
             sock.settimeout(None)
             with pytest.raises(
                 OSError, match=r"packets\[1\], tried \d+ times.* MTU"
             ) as refused:
-                sock.sendall(packets)
+                sock.sendmmsg_all(packets)
             assert refused.value.errno == errno.ENOBUFS
     finally:
         ip("link", "set", pair.a, "mtu", "1500")

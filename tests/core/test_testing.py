@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support.traffic import tool
+from support.child import tool
 
 from rawmmsg import testing
 from rawmmsg.testing import Veth, run_in_namespace, veth_pair
@@ -77,7 +77,7 @@ def environment(**changes: str) -> dict[str, str]:
         if not name.startswith(("PYTEST_", "RAWMMSG_"))
         and name not in ("CI", "COLUMNS")
     }
-    kept["PYTHONPATH"] = str(Path(testing.__file__).parents[1])
+    kept["PYTHONPATH"] = str(Path(testing.__file__).parents[2])
     return kept | changes
 
 
@@ -673,18 +673,29 @@ def test_missing_ip_command_skips_or_fails(
     assert "install iproute2" in done.stdout
 
 
-def test_import_needs_neither_pytest_nor_the_package() -> None:
+def test_the_namespace_module_runs_without_the_package_and_pytest() -> None:
     script = """
         import runpy, sys
         names = runpy.run_path(sys.argv[1])
-        assert callable(names["veth_pair"])
+        assert callable(names["enter_namespace"])
         assert not {"pytest", "rawmmsg"} & set(sys.modules)
         """
-    bare = [sys.executable, "-I", "-S", "-c"]
+    bare = [sys.executable, "-I", "-S", "-c", textwrap.dedent(script)]
     done = subprocess.run(
-        [*bare, textwrap.dedent(script), testing.__file__],
+        [*bare, str(Path(testing.__file__).with_name("namespace.py"))],
         capture_output=True,
         text=True,
         check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_imports_no_pytest() -> None:
+    done = python(
+        """
+        import sys
+        import rawmmsg.testing
+        assert "pytest" not in sys.modules
+        """
     )
     assert done.returncode == 0, done.stderr

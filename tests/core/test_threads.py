@@ -15,16 +15,16 @@ from typing import Any, Final
 import numpy
 import pytest
 from numpy.lib.stride_tricks import as_strided
+from support import WAIT
 from support.calls import (
-    PACKET,
     RECEIVING,
     SENDING,
     Call,
     descriptors,
     eventually,
 )
-from support.frames import number_of, numbered
-from support.traffic import SCALE, WAIT, accept, datagram_pair, flood
+from support.frames import PACKET, datagram_pair, flood, number_of, numbered
+from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -69,12 +69,12 @@ def assert_closed_under(call: Call) -> None:
 
 @pytest.mark.parametrize("method", [*RECEIVING, *SENDING])
 def test_close_wakes_a_call_that_waits(
-    method: str, busy_threads: None
+    method: str, busy_threads: None, scaled: Callable[[int], int]
 ) -> None:
     """Also one that is just about to wait: half of the rounds do not look."""
     before = descriptors()
-    rounds = 1_000 if method in ("recvmmsg_into", "sendall") else 200
-    for number in range(rounds * SCALE):
+    rounds = 1_000 if method in ("recvmmsg_into", "sendmmsg_all") else 200
+    for number in range(scaled(rounds)):
         peer, sock = datagram_pair()
         with peer, sock:
             if method in SENDING:
@@ -89,13 +89,13 @@ def test_close_wakes_a_call_that_waits(
 
 @pytest.mark.parametrize("method", RECEIVING)
 def test_close_wakes_a_receive_on_an_interface_at_once(
-    veth: Veth, method: str
+    veth: Veth, method: str, scaled: Callable[[int], int]
 ) -> None:
     """Not at the end of the second after which the interface is looked at."""
     before = descriptors()
     waited = []
     # Closing a packet socket waits for the network's readers: 10 ms or more.
-    for _ in range(25 * SCALE):
+    for _ in range(scaled(25)):
         with RawSocket(veth.b) as sock:
             call = Call(RECEIVING[method], sock)
             call.until_blocked()
@@ -138,10 +138,10 @@ def test_close_ends_a_call_that_packets_keep_busy(veth: Veth) -> None:
         assert_closed_under(call)
 
 
-def test_close_ends_a_sendall_that_need_not_wait(veth: Veth) -> None:
+def test_close_ends_a_sendmmsg_all_that_need_not_wait(veth: Veth) -> None:
     packets = [PACKET] * 2_000_000
     with RawSocket(veth.a, protocol=0) as sock:
-        with Call(sock.sendall, packets) as call:
+        with Call(sock.sendmmsg_all, packets) as call:
             eventually(lambda: sock.statistics().packets_sent > 0, "none sent")
             sock.close()
         assert_closed_under(call)
@@ -158,7 +158,7 @@ def test_closed_socket_takes_no_packet(veth: Veth) -> None:
             call.until_blocked()
             sock.close()
         assert_closed_under(call)
-        sender.sendall([PACKET])
+        sender.sendmmsg_all([PACKET])
     assert memory == bytes(2048)
 
 
@@ -188,16 +188,18 @@ def test_kernels_close_wakes_nothing_and_even_delivers(veth: Veth) -> None:
             receiver.close()
             time.sleep(0.1)
             assert call.pending, "close(2) woke the call"
-            sender.sendall([PACKET])
+            sender.sendmmsg_all([PACKET])
         assert call.result() == PACKET
 
 
-def test_close_by_many_threads_closes_once() -> None:
+def test_close_by_many_threads_closes_once(
+    scaled: Callable[[int], int],
+) -> None:
     """A second close of the same number would hit what another thread has
     just opened under it."""
     before = descriptors()
     threads = 8
-    for number in range(50 * SCALE):
+    for number in range(scaled(50)):
         peer, sock = datagram_pair()
         barrier = threading.Barrier(threads)
 
@@ -219,9 +221,11 @@ def test_close_by_many_threads_closes_once() -> None:
     assert descriptors() == before, "descriptors leak"
 
 
-def test_close_and_detach_at_once_give_the_descriptor_to_one() -> None:
+def test_close_and_detach_at_once_give_the_descriptor_to_one(
+    scaled: Callable[[int], int],
+) -> None:
     before = descriptors()
-    for _ in range(200 * SCALE):
+    for _ in range(scaled(200)):
         peer, sock = datagram_pair()
         barrier = threading.Barrier(2)
 
@@ -276,7 +280,7 @@ def test_sending_does_not_wait_for_a_receive(veth: Veth) -> None:
         with Call(sock.recv, 2048) as call:
             call.until_blocked()
             assert sock.sendmmsg([PACKET]) == 1
-            sock.sendall([PACKET])
+            sock.sendmmsg_all([PACKET])
             assert sock.send(PACKET) == len(PACKET)
             for _ in range(3):
                 assert far.recv(2048) == PACKET
@@ -320,7 +324,7 @@ def test_both_directions_at_once_lose_nothing(veth: Veth) -> None:
     def send(sock: RawSocket, room: threading.Semaphore) -> None:
         for first in range(0, count, window):
             assert room.acquire(timeout=WAIT)
-            sock.sendall([numbered(first + i) for i in range(window)])
+            sock.sendmmsg_all([numbered(first + i) for i in range(window)])
 
     def receive(sock: RawSocket, room: threading.Semaphore) -> list[int]:
         batch = PacketBatch(64)
@@ -376,7 +380,7 @@ def test_two_receivers_get_every_packet_exactly_once(
             return sum(map(len, taken)) == sent
 
         for first in range(0, count, window):
-            sender.sendall([numbered(first + i) for i in range(window)])
+            sender.sendmmsg_all([numbered(first + i) for i in range(window)])
             eventually(all_taken, "packets are missing")
         received = sock.statistics().packets_received
         done.set()
@@ -406,7 +410,7 @@ def test_statistics_in_many_threads_count_each_drop_once(veth: Veth) -> None:
         readers = [Call(read) for _ in range(3)]
         with RawSocket(veth.a, protocol=0) as sender:
             for _ in range(50):
-                sender.sendall([PACKET] * 100)
+                sender.sendmmsg_all([PACKET] * 100)
         stop.set()
         for reader in readers:
             reader.result()
@@ -437,7 +441,7 @@ def test_batch_of_a_call_that_waits_is_refused_to_every_other() -> None:
             for use in (
                 lambda: sock2.recvmmsg_into(batch),
                 lambda: sock2.sendmmsg(batch),
-                lambda: sock2.sendall(batch),
+                lambda: sock2.sendmmsg_all(batch),
                 lambda: batch.append(PACKET),
                 lambda: batch.extend([PACKET]),
                 lambda: batch.set_count(1),
@@ -464,7 +468,7 @@ def test_batch_being_sent_is_refused_to_every_other() -> None:
     batch.extend([PACKET, b"two"])
     with peer, sock:
         fill(sock)
-        with Call(sock.sendall, batch) as call:
+        with Call(sock.sendmmsg_all, batch) as call:
             call.until_blocked()
             for use in (
                 lambda: sock.recvmmsg_into(batch),
@@ -527,7 +531,7 @@ def test_two_threads_receive_into_one_batch_without_corruption(
 
 
 def test_indexing_while_another_thread_receives(
-    veth: Veth, busy_threads: None
+    veth: Veth, busy_threads: None, scaled: Callable[[int], int]
 ) -> None:
     """A view of a whole frame, or an error: never memory beyond it."""
     sizes = {64, 65, 100, 200}
@@ -536,7 +540,7 @@ def test_indexing_while_another_thread_receives(
 
     def receive(sock: RawSocket) -> None:
         try:
-            for _ in range(1_000 * SCALE):
+            for _ in range(scaled(1_000)):
                 sock.recvmmsg_into(batch)
         finally:
             done.set()
@@ -626,7 +630,7 @@ def outcomes(function: Callable[[], Any]) -> Iterator[Any]:
     has done both."""
     deadline = time.monotonic() + WAIT
     taken = refused = 0
-    while taken + refused < 20_000 * SCALE or 0 in (taken, refused):
+    while taken + refused < 20_000 or 0 in (taken, refused):
         assert time.monotonic() < deadline, "the length does not change"
         try:
             result = function()
@@ -665,7 +669,7 @@ def test_length_written_during_indexing_never_reaches_beyond_the_frame(
             assert view == b"\x01" * 60
 
 
-@pytest.mark.parametrize("method", ["sendmmsg", "sendall"])
+@pytest.mark.parametrize("method", ["sendmmsg", "sendmmsg_all"])
 def test_length_written_during_send_never_reaches_beyond_the_frame(
     busy_threads: None, method: str, bad_length: int
 ) -> None:
@@ -677,7 +681,7 @@ def test_length_written_during_send_never_reaches_beyond_the_frame(
 
 
 def test_list_changed_by_another_thread_during_send(
-    veth: Veth, busy_threads: None
+    veth: Veth, busy_threads: None, scaled: Callable[[int], int]
 ) -> None:
     """Each packet sent was in the list; a list that became too short is an
     IndexError."""
@@ -708,7 +712,7 @@ def test_list_changed_by_another_thread_during_send(
         deadline = time.monotonic() + WAIT
         with Call(change) as changer:
             try:
-                while turns < 500 * SCALE or changes < 500 or received == 0:
+                while turns < scaled(500) or changes < 500 or received == 0:
                     assert time.monotonic() < deadline, (
                         "the threads do not mix"
                     )
@@ -717,7 +721,7 @@ def test_list_changed_by_another_thread_during_send(
                         if turns % 2:
                             sender.sendmmsg(packets)
                         else:
-                            sender.sendall(packets)
+                            sender.sendmmsg_all(packets)
                     except IndexError:
                         pass
                     try:

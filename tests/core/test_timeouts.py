@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
+from support import WAIT
 from support import calls as blocking
 from support.calls import (
-    PACKET,
     RECEIVING,
     Call,
     descriptors,
@@ -24,7 +24,7 @@ from support.calls import (
     waits,
     when_main_thread_waits,
 )
-from support.traffic import WAIT, datagram_pair
+from support.frames import PACKET, datagram_pair
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -239,10 +239,10 @@ def test_timeout_of_a_call_is_that_of_its_beginning(idle: Stuck) -> None:
     call.result()
 
 
-# sendall
+# sendmmsg_all
 
 
-def test_timeout_of_sendall_is_for_the_whole_call(
+def test_timeout_of_sendmmsg_all_is_for_the_whole_call(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
     """Progress does not extend it (as socket.sendall() since 3.5)."""
@@ -259,7 +259,7 @@ def test_timeout_of_sendall_is_for_the_whole_call(
         try:
             began = time.monotonic()
             with pytest.raises(TimeoutError) as caught:
-                sock.sendall([PACKET] * 100_000)
+                sock.sendmmsg_all([PACKET] * 100_000)
             assert time.monotonic() - began >= 0.3, "gave up early"
         finally:
             stop.set()
@@ -267,13 +267,13 @@ def test_timeout_of_sendall_is_for_the_whole_call(
     assert 0 < caught.value.packets_sent < 100_000  # type: ignore[attr-defined]
 
 
-def test_timeout_of_sendall_counts_from_its_beginning(veth: Veth) -> None:
+def test_timeout_of_sendmmsg_all_counts_from_its_beginning(veth: Veth) -> None:
     """Also while the kernel takes everything at once."""
     packets = [PACKET] * 1_000_000
     with RawSocket(veth.a, protocol=0) as sock:
         sock.settimeout(0.005)
         with pytest.raises(TimeoutError) as caught:
-            sock.sendall(packets)
+            sock.sendmmsg_all(packets)
         sent = sock.statistics().packets_sent
     assert 0 < sent < 1_000_000
     assert caught.value.packets_sent == sent  # type: ignore[attr-defined]
@@ -466,7 +466,7 @@ def test_handler_can_receive_on_the_same_socket(
     assert (inner, outer) == ([b"for the handler"], b"for the call")
 
 
-def test_handler_runs_while_sendall_need_not_wait(veth: Veth) -> None:
+def test_handler_runs_while_sendmmsg_all_need_not_wait(veth: Veth) -> None:
     """A long list does not make the program deaf (Ctrl-C)."""
 
     def fail() -> None:
@@ -485,7 +485,7 @@ def test_handler_runs_while_sendall_need_not_wait(veth: Veth) -> None:
         assert threading.current_thread() is main
         with handler(fail), Call(disturb) as disturber:
             with pytest.raises(KeyError, match="from the handler") as caught:
-                sock.sendall(packets)
+                sock.sendmmsg_all(packets)
         disturber.result()
         sent = sock.statistics().packets_sent
     assert 0 < sent < len(packets), "ran when all was sent"

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
-from support.traffic import accept, ip, program
+from support.linux import ip
+from support.programs import accept, program
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth

@@ -6,8 +6,9 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from support.frames import frame
-from support.traffic import WAIT, accept, keep_ethertype, receive
+from support import WAIT
+from support.frames import frame, receive
+from support.programs import accept, keep_ethertype
 
 from rawmmsg import TRUNCATED, VLAN_RESTORED, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -103,7 +104,7 @@ def test_tags_of_one_batch_are_not_mixed_up(
     batch = PacketBatch(3)
     with RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
-        sender.sendall(mixed)
+        sender.sendmmsg_all(mixed)
         got: list[bytes] = []
         tags: list[tuple[int, int]] = []
         while len(got) < len(mixed):
@@ -196,12 +197,12 @@ def test_tags_are_restored_in_scattered_buffers_of_every_size(
     batch = PacketBatch(buffers=views)
     with RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
-        sender.sendall([sent] * len(SIZES))
+        sender.sendmmsg_all([sent] * len(SIZES))
         while (count := sock.recvmmsg_into(batch)) < len(SIZES):
             # They came in more than one batch: once more, all of them.
             for _ in range(len(SIZES) - count):
                 sock.recv(1)
-            sender.sendall([sent] * len(SIZES))
+            sender.sendmmsg_all([sent] * len(SIZES))
     for size, one, view in zip(SIZES, memory, batch, strict=True):
         assert view == sent[:size]
         assert one[:size] == sent[:size].ljust(size, b"\xee")
@@ -379,11 +380,11 @@ def test_received_batch_is_forwarded_unchanged(
         RawSocket(second.b) as last,
     ):
         sock.settimeout(WAIT)
-        sender.sendall(sent)
+        sender.sendmmsg_all(sent)
         forwarded = 0
         while forwarded < 2:
             forwarded += sock.recvmmsg_into(batch)
-            out.sendall(batch)
+            out.sendmmsg_all(batch)
         assert receive(last, 2) == sent
 
 

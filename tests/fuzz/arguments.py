@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-from support.traffic import accept, keep_ethertype, program
+from support.programs import accept, keep_ethertype, program
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth

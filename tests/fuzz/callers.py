@@ -42,7 +42,7 @@ SOCKET_CALLS: Final = {
     "recvmmsg_into": ("batch",),
     "sendmmsg": ("packets", "start=number?", "addresses=addresses?"),
     "sendto": ("buffer", "address"),
-    "sendall": ("packets",),
+    "sendmmsg_all": ("packets",),
     "recv": ("size",),
     "recvfrom": ("size",),
     "recv_into": ("buffer", "size?"),

@@ -33,7 +33,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from arguments import Disturbance, World
 from callers import Caller, Ring
-from support.traffic import tun_device
+from support.linux import tun_device
 
 from rawmmsg import bpf
 from rawmmsg.testing import enter_namespace, veth_pair

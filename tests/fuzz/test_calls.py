@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.traffic import environment
+from support.child import environment
 
 from rawmmsg.testing import Veth
 

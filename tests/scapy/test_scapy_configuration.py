@@ -8,21 +8,22 @@ from scapy.arch.linux import L2ListenSocket, L2Socket, L3PacketSocket
 from scapy.config import conf
 from scapy.interfaces import resolve_iface
 from scapy.sendrecv import sniff
+from support import WAIT
+from support.child import missing
 from support.frames import number_of, numbered
 from support.scapykit import reload_network, send
-from support.traffic import WAIT, missing
 
 from rawmmsg.scapy import (
-    RawMmsgL2ListenSocket,
-    RawMmsgL2Socket,
-    RawMmsgL3Socket,
+    L2RawMmsgListenSocket,
+    L2RawMmsgSocket,
+    L3RawMmsgSocket,
     install,
     uninstall,
 )
 from rawmmsg.testing import Veth
 
 THEIRS = (L2Socket, L2ListenSocket, L3PacketSocket)
-OURS = (RawMmsgL2Socket, RawMmsgL2ListenSocket, RawMmsgL3Socket)
+OURS = (L2RawMmsgSocket, L2RawMmsgListenSocket, L3RawMmsgSocket)
 
 
 def chosen() -> tuple[Any, Any, Any]:
@@ -55,7 +56,7 @@ def test_until_uninstalled() -> None:
 def test_ipv6_at_layer_3(veth: Veth) -> None:
     before = conf.L3socket6
     with install(), conf.L3socket6(iface=veth.a) as sock:
-        assert type(sock) is RawMmsgL3Socket
+        assert type(sock) is L3RawMmsgSocket
     assert conf.L3socket6 is before
 
 
@@ -111,9 +112,9 @@ def test_scapy_opens_ours(veth: Veth) -> None:
     reload_network()
     with install():
         interface = resolve_iface(veth.a)
-        assert interface.l2socket() is RawMmsgL2Socket
-        assert interface.l2listen() is RawMmsgL2ListenSocket
-        assert interface.l3socket(False) is RawMmsgL3Socket
+        assert interface.l2socket() is L2RawMmsgSocket
+        assert interface.l2listen() is L2RawMmsgListenSocket
+        assert interface.l3socket(False) is L3RawMmsgSocket
 
 
 def test_options_of_sniff_reach_the_socket(veth: Veth) -> None:
@@ -132,4 +133,4 @@ def test_options_of_sniff_reach_the_socket(veth: Veth) -> None:
 def test_loopback_at_layer_3_stays_with_scapy() -> None:
     with install():
         make: Callable[..., Any] = resolve_iface("lo").l3socket(False)
-        assert make is not RawMmsgL3Socket
+        assert make is not L3RawMmsgSocket

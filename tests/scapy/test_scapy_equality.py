@@ -11,7 +11,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import sendp
 from scapy.sessions import IPSession, TCPSession
-from support.frames import LOCAL_EXPERIMENTAL, frame
+from support.frames import LOCAL_EXPERIMENTAL, frame, receive
 from support.scapykit import (
     A4,
     A6,
@@ -27,10 +27,9 @@ from support.scapykit import (
     until_end,
     wire,
 )
-from support.traffic import receive
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
-from rawmmsg.scapy import BatchSession, RawMmsgL2Socket, RawSniffer
+from rawmmsg.scapy import BatchSession, L2RawMmsgSocket, RawSniffer
 from rawmmsg.testing import Veth, veth_pair
 
 LAST = frame(END.ljust(46, b"\0"))
@@ -183,7 +182,7 @@ def test_a_tunnel_is_sent_to() -> None:
     packet = IP(src=A4, dst=B4) / UDP() / Raw(b"out")
     with (
         tunnel() as (name, descriptor),
-        RawMmsgL2Socket(iface=name) as sock,
+        L2RawMmsgSocket(iface=name) as sock,
     ):
         sock.send(packet)
         assert os.read(descriptor, 2048) == bytes(packet)

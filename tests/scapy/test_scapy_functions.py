@@ -26,8 +26,10 @@ from scapy.sendrecv import (
     srp1,
     srploop,
 )
+from support import WAIT
 from support.calls import eventually
-from support.frames import frame
+from support.frames import frame, receive
+from support.linux import ip
 from support.scapykit import (
     A4,
     B4,
@@ -39,12 +41,11 @@ from support.scapykit import (
     wire,
 )
 from support.scapykit import send as send_frames
-from support.traffic import WAIT, ip, receive
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import (
-    RawMmsgL2Socket,
-    RawMmsgL3Socket,
+    L2RawMmsgSocket,
+    L3RawMmsgSocket,
     install,
 )
 from rawmmsg.testing import Veth
@@ -82,7 +83,7 @@ def answer(request: Packet) -> Packet | None:
 
 @contextmanager
 def answering(interface: str) -> Iterator[None]:
-    with RawMmsgL2Socket(iface=interface) as sock:
+    with L2RawMmsgSocket(iface=interface) as sock:
 
         def reply(request: Packet) -> None:
             packet = answer(request)
@@ -148,7 +149,7 @@ def test_sr1_is_answered_as_with_scapys_own_socket(veth: Veth) -> None:
     question = IP(dst=B4) / ICMP(id=1, seq=2) / Raw(b"ping")
     replies = []
     with addressed(veth), answering(veth.b):
-        for make in (L3PacketSocket, RawMmsgL3Socket):
+        for make in (L3PacketSocket, L3RawMmsgSocket):
             conf.L3socket = make
             replies.append(sr1(question, timeout=WAIT))
     theirs, ours = replies
@@ -182,7 +183,7 @@ def test_layer_3_answers_come_by_the_interface_sent_to(
     with (
         addressed(veth),
         answering(veth.b),
-        RawMmsgL3Socket(iface=other.a) as sock,
+        L3RawMmsgSocket(iface=other.a) as sock,
     ):
         question = [IP(dst=B4) / ICMP(seq=seq) for seq in range(5)]
         answered, unanswered = sock.sr(question, timeout=WAIT)
@@ -208,7 +209,7 @@ def test_layer_3_answers_come_by_each_protocol_that_was_used(
         with (
             addressed(veth),
             answering(veth.b),
-            RawMmsgL3Socket(iface=other.a) as sock,
+            L3RawMmsgSocket(iface=other.a) as sock,
         ):
             answered, unanswered = sock.sr(questions, timeout=WAIT)
             assert len(sock.links) == 3, "one for each protocol"
@@ -219,7 +220,7 @@ def test_layer_3_answers_come_by_each_protocol_that_was_used(
 
 
 def test_layer_3_socket_of_one_protocol_stays_so(veth: Veth) -> None:
-    with addressed(veth), RawMmsgL3Socket(iface=veth.a, type=0x86DD) as sock:
+    with addressed(veth), L3RawMmsgSocket(iface=veth.a, type=0x86DD) as sock:
         sock.send(IP(dst=B4) / ICMP())
         assert len(sock.links) == 1
 
@@ -229,14 +230,14 @@ def test_layer_3_fragments_what_is_too_long(veth: Veth) -> None:
     long = IP(src=A4, dst=B4, id=9) / UDP() / Raw(bytes(4000))
     arrived = []
     with addressed(veth), RawSocket(veth.b) as far_side:
-        for make in (L3PacketSocket, RawMmsgL3Socket):
+        for make in (L3PacketSocket, L3RawMmsgSocket):
             with make(iface=veth.a) as sock:
                 send(long, socket=sock)
             arrived.append(receive(far_side, 3))
         conf.auto_fragment = False
         try:
             with (
-                RawMmsgL3Socket(iface=veth.a) as sock,
+                L3RawMmsgSocket(iface=veth.a) as sock,
                 pytest.raises(OSError, match="too long"),
             ):
                 send(long, socket=sock)
@@ -285,7 +286,7 @@ def test_answering_machine(veth: Veth) -> None:
         def send_reply(self, reply: Any, send_function: Any = None) -> None:
             self.optsniff["opened_socket"].send(reply)
 
-    with RawMmsgL2Socket(iface=veth.b) as sock:
+    with L2RawMmsgSocket(iface=veth.b) as sock:
         sniffer = Echo(opened_socket=sock, verbose=False).bg()
         eventually(
             lambda: hasattr(sniffer, "continue_sniff"), "it does not start"
@@ -366,6 +367,6 @@ def test_scapypipes_forward_whole_batches(
 
 def test_sent_packets_carry_their_time(veth: Veth) -> None:
     packet = to_peer() / ARP()
-    with RawMmsgL2Socket(iface=veth.a) as sock:
+    with L2RawMmsgSocket(iface=veth.a) as sock:
         assert sock.send(packet) == len(packet)
     assert packet.sent_time is not None

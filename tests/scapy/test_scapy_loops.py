@@ -19,18 +19,18 @@ import trio
 from scapy.config import conf
 from scapy.layers.inet import ICMP, IP
 from scapy.sendrecv import sniff
+from support import WAIT
 from support.calls import Call, descriptors, eventually, handler
+from support.child import in_child
 from support.frames import number_of, numbered
 from support.scapykit import B4, TRAFFIC, addressed, send
-from support.traffic import WAIT
-from test_fork import in_child
 from trio.testing import wait_all_tasks_blocked
 
 from rawmmsg.scapy import (
     BatchSession,
-    RawMmsgL2ListenSocket,
-    RawMmsgL2Socket,
-    RawMmsgL3Socket,
+    L2RawMmsgListenSocket,
+    L2RawMmsgSocket,
+    L3RawMmsgSocket,
     RawSniffer,
     sockets,
 )
@@ -38,23 +38,23 @@ from rawmmsg.testing import Veth
 
 SO_MEMINFO: Final = 55
 
-CLASSES: Final = [RawMmsgL2Socket, RawMmsgL2ListenSocket, RawMmsgL3Socket]
+CLASSES: Final = [L2RawMmsgSocket, L2RawMmsgListenSocket, L3RawMmsgSocket]
 
 
 @pytest.fixture
-def sock(veth: Veth) -> Iterator[RawMmsgL2Socket]:
-    with RawMmsgL2ListenSocket(iface=veth.a) as made:
+def sock(veth: Veth) -> Iterator[L2RawMmsgSocket]:
+    with L2RawMmsgListenSocket(iface=veth.a) as made:
         yield made
 
 
-def memory(sock: RawMmsgL2Socket) -> int:
+def memory(sock: L2RawMmsgSocket) -> int:
     """What the packets that wait in the kernel take there."""
     option = sock.ins.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
     used: int = struct.unpack_from("I", option)[0]
     return used
 
 
-def arrive(veth: Veth, sock: RawMmsgL2Socket, *numbers: int) -> None:
+def arrive(veth: Veth, sock: L2RawMmsgSocket, *numbers: int) -> None:
     """Sends frames and returns when all of them wait in the kernel."""
     assert memory(sock) == 0
     first, *others = [numbered(number) for number in numbers]
@@ -66,7 +66,7 @@ def arrive(veth: Veth, sock: RawMmsgL2Socket, *numbers: int) -> None:
     eventually(lambda: memory(sock) >= whole, "all frames arrive")
 
 
-def next_number(sock: RawMmsgL2Socket) -> int:
+def next_number(sock: L2RawMmsgSocket) -> int:
     data = sock.recv_raw()[1]
     assert data is not None
     return number_of(data)
@@ -84,7 +84,7 @@ def test_asyncio_gets_each_packet_of_a_burst(veth: Veth, make: Any) -> None:
     """Also a reader that is removed, and added again, in the middle."""
     got: list[int] = []
 
-    async def watch(sock: RawMmsgL2Socket, until: int) -> None:
+    async def watch(sock: L2RawMmsgSocket, until: int) -> None:
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
 
@@ -98,7 +98,7 @@ def test_asyncio_gets_each_packet_of_a_burst(veth: Veth, make: Any) -> None:
         await asyncio.wait_for(done.wait(), WAIT)
         assert not loop.remove_reader(sock.fileno())
 
-    async def main(sock: RawMmsgL2Socket) -> None:
+    async def main(sock: L2RawMmsgSocket) -> None:
         arrive(veth, sock, 0, 1, 2)
         await watch(sock, 1)
         await watch(sock, 3)
@@ -111,7 +111,7 @@ def test_asyncio_gets_each_packet_of_a_burst(veth: Veth, make: Any) -> None:
 
 
 def test_asyncio_watcher_that_must_not_block(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     """One that reads until there is nothing, as DHCP watchers do."""
     got: list[int] = []
@@ -138,7 +138,7 @@ def test_asyncio_watcher_that_must_not_block(
 
 
 def test_trio_gets_each_packet_of_a_burst(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     async def main() -> list[int]:
         got = []
@@ -153,7 +153,7 @@ def test_trio_gets_each_packet_of_a_burst(
 
 
 def test_trio_task_that_waits_is_woken(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     async def main() -> None:
         with trio.fail_after(WAIT):
@@ -175,7 +175,7 @@ def test_trio_task_that_waits_is_woken(
     ],
 )
 def test_selectors_see_packets_that_are_held(
-    veth: Veth, sock: RawMmsgL2Socket, make: Any
+    veth: Veth, sock: L2RawMmsgSocket, make: Any
 ) -> None:
     arrive(veth, sock, 0, 1, 2)
     with make() as selector:
@@ -188,7 +188,7 @@ def test_selectors_see_packets_that_are_held(
 
 
 def test_edge_triggered_waiter_gets_an_event_for_each_packet(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     arrive(veth, sock, 0, 1, 2)
     with select.epoll() as poller:
@@ -204,7 +204,7 @@ def test_edge_triggered_waiter_gets_an_event_for_each_packet(
 
 
 def test_edge_triggered_waiter_that_reads_until_nothing_is_left(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     """As epoll(7) tells it to. 300 frames are more than one batch."""
     os.set_blocking(sock.fileno(), False)
@@ -239,7 +239,7 @@ def test_descriptor_is_one_for_the_sockets_life(veth: Veth, make: Any) -> None:
 
 
 def test_descriptor_is_readable_while_packets_wait_or_are_held(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     assert not readable(sock.fileno())
     arrive(veth, sock, 0, 1)
@@ -252,7 +252,7 @@ def test_descriptor_is_readable_while_packets_wait_or_are_held(
 
 
 def test_descriptor_that_is_first_asked_for_while_packets_are_held(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     arrive(veth, sock, 0, 1)
     next_number(sock)
@@ -262,7 +262,7 @@ def test_descriptor_that_is_first_asked_for_while_packets_are_held(
 
 
 def test_descriptor_follows_whatever_else_reads_the_socket(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     number = sock.fileno()
     arrive(veth, sock, *range(9))
@@ -288,7 +288,7 @@ def test_descriptor_follows_whatever_else_reads_the_socket(
 
 
 def test_duplicate_of_the_descriptor(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     """As asyncio's transports and others make one."""
     duplicate = os.dup(sock.fileno())
@@ -313,7 +313,7 @@ def test_layer_3_descriptor_covers_interfaces_that_come_later(
     veth_factory: Callable[..., Veth],
 ) -> None:
     other, veth = veth_factory(), veth_factory()
-    with addressed(veth), RawMmsgL3Socket(iface=other.a) as sock:
+    with addressed(veth), L3RawMmsgSocket(iface=other.a) as sock:
         number = sock.fileno()
         sock.send(IP(dst=B4) / ICMP())
         assert sock.fileno() == number
@@ -329,7 +329,7 @@ def test_layer_3_descriptor_covers_interfaces_that_come_later(
 
 
 def test_two_threads_leave_the_descriptor_right(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     os.set_blocking(sock.fileno(), False)
 
@@ -370,7 +370,7 @@ def test_nothing_to_read_where_the_descriptor_does_not_block(
 
 
 def test_descriptor_that_blocks_again(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     os.set_blocking(sock.fileno(), False)
     os.set_blocking(sock.fileno(), True)
@@ -380,7 +380,7 @@ def test_descriptor_that_blocks_again(
 
 
 def test_sniff_of_a_descriptor_that_does_not_block(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     """It waits, as sniff() always does."""
     os.set_blocking(sock.fileno(), False)
@@ -395,7 +395,7 @@ def test_sniff_of_a_descriptor_that_does_not_block(
 
 
 def test_link_that_goes_down_is_an_event(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     os.set_blocking(sock.fileno(), False)
     veth.down("a")
@@ -416,7 +416,7 @@ def test_link_that_goes_down_is_an_event(
 def test_close_while_it_is_registered(veth: Veth) -> None:
     """With packets held, and others waiting."""
     with select.epoll() as poller:
-        sock = RawMmsgL2Socket(iface=veth.a)
+        sock = L2RawMmsgSocket(iface=veth.a)
         arrive(veth, sock, 0, 1)
         poller.register(sock.fileno(), select.EPOLLIN)
         next_number(sock)
@@ -428,7 +428,7 @@ def test_close_while_it_is_registered(veth: Veth) -> None:
 
 def test_close_in_a_reader(veth: Veth) -> None:
     """As a watcher that is stopped by a packet does it."""
-    sock = RawMmsgL2Socket(iface=veth.a)
+    sock = L2RawMmsgSocket(iface=veth.a)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -468,7 +468,7 @@ def test_nothing_is_left_open(veth: Veth, make: Any) -> None:
 
 
 def test_close_in_a_handler_while_the_descriptor_is_in_use(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     """The frames' owner is asked in the middle of a call about them."""
     sock.fileno()
@@ -498,7 +498,7 @@ def test_forked_child_does_not_change_what_the_parent_waits_for(
     veth_factory: Callable[..., Veth],
 ) -> None:
     other, veth = veth_factory(), veth_factory()
-    with addressed(veth), RawMmsgL3Socket(iface=other.a) as sock:
+    with addressed(veth), L3RawMmsgSocket(iface=other.a) as sock:
         number = sock.fileno()
         os.set_blocking(number, False)
         arrive(other, sock, 0, 1)
@@ -524,7 +524,7 @@ def test_forked_child_does_not_change_what_the_parent_waits_for(
 
 
 def test_forked_child_gets_packets_of_its_own(
-    veth: Veth, sock: RawMmsgL2Socket
+    veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     """The parent's queue, which they share; the parent is not woken by what
     the child holds."""
@@ -551,7 +551,7 @@ def test_stop_in_a_forked_child_does_not_wake_the_parent(veth: Veth) -> None:
 
 
 def test_fork_while_another_thread_opens_a_descriptor(
-    sock: RawMmsgL2Socket,
+    sock: L2RawMmsgSocket,
 ) -> None:
     held, release = threading.Event(), threading.Event()
 

@@ -12,16 +12,17 @@ import pytest
 from scapy.arch.linux import L2ListenSocket
 from scapy.layers.inet import IP
 from scapy.sendrecv import sniff
+from support import WAIT
 from support.calls import Call, descriptors, handler
 from support.frames import number_of, numbered
+from support.linux import ip
 from support.scapykit import TRAFFIC, addressed, send, tunnel, wire
-from support.traffic import WAIT, ip
 
 from rawmmsg.scapy import (
     FilterError,
-    RawMmsgL2ListenSocket,
-    RawMmsgL2Socket,
-    RawMmsgL3Socket,
+    L2RawMmsgListenSocket,
+    L2RawMmsgSocket,
+    L3RawMmsgSocket,
     RawSniffer,
 )
 from rawmmsg.testing import Veth
@@ -105,7 +106,7 @@ def test_lfilter_and_stop_filter(veth: Veth) -> None:
 
 def test_opened_socket_keeps_what_is_left(veth: Veth) -> None:
     """By count, by break, and for sniff() as well."""
-    with RawMmsgL2Socket(iface=veth.a) as sock:
+    with L2RawMmsgSocket(iface=veth.a) as sock:
         send(veth.b, [numbered(i) for i in range(9)])
         with RawSniffer(opened_socket=sock, count=2) as frames:
             assert [number_of(view) for view in frames] == [0, 1]
@@ -134,7 +135,7 @@ def test_layer_3_socket_gives_whole_frames_of_all_interfaces(
     other, veth = veth_factory(), veth_factory()
     with (
         addressed(veth),
-        RawMmsgL3Socket(iface=other.a) as sock,
+        L3RawMmsgSocket(iface=other.a) as sock,
         RawSniffer(opened_socket=sock, count=2, timeout=WAIT) as frames,
     ):
         sock.send(IP(dst="192.0.2.2"))  # opens its interface too
@@ -193,7 +194,7 @@ def test_stop_while_every_frame_is_rejected(veth: Veth) -> None:
             frames.stop()
         return False
 
-    with RawMmsgL2Socket(iface=veth.a) as sock:
+    with L2RawMmsgSocket(iface=veth.a) as sock:
         send(veth.b, [numbered(i) for i in range(10)])
         with RawSniffer(opened_socket=sock, lfilter=reject) as frames:
             assert list(frames) == []
@@ -210,7 +211,7 @@ def test_loopback_gives_each_packet_once() -> None:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source,
         L2ListenSocket(iface="lo", filter="udp") as theirs,
-        RawMmsgL2ListenSocket(iface="lo", filter="udp") as ours,
+        L2RawMmsgListenSocket(iface="lo", filter="udp") as ours,
         RawSniffer("lo", filter="udp", count=3, timeout=WAIT) as frames,
     ):
         peer.bind(("127.0.0.1", 0))
@@ -273,7 +274,7 @@ def test_nothing_is_left_open(veth: Veth) -> None:
 
 def test_socket_with_a_filter_of_its_own(veth: Veth) -> None:
     with (
-        RawMmsgL2Socket(iface=veth.a) as sock,
+        L2RawMmsgSocket(iface=veth.a) as sock,
         pytest.raises(ValueError, match="opened socket"),
     ):
         RawSniffer(opened_socket=sock, filter="arp")

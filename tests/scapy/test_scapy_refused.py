@@ -11,8 +11,8 @@ from typing import Any, Final
 import pytest
 from scapy.error import log_runtime
 from support.calls import Call, eventually
-from support.frames import numbered
-from support.traffic import drop_frames_of, ip, receive, tc, tx_dropped
+from support.frames import numbered, receive
+from support.linux import drop_frames_of, ip, tc, tx_dropped
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import sendp_batch

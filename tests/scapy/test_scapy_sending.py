@@ -26,18 +26,11 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.plist import PacketList
 from scapy.sendrecv import sendp
+from support import WAIT
 from support.calls import Call, descriptors, eventually
-from support.frames import numbered
-from support.traffic import (
-    SCALE,
-    WAIT,
-    environment,
-    interface_counters,
-    pending,
-    receive,
-    tc,
-    until_stamped,
-)
+from support.child import environment
+from support.frames import numbered, pending, receive, until_stamped
+from support.linux import interface_counters, tc
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.scapy import sendp_batch
@@ -397,7 +390,7 @@ def test_stop_set_before_sends_nothing(
     ids=["as fast as it goes", "paced", "streamed"],
 )
 def test_ctrl_c_ends_it_with_a_true_result(
-    pair: Veth, ways: dict[str, Any]
+    pair: Veth, ways: dict[str, Any], scaled: Callable[[int], int]
 ) -> None:
     """Wherever it comes."""
     packets = [numbered(i, 64 + i) for i in range(100)]
@@ -406,7 +399,7 @@ def test_ctrl_c_ends_it_with_a_true_result(
         while True:
             yield from packets
 
-    for i in range(5 * SCALE):
+    for i in range(scaled(5)):
         before = arrived(pair.b)
         with interrupting(pair.b, 200 * i + 1):
             if "loop" in ways:

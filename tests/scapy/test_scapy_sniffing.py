@@ -19,18 +19,19 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import AsyncSniffer, sniff
+from support import WAIT
 from support.calls import Call, descriptors
-from support.frames import frame, number_of, numbered
+from support.frames import frame, number_of, numbered, until_stamped
+from support.programs import keep_ethertype
 from support.scapykit import A4, B4, TRAFFIC, send, to_peer, wire
-from support.traffic import WAIT, keep_ethertype, until_stamped
 
 from rawmmsg import RawSocket, bpf
 from rawmmsg.scapy import (
     BatchSession,
     FilterError,
-    RawMmsgL2ListenSocket,
-    RawMmsgL2Socket,
-    RawMmsgL3Socket,
+    L2RawMmsgListenSocket,
+    L2RawMmsgSocket,
+    L3RawMmsgSocket,
 )
 from rawmmsg.testing import Veth
 
@@ -58,7 +59,7 @@ def background(**options: Any) -> Iterator[AsyncSniffer]:
 
 def test_list_of_sockets(veth_factory: Callable[..., Veth]) -> None:
     pairs = [veth_factory() for _ in range(3)]
-    sockets = [RawMmsgL2ListenSocket(iface=pair.a) for pair in pairs]
+    sockets = [L2RawMmsgListenSocket(iface=pair.a) for pair in pairs]
     try:
         for pair in pairs:
             send(pair.b, [numbered(i) for i in range(200)])
@@ -74,8 +75,8 @@ def test_list_of_sockets(veth_factory: Callable[..., Veth]) -> None:
 def test_labelled_sockets(veth_factory: Callable[..., Veth]) -> None:
     left, right = veth_factory(), veth_factory()
     with (
-        RawMmsgL2ListenSocket(iface=left.a) as one,
-        RawMmsgL2Socket(iface=right.a) as other,
+        L2RawMmsgListenSocket(iface=left.a) as one,
+        L2RawMmsgSocket(iface=right.a) as other,
     ):
         send(left.b, [numbered(1)])
         send(right.b, [numbered(2)])
@@ -97,7 +98,7 @@ def test_list_of_interfaces(veth_factory: Callable[..., Veth]) -> None:
 
     found = sniff(
         iface=[left.a, right.a],
-        L2socket=RawMmsgL2ListenSocket,
+        L2socket=L2RawMmsgListenSocket,
         count=2,
         timeout=WAIT,
         started_callback=feed,
@@ -115,7 +116,7 @@ def test_socket_of_another_make_comes_first(
     left, right = veth_factory(), veth_factory()
     with (
         conf.L2listen(iface=left.a) as theirs,
-        RawMmsgL2ListenSocket(iface=right.a) as ours,
+        L2RawMmsgListenSocket(iface=right.a) as ours,
     ):
         send(right.b, [numbered(i) for i in range(200)])
         found = sniff(opened_socket=[theirs, ours], count=200, timeout=WAIT)
@@ -128,17 +129,17 @@ def test_select_returns_what_can_be_read(
     idle, busy = veth_factory(), veth_factory()
     pipe = ObjectPipe[int]("test")
     with (
-        RawMmsgL2Socket(iface=idle.a) as one,
-        RawMmsgL2Socket(iface=busy.a) as other,
+        L2RawMmsgSocket(iface=idle.a) as one,
+        L2RawMmsgSocket(iface=busy.a) as other,
     ):
         sockets = [one, other, pipe]
-        assert RawMmsgL2Socket.select(sockets, 0) == []
+        assert L2RawMmsgSocket.select(sockets, 0) == []
         pipe.send(1)
-        assert RawMmsgL2Socket.select(sockets, WAIT) == [pipe]
+        assert L2RawMmsgSocket.select(sockets, WAIT) == [pipe]
         send(busy.b, [numbered(1), numbered(2)])
-        assert RawMmsgL2Socket.select(sockets, WAIT) == [other, pipe]
+        assert L2RawMmsgSocket.select(sockets, WAIT) == [other, pipe]
         other.recv()
-        assert RawMmsgL2Socket.select(sockets, 0) == [other], (
+        assert L2RawMmsgSocket.select(sockets, 0) == [other], (
             "what a batch holds comes first"
         )
     pipe.close()
@@ -155,7 +156,7 @@ def test_two_thousand_descriptors_are_open(veth: Veth) -> None:
     try:
         found = sniff(
             iface=veth.a,
-            L2socket=RawMmsgL2ListenSocket,
+            L2socket=L2RawMmsgListenSocket,
             count=200,
             timeout=WAIT,
             started_callback=lambda: send(
@@ -175,7 +176,7 @@ def test_burst_is_kept_of_which_scapys_socket_loses_most(veth: Veth) -> None:
     burst = [numbered(i) for i in range(400)]
     with (
         conf.L2listen(iface=veth.a) as theirs,
-        RawMmsgL2ListenSocket(iface=veth.a) as ours,
+        L2RawMmsgListenSocket(iface=veth.a) as ours,
     ):
         send(veth.b, burst)
         found = sniff(opened_socket=ours, count=400, timeout=WAIT)
@@ -197,7 +198,7 @@ def test_two_hundred_sniffers_leave_nothing(veth: Veth) -> None:
 
     def cycle() -> float:
         with background(
-            iface=veth.a, L2socket=RawMmsgL2ListenSocket
+            iface=veth.a, L2socket=L2RawMmsgListenSocket
         ) as sniffer:
             begin = time.monotonic()
             sniffer.stop()
@@ -217,7 +218,7 @@ def test_two_hundred_sniffers_leave_nothing(veth: Veth) -> None:
 def test_what_a_sniff_leaves_the_next_one_gets(
     veth: Veth, session: type[BatchSession] | None
 ) -> None:
-    with RawMmsgL2ListenSocket(iface=veth.a) as sock:
+    with L2RawMmsgListenSocket(iface=veth.a) as sock:
         send(veth.b, [numbered(i) for i in range(100)])
         found = []
         for count in (1, 30, 69):
@@ -234,14 +235,14 @@ def test_what_a_sniff_leaves_the_next_one_gets(
 
 def test_timeout_ends_an_idle_sniff(veth: Veth) -> None:
     begin = time.monotonic()
-    with RawMmsgL2ListenSocket(iface=veth.a) as sock:
+    with L2RawMmsgListenSocket(iface=veth.a) as sock:
         assert len(sniff(opened_socket=sock, timeout=0.1)) == 0
     assert time.monotonic() - begin < WAIT
 
 
 def test_recv_waits_for_a_packet(veth: Veth) -> None:
     with (
-        RawMmsgL2Socket(iface=veth.a) as sock,
+        L2RawMmsgSocket(iface=veth.a) as sock,
         Call(sock.recv) as call,
     ):
         assert call.pending
@@ -251,7 +252,7 @@ def test_recv_waits_for_a_packet(veth: Veth) -> None:
 
 def test_recv_raw_gives_class_bytes_and_time(veth: Veth) -> None:
     before = time.time()
-    with RawMmsgL2Socket(iface=veth.a) as sock:
+    with L2RawMmsgSocket(iface=veth.a) as sock:
         send(veth.b, [numbered(1), numbered(2)])
         layer, data, when = sock.recv_raw()
         assert (layer, data) == (Ether, numbered(1))
@@ -261,7 +262,7 @@ def test_recv_raw_gives_class_bytes_and_time(veth: Veth) -> None:
 
 
 def test_recv_of_a_closed_socket_is_its_end(veth: Veth) -> None:
-    sock = RawMmsgL2Socket(iface=veth.a)
+    sock = L2RawMmsgSocket(iface=veth.a)
     sock.close()
     sock.close()
     with pytest.raises(EOFError):
@@ -270,7 +271,7 @@ def test_recv_of_a_closed_socket_is_its_end(veth: Veth) -> None:
 
 
 def test_close_from_another_thread_ends_a_sniff(veth: Veth) -> None:
-    sock = RawMmsgL2Socket(iface=veth.a)
+    sock = L2RawMmsgSocket(iface=veth.a)
     with background(opened_socket=sock) as sniffer:
         sock.close()
         sniffer.join(WAIT)
@@ -283,7 +284,7 @@ def test_close_from_another_thread_ends_a_sniff(veth: Veth) -> None:
 def test_link_that_goes_down_and_comes_back(veth: Veth) -> None:
     """As if nothing had been: Scapy would close the socket at the error."""
     with (
-        RawMmsgL2ListenSocket(iface=veth.a) as sock,
+        L2RawMmsgListenSocket(iface=veth.a) as sock,
         background(opened_socket=sock, count=2) as sniffer,
     ):
         send(veth.b, [numbered(1)])
@@ -296,7 +297,7 @@ def test_link_that_goes_down_and_comes_back(veth: Veth) -> None:
 
 
 def test_recv_returns_when_the_link_goes_down(veth: Veth) -> None:
-    with RawMmsgL2ListenSocket(iface=veth.a) as sock:
+    with L2RawMmsgListenSocket(iface=veth.a) as sock:
         veth.down("a")
         assert sock.recv_raw() == (None, None, None)
 
@@ -305,7 +306,7 @@ def test_deleted_interface_ends_a_sniff(
     veth: Veth, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
-        RawMmsgL2ListenSocket(iface=veth.a) as sock,
+        L2RawMmsgListenSocket(iface=veth.a) as sock,
         background(opened_socket=sock) as sniffer,
     ):
         veth.delete()
@@ -318,7 +319,7 @@ def test_deleted_interface_ends_a_sniff(
 
 
 @pytest.mark.parametrize(
-    "make", [RawMmsgL2Socket, RawMmsgL2ListenSocket, RawMmsgL3Socket]
+    "make", [L2RawMmsgSocket, L2RawMmsgListenSocket, L3RawMmsgSocket]
 )
 @pytest.mark.parametrize("bad", ["udp prot 53", "host", "no such word"])
 def test_bad_filter_is_an_error(veth: Veth, make: Any, bad: str) -> None:
@@ -338,7 +339,7 @@ def test_bad_filter_is_an_error(veth: Veth, make: Any, bad: str) -> None:
 
 def test_bad_filter_of_a_background_sniff_is_raised(veth: Veth) -> None:
     sniffer = AsyncSniffer(
-        iface=veth.a, filter="no good", L2socket=RawMmsgL2ListenSocket
+        iface=veth.a, filter="no good", L2socket=L2RawMmsgListenSocket
     )
     sniffer.start()
     with pytest.raises(FilterError):
@@ -365,7 +366,7 @@ def test_filter_keeps_what_it_says(
     name_of = {bytes(one): name for name in cases for one in TRAFFIC[name]}
     end = numbered(1)
     either = f"ether proto 0x88b5 or ({filter})" if filter else filter
-    with RawMmsgL2ListenSocket(iface=veth.a, filter=either) as sock:
+    with L2RawMmsgListenSocket(iface=veth.a, filter=either) as sock:
         for name in cases:
             send(veth.b, TRAFFIC[name])
         send(veth.b, [end])
@@ -379,7 +380,7 @@ def test_filter_keeps_what_it_says(
 
 def test_compiled_filter(veth: Veth) -> None:
     for program in (bpf.compile("arp"), keep_ethertype(0x0806)):
-        with RawMmsgL2Socket(iface=veth.a, filter=program) as sock:
+        with L2RawMmsgSocket(iface=veth.a, filter=program) as sock:
             send(veth.b, [numbered(1), *TRAFFIC["ARP"]])
             found = sniff(opened_socket=sock, count=2, timeout=WAIT)
         assert wire(found) == wire(TRAFFIC["ARP"])
@@ -399,8 +400,8 @@ def test_except_filter_is_honoured(veth: Veth, filter: str | None) -> None:
     udp = to_peer() / IP(src=A4, dst=B4) / UDP(dport=5)
     with (
         except_filter("udp port 5"),
-        RawMmsgL2Socket(iface=veth.a, filter=filter) as sock,
-        RawMmsgL2Socket(iface=veth.a, nofilter=1) as unfiltered,
+        L2RawMmsgSocket(iface=veth.a, filter=filter) as sock,
+        L2RawMmsgSocket(iface=veth.a, nofilter=1) as unfiltered,
     ):
         send(veth.b, [udp, numbered(1)])
         assert numbers(sniff(opened_socket=sock, count=1, timeout=WAIT)) == [1]
@@ -410,14 +411,14 @@ def test_except_filter_is_honoured(veth: Veth, filter: str | None) -> None:
 
 def test_except_filter_cannot_be_joined_to_a_program(veth: Veth) -> None:
     with except_filter("udp"), pytest.raises(ValueError, match="joined"):
-        RawMmsgL2Socket(iface=veth.a, filter=bpf.compile("arp"))
+        L2RawMmsgSocket(iface=veth.a, filter=bpf.compile("arp"))
 
 
 # Time
 
 
 def test_time_is_when_the_batch_arrived(veth: Veth) -> None:
-    with RawMmsgL2ListenSocket(iface=veth.a) as sock:
+    with L2RawMmsgListenSocket(iface=veth.a) as sock:
         send(veth.b, [numbered(i) for i in range(100)])
         before = time.time()
         found = sniff(opened_socket=sock, count=100, timeout=WAIT)
@@ -433,7 +434,7 @@ def test_timestamps_are_the_kernels(veth: Veth) -> None:
         RawSocket(veth.b, protocol=0) as sender,
     ):
         until_stamped(sender, probe, numbered(0))
-        sock = RawMmsgL2ListenSocket(iface=veth.a, timestamps=True)
+        sock = L2RawMmsgListenSocket(iface=veth.a, timestamps=True)
     with sock:
         send(veth.b, [numbered(i) for i in range(100)])
         before = time.time()
@@ -458,7 +459,7 @@ def test_lfilter_of_the_session_comes_before_dissection(veth: Veth) -> None:
             super().__init__(*args, **kwargs)
 
     session = BatchSession(lambda data: number_of(data) % 10 == 0)
-    with RawMmsgL2ListenSocket(iface=veth.a) as sock:
+    with L2RawMmsgListenSocket(iface=veth.a) as sock:
         sock.links[0].layer = Counted
         send(veth.b, [numbered(i) for i in range(100)])
         found = sniff(
@@ -482,7 +483,7 @@ def test_session_takes_sockets_of_other_makes(veth: Veth) -> None:
 def test_session_of_sessions(veth: Veth) -> None:
     from scapy.sessions import IPSession
 
-    with RawMmsgL2ListenSocket(iface=veth.a) as sock:
+    with L2RawMmsgListenSocket(iface=veth.a) as sock:
         send(veth.b, [*TRAFFIC["fragments"], *TRAFFIC["ARP"]])
         found = sniff(
             opened_socket=sock,
@@ -498,7 +499,7 @@ def test_session_of_sessions(veth: Veth) -> None:
 
 def test_listening_socket_does_not_send(veth: Veth) -> None:
     with (
-        RawMmsgL2ListenSocket(iface=veth.a) as sock,
+        L2RawMmsgListenSocket(iface=veth.a) as sock,
         pytest.raises(Scapy_Exception, match="send"),
     ):
         sock.send(Ether())
@@ -506,22 +507,22 @@ def test_listening_socket_does_not_send(veth: Veth) -> None:
 
 def test_interface_that_is_not_there(veth: Veth) -> None:
     with pytest.raises(ValueError, match="not found"):
-        RawMmsgL2Socket(iface="nosuch0")
+        L2RawMmsgSocket(iface="nosuch0")
 
 
 def test_monitor_mode_is_not_promised(
     veth: Veth, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        RawMmsgL2Socket(iface=veth.a, monitor=True).close()
+        L2RawMmsgSocket(iface=veth.a, monitor=True).close()
     assert "monitor mode" in caplog.text
 
 
 def test_promiscuous_as_conf_says(veth: Veth) -> None:
     stranger = frame(bytes(46), dst=bytes.fromhex("020000000099"))
     with (
-        RawMmsgL2Socket(iface=veth.a) as default,
-        RawMmsgL2Socket(iface=veth.a, promisc=False) as modest,
+        L2RawMmsgSocket(iface=veth.a) as default,
+        L2RawMmsgSocket(iface=veth.a, promisc=False) as modest,
     ):
         assert default.promisc == conf.sniff_promisc
         assert modest.promisc is False
@@ -533,7 +534,7 @@ def test_promiscuous_as_conf_says(veth: Veth) -> None:
 
 def test_tag_is_dissected(veth: Veth) -> None:
     """As on the wire, not as the kernel hands it over."""
-    with RawMmsgL2Socket(iface=veth.a) as sock:
+    with L2RawMmsgSocket(iface=veth.a) as sock:
         send(veth.b, TRAFFIC["one tag"])
         (packet,) = sniff(opened_socket=sock, count=1, timeout=WAIT)
     assert (packet[Dot1Q].vlan, packet[Dot1Q].prio) == (42, 3)
@@ -546,7 +547,7 @@ def test_unknown_layer_falls_back_to_raw(veth: Veth) -> None:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             raise RuntimeError("this dissector fails")
 
-    with RawMmsgL2Socket(iface=veth.a) as sock:
+    with L2RawMmsgSocket(iface=veth.a) as sock:
         sock.links[0].layer = Broken
         send(veth.b, [numbered(1)] * 2)
         packet = sock.recv()
@@ -563,7 +564,7 @@ def test_unknown_layer_falls_back_to_raw(veth: Veth) -> None:
 def test_send_and_receive_from_two_threads(veth: Veth) -> None:
     """As Scapy uses one socket: neither direction waits for the other."""
     with (
-        RawMmsgL2Socket(iface=veth.a) as sock,
+        L2RawMmsgSocket(iface=veth.a) as sock,
         Call(sock.recv) as call,
         RawSocket(veth.b) as far_side,
     ):

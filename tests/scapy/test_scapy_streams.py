@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from support.calls import Call, eventually
-from support.frames import numbered
-from support.traffic import pending, receive
+from support.frames import numbered, pending, receive
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import relay as relay_module

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from test_system_calls import between, trace
+from support.system_calls import between, trace
 
 from rawmmsg.testing import Veth
 
@@ -12,7 +12,7 @@ PACKETS = 4096
 
 CODE = """
     from scapy.sendrecv import sniff
-    from rawmmsg.scapy import BatchSession, RawMmsgL2ListenSocket, RawSniffer
+    from rawmmsg.scapy import BatchSession, L2RawMmsgListenSocket, RawSniffer
 
     def through_scapy(session):
         sniff(opened_socket=listener, count={count}, store=False,
@@ -23,10 +23,10 @@ CODE = """
             for frame in frames:
                 pass
 
-    listener = RawMmsgL2ListenSocket(iface=B)
+    listener = L2RawMmsgListenSocket(iface=B)
     run = {run}
     for _ in range({count} // 1024):
-        sender.sendall([FRAME] * 1024)
+        sender.sendmmsg_all([FRAME] * 1024)
     mark("begin")
     run()
     mark("end")

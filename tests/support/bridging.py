@@ -12,10 +12,11 @@ from typing import Self
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
+from support import WAIT
 from support.calls import eventually
+from support.child import environment
 from support.datagrams import TAGS, UDP, Datagram, add, data
-from support.frames import numbered
-from support.traffic import WAIT, environment, pending
+from support.frames import numbered, pending
 
 COMMAND = (sys.executable, "-m", "rawmmsg", "bridge")
 
@@ -195,11 +196,11 @@ def until_passing(sender: RawSocket, receiver: RawSocket) -> None:
     first, last = numbered(1), numbered(2)
 
     def arrives() -> bool:
-        sender.sendall([first])
+        sender.sendmmsg_all([first])
         return first in pending(receiver)
 
     eventually(arrives, "no frame passes")
-    sender.sendall([last])
+    sender.sendmmsg_all([last])
     while take(receiver, 1)[-1] != last:
         pass  # those that were on their way
 

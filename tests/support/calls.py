@@ -12,10 +12,8 @@ from types import FrameType
 from typing import Any, Final, Self
 
 from rawmmsg import PacketBatch, RawSocket
-from support.frames import frame
-from support.traffic import WAIT
-
-PACKET: Final = frame(bytes(46))
+from support import WAIT
+from support.frames import PACKET
 
 # Every method that waits, by what it waits for.
 RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
@@ -25,7 +23,7 @@ RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
 }
 SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
     "sendmmsg": lambda sock: sock.sendmmsg([PACKET]),
-    "sendall": lambda sock: sock.sendall([PACKET]),
+    "sendmmsg_all": lambda sock: sock.sendmmsg_all([PACKET]),
     "send": lambda sock: sock.send(PACKET),
 }
 

@@ -17,7 +17,7 @@ from rawmmsg import (
     PacketBatch,
 )
 from support.frames import BROADCAST, SOURCE
-from support.traffic import ethtool
+from support.linux import ETHTOOL_STXCSUM, ethtool
 
 TCP: Final = 6
 UDP: Final = 17
@@ -51,9 +51,6 @@ HEADER_COLUMNS: Final = (
 # <linux/if_packet.h>
 _SOL_PACKET: Final = 263
 _PACKET_VNET_HDR: Final = 15
-
-# <linux/ethtool.h>
-_ETHTOOL_STXCSUM: Final = 0x17
 
 
 def checksum(data: bytes) -> int:
@@ -255,4 +252,4 @@ def leave_checksums_to_software(interface: str) -> None:
     """Switches transmit checksum offload off, as ethtool -K tx off does: the
     kernel then completes checksums and cuts super-frames itself (net/core/
     dev.c:validate_xmit_skb()) before the device has them."""
-    ethtool(interface, _ETHTOOL_STXCSUM, 0)
+    ethtool(interface, ETHTOOL_STXCSUM, 0)

@@ -13,11 +13,11 @@ from typing import Any, Final, TypeAlias
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
+from support import WAIT
 from support.datagrams import Datagram, add
-from support.frames import LOCAL_EXPERIMENTAL, frame
-from support.traffic import WAIT, accept, keep_ethertype
+from support.frames import LOCAL_EXPERIMENTAL, PACKET
+from support.programs import accept, keep_ethertype
 
-PACKET: Final = frame(bytes(46))
 PROGRAM: Final = accept()
 RCVBUF: Final = (socket.SOL_SOCKET, socket.SO_RCVBUF)
 GROUP: Final = bytes.fromhex("01005e000001")
@@ -403,14 +403,14 @@ OF_SOCKETS: Final[dict[str, tuple[Prepare, Bind]]] = {
     ),
     "peer set": (nothing, with_socket(setattr, "peer", "/nothing")),
     "strangers": (nothing, with_socket(getattr, "strangers")),
-    "sendall": (fill_plain, on("plain", "sendall", "batch")),
-    "sendall a sequence": (
+    "sendmmsg_all": (fill_plain, on("plain", "sendmmsg_all", "batch")),
+    "sendmmsg_all a sequence": (
         nothing,
-        on("plain", "sendall", (PACKET, (PACKET, PACKET))),
+        on("plain", "sendmmsg_all", (PACKET, (PACKET, PACKET))),
     ),
-    "sendall a long one": (
+    "sendmmsg_all a long one": (
         nothing,
-        on("sender", "sendall", [PACKET, bytes(9000)]),
+        on("sender", "sendmmsg_all", [PACKET, bytes(9000)]),
     ),
     "attach_filter": (nothing, on("packet", "attach_filter", PROGRAM)),
     "an expression": (nothing, on("packet", "attach_filter", "ip")),
@@ -446,7 +446,10 @@ OF_SOCKETS: Final[dict[str, tuple[Prepare, Bind]]] = {
     "close": (renew, on("sock", "close")),
     "detach": (renew_to_detach, on("sock", "detach")),
     "closed": (renew_and_close, on("sock", "send", PACKET)),
-    "sendall, closed": (renew_and_close, on("sock", "sendall", [PACKET])),
+    "sendmmsg_all, closed": (
+        renew_and_close,
+        on("sock", "sendmmsg_all", [PACKET]),
+    ),
 }
 
 

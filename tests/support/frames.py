@@ -1,7 +1,17 @@
-"""Ethernet frames that the tests send, and can tell again."""
+"""Ethernet frames: made, sent and received, and recognised."""
 
+import errno
+import os
+import socket
+import threading
+import time
 import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
+
+from rawmmsg import PacketBatch, RawSocket
+from support import WAIT
 
 BROADCAST: Final = b"\xff" * 6
 SOURCE: Final = bytes.fromhex("020000000001")
@@ -25,6 +35,10 @@ def frame(
 ) -> bytes:
     """An Ethernet frame, not padded."""
     return dst + src + ethertype.to_bytes(2, "big") + payload
+
+
+PACKET: Final = frame(bytes(46))
+"""The shortest frame that Ethernet has, without its checksum."""
 
 
 def numbered(
@@ -55,3 +69,95 @@ def number_of(packet: bytes | memoryview) -> int:
         f"corrupted: {bytes(packet).hex()}"
     )
     return int.from_bytes(packet[HEADER_SIZE : HEADER_SIZE + 8], "big")
+
+
+@contextmanager
+def flood(
+    interface: str, frames: Iterable[bytes], cpu: int | None = None
+) -> Iterator[None]:
+    """Sends the frames on the interface, again and again, from a thread,
+    which is tied to one CPU where told."""
+    packets = list(frames)
+    # As many as one call takes: between calls the thread waits for the GIL.
+    packets *= max(1, 1024 // len(packets))
+    sending, stop = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def work(sender: RawSocket) -> None:
+        try:
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
+            while not stop.is_set():
+                try:
+                    sender.sendmmsg(packets)
+                except OSError as error:
+                    # The receiving end has no room in its backlog.
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                sending.set()
+        except BaseException as error:
+            failures.append(error)
+            sending.set()
+
+    with RawSocket(interface, protocol=0) as sender:
+        thread = threading.Thread(target=work, args=(sender,))
+        thread.start()
+        try:
+            assert sending.wait(WAIT), "the flood does not begin"
+            yield
+        finally:
+            stop.set()
+            thread.join()
+    assert not failures, f"the flood broke off: {failures[0]!r}"
+
+
+def receive(sock: RawSocket, count: int) -> list[bytes]:
+    """Waits for `count` packets and returns them."""
+    sock.settimeout(WAIT)
+    batch = PacketBatch()
+    packets: list[bytes] = []
+    while len(packets) < count:
+        sock.recvmmsg_into(batch)
+        packets += batch.tolist()
+    return packets
+
+
+def pending(sock: RawSocket) -> list[bytes]:
+    """Takes what waits in the queue now."""
+    sock.setblocking(False)
+    batch = PacketBatch()
+    packets: list[bytes] = []
+    try:
+        while True:
+            sock.recvmmsg_into(batch)
+            packets += batch.tolist()
+    except BlockingIOError:
+        return packets
+
+
+def until_stamped(sender: RawSocket, sock: RawSocket, packet: bytes) -> None:
+    """The kernel begins to stamp a moment after it was asked: sends packets
+    until one that `sock` receives has a stamp."""
+    batch = PacketBatch()
+    deadline = time.monotonic() + WAIT
+    stamped = False
+    while not stamped:
+        assert time.monotonic() < deadline, "nothing is stamped"
+        sender.send(packet)
+        receive_batch(sock, batch)
+        stamps = batch.timestamps_ns
+        assert stamps is not None
+        stamped = stamps[len(batch) - 1] != 0
+    pending(sock)
+
+
+def receive_batch(sock: RawSocket, batch: PacketBatch) -> None:
+    sock.settimeout(WAIT)
+    sock.recvmmsg_into(batch)
+
+
+def datagram_pair() -> tuple[socket.socket, RawSocket]:
+    """An AF_UNIX pair, which needs no privilege: the stdlib's end sends, the
+    adopted one receives."""
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return sender, RawSocket(fileno=receiver.detach())

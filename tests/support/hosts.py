@@ -13,15 +13,21 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from rawmmsg.testing import Veth
-from support.traffic import ethtool, ip
+from support.linux import (
+    ETHTOOL_SGRO,
+    ETHTOOL_SGSO,
+    ETHTOOL_STSO,
+    ETHTOOL_STXCSUM,
+    ethtool,
+    ip,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 
-# <linux/ethtool.h>: transmit checksums, TSO, GSO, GRO
-_OFFLOADS: Final = (0x17, 0x1F, 0x24, 0x2C)
+_OFFLOADS: Final = (ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO)
 
 
 @dataclass(frozen=True)

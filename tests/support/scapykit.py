@@ -24,17 +24,18 @@ from scapy.sendrecv import sniff
 from scapy.supersocket import SuperSocket
 
 from rawmmsg import RawSocket
-from rawmmsg.scapy import RawMmsgL2ListenSocket, RawMmsgL2Socket
+from rawmmsg.scapy import L2RawMmsgListenSocket, L2RawMmsgSocket
 from rawmmsg.testing import Veth
+from support import WAIT
 from support.frames import frame
-from support.traffic import WAIT, ip, tun_device
+from support.linux import ip, tun_device
 
 conf.verb = 0
 
 # Whether a socket also sees what this machine sends, and who makes it.
 PAIRS: Final[dict[str, tuple[Any, Any]]] = {
-    "listening": (L2ListenSocket, RawMmsgL2ListenSocket),
-    "two-way": (L2Socket, RawMmsgL2Socket),
+    "listening": (L2ListenSocket, L2RawMmsgListenSocket),
+    "two-way": (L2Socket, L2RawMmsgSocket),
 }
 
 HOST: Final = "02:00:00:00:00:01"
@@ -154,7 +155,7 @@ def wire(packets: Iterable[Packet]) -> list[bytes]:
 def send(interface: str, frames: Sequence[Packet | bytes]) -> None:
     """Sends by neither make's code."""
     with RawSocket(interface, protocol=0) as sock:
-        sock.sendall([bytes(one) for one in frames])
+        sock.sendmmsg_all([bytes(one) for one in frames])
 
 
 def until_end(sock: SuperSocket, **options: Any) -> list[Packet]:

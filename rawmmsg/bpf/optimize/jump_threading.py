@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .facts import UNKNOWN, Facts, Known, decide, learn, meet_facts
-from .graph import ACCEPT, REJECT, STATEMENTS, Graph, Node, calculate, holds
+from ..cfg import ACCEPT, REJECT, STATEMENTS, Graph, Node, calculate, holds
+from .dataflow import UNKNOWN, Facts, Known, decide, learn, meet_facts
 
 __all__ = ["Threader"]
 

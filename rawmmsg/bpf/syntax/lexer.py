@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .errors import FilterError
-from .names import CONSTANTS, KEYWORDS
+from ..errors import FilterError
+from .keywords import CONSTANTS, KEYWORDS
 
 __all__ = ["END", "Token", "tokenize"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import chain as joined
 
-from .graph import ACCEPT, REJECT, STATEMENTS, Graph
-from .reach import Reach, covers, furthest, needs
+from ..cfg import ACCEPT, REJECT, STATEMENTS, Graph
+from .redundant_loads import Reach, covers, furthest, needs
 
 __all__ = ["gather"]
 

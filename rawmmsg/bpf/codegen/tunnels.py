@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from . import names, tree
-from .graph import Graph
-from .headers import Headers
-from .layers import Layer
+from ..cfg import Graph
+from ..syntax import ast, keywords
+from .fields import Headers
+from .offsets import Layer
 
 __all__ = ["tunnel"]
 
@@ -41,7 +41,7 @@ class _Start(NamedTuple):
 
 def tunnel(
     headers: Headers,
-    primitive: tree.Tunnel,
+    primitive: ast.Tunnel,
     inside: Layer,
     outside: Layer,
     yes: int,
@@ -64,17 +64,17 @@ def tunnel(
         return graph.test(value, "=", port, first, no)
 
     first = over_udp(*headers.behind_ip6(outside), no)
-    first = headers.field(1, payload, 6, names.IPPROTO_UDP)(first, no)
-    six = headers.carries(outside, names.ETH_IPV6, first, no)
+    first = headers.field(1, payload, 6, keywords.IPPROTO_UDP)(first, no)
+    six = headers.carries(outside, keywords.ETH_IPV6, first, no)
     first = over_udp(*headers.behind_ip(outside), six)
     first = headers.first_fragment(outside, first, six)
-    first = headers.field(1, payload, 9, names.IPPROTO_UDP)(first, six)
-    return headers.carries(outside, names.ETH_IP, first, six)
+    first = headers.field(1, payload, 9, keywords.IPPROTO_UDP)(first, six)
+    return headers.carries(outside, keywords.ETH_IP, first, six)
 
 
 def _geneve(
     graph: Graph,
-    primitive: tree.Tunnel,
+    primitive: ast.Tunnel,
     inside: Layer,
     start: _Start,
     yes: int,
@@ -96,7 +96,7 @@ def _geneve(
 
 def _vxlan(
     graph: Graph,
-    primitive: tree.Tunnel,
+    primitive: ast.Tunnel,
     inside: Layer,
     start: _Start,
     yes: int,
@@ -111,7 +111,7 @@ def _vxlan(
 
 
 def _network(
-    graph: Graph, primitive: tree.Tunnel, start: _Start, yes: int, no: int
+    graph: Graph, primitive: ast.Tunnel, start: _Start, yes: int, no: int
 ) -> int:
     """The network identifier, in the same place for both tunnels."""
     if primitive.number is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import names, tree
-from .graph import ACCEPT, REJECT, is_operand
-from .headers import Headers, Test
-from .layers import Layer
+from ..cfg import ACCEPT, REJECT, is_operand
+from ..syntax import ast, keywords
+from .fields import Headers, Test
+from .offsets import Layer
 
 __all__ = ["relation"]
 
@@ -16,7 +16,7 @@ _MISTAKES = {
 
 
 def relation(
-    headers: Headers, primitive: tree.Relation, layer: Layer, yes: int, no: int
+    headers: Headers, primitive: ast.Relation, layer: Layer, yes: int, no: int
 ) -> int:
     """A comparison, behind the tests for the protocols it names."""
     checks: list[Test] = []
@@ -34,17 +34,17 @@ def relation(
 
 
 def _value(
-    headers: Headers, node: tree.Arithmetic, layer: Layer, checks: list[Test]
+    headers: Headers, node: ast.Arithmetic, layer: Layer, checks: list[Test]
 ) -> int:
     """The value of an arithmetic expression."""
     graph = headers.graph
-    if isinstance(node, tree.Number):
+    if isinstance(node, ast.Number):
         return graph.constant(node.value)
-    if isinstance(node, tree.Length):
+    if isinstance(node, ast.Length):
         return graph.length()
-    if isinstance(node, tree.Access):
+    if isinstance(node, ast.Access):
         return _access(headers, node, layer, checks)
-    if isinstance(node, tree.Negative):
+    if isinstance(node, ast.Negative):
         operand = _value(headers, node.operand, layer, checks)
         return graph.operation("-", graph.constant(0), operand)
     left = _value(headers, node.left, layer, checks)
@@ -60,7 +60,7 @@ def _value(
         node.operator, right_value.a
     ):
         reason = _MISTAKES[node.operator]
-        if isinstance(node.right, tree.Number):
+        if isinstance(node.right, ast.Number):
             headers.position = node.position
             headers.fail(reason)
         # libpcap's optimiser finds it, where it is of any use.
@@ -70,33 +70,33 @@ def _value(
 
 
 def _access(
-    headers: Headers, node: tree.Access, layer: Layer, checks: list[Test]
+    headers: Headers, node: ast.Access, layer: Layer, checks: list[Test]
 ) -> int:
     """protocol[offset:size]; adds what must hold for it to exist."""
     inner: list[Test] = []
     offset = _value(headers, node.offset, layer, inner)
     protocol = node.protocol
-    if protocol in names.IP_PROTOCOLS and (
-        names.IP_PROTOCOLS[protocol][0] != names.IPPROTO_ICMPV6
+    if protocol in keywords.IP_PROTOCOLS and (
+        keywords.IP_PROTOCOLS[protocol][0] != keywords.IPPROTO_ICMPV6
     ):
         # As in libpcap, IP is asked for before what the offset needs.
         checks.append(
-            lambda yes, no: headers.carries(layer, names.ETH_IP, yes, no)
+            lambda yes, no: headers.carries(layer, keywords.ETH_IP, yes, no)
         )
     checks.extend(inner)
     if protocol == "ether":
         return headers.indexed(node.size, layer.header, offset)
-    if protocol in names.ETHER_TYPES:
-        number = names.ETHER_TYPES[protocol]
+    if protocol in keywords.ETHER_TYPES:
+        number = keywords.ETHER_TYPES[protocol]
         checks.append(lambda yes, no: headers.carries(layer, number, yes, no))
         return headers.indexed(node.size, layer.payload, offset)
-    number, _ = names.IP_PROTOCOLS[protocol]
-    if number == names.IPPROTO_ICMPV6:
+    number, _ = keywords.IP_PROTOCOLS[protocol]
+    if number == keywords.IPPROTO_ICMPV6:
         checks.append(
-            lambda yes, no: headers.carries(layer, names.ETH_IPV6, yes, no)
+            lambda yes, no: headers.carries(layer, keywords.ETH_IPV6, yes, no)
         )
         checks.append(headers.field(1, layer.payload, 6, number))
-        place = layer.payload.moved(names.IP6_HEADER)
+        place = layer.payload.moved(keywords.IP6_HEADER)
         return headers.indexed(node.size, place, offset)
     checks.append(headers.field(1, layer.payload, 9, number))
     checks.append(lambda yes, no: headers.first_fragment(layer, yes, no))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import lexer, names, tree
-from .errors import FilterError, UnsupportedFilterError
+from ..errors import FilterError, UnsupportedFilterError
+from . import ast, keywords, lexer
 from .lexer import Token, tokenize
 
 __all__ = ["Cursor"]
@@ -51,7 +51,7 @@ class Cursor:
     def unexpected(self, wanted: str) -> NoReturn:
         """Raise for a token that cannot stand here."""
         token = self.token
-        if token.kind in names.UNSUPPORTED:
+        if token.kind in keywords.UNSUPPORTED:
             self.unsupported(token)
         shown = repr(token.text) if token.text else f"the {token.kind}"
         self.fail(f"expected {wanted}, not {shown}")
@@ -59,7 +59,7 @@ class Cursor:
     def unsupported(self, token: Token, what: str | None = None) -> NoReturn:
         """Raise for something that is left out, a keyword by default."""
         if what is None:
-            what = f"{token.text!r} ({names.UNSUPPORTED[token.kind]})"
+            what = f"{token.text!r} ({keywords.UNSUPPORTED[token.kind]})"
         raise UnsupportedFilterError(
             f"{what} is not supported{_REMEDY}",
             self.expression,
@@ -81,12 +81,12 @@ class Cursor:
         assert isinstance(value, int)
         return value
 
-    def leaf(self, primitive: tree.Primitive, token: Token) -> tree.Leaf:
+    def leaf(self, primitive: ast.Primitive, token: Token) -> ast.Leaf:
         """The next primitive of the expression."""
         index = self.leaves
         self.leaves = index + 1
         self.operators = 0
-        return tree.Leaf(primitive, index, token.position)
+        return ast.Leaf(primitive, index, token.position)
 
     def enter(self) -> None:
         """One more pair of brackets or right-hand side."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from .graph import ACCEPT, MAX_OFFSET, REJECT, Graph, Node
+from ..cfg import ACCEPT, MAX_OFFSET, REJECT, Graph, Node
 
 __all__ = [
     "Reach",

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn, TypeAlias
 
-from . import lexer, names, tree
+from . import ast, keywords, lexer
 from .arithmetic import RELATIONS, arithmetic, at_arithmetic, is_operator
-from .cursor import Cursor
-from .identifiers import Qualifiers, Resolver
 from .lexer import Token
+from .qualifiers import Qualifiers, Resolver
+from .tokens import Cursor
 
 __all__ = ["parse"]
 
@@ -23,11 +23,11 @@ _IDENTIFIERS = frozenset(
     {lexer.IPV4, lexer.IPV6, lexer.MAC, lexer.NAME, lexer.NETWORK}
 )
 _ARITHMETIC_TYPES = (
-    tree.Number,
-    tree.Length,
-    tree.Access,
-    tree.Negative,
-    tree.Binary,
+    ast.Number,
+    ast.Length,
+    ast.Access,
+    ast.Negative,
+    ast.Binary,
 )
 _LIMITS = {
     "vlan": ("VLAN id", 4095),
@@ -40,7 +40,7 @@ _LIMITS = {
 
 # What a term hands to the identifiers behind it; None: nothing to inherit.
 Carried: TypeAlias = Qualifiers | None
-Item: TypeAlias = tree.Expression | tree.Arithmetic
+Item: TypeAlias = ast.Expression | ast.Arithmetic
 
 
 class _Parser:
@@ -50,7 +50,7 @@ class _Parser:
         self.cursor = cursor
         self.resolver = Resolver(cursor)
 
-    def parse(self) -> tree.Expression | None:
+    def parse(self) -> ast.Expression | None:
         """The whole text, None when there is none."""
         if self.cursor.token.kind == lexer.END:
             return None
@@ -76,9 +76,9 @@ class _Parser:
                 item, carried = self.term(carried)
                 operand = self.boolean(item)
             rest.append((operator, operand))
-        return tree.Chain(first, rest), carried
+        return ast.Chain(first, rest), carried
 
-    def boolean(self, item: Item) -> tree.Expression:
+    def boolean(self, item: Item) -> ast.Expression:
         """The item, which must not be arithmetic."""
         if isinstance(item, _ARITHMETIC_TYPES):
             self.cursor.unexpected("a comparison")
@@ -119,7 +119,7 @@ class _Parser:
         if negations:
             item = self.boolean(item)
             if negations % 2:
-                item = tree.Not(item)
+                item = ast.Not(item)
         return item, carried
 
     def negations(self) -> int:
@@ -134,7 +134,7 @@ class _Parser:
         """A primitive, a parenthesis or arithmetic."""
         token = self.cursor.token
         kind = token.kind
-        if kind in names.UNSUPPORTED:
+        if kind in keywords.UNSUPPORTED:
             self.cursor.unsupported(token)
         if kind == "(":
             return self.parenthesis(carried)
@@ -161,7 +161,7 @@ class _Parser:
             return self.relation(left, opening), None
         return inner, carried
 
-    def relation(self, left: tree.Arithmetic, token: Token) -> Item:
+    def relation(self, left: ast.Arithmetic, token: Token) -> Item:
         """left RELATION right; left itself if no relation follows."""
         if self.cursor.token.kind not in RELATIONS:
             if self.cursor.token.kind == ")" and self.cursor.nesting:
@@ -169,34 +169,34 @@ class _Parser:
             self.cursor.unexpected("a comparison")
         operator = self.cursor.advance().kind
         right = arithmetic(self.cursor, 0)
-        return self.cursor.leaf(tree.Relation(operator, left, right), token)
+        return self.cursor.leaf(ast.Relation(operator, left, right), token)
 
-    def special(self, token: Token) -> tree.Primitive | None:
+    def special(self, token: Token) -> ast.Primitive | None:
         """A primitive that takes no qualifiers, None if it is none."""
         kind = token.kind
         if kind in _LIMITS:
             return self.encapsulation()
         if kind == "pppoed":
             self.cursor.advance()
-            return tree.EtherType(names.ETH_PPPOE_DISCOVERY)
+            return ast.EtherType(keywords.ETH_PPPOE_DISCOVERY)
         if kind in ("inbound", "outbound"):
             self.cursor.advance()
-            return tree.Direction(kind == "outbound")
+            return ast.Direction(kind == "outbound")
         if kind == "ifindex":
             self.cursor.advance()
-            return tree.IfIndex(self.cursor.number())
+            return ast.IfIndex(self.cursor.number())
         if kind in ("less", "greater"):
             self.cursor.advance()
             operator = "<=" if kind == "less" else ">="
-            limit = tree.Number(self.cursor.number())
-            return tree.Relation(operator, tree.Length(), limit)
+            limit = ast.Number(self.cursor.number())
+            return ast.Relation(operator, ast.Length(), limit)
         if kind == "byte":
             return self.byte()
         if kind == "llc":
             return self.llc()
         return None
 
-    def encapsulation(self) -> tree.Primitive:
+    def encapsulation(self) -> ast.Primitive:
         """vlan, mpls, pppoes, geneve, vxlan, with an optional number."""
         keyword = self.cursor.advance()
         name, limit = _LIMITS[keyword.kind]
@@ -209,12 +209,12 @@ class _Parser:
                     f"{name} {number} is greater than {limit}", token
                 )
         if keyword.kind == "vlan":
-            return tree.Vlan(number)
+            return ast.Vlan(number)
         if keyword.kind == "mpls":
-            return tree.Mpls(number)
+            return ast.Mpls(number)
         if keyword.kind == "pppoes":
-            return tree.PppoeSession(number)
-        return tree.Tunnel(keyword.kind, number)
+            return ast.PppoeSession(number)
+        return ast.Tunnel(keyword.kind, number)
 
     def parenthesised_number(self) -> int:
         """A number, which may stand in parentheses."""
@@ -227,39 +227,39 @@ class _Parser:
             self.cursor.expect(")")
         return number
 
-    def llc(self) -> tree.Primitive:
+    def llc(self) -> ast.Primitive:
         """llc [TYPE]: an IEEE 802.2 frame."""
         self.cursor.advance()
         token = self.cursor.token
-        if token.text in names.LLC_TYPES:
+        if token.text in keywords.LLC_TYPES:
             self.cursor.advance()
-            return tree.Llc(*names.LLC_TYPES[token.text])
+            return ast.Llc(*keywords.LLC_TYPES[token.text])
         if token.kind == lexer.NAME:
             self.cursor.fail(f"{token.text!r} is no type of LLC frame")
-        return tree.Llc(0, 0)
+        return ast.Llc(0, 0)
 
-    def byte(self) -> tree.Primitive:
+    def byte(self) -> ast.Primitive:
         """byte OFFSET OPERATOR NUMBER: a byte of the link-layer header."""
         self.cursor.advance()
-        access = tree.Access("ether", tree.Number(self.cursor.number()), 1)
+        access = ast.Access("ether", ast.Number(self.cursor.number()), 1)
         operator = self.cursor.advance()
-        value = tree.Number(self.cursor.number())
+        value = ast.Number(self.cursor.number())
         if operator.kind in ("=", "<", ">"):
-            return tree.Relation(operator.kind, access, value)
+            return ast.Relation(operator.kind, access, value)
         if operator.kind in ("&", "|"):
-            masked = tree.Binary(
+            masked = ast.Binary(
                 operator.kind, access, value, operator.position
             )
-            return tree.Relation("!=", masked, tree.Number(0))
+            return ast.Relation("!=", masked, ast.Number(0))
         self.cursor.fail("expected one of = < > & |", operator)
 
-    def qualified(self) -> tuple[tree.Expression, Carried]:
+    def qualified(self) -> tuple[ast.Expression, Carried]:
         """[protocol] [direction] [kind] identifier, or a protocol alone."""
         start = self.cursor.token
         protocol = None
-        if start.kind in names.PROTOCOLS:
+        if start.kind in keywords.PROTOCOLS:
             protocol = self.cursor.advance().kind
-            if protocol in names.LINK_NAMES:
+            if protocol in keywords.LINK_NAMES:
                 protocol = "ether"
         if self.cursor.token.kind in ("broadcast", "multicast"):
             return self.cursor.leaf(self.cast(protocol), start), None
@@ -302,27 +302,27 @@ class _Parser:
             return joined
         return first
 
-    def protocol(self, protocol: str, token: Token) -> tree.Primitive:
+    def protocol(self, protocol: str, token: Token) -> ast.Primitive:
         """A protocol's name as a primitive of its own."""
-        if protocol in names.IP_PROTOCOLS:
-            return tree.IpProtocol(*names.IP_PROTOCOLS[protocol])
-        if protocol in names.ETHER_TYPES:
-            return tree.EtherType(names.ETHER_TYPES[protocol])
-        if protocol in names.ISO_PROTOCOLS:
-            return tree.IsoProtocol(names.ISO_PROTOCOLS[protocol])
+        if protocol in keywords.IP_PROTOCOLS:
+            return ast.IpProtocol(*keywords.IP_PROTOCOLS[protocol])
+        if protocol in keywords.ETHER_TYPES:
+            return ast.EtherType(keywords.ETHER_TYPES[protocol])
+        if protocol in keywords.ISO_PROTOCOLS:
+            return ast.IsoProtocol(keywords.ISO_PROTOCOLS[protocol])
         self.cursor.fail(f"{token.text!r} alone is no test", token)
 
-    def cast(self, protocol: str | None) -> tree.Primitive:
+    def cast(self, protocol: str | None) -> ast.Primitive:
         """broadcast or multicast, of a layer."""
         token = self.cursor.advance()
         layer = protocol or "ether"
         if token.kind == "broadcast" and layer in ("ether", "ip"):
-            return tree.Broadcast(layer)
+            return ast.Broadcast(layer)
         if token.kind == "multicast" and layer in ("ether", "ip", "ip6"):
-            return tree.Multicast(layer)
+            return ast.Multicast(layer)
         self.cursor.fail(f"there is no {protocol} {token.kind}", token)
 
-    def identifier(self, qualifiers: Carried) -> tree.Expression:
+    def identifier(self, qualifiers: Carried) -> ast.Expression:
         """An address, port or name, or a parenthesis of them."""
         negations = self.negations()
         if self.cursor.token.kind == "(":
@@ -337,14 +337,14 @@ class _Parser:
             result = self.cursor.leaf(
                 self.resolver.resolve(qualifiers, token), token
             )
-        return tree.Not(result) if negations % 2 else result
+        return ast.Not(result) if negations % 2 else result
 
     def missing_identifier(self, qualifiers: Carried) -> NoReturn:
         """Raise where an identifier should be."""
         token = self.cursor.token
         name = token.text
         kind = qualifiers.kind if qualifiers else None
-        if kind in ("proto", "port") and token.kind in names.KEYWORDS:
+        if kind in ("proto", "port") and token.kind in keywords.KEYWORDS:
             self.cursor.fail(
                 f"{name!r} is a keyword: write \\{name} for the name"
             )
@@ -376,7 +376,7 @@ class _Parser:
             token.kind == ")" for token in closing
         )
 
-    def identifiers(self, qualifiers: Carried) -> tree.Expression:
+    def identifiers(self, qualifiers: Carried) -> ast.Expression:
         """( identifier and|or identifier ... )
 
         As in the reference grammar, the first is in parentheses of its own
@@ -393,11 +393,11 @@ class _Parser:
             rest.append((operator, self.identifier(qualifiers)))
         self.cursor.nesting -= 1
         self.cursor.expect(")")
-        return tree.Chain(first, rest) if rest else first
+        return ast.Chain(first, rest) if rest else first
 
 
 def parse(
     expression: str, values: Sequence[object] = ()
-) -> tree.Expression | None:
+) -> ast.Expression | None:
     """The parse tree of an expression, None for an empty one."""
     return _Parser(Cursor(expression, values)).parse()

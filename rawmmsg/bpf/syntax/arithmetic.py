@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import lexer, names, tree
-from .cursor import Cursor
+from . import ast, keywords, lexer
+from .tokens import Cursor
 
 __all__ = ["RELATIONS", "arithmetic", "at_arithmetic", "is_operator"]
 
@@ -37,12 +37,12 @@ def at_arithmetic(cursor: Cursor) -> bool:
     kind = cursor.token.kind
     if kind in (lexer.NUMBER, "len", "-"):
         return True
-    return kind in names.PROTOCOLS and cursor.peek().kind == "["
+    return kind in keywords.PROTOCOLS and cursor.peek().kind == "["
 
 
 def arithmetic(
-    cursor: Cursor, binding: int, left: tree.Arithmetic | None = None
-) -> tree.Arithmetic:
+    cursor: Cursor, binding: int, left: ast.Arithmetic | None = None
+) -> ast.Arithmetic:
     """Operands and operators that bind tighter than `binding`."""
     cursor.enter()
     if left is None:
@@ -58,8 +58,8 @@ def arithmetic(
 
 
 def _binary(
-    cursor: Cursor, left: tree.Arithmetic, binding: int
-) -> tree.Arithmetic:
+    cursor: Cursor, left: ast.Arithmetic, binding: int
+) -> ast.Arithmetic:
     """The operator at the current token and what is right of it."""
     cursor.operators += 1
     if cursor.operators > _MAX_OPERATORS:
@@ -67,20 +67,20 @@ def _binary(
     token = cursor.advance()
     position = cursor.token.position
     right = arithmetic(cursor, binding)
-    return tree.Binary(token.kind, left, right, position)
+    return ast.Binary(token.kind, left, right, position)
 
 
-def _operand(cursor: Cursor) -> tree.Arithmetic:
+def _operand(cursor: Cursor) -> ast.Arithmetic:
     """A number, len, -x, (x) or protocol[...]."""
     token = cursor.token
     kind = token.kind
     if kind == lexer.NUMBER:
-        return tree.Number(cursor.number())
-    if kind in names.UNSUPPORTED:
+        return ast.Number(cursor.number())
+    if kind in keywords.UNSUPPORTED:
         cursor.unsupported(token)
     if kind == "len":
         cursor.advance()
-        return tree.Length()
+        return ast.Length()
     if kind == "-":
         cursor.advance()
         cursor.enter()
@@ -88,18 +88,18 @@ def _operand(cursor: Cursor) -> tree.Arithmetic:
         while cursor.token.kind in _GREEDY:
             operand = _binary(cursor, operand, 0)
         cursor.nesting -= 1
-        return tree.Negative(operand)
+        return ast.Negative(operand)
     if kind == "(":
         cursor.advance()
         inner = arithmetic(cursor, 0)
         cursor.expect(")")
         return inner
-    if kind in names.PROTOCOLS:
+    if kind in keywords.PROTOCOLS:
         return _access(cursor)
     cursor.unexpected("a number, 'len' or 'protocol[offset]'")
 
 
-def _access(cursor: Cursor) -> tree.Arithmetic:
+def _access(cursor: Cursor) -> ast.Arithmetic:
     """protocol[offset:size]"""
     token = cursor.advance()
     cursor.expect("[")
@@ -113,8 +113,8 @@ def _access(cursor: Cursor) -> tree.Arithmetic:
             cursor.fail("the size is 1, 2 or 4 bytes", size_token)
     cursor.expect("]")
     protocol = token.kind
-    if protocol in names.LINK_NAMES:
+    if protocol in keywords.LINK_NAMES:
         protocol = "ether"
-    elif protocol in names.NO_ACCESS:
+    elif protocol in keywords.NO_ACCESS:
         cursor.fail(f"{token.text}[...] is not possible", token)
-    return tree.Access(protocol, index, size)
+    return ast.Access(protocol, index, size)

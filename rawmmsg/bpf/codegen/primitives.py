@@ -6,9 +6,9 @@ that of libpcap.
 
 from __future__ import annotations
 
-from . import names, tree
-from .headers import Headers, Test, directed
-from .layers import Layer
+from ..syntax import ast, keywords
+from .fields import Headers, Test, directed
+from .offsets import Layer
 
 # linux/filter.h: SKF_AD_*, and linux/if_packet.h: PACKET_OUTGOING
 _PKTTYPE = 4
@@ -28,7 +28,7 @@ _ADDRESS_OFFSETS = {
 
 def ether_type(
     headers: Headers,
-    primitive: tree.EtherType,
+    primitive: ast.EtherType,
     layer: Layer,
     yes: int,
     no: int,
@@ -38,7 +38,7 @@ def ether_type(
 
 def ether_host(
     headers: Headers,
-    primitive: tree.EtherHost,
+    primitive: ast.EtherHost,
     layer: Layer,
     yes: int,
     no: int,
@@ -56,7 +56,7 @@ def ether_host(
 
 def broadcast(
     headers: Headers,
-    primitive: tree.Broadcast,
+    primitive: ast.Broadcast,
     layer: Layer,
     yes: int,
     no: int,
@@ -75,29 +75,29 @@ def _ip_broadcast(headers: Headers, layer: Layer, yes: int, no: int) -> int:
     host = ~netmask & 0xFFFFFFFF
     ones = headers.masked(4, layer.payload, 16, host, host)(yes, no)
     zeros = headers.masked(4, layer.payload, 16, host, 0)(yes, ones)
-    return headers.carries(layer, names.ETH_IP, zeros, no)
+    return headers.carries(layer, keywords.ETH_IP, zeros, no)
 
 
 def multicast(
     headers: Headers,
-    primitive: tree.Multicast,
+    primitive: ast.Multicast,
     layer: Layer,
     yes: int,
     no: int,
 ) -> int:
     if primitive.layer == "ip":
         group = headers.masked(1, layer.payload, 16, 0xF0, 0xE0)
-        return headers.carries(layer, names.ETH_IP, group(yes, no), no)
+        return headers.carries(layer, keywords.ETH_IP, group(yes, no), no)
     if primitive.layer == "ip6":
         group = headers.field(1, layer.payload, 24, 0xFF)
-        return headers.carries(layer, names.ETH_IPV6, group(yes, no), no)
+        return headers.carries(layer, keywords.ETH_IPV6, group(yes, no), no)
     first_byte = headers.load(1, layer.header, 0)
     first = headers.graph.test(first_byte, "&", 1, yes, no)
     return headers.need_ethernet(layer, first, no)
 
 
 def vlan(
-    headers: Headers, primitive: tree.Vlan, layer: Layer, yes: int, no: int
+    headers: Headers, primitive: ast.Vlan, layer: Layer, yes: int, no: int
 ) -> int:
     """A tag in the frame."""
     if primitive.number is not None:
@@ -109,7 +109,7 @@ def vlan(
 
 
 def mpls(
-    headers: Headers, primitive: tree.Mpls, layer: Layer, yes: int, no: int
+    headers: Headers, primitive: ast.Mpls, layer: Layer, yes: int, no: int
 ) -> int:
     if primitive.number is not None:
         label = primitive.number << 12
@@ -118,12 +118,12 @@ def mpls(
         return headers.bottom_of_stack(layer, no, yes)
     if layer.link == "ppp":
         return headers.field(2, layer.type, 0, _PPP_MPLS)(yes, no)
-    return headers.carries(layer, names.ETH_MPLS, yes, no)
+    return headers.carries(layer, keywords.ETH_MPLS, yes, no)
 
 
 def pppoe_session(
     headers: Headers,
-    primitive: tree.PppoeSession,
+    primitive: ast.PppoeSession,
     layer: Layer,
     yes: int,
     no: int,
@@ -131,12 +131,12 @@ def pppoe_session(
     if primitive.number is not None:
         session = headers.masked(4, layer.payload, 0, 0xFFFF, primitive.number)
         yes = session(yes, no)
-    return headers.carries(layer, names.ETH_PPPOE_SESSION, yes, no)
+    return headers.carries(layer, keywords.ETH_PPPOE_SESSION, yes, no)
 
 
 def ip_protocol(
     headers: Headers,
-    primitive: tree.IpProtocol,
+    primitive: ast.IpProtocol,
     layer: Layer,
     yes: int,
     no: int,
@@ -145,19 +145,19 @@ def ip_protocol(
     payload = layer.payload
     first = no
     if "ip6" in primitive.versions:
-        inner = headers.field(1, payload, names.IP6_HEADER, number)(yes, no)
+        inner = headers.field(1, payload, keywords.IP6_HEADER, number)(yes, no)
         fragment = headers.field(1, payload, 6, _IP6_FRAGMENT)(inner, no)
         header = headers.field(1, payload, 6, number)(yes, fragment)
-        first = headers.carries(layer, names.ETH_IPV6, header, no)
+        first = headers.carries(layer, keywords.ETH_IPV6, header, no)
     if "ip" in primitive.versions:
         header = headers.field(1, payload, 9, number)(yes, no)
-        first = headers.carries(layer, names.ETH_IP, header, first)
+        first = headers.carries(layer, keywords.ETH_IP, header, first)
     return first
 
 
 def iso_protocol(
     headers: Headers,
-    primitive: tree.IsoProtocol,
+    primitive: ast.IsoProtocol,
     layer: Layer,
     yes: int,
     no: int,
@@ -165,11 +165,11 @@ def iso_protocol(
     # Behind the three bytes of the LLC header, which PPP has not.
     offset = 3 if layer.link == "ether" else 0
     test = headers.field(1, layer.payload, offset, primitive.number)
-    return headers.carries(layer, names.SAP_ISO, test(yes, no), no)
+    return headers.carries(layer, keywords.SAP_ISO, test(yes, no), no)
 
 
 def llc(
-    headers: Headers, primitive: tree.Llc, layer: Layer, yes: int, no: int
+    headers: Headers, primitive: ast.Llc, layer: Layer, yes: int, no: int
 ) -> int:
     if layer.link in ("raw", "ppp"):
         headers.fail("there is no LLC in raw IP or PPP")
@@ -178,12 +178,12 @@ def llc(
     if mask:
         yes = headers.masked(1, place, 2, mask, number)(yes, no)
     # Without any header, for IPX, such a frame begins with 0xffff.
-    framed = headers.field(2, place, 0, names.IPX_RAW)(no, yes)
+    framed = headers.field(2, place, 0, keywords.IPX_RAW)(no, yes)
     return headers.in_802_3(layer, framed, no)
 
 
 def host(
-    headers: Headers, primitive: tree.Host, layer: Layer, yes: int, no: int
+    headers: Headers, primitive: ast.Host, layer: Layer, yes: int, no: int
 ) -> int:
     protocols = primitive.protocols
     if layer.link == "mpls" and len(protocols) > 1:
@@ -201,13 +201,13 @@ def host(
         # arp and rarp differ in nothing but the EtherType.
         headers.graph.copy += 1
         match = directed(primitive.direction, source, destination, yes, no)
-        number = names.ETHER_TYPES[protocol]
+        number = keywords.ETHER_TYPES[protocol]
         first = headers.carries(layer, number, match, first)
     return first
 
 
 def host6(
-    headers: Headers, primitive: tree.Host6, layer: Layer, yes: int, no: int
+    headers: Headers, primitive: ast.Host6, layer: Layer, yes: int, no: int
 ) -> int:
     first = directed(
         primitive.direction,
@@ -216,14 +216,14 @@ def host6(
         yes,
         no,
     )
-    return headers.carries(layer, names.ETH_IPV6, first, no)
+    return headers.carries(layer, keywords.ETH_IPV6, first, no)
 
 
 def _words6(
     headers: Headers,
     layer: Layer,
     offset: int,
-    primitive: tree.Host6,
+    primitive: ast.Host6,
     yes: int,
     no: int,
 ) -> int:
@@ -243,7 +243,7 @@ def _words6(
 
 
 def port(
-    headers: Headers, primitive: tree.Port, layer: Layer, yes: int, no: int
+    headers: Headers, primitive: ast.Port, layer: Layer, yes: int, no: int
 ) -> int:
     four: tuple[int, int] = headers.behind_ip(layer)
     six: tuple[int, int] = headers.behind_ip6(layer)
@@ -258,15 +258,15 @@ def port(
         first4 = headers.field(1, layer.payload, 9, number)(ports, first4)
         ports = _ports(headers, *six, primitive, yes, no)
         first6 = headers.field(1, layer.payload, 6, number)(ports, first6)
-    first = headers.carries(layer, names.ETH_IP, first4, no)
-    return headers.carries(layer, names.ETH_IPV6, first6, first)
+    first = headers.carries(layer, keywords.ETH_IP, first4, no)
+    return headers.carries(layer, keywords.ETH_IPV6, first6, first)
 
 
 def _ports(
     headers: Headers,
     base: int,
     offset: int,
-    primitive: tree.Port,
+    primitive: ast.Port,
     yes: int,
     no: int,
 ) -> int:
@@ -289,7 +289,7 @@ def _ports(
 
 def direction(
     headers: Headers,
-    primitive: tree.Direction,
+    primitive: ast.Direction,
     layer: Layer,
     yes: int,
     no: int,
@@ -301,7 +301,7 @@ def direction(
 
 
 def ifindex(
-    headers: Headers, primitive: tree.IfIndex, layer: Layer, yes: int, no: int
+    headers: Headers, primitive: ast.IfIndex, layer: Layer, yes: int, no: int
 ) -> int:
     value = headers.graph.ancillary(_IFINDEX)
     return headers.graph.test(value, "=", primitive.number, yes, no)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
-from . import names
-from .errors import FilterError
-from .graph import ACCEPT, REJECT, Graph
-from .layers import Layer, Place
+from ..cfg import ACCEPT, REJECT, Graph
+from ..errors import FilterError
+from ..syntax import keywords
+from .offsets import Layer, Place
 
 __all__ = ["Headers", "Test", "directed"]
 
@@ -17,25 +17,25 @@ _SNAP = 0xAAAA0300
 _SNAP_APPLE = 0xAAAA0308
 
 # Service access points that a frame has as its source and destination.
-_BOTH_SAPS = (names.SAP_IP, names.SAP_ISO, names.SAP_NETBEUI)
+_BOTH_SAPS = (keywords.SAP_IP, keywords.SAP_ISO, keywords.SAP_NETBEUI)
 
 # EtherTypes that also come in SNAP frames: start of the LLC header,
 # organisation and type.
 _ALSO_LLC = {
-    names.ETHER_TYPES["atalk"]: (_SNAP_APPLE, 0x0007809B),
-    names.ETHER_TYPES["aarp"]: (_SNAP, 0x000080F3),
+    keywords.ETHER_TYPES["atalk"]: (_SNAP_APPLE, 0x0007809B),
+    keywords.ETHER_TYPES["aarp"]: (_SNAP, 0x000080F3),
 }
 # The PPP protocol numbers that differ from the EtherType.
 _PPP_TYPES = {
-    names.ETH_IP: 0x0021,
-    names.ETH_IPV6: 0x0057,
-    names.SAP_ISO: 0x0023,
-    names.SAP_STP: 0x0031,
-    names.SAP_IPX: 0x002B,
-    names.ETHER_TYPES["atalk"]: 0x0029,
-    names.ETHER_TYPES["decnet"]: 0x0027,
+    keywords.ETH_IP: 0x0021,
+    keywords.ETH_IPV6: 0x0057,
+    keywords.SAP_ISO: 0x0023,
+    keywords.SAP_STP: 0x0031,
+    keywords.SAP_IPX: 0x002B,
+    keywords.ETHER_TYPES["atalk"]: 0x0029,
+    keywords.ETHER_TYPES["decnet"]: 0x0027,
 }
-_IP_VERSIONS = {names.ETH_IP: 0x40, names.ETH_IPV6: 0x60}
+_IP_VERSIONS = {keywords.ETH_IP: 0x40, keywords.ETH_IPV6: 0x60}
 
 # Builds a test from its two successors.
 Test: TypeAlias = Callable[[int, int], int]
@@ -139,7 +139,7 @@ class Headers:
             return self.in_802_3(
                 layer, self.field(2, payload, 0, saps)(yes, no), no
             )
-        if number == names.SAP_IPX:
+        if number == keywords.SAP_IPX:
             return self.ipx(layer, yes, no)
         if number in _ALSO_LLC:
             snap = self.in_snap(layer, *_ALSO_LLC[number], yes, no)
@@ -163,11 +163,11 @@ class Headers:
     def ipx(self, layer: Layer, yes: int, no: int) -> int:
         """IPX in all its framings."""
         payload = layer.payload
-        raw = self.field(2, payload, 0, names.IPX_RAW)(yes, no)
-        sap = self.field(1, payload, 0, names.SAP_IPX)(yes, raw)
-        snap = self.in_snap(layer, _SNAP, names.ETH_IPX, yes, sap)
+        raw = self.field(2, payload, 0, keywords.IPX_RAW)(yes, no)
+        sap = self.field(1, payload, 0, keywords.SAP_IPX)(yes, raw)
+        snap = self.in_snap(layer, _SNAP, keywords.ETH_IPX, yes, sap)
         framed = self.in_802_3(layer, snap, no)
-        return self.field(2, layer.type, 0, names.ETH_IPX)(yes, framed)
+        return self.field(2, layer.type, 0, keywords.ETH_IPX)(yes, framed)
 
     def need_ethernet(self, layer: Layer, yes: int, no: int) -> int:
         """Go to `yes`, in a tunnel only if there is an Ethernet header."""
@@ -207,7 +207,7 @@ class Headers:
         """The same for IPv6 without extension headers."""
         place = layer.payload
         base = self.graph.scratch(place.word) if place.word >= 0 else -1
-        return base, place.offset + names.IP6_HEADER
+        return base, place.offset + keywords.IP6_HEADER
 
     def indexed(self, size: int, place: Place, index: int) -> int:
         """`size` bytes at a place plus a value."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from . import lexer, names, tree
-from .cursor import Cursor
+from . import ast, keywords, lexer
 from .lexer import Token
+from .tokens import Cursor
 
 __all__ = ["Qualifiers", "Resolver"]
 
 _PORT_KEYWORDS = {
-    "tcp": names.IPPROTO_TCP,
-    "udp": names.IPPROTO_UDP,
-    "sctp": names.IPPROTO_SCTP,
+    "tcp": keywords.IPPROTO_TCP,
+    "udp": keywords.IPPROTO_UDP,
+    "sctp": keywords.IPPROTO_SCTP,
 }
 _HOST_PROTOCOLS = ("ip", "arp", "rarp")
 
@@ -33,7 +33,7 @@ class Resolver:
         self.cursor = cursor
         self.services: dict[str, tuple[int, tuple[int, ...]] | None] = {}
 
-    def resolve(self, qualifiers: Qualifiers, token: Token) -> tree.Primitive:
+    def resolve(self, qualifiers: Qualifiers, token: Token) -> ast.Primitive:
         """The primitive that qualifiers and identifier make."""
         kind = qualifiers.kind
         if kind == "port":
@@ -117,7 +117,7 @@ class Resolver:
 
     def host(
         self, qualifiers: Qualifiers, token: Token, address: int, mask: int
-    ) -> tree.Primitive:
+    ) -> ast.Primitive:
         protocol = qualifiers.protocol
         if protocol is None:
             protocols: tuple[str, ...] = _HOST_PROTOCOLS
@@ -125,18 +125,18 @@ class Resolver:
             protocols = (protocol,)
         else:
             self.cursor.fail(f"{protocol!r} has no IPv4 addresses", token)
-        return tree.Host(address, mask, protocols, qualifiers.direction)
+        return ast.Host(address, mask, protocols, qualifiers.direction)
 
     def host6(
         self, qualifiers: Qualifiers, token: Token, address: int, mask: int
-    ) -> tree.Primitive:
+    ) -> ast.Primitive:
         if qualifiers.protocol not in (None, "ip6"):
             self.cursor.fail(
                 f"{qualifiers.protocol!r} has no IPv6 addresses", token
             )
-        return tree.Host6(address, mask, qualifiers.direction)
+        return ast.Host6(address, mask, qualifiers.direction)
 
-    def mac(self, qualifiers: Qualifiers, token: Token) -> tree.Primitive:
+    def mac(self, qualifiers: Qualifiers, token: Token) -> ast.Primitive:
         if qualifiers.protocol != "ether" or qualifiers.kind == "net":
             self.cursor.fail(
                 "a MAC address needs 'ether host', 'ether src' or "
@@ -144,7 +144,7 @@ class Resolver:
                 token,
             )
         assert isinstance(token.value, bytes)
-        return tree.EtherHost(token.value, qualifiers.direction)
+        return ast.EtherHost(token.value, qualifiers.direction)
 
     def port_protocols(
         self, qualifiers: Qualifiers, token: Token
@@ -152,20 +152,20 @@ class Resolver:
         """The protocols that the qualifiers allow."""
         protocol = qualifiers.protocol
         if protocol is None:
-            return names.PORT_PROTOCOLS
+            return keywords.PORT_PROTOCOLS
         if protocol not in _PORT_KEYWORDS:
             self.cursor.fail(f"{protocol!r} has no ports", token)
         return (_PORT_KEYWORDS[protocol],)
 
-    def port(self, qualifiers: Qualifiers, token: Token) -> tree.Primitive:
+    def port(self, qualifiers: Qualifiers, token: Token) -> ast.Primitive:
         allowed = self.port_protocols(qualifiers, token)
         port, protocols = self.port_number(token, token.text, allowed)
-        return tree.Port(port, None, protocols, qualifiers.direction)
+        return ast.Port(port, None, protocols, qualifiers.direction)
 
     def service(self, name: str) -> tuple[int, tuple[int, ...]] | None:
         """A service by name; the database is asked once for each name."""
         if name not in self.services:
-            self.services[name] = names.service_port(name)
+            self.services[name] = keywords.service_port(name)
         return self.services[name]
 
     def port_number(
@@ -207,7 +207,7 @@ class Resolver:
 
     def port_range(
         self, qualifiers: Qualifiers, token: Token
-    ) -> tree.Primitive:
+    ) -> ast.Primitive:
         allowed = self.port_protocols(qualifiers, token)
         if token.kind == lexer.NUMBER and self.at_bound_range():
             self.cursor.advance()
@@ -223,7 +223,7 @@ class Resolver:
             low, protocols = self.port_number(token, token.text, allowed)
             high = low
         low, high = min(low, high), max(low, high)
-        return tree.Port(low, high, protocols, qualifiers.direction)
+        return ast.Port(low, high, protocols, qualifiers.direction)
 
     def at_bound_range(self) -> bool:
         """Whether the current token is the hyphen of "{}-{}".
@@ -257,24 +257,24 @@ class Resolver:
             number = int(text[:20])  # 080 cannot be meant to be octal
         if number is not None:
             token = token._replace(kind=lexer.NUMBER, value=number)
-        return self.port_number(token, text, names.PORT_PROTOCOLS)
+        return self.port_number(token, text, keywords.PORT_PROTOCOLS)
 
-    def proto(self, qualifiers: Qualifiers, token: Token) -> tree.Primitive:
+    def proto(self, qualifiers: Qualifiers, token: Token) -> ast.Primitive:
         """proto NUMBER or NAME, at the layer that the qualifier says."""
         protocol = qualifiers.protocol
         if protocol == "ether":
-            number = self.proto_number(token, names.ETHER_TYPE_NAMES)
-            return tree.EtherType(number)
+            number = self.proto_number(token, keywords.ETHER_TYPE_NAMES)
+            return ast.EtherType(number)
         if protocol in ("isis", "is-is"):
             self.cursor.unsupported(token, f"'{protocol} proto' (IS-IS)")
         if protocol == "iso":
-            return tree.IsoProtocol(
-                self.proto_number(token, names.ISO_PROTOCOLS)
+            return ast.IsoProtocol(
+                self.proto_number(token, keywords.ISO_PROTOCOLS)
             )
         if protocol not in (None, "ip", "ip6"):
             self.cursor.fail(f"{protocol!r} carries no other protocol", token)
         versions = ("ip", "ip6") if protocol is None else (protocol,)
-        return tree.IpProtocol(self.proto_number(token, None), versions)
+        return ast.IpProtocol(self.proto_number(token, None), versions)
 
     def proto_number(self, token: Token, table: dict[str, int] | None) -> int:
         """A protocol by number, by a table, or by the system's database."""
@@ -284,7 +284,7 @@ class Resolver:
         number = None
         if token.kind == lexer.NAME:
             if table is None:
-                number = names.protocol_number(token.text)
+                number = keywords.protocol_number(token.text)
             else:
                 number = table.get(token.text)
         if number is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from .graph import WORD, holds
+from ..cfg import WORD, holds
 
 __all__ = ["UNKNOWN", "Facts", "Known", "decide", "learn", "meet_facts"]
 

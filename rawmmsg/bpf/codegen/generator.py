@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-from . import primitives, tree
-from .headers import Headers
-from .layers import Layer, Place
+from ..syntax import ast
+from . import primitives
+from .fields import Headers
+from .offsets import Layer, Place
 from .relations import relation
 from .tunnels import tunnel
 
@@ -49,12 +50,12 @@ class _Generator:
         # What each tunnel makes of the rest, by the same.
         self.tunnels: dict[int, Layer] = {}
 
-    def generate(self, root: tree.Expression, yes: int, no: int) -> int:
+    def generate(self, root: ast.Expression, yes: int, no: int) -> int:
         """The first node of the whole expression."""
         self.look(_leaves(root))
         return self.join(self.emit(root, yes, no))
 
-    def look(self, leaves: Iterable[tree.Leaf]) -> None:
+    def look(self, leaves: Iterable[ast.Leaf]) -> None:
         """Find how each primitive looks at the packet, left to right."""
         views: tuple[Layer, ...] = (self.layer,)
         for leaf in leaves:
@@ -63,14 +64,14 @@ class _Generator:
             self.headers.position = leaf.position
             if _keeps_loads(primitive):
                 self.graph.keeps_loads = True
-            if isinstance(primitive, tree.Vlan):
+            if isinstance(primitive, ast.Vlan):
                 views = self.behind_tag(views)
-            elif isinstance(primitive, tree.Mpls):
+            elif isinstance(primitive, ast.Mpls):
                 self.check_mpls(views)
                 views = tuple(view.behind_label() for view in views)
-            elif isinstance(primitive, tree.PppoeSession):
+            elif isinstance(primitive, ast.PppoeSession):
                 views = tuple(view.in_session() for view in views)
-            elif isinstance(primitive, tree.Tunnel):
+            elif isinstance(primitive, ast.Tunnel):
                 self.graph.exact = True
                 inside = self.in_tunnel(primitive, views[0])
                 self.tunnels[leaf.number] = inside
@@ -90,7 +91,7 @@ class _Generator:
         if views[0].link == "raw":
             self.headers.fail("there is no MPLS in raw IP")
 
-    def in_tunnel(self, primitive: tree.Tunnel, outside: Layer) -> Layer:
+    def in_tunnel(self, primitive: ast.Tunnel, outside: Layer) -> Layer:
         """Inside a tunnel, at places that are known only at run time.
 
         As in libpcap, what follows `mpls` is read as if behind a label
@@ -108,11 +109,11 @@ class _Generator:
             headless=primitive.protocol == "geneve",
         )
 
-    def emit(self, node: tree.Expression, yes: Target, no: Target) -> Target:
+    def emit(self, node: ast.Expression, yes: Target, no: Target) -> Target:
         """The first node of a part of the tree."""
-        if isinstance(node, tree.Leaf):
+        if isinstance(node, ast.Leaf):
             return self.leaf(node, yes, no)
-        if isinstance(node, tree.Not):
+        if isinstance(node, ast.Not):
             return self.emit(node.operand, no, yes)
         for operator, operand in reversed(node.rest):
             if operator == "and":
@@ -121,7 +122,7 @@ class _Generator:
                 no = self.emit(operand, yes, no)
         return self.emit(node.first, yes, no)
 
-    def leaf(self, leaf: tree.Leaf, yes: Target, no: Target) -> Target:
+    def leaf(self, leaf: ast.Leaf, yes: Target, no: Target) -> Target:
         """One primitive, once for each way to look at the packet."""
         self.headers.position = leaf.position
         # Equal code of different primitives stays apart for the first
@@ -136,23 +137,23 @@ class _Generator:
                 self.primitive(leaf, inline, _inline(yes), _inline(no)),
             )
         layer = views[0]
-        if layer.outermost and self.live and isinstance(primitive, tree.Vlan):
+        if layer.outermost and self.live and isinstance(primitive, ast.Vlan):
             return self.outermost_vlan(primitive, layer, yes, no)
         return self.primitive(leaf, layer, self.join(yes), self.join(no))
 
     def primitive(
-        self, leaf: tree.Leaf, layer: Layer, yes: int, no: int
+        self, leaf: ast.Leaf, layer: Layer, yes: int, no: int
     ) -> int:
         """One primitive, for one way to look at the packet."""
         primitive = leaf.primitive
         headers = self.headers
-        if isinstance(primitive, tree.Tunnel):
+        if isinstance(primitive, ast.Tunnel):
             inside = self.tunnels[leaf.number]
             return tunnel(headers, primitive, inside, layer, yes, no)
         return _EMITTERS[type(primitive)](headers, primitive, layer, yes, no)
 
     def outermost_vlan(
-        self, primitive: tree.Vlan, layer: Layer, yes: Target, no: Target
+        self, primitive: ast.Vlan, layer: Layer, yes: Target, no: Target
     ) -> int:
         """The tag that the kernel may have moved out of the frame."""
         beside = _beside(yes)
@@ -181,7 +182,7 @@ class _Generator:
         return self.graph.test(present, "&", 1, yes, no)
 
 
-def _keeps_loads(primitive: tree.Primitive) -> bool:
+def _keeps_loads(primitive: ast.Primitive) -> bool:
     """Whether the loads of tests that decide nothing have to stay.
 
     libpcap's optimiser drops them. But it does not touch programs with
@@ -190,23 +191,23 @@ def _keeps_loads(primitive: tree.Primitive) -> bool:
     under a mask, too.
     """
     match primitive:
-        case tree.Tunnel() | tree.Mpls() | tree.Multicast("ether"):
+        case ast.Tunnel() | ast.Mpls() | ast.Multicast("ether"):
             return True
-        case tree.Host(address, mask):
+        case ast.Host(address, mask):
             return _compares_bits(mask, address)
-        case tree.Host6(address, mask):
+        case ast.Host6(address, mask):
             return not mask or any(
                 mask >> shift & _WORD
                 and _compares_bits(mask >> shift, address >> shift)
                 for shift in (96, 64, 32, 0)
             )
-        case tree.Llc(mask, number):
+        case ast.Llc(mask, number):
             return mask != 0 and number == 0
-        case tree.Broadcast(layer):
+        case ast.Broadcast(layer):
             return layer == "ip"
-        case tree.Vlan(0) | tree.PppoeSession(0):
+        case ast.Vlan(0) | ast.PppoeSession(0):
             return True
-        case tree.Relation(_, left, right):
+        case ast.Relation(_, left, right):
             return not (_is_field(left) and _is_constant(right))
     return False
 
@@ -216,36 +217,36 @@ def _compares_bits(mask: int, address: int) -> bool:
     return mask & _WORD != _WORD and not address & _WORD
 
 
-def _is_field(node: tree.Arithmetic) -> bool:
+def _is_field(node: ast.Arithmetic) -> bool:
     """Whether a value is a field of the packet, perhaps under a mask."""
-    if isinstance(node, tree.Binary) and node.operator == "&":
+    if isinstance(node, ast.Binary) and node.operator == "&":
         node = node.left
-    if isinstance(node, tree.Access):
-        return isinstance(node.offset, tree.Number)
-    return isinstance(node, tree.Length)
+    if isinstance(node, ast.Access):
+        return isinstance(node.offset, ast.Number)
+    return isinstance(node, ast.Length)
 
 
-def _is_constant(node: tree.Arithmetic) -> bool:
+def _is_constant(node: ast.Arithmetic) -> bool:
     """Whether a value is made of numbers only."""
     match node:
-        case tree.Number():
+        case ast.Number():
             return True
-        case tree.Negative(operand):
+        case ast.Negative(operand):
             return _is_constant(operand)
-        case tree.Binary(_, left, right):
+        case ast.Binary(_, left, right):
             return _is_constant(left) and _is_constant(right)
     return False
 
 
-def _leaves(root: tree.Expression) -> list[tree.Leaf]:
+def _leaves(root: ast.Expression) -> list[ast.Leaf]:
     """The primitives of a tree, left to right."""
-    found: list[tree.Leaf] = []
+    found: list[ast.Leaf] = []
     stack = [root]
     while stack:
         node = stack.pop()
-        if isinstance(node, tree.Leaf):
+        if isinstance(node, ast.Leaf):
             found.append(node)
-        elif isinstance(node, tree.Not):
+        elif isinstance(node, ast.Not):
             stack.append(node.operand)
         else:
             stack.extend(operand for _, operand in reversed(node.rest))
@@ -263,28 +264,28 @@ def _inline(target: Target) -> int:
 
 # Each takes the headers, a primitive of its type, the layer, yes and no.
 _EMITTERS: dict[type, Callable[[Headers, Any, Layer, int, int], int]] = {
-    tree.EtherType: primitives.ether_type,
-    tree.EtherHost: primitives.ether_host,
-    tree.Broadcast: primitives.broadcast,
-    tree.Multicast: primitives.multicast,
-    tree.Vlan: primitives.vlan,
-    tree.Mpls: primitives.mpls,
-    tree.PppoeSession: primitives.pppoe_session,
-    tree.IpProtocol: primitives.ip_protocol,
-    tree.IsoProtocol: primitives.iso_protocol,
-    tree.Llc: primitives.llc,
-    tree.Host: primitives.host,
-    tree.Host6: primitives.host6,
-    tree.Port: primitives.port,
-    tree.Direction: primitives.direction,
-    tree.IfIndex: primitives.ifindex,
-    tree.Relation: relation,
+    ast.EtherType: primitives.ether_type,
+    ast.EtherHost: primitives.ether_host,
+    ast.Broadcast: primitives.broadcast,
+    ast.Multicast: primitives.multicast,
+    ast.Vlan: primitives.vlan,
+    ast.Mpls: primitives.mpls,
+    ast.PppoeSession: primitives.pppoe_session,
+    ast.IpProtocol: primitives.ip_protocol,
+    ast.IsoProtocol: primitives.iso_protocol,
+    ast.Llc: primitives.llc,
+    ast.Host: primitives.host,
+    ast.Host6: primitives.host6,
+    ast.Port: primitives.port,
+    ast.Direction: primitives.direction,
+    ast.IfIndex: primitives.ifindex,
+    ast.Relation: relation,
 }
 
 
 def generate(
     headers: Headers,
-    root: tree.Expression,
+    root: ast.Expression,
     layer: Layer,
     *,
     live: bool,

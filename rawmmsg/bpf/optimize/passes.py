@@ -14,10 +14,10 @@ walk drops them, too, if that makes the program shorter.
 
 from __future__ import annotations
 
-from .chains import gather
-from .graph import ACCEPT, MAX_NODES_OPTIMIZED, REJECT, Graph, Node
-from .reach import drop_covered, has_loads_only
-from .threader import Threader
+from ..cfg import ACCEPT, MAX_NODES_OPTIMIZED, REJECT, Graph, Node
+from .jump_threading import Threader
+from .redundant_loads import drop_covered, has_loads_only
+from .test_reordering import gather
 
 __all__ = ["optimize"]
 

@@ -1,0 +1,108 @@
+"""Child processes: programs that the tests run, Python code in an interpreter
+of its own, and functions in a forked child."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import rawmmsg
+
+# The Debian packages of the programs that tests run.
+_PACKAGES: Final = {
+    "gcc": "gcc",
+    "ip": "iproute2",
+    "iperf3": "iperf3",
+    "readelf": "binutils",
+    "strace": "strace",
+    "tc": "iproute2",
+}
+
+
+def missing(what: str, package: str) -> FileNotFoundError:
+    """The error of a test that needs `what`; conftest.py skips the test."""
+    return FileNotFoundError(
+        errno.ENOENT, f"the test needs {what}: apt-get install {package}"
+    )
+
+
+def tool(name: str) -> str:
+    """The path of a program; raises missing() if it is not installed."""
+    # Plain users often have no sbin in their PATH.
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise missing(name, _PACKAGES[name])
+    return found
+
+
+def environment() -> dict[str, str]:
+    """For child processes: ours, able to import the package under test and
+    what the tests share."""
+    paths = [
+        str(Path(rawmmsg.__file__).parents[1]),
+        str(Path(__file__).parents[1]),
+    ]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_python(code: str, *prefix: str) -> str:
+    """Runs Python code in a child, behind the command `prefix`; returns what
+    it prints."""
+    done = subprocess.run(
+        [*prefix, sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fork() -> int:
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of a fork beside threads; the children
+        # here take no lock.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+class Child:
+    """A function in a forked child."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._reader, writer = os.pipe()
+        self.pid = fork()
+        if self.pid == 0:
+            end_child(function, writer)
+        os.close(writer)
+
+    def join(self) -> None:
+        """Awaits its end and raises what failed there."""
+        with open(self._reader, encoding="utf-8") as pipe:
+            report = pipe.read()
+        _, status = os.waitpid(self.pid, 0)
+        assert not report, f"in the child:\n{report}"
+        assert status == 0, f"the child ended with status {status}"
+
+
+def end_child(function: Callable[[], Any], writer: int) -> None:
+    """Runs the function and ends the process, telling what it raised."""
+    try:
+        function()
+    except BaseException:
+        os.write(writer, traceback.format_exc().encode())
+    finally:
+        os._exit(0)
+
+
+def in_child(function: Callable[[], Any]) -> None:
+    Child(function).join()

@@ -1,0 +1,105 @@
+"""Linux as the tests set it up and question it: interfaces, iproute2's
+commands, ethtool, tun and tap devices, counters."""
+
+import array
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from support.child import tool
+
+ETH_P_ALL: Final = 3
+
+# <linux/sockios.h>
+_SIOCETHTOOL: Final = 0x8946
+
+# <linux/ethtool.h>
+ETHTOOL_STXCSUM: Final = 0x17
+ETHTOOL_STSO: Final = 0x1F
+ETHTOOL_SGSO: Final = 0x24
+ETHTOOL_SGRO: Final = 0x2C
+
+# <linux/if_tun.h>
+_TUNSETIFF: Final = 0x400454CA
+_IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
+_TUN_KINDS: Final = {"tun": 0x0001, "tap": 0x0002}
+
+
+def run_iproute2(name: str, *arguments: str) -> str:
+    """Runs a command of iproute2; returns what it prints."""
+    done = subprocess.run(
+        [tool(name), *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{name} {' '.join(arguments)}: {done.stderr}"
+    return done.stdout
+
+
+def ip(*arguments: str) -> str:
+    """Runs ip(8); returns what it prints."""
+    return run_iproute2("ip", *arguments)
+
+
+@contextmanager
+def tun_device(
+    kind: str, *, vnet_hdr: bool = False
+) -> Iterator[tuple[int, str]]:
+    """A "tun" or "tap" interface, up and silent: the descriptor that what it
+    sends is read from, and what it receives written to, and its name. With
+    vnet_hdr each begins with a virtio_net_hdr."""
+    descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        flags = _TUN_KINDS[kind] | _IFF_NO_PI | vnet_hdr * _IFF_VNET_HDR
+        asked = struct.pack("16sH22x", f"{kind}%d".encode(), flags)
+        answer = fcntl.ioctl(descriptor, _TUNSETIFF, asked)
+        interface = answer[:16].rstrip(b"\0").decode()
+        ip("link", "set", interface, "addrgenmode", "none")
+        ip("link", "set", interface, "up")
+        yield descriptor, interface
+    finally:
+        os.close(descriptor)
+
+
+def tc(*arguments: str) -> str:
+    """Runs tc(8); returns what it prints."""
+    return run_iproute2("tc", *arguments)
+
+
+def interface_counters(interface: str) -> list[int]:
+    """Its row of /proc/net/dev: eight counters of what it has received (bytes,
+    packets, ...), then eight of what it has sent."""
+    with open("/proc/thread-self/net/dev", encoding="ascii") as table:
+        for line in table:
+            name, _, numbers = line.partition(":")
+            if name.strip() == interface:
+                return [int(number) for number in numbers.split()]
+    raise AssertionError(f"{interface} is gone")
+
+
+def tx_dropped(interface: str) -> int:
+    """Frames that the interface has dropped on their way out."""
+    return interface_counters(interface)[11]
+
+
+def drop_frames_of(interface: str, size: int) -> None:
+    """Has tc-bpf(8) drop frames of this size on their way out (TC_ACT_SHOT),
+    of which the kernel says ENOBUFS."""
+    code = f"4,128 0 0 0,21 0 1 {size},6 0 0 2,6 0 0 0"
+    tc("qdisc", "add", "dev", interface, "clsact")
+    rest = ("egress", "bpf", "direct-action", "bytecode", code)
+    tc("filter", "add", "dev", interface, *rest)
+
+
+def ethtool(interface: str, command: int, value: int) -> None:
+    """ethtool(8) -K, for one feature."""
+    setting = array.array("I", [command, value])
+    request = struct.pack(
+        "16sP16x", interface.encode(), setting.buffer_info()[0]
+    )
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCETHTOOL, request)
