@@ -11,10 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support.blocks import blocks
+from support.blocks import ROOT, blocks
 
 
 def main() -> int:
