@@ -2,19 +2,17 @@
 and queues that are full."""
 
 import errno
-import os
 import select
 import socket
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
 import numpy
 import pytest
 from support import WAIT
-from support.calls import Call, eventually
+from support.calls import Call, eventually, packets_sent, raises
 from support.frames import (
     HEADER_SIZE,
     datagram_pair,
@@ -78,19 +76,6 @@ def sender(link: Veth) -> Iterator[RawSocket]:
 def receiver(link: Veth) -> Iterator[RawSocket]:
     with RawSocket(link.b) as sock:
         yield sock
-
-
-@contextmanager
-def raises(number: int) -> Iterator[pytest.ExceptionInfo[OSError]]:
-    """What is expected of a call, exactly."""
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        yield caught
-    assert caught.value.errno == number
-
-
-def packets_sent(error: BaseException) -> int:
-    """How far sendmmsg_all() says that it came."""
-    return int(error.packets_sent)  # type: ignore[attr-defined]
 
 
 # What is sent
