@@ -1,19 +1,21 @@
 #!/bin/bash
-# README.md's commands on a newly installed Debian, as root:
+# README.md's and CONTRIBUTING.md's commands on a newly installed Debian, as
+# root:
 #
 #   .ci/fresh.sh RELEASE CHECKOUT CACHE
 #
 # The machine is a folder with what `debootstrap --variant=minbase` installs
-# of RELEASE ("bookworm"), plus the packages that README.md names.  The
-# commands of its demo and of its tests run there word for word, in a copy of
-# CHECKOUT.  What debootstrap has installed is kept in the folder CACHE.
+# of RELEASE ("bookworm").  There, in a copy of CHECKOUT, the commands of the
+# two pages run word for word: first those of README.md, with no more packages
+# than README.md names, then those of CONTRIBUTING.md.  What debootstrap has
+# installed is kept in the folder CACHE.
 #
 # Packages come from the repository and the index that this machine uses.
 # Needs Debian 12, root, debootstrap and a pip.
 set -euo pipefail
 
 if [ $# -ne 3 ]; then
-    sed -n '2,4s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 release=$1 checkout=$2 cache=$3
@@ -136,10 +138,10 @@ enter() {
 lend
 enter "export DEBIAN_FRONTEND=noninteractive
 apt-get update
-$packages
-$test_packages"
+$packages"
 lend
-enter "export CI=true
+enter "export CI=true DEBIAN_FRONTEND=noninteractive
 cd ~/rawmmsg
 $demo
+$test_packages
 $tests"
