@@ -16,11 +16,16 @@ setup(
     ext_modules=[
         Extension(
             "rawmmsg._rawmmsg",
-            sources=["_rawmmsg.c"],
+            sources=[
+                "_rawmmsg.c",
+                "_rawmmsg_batch.c",
+                "_rawmmsg_offload.c",
+            ],
+            depends=["_rawmmsg.h", "_rawmmsg_offload.h"],
             define_macros=(
                 [("Py_LIMITED_API", "0x030c0000")] if LIMITED_API else []
             ),
-            extra_compile_args=["-std=c11"],
+            extra_compile_args=["-std=c11", "-fvisibility=hidden"],
             py_limited_api=LIMITED_API,
         )
     ],

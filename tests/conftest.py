@@ -1,6 +1,7 @@
 """The whole suite runs in a network namespace of its own."""
 
 import importlib
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.bridging import Network
+from support.datagrams import leave_checksums_to_software
+from support.frames import datagram_pair
 from support.linux import tun_device
 
 from rawmmsg import RawSocket
@@ -121,6 +125,56 @@ def sender(pair: Veth) -> Iterator[RawSocket]:
 def receiver(pair: Veth) -> Iterator[RawSocket]:
     """A socket that receives on it, at `pair.b`."""
     with RawSocket(pair.b) as sock:
+        yield sock
+
+
+@pytest.fixture
+def far(pair: Veth) -> Iterator[RawSocket]:
+    """What arrives at the end of a pair whose other end is a port."""
+    with RawSocket(pair.a, ignore_outgoing=True) as sock:
+        yield sock
+
+
+@pytest.fixture
+def network(veth_factory: Callable[..., Veth]) -> Network:
+    return Network(veth_factory(), veth_factory())
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[tuple[RawSocket, RawSocket]]:
+    """A sender whose device leaves checksums to the kernel's software, and
+    the far end."""
+    with veth_pair() as veth:
+        leave_checksums_to_software(veth.a)
+        with (
+            RawSocket(veth.a, protocol=0, vnet_hdr=True) as sender,
+            RawSocket(veth.b, ignore_outgoing=True) as receiver,
+        ):
+            yield sender, receiver
+
+
+@pytest.fixture
+def sock() -> Iterator[RawSocket]:
+    """A socket that never waits, of which nothing is to be had."""
+    peer, adopted = datagram_pair()
+    adopted.setblocking(False)
+    with peer, adopted:
+        yield adopted
+
+
+@pytest.fixture
+def busy_threads() -> Iterator[None]:
+    """Threads take turns as often as they can, where they have to."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def unbound() -> Iterator[socket.socket]:
+    """An AF_PACKET socket of the stdlib that is bound to nothing."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         yield sock
 
 

@@ -18,14 +18,19 @@ from support.bridging import (
     Running,
     bridging,
     every_kind,
-    same_frames,
     take,
     until_passing,
 )
 from support.calls import eventually
 from support.child import environment
 from support.datagrams import TAGS, UDP, Datagram, add, columns, data
-from support.frames import LOCAL_EXPERIMENTAL, frame, numbered, pending
+from support.frames import (
+    LOCAL_EXPERIMENTAL,
+    frame,
+    numbered,
+    pending,
+    same_frames,
+)
 from support.linux import ip
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
@@ -33,11 +38,6 @@ from rawmmsg.testing import Veth
 
 NEVER = 0.2
 """Seconds in which what must not come would have come, most likely."""
-
-
-@pytest.fixture
-def network(veth_factory: Callable[..., Veth]) -> Network:
-    return Network(veth_factory(), veth_factory())
 
 
 @dataclass(frozen=True)

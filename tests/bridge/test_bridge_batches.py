@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.bridging import Network, Running, bridging, same_frames, take
+from support.bridging import Network, Running, bridging, take
 from support.datagrams import Datagram, add, data
-from support.frames import numbered
+from support.frames import numbered, same_frames
 from support.linux import ip, tc
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket

@@ -14,7 +14,6 @@ from support.bridging import (
     Running,
     bridging,
     every_kind,
-    same_frames,
     take,
     until_passing,
 )
@@ -27,6 +26,7 @@ from support.datagrams import (
     leave_checksums_to_software,
     send_open,
 )
+from support.frames import same_frames
 from support.hosts import Host, host
 
 from rawmmsg import RawSocket

@@ -19,13 +19,12 @@ from support.bridging import (
     Outcome,
     Running,
     bridging,
-    same_frames,
     take,
 )
 from support.calls import eventually
 from support.child import run_python
 from support.datagrams import UDP, Datagram, add, data
-from support.frames import flood, numbered
+from support.frames import flood, numbered, same_frames
 from support.linux import drop_frames_of, ip, tc, tx_dropped
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
@@ -44,11 +43,6 @@ ROUNDS = 50
 """How long links go up and down, every 100 ms; 10 by hand."""
 
 FLOOD = [numbered(i, 200) for i in range(64)]
-
-
-@pytest.fixture
-def network(veth_factory: Callable[..., Veth]) -> Network:
-    return Network(veth_factory(), veth_factory())
 
 
 def passes(start: str, end: str) -> bool:

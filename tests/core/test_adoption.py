@@ -15,25 +15,25 @@ from typing import Any
 import pytest
 from support import WAIT
 from support.frames import datagram_pair, frame, pending, receive
-from support.linux import ETH_P_ALL
+from support.linux import (
+    ETH_P_ALL,
+    PACKET_AUXDATA,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_QDISC_BYPASS,
+    PACKET_STATISTICS,
+    SO_ATTACH_FILTER,
+    SO_TIMESTAMPING,
+    SO_TIMESTAMPNS,
+    SOF_TIMESTAMPING_RX_SOFTWARE,
+    SOF_TIMESTAMPING_SOFTWARE,
+    SOL_PACKET,
+)
 from support.programs import accept, keep_ethertype
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
-# <linux/if_packet.h>, <asm-generic/socket.h>
-SOL_PACKET = 263
-PACKET_STATISTICS = 6
-PACKET_AUXDATA = 8
 PACKET_HDRLEN = 11
-PACKET_VNET_HDR = 15
-PACKET_QDISC_BYPASS = 20
-PACKET_IGNORE_OUTGOING = 23
-SO_ATTACH_FILTER = 26
-SO_TIMESTAMPNS = 35
-SO_TIMESTAMPING = 37
-SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
-SOF_TIMESTAMPING_SOFTWARE = 1 << 4
 SO_INCOMING_CPU = 49
 SO_INCOMING_NAPI_ID = 56
 SO_PEERPIDFD = 77

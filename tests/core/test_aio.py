@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import pytest
 from support import WAIT
-from support.calls import descriptors
 from support.frames import (
     PACKET,
     datagram_pair,
@@ -22,7 +21,7 @@ from support.frames import (
     numbered,
     pending,
 )
-from support.linux import ip, tc
+from support.linux import descriptors, ip, tc
 
 from rawmmsg import PacketBatch, RawSocket, aio
 from rawmmsg.testing import Veth

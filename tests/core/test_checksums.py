@@ -4,7 +4,7 @@ are, and within the frame, whatever the header says."""
 import random
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -38,7 +38,7 @@ from rawmmsg import (
     PacketBatch,
     RawSocket,
 )
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 KINDS = {
     "tcp4": Datagram(),
@@ -51,19 +51,6 @@ KINDS = {
         version=6, extensions=((60, bytes([0, 0, 1, 4, 0, 0, 0, 0])),)
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[tuple[RawSocket, RawSocket]]:
-    """A sender whose device leaves checksums to the kernel's software, and
-    the far end."""
-    with veth_pair() as veth:
-        leave_checksums_to_software(veth.a)
-        with (
-            RawSocket(veth.a, protocol=0, vnet_hdr=True) as sender,
-            RawSocket(veth.b, ignore_outgoing=True) as receiver,
-        ):
-            yield sender, receiver
 
 
 def matches_kernel(

@@ -19,7 +19,16 @@ from support.frames import (
     receive,
     until_stamped,
 )
-from support.linux import ETHTOOL_SGRO, ETHTOOL_STSO, ethtool, ip
+from support.linux import (
+    ETHTOOL_SGRO,
+    ETHTOOL_STSO,
+    SO_TIMESTAMPING,
+    SO_TIMESTAMPNS,
+    SOF_TIMESTAMPING_RX_SOFTWARE,
+    SOF_TIMESTAMPING_SOFTWARE,
+    ethtool,
+    ip,
+)
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
@@ -31,12 +40,7 @@ from rawmmsg import (
 )
 from rawmmsg.testing import Veth
 
-# <asm-generic/socket.h>, <linux/net_tstamp.h>
-SO_TIMESTAMPNS = 35
-SO_TIMESTAMPING = 37
 SO_RXQ_OVFL = 40
-SOF_TIMESTAMPING_RX_SOFTWARE = 1 << 3
-SOF_TIMESTAMPING_SOFTWARE = 1 << 4
 
 ADDRESS_A = "192.0.2.1"
 ADDRESS_B = "192.0.2.2"

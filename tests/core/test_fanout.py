@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.frames import number_of, numbered, pending, receive
+from support.linux import PACKET_FANOUT, SOL_PACKET
 from support.programs import RET, program
 
 from rawmmsg import (
@@ -18,8 +19,6 @@ from rawmmsg import (
 )
 from rawmmsg.testing import Veth
 
-SOL_PACKET = 263
-PACKET_FANOUT = 18
 FRAMES = 200
 
 

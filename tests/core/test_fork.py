@@ -15,7 +15,6 @@ import pytest
 from support import WAIT
 from support.calls import (
     Call,
-    descriptors,
     eventually,
     handler,
     interrupt_main_thread,
@@ -23,6 +22,7 @@ from support.calls import (
 )
 from support.child import Child, end_child, fork, in_child
 from support.frames import PACKET, datagram_pair, pending
+from support.linux import descriptors
 from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket
@@ -57,7 +57,9 @@ def test_close_in_the_child_leaves_the_parents_call_alone(
         before = descriptors()
         sock.close()
         assert sock.closed
-        assert descriptors() == before - 2, "the child keeps descriptors"
+        assert len(descriptors()) == len(before) - 2, (
+            "the child keeps descriptors"
+        )
         sock.close()
         with pytest.raises(OSError, match="Bad file descriptor") as caught:
             sock.recv(2048)
@@ -95,7 +97,9 @@ def test_dealloc_in_the_child_is_harmless() -> None:
             warnings.simplefilter("always")
             held.clear()
         assert [one.category for one in caught] == [ResourceWarning]
-        assert descriptors() == before - 2, "the child keeps descriptors"
+        assert len(descriptors()) == len(before) - 2, (
+            "the child keeps descriptors"
+        )
 
     process = Child(child)
     with peer, held[0]:

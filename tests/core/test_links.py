@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from support import WAIT
-from support.calls import RECEIVING, SENDING, Call, descriptors
+from support.calls import RECEIVING, SENDING, Call
 from support.frames import PACKET, number_of, numbered
-from support.linux import ip
+from support.linux import descriptors, ip
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth

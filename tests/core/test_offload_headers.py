@@ -16,10 +16,9 @@ from support.datagrams import (
     CWR,
     FIN,
     HEADER_COLUMNS,
+    KINDS,
     PSH,
     TAGS,
-    TCP,
-    UDP,
     Datagram,
     Q,
     add,
@@ -28,6 +27,7 @@ from support.datagrams import (
     write_header,
 )
 from support.frames import datagram_pair, frame, number_of, numbered
+from support.linux import PACKET_VNET_HDR, SOL_PACKET
 
 from rawmmsg import (
     CHECKSUM_NOT_READY,
@@ -39,16 +39,7 @@ from rawmmsg import (
 )
 from rawmmsg.testing import Veth
 
-SOL_PACKET = 263
-PACKET_VNET_HDR = 15
-
 MSS = 1448
-
-KINDS = {
-    f"{name}{version}": Datagram(version=version, protocol=protocol)
-    for name, protocol in [("tcp", TCP), ("udp", UDP)]
-    for version in [4, 6]
-}
 
 
 def row(batch: PacketBatch, i: int) -> dict[str, int]:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 from support.child import tool
+from support.linux import ETH_P_ALL
 
 from rawmmsg import testing
 from rawmmsg.testing import Veth, run_in_namespace, veth_pair
 
 FRAME = b"\xff" * 12 + b"\x88\xb5" + bytes(46)  # local experimental EtherType
-ETH_P_ALL = 3
 
 # Uid 0 without a right over its network, as a plain user is; CAP_SETFCAP is
 # what user_namespaces(7) asks of uid 0 in order to map itself.

@@ -9,17 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
-from support.linux import ip
+from support.linux import PACKET_FANOUT, SO_ATTACH_FILTER, SOL_PACKET, ip
 from support.programs import accept, program
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
-SOL_PACKET: Final = 263
-SO_ATTACH_FILTER: Final = 26
 SO_GET_FILTER: Final = 26
 SO_LOCK_FILTER: Final = 44
-PACKET_FANOUT: Final = 18
 
 # Level, option: what the constructor can change.
 OPTIONS: Final = {

@@ -20,9 +20,10 @@ from scapy.config import conf
 from scapy.layers.inet import ICMP, IP
 from scapy.sendrecv import sniff
 from support import WAIT
-from support.calls import Call, descriptors, eventually, handler
+from support.calls import Call, eventually, handler
 from support.child import in_child
 from support.frames import number_of, numbered
+from support.linux import descriptors
 from support.scapykit import B4, TRAFFIC, addressed, send
 from trio.testing import wait_all_tasks_blocked
 

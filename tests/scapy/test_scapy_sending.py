@@ -27,10 +27,10 @@ from scapy.packet import Packet, Raw
 from scapy.plist import PacketList
 from scapy.sendrecv import sendp
 from support import WAIT
-from support.calls import Call, descriptors, eventually
+from support.calls import Call, eventually
 from support.child import environment
 from support.frames import numbered, pending, receive, until_stamped
-from support.linux import interface_counters, tc
+from support.linux import descriptors, interface_counters, tc
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.scapy import sendp_batch

@@ -20,8 +20,9 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import AsyncSniffer, sniff
 from support import WAIT
-from support.calls import Call, descriptors
+from support.calls import Call
 from support.frames import frame, number_of, numbered, until_stamped
+from support.linux import descriptors
 from support.programs import keep_ethertype
 from support.scapykit import A4, B4, TRAFFIC, send, to_peer, wire
 

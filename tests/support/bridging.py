@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -15,7 +15,7 @@ from rawmmsg.testing import Veth
 from support import WAIT
 from support.calls import eventually
 from support.child import environment
-from support.datagrams import TAGS, UDP, Datagram, add, data
+from support.datagrams import KINDS, TAGS, add, data
 from support.frames import numbered, pending
 
 COMMAND = (sys.executable, "-m", "rawmmsg", "bridge")
@@ -183,14 +183,6 @@ def take(sock: RawSocket, count: int) -> list[bytes]:
     return packets
 
 
-def same_frames(got: Iterable[bytes], wanted: Iterable[bytes]) -> None:
-    """The same frames in the same order, byte by byte."""
-    got, wanted = list(got), list(wanted)
-    assert [len(one) for one in got] == [len(one) for one in wanted]
-    for i, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
-        assert ours == theirs, f"frame {i}: {ours.hex()}, not {theirs.hex()}"
-
-
 def until_passing(sender: RawSocket, receiver: RawSocket) -> None:
     """Waits until frames pass, and leaves none of its own on the way."""
     first, last = numbered(1), numbered(2)
@@ -203,14 +195,6 @@ def until_passing(sender: RawSocket, receiver: RawSocket) -> None:
     sender.sendmmsg_all([last])
     while take(receiver, 1)[-1] != last:
         pass  # those that were on their way
-
-
-KINDS = {
-    "tcp4": Datagram(),
-    "tcp6": Datagram(version=6),
-    "udp4": Datagram(protocol=UDP),
-    "udp6": Datagram(protocol=UDP, version=6),
-}
 
 
 def every_kind(gso_size: int) -> Iterator[tuple[PacketBatch, list[bytes]]]:

@@ -1,15 +1,18 @@
 """Calls that wait: made in threads of their own, seen to wait by the kernel,
 and interrupted by signals."""
 
-import os
+import errno
 import platform
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final, Self
+
+import pytest
 
 from rawmmsg import PacketBatch, RawSocket
 from support import WAIT
@@ -29,11 +32,6 @@ SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
 
 # <asm/unistd.h>: x86-64 has numbers of its own, the others share one table.
 _PPOLL: Final = "271" if platform.machine() == "x86_64" else "73"
-
-
-def descriptors() -> int:
-    """How many descriptors the process has open."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 def waits(thread: int) -> bool:
@@ -156,3 +154,21 @@ def interrupt_main_thread() -> None:
     ident = threading.main_thread().ident
     assert ident is not None
     signal.pthread_kill(ident, signal.SIGUSR1)
+
+
+def fill_send_queue(sock: RawSocket) -> None:
+    """Sends until there is no room, which is a few packets."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    timeout = sock.gettimeout()
+    sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            sock.send(PACKET)
+    sock.settimeout(timeout)
+
+
+def assert_closed_under(call: Call) -> None:
+    """The call has ended since the socket was closed."""
+    error = call.error()
+    assert isinstance(error, OSError), f"not woken by close(): {error!r}"
+    assert error.errno == errno.EBADF, f"woken, but with {error!r}"

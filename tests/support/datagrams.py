@@ -13,11 +13,12 @@ from rawmmsg import (
     GSO_TCPV4,
     GSO_TCPV6,
     GSO_UDP_L4,
+    SUPER_FRAME,
     VNET_NEEDS_CSUM,
     PacketBatch,
 )
 from support.frames import BROADCAST, SOURCE
-from support.linux import ETHTOOL_STXCSUM, ethtool
+from support.linux import ETHTOOL_STXCSUM, PACKET_VNET_HDR, SOL_PACKET, ethtool
 
 TCP: Final = 6
 UDP: Final = 17
@@ -47,10 +48,6 @@ HEADER_COLUMNS: Final = (
     "checksum_starts",
     "checksum_offsets",
 )
-
-# <linux/if_packet.h>
-_SOL_PACKET: Final = 263
-_PACKET_VNET_HDR: Final = 15
 
 
 def checksum(data: bytes) -> int:
@@ -237,7 +234,7 @@ def send_open(interface: str, datagrams: Iterable[Datagram]) -> None:
     where the device has the offload: not by rawmmsg, which completes SCTP's
     itself."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         sock.bind((interface, 0))
         for one in datagrams:
             header = struct.pack(
@@ -253,3 +250,43 @@ def leave_checksums_to_software(interface: str) -> None:
     kernel then completes checksums and cuts super-frames itself (net/core/
     dev.c:validate_xmit_skb()) before the device has them."""
     ethtool(interface, ETHTOOL_STXCSUM, 0)
+
+
+KINDS: Final = {
+    "tcp4": Datagram(),
+    "tcp6": Datagram(version=6),
+    "udp4": Datagram(protocol=UDP),
+    "udp6": Datagram(protocol=UDP, version=6),
+}
+
+HOP_BY_HOP: Final = (0, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+DESTINATION: Final = (60, bytes([0, 1, 1, 12, *bytes(12)]))
+# Of an experimental type (RFC 4727), whose addresses nobody takes.
+ROUTING: Final = (43, bytes([0, 0, 253, 0, 0, 0, 0, 0]))
+JUMBO: Final = (0, bytes([0, 0, 0xC2, 4, 0, 1, 0x20, 0]))
+TIMESTAMPS: Final = bytes([1, 1, 8, 10, *range(8)])
+
+SHAPES: Final = {
+    "IPv4 options": Datagram(options=bytes([1] * 40)),
+    "IPv6 extension": Datagram(version=6, extensions=(HOP_BY_HOP,)),
+    "IPv6 extensions": Datagram(
+        version=6, extensions=(HOP_BY_HOP, DESTINATION)
+    ),
+    "IPv6 routing": Datagram(version=6, extensions=(ROUTING, DESTINATION)),
+    "UDP behind an extension": Datagram(
+        version=6, protocol=UDP, extensions=(DESTINATION,)
+    ),
+    "UDP behind options": Datagram(protocol=UDP, options=bytes([1] * 4)),
+    "TCP options": Datagram(tcp_options=TIMESTAMPS),
+    "most TCP options": Datagram(version=6, tcp_options=bytes([1] * 40)),
+    "FIN and PSH": Datagram(flags=ACK | FIN | PSH),
+    "CWR": Datagram(flags=ACK | CWR | ECE),
+    "all flags": Datagram(version=6, flags=0xFF),
+}
+
+
+def super_frame(datagram: Datagram, gso_size: int) -> PacketBatch:
+    """A batch that holds one super-frame."""
+    batch = PacketBatch(1, 2 * SUPER_FRAME)
+    add(batch, datagram, gso_size)
+    return batch

@@ -17,7 +17,8 @@ BROADCAST: Final = b"\xff" * 6
 SOURCE: Final = bytes.fromhex("020000000001")
 """A locally administered address that no interface has."""
 LOCAL_EXPERIMENTAL: Final = 0x88B5
-"""An EtherType for experiments (IEEE 802): no kernel answers it."""
+OTHER_EXPERIMENTAL: Final = 0x88B6
+"""EtherTypes for experiments (IEEE 802): no kernel answers them."""
 
 HEADER_SIZE: Final = 14
 NUMBERED_SIZE: Final = HEADER_SIZE + 8 + 4
@@ -151,9 +152,13 @@ def until_stamped(sender: RawSocket, sock: RawSocket, packet: bytes) -> None:
     pending(sock)
 
 
-def receive_batch(sock: RawSocket, batch: PacketBatch) -> None:
+def receive_batch(
+    sock: RawSocket, batch: PacketBatch, count: int | None = None
+) -> None:
+    """Waits for packets, which are `count` where that is given."""
     sock.settimeout(WAIT)
-    sock.recvmmsg_into(batch)
+    received = sock.recvmmsg_into(batch)
+    assert count in (None, received), f"{received} packets came at once"
 
 
 def datagram_pair() -> tuple[socket.socket, RawSocket]:
@@ -161,3 +166,17 @@ def datagram_pair() -> tuple[socket.socket, RawSocket]:
     adopted one receives."""
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     return sender, RawSocket(fileno=receiver.detach())
+
+
+def same_frames(got: Iterable[bytes], wanted: Iterable[bytes]) -> None:
+    """The same frames in the same order, byte by byte."""
+    got, wanted = list(got), list(wanted)
+    assert [len(one) for one in got] == [len(one) for one in wanted]
+    for i, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
+        assert ours == theirs, f"frame {i}: {ours.hex()}, not {theirs.hex()}"
+
+
+def send(interface: str, *packets: bytes) -> None:
+    """Sends the packets on a socket of their own."""
+    with RawSocket(interface, protocol=0) as sender:
+        sender.sendmmsg_all(packets)

@@ -11,9 +11,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from rawmmsg import RawSocket
 from support.child import tool
 
+# <linux/if_packet.h>, <linux/if_ether.h>
+SOL_PACKET: Final = 263
+PACKET_STATISTICS: Final = 6
+PACKET_AUXDATA: Final = 8
+PACKET_VNET_HDR: Final = 15
+PACKET_FANOUT: Final = 18
+PACKET_QDISC_BYPASS: Final = 20
+PACKET_IGNORE_OUTGOING: Final = 23
+PACKET_OUTGOING: Final = 4
 ETH_P_ALL: Final = 3
+
+# <asm-generic/socket.h>, <linux/net_tstamp.h>
+SO_ATTACH_FILTER: Final = 26
+SO_TIMESTAMPNS: Final = 35
+SO_TIMESTAMPING: Final = 37
+SOF_TIMESTAMPING_RX_SOFTWARE: Final = 1 << 3
+SOF_TIMESTAMPING_SOFTWARE: Final = 1 << 4
 
 # <linux/sockios.h>
 _SIOCETHTOOL: Final = 0x8946
@@ -103,3 +120,38 @@ def ethtool(interface: str, command: int, value: int) -> None:
     )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCETHTOOL, request)
+
+
+def descriptors() -> set[int]:
+    """The descriptors that this process has open."""
+    numbers = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {number for number in numbers if is_open(number)}
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def same_descriptors() -> Iterator[None]:
+    """Asserts that the block leaves the same descriptors open."""
+    before = descriptors()
+    yield
+    assert descriptors() == before, "a descriptor is leaked or lost"
+
+
+def same_socket(sock: RawSocket) -> socket.socket:
+    """A socket of the standard library that shares this open socket."""
+    return socket.socket(fileno=os.dup(sock.fileno()))
+
+
+def hardware_address(interface: str) -> bytes:
+    """Its Ethernet address."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        sock.bind((interface, 0))
+        address: bytes = sock.getsockname()[4]
+        return address

@@ -1,0 +1,2109 @@
+/* The memory of batches, and the messages of recvmmsg(2) and sendmmsg(2).
+
+   In Python pseudo-code:
+
+       class BatchMemory:               # private; what a batch is made of
+           "All memory that recvmmsg(2) and sendmmsg(2) need for a batch, and
+            the caller's buffers where the frames are there."
+
+       class Window:                    # private; one memoryview's exporter
+           "A part of a BatchMemory: a frame, or a column. A memoryview does
+            not tell its exporter which part was asked for, so each part has
+            an exporter of its own; it pins the memory, never the batch."
+
+       class PacketBatch:
+           "How many packets a BatchMemory holds, and who is using it."
+*/
+
+#include "_rawmmsg.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <arpa/inet.h>
+#include <linux/if_ether.h>
+#include <unistd.h>
+
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 0x04
+#endif
+#ifndef TP_STATUS_VLAN_TPID_VALID
+#define TP_STATUS_VLAN_TPID_VALID (1 << 6)
+#endif
+#ifndef TP_STATUS_CSUM_VALID
+#define TP_STATUS_CSUM_VALID (1 << 7)
+#endif
+
+/* ---- Constants ------------------------------------------------------------ */
+
+#define DEFAULT_CAPACITY 64
+#define DEFAULT_FRAME_SIZE 2048
+#define MAX_CAPACITY (1 << 20)
+
+/* net/socket.c:__sys_sendmmsg() takes UIO_MAXIOV messages a call, and
+   uio(7) as many parts a message. */
+#define MAX_SEND 1024
+#define MAX_PARTS 1024
+
+#define CACHE_LINE 64
+
+/* What a batch that is filled for send holds. */
+#define FILLED (COLLECT_OFFLOADS | COLLECT_BUFFER_COUNTS)
+
+/* ---- Addresses ------------------------------------------------------------ */
+
+unsigned char *
+hardware_of(struct link_name *n)
+{
+    return (unsigned char *)n + offsetof(struct sockaddr_ll, sll_addr);
+}
+
+/* The path of an AF_UNIX name: its bytes, the NUL behind a path in the file
+   system not counted (the kernel counts it, and a path of 108 bytes has it
+   beyond sun_path; unix(7)). */
+static size_t
+path_length(const struct name *n)
+{
+    const char *path = (const char *)&n->storage + PATH_OFFSET;
+    size_t length =
+        n->length > PATH_OFFSET ? (size_t)n->length - PATH_OFFSET : 0;
+
+    return length > 0 && path[0] != '\0' ? strnlen(path, length) : length;
+}
+
+bool
+is_same_name(const struct name *a, const struct name *b)
+{
+    size_t a_length = a->length, b_length = b->length;
+
+    if (a_length > PATH_OFFSET && a->storage.ss_family == AF_UNIX) {
+        a_length = PATH_OFFSET + path_length(a);
+    }
+    if (b_length > PATH_OFFSET && b->storage.ss_family == AF_UNIX) {
+        b_length = PATH_OFFSET + path_length(b);
+    }
+    return a_length == b_length
+           && memcmp(&a->storage, &b->storage, a_length) == 0;
+}
+
+PyObject *
+make_link_address(struct link_name *n, PyObject *interface)
+{
+    Py_ssize_t size =
+        n->ll.sll_halen < MAX_HARDWARE ? n->ll.sll_halen : MAX_HARDWARE;
+
+    return Py_BuildValue("Niiiy#", interface, (int)ntohs(n->ll.sll_protocol),
+                         (int)n->ll.sll_pkttype, (int)n->ll.sll_hatype,
+                         (char *)hardware_of(n), size);
+}
+
+PyObject *
+make_address(const struct name *n)
+{
+    const char *path = (const char *)&n->storage + PATH_OFFSET;
+    char host[INET6_ADDRSTRLEN];
+    size_t size;
+
+    if (n->length <= sizeof(n->storage.ss_family)) {
+        Py_RETURN_NONE;
+    }
+    switch (n->storage.ss_family) {
+    case AF_UNIX:
+        size = path_length(n);
+        return path[0] != '\0'
+                   ? PyUnicode_DecodeFSDefaultAndSize(path, (Py_ssize_t)size)
+                   : PyBytes_FromStringAndSize(path, (Py_ssize_t)size);
+    case AF_INET:
+        inet_ntop(AF_INET, &n->in.sin_addr, host, sizeof(host));
+        return Py_BuildValue("si", host, (int)ntohs(n->in.sin_port));
+    case AF_INET6:
+        inet_ntop(AF_INET6, &n->in6.sin6_addr, host, sizeof(host));
+        return Py_BuildValue("siII", host, (int)ntohs(n->in6.sin6_port),
+                             (unsigned)ntohl(n->in6.sin6_flowinfo),
+                             (unsigned)n->in6.sin6_scope_id);
+    default:
+        Py_RETURN_NONE;
+    }
+}
+
+/* ---- BatchMemory ---------------------------------------------------------- */
+
+/* Addresses from start to end - 1. */
+struct span {
+    uintptr_t start;
+    uintptr_t end;
+    Py_ssize_t buffer; /* index in `buffers`; -1: another */
+};
+
+/* Shares out one block. With base NULL it only measures. */
+struct carver {
+    char *base;
+    size_t used;
+    bool overflow;
+};
+
+static void *
+carve(struct carver *c, size_t count, size_t size)
+{
+    size_t bytes, end;
+    size_t start = (c->used + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1);
+
+    if (start < c->used || __builtin_mul_overflow(count, size, &bytes)
+        || __builtin_add_overflow(start, bytes, &end)) {
+        c->overflow = true;
+        return NULL;
+    }
+    c->used = end;
+    return c->base == NULL ? NULL : c->base + start;
+}
+
+static void
+lay_out(BatchMemory *m, struct carver *c, bool own_frames)
+{
+    size_t n = (size_t)m->capacity;
+    char *frames;
+
+    m->rx = carve(c, n, sizeof(*m->rx));
+    m->tx = carve(c, n, sizeof(*m->tx));
+    m->rx_parts = carve(c, 2 * n, sizeof(*m->rx_parts));
+    m->tx_parts = carve(c, 2 * n, sizeof(*m->tx_parts));
+    m->addresses = carve(c, n, sizeof(*m->addresses));
+    m->control = carve(c, n, CONTROL_SIZE);
+    m->offload_headers = carve(c, n, sizeof(*m->offload_headers));
+    m->lengths = carve(c, n, sizeof(*m->lengths));
+    m->wire_lengths = carve(c, n, sizeof(*m->wire_lengths));
+    m->timestamps_ns = carve(c, n, sizeof(*m->timestamps_ns));
+    m->ifindexes = carve(c, n, sizeof(*m->ifindexes));
+    m->packet_types = carve(c, n, sizeof(*m->packet_types));
+    m->flags = carve(c, n, sizeof(*m->flags));
+    m->vlan_tcis = carve(c, n, sizeof(*m->vlan_tcis));
+    m->vlan_tpids = carve(c, n, sizeof(*m->vlan_tpids));
+    if (own_frames) {
+        frames = carve(c, n, (size_t)m->strides[0]);
+        m->frames = frames;
+    }
+}
+
+/* Returns 0, or -1 with MemoryError set. */
+static int
+allocate(BatchMemory *m, bool own_frames)
+{
+    struct carver c = {NULL, 0, false};
+
+    lay_out(m, &c, own_frames);
+    /* Room to begin on a cache line. */
+    if (c.overflow || c.used > PY_SSIZE_T_MAX - CACHE_LINE) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    m->block_size = c.used + CACHE_LINE;
+    m->block = PyMem_Calloc(1, m->block_size);
+    if (m->block == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    c.base = (char *)(((uintptr_t)m->block + CACHE_LINE - 1)
+                      & ~(uintptr_t)(CACHE_LINE - 1));
+    c.used = 0;
+    lay_out(m, &c, own_frames);
+    return 0;
+}
+
+/* Points slot i at its frame, for receiving and for sending. */
+static void
+arm_slot(BatchMemory *m, Py_ssize_t i, char *frame, size_t size)
+{
+    struct iovec *rx = &m->rx_parts[2 * i];
+    struct iovec *tx = &m->tx_parts[2 * i];
+
+    rx[0].iov_base = &m->offload_headers[i];
+    rx[0].iov_len = 0;
+    rx[1].iov_base = frame;
+    rx[1].iov_len = size;
+    m->rx[i].msg_hdr.msg_iov = &rx[1];
+    m->rx[i].msg_hdr.msg_iovlen = 1;
+    tx[0] = rx[0];
+    tx[1] = rx[1];
+    m->tx[i].msg_hdr.msg_iov = &tx[1];
+    m->tx[i].msg_hdr.msg_iovlen = 1;
+}
+
+static size_t
+room_of(const BatchMemory *m, Py_ssize_t i)
+{
+    return m->rx_parts[2 * i + 1].iov_len;
+}
+
+static char *
+frame_of(const BatchMemory *m, Py_ssize_t i)
+{
+    return m->rx_parts[2 * i + 1].iov_base;
+}
+
+/* Frames at multiples of a large power of two compete for the same few cache
+   sets: an odd number of cache lines apart they use all of them. */
+static size_t
+stride_for(Py_ssize_t frame_size)
+{
+    size_t lines = ((size_t)frame_size + CACHE_LINE - 1) / CACHE_LINE;
+
+    return (lines | 1) * CACHE_LINE;
+}
+
+static void
+set_geometry(BatchMemory *m, Py_ssize_t frame_size, size_t stride)
+{
+    m->frame_size = frame_size;
+    m->shape[0] = m->capacity;
+    m->shape[1] = frame_size;
+    m->strides[0] = (Py_ssize_t)stride;
+    m->strides[1] = 1;
+}
+
+static int
+check_sizes(Py_ssize_t capacity, Py_ssize_t frame_size)
+{
+    if (capacity < 1 || capacity > MAX_CAPACITY) {
+        PyErr_Format(PyExc_ValueError, "capacity must be 1 to %d, not %zd",
+                     MAX_CAPACITY, capacity);
+        return -1;
+    }
+    if (frame_size < 1 || frame_size > INT_MAX) {
+        PyErr_Format(PyExc_ValueError, "frame_size must be 1 to %d, not %zd",
+                     INT_MAX, frame_size);
+        return -1;
+    }
+    return 0;
+}
+
+/* Sizes below: -1 where the caller gave none. */
+
+static int
+use_own_memory(BatchMemory *m, Py_ssize_t capacity, Py_ssize_t frame_size)
+{
+    capacity = capacity < 0 ? DEFAULT_CAPACITY : capacity;
+    frame_size = frame_size < 0 ? DEFAULT_FRAME_SIZE : frame_size;
+    if (check_sizes(capacity, frame_size) < 0) {
+        return -1;
+    }
+    m->capacity = capacity;
+    set_geometry(m, frame_size, stride_for(frame_size));
+    return allocate(m, true);
+}
+
+/* How a two-dimensional buffer is divided, and whether the caller agrees. */
+static int
+divide_rows(const Py_buffer *view, Py_ssize_t *capacity,
+            Py_ssize_t *frame_size)
+{
+    if (view->itemsize != 1) {
+        PyErr_Format(PyExc_ValueError,
+                     "a two-dimensional buffer must have items of one byte, "
+                     "not %zd",
+                     view->itemsize);
+        return -1;
+    }
+    if ((*capacity >= 0 && *capacity != view->shape[0])
+        || (*frame_size >= 0 && *frame_size != view->shape[1])) {
+        PyErr_Format(PyExc_ValueError,
+                     "the buffer's shape (%zd, %zd) is not the capacity and "
+                     "frame_size given",
+                     view->shape[0], view->shape[1]);
+        return -1;
+    }
+    *capacity = view->shape[0];
+    *frame_size = view->shape[1];
+    return check_sizes(*capacity, *frame_size);
+}
+
+static int
+divide_flat(const Py_buffer *view, Py_ssize_t *capacity,
+            Py_ssize_t *frame_size)
+{
+    if (*frame_size < 0) {
+        *frame_size =
+            *capacity > 0 ? view->len / *capacity : DEFAULT_FRAME_SIZE;
+    }
+    if (*capacity < 0) {
+        *capacity = *frame_size > 0 ? view->len / *frame_size : 0;
+    }
+    if (*capacity == 0 || *frame_size == 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "a buffer of %zd bytes holds no frame with capacity %zd "
+                     "and frame_size %zd",
+                     view->len, *capacity, *frame_size);
+        return -1;
+    }
+    if (check_sizes(*capacity, *frame_size) < 0) {
+        return -1;
+    }
+    if (*capacity > view->len / *frame_size) {
+        PyErr_Format(PyExc_ValueError,
+                     "%zd frames of %zd bytes do not fit a buffer of %zd",
+                     *capacity, *frame_size, view->len);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+use_buffer(BatchMemory *m, PyObject *buffer, Py_ssize_t capacity,
+           Py_ssize_t frame_size)
+{
+    Py_buffer *view;
+
+    m->pins = PyMem_Calloc(1, sizeof(*m->pins));
+    if (m->pins == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    view = &m->pins[0];
+    if (PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)
+        < 0) {
+        return -1;
+    }
+    m->pin_count = 1;
+    if (view->ndim > 2) {
+        PyErr_Format(PyExc_ValueError,
+                     "the buffer must have one dimension or two, not %d",
+                     view->ndim);
+        return -1;
+    }
+    if ((view->ndim == 2 ? divide_rows : divide_flat)(view, &capacity,
+                                                      &frame_size)
+        < 0) {
+        return -1;
+    }
+    m->capacity = capacity;
+    set_geometry(m, frame_size, (size_t)frame_size);
+    m->frames = view->buf;
+    return allocate(m, false);
+}
+
+/* Pins element i of `buffers` and returns 0, or -1. */
+static int
+pin_buffer(BatchMemory *m, PyObject *buffers, Py_ssize_t i)
+{
+    int result;
+    PyObject *item = PySequence_GetItem(buffers, i);
+
+    if (item == NULL) {
+        return -1;
+    }
+    result = PyObject_GetBuffer(item, &m->pins[i],
+                                PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS);
+    Py_DECREF(item);
+    if (result < 0) {
+        return -1;
+    }
+    m->pin_count = i + 1;
+    if (m->pins[i].len < 1 || m->pins[i].len > INT_MAX) {
+        PyErr_Format(PyExc_ValueError,
+                     "buffers[%zd] must have 1 to %d bytes, not %zd", i,
+                     INT_MAX, m->pins[i].len);
+        return -1;
+    }
+    return 0;
+}
+
+static int
+use_buffers(BatchMemory *m, PyObject *buffers)
+{
+    PyObject *fixed = PySequence_Tuple(buffers);
+    Py_ssize_t n, i;
+    int result = -1;
+
+    if (fixed == NULL) {
+        return -1;
+    }
+    n = PyTuple_Size(fixed);
+    if (check_sizes(n, 1) < 0) {
+        goto finally;
+    }
+    m->pins = PyMem_Calloc((size_t)n, sizeof(*m->pins));
+    if (m->pins == NULL) {
+        PyErr_NoMemory();
+        goto finally;
+    }
+    m->capacity = n;
+    for (i = 0; i < n; i++) {
+        if (pin_buffer(m, fixed, i) < 0) {
+            goto finally;
+        }
+    }
+    result = allocate(m, false);
+
+finally:
+    Py_DECREF(fixed);
+    return result;
+}
+
+static struct span
+span_of(const void *start, size_t size, Py_ssize_t buffer)
+{
+    return (struct span){(uintptr_t)start, (uintptr_t)start + size, buffer};
+}
+
+static int
+compare_spans(const void *left, const void *right)
+{
+    const struct span *a = left, *b = right;
+
+    return (a->start > b->start) - (a->start < b->start);
+}
+
+/* Notes what memory the batch writes to. -1 with ValueError set where two
+   frames share a part of it, and so each would be overwritten by the other;
+   or with MemoryError. */
+static int
+note_spans(BatchMemory *m)
+{
+    Py_ssize_t n = m->pin_count + 1, i;
+    struct span *spans = PyMem_Calloc((size_t)n, sizeof(*spans));
+
+    if (spans == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    m->spans = spans;
+    spans[0] = span_of(m->block, m->block_size, -1);
+    if (m->frames != NULL && n > 1) {
+        spans[1] =
+            span_of(m->frames, (size_t)(m->capacity * m->strides[0]), -1);
+    }
+    else {
+        for (i = 1; i < n; i++) {
+            const Py_buffer *pin = &m->pins[i - 1];
+
+            spans[i] = span_of(pin->buf, (size_t)pin->len, i - 1);
+        }
+    }
+    qsort(spans, (size_t)n, sizeof(*spans), compare_spans);
+    for (i = 1; i < n; i++) {
+        if (spans[i].start < spans[i - 1].end) {
+            PyErr_Format(PyExc_ValueError,
+                         "buffers[%zd] and buffers[%zd] overlap: each packet "
+                         "needs memory of its own",
+                         spans[i - 1].buffer, spans[i].buffer);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Whether both write to some of the same memory. */
+static bool
+share_memory(const BatchMemory *a, const BatchMemory *b)
+{
+    Py_ssize_t i = 0, k = 0;
+
+    while (i <= a->pin_count && k <= b->pin_count) {
+        if (a->spans[i].end <= b->spans[k].start) {
+            i++;
+        }
+        else if (b->spans[k].end <= a->spans[i].start) {
+            k++;
+        }
+        else {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* New memory, armed; NULL with an exception set. */
+static BatchMemory *
+BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
+                   Py_ssize_t frame_size, PyObject *buffer, PyObject *buffers)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    BatchMemory *m = (BatchMemory *)alloc(type, 0);
+    Py_ssize_t i;
+    int result;
+
+    if (m == NULL) {
+        return NULL;
+    }
+    if (buffers != NULL) {
+        result = use_buffers(m, buffers);
+    }
+    else if (buffer != NULL) {
+        result = use_buffer(m, buffer, capacity, frame_size);
+    }
+    else {
+        result = use_own_memory(m, capacity, frame_size);
+    }
+    if (result < 0 || note_spans(m) < 0) {
+        Py_DECREF(m);
+        return NULL;
+    }
+    for (i = 0; i < m->capacity; i++) {
+        if (buffers != NULL) {
+            arm_slot(m, i, m->pins[i].buf, (size_t)m->pins[i].len);
+        }
+        else {
+            arm_slot(m, i, m->frames + i * m->strides[0],
+                     (size_t)m->frame_size);
+        }
+    }
+    return m;
+}
+
+/* No tp_clear for any type here: the references never change, and letting go
+   of the caller's memory while views of it exist would be a use after free. A
+   cycle through them always has a container that can be cleared. */
+static int
+BatchMemory_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    BatchMemory *m = (BatchMemory *)self;
+    Py_ssize_t i;
+
+    Py_VISIT(Py_TYPE(self));
+    for (i = 0; i < m->pin_count; i++) {
+        Py_VISIT(m->pins[i].obj);
+    }
+    return 0;
+}
+
+static void
+BatchMemory_dealloc(PyObject *self)
+{
+    BatchMemory *m = (BatchMemory *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    PyObject_GC_UnTrack(self);
+    while (m->pin_count > 0) {
+        PyBuffer_Release(&m->pins[--m->pin_count]);
+    }
+    PyMem_Free(m->pins);
+    PyMem_Free(m->names);
+    PyMem_Free(m->spans);
+    PyMem_Free(m->block);
+    release(self);
+    Py_DECREF(type);
+}
+
+struct geometry {
+    void *start;
+    const char *format;
+    Py_ssize_t itemsize;
+    int ndim;
+    Py_ssize_t *shape;
+    Py_ssize_t *strides;
+    bool readonly;
+};
+
+static bool
+is_contiguous(const struct geometry *g)
+{
+    Py_ssize_t expected = g->itemsize;
+    int i;
+
+    for (i = g->ndim - 1; i >= 0; i--) {
+        if (g->shape[i] > 1 && g->strides[i] != expected) {
+            return false;
+        }
+        expected *= g->shape[i];
+    }
+    return true;
+}
+
+/* Answers a request for `exporter`'s buffer; -1 with BufferError set. */
+static int
+fill_view(Py_buffer *view, int flags, PyObject *exporter,
+          const struct geometry *g)
+{
+    const int contiguous =
+        (PyBUF_C_CONTIGUOUS | PyBUF_F_CONTIGUOUS | PyBUF_ANY_CONTIGUOUS)
+        & ~PyBUF_STRIDES;
+    bool dense = is_contiguous(g);
+    int i;
+
+    view->obj = NULL;
+    if ((flags & PyBUF_WRITABLE) && g->readonly) {
+        PyErr_SetString(PyExc_BufferError, "this column is read-only");
+        return -1;
+    }
+    /* Rows of more than one dimension are never in Fortran's order. */
+    if (!dense
+        && ((flags & PyBUF_STRIDES) != PyBUF_STRIDES
+            || (flags & contiguous))) {
+        PyErr_SetString(PyExc_BufferError, "the memory is not contiguous");
+        return -1;
+    }
+    if (g->ndim > 1
+        && (flags & contiguous) == (PyBUF_F_CONTIGUOUS & ~PyBUF_STRIDES)) {
+        PyErr_SetString(PyExc_BufferError,
+                        "the memory is not in Fortran's order");
+        return -1;
+    }
+    view->buf = g->start;
+    view->itemsize = g->itemsize;
+    view->len = g->itemsize;
+    for (i = 0; i < g->ndim; i++) {
+        view->len *= g->shape[i];
+    }
+    view->readonly = g->readonly;
+    view->ndim = (flags & PyBUF_ND) ? g->ndim : 1;
+    view->format = (flags & PyBUF_FORMAT) ? (char *)g->format : NULL;
+    view->shape = (flags & PyBUF_ND) ? g->shape : NULL;
+    view->strides =
+        (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? g->strides : NULL;
+    view->suboffsets = NULL;
+    view->internal = NULL;
+    view->obj = Py_NewRef(exporter);
+    return 0;
+}
+
+static int
+BatchMemory_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    BatchMemory *m = (BatchMemory *)self;
+    struct geometry g = {m->frames, "B", 1, 2, m->shape, m->strides, false};
+
+    if (m->frames == NULL) {
+        view->obj = NULL;
+        PyErr_SetString(PyExc_BufferError,
+                        "scattered buffers have no two-dimensional form");
+        return -1;
+    }
+    return fill_view(view, flags, self, &g);
+}
+
+static PyType_Slot BatchMemory_slots[] = {
+    {Py_tp_doc, "The memory of a batch."},
+    {Py_tp_traverse, BatchMemory_traverse},
+    {Py_tp_dealloc, BatchMemory_dealloc},
+    {Py_bf_getbuffer, BatchMemory_getbuffer},
+    {0, NULL},
+};
+
+PyType_Spec BatchMemory_spec = {
+    .name = "rawmmsg._rawmmsg.BatchMemory",
+    .basicsize = sizeof(BatchMemory),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = BatchMemory_slots,
+};
+
+/* ---- Window --------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    BatchMemory *memory; /* strong */
+    struct geometry geometry;
+    Py_ssize_t shape;
+    Py_ssize_t stride;
+} Window;
+
+/* A memoryview of `count` items at `start`, `stride` bytes apart; NULL with an
+   exception set. */
+static PyObject *
+view_of(BatchMemory *m, PyTypeObject *window_type, void *start,
+        Py_ssize_t count, Py_ssize_t stride, Py_ssize_t itemsize,
+        const char *format, bool readonly)
+{
+    Window *w = PyObject_GC_New(Window, window_type);
+    PyObject *view;
+
+    if (w == NULL) {
+        return NULL;
+    }
+    w->memory = (BatchMemory *)Py_NewRef((PyObject *)m);
+    w->shape = count;
+    w->stride = stride;
+    w->geometry = (struct geometry){start,     format,     itemsize, 1,
+                                    &w->shape, &w->stride, readonly};
+    /* Only the caller's buffers can close a cycle. */
+    if (m->pin_count > 0) {
+        PyObject_GC_Track(w);
+    }
+    view = PyMemoryView_FromObject((PyObject *)w);
+    Py_DECREF(w);
+    return view;
+}
+
+static int
+Window_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Window *)self)->memory);
+    return 0;
+}
+
+static void
+Window_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    PyObject_GC_UnTrack(self);
+    Py_DECREF(((Window *)self)->memory);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static int
+Window_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    return fill_view(view, flags, self, &((Window *)self)->geometry);
+}
+
+static PyType_Slot Window_slots[] = {
+    {Py_tp_doc, "A part of a batch's memory."},
+    {Py_tp_traverse, Window_traverse},
+    {Py_tp_dealloc, Window_dealloc},
+    {Py_bf_getbuffer, Window_getbuffer},
+    {0, NULL},
+};
+
+PyType_Spec Window_spec = {
+    .name = "rawmmsg._rawmmsg.Window",
+    .basicsize = sizeof(Window),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = Window_slots,
+};
+
+/* ---- PacketBatch ---------------------------------------------------------- */
+
+static int
+raise_in_use(void)
+{
+    PyErr_SetString(PyExc_BufferError, "the batch is in use by another call");
+    return -1;
+}
+
+/* Whether a call is using the batch: `busy` has the value that says so. Not
+   the call of a thread that a fork has left in the parent. */
+static bool
+is_in_use(PacketBatch *b, unsigned busy)
+{
+    return busy == this_process() + 1
+           || (busy > 0
+               && atomic_load_explicit(&b->user, memory_order_relaxed)
+                      == atomic_load_explicit(&forks.thread,
+                                              memory_order_relaxed));
+}
+
+/* Takes the batch for a call: 0, or -1 with BufferError set. */
+static int
+take_batch(PacketBatch *b)
+{
+    unsigned busy = 0;
+
+    do {
+        if (is_in_use(b, busy)) {
+            return raise_in_use();
+        }
+    } while (!atomic_compare_exchange_weak_explicit(
+        &b->busy, &busy, this_process() + 1, memory_order_acquire,
+        memory_order_acquire));
+    atomic_store_explicit(&b->user, PyThread_get_thread_ident(),
+                          memory_order_relaxed);
+    return 0;
+}
+
+static void
+release_batch(PacketBatch *b)
+{
+    atomic_store_explicit(&b->busy, 0, memory_order_release);
+}
+
+static Py_ssize_t
+count_of(PacketBatch *b)
+{
+    return (Py_ssize_t)atomic_load_explicit(&b->count, memory_order_acquire);
+}
+
+/* Declares what the batch holds now. The caller has taken it. */
+static void
+set_held(PacketBatch *b, Py_ssize_t count, unsigned collected)
+{
+    atomic_store_explicit(&b->collected, collected, memory_order_relaxed);
+    atomic_store_explicit(&b->count, (uint_fast32_t)count,
+                          memory_order_release);
+}
+
+int
+raise_bad_frame(Py_ssize_t i, const char *reason)
+{
+    PyErr_Format(PyExc_ValueError, "packets[%zd]: %s", i, reason);
+    return -1;
+}
+
+/* The length of packet i, read once; -1 with ValueError set where it was
+   written beyond the frame. */
+static Py_ssize_t
+checked_length(BatchMemory *m, Py_ssize_t i)
+{
+    uint32_t length =
+        atomic_load_explicit(&m->lengths[i], memory_order_relaxed);
+
+    if (length > room_of(m, i)) {
+        PyErr_Format(PyExc_ValueError,
+                     "lengths[%zd] is %lu: beyond the frame's %zu bytes", i,
+                     (unsigned long)length, room_of(m, i));
+        return -1;
+    }
+    return (Py_ssize_t)length;
+}
+
+/* "O&": None is -1; beyond Py_ssize_t, its limit. */
+static int
+convert_optional_size(PyObject *value, void *result)
+{
+    Py_ssize_t size;
+
+    if (value == Py_None) {
+        *(Py_ssize_t *)result = -1;
+        return 1;
+    }
+    size = PyNumber_AsSsize_t(value, NULL);
+    if (size == -1 && PyErr_Occurred()) {
+        return 0;
+    }
+    if (size < 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "a size or number must not be negative: %zd", size);
+        return 0;
+    }
+    *(Py_ssize_t *)result = size;
+    return 1;
+}
+
+static PyObject *
+PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"capacity", "frame_size", "buffer", "buffers",
+                            NULL};
+    module_state *state = state_of(type);
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Py_ssize_t capacity = -1, frame_size = -1;
+    PyObject *buffer = Py_None, *buffers = Py_None;
+    BatchMemory *memory;
+    PacketBatch *b;
+
+    if (state == NULL) {
+        return NULL;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O&O&$OO:PacketBatch",
+                                     names, convert_optional_size, &capacity,
+                                     convert_optional_size, &frame_size,
+                                     &buffer, &buffers)) {
+        return NULL;
+    }
+    if (buffers != Py_None
+        && (buffer != Py_None || capacity >= 0 || frame_size >= 0)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "buffers= gives all sizes: it goes with neither "
+                        "buffer, capacity nor frame_size");
+        return NULL;
+    }
+    memory = BatchMemory_create(state->memory_type, capacity, frame_size,
+                                buffer == Py_None ? NULL : buffer,
+                                buffers == Py_None ? NULL : buffers);
+    if (memory == NULL) {
+        return NULL;
+    }
+    b = (PacketBatch *)alloc(type, 0);
+    if (b == NULL) {
+        Py_DECREF(memory);
+        return NULL;
+    }
+    b->memory = memory;
+    atomic_init(&b->collected, FILLED);
+    return (PyObject *)b;
+}
+
+static int
+PacketBatch_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((PacketBatch *)self)->memory);
+    return 0;
+}
+
+static void
+PacketBatch_dealloc(PyObject *self)
+{
+    PacketBatch *b = (PacketBatch *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    PyObject_GC_UnTrack(self);
+    if (b->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(self);
+    }
+    Py_XDECREF((PyObject *)b->memory);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+PacketBatch_repr(PyObject *self)
+{
+    PacketBatch *b = (PacketBatch *)self;
+
+    if (b->memory->frame_size == 0) {
+        return PyUnicode_FromFormat("<PacketBatch %zd of %zd packets>",
+                                    count_of(b), b->memory->capacity);
+    }
+    return PyUnicode_FromFormat(
+        "<PacketBatch %zd of %zd packets of up to %zd bytes>", count_of(b),
+        b->memory->capacity, b->memory->frame_size);
+}
+
+static Py_ssize_t
+PacketBatch_length(PyObject *self)
+{
+    return count_of((PacketBatch *)self);
+}
+
+static PyObject *
+PacketBatch_item(PyObject *self, Py_ssize_t i)
+{
+    PacketBatch *b = (PacketBatch *)self;
+    module_state *state = state_of(Py_TYPE(self));
+    Py_ssize_t length;
+
+    if (state == NULL) {
+        return NULL;
+    }
+    if (is_in_use(b, atomic_load_explicit(&b->busy, memory_order_acquire))) {
+        raise_in_use();
+        return NULL;
+    }
+    if (i < 0 || i >= count_of(b)) {
+        PyErr_SetString(PyExc_IndexError, "batch index out of range");
+        return NULL;
+    }
+    length = checked_length(b->memory, i);
+    if (length < 0) {
+        return NULL;
+    }
+    return view_of(b->memory, state->window_type, frame_of(b->memory, i),
+                   length, 1, 1, "B", false);
+}
+
+PyDoc_STRVAR(PacketBatch_tolist_doc, "tolist($self, /)\n--\n\n"
+                                     "Copies of the packets, as bytes.");
+
+static PyObject *
+PacketBatch_tolist(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    Py_ssize_t n, i, length;
+    PyObject *list, *packet;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    n = count_of(b);
+    list = PyList_New(n);
+    for (i = 0; list != NULL && i < n; i++) {
+        length = checked_length(b->memory, i);
+        packet = length < 0 ? NULL
+                            : PyBytes_FromStringAndSize(frame_of(b->memory, i),
+                                                        length);
+        if (packet == NULL || PyList_SetItem(list, i, packet) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    release_batch(b);
+    return list;
+}
+
+/* Sets the offload headers of frames first..end-1 to zero. */
+static void
+zero_headers(BatchMemory *m, Py_ssize_t first, Py_ssize_t end)
+{
+    memset(&m->offload_headers[first], 0,
+           (size_t)(end - first) * sizeof(*m->offload_headers));
+}
+
+static bool
+has_headers(PacketBatch *b)
+{
+    return atomic_load_explicit(&b->collected, memory_order_relaxed)
+           & COLLECT_OFFLOADS;
+}
+
+/* What a batch holds that is filled for send: the headers that it has, or new
+   ones of zero where the last receive collected none: those that an earlier
+   one left must not come back, in any row. The caller has taken it. */
+static unsigned
+filled_headers(PacketBatch *b)
+{
+    unsigned collected =
+        atomic_load_explicit(&b->collected, memory_order_relaxed);
+
+    if (collected & COLLECT_OFFLOADS) {
+        return collected & FILLED;
+    }
+    zero_headers(b->memory, 0, b->memory->capacity);
+    return FILLED;
+}
+
+/* Copies `data` into the next free frame: 0, or -1 with an exception set. The
+   batch is taken after the exporter's own code has run. */
+static int
+append_packet(PacketBatch *b, PyObject *data)
+{
+    BatchMemory *m = b->memory;
+    Py_buffer view;
+    unsigned collected;
+    Py_ssize_t n;
+    int result = -1;
+
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    if (take_batch(b) < 0) {
+        PyBuffer_Release(&view);
+        return -1;
+    }
+    n = count_of(b);
+    if (n == m->capacity) {
+        PyErr_Format(PyExc_ValueError, "the batch is full: it holds %zd", n);
+    }
+    else if ((size_t)view.len > room_of(m, n)) {
+        PyErr_Format(PyExc_ValueError,
+                     "a packet of %zd bytes does not fit the frame's %zu",
+                     view.len, room_of(m, n));
+    }
+    else {
+        /* It may be a frame of this very batch. */
+        memmove(frame_of(m, n), view.buf, (size_t)view.len);
+        atomic_store_explicit(&m->lengths[n], (uint32_t)view.len,
+                              memory_order_relaxed);
+        collected = filled_headers(b);
+        zero_headers(m, n, n + 1);
+        set_held(b, n + 1, collected);
+        result = 0;
+    }
+    release_batch(b);
+    PyBuffer_Release(&view);
+    return result;
+}
+
+PyDoc_STRVAR(PacketBatch_append_doc,
+             "append($self, data, /)\n--\n\n"
+             "Copies one packet into the next free frame.");
+
+static PyObject *
+PacketBatch_append(PyObject *self, PyObject *data)
+{
+    if (append_packet((PacketBatch *)self, data) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(PacketBatch_extend_doc,
+             "extend($self, packets, /)\n--\n\n"
+             "Appends each packet; those before one that fails stay.");
+
+static PyObject *
+PacketBatch_extend(PyObject *self, PyObject *packets)
+{
+    PyObject *iterator = PyObject_GetIter(packets);
+    PyObject *data;
+
+    if (iterator == NULL) {
+        return NULL;
+    }
+    while ((data = PyIter_Next(iterator)) != NULL) {
+        int result = append_packet((PacketBatch *)self, data);
+
+        Py_DECREF(data);
+        if (result < 0) {
+            break;
+        }
+    }
+    Py_DECREF(iterator);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(PacketBatch_clear_doc, "clear($self, /)\n--\n\n"
+                                    "Empties the batch.");
+
+static PyObject *
+PacketBatch_clear(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    zero_headers(b->memory, 0, b->memory->capacity);
+    set_held(b, 0, FILLED);
+    release_batch(b);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(PacketBatch_set_count_doc,
+             "set_count($self, count, /)\n--\n\n"
+             "Declares that frames 0..count-1, written in place, hold packets "
+             "of\n`lengths` bytes.");
+
+static PyObject *
+PacketBatch_set_count(PyObject *self, PyObject *value)
+{
+    PacketBatch *b = (PacketBatch *)self;
+    Py_ssize_t count = PyNumber_AsSsize_t(value, NULL);
+
+    if (count == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (count < 0 || count > b->memory->capacity) {
+        PyErr_Format(PyExc_ValueError, "count must be 0 to %zd, not %zd",
+                     b->memory->capacity, count);
+        return NULL;
+    }
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    /* What was received keeps its headers: its frames are no good without. */
+    set_held(b, count, filled_headers(b));
+    release_batch(b);
+    Py_RETURN_NONE;
+}
+
+/* The first `count` frames, for the functions of _rawmmsg_offload.h. */
+static struct frame_table
+table_of(BatchMemory *m, Py_ssize_t count)
+{
+    return (struct frame_table){.count = (size_t)count,
+                                .parts = m->rx_parts,
+                                .headers = m->offload_headers,
+                                .lengths = m->lengths,
+                                .flags = m->flags};
+}
+
+static int
+raise_no_headers(void)
+{
+    PyErr_SetString(PyExc_ValueError,
+                    "the batch holds no offload headers: receive it with "
+                    "vnet_hdr");
+    return -1;
+}
+
+PyDoc_STRVAR(PacketBatch_complete_checksums_doc,
+             "complete_checksums($self, /)\n--\n\n"
+             "Computes the checksums that were left to the hardware; returns "
+             "how many.\nSuper-frames are left as they are.");
+
+static PyObject *
+PacketBatch_complete_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    const char *reason = NULL;
+    struct frame_table t;
+    size_t done, at;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    if (!has_headers(b)) {
+        raise_no_headers();
+        release_batch(b);
+        return NULL;
+    }
+    t = table_of(b->memory, count_of(b));
+    Py_BEGIN_ALLOW_THREADS
+    done = complete_frames(&t, &at, &reason);
+    Py_END_ALLOW_THREADS
+    release_batch(b);
+    if (reason != NULL) {
+        raise_bad_frame((Py_ssize_t)at, reason);
+        return NULL;
+    }
+    return PyLong_FromSize_t(done);
+}
+
+/* From `start` and `segment` on. 0, or -1 with an exception set. Both batches
+   are taken. */
+static int
+segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
+              Py_ssize_t segment, struct segmentation *g)
+{
+    Py_ssize_t count = count_of(from);
+
+    if (!has_headers(from)) {
+        return raise_no_headers();
+    }
+    /* Segments would be written over frames that are still to be read. */
+    if (share_memory(from->memory, to->memory)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the target's memory overlaps the batch's");
+        return -1;
+    }
+    if (start < 0 || start > count) {
+        PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
+                     count, start);
+        return -1;
+    }
+    if (segment < 0 || segment > UINT16_MAX) {
+        PyErr_Format(PyExc_ValueError, "segment must be 0 to %d, not %zd",
+                     UINT16_MAX, segment);
+        return -1;
+    }
+    if (segment > 0 && start == count) {
+        PyErr_Format(PyExc_ValueError,
+                     "segment must be 0 behind the last frame, not %zd",
+                     segment);
+        return -1;
+    }
+    *g = (struct segmentation){
+        .from = table_of(from->memory, count),
+        .to = table_of(to->memory, to->memory->capacity),
+        .frame = (size_t)start,
+        .segment = (uint32_t)segment,
+    };
+    zero_headers(to->memory, 0, to->memory->capacity);
+    set_held(to, 0, FILLED);
+    Py_BEGIN_ALLOW_THREADS
+    segment_frames(g);
+    Py_END_ALLOW_THREADS
+    set_held(to, (Py_ssize_t)g->written, FILLED);
+    /* As with sendmmsg(): the caller comes back for it. Every frame and every
+       segment that is done fills a frame of the target. */
+    if (g->reason != NULL && g->written == 0) {
+        return raise_bad_frame(start, g->reason);
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(PacketBatch_segment_into_doc,
+             "segment_into($self, target, /, start=0, segment=0)\n--\n\n"
+             "Fills target with frames from start on as a sink without "
+             "offloads needs\nthem; returns (frame, segment) to go on from.");
+
+static PyObject *
+PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"", "start", "segment", NULL};
+    PacketBatch *from = (PacketBatch *)self, *to;
+    module_state *state = state_of(Py_TYPE(self));
+    Py_ssize_t start = 0, segment = 0;
+    struct segmentation g;
+    int result = -1;
+
+    if (state == NULL
+        || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!|nn:segment_into",
+                                        names, state->batch_type, &to, &start,
+                                        &segment)) {
+        return NULL;
+    }
+    if (take_batch(from) < 0) {
+        return NULL;
+    }
+    /* The batch itself is in use by now, too. */
+    if (take_batch(to) == 0) {
+        result = segment_batch(from, to, start, segment, &g);
+        release_batch(to);
+    }
+    release_batch(from);
+    return result < 0
+               ? NULL
+               : Py_BuildValue("nI", (Py_ssize_t)g.frame, (unsigned)g.segment);
+}
+
+PyDoc_STRVAR(PacketBatch_address_doc,
+             "address($self, index, /)\n--\n\n"
+             "The address of packet index, as recvfrom() gives it; on "
+             "AF_PACKET with the\ninterface's index in place of its name.");
+
+static PyObject *
+PacketBatch_address(PyObject *self, PyObject *argument)
+{
+    PacketBatch *b = (PacketBatch *)self;
+    Py_ssize_t i = PyNumber_AsSsize_t(argument, PyExc_IndexError), count;
+    unsigned collected;
+    struct link_name *link;
+    PyObject *address = NULL;
+
+    if ((i == -1 && PyErr_Occurred()) || take_batch(b) < 0) {
+        return NULL;
+    }
+    count = count_of(b);
+    i += i < 0 ? count : 0;
+    collected = atomic_load_explicit(&b->collected, memory_order_relaxed);
+    if (i < 0 || i >= count) {
+        PyErr_SetString(PyExc_IndexError, "batch index out of range");
+    }
+    else if (collected & COLLECT_NAMES) {
+        address = make_address(&b->memory->names[i]);
+    }
+    else if (collected & COLLECT_ADDRESSES) {
+        link = &b->memory->addresses[i];
+        address =
+            make_link_address(link, PyLong_FromLong(link->ll.sll_ifindex));
+    }
+    else {
+        PyErr_SetString(PyExc_ValueError,
+                        "the batch holds no addresses: receive it on a socket "
+                        "with addresses=True");
+    }
+    release_batch(b);
+    return address;
+}
+
+static int
+PacketBatch_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    /* Exported by the memory, so that a view does not keep the batch. */
+    return PyObject_GetBuffer((PyObject *)((PacketBatch *)self)->memory, view,
+                              flags);
+}
+
+static PyObject *
+PacketBatch_get_capacity(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSsize_t(((PacketBatch *)self)->memory->capacity);
+}
+
+static PyObject *
+PacketBatch_get_frame_size(PyObject *self, void *Py_UNUSED(closure))
+{
+    Py_ssize_t size = ((PacketBatch *)self)->memory->frame_size;
+
+    if (size == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromSsize_t(size);
+}
+
+struct column {
+    size_t offset; /* of its pointer in BatchMemory */
+    size_t field;  /* offset in what that points to */
+    unsigned needs;
+    Py_ssize_t stride;
+    Py_ssize_t itemsize;
+    const char *format;
+    bool readonly;
+};
+
+static PyObject *
+PacketBatch_get_column(PyObject *self, void *closure)
+{
+    const struct column *column = closure;
+    PacketBatch *b = (PacketBatch *)self;
+    unsigned collected =
+        atomic_load_explicit(&b->collected, memory_order_relaxed);
+    module_state *state = state_of(Py_TYPE(self));
+    char *start;
+
+    if (state == NULL) {
+        return NULL;
+    }
+    if ((collected & column->needs) != column->needs) {
+        Py_RETURN_NONE;
+    }
+    memcpy(&start, (char *)b->memory + column->offset, sizeof(start));
+    return view_of(b->memory, state->window_type, start + column->field,
+                   b->memory->capacity, column->stride, column->itemsize,
+                   column->format, column->readonly);
+}
+
+#define COLUMN(name, needs, format, readonly)     \
+    ((void *)(const struct column[]){             \
+        {offsetof(BatchMemory, name), 0, (needs), \
+         sizeof(*((BatchMemory *)NULL)->name),    \
+         sizeof(*((BatchMemory *)NULL)->name), (format), (readonly)}})
+
+#define HEADER_COLUMN(field, needs, format)               \
+    ((void *)(const struct column[]){                     \
+        {offsetof(BatchMemory, offload_headers),          \
+         offsetof(struct offload_header, field), (needs), \
+         sizeof(struct offload_header),                   \
+         sizeof(((struct offload_header *)NULL)->field), (format), false}})
+
+static PyGetSetDef PacketBatch_getset[] = {
+    {"capacity", PacketBatch_get_capacity, NULL,
+     "How many packets the batch can hold.", NULL},
+    {"frame_size", PacketBatch_get_frame_size, NULL,
+     "Bytes of memory per frame; None where each buffer has its own.", NULL},
+    {"lengths", PacketBatch_get_column, NULL,
+     "Bytes held of each packet; writable.", COLUMN(lengths, 0, "I", false)},
+    {"wire_lengths", PacketBatch_get_column, NULL,
+     "Bytes each packet had on the wire.",
+     COLUMN(wire_lengths, COLLECT_VLAN, "I", true)},
+    {"timestamps_ns", PacketBatch_get_column, NULL,
+     "When the kernel received each packet, ns since the epoch.",
+     COLUMN(timestamps_ns, COLLECT_TIMES, "q", true)},
+    {"ifindexes", PacketBatch_get_column, NULL,
+     "Index of the interface of each packet.",
+     COLUMN(ifindexes, COLLECT_ADDRESSES, "i", true)},
+    {"packet_types", PacketBatch_get_column, NULL,
+     "PACKET_HOST, PACKET_OUTGOING ... of each packet.",
+     COLUMN(packet_types, COLLECT_ADDRESSES, "B", true)},
+    {"flags", PacketBatch_get_column, NULL,
+     "TRUNCATED, VLAN_RESTORED ... of each packet.",
+     COLUMN(flags, COLLECT_ALWAYS, "H", true)},
+    {"vlan_tcis", PacketBatch_get_column, NULL,
+     "Tag control information of each frame's outer tag.",
+     COLUMN(vlan_tcis, COLLECT_VLAN, "H", true)},
+    {"vlan_tpids", PacketBatch_get_column, NULL,
+     "EtherType of each frame's outer tag; 0: none.",
+     COLUMN(vlan_tpids, COLLECT_VLAN, "H", true)},
+    {"vnet_flags", PacketBatch_get_column, NULL,
+     "VNET_NEEDS_CSUM, VNET_DATA_VALID of each frame; writable.",
+     HEADER_COLUMN(flags, COLLECT_OFFLOADS, "B")},
+    {"gso_types", PacketBatch_get_column, NULL,
+     "GSO_NONE, GSO_TCPV4 ... of each frame; writable.",
+     HEADER_COLUMN(gso_type, COLLECT_OFFLOADS, "B")},
+    {"header_lengths", PacketBatch_get_column, NULL,
+     "Bytes of headers of each super-frame, a hint; writable.",
+     HEADER_COLUMN(header_length, COLLECT_OFFLOADS, "H")},
+    {"gso_sizes", PacketBatch_get_column, NULL,
+     "Bytes of payload per segment of each super-frame; writable.",
+     HEADER_COLUMN(gso_size, COLLECT_OFFLOADS, "H")},
+    {"checksum_starts", PacketBatch_get_column, NULL,
+     "Where each frame's missing checksum begins to count; writable.",
+     HEADER_COLUMN(checksum_start, COLLECT_OFFLOADS, "H")},
+    {"checksum_offsets", PacketBatch_get_column, NULL,
+     "Where it belongs, counted from there; writable.",
+     HEADER_COLUMN(checksum_offset, COLLECT_OFFLOADS, "H")},
+    {"buffer_counts", PacketBatch_get_column, NULL,
+     "num_buffers of each 12-byte header; writable.",
+     HEADER_COLUMN(buffer_count, COLLECT_BUFFER_COUNTS, "H")},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef PacketBatch_members[] = {
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(PacketBatch, weakrefs),
+     Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef PacketBatch_methods[] = {
+    {"tolist", PacketBatch_tolist, METH_NOARGS, PacketBatch_tolist_doc},
+    {"append", PacketBatch_append, METH_O, PacketBatch_append_doc},
+    {"extend", PacketBatch_extend, METH_O, PacketBatch_extend_doc},
+    {"clear", PacketBatch_clear, METH_NOARGS, PacketBatch_clear_doc},
+    {"set_count", PacketBatch_set_count, METH_O, PacketBatch_set_count_doc},
+    {"complete_checksums", PacketBatch_complete_checksums, METH_NOARGS,
+     PacketBatch_complete_checksums_doc},
+    {"address", PacketBatch_address, METH_O, PacketBatch_address_doc},
+    {"segment_into", (PyCFunction)(void (*)(void))PacketBatch_segment_into,
+     METH_VARARGS | METH_KEYWORDS, PacketBatch_segment_into_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(
+    PacketBatch_doc,
+    "PacketBatch(capacity=None, frame_size=None, *, buffer=None, "
+    "buffers=None)\n--\n\n"
+    "Memory for a batch of packets: 64 frames of 2,048 bytes of its own, or\n"
+    "the caller's: one writable buffer, or a sequence of them.");
+
+static PyType_Slot PacketBatch_slots[] = {
+    {Py_tp_doc, (void *)PacketBatch_doc},
+    {Py_tp_new, PacketBatch_new},
+    {Py_tp_traverse, PacketBatch_traverse},
+    {Py_tp_dealloc, PacketBatch_dealloc},
+    {Py_tp_repr, PacketBatch_repr},
+    {Py_tp_iter, PySeqIter_New},
+    {Py_sq_length, PacketBatch_length},
+    {Py_sq_item, PacketBatch_item},
+    {Py_bf_getbuffer, PacketBatch_getbuffer},
+    {Py_tp_methods, PacketBatch_methods},
+    {Py_tp_members, PacketBatch_members},
+    {Py_tp_getset, PacketBatch_getset},
+    {0, NULL},
+};
+
+PyType_Spec PacketBatch_spec = {
+    .name = "rawmmsg.PacketBatch",
+    .basicsize = sizeof(PacketBatch),
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = PacketBatch_slots,
+};
+
+/* ---- Receiving: arming messages ------------------------------------------- */
+
+/* Has a message begin with its offload header, or with the frame. */
+static void
+arm_parts(struct msghdr *header, struct iovec *parts, unsigned vnet_hdr)
+{
+    parts[0].iov_len = vnet_hdr;
+    header->msg_iov = vnet_hdr > 0 ? parts : parts + 1;
+    header->msg_iovlen = vnet_hdr > 0 ? 2 : 1;
+}
+
+/* Asks for a name, control data and headers as this socket needs them. Only
+   where the last receive into the batch was through a socket that needs
+   others. 0, or -1 with MemoryError set. */
+static int
+arm_receive(PacketBatch *b, const RawSocket *s)
+{
+    enum {
+        CONTROL = 1,
+        NAME = 2,
+        ARMED = 4,
+        HEADER = 8, /* times its size */
+        SENDER = 1 << 16
+    };
+    BatchMemory *m = b->memory;
+    bool senders = s->collects & COLLECT_NAMES;
+    bool control = s->collects & (COLLECT_VLAN | COLLECT_TIMES);
+    unsigned wanted = ARMED | (control ? CONTROL : 0)
+                      | (s->names_needed ? NAME : 0) | (senders ? SENDER : 0)
+                      | s->vnet_hdr * HEADER;
+    Py_ssize_t i;
+
+    if (b->armed == wanted) {
+        return 0;
+    }
+    if (senders && m->names == NULL) {
+        m->names = PyMem_Calloc((size_t)m->capacity, sizeof(*m->names));
+        if (m->names == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    for (i = 0; i < m->capacity; i++) {
+        struct msghdr *header = &m->rx[i].msg_hdr;
+
+        arm_parts(header, &m->rx_parts[2 * i], s->vnet_hdr);
+        header->msg_control = control ? m->control + i * CONTROL_SIZE : NULL;
+        header->msg_controllen = control ? CONTROL_SIZE : 0;
+        header->msg_name = senders           ? (void *)&m->names[i].storage
+                           : s->names_needed ? (void *)&m->addresses[i]
+                                             : NULL;
+        header->msg_namelen = s->names_needed ? name_room(s) : 0;
+    }
+    b->armed = wanted;
+    return 0;
+}
+
+int
+begin_receive(PacketBatch *b, const RawSocket *s)
+{
+    if (take_batch(b) < 0) {
+        return -1;
+    }
+    if (arm_receive(b, s) < 0) {
+        release_batch(b);
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- Receiving: parsing messages ------------------------------------------ */
+
+static void
+read_auxdata(struct arrival *a, const struct cmsghdr *c)
+{
+    struct auxdata aux;
+
+    memcpy(&aux, CMSG_DATA(c), sizeof(aux));
+    a->wire_length = aux.tp_len;
+    if (aux.tp_status & TP_STATUS_CSUMNOTREADY) {
+        a->flags |= CHECKSUM_NOT_READY;
+    }
+    if (aux.tp_status & TP_STATUS_CSUM_VALID) {
+        a->flags |= CHECKSUM_VALID;
+    }
+    /* Not tci != 0: id 0 with priority 0 is a tag too. */
+    if (aux.tp_status & TP_STATUS_VLAN_VALID) {
+        a->stripped = true;
+        a->tci = aux.tp_vlan_tci;
+        a->tpid = (aux.tp_status & TP_STATUS_VLAN_TPID_VALID)
+                      ? aux.tp_vlan_tpid
+                      : ETH_P_8021Q;
+    }
+}
+
+/* The sender of a UNIX datagram can send descriptors with it (unix(7)), which
+   are open in this process by now, whoever asked for them. */
+static void
+close_sent(const struct cmsghdr *c)
+{
+    const unsigned char *at = CMSG_DATA(c);
+    size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    int fd;
+
+    for (; n > 0; n--, at += sizeof(fd)) {
+        memcpy(&fd, at, sizeof(fd));
+        close(fd);
+    }
+}
+
+static void
+read_control(const RawSocket *s, struct arrival *a, struct msghdr *header)
+{
+    struct cmsghdr *c;
+    struct timespec stamp, stamps[3];
+
+    for (c = CMSG_FIRSTHDR(header); c != NULL; c = CMSG_NXTHDR(header, c)) {
+        if (c->cmsg_level == SOL_PACKET && c->cmsg_type == PACKET_AUXDATA
+            && c->cmsg_len >= CMSG_LEN(sizeof(struct auxdata))) {
+            read_auxdata(a, c);
+        }
+        else if (c->cmsg_level == SOL_SOCKET
+                 && c->cmsg_type == SCM_TIMESTAMPING
+                 && c->cmsg_len >= CMSG_LEN(sizeof(stamps))) {
+            memcpy(stamps, CMSG_DATA(c), sizeof(stamps));
+            stamp = stamps[s->stamp];
+            a->timestamp_ns = stamp.tv_sec * NS_PER_S + stamp.tv_nsec;
+        }
+        else if (c->cmsg_level == SOL_SOCKET
+                 && (c->cmsg_type == SCM_RIGHTS
+                     || c->cmsg_type == SCM_PIDFD)) {
+            close_sent(c);
+        }
+    }
+}
+
+/* Puts a stripped tag back behind the addresses, as far as there is room.
+   False for a frame cut before that. */
+static bool
+restore_tag(struct arrival *a, unsigned char *frame, size_t room)
+{
+    unsigned char tag[TAG_SIZE] = {a->tpid >> 8, a->tpid & 0xff, a->tci >> 8,
+                                   a->tci & 0xff};
+    size_t length = (size_t)a->length + TAG_SIZE;
+
+    if (a->length < TAG_OFFSET) {
+        return false;
+    }
+    if (length > room) {
+        length = room;
+    }
+    if (length > TAG_OFFSET + TAG_SIZE) {
+        memmove(frame + TAG_OFFSET + TAG_SIZE, frame + TAG_OFFSET,
+                length - TAG_OFFSET - TAG_SIZE);
+        memcpy(frame + TAG_OFFSET, tag, TAG_SIZE);
+    }
+    else {
+        memcpy(frame + TAG_OFFSET, tag, length - TAG_OFFSET);
+    }
+    a->length = (uint32_t)length;
+    return true;
+}
+
+/* Tags, where frames begin with an Ethernet header. */
+static void
+parse_tag(struct arrival *a, unsigned char *frame, size_t room)
+{
+    uint16_t tpid;
+
+    if (a->stripped) {
+        /* tp_len is what is left without the tag. */
+        a->wire_length += TAG_SIZE;
+        if (restore_tag(a, frame, room)) {
+            a->flags |= VLAN_RESTORED;
+        }
+    }
+    else if (a->length >= TAG_OFFSET + TAG_SIZE) {
+        tpid = load_be16(frame + TAG_OFFSET);
+        if (tpid == ETH_P_8021Q || tpid == ETH_P_8021AD) {
+            a->tpid = tpid;
+            a->tci = load_be16(frame + TAG_OFFSET + 2);
+        }
+    }
+}
+
+void
+parse_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
+{
+    struct msghdr *header = &message->msg_hdr;
+    const struct iovec *part = &header->msg_iov[header->msg_iovlen - 1];
+    int link_type = s->link_type;
+
+    memset(a, 0, sizeof(*a));
+    /* msg_len counts the offload header. */
+    if (message->msg_len > s->vnet_hdr) {
+        a->length = message->msg_len - s->vnet_hdr;
+    }
+    a->wire_length = a->length;
+    if (header->msg_control != NULL) {
+        read_control(s, a, header);
+        header->msg_controllen = CONTROL_SIZE;
+        if (header->msg_flags & MSG_CTRUNC) {
+            a->flags |= CONTROL_TRUNCATED;
+        }
+    }
+    if (header->msg_name != NULL) {
+        if (link_type < 0 && s->family == AF_PACKET) {
+            link_type = ((struct sockaddr_ll *)header->msg_name)->sll_hatype;
+        }
+        /* The kernel says how long the name was, which may be more. */
+        a->name_length =
+            (uint8_t)(header->msg_namelen < name_room(s) ? header->msg_namelen
+                                                         : name_room(s));
+        header->msg_namelen = name_room(s);
+    }
+    if ((s->collects & COLLECT_VLAN) && s->type == SOCK_RAW
+        && is_ethernet(link_type)) {
+        parse_tag(a, part->iov_base, part->iov_len);
+    }
+    /* A filter that cuts sets no MSG_TRUNC. */
+    if ((header->msg_flags & MSG_TRUNC)
+        || ((s->collects & COLLECT_VLAN) && a->length < a->wire_length)) {
+        a->flags |= TRUNCATED;
+    }
+    header->msg_flags = 0;
+}
+
+/* A tag put into the frame moves what the header points at
+   (include/linux/virtio_net.h:virtio_net_hdr_from_skb() does the same for one
+   that is to be put in). */
+static void
+shift_header(struct offload_header *h)
+{
+    if (h->header_length > 0 && h->header_length <= UINT16_MAX - TAG_SIZE) {
+        h->header_length += TAG_SIZE;
+    }
+    if (h->flags & VNET_NEEDS_CSUM) {
+        h->checksum_start += TAG_SIZE;
+    }
+}
+
+/* Fills row i of the columns. */
+static void
+parse_slot(const RawSocket *s, BatchMemory *m, Py_ssize_t i)
+{
+    struct arrival a;
+
+    parse_message(s, &m->rx[i], &a);
+    atomic_store_explicit(&m->lengths[i], a.length, memory_order_relaxed);
+    m->flags[i] = a.flags;
+    if (s->vnet_hdr > 0 && (a.flags & VLAN_RESTORED)) {
+        shift_header(&m->offload_headers[i]);
+    }
+    if (s->collects & COLLECT_VLAN) {
+        m->wire_lengths[i] = a.wire_length;
+        m->vlan_tcis[i] = a.tci;
+        m->vlan_tpids[i] = a.tpid;
+    }
+    if (s->collects & (COLLECT_ADDRESSES | COLLECT_NAMES)) {
+        if (s->collects & COLLECT_NAMES) {
+            m->names[i].length = a.name_length;
+        }
+        else {
+            m->ifindexes[i] = m->addresses[i].ll.sll_ifindex;
+            m->packet_types[i] = m->addresses[i].ll.sll_pkttype;
+        }
+    }
+    if (s->collects & COLLECT_TIMES) {
+        m->timestamps_ns[i] = a.timestamp_ns;
+    }
+}
+
+void
+parse_messages(const RawSocket *s, BatchMemory *m, int count)
+{
+    int i;
+
+    for (i = 0; i < count; i++) {
+        parse_slot(s, m, i);
+    }
+}
+
+/* Flags what others than the peer have sent: how many packets. */
+static unsigned long long
+mark_strangers(BatchMemory *m, int count, const struct name *peer)
+{
+    unsigned long long strangers = 0;
+    int i;
+
+    for (i = 0; i < count; i++) {
+        if (!is_same_name(&m->names[i], peer)) {
+            m->flags[i] |= FOREIGN;
+            strangers++;
+        }
+    }
+    return strangers;
+}
+
+unsigned long long
+end_receive(PacketBatch *b, const RawSocket *s, int count,
+            const struct name *peer)
+{
+    unsigned long long strangers = 0;
+
+    if (count > 0) {
+        if (peer != NULL) {
+            strangers = mark_strangers(b->memory, count, peer);
+        }
+        set_held(b, count, s->collects);
+    }
+    release_batch(b);
+    return strangers;
+}
+
+/* ---- Sending: preparing messages ------------------------------------------ */
+
+/* What goes out with a frame that has no offload header of its own. */
+static const struct offload_header no_offload;
+
+Py_ssize_t
+begin_outgoing(struct outgoing *out, const RawSocket *s,
+               const module_state *state, PyObject *packets)
+{
+    memset(out, 0, sizeof(*out));
+    out->vnet_hdr = s->vnet_hdr;
+    if (Py_IS_TYPE(packets, state->batch_type)) {
+        if (take_batch((PacketBatch *)packets) < 0) {
+            return -1;
+        }
+        out->batch = (PacketBatch *)packets;
+        return count_of(out->batch);
+    }
+    /* Sequences all the same, but one packet and not many. */
+    if (PyBytes_Check(packets) || PyByteArray_Check(packets)
+        || PyUnicode_Check(packets) || !PySequence_Check(packets)) {
+        PyErr_Format(PyExc_TypeError,
+                     "packets must be a PacketBatch or a sequence of "
+                     "buffers, not %R",
+                     Py_TYPE(packets));
+        return -1;
+    }
+    return PySequence_Size(packets);
+}
+
+static void
+free_gathered(struct outgoing *out)
+{
+    while (out->view_count > 0) {
+        PyBuffer_Release(&out->views[--out->view_count]);
+    }
+    PyMem_Free(out->views);
+    PyMem_Free(out->parts);
+    if (out->batch == NULL) {
+        PyMem_Free(out->messages);
+    }
+    out->views = NULL;
+    out->parts = NULL;
+    out->messages = NULL;
+}
+
+void
+end_outgoing(struct outgoing *out)
+{
+    free_gathered(out);
+    if (out->batch != NULL) {
+        release_batch(out->batch);
+    }
+}
+
+/* Has the batch's messages begin with their headers, or with zeroes where it
+   has none, or with the frames. Only where the last send was another way. */
+static void
+arm_send(PacketBatch *b, unsigned vnet_hdr)
+{
+    enum {
+        ARMED = 1,
+        NO_OFFLOAD = 2,
+        HEADER = 4 /* times its size */
+    };
+    BatchMemory *m = b->memory;
+    bool own = has_headers(b);
+    unsigned wanted = ARMED | (own ? 0 : NO_OFFLOAD) | vnet_hdr * HEADER;
+    Py_ssize_t i;
+
+    if (b->sending == wanted) {
+        return;
+    }
+    for (i = 0; i < m->capacity; i++) {
+        struct iovec *parts = &m->tx_parts[2 * i];
+
+        parts[0].iov_base = own ? &m->offload_headers[i]
+                                : (struct offload_header *)&no_offload;
+        arm_parts(&m->tx[i].msg_hdr, parts, vnet_hdr);
+    }
+    b->sending = wanted;
+}
+
+/* Why frame i cannot go out as it is, without its offload header; NULL where
+   it can. */
+static const char *
+refuse_plain(const BatchMemory *m, Py_ssize_t i)
+{
+    const struct offload_header *h = &m->offload_headers[i];
+
+    if (__atomic_load_n(&h->gso_type, __ATOMIC_RELAXED) != GSO_NONE) {
+        return "a super-frame: segment_into() another batch, or send it with "
+               "vnet_hdr";
+    }
+    if (__atomic_load_n(&h->flags, __ATOMIC_RELAXED) & VNET_NEEDS_CSUM) {
+        return "its checksum is missing: complete_checksums(), or send it "
+               "with vnet_hdr";
+    }
+    return NULL;
+}
+
+/* The messages of a batch: those before the first frame that cannot go out. 0,
+   or -1 with an exception set where that is the first of all, or where a
+   length was written beyond its frame. */
+static int
+prepare_batch(struct outgoing *out, Py_ssize_t start, Py_ssize_t count)
+{
+    BatchMemory *m = out->batch->memory;
+    bool headers = has_headers(out->batch);
+    bool plain = headers && out->vnet_hdr == 0;
+    const char *reason = NULL;
+    Py_ssize_t i, length;
+
+    arm_send(out->batch, out->vnet_hdr);
+    for (i = start; i < start + count; i++) {
+        length = checked_length(m, i);
+        if (length < 0) {
+            return -1;
+        }
+        m->tx_parts[2 * i + 1].iov_len = (size_t)length;
+        if (plain) {
+            reason = refuse_plain(m, i);
+            if (reason != NULL) {
+                break;
+            }
+        }
+    }
+    if (headers && !plain) {
+        struct frame_table t = table_of(m, i);
+
+        t.parts = m->tx_parts; /* with the lengths that were checked */
+        i = start + (Py_ssize_t)check_frames(&t, (size_t)start, &reason);
+    }
+    if (reason != NULL && i == start) {
+        return raise_bad_frame(i, reason);
+    }
+    out->messages = m->tx + start;
+    out->count = i - start;
+    return 0;
+}
+
+/* Strong references to elements start..start+count-1, in a new tuple, and how
+   many buffers they have; NULL with an exception set. */
+static PyObject *
+fetch_packets(PyObject *packets, Py_ssize_t start, Py_ssize_t count,
+              Py_ssize_t limit, Py_ssize_t *view_count)
+{
+    PyObject *fetched = PyTuple_New(count);
+    Py_ssize_t i, size;
+
+    *view_count = 0;
+    for (i = 0; fetched != NULL && i < count; i++) {
+        PyObject *packet = PySequence_GetItem(packets, start + i);
+
+        if (packet == NULL) {
+            Py_CLEAR(fetched);
+            break;
+        }
+        size = PyTuple_Check(packet) ? PyTuple_Size(packet) : 1;
+        if (PyTuple_SetItem(fetched, i, packet) < 0) {
+            Py_CLEAR(fetched);
+        }
+        else if (size > limit) {
+            PyErr_Format(PyExc_ValueError,
+                         "packets[%zd] has %zd parts: at most %zd are "
+                         "gathered",
+                         start + i, size, limit);
+            Py_CLEAR(fetched);
+        }
+        *view_count += size;
+    }
+    return fetched;
+}
+
+static void
+add_part(struct outgoing *out, void *start, size_t length)
+{
+    out->parts[out->part_count++] = (struct iovec){start, length};
+}
+
+/* Pins one buffer as the next part. */
+static int
+add_buffer(struct outgoing *out, PyObject *data)
+{
+    Py_buffer *view = &out->views[out->view_count];
+
+    if (PyObject_GetBuffer(data, view, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    out->view_count++;
+    add_part(out, view->buf, (size_t)view->len);
+    return 0;
+}
+
+static int
+add_packet(struct outgoing *out, PyObject *packet)
+{
+    struct msghdr *header = &out->messages[out->count].msg_hdr;
+    Py_ssize_t first = out->part_count, i;
+
+    if (out->vnet_hdr > 0) {
+        add_part(out, (struct offload_header *)&no_offload, out->vnet_hdr);
+    }
+    if (!PyTuple_Check(packet)) {
+        if (add_buffer(out, packet) < 0) {
+            return -1;
+        }
+    }
+    else {
+        for (i = 0; i < PyTuple_Size(packet); i++) {
+            if (add_buffer(out, PyTuple_GetItem(packet, i)) < 0) {
+                return -1;
+            }
+        }
+    }
+    header->msg_iov = &out->parts[first];
+    header->msg_iovlen = (size_t)(out->part_count - first);
+    out->count++;
+    return 0;
+}
+
+static int
+prepare_sequence(struct outgoing *out, PyObject *packets, Py_ssize_t start,
+                 Py_ssize_t count)
+{
+    bool header = out->vnet_hdr > 0;
+    Py_ssize_t views, parts, i;
+    PyObject *fetched =
+        fetch_packets(packets, start, count, MAX_PARTS - header, &views);
+    int result = -1;
+
+    if (fetched == NULL) {
+        return -1;
+    }
+    free_gathered(out);
+    out->count = out->part_count = 0;
+    parts = views + (header ? count : 0);
+    out->messages = PyMem_Calloc((size_t)count, sizeof(*out->messages));
+    out->parts = PyMem_Calloc((size_t)parts, sizeof(*out->parts));
+    out->views = PyMem_Calloc((size_t)views, sizeof(*out->views));
+    if (out->messages == NULL || out->parts == NULL || out->views == NULL) {
+        PyErr_NoMemory();
+        goto finally;
+    }
+    for (i = 0; i < count; i++) {
+        if (add_packet(out, PyTuple_GetItem(fetched, i)) < 0) {
+            goto finally;
+        }
+    }
+    result = 0;
+
+finally:
+    Py_DECREF(fetched);
+    return result;
+}
+
+int
+prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
+                 Py_ssize_t stop)
+{
+    Py_ssize_t count = stop - start < MAX_SEND ? stop - start : MAX_SEND;
+
+    return out->batch != NULL ? prepare_batch(out, start, count)
+                              : prepare_sequence(out, packets, start, count);
+}

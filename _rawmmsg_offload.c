@@ -1,0 +1,938 @@
+/* Checksums and segments; see the header. */
+
+#define _DEFAULT_SOURCE /* le64toh() */
+
+#include <endian.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include <arpa/inet.h>
+#include <linux/if_ether.h>
+
+#include "_rawmmsg_offload.h"
+
+/* ---- Constants ------------------------------------------------------------ */
+
+/* VLAN_MAX_DEPTH in include/linux/if_vlan.h */
+#define MAX_TAGS 8
+/* GSO_BY_FRAGS in include/linux/skbuff.h: no size */
+#define NO_GSO_SIZE 0xffff
+#define MAX_SEGMENTS UINT16_MAX
+
+#define IPV4_HEADER 20
+#define IPV6_HEADER 40
+#define JUMBO_HEADER 8
+
+enum {
+    TCP = 6,
+    UDP = 17,
+    SCTP = 132
+};
+enum {
+    TCP_SEQUENCE = 4,
+    TCP_SIZE = 12,
+    TCP_FLAGS = 13,
+    TCP_CHECKSUM = 16,
+    TCP_HEADER = 20,
+    UDP_LENGTH = 4,
+    UDP_CHECKSUM = 6,
+    UDP_HEADER = 8,
+    SCTP_CHECKSUM = 8,
+    SCTP_HEADER = 12
+};
+enum {
+    TCP_FIN = 0x01,
+    TCP_PSH = 0x08,
+    TCP_CWR = 0x80
+};
+
+struct super_frame {
+    size_t length;         /* of the frame */
+    size_t network;        /* offset of the IP header */
+    size_t transport;      /* offset of the TCP or UDP header */
+    size_t payload;        /* offset of what is cut */
+    size_t payload_length; /* without padding */
+    size_t removed;        /* after the IPv6 header, in each segment */
+    size_t gso_size;
+    uint32_t segment_count;
+    uint32_t sequence;        /* TCP */
+    uint32_t seed;            /* of a segment's checksum, but its length */
+    uint16_t id;              /* IPv4 */
+    uint16_t checksum_start;  /* of a frame that is its only segment */
+    uint16_t checksum_offset; /* the same */
+    uint8_t tcp_flags;
+    uint8_t next_header; /* what follows the removed */
+    bool needs_checksum;
+    bool ipv6;
+    bool udp;
+};
+
+static uint32_t
+load_be32(const unsigned char *p)
+{
+    return (uint32_t)load_be16(p) << 16 | load_be16(p + 2);
+}
+
+static void
+store_be16(unsigned char *p, uint16_t value)
+{
+    value = htons(value);
+    memcpy(p, &value, sizeof(value));
+}
+
+static void
+store_be32(unsigned char *p, uint32_t value)
+{
+    value = htonl(value);
+    memcpy(p, &value, sizeof(value));
+}
+
+typedef uint64_t word_pair __attribute__((vector_size(16)));
+
+/* The Internet checksum's sum of n bytes, not folded. RFC 1071: words of any
+   size, in the machine's byte order, have the same sum; 32 bits in lanes of 64
+   cannot overflow. */
+static uint64_t
+sum_bytes(const unsigned char *p, size_t n)
+{
+    const word_pair low = {UINT32_MAX, UINT32_MAX};
+    word_pair sums = {0, 0}, a, b;
+    uint64_t sum, word;
+
+    for (; n >= 2 * sizeof(a); p += 2 * sizeof(a), n -= 2 * sizeof(a)) {
+        memcpy(&a, p, sizeof(a));
+        memcpy(&b, p + sizeof(a), sizeof(b));
+        sums += (a & low) + (b & low);
+        sums += (a >> 32) + (b >> 32);
+    }
+    sum = sums[0] + sums[1];
+    for (; n >= sizeof(word); p += sizeof(word), n -= sizeof(word)) {
+        memcpy(&word, p, sizeof(word));
+        sum += (word & UINT32_MAX) + (word >> 32);
+    }
+    word = 0;
+    memcpy(&word, p, n);
+    return sum + (word & UINT32_MAX) + (word >> 32);
+}
+
+/* The sum in 16 bits, in the machine's byte order. */
+static uint16_t
+fold(uint64_t sum)
+{
+    sum = (sum & UINT32_MAX) + (sum >> 32);
+    sum = (sum & UINT16_MAX) + (sum >> 16);
+    sum = (sum & UINT16_MAX) + (sum >> 16);
+    return (uint16_t)((sum & UINT16_MAX) + (sum >> 16));
+}
+
+static void
+store_checksum(unsigned char *p, uint64_t sum, bool mangle)
+{
+    uint16_t checksum = (uint16_t)~fold(sum);
+
+    /* CSUM_MANGLED_0: in UDP, 0 means that there is none. */
+    if (mangle && checksum == 0) {
+        checksum = UINT16_MAX;
+    }
+    memcpy(p, &checksum, sizeof(checksum));
+}
+
+/* As net/core/dev.c:skb_checksum_help(), for all protocols but SCTP. */
+static void
+finish_checksum(unsigned char *frame, size_t length, uint16_t start,
+                uint16_t offset)
+{
+    uint64_t sum = sum_bytes(frame + start, length - start);
+
+    store_checksum(frame + start + offset, sum, true);
+}
+
+/* What a super-frame's type means; transport 0: no type that is known. */
+struct gso_kind {
+    size_t network;   /* the shortest header */
+    size_t transport; /* the same */
+    uint16_t checksum_offset;
+};
+
+static struct gso_kind
+kind_of(uint8_t gso_type)
+{
+    switch (gso_type) {
+    case GSO_NONE:
+        return (struct gso_kind){IPV4_HEADER, 0, 0};
+    case GSO_TCPV4:
+    case GSO_TCPV4 | GSO_ECN:
+        return (struct gso_kind){IPV4_HEADER, TCP_HEADER, TCP_CHECKSUM};
+    case GSO_TCPV6:
+    case GSO_TCPV6 | GSO_ECN:
+        return (struct gso_kind){IPV6_HEADER, TCP_HEADER, TCP_CHECKSUM};
+    case GSO_UDP_L4:
+        return (struct gso_kind){IPV4_HEADER, UDP_HEADER, UDP_CHECKSUM};
+    default:
+        return (struct gso_kind){0, 0, 0};
+    }
+}
+
+static const char checksum_beyond[] =
+    "its checksum field is beyond its length";
+
+static const char *
+check_checksum(const struct offload_header *h, size_t length,
+               const struct gso_kind *kind)
+{
+    size_t needed = (size_t)h->checksum_offset + sizeof(uint16_t);
+
+    if (needed < kind->transport) {
+        needed = kind->transport;
+    }
+    if (h->checksum_start + needed > length) {
+        return checksum_beyond;
+    }
+    if (h->checksum_start < kind->network) {
+        return "its checksum starts before its transport header";
+    }
+    if (kind->transport > 0 && h->checksum_offset != kind->checksum_offset) {
+        return "its checksum_offset is not that of its gso_type";
+    }
+    return NULL;
+}
+
+/* Why the kernel does not take a frame with this header; as
+   net/packet/af_packet.c:packet_snd() and
+   include/linux/virtio_net.h:__virtio_net_hdr_to_skb() have it. What only
+   newer kernels refuse is refused too; a UDP super-frame of more segments than
+   the kernel likes is left to it. */
+static const char *
+check_offload(const struct offload_header *h, size_t length)
+{
+    struct gso_kind kind = kind_of(h->gso_type);
+
+    if (h->header_length > length) {
+        return "its header_length is beyond its length";
+    }
+    if (kind.network == 0) {
+        return "its gso_type is unknown";
+    }
+    if (h->gso_type != GSO_NONE
+        && (h->gso_size == 0 || h->gso_size == NO_GSO_SIZE)) {
+        return "its gso_size is not 1 to 65,534";
+    }
+    if (h->flags & VNET_NEEDS_CSUM) {
+        return check_checksum(h, length, &kind);
+    }
+    if (h->gso_type == GSO_UDP_L4) {
+        return "a UDP super-frame must have VNET_NEEDS_CSUM";
+    }
+    if (h->gso_type != GSO_NONE && length < kind.network + kind.transport) {
+        return "it is too short for its gso_type";
+    }
+    return NULL;
+}
+
+/* Below, the frame is read from the outside in: each step finds a header
+   within `end`, which is at most the frame's length, or gives a reason. */
+
+static const char too_short[] = "its headers do not fit its length";
+
+/* Finds the IP header behind Ethernet's and any tags. */
+static const char *
+read_ethernet(struct super_frame *f, const unsigned char *frame, size_t end,
+              uint16_t *protocol)
+{
+    int tags;
+
+    f->network = ETH_HLEN;
+    if (end < f->network) {
+        return too_short;
+    }
+    *protocol = load_be16(frame + f->network - 2);
+    for (tags = 0; *protocol == ETH_P_8021Q || *protocol == ETH_P_8021AD;
+         tags++) {
+        if (tags == MAX_TAGS) {
+            return "it has too many VLAN tags";
+        }
+        if (end - f->network < TAG_SIZE) {
+            return too_short;
+        }
+        f->network += TAG_SIZE;
+        *protocol = load_be16(frame + f->network - 2);
+    }
+    return NULL;
+}
+
+/* Takes the padding behind a datagram off. Length 0: more than 64 KiB (BIG
+   TCP), and so not padded. */
+static const char *
+trim(size_t start, uint16_t ip_length, size_t *end)
+{
+    if (ip_length > *end - start) {
+        return "its IP length is beyond its length";
+    }
+    if (ip_length > 0) {
+        *end = start + ip_length;
+    }
+    return NULL;
+}
+
+static const char *
+read_ipv4(struct super_frame *f, const unsigned char *frame, size_t *end,
+          uint8_t *protocol)
+{
+    const unsigned char *ip = frame + f->network;
+    uint8_t first;
+    size_t size;
+    const char *reason;
+
+    if (*end - f->network < IPV4_HEADER) {
+        return too_short;
+    }
+    first = load_byte(ip);
+    size = (size_t)(first & 0x0f) * 4;
+    if (first >> 4 != 4 || size < IPV4_HEADER) {
+        return "its IPv4 header is malformed";
+    }
+    reason = trim(f->network, load_be16(ip + 2), end);
+    if (reason != NULL) {
+        return reason;
+    }
+    if (size > *end - f->network) {
+        return too_short;
+    }
+    f->id = load_be16(ip + 4);
+    *protocol = load_byte(ip + 9);
+    f->transport = f->network + size;
+    return NULL;
+}
+
+/* BIG TCP: a Hop-by-Hop header with nothing but the jumbo payload option, that
+   a segment must not have; include/net/ipv6.h:ipv6_hopopt_jumbo_remove(). */
+static bool
+is_jumbo_header(const unsigned char *header)
+{
+    const unsigned char lone_jumbo[] = {0, 0xc2, 4};
+
+    return memcmp(header + 1, lone_jumbo, sizeof(lone_jumbo)) == 0;
+}
+
+/* Those that net/ipv6/exthdrs_offload.c allows: Hop-by-Hop, Routing,
+   Destination. */
+static bool
+is_extension(uint8_t next)
+{
+    return next == 0 || next == 43 || next == 60;
+}
+
+static const char *
+read_extensions(struct super_frame *f, const unsigned char *frame, size_t end,
+                uint8_t *next)
+{
+    const unsigned char *header;
+    size_t size;
+
+    while (is_extension(*next)) {
+        if (end - f->transport < 8) {
+            return too_short;
+        }
+        header = frame + f->transport;
+        size = (size_t)(load_byte(header + 1) + 1) * 8;
+        if (size > end - f->transport) {
+            return too_short;
+        }
+        *next = load_byte(header);
+        f->transport += size;
+    }
+    return NULL;
+}
+
+static const char *
+read_ipv6(struct super_frame *f, const unsigned char *frame, size_t *end,
+          uint8_t *next)
+{
+    const unsigned char *ip = frame + f->network;
+    uint16_t ip_length;
+    const char *reason;
+
+    if (*end - f->network < IPV6_HEADER) {
+        return too_short;
+    }
+    if (load_byte(ip) >> 4 != 6) {
+        return "its IPv6 header is malformed";
+    }
+    f->ipv6 = true;
+    f->transport = f->network + IPV6_HEADER;
+    ip_length = load_be16(ip + 4);
+    reason = trim(f->transport, ip_length, end);
+    if (reason != NULL) {
+        return reason;
+    }
+    *next = load_byte(ip + 6);
+    if (ip_length == 0 && *next == 0 && *end - f->transport >= JUMBO_HEADER
+        && is_jumbo_header(frame + f->transport)) {
+        f->next_header = load_byte(frame + f->transport);
+        *next = f->next_header;
+        f->removed = JUMBO_HEADER;
+        f->transport += JUMBO_HEADER;
+    }
+    return read_extensions(f, frame, *end, next);
+}
+
+static const char *
+read_network(struct super_frame *f, const unsigned char *frame, size_t *end,
+             uint8_t *protocol)
+{
+    uint16_t ethertype;
+    const char *reason = read_ethernet(f, frame, *end, &ethertype);
+
+    if (reason != NULL) {
+        return reason;
+    }
+    switch (ethertype) {
+    case ETH_P_IP:
+        return read_ipv4(f, frame, end, protocol);
+    case ETH_P_IPV6:
+        return read_ipv6(f, frame, end, protocol);
+    default:
+        return "it is neither IPv4 nor IPv6";
+    }
+}
+
+/* SCTP: a CRC32c of the packet (RFC 9260, 6.8), where TCP and UDP have the
+   Internet checksum. The kernel leaves it open too
+   (net/sctp/output.c:sctp_packet_pack()), but says so in the sk_buff alone
+   (csum_not_inet), not in the offload header: the protocol has to tell. In a
+   tunnel it is never left open, because tunnels do not have
+   NETIF_F_SCTP_CRC. */
+
+/* Entry i of a table of 256, where a..h are entries 1, 2, 4 ... 128: the CRC
+   is linear, so that the others are sums of these. */
+#define CRC_ENTRY(i, a, b, c, d, e, f, g, h)                             \
+    (((i) & 1 ? (a) : 0) ^ ((i) & 2 ? (b) : 0) ^ ((i) & 4 ? (c) : 0)     \
+     ^ ((i) & 8 ? (d) : 0) ^ ((i) & 16 ? (e) : 0) ^ ((i) & 32 ? (f) : 0) \
+     ^ ((i) & 64 ? (g) : 0) ^ ((i) & 128 ? (h) : 0))
+#define CRC_4(i, ...)                                             \
+    CRC_ENTRY((i), __VA_ARGS__), CRC_ENTRY((i) + 1, __VA_ARGS__), \
+        CRC_ENTRY((i) + 2, __VA_ARGS__), CRC_ENTRY((i) + 3, __VA_ARGS__)
+#define CRC_16(i, ...)                                    \
+    CRC_4((i), __VA_ARGS__), CRC_4((i) + 4, __VA_ARGS__), \
+        CRC_4((i) + 8, __VA_ARGS__), CRC_4((i) + 12, __VA_ARGS__)
+#define CRC_64(i, ...)                                       \
+    CRC_16((i), __VA_ARGS__), CRC_16((i) + 16, __VA_ARGS__), \
+        CRC_16((i) + 32, __VA_ARGS__), CRC_16((i) + 48, __VA_ARGS__)
+#define CRC_256(i, ...)                                      \
+    CRC_64((i), __VA_ARGS__), CRC_64((i) + 64, __VA_ARGS__), \
+        CRC_64((i) + 128, __VA_ARGS__), CRC_64((i) + 192, __VA_ARGS__)
+
+/* crc_tables[i][x]: the CRC32c, begun with 0 and not inverted, of the 8 bytes
+   that are x at i and 0 elsewhere. */
+static const uint32_t crc_tables[8][256] = {
+    {CRC_256(0, 0x493c7d27, 0x9278fa4e, 0x211d826d, 0x423b04da, 0x847609b4,
+             0x0d006599, 0x1a00cb32, 0x34019664)},
+    {CRC_256(0, 0x68032cc8, 0xd0065990, 0xa5e0c5d1, 0x4e2dfd53, 0x9c5bfaa6,
+             0x3d5b83bd, 0x7ab7077a, 0xf56e0ef4)},
+    {CRC_256(0, 0xef306b19, 0xdb8ca0c3, 0xb2f53777, 0x6006181f, 0xc00c303e,
+             0x85f4168d, 0x0e045beb, 0x1c08b7d6)},
+    {CRC_256(0, 0x38116fac, 0x7022df58, 0xe045beb0, 0xc5670b91, 0x8f2261d3,
+             0x1ba8b557, 0x37516aae, 0x6ea2d55c)},
+    {CRC_256(0, 0xdd45aab8, 0xbf672381, 0x7b2231f3, 0xf64463e6, 0xe964b13d,
+             0xd725148b, 0xaba65fe7, 0x52a0c93f)},
+    {CRC_256(0, 0xa541927e, 0x4f6f520d, 0x9edea41a, 0x38513ec5, 0x70a27d8a,
+             0xe144fb14, 0xc76580d9, 0x8b277743)},
+    {CRC_256(0, 0x13a29877, 0x274530ee, 0x4e8a61dc, 0x9d14c3b8, 0x3fc5f181,
+             0x7f8be302, 0xff17c604, 0xfbc3faf9)},
+    {CRC_256(0, 0xf26b8303, 0xe13b70f7, 0xc79a971f, 0x8ad958cf, 0x105ec76f,
+             0x20bd8ede, 0x417b1dbc, 0x82f63b78)},
+};
+
+static uint32_t
+update_crc32c(uint32_t crc, const unsigned char *p, size_t n)
+{
+    uint64_t word;
+
+    for (; n >= sizeof(word); p += sizeof(word), n -= sizeof(word)) {
+        memcpy(&word, p, sizeof(word));
+        word = le64toh(word) ^ crc;
+        crc = crc_tables[0][word & 0xff] ^ crc_tables[1][word >> 8 & 0xff]
+              ^ crc_tables[2][word >> 16 & 0xff]
+              ^ crc_tables[3][word >> 24 & 0xff]
+              ^ crc_tables[4][word >> 32 & 0xff]
+              ^ crc_tables[5][word >> 40 & 0xff]
+              ^ crc_tables[6][word >> 48 & 0xff] ^ crc_tables[7][word >> 56];
+    }
+    for (; n > 0; p++, n--) {
+        crc = crc >> 8 ^ crc_tables[7][(crc ^ *p) & 0xff];
+    }
+    return crc;
+}
+
+/* Whether the checksum that h leaves open is an SCTP packet's; where that ends
+   without padding, which a CRC would not leave alone. Almost every frame is
+   told by its header. */
+static bool
+leaves_sctp_open(const struct offload_header *h, const unsigned char *frame,
+                 size_t length, size_t *end)
+{
+    struct super_frame f = {0};
+    uint8_t protocol = 0;
+
+    if (!(h->flags & VNET_NEEDS_CSUM) || h->checksum_offset != SCTP_CHECKSUM) {
+        return false;
+    }
+    *end = length;
+    return read_network(&f, frame, end, &protocol) == NULL && protocol == SCTP
+           && f.transport == h->checksum_start;
+}
+
+/* As net/core/dev.c:skb_crc32c_csum_help(). start <= end. */
+static const char *
+finish_sctp(unsigned char *frame, size_t start, size_t end)
+{
+    unsigned char *checksum = frame + start + SCTP_CHECKSUM;
+    uint32_t crc = 0;
+
+    if (end - start < SCTP_HEADER) {
+        return checksum_beyond;
+    }
+    memcpy(checksum, &crc, sizeof(crc));
+    crc = htole32(~update_crc32c(UINT32_MAX, frame + start, end - start));
+    memcpy(checksum, &crc, sizeof(crc));
+    return NULL;
+}
+
+static const char *
+complete_checksum(struct offload_header *h, unsigned char *frame,
+                  size_t length)
+{
+    const char *reason = check_offload(h, length);
+    size_t end;
+
+    if (reason == NULL && h->gso_type != GSO_NONE) {
+        reason = "a super-frame has no checksum of its own";
+    }
+    if (reason != NULL || !(h->flags & VNET_NEEDS_CSUM)) {
+        return reason;
+    }
+    if (!leaves_sctp_open(h, frame, length, &end)) {
+        finish_checksum(frame, length, h->checksum_start, h->checksum_offset);
+    }
+    else {
+        reason = finish_sctp(frame, h->checksum_start, end);
+    }
+    if (reason == NULL) {
+        h->flags &= (uint8_t)~VNET_NEEDS_CSUM;
+    }
+    return reason;
+}
+
+static const char *
+read_transport(struct super_frame *f, const unsigned char *frame, size_t end)
+{
+    const unsigned char *header = frame + f->transport;
+    size_t size = f->udp ? UDP_HEADER : TCP_HEADER;
+
+    if (end - f->transport < size) {
+        return too_short;
+    }
+    if (!f->udp) {
+        f->sequence = load_be32(header + TCP_SEQUENCE);
+        f->tcp_flags = load_byte(header + TCP_FLAGS);
+        size = (size_t)(load_byte(header + TCP_SIZE) >> 4) * 4;
+        if (size < TCP_HEADER) {
+            return "its TCP header is malformed";
+        }
+        if (end - f->transport < size) {
+            return too_short;
+        }
+    }
+    f->payload = f->transport + size;
+    f->payload_length = end - f->payload;
+    return NULL;
+}
+
+/* The sum that each segment's checksum begins with, but the segment's length.
+   A sender that left the checksum open put the pseudo-header into its field,
+   with the length of all; that counts, because the header's addresses are not
+   the pseudo-header's where there is a source route. net/ipv4/tcp_offload.c:
+   tcp_gso_segment(), net/ipv4/udp_offload.c:__udp_gso_segment(). */
+static void
+read_seed(struct super_frame *f, const unsigned char *frame, size_t end)
+{
+    const unsigned char *ip = frame + f->network;
+    const unsigned char *header = frame + f->transport;
+    uint64_t sum, all;
+
+    if (f->needs_checksum) {
+        sum = sum_bytes(header + f->checksum_offset, sizeof(uint16_t));
+        all = f->udp ? load_be16(header + UDP_LENGTH) : end - f->transport;
+        sum += (uint16_t)~fold(htonl((uint32_t)all));
+    }
+    else {
+        sum = f->ipv6 ? sum_bytes(ip + 8, 32) : sum_bytes(ip + 12, 8);
+        sum += htons(TCP);
+    }
+    f->seed = fold(sum);
+}
+
+static const char *
+check_kind(const struct super_frame *f, const struct offload_header *h,
+           uint8_t protocol)
+{
+    bool v6 = (h->gso_type & ~GSO_ECN) == GSO_TCPV6;
+
+    if (protocol != (f->udp ? UDP : TCP) || (!f->udp && f->ipv6 != v6)) {
+        return "its gso_type is not its protocol";
+    }
+    if (f->needs_checksum && f->checksum_start != f->transport) {
+        return "its checksum does not start at its outer transport header "
+               "(a tunnel cannot be segmented)";
+    }
+    return NULL;
+}
+
+/* How it is cut. A small one is not: it stays as it is, as in
+   __virtio_net_hdr_to_skb(). */
+static const char *
+count_segments(struct super_frame *f)
+{
+    size_t headers = f->payload - f->removed - f->network;
+    size_t count = (f->payload_length + f->gso_size - 1) / f->gso_size;
+
+    if (count > MAX_SEGMENTS) {
+        return "it has more than 65,535 segments";
+    }
+    if (count > 1
+        && headers - (f->ipv6 ? IPV6_HEADER : 0) + f->gso_size > UINT16_MAX) {
+        return "its segments are too long for IP";
+    }
+    f->segment_count = count > 1 ? (uint32_t)count : 1;
+    return NULL;
+}
+
+static const char *
+read_super_frame(struct super_frame *f, const struct offload_header *h,
+                 const unsigned char *frame, size_t length)
+{
+    const char *reason = check_offload(h, length);
+    uint8_t protocol = 0;
+    size_t end = length;
+
+    if (reason != NULL) {
+        return reason;
+    }
+    if (h->gso_type == GSO_NONE) {
+        return "it is no super-frame";
+    }
+    *f = (struct super_frame){
+        .length = length,
+        .gso_size = h->gso_size,
+        .checksum_start = h->checksum_start,
+        .checksum_offset = h->checksum_offset,
+        .needs_checksum = h->flags & VNET_NEEDS_CSUM,
+        .udp = h->gso_type == GSO_UDP_L4,
+    };
+    reason = read_network(f, frame, &end, &protocol);
+    if (reason == NULL) {
+        reason = check_kind(f, h, protocol);
+    }
+    if (reason == NULL) {
+        reason = read_transport(f, frame, end);
+    }
+    if (reason != NULL) {
+        return reason;
+    }
+    read_seed(f, frame, end);
+    return count_segments(f);
+}
+
+/* Bytes of payload in segment i. */
+static size_t
+payload_of(const struct super_frame *f, uint32_t i)
+{
+    size_t left = f->payload_length - i * f->gso_size;
+
+    return left < f->gso_size ? left : f->gso_size;
+}
+
+/* i < f->segment_count. */
+static size_t
+segment_length(const struct super_frame *f, uint32_t i)
+{
+    if (f->segment_count == 1) {
+        return f->length;
+    }
+    return f->payload - f->removed + payload_of(f, i);
+}
+
+/* As net/ipv4/af_inet.c:inet_gso_segment() and
+   net/ipv6/ip6_offload.c:ipv6_gso_segment(). */
+static void
+fix_network(const struct super_frame *f, unsigned char *ip, uint32_t i,
+            size_t size)
+{
+    if (f->ipv6) {
+        store_be16(ip + 4, (uint16_t)(size - IPV6_HEADER));
+        if (f->removed > 0) {
+            ip[6] = f->next_header;
+        }
+        return;
+    }
+    store_be16(ip + 2, (uint16_t)size);
+    store_be16(ip + 4, (uint16_t)(f->id + i));
+    store_be16(ip + 10, 0);
+    store_checksum(ip + 10, sum_bytes(ip, f->transport - f->network), false);
+}
+
+/* As net/ipv4/tcp_offload.c:tcp_gso_segment() and
+   net/ipv4/udp_offload.c:__udp_gso_segment(). */
+static void
+fix_transport(const struct super_frame *f, unsigned char *header, uint32_t i,
+              size_t size)
+{
+    unsigned char *checksum = header + (f->udp ? UDP_CHECKSUM : TCP_CHECKSUM);
+    uint8_t flags = f->tcp_flags;
+
+    if (f->udp) {
+        store_be16(header + UDP_LENGTH, (uint16_t)size);
+    }
+    else {
+        if (i + 1 < f->segment_count) {
+            flags &= (uint8_t)~(TCP_FIN | TCP_PSH);
+        }
+        if (i > 0) {
+            flags &= (uint8_t)~TCP_CWR;
+        }
+        header[TCP_FLAGS] = flags;
+        store_be32(header + TCP_SEQUENCE,
+                   f->sequence + i * (uint32_t)f->gso_size);
+    }
+    store_be16(checksum, 0);
+    store_checksum(checksum,
+                   f->seed + htons((uint16_t)size) + sum_bytes(header, size),
+                   f->udp);
+}
+
+/* Writes segment i's segment_length() bytes. i < f->segment_count; `out` and
+   the frame do not overlap. */
+static void
+write_segment(const struct super_frame *f, const unsigned char *frame,
+              uint32_t i, unsigned char *out)
+{
+    size_t kept = f->network + IPV6_HEADER;
+    size_t headers = f->payload - f->removed;
+    size_t transport = f->transport - f->removed;
+    size_t length = segment_length(f, i);
+
+    if (f->segment_count == 1) {
+        memcpy(out, frame, length);
+        if (f->needs_checksum) {
+            finish_checksum(out, length, f->checksum_start,
+                            f->checksum_offset);
+        }
+        return;
+    }
+    if (f->removed > 0) {
+        memcpy(out, frame, kept);
+        memcpy(out + kept, frame + kept + f->removed, headers - kept);
+    }
+    else {
+        memcpy(out, frame, headers);
+    }
+    memcpy(out + headers, frame + f->payload + i * f->gso_size,
+           length - headers);
+    fix_network(f, out + f->network, i, length - f->network);
+    fix_transport(f, out + transport, i, length - transport);
+}
+
+/* ---- Tables of frames ----------------------------------------------------- */
+
+static const char beyond_frame[] = "its length is beyond the frame";
+
+static size_t
+room_of(const struct frame_table *t, size_t i)
+{
+    return t->parts[2 * i + 1].iov_len;
+}
+
+static unsigned char *
+frame_of(const struct frame_table *t, size_t i)
+{
+    return t->parts[2 * i + 1].iov_base;
+}
+
+/* The offload header of frame i, each field read once. */
+static struct offload_header
+load_header(const struct frame_table *t, size_t i)
+{
+    const struct offload_header *h = &t->headers[i];
+
+    return (struct offload_header){
+        .flags = __atomic_load_n(&h->flags, __ATOMIC_RELAXED),
+        .gso_type = __atomic_load_n(&h->gso_type, __ATOMIC_RELAXED),
+        .header_length = __atomic_load_n(&h->header_length, __ATOMIC_RELAXED),
+        .gso_size = __atomic_load_n(&h->gso_size, __ATOMIC_RELAXED),
+        .checksum_start =
+            __atomic_load_n(&h->checksum_start, __ATOMIC_RELAXED),
+        .checksum_offset =
+            __atomic_load_n(&h->checksum_offset, __ATOMIC_RELAXED),
+    };
+}
+
+/* Reads the length and header of frame i, once; false where the length was
+   written beyond the frame. */
+static bool
+load_frame(const struct frame_table *t, size_t i, size_t *length,
+           struct offload_header *h)
+{
+    *length = atomic_load_explicit(&t->lengths[i], memory_order_relaxed);
+    *h = load_header(t, i);
+    return *length <= room_of(t, i);
+}
+
+/* Completes the checksum of frame i, whose length and header are those read:
+   NULL, or why it cannot be done. */
+static const char *
+complete_frame(const struct frame_table *t, size_t i, size_t length,
+               struct offload_header *h)
+{
+    const char *reason = complete_checksum(h, frame_of(t, i), length);
+
+    if (reason == NULL) {
+        __atomic_store_n(&t->headers[i].flags, h->flags, __ATOMIC_RELAXED);
+        t->flags[i] &= (uint16_t)~CHECKSUM_NOT_READY;
+    }
+    return reason;
+}
+
+size_t
+complete_frames(const struct frame_table *t, size_t *at, const char **reason)
+{
+    size_t done = 0, length, i;
+    struct offload_header h;
+
+    for (i = 0; i < t->count; i++) {
+        *at = i;
+        if (!load_frame(t, i, &length, &h)) {
+            *reason = beyond_frame;
+            return done;
+        }
+        if (h.gso_type != GSO_NONE || !(h.flags & VNET_NEEDS_CSUM)) {
+            continue;
+        }
+        *reason = complete_frame(t, i, length, &h);
+        if (*reason != NULL) {
+            return done;
+        }
+        done++;
+    }
+    return done;
+}
+
+/* The kernel, too, reads the header once, and checks it. */
+size_t
+check_frames(const struct frame_table *t, size_t start, const char **reason)
+{
+    struct offload_header h;
+    size_t i, length, sctp_end;
+
+    for (i = start; i < t->count; i++) {
+        h = load_header(t, i);
+        length = room_of(t, i);
+        *reason = check_offload(&h, length);
+        if (*reason == NULL
+            && leaves_sctp_open(&h, frame_of(t, i), length, &sctp_end)) {
+            *reason = complete_frame(t, i, length, &h);
+        }
+        if (*reason != NULL) {
+            break;
+        }
+    }
+    return i - start;
+}
+
+/* The next free frame of the target, declared to be of `length` bytes; NULL
+   with the reason set where it is too small. */
+static unsigned char *
+next_target(struct segmentation *g, size_t length)
+{
+    if (length > room_of(&g->to, g->written)) {
+        g->reason = "it does not fit the target's frame";
+        return NULL;
+    }
+    atomic_store_explicit(&g->to.lengths[g->written], (uint32_t)length,
+                          memory_order_relaxed);
+    return frame_of(&g->to, g->written++);
+}
+
+/* Frame and checksum, if it needs one. */
+static void
+copy_frame(struct segmentation *g, struct offload_header *h, size_t length)
+{
+    unsigned char *target;
+
+    if (g->segment > 0) {
+        g->reason = "it has no such segment";
+        return;
+    }
+    target = next_target(g, length);
+    if (target == NULL) {
+        return;
+    }
+    memcpy(target, frame_of(&g->from, g->frame), length);
+    if (h->flags & VNET_NEEDS_CSUM) {
+        g->reason = complete_checksum(h, target, length);
+        if (g->reason != NULL) {
+            g->written--;
+            return;
+        }
+    }
+    g->frame++;
+}
+
+static void
+cut_frame(struct segmentation *g, const struct offload_header *h,
+          size_t length)
+{
+    const unsigned char *frame = frame_of(&g->from, g->frame);
+    struct super_frame f;
+    unsigned char *target;
+
+    g->reason = read_super_frame(&f, h, frame, length);
+    if (g->reason != NULL) {
+        return;
+    }
+    if (g->segment >= f.segment_count) {
+        g->reason = "it has no such segment";
+        return;
+    }
+    while (g->segment < f.segment_count && g->written < g->to.count) {
+        target = next_target(g, segment_length(&f, g->segment));
+        if (target == NULL) {
+            return;
+        }
+        write_segment(&f, frame, g->segment, target);
+        g->segment++;
+    }
+    if (g->segment == f.segment_count) {
+        g->segment = 0;
+        g->frame++;
+    }
+}
+
+void
+segment_frames(struct segmentation *g)
+{
+    struct offload_header h;
+    size_t length;
+
+    while (g->reason == NULL && g->frame < g->from.count
+           && g->written < g->to.count) {
+        if (!load_frame(&g->from, g->frame, &length, &h)) {
+            g->reason = beyond_frame;
+        }
+        else if (h.gso_type == GSO_NONE) {
+            copy_frame(g, &h, length);
+        }
+        else {
+            cut_frame(g, &h, length);
+        }
+    }
+}

@@ -1,0 +1,387 @@
+"""How a RawSocket is made: on which interface, in which namespace, for which
+protocol."""
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support import WAIT
+from support.child import run_python, tool
+from support.frames import (
+    LOCAL_EXPERIMENTAL,
+    OTHER_EXPERIMENTAL,
+    flood,
+    frame,
+    pending,
+    receive,
+    send,
+)
+from support.linux import ETH_P_ALL, PACKET_STATISTICS, SOL_PACKET, descriptors
+from support.programs import keep_ethertype
+
+from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.testing import Veth
+
+SO_MEMINFO = 55
+
+
+def queued_bytes(sock: RawSocket) -> int:
+    """What the packets in the receive queue weigh: sk_rmem_alloc."""
+    (weight,) = struct.unpack_from(
+        "I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
+    )
+    return int(weight)
+
+
+# Construction
+
+
+def test_kernel_queues_packets_of_other_interfaces_until_bind(
+    veth: Veth, veth_factory: Callable[[], Veth]
+) -> None:
+    """Why the constructor opens its socket with protocol 0 (packet(7))."""
+    other = veth_factory()
+    with socket.socket(
+        socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)
+    ) as naive:
+        naive.settimeout(WAIT)
+        send(other.a, frame(b"other"))
+        naive.recv(1, socket.MSG_PEEK)
+        naive.bind((veth.b, ETH_P_ALL))
+        _, address = naive.recvfrom(2048)
+        assert address[0] in (other.a, other.b), (
+            "a packet queued before bind(2) should stay in the queue"
+        )
+
+
+def test_no_packet_of_another_interface_ever_appears(
+    veth: Veth, veth_factory: Callable[[], Veth], scaled: Callable[[int], int]
+) -> None:
+    other = veth_factory()
+    wanted = frame(b"wanted")
+    with (
+        RawSocket(veth.a, protocol=0) as sender,
+        flood(other.a, [frame(b"unwanted", ethertype=OTHER_EXPERIMENTAL)]),
+    ):
+        for _ in range(scaled(100)):
+            with RawSocket(veth.b) as sock:
+                sender.send(wanted)
+                assert receive(sock, 1) == [wanted], (
+                    "the first packet is not the first that its interface"
+                    " received since"
+                )
+                assert pending(sock) == []
+
+
+def test_no_packet_that_the_filter_rejects_ever_appears(
+    veth: Veth, scaled: Callable[[int], int]
+) -> None:
+    wanted = frame(b"wanted")
+    unwanted = frame(b"unwanted", ethertype=OTHER_EXPERIMENTAL)
+    only_wanted = keep_ethertype(LOCAL_EXPERIMENTAL)
+    with (
+        RawSocket(veth.a, protocol=0) as sender,
+        flood(veth.a, [unwanted]),
+    ):
+        with RawSocket(veth.b) as sock:
+            assert receive(sock, 1)[0] == unwanted, "the flood is not there"
+        for _ in range(scaled(100)):
+            with RawSocket(veth.b, filter=only_wanted) as sock:
+                sender.send(wanted)
+                assert receive(sock, 1) == [wanted], (
+                    "a packet that the filter rejects came out"
+                )
+                assert pending(sock) == []
+
+
+def test_listens_when_the_constructor_returns(
+    pair: Veth, scaled: Callable[[int], int]
+) -> None:
+    with RawSocket(pair.a, protocol=0) as sender:
+        for number in range(scaled(20)):
+            packet = frame(b"%d" % number)
+            with RawSocket(pair.b) as sock:
+                sender.send(packet)
+                assert receive(sock, 1) == [packet]
+
+
+def test_protocol_narrows_what_is_received(pair: Veth) -> None:
+    with RawSocket(pair.b, protocol=LOCAL_EXPERIMENTAL) as sock:
+        send(pair.a, frame(b"no", ethertype=OTHER_EXPERIMENTAL), frame(b"yes"))
+        assert receive(sock, 1) == [frame(b"yes")]
+        assert pending(sock) == []
+
+
+def test_kernel_binds_to_an_interface_that_is_down(
+    veth: Veth, unbound: socket.socket
+) -> None:
+    """Why the constructor asks for SO_ERROR: bind(2) itself succeeds."""
+    veth.down("b")
+    unbound.bind((veth.b, ETH_P_ALL))
+    pending_error = unbound.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    assert pending_error == errno.ENETDOWN
+
+
+@pytest.mark.parametrize("protocol", [ETH_P_ALL, 0])
+def test_interface_that_is_down_is_refused(veth: Veth, protocol: int) -> None:
+    veth.down("b")
+    before = descriptors()
+    with pytest.raises(OSError, match="Network is down") as caught:
+        RawSocket(veth.b, protocol=protocol)
+    assert caught.value.errno == errno.ENETDOWN
+    assert caught.value.filename == veth.b, "the error names no interface"
+    assert descriptors() == before, "the constructor left a descriptor open"
+
+
+def test_allow_down_receives_when_the_link_comes_up(veth: Veth) -> None:
+    veth.down("b")
+    with RawSocket(veth.b, allow_down=True) as sock:
+        veth.up("b")
+        send(veth.a, frame(b"up"))
+        assert receive(sock, 1) == [frame(b"up")]
+
+
+def test_allow_down_sends_when_the_link_comes_up(veth: Veth) -> None:
+    veth.down("a")
+    with (
+        RawSocket(veth.a, protocol=0, allow_down=True) as sender,
+        RawSocket(veth.b) as sock,
+    ):
+        with pytest.raises(OSError, match="Network is down") as caught:
+            sender.send(frame(b"down"))
+        assert caught.value.errno == errno.ENETDOWN
+        veth.up("a")
+        sender.send(frame(b"up"))
+        assert receive(sock, 1) == [frame(b"up")]
+
+
+def test_allow_down_changes_nothing_when_the_link_is_up(pair: Veth) -> None:
+    with RawSocket(pair.b, allow_down=True) as sock:
+        send(pair.a, frame(b"up"))
+        assert receive(sock, 1) == [frame(b"up")]
+
+
+def test_constructor_that_raises_leaves_no_descriptor(veth: Veth) -> None:
+    before = descriptors()
+    failures: list[dict[str, Any]] = [
+        {"interface": "no-such-iface"},
+        {"interface": veth.b, "filter": b"\0" * 8},
+        {"interface": veth.b, "filter": b"\0" * 7},
+        {"interface": veth.b, "netns": "no such namespace"},
+        {"interface": veth.b, "netns": "/dev/null"},
+    ]
+    for options in failures:
+        with pytest.raises((OSError, ValueError)):
+            RawSocket(**options)
+        assert descriptors() == before, options
+
+
+def test_descriptors_are_not_inherited(veth: Veth) -> None:
+    before = descriptors()
+    with RawSocket(veth.b) as sock:
+        made = descriptors() - before
+        assert sock.fileno() in made
+        for descriptor in made:
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
+            assert flags & fcntl.FD_CLOEXEC, "a child would inherit it"
+
+
+# protocol=0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda sock: sock.recvmmsg_into(PacketBatch(1)),
+        lambda sock: sock.recv(100),
+        lambda sock: sock.recv_into(bytearray(100)),
+    ],
+    ids=["recvmmsg_into", "recv", "recv_into"],
+)
+def test_send_only_socket_raises_on_receive(
+    pair: Veth, call: Callable[[RawSocket], object]
+) -> None:
+    with RawSocket(pair.a, protocol=0) as sock:
+        with pytest.raises(OSError, match="protocol=0 only sends") as caught:
+            call(sock)
+        assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_send_only_socket_queues_nothing(pair: Veth) -> None:
+    with RawSocket(pair.b, protocol=0) as idle, RawSocket(pair.b) as sock:
+        send(pair.a, *[frame(b"%d" % number) for number in range(64)])
+        receive(sock, 64)
+        with socket.socket(fileno=os.dup(idle.fileno())) as plain:
+            seen = plain.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        assert seen == bytes(8), "the kernel fed it packets"
+        assert queued_bytes(idle) == 0
+        assert idle.statistics().packets_received == 0
+
+
+def test_send_only_socket_needs_an_interface() -> None:
+    with pytest.raises(ValueError, match="needs an interface"):
+        RawSocket(protocol=0)
+
+
+def test_send_only_socket_keeps_the_default_receive_buffer(
+    veth: Veth, unbound: socket.socket
+) -> None:
+    with RawSocket(veth.a, protocol=0) as sock:
+        option = (socket.SOL_SOCKET, socket.SO_RCVBUF)
+        assert sock.getsockopt(*option) == unbound.getsockopt(*option)
+
+
+@pytest.mark.parametrize("kind", ["str", "PathLike"])
+def test_netns_by_path(tmp_path: Any, kind: str) -> None:
+    tool("ip")
+    with subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "ip link set lo up; echo; read _"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ
+        | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        path: Any = f"/proc/{child.pid}/ns/net"
+        if kind == "PathLike":
+            path = tmp_path / "net"
+            path.symlink_to(f"/proc/{child.pid}/ns/net")
+        here = os.stat("/proc/thread-self/ns/net").st_ino
+        with (
+            RawSocket(
+                "lo", netns=path, filter=keep_ethertype(LOCAL_EXPERIMENTAL)
+            ) as sock,
+            RawSocket("lo", filter=keep_ethertype(LOCAL_EXPERIMENTAL)) as ours,
+        ):
+            assert os.stat("/proc/thread-self/ns/net").st_ino == here, (
+                "the caller's thread was moved"
+            )
+            with RawSocket("lo", netns=path, protocol=0) as sender:
+                sender.send(frame(b"there"))
+            assert receive(sock, 1) == [frame(b"there")]
+            assert pending(ours) == []
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def test_interface_is_looked_up_in_the_namespace_of_the_socket(
+    pair: Veth,
+) -> None:
+    with subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo; read _"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        with pytest.raises(OSError, match="No such device") as caught:
+            RawSocket(pair.a, netns=f"/proc/{child.pid}/ns/net")
+        assert caught.value.errno == errno.ENODEV
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def test_netns_that_is_a_fifo_is_refused(tmp_path: Any) -> None:
+    """Opening it must not wait for a writer."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="setns") as caught:
+        RawSocket("lo", netns=path)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_netns_by_name() -> None:
+    """A name is one of `ip netns`; /run is private to the child, which needs
+    no privilege over the machine then."""
+    tool("ip")
+    script = """
+        set -e
+        PATH=$PATH:/usr/sbin:/sbin
+        mount -t tmpfs none /run
+        ip netns add elsewhere
+        ip -n elsewhere link set lo up
+        exec "$@"
+    """
+    code = """
+        from rawmmsg import RawSocket
+
+        with (
+            RawSocket("lo", netns="elsewhere") as sock,
+            RawSocket("lo", netns="/run/netns/elsewhere") as sender,
+        ):
+            sender.send(b"x" * 60)
+            sock.settimeout(30)
+            print(sock.recv(100) == b"x" * 60)
+        try:
+            RawSocket("lo", netns="nowhere")
+        except FileNotFoundError as error:
+            print(error.filename)
+    """
+    answer = run_python(
+        code,
+        *("unshare", "--mount", "sh", "-c", textwrap.dedent(script), "sh"),
+    )
+    assert answer.split() == ["True", "/var/run/netns/nowhere"]
+
+
+def test_name_that_is_not_utf8(veth_factory: Callable[..., Veth]) -> None:
+    """As os.fsdecode() has it, in every place."""
+    name = "v\udcff0"
+    veth_factory(name, "peer-of-it")
+    with RawSocket(name) as sock:
+        assert sock.interface == name
+        assert sock.getsockname()[0] == name
+
+
+def test_name_of_a_str_subclass_runs_no_code_of_it(veth: Veth) -> None:
+    class Name(str):
+        def __str__(self) -> str:
+            raise AssertionError("user code ran")
+
+        __repr__ = __str__
+
+    with RawSocket(Name(veth.a)) as sock:
+        assert type(sock.interface) is str
+        assert repr(veth.a) in repr(sock)
+
+
+SWAPPED = {
+    0x0300: "0x0003",
+    0x0008: "0x0800",
+    0x0608: "0x0806",
+    0xDD86: "0x86dd",
+    0x0081: "0x8100",
+    0xA888: "0x88a8",
+    0xCC88: "0x88cc",
+    0xB588: "0x88b5",
+    0xB688: "0x88b6",
+    0xF788: "0x88f7",
+}
+
+
+@pytest.mark.skipif(sys.byteorder == "big", reason="htons() does nothing")
+@pytest.mark.parametrize(("protocol", "meant"), SWAPPED.items())
+def test_protocol_in_network_order_is_warned_of(
+    protocol: int, meant: str
+) -> None:
+    """As every AF_PACKET script has it, for the socket module. Not refused:
+    it may be an EtherType of its own."""
+    with pytest.warns(RuntimeWarning) as caught:
+        RawSocket("lo", protocol=protocol).close()
+    (warning,) = caught
+    assert f"{protocol:#06x} is htons({meant})" in str(warning.message)
+    assert warning.filename == __file__
+
+
+@pytest.mark.parametrize("protocol", [0x0003, 0x0800, 0x0806, 0x88B5, 0x1234])
+def test_protocol_in_host_order_is_not_warned_of(protocol: int) -> None:
+    RawSocket("lo", protocol=protocol).close()
