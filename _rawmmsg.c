@@ -592,18 +592,23 @@ poll_socket(RawSocket *s, const struct transfer *t, short events,
     return ready < 0 ? 0 : ready;
 }
 
-/* A number as people read it, "1,514": a new str, or NULL with an exception
-   set. */
-static PyObject *
-group_digits(size_t number)
-{
-    PyObject *value = PyLong_FromSize_t(number), *text = NULL;
+/* Room for any size_t with its commas. */
+#define GROUPED 32
 
-    if (value != NULL) {
-        text = PyObject_CallMethod(value, "__format__", "s", ",");
-        Py_DECREF(value);
+/* Writes a number as people read it: "1,514". */
+static void
+group_digits(char text[GROUPED], size_t number)
+{
+    char digits[GROUPED];
+    int count = PyOS_snprintf(digits, sizeof(digits), "%zu", number), i;
+
+    for (i = 0; i < count; i++) {
+        if (i > 0 && (count - i) % 3 == 0) {
+            *text++ = ',';
+        }
+        *text++ = digits[i];
     }
-    return text;
+    *text = '\0';
 }
 
 /* Bytes of the packet that the kernel refused. */
@@ -619,15 +624,17 @@ refused_length(const RawSocket *s, const struct transfer *t)
     return length;
 }
 
-/* Why the kernel refused a packet of this length, where that is known: a new
-   str, or NULL, with an exception set or not. Lengths: net/packet/
-   af_packet.c:packet_snd(), include/linux/netdevice.h:dev_validate_header(). */
+/* Why the kernel refused a packet of this length, where the length is the
+   reason: a new str, or NULL, with an exception set or not. As in net/packet/
+   af_packet.c:packet_snd() and include/linux/netdevice.h:
+   dev_validate_header(). */
 static PyObject *
 explain_length(RawSocket *s, int error, size_t length)
 {
     size_t link_header = s->type == SOCK_RAW ? ETH_HLEN : 0, most;
-    PyObject *interface, *grouped, *text = NULL;
+    PyObject *interface, *text;
     struct ifreq answer;
+    char grouped[GROUPED];
 
     if (s->ifindex == 0 || !is_ethernet(s->link_type)) {
         return NULL;
@@ -641,17 +648,13 @@ explain_length(RawSocket *s, int error, size_t length)
         return NULL;
     }
     most = (size_t)answer.ifr_mtu + link_header;
-    if (length <= most) {
+    interface = length > most ? interface_name(s) : NULL;
+    if (interface == NULL) {
         return NULL;
     }
-    interface = interface_name(s);
-    grouped = group_digits(most);
-    if (interface != NULL && grouped != NULL) {
-        text = PyUnicode_FromFormat("the MTU of %U allows %U", interface,
-                                    grouped);
-    }
-    Py_XDECREF(interface);
-    Py_XDECREF(grouped);
+    group_digits(grouped, most);
+    text = PyUnicode_FromFormat("the MTU of %S allows %s", interface, grouped);
+    Py_DECREF(interface);
     return text;
 }
 
@@ -660,25 +663,27 @@ static int
 raise_refused(RawSocket *s, const struct transfer *t, int error)
 {
     size_t length = refused_length(s, t);
-    PyObject *bytes = group_digits(length), *reason = NULL, *text = NULL;
-    char packet[40] = "the packet";
+    PyObject *reason = explain_length(s, error, length);
+    char packet[40] = "the packet", bytes[GROUPED];
 
+    if (reason == NULL && PyErr_Occurred()) {
+        return -1;
+    }
     if (t->numbered) {
         PyOS_snprintf(packet, sizeof(packet), "packet %zd", t->index);
     }
-    if (bytes != NULL) {
-        reason = explain_length(s, error, length);
+    group_digits(bytes, length);
+    if (reason == NULL) {
+        return raise_text(s, error,
+                          PyUnicode_FromFormat("%s (%s byte%s): %s", packet,
+                                               bytes, length == 1 ? "" : "s",
+                                               strerror(error)));
     }
-    if (reason != NULL) {
-        text = PyUnicode_FromFormat("%s: %U bytes, %U", packet, bytes, reason);
-    }
-    else if (!PyErr_Occurred()) {
-        text = PyUnicode_FromFormat("%s (%U bytes): %s", packet, bytes,
-                                    strerror(error));
-    }
-    Py_XDECREF(reason);
-    Py_XDECREF(bytes);
-    return text == NULL ? -1 : raise_text(s, error, text);
+    raise_text(s, error,
+               PyUnicode_FromFormat("%s: %s byte%s, %S", packet, bytes,
+                                    length == 1 ? "" : "s", reason));
+    Py_DECREF(reason);
+    return -1;
 }
 
 /* How long the call may still wait: ns, INT64_MAX without a timeout, or -1
@@ -1705,7 +1710,7 @@ free_destinations(struct destinations *d)
     PyMem_Free(d->links);
 }
 
-/* Says which item of `what` is meant by the exception in flight. */
+/* Says which packet or address the exception in flight is about. */
 static void
 note_index(const char *what, Py_ssize_t i)
 {
@@ -1713,7 +1718,7 @@ note_index(const char *what, Py_ssize_t i)
     PyObject *type = (PyObject *)Py_TYPE(exception);
 
     if (type == PyExc_ValueError || type == PyExc_TypeError) {
-        PyErr_Format(type, "%s[%zd]: %S", what, i, exception);
+        PyErr_Format(type, "%s %zd: %S", what, i, exception);
         Py_DECREF(exception);
     }
     else {
@@ -1740,7 +1745,7 @@ name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
     for (i = 0; i < out->count; i++) {
         links[i] = out->batch->memory->addresses[start + i];
         if (check_interface(s, links[i].ll.sll_ifindex) < 0) {
-            note_index("packets", start + i);
+            note_index("packet", start + i);
             return -1;
         }
         if (links[i].ll.sll_halen > MAX_HARDWARE) {
@@ -1795,7 +1800,7 @@ name_by_sequence(RawSocket *s, PyObject *addresses, Py_ssize_t start,
             result = parse_address(s, address, &name);
         }
         if (result < 0) {
-            note_index("addresses", start + i);
+            note_index("address", start + i);
         }
         else {
             links[i] = name.link;

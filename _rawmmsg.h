@@ -365,7 +365,7 @@ int prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
                      Py_ssize_t stop);
 void end_outgoing(struct outgoing *out);
 
-/* Raises ValueError about packets[i]; always -1. */
+/* Raises ValueError about packet i; always -1. */
 int raise_bad_frame(Py_ssize_t i, const char *reason);
 
 unsigned char *hardware_of(struct link_name *n);

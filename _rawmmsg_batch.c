@@ -829,7 +829,7 @@ set_held(PacketBatch *b, Py_ssize_t count, unsigned collected)
 int
 raise_bad_frame(Py_ssize_t i, const char *reason)
 {
-    PyErr_Format(PyExc_ValueError, "packets[%zd]: %s", i, reason);
+    PyErr_Format(PyExc_ValueError, "packet %zd: %s", i, reason);
     return -1;
 }
 
@@ -2006,7 +2006,7 @@ fetch_packets(PyObject *packets, Py_ssize_t start, Py_ssize_t count,
         }
         else if (size > limit) {
             PyErr_Format(PyExc_ValueError,
-                         "packets[%zd] has %zd parts: at most %zd are "
+                         "packet %zd has %zd parts: at most %zd are "
                          "gathered",
                          start + i, size, limit);
             Py_CLEAR(fetched);

@@ -64,7 +64,7 @@ USES = NUMBERS | (BUFFERS if sys.version_info >= (3, 12) else {})
 def test_socket_closed_by_its_argument_is_ebadf(
     sock: RawSocket, use: Callable[[RawSocket, Any], object]
 ) -> None:
-    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+    with pytest.raises(OSError, match="the socket was closed") as caught:
         use(sock, Hostile(sock.close))
     assert caught.value.errno == errno.EBADF
     assert sock.closed
