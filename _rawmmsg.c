@@ -10,6 +10,7 @@
 */
 
 #include "_rawmmsg.h"
+#include "_rawmmsg_docstrings.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -379,7 +380,10 @@ try_enter(RawSocket *s, unsigned *process)
 static int
 enter_call(RawSocket *s, unsigned *process, const char *call)
 {
-    return try_enter(s, process) ? 0 : raise_closed(s, call);
+    if (try_enter(s, process)) {
+        return 0;
+    }
+    return raise_closed(s, call);
 }
 
 /* Ends it; the last one out of a closed socket closes the descriptors. A call
@@ -1492,10 +1496,6 @@ finish_receive(RawSocket *s, PacketBatch *b, int done)
     }
 }
 
-PyDoc_STRVAR(RawSocket_recvmmsg_into_doc,
-             "recvmmsg_into($self, batch, /)\n--\n\n"
-             "Receives what waits into frames 0..n-1 and returns n >= 1.");
-
 static PyObject *
 RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
 {
@@ -1622,19 +1622,11 @@ receive_bytes(RawSocket *s, PyObject *bufsize, const char *method,
     return packet;
 }
 
-PyDoc_STRVAR(RawSocket_recv_doc, "recv($self, bufsize, /)\n--\n\n"
-                                 "Receives one packet, cut to bufsize bytes.");
-
 static PyObject *
 RawSocket_recv(PyObject *self, PyObject *argument)
 {
     return receive_bytes((RawSocket *)self, argument, "recv", NULL);
 }
-
-PyDoc_STRVAR(RawSocket_recvfrom_doc,
-             "recvfrom($self, bufsize, /)\n--\n\n"
-             "Receives one packet, cut to bufsize bytes, and its address, as "
-             "sendto()\ntakes it.");
 
 static PyObject *
 RawSocket_recvfrom(PyObject *self, PyObject *argument)
@@ -1653,11 +1645,6 @@ RawSocket_recvfrom(PyObject *self, PyObject *argument)
     address = address_of(s, &name);
     return Py_BuildValue("NN", packet, address);
 }
-
-PyDoc_STRVAR(RawSocket_recv_into_doc,
-             "recv_into($self, buffer, nbytes=0, /)\n--\n\n"
-             "Receives one packet into buffer, or its first nbytes; returns "
-             "the bytes\nwritten.");
 
 static PyObject *
 RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
@@ -1937,12 +1924,6 @@ check_range(struct range *range, Py_ssize_t total)
     return 0;
 }
 
-PyDoc_STRVAR(RawSocket_sendmmsg_doc,
-             "sendmmsg($self, packets, /, start=0, stop=None, *, "
-             "addresses=None)\n--\n\n"
-             "Sends packets from index start on, before index stop, at most "
-             "1,024, and\nreturns how many the kernel took.");
-
 static PyObject *
 RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                    PyObject *names)
@@ -2050,11 +2031,6 @@ note_packets_sent(Py_ssize_t sent)
     PyErr_SetRaisedException(exception);
 }
 
-PyDoc_STRVAR(RawSocket_sendmmsg_all_doc,
-             "sendmmsg_all($self, packets, /)\n--\n\n"
-             "Sends every packet, resuming after short counts. An error "
-             "carries\n`packets_sent`.");
-
 static PyObject *
 RawSocket_sendmmsg_all(PyObject *self, PyObject *packets)
 {
@@ -2132,18 +2108,11 @@ send_one(RawSocket *s, PyObject *data, PyObject *address, const char *method)
     return done < 0 ? NULL : PyLong_FromSsize_t((Py_ssize_t)part.iov_len);
 }
 
-PyDoc_STRVAR(RawSocket_send_doc, "send($self, data, /)\n--\n\n"
-                                 "Sends one packet; returns its length.");
-
 static PyObject *
 RawSocket_send(PyObject *self, PyObject *data)
 {
     return send_one((RawSocket *)self, data, NULL, "send");
 }
-
-PyDoc_STRVAR(RawSocket_sendto_doc,
-             "sendto($self, data, address, /)\n--\n\n"
-             "Sends one packet to an address; returns its length.");
 
 static PyObject *
 RawSocket_sendto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
@@ -2474,10 +2443,6 @@ replace_filter(RawSocket *s, const struct program *p, struct old_filter *old)
     return -1;
 }
 
-PyDoc_STRVAR(RawSocket_attach_filter_doc,
-             "attach_filter($self, filter, /)\n--\n\n"
-             "Has the kernel keep only what the filter accepts.");
-
 static PyObject *
 RawSocket_attach_filter(PyObject *self, PyObject *filter)
 {
@@ -2530,19 +2495,12 @@ change_filter(PyObject *self, int name, const char *call)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(RawSocket_detach_filter_doc, "detach_filter($self, /)\n--\n\n"
-                                          "Removes the filter.");
-
 static PyObject *
 RawSocket_detach_filter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return change_filter(self, SO_DETACH_FILTER,
                          "setsockopt(SO_DETACH_FILTER)");
 }
-
-PyDoc_STRVAR(RawSocket_lock_filter_doc,
-             "lock_filter($self, /)\n--\n\n"
-             "Forbids changing the filter for the life of the socket.");
 
 static PyObject *
 RawSocket_lock_filter(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -2691,12 +2649,6 @@ join_fanout(RawSocket *s, const struct fanout *f)
     }
     return value & 0xffff;
 }
-
-PyDoc_STRVAR(RawSocket_set_fanout_doc,
-             "set_fanout($self, /, mode, group=None, flags=0, program=None)\n"
-             "--\n\n"
-             "Joins a fanout group, each packet of which goes to one of its "
-             "sockets;\nreturns its number.");
 
 static PyObject *
 RawSocket_set_fanout(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -3678,27 +3630,21 @@ RawSocket_repr(PyObject *self)
 }
 
 static PyStructSequence_Field Statistics_fields[] = {
-    {"packets_received", "Packets delivered to the caller."},
-    {"packets_dropped",
-     "Packets that the kernel dropped because the receive buffer was full; "
-     "None off AF_PACKET."},
-    {"batches_received", "Receiving system calls that delivered packets."},
-    {"packets_sent", "Packets that the kernel took."},
-    {"batches_sent", "Sending system calls that took packets."},
-    {"send_retries", "Times that sendmmsg_all() came back after ENOBUFS."},
+    {"packets_received", Statistics_packets_received_doc},
+    {"packets_dropped", Statistics_packets_dropped_doc},
+    {"batches_received", Statistics_batches_received_doc},
+    {"packets_sent", Statistics_packets_sent_doc},
+    {"batches_sent", Statistics_batches_sent_doc},
+    {"send_retries", Statistics_send_retries_doc},
     {NULL, NULL},
 };
 
 static PyStructSequence_Desc Statistics_desc = {
     "rawmmsg.Statistics",
-    "What a socket has done since it was made; 64-bit counts.",
+    Statistics_doc,
     Statistics_fields,
     6,
 };
-
-PyDoc_STRVAR(RawSocket_statistics_doc,
-             "statistics($self, /)\n--\n\n"
-             "Counts since the socket was made, as Statistics.");
 
 static PyObject *
 RawSocket_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -3741,10 +3687,6 @@ RawSocket_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
     }
     return statistics;
 }
-
-PyDoc_STRVAR(RawSocket_getsockopt_doc,
-             "getsockopt($self, level, optname, buflen=0, /)\n--\n\n"
-             "A socket option, as an int, or as up to buflen bytes.");
 
 static PyObject *
 RawSocket_getsockopt(PyObject *self, PyObject *args)
@@ -3800,11 +3742,6 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     return PyBytes_FromStringAndSize(
         bytes, length < (socklen_t)size ? (Py_ssize_t)length : size);
 }
-
-PyDoc_STRVAR(RawSocket_setsockopt_doc,
-             "setsockopt($self, level, optname, value, optlen=0, /)\n--\n\n"
-             "Sets a socket option to an int or to bytes; value None and "
-             "optlen as in\nthe socket module.");
 
 static PyObject *
 RawSocket_setsockopt(PyObject *self, PyObject *args)
@@ -3863,11 +3800,6 @@ RawSocket_setsockopt(PyObject *self, PyObject *args)
     }
     Py_RETURN_NONE;
 }
-
-PyDoc_STRVAR(RawSocket_getsockname_doc,
-             "getsockname($self, /)\n--\n\n"
-             "(interface, protocol, packet type, link type, hardware "
-             "address).");
 
 static PyObject *
 RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -3935,20 +3867,12 @@ membership_call(PyObject *self, int action, PyObject *address,
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(RawSocket_add_membership_doc,
-             "add_membership($self, address, /)\n--\n\n"
-             "Has the interface receive a multicast address too.");
-
 static PyObject *
 RawSocket_add_membership(PyObject *self, PyObject *address)
 {
     return membership_call(self, PACKET_ADD_MEMBERSHIP, address,
                            "setsockopt(PACKET_ADD_MEMBERSHIP)");
 }
-
-PyDoc_STRVAR(RawSocket_drop_membership_doc,
-             "drop_membership($self, address, /)\n--\n\n"
-             "Undoes one add_membership().");
 
 static PyObject *
 RawSocket_drop_membership(PyObject *self, PyObject *address)
@@ -3957,9 +3881,6 @@ RawSocket_drop_membership(PyObject *self, PyObject *address)
                            "setsockopt(PACKET_DROP_MEMBERSHIP)");
 }
 
-PyDoc_STRVAR(RawSocket_fileno_doc, "fileno($self, /)\n--\n\n"
-                                   "The descriptor; -1 when closed.");
-
 static PyObject *
 RawSocket_fileno(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -3967,11 +3888,6 @@ RawSocket_fileno(PyObject *self, PyObject *Py_UNUSED(unused))
 
     return PyLong_FromLong(is_closed(s) ? -1 : s->fd);
 }
-
-PyDoc_STRVAR(RawSocket_detach_doc,
-             "detach($self, /)\n--\n\n"
-             "Closes the object without closing the descriptor, and returns "
-             "it.");
 
 static PyObject *
 RawSocket_detach(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -3999,21 +3915,12 @@ RawSocket_detach(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyLong_FromLong(s->fd);
 }
 
-PyDoc_STRVAR(RawSocket_close_doc,
-             "close($self, /)\n--\n\n"
-             "Closes the socket; a call that waits in another thread raises "
-             "OSError\nEBADF at once.");
-
 static PyObject *
 RawSocket_close(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     close_socket((RawSocket *)self);
     Py_RETURN_NONE;
 }
-
-PyDoc_STRVAR(RawSocket_settimeout_doc,
-             "settimeout($self, timeout, /)\n--\n\n"
-             "Seconds that a call may wait; None: for ever, 0: not at all.");
 
 static PyObject *
 RawSocket_settimeout(PyObject *self, PyObject *argument)
@@ -4045,9 +3952,6 @@ RawSocket_settimeout(PyObject *self, PyObject *argument)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(RawSocket_gettimeout_doc, "gettimeout($self, /)\n--\n\n"
-                                       "The timeout in seconds, or None.");
-
 static PyObject *
 RawSocket_gettimeout(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -4059,9 +3963,6 @@ RawSocket_gettimeout(PyObject *self, PyObject *Py_UNUSED(unused))
     }
     return PyFloat_FromDouble((double)timeout / (double)NS_PER_S);
 }
-
-PyDoc_STRVAR(RawSocket_setblocking_doc, "setblocking($self, flag, /)\n--\n\n"
-                                        "settimeout(None) or settimeout(0).");
 
 static PyObject *
 RawSocket_setblocking(PyObject *self, PyObject *argument)
@@ -4075,9 +3976,6 @@ RawSocket_setblocking(PyObject *self, PyObject *argument)
                           memory_order_relaxed);
     Py_RETURN_NONE;
 }
-
-PyDoc_STRVAR(RawSocket_getblocking_doc, "getblocking($self, /)\n--\n\n"
-                                        "Whether a call may wait.");
 
 static PyObject *
 RawSocket_getblocking(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -4268,10 +4166,8 @@ static PyMethodDef RawSocket_methods[] = {
     {"setblocking", RawSocket_setblocking, METH_O, RawSocket_setblocking_doc},
     {"getblocking", RawSocket_getblocking, METH_NOARGS,
      RawSocket_getblocking_doc},
-    {"__enter__", RawSocket_enter, METH_NOARGS,
-     "__enter__($self, /)\n--\n\nThe socket itself."},
-    {"__exit__", RawSocket_exit, METH_VARARGS,
-     "__exit__($self, /, *args)\n--\n\nCloses the socket."},
+    {"__enter__", RawSocket_enter, METH_NOARGS, RawSocket___enter___doc},
+    {"__exit__", RawSocket_exit, METH_VARARGS, RawSocket___exit___doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -4282,48 +4178,25 @@ static PyMemberDef RawSocket_members[] = {
 };
 
 static PyGetSetDef RawSocket_getset[] = {
-    {"closed", RawSocket_get_closed, NULL,
-     "Whether close() or detach() "
-     "has been called.",
+    {"closed", RawSocket_get_closed, NULL, RawSocket_closed_doc, NULL},
+    {"family", RawSocket_get_family, NULL, RawSocket_family_doc, NULL},
+    {"type", RawSocket_get_type, NULL, RawSocket_type_doc, NULL},
+    {"proto", RawSocket_get_proto, NULL, RawSocket_proto_doc, NULL},
+    {"timeout", RawSocket_get_timeout, NULL, RawSocket_timeout_doc, NULL},
+    {"interface", RawSocket_get_interface, NULL, RawSocket_interface_doc,
      NULL},
-    {"family", RawSocket_get_family, NULL,
-     "AF_PACKET, or the family of the adopted descriptor.", NULL},
-    {"type", RawSocket_get_type, NULL,
-     "SOCK_RAW, SOCK_DGRAM or SOCK_SEQPACKET.", NULL},
-    {"proto", RawSocket_get_proto, NULL,
-     "The protocol; of AF_PACKET the EtherType, in host order.", NULL},
-    {"timeout", RawSocket_get_timeout, NULL,
-     "The timeout in seconds, as gettimeout() returns it.", NULL},
-    {"interface", RawSocket_get_interface, NULL,
-     "Name of the interface; None for all of them.", NULL},
-    {"ifindex", RawSocket_get_ifindex, NULL,
-     "Index of the interface; None for all of them.", NULL},
-    {"link_type", RawSocket_get_link_type, NULL,
-     "ARPHRD_ number of the interface; None for all of them.", NULL},
-    {"vnet_hdr", RawSocket_get_vnet_hdr, NULL,
-     "Bytes of offload header that go with each frame: 0, 10 or 12.", NULL},
-    {"peer", RawSocket_get_peer, RawSocket_set_peer,
-     "Address of the only sender expected; None: anybody.", NULL},
-    {"strangers", RawSocket_get_strangers, NULL,
-     "Datagrams received from others than the peer.", NULL},
+    {"ifindex", RawSocket_get_ifindex, NULL, RawSocket_ifindex_doc, NULL},
+    {"link_type", RawSocket_get_link_type, NULL, RawSocket_link_type_doc,
+     NULL},
+    {"vnet_hdr", RawSocket_get_vnet_hdr, NULL, RawSocket_vnet_hdr_doc, NULL},
+    {"peer", RawSocket_get_peer, RawSocket_set_peer, RawSocket_peer_doc, NULL},
+    {"strangers", RawSocket_get_strangers, NULL, RawSocket_strangers_doc,
+     NULL},
     {"fanout_group", RawSocket_get_fanout_group, NULL,
-     "Number of the fanout group; None outside.", NULL},
-    {"mtu", RawSocket_get_mtu, NULL,
-     "Largest payload of the interface, now, in bytes; None for all.", NULL},
+     RawSocket_fanout_group_doc, NULL},
+    {"mtu", RawSocket_get_mtu, NULL, RawSocket_mtu_doc, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
-
-PyDoc_STRVAR(
-    RawSocket_doc,
-    "RawSocket(interface=None, *, protocol=3, type=3, filter=None, "
-    "promisc=False, ignore_outgoing=None, vlan=None, addresses=None, "
-    "timestamps=None, vnet_hdr=None, fanout=None, allmulti=False, "
-    "multicast=None, qdisc_bypass=False, rcvbuf=None, sndbuf=None, "
-    "netns=None, allow_down=False, fileno=None)\n--\n\n"
-    "A packet socket (packet(7)) that receives and sends in batches.\n\n"
-    "When the constructor returns, the socket is listening, and no packet of\n"
-    "another interface and none that the filter rejects can ever be read from\n"
-    "it. protocol=0 makes a socket that only sends.");
 
 static PyType_Slot RawSocket_slots[] = {
     {Py_tp_doc, (void *)RawSocket_doc},
@@ -4451,14 +4324,10 @@ static PyModuleDef_Slot rawmmsg_slots[] = {
 };
 
 static struct PyModuleDef rawmmsg_module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "rawmmsg._rawmmsg",
-    .m_doc = "Batched packet I/O on AF_PACKET sockets.",
-    .m_size = sizeof(module_state),
-    .m_slots = rawmmsg_slots,
-    .m_traverse = rawmmsg_traverse,
-    .m_clear = rawmmsg_clear,
-    .m_free = rawmmsg_free,
+    PyModuleDef_HEAD_INIT,    .m_name = "rawmmsg._rawmmsg",
+    .m_doc = rawmmsg_doc,     .m_size = sizeof(module_state),
+    .m_slots = rawmmsg_slots, .m_traverse = rawmmsg_traverse,
+    .m_clear = rawmmsg_clear, .m_free = rawmmsg_free,
 };
 
 PyMODINIT_FUNC

@@ -16,6 +16,7 @@
 */
 
 #include "_rawmmsg.h"
+#include "_rawmmsg_docstrings.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -987,9 +988,6 @@ PacketBatch_item(PyObject *self, Py_ssize_t i)
                    length, 1, 1, "B", false);
 }
 
-PyDoc_STRVAR(PacketBatch_tolist_doc, "tolist($self, /)\n--\n\n"
-                                     "Copies of the packets, as bytes.");
-
 static PyObject *
 PacketBatch_tolist(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -1088,10 +1086,6 @@ append_packet(PacketBatch *b, PyObject *data)
     return result;
 }
 
-PyDoc_STRVAR(PacketBatch_append_doc,
-             "append($self, data, /)\n--\n\n"
-             "Copies one packet into the next free frame.");
-
 static PyObject *
 PacketBatch_append(PyObject *self, PyObject *data)
 {
@@ -1100,10 +1094,6 @@ PacketBatch_append(PyObject *self, PyObject *data)
     }
     Py_RETURN_NONE;
 }
-
-PyDoc_STRVAR(PacketBatch_extend_doc,
-             "extend($self, packets, /)\n--\n\n"
-             "Appends each packet; those before one that fails stay.");
 
 static PyObject *
 PacketBatch_extend(PyObject *self, PyObject *packets)
@@ -1129,9 +1119,6 @@ PacketBatch_extend(PyObject *self, PyObject *packets)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(PacketBatch_clear_doc, "clear($self, /)\n--\n\n"
-                                    "Empties the batch.");
-
 static PyObject *
 PacketBatch_clear(PyObject *self, PyObject *Py_UNUSED(unused))
 {
@@ -1145,11 +1132,6 @@ PacketBatch_clear(PyObject *self, PyObject *Py_UNUSED(unused))
     release_batch(b);
     Py_RETURN_NONE;
 }
-
-PyDoc_STRVAR(PacketBatch_set_count_doc,
-             "set_count($self, count, /)\n--\n\n"
-             "Declares that frames 0..count-1, written in place, hold packets "
-             "of\n`lengths` bytes.");
 
 static PyObject *
 PacketBatch_set_count(PyObject *self, PyObject *value)
@@ -1193,11 +1175,6 @@ raise_no_headers(void)
                     "vnet_hdr");
     return -1;
 }
-
-PyDoc_STRVAR(PacketBatch_complete_checksums_doc,
-             "complete_checksums($self, /)\n--\n\n"
-             "Computes the checksums that were left to the hardware; returns "
-             "how many.\nSuper-frames are left as they are.");
 
 static PyObject *
 PacketBatch_complete_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
@@ -1280,11 +1257,6 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
     return 0;
 }
 
-PyDoc_STRVAR(PacketBatch_segment_into_doc,
-             "segment_into($self, target, /, start=0, segment=0)\n--\n\n"
-             "Fills target with frames from start on as a sink without "
-             "offloads needs\nthem; returns (frame, segment) to go on from.");
-
 static PyObject *
 PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
 {
@@ -1314,11 +1286,6 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
                ? NULL
                : Py_BuildValue("nI", (Py_ssize_t)g.frame, (unsigned)g.segment);
 }
-
-PyDoc_STRVAR(PacketBatch_address_doc,
-             "address($self, index, /)\n--\n\n"
-             "The address of packet index, as recvfrom() gives it; on "
-             "AF_PACKET with the\ninterface's index in place of its name.");
 
 static PyObject *
 PacketBatch_address(PyObject *self, PyObject *argument)
@@ -1426,53 +1393,46 @@ PacketBatch_get_column(PyObject *self, void *closure)
          sizeof(((struct offload_header *)NULL)->field), (format), false}})
 
 static PyGetSetDef PacketBatch_getset[] = {
-    {"capacity", PacketBatch_get_capacity, NULL,
-     "How many packets the batch can hold.", NULL},
+    {"capacity", PacketBatch_get_capacity, NULL, PacketBatch_capacity_doc,
+     NULL},
     {"frame_size", PacketBatch_get_frame_size, NULL,
-     "Bytes of memory per frame; None where each buffer has its own.", NULL},
-    {"lengths", PacketBatch_get_column, NULL,
-     "Bytes held of each packet; writable.", COLUMN(lengths, 0, "I", false)},
+     PacketBatch_frame_size_doc, NULL},
+    {"lengths", PacketBatch_get_column, NULL, PacketBatch_lengths_doc,
+     COLUMN(lengths, 0, "I", false)},
     {"wire_lengths", PacketBatch_get_column, NULL,
-     "Bytes each packet had on the wire.",
+     PacketBatch_wire_lengths_doc,
      COLUMN(wire_lengths, COLLECT_VLAN, "I", true)},
     {"timestamps_ns", PacketBatch_get_column, NULL,
-     "When the kernel received each packet, ns since the epoch.",
+     PacketBatch_timestamps_ns_doc,
      COLUMN(timestamps_ns, COLLECT_TIMES, "q", true)},
-    {"ifindexes", PacketBatch_get_column, NULL,
-     "Index of the interface of each packet.",
+    {"ifindexes", PacketBatch_get_column, NULL, PacketBatch_ifindexes_doc,
      COLUMN(ifindexes, COLLECT_ADDRESSES, "i", true)},
     {"packet_types", PacketBatch_get_column, NULL,
-     "PACKET_HOST, PACKET_OUTGOING ... of each packet.",
+     PacketBatch_packet_types_doc,
      COLUMN(packet_types, COLLECT_ADDRESSES, "B", true)},
-    {"flags", PacketBatch_get_column, NULL,
-     "TRUNCATED, VLAN_RESTORED ... of each packet.",
+    {"flags", PacketBatch_get_column, NULL, PacketBatch_flags_doc,
      COLUMN(flags, COLLECT_ALWAYS, "H", true)},
-    {"vlan_tcis", PacketBatch_get_column, NULL,
-     "Tag control information of each frame's outer tag.",
+    {"vlan_tcis", PacketBatch_get_column, NULL, PacketBatch_vlan_tcis_doc,
      COLUMN(vlan_tcis, COLLECT_VLAN, "H", true)},
-    {"vlan_tpids", PacketBatch_get_column, NULL,
-     "EtherType of each frame's outer tag; 0: none.",
+    {"vlan_tpids", PacketBatch_get_column, NULL, PacketBatch_vlan_tpids_doc,
      COLUMN(vlan_tpids, COLLECT_VLAN, "H", true)},
-    {"vnet_flags", PacketBatch_get_column, NULL,
-     "VNET_NEEDS_CSUM, VNET_DATA_VALID of each frame; writable.",
+    {"vnet_flags", PacketBatch_get_column, NULL, PacketBatch_vnet_flags_doc,
      HEADER_COLUMN(flags, COLLECT_OFFLOADS, "B")},
-    {"gso_types", PacketBatch_get_column, NULL,
-     "GSO_NONE, GSO_TCPV4 ... of each frame; writable.",
+    {"gso_types", PacketBatch_get_column, NULL, PacketBatch_gso_types_doc,
      HEADER_COLUMN(gso_type, COLLECT_OFFLOADS, "B")},
     {"header_lengths", PacketBatch_get_column, NULL,
-     "Bytes of headers of each super-frame, a hint; writable.",
+     PacketBatch_header_lengths_doc,
      HEADER_COLUMN(header_length, COLLECT_OFFLOADS, "H")},
-    {"gso_sizes", PacketBatch_get_column, NULL,
-     "Bytes of payload per segment of each super-frame; writable.",
+    {"gso_sizes", PacketBatch_get_column, NULL, PacketBatch_gso_sizes_doc,
      HEADER_COLUMN(gso_size, COLLECT_OFFLOADS, "H")},
     {"checksum_starts", PacketBatch_get_column, NULL,
-     "Where each frame's missing checksum begins to count; writable.",
+     PacketBatch_checksum_starts_doc,
      HEADER_COLUMN(checksum_start, COLLECT_OFFLOADS, "H")},
     {"checksum_offsets", PacketBatch_get_column, NULL,
-     "Where it belongs, counted from there; writable.",
+     PacketBatch_checksum_offsets_doc,
      HEADER_COLUMN(checksum_offset, COLLECT_OFFLOADS, "H")},
     {"buffer_counts", PacketBatch_get_column, NULL,
-     "num_buffers of each 12-byte header; writable.",
+     PacketBatch_buffer_counts_doc,
      HEADER_COLUMN(buffer_count, COLLECT_BUFFER_COUNTS, "H")},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -1496,13 +1456,6 @@ static PyMethodDef PacketBatch_methods[] = {
      METH_VARARGS | METH_KEYWORDS, PacketBatch_segment_into_doc},
     {NULL, NULL, 0, NULL},
 };
-
-PyDoc_STRVAR(
-    PacketBatch_doc,
-    "PacketBatch(capacity=None, frame_size=None, *, buffer=None, "
-    "buffers=None)\n--\n\n"
-    "Memory for a batch of packets: 64 frames of 2,048 bytes of its own, or\n"
-    "the caller's: one writable buffer, or a sequence of them.");
 
 static PyType_Slot PacketBatch_slots[] = {
     {Py_tp_doc, (void *)PacketBatch_doc},

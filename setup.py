@@ -1,9 +1,17 @@
-"""The extension and its ABI; all else is static, in pyproject.toml."""
+"""The extension, its ABI and its docstrings; all else is in pyproject.toml.
 
+What help() says of the C types is written once, in the stub: the build makes
+a header of C strings from it.
+"""
+
+import ast
+import re
 import sys
 import sysconfig
+from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 # One wheel serves 3.12 and every later release.  3.11 lacks what the types
 # need of the Limited API, and a free-threaded build up to 3.14 has none: they
@@ -12,7 +20,90 @@ LIMITED_API = sys.version_info >= (3, 12) and not sysconfig.get_config_var(
     "Py_GIL_DISABLED"
 )
 
+STUB = "rawmmsg/_rawmmsg.pyi"
+DOCSTRINGS = "_rawmmsg_docstrings.h"
+
+
+class BuildExtension(build_ext):
+    """Makes the header of docstrings first."""
+
+    def build_extension(self, extension: Extension) -> None:
+        folder = Path(self.build_temp)
+        folder.mkdir(parents=True, exist_ok=True)
+        header = header_of(Path(STUB).read_text(encoding="utf-8"))
+        (folder / DOCSTRINGS).write_text(header, encoding="utf-8")
+        extension.include_dirs.append(str(folder))
+        super().build_extension(extension)
+
+
+def header_of(stub: str) -> str:
+    """A macro for each docstring of the stub: TYPE_doc, TYPE_MEMBER_doc."""
+    tree = ast.parse(stub)
+    docs = {"rawmmsg_doc": ast.get_docstring(tree)}
+    for kind in tree.body:
+        if not isinstance(kind, ast.ClassDef):
+            continue
+        members: dict[str, list[ast.FunctionDef]] = {}
+        for item in kind.body:
+            if isinstance(item, ast.FunctionDef):
+                members.setdefault(item.name, []).append(item)
+        signature = ""
+        if "__new__" in members:
+            signature = signature_of(kind.name, members.pop("__new__"))
+        docs[f"{kind.name}_doc"] = signature + ast.get_docstring(kind)
+        for name, overloads in members.items():
+            doc = next(filter(None, map(ast.get_docstring, overloads)), None)
+            if doc is None:
+                continue
+            if not any(is_property(function) for function in overloads):
+                doc = signature_of(name, overloads) + doc
+            docs[f"{kind.name}_{name}_doc"] = doc
+    macros = (
+        f"#define {name} \\\n{quote(doc)}\n" for name, doc in docs.items()
+    )
+    return f"/* Made from {STUB} by setup.py. */\n\n" + "\n".join(macros)
+
+
+def is_property(function: ast.FunctionDef) -> bool:
+    return any(ast.unparse(d) == "property" for d in function.decorator_list)
+
+
+def signature_of(name: str, overloads: list[ast.FunctionDef]) -> str:
+    """What CPython takes from the start of a docstring for inspect: of the
+    overload with the most parameters.
+
+    A parameter that another overload lacks is optional, and 0 if not given.
+    """
+    longest = max(overloads, key=lambda f: len(f.args.posonlyargs))
+    shortest = min(len(f.args.posonlyargs) for f in overloads)
+    taken = longest.args
+    for argument in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs):
+        argument.annotation = None
+    if taken.vararg:
+        taken.vararg.annotation = None
+    if not taken.posonlyargs:
+        taken.posonlyargs.append(taken.args.pop(0))
+    optional = len(taken.posonlyargs) - shortest
+    if len(overloads) > 1 and optional > 0:
+        taken.defaults = [ast.Constant(0)] * optional
+    # A constructor has no `self` to be bound to.
+    first = "" if taken.posonlyargs[0].arg == "cls" else "$"
+    text = first + ast.unparse(taken)
+    if not first:
+        text = text.removeprefix("cls, /").removeprefix(", ")
+    return f"{name}({text})\n--\n\n"
+
+
+def quote(text: str) -> str:
+    """The text as a C string, in the value of a macro."""
+    # ?? begins a trigraph.
+    escaped = re.sub(r'[\\"?]', r"\\\g<0>", text)
+    lines = [f'    "{line}"' for line in escaped.split("\n")]
+    return '\\n" \\\n'.join(line.removesuffix('"') for line in lines) + '"'
+
+
 setup(
+    cmdclass={"build_ext": BuildExtension},
     ext_modules=[
         Extension(
             "rawmmsg._rawmmsg",
@@ -21,7 +112,7 @@ setup(
                 "_rawmmsg_batch.c",
                 "_rawmmsg_offload.c",
             ],
-            depends=["_rawmmsg.h", "_rawmmsg_offload.h"],
+            depends=["_rawmmsg.h", "_rawmmsg_offload.h", STUB],
             define_macros=(
                 [("Py_LIMITED_API", "0x030c0000")] if LIMITED_API else []
             ),

@@ -1,4 +1,4 @@
-"""Batched packet I/O on AF_PACKET sockets: the promise of the C types."""
+"""Batched packet I/O on AF_PACKET sockets, in C."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -57,8 +57,18 @@ class PacketBatch:
     exported (a bytearray cannot be resized) until the batch and every view of
     it are gone.
 
-    A call that is using the batch holds it: another that would use it at the
-    same time raises BufferError.
+    len(batch) is the number of packets that the batch holds. batch[i], with
+    negative i too, is a writable view of exactly packet i, without a copy:
+    IndexError outside the batch, ValueError if `lengths` was written beyond
+    the frame. memoryview(batch) is a view of all frames, unsigned bytes of
+    shape (capacity, frame_size), whose rows may be further apart than
+    frame_size (strides); BufferError for a batch made with ``buffers=``.
+
+    A view stays safe to use even after the batch has been deleted, but the
+    next receive overwrites its contents. To keep a packet, copy it:
+    bytes(batch[i]).
+
+    While a call is using the batch, any other use of it raises BufferError.
 
     Raises ValueError for sizes that do not fit and for buffers that overlap,
     BufferError (or what the exporter raises) for memory that is read-only or
@@ -81,25 +91,10 @@ class PacketBatch:
     def frame_size(self) -> int | None:
         """Bytes of memory per frame; None where each buffer has its own."""
 
-    def __len__(self) -> int:
-        """Packets held now."""
-
-    def __getitem__(self, index: int, /) -> memoryview[int]:
-        """A writable view of exactly packet `index`, negative too; no copy.
-
-        The memory stays valid for ever, its content changes at the next
-        receive. IndexError outside the batch; ValueError where `lengths` was
-        written beyond the frame; BufferError while a call uses the batch.
-        """
-
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> memoryview[int]: ...
     def __iter__(self) -> Iterator[memoryview[int]]: ...
-    def __buffer__(self, flags: int, /) -> memoryview[int]:
-        """All frames: unsigned bytes, (capacity, frame_size), writable.
-
-        Rows may be further apart than frame_size (strides say so). BufferError
-        for a batch made with ``buffers=``.
-        """
-
+    def __buffer__(self, flags: int, /) -> memoryview[int]: ...
     def tolist(self) -> list[bytes]:
         """Copies of the packets."""
 
@@ -645,7 +640,9 @@ class RawSocket:
     def settimeout(self, timeout: float | None, /) -> None:
         """Seconds that a call may wait; None: for ever, 0: not at all."""
 
-    def gettimeout(self) -> float | None: ...
+    def gettimeout(self) -> float | None:
+        """Returns the timeout in seconds; None if calls wait for ever."""
+
     def setblocking(self, flag: bool, /) -> None:
         """settimeout(None) or settimeout(0)."""
 
@@ -657,7 +654,9 @@ class RawSocket:
         """What gettimeout() returns."""
 
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Whether close() or detach() has been called."""
+
     @property
     def family(self) -> AddressFamily:
         """AF_PACKET, or the family of the adopted descriptor."""
@@ -693,5 +692,8 @@ class RawSocket:
     def mtu(self) -> int | None:
         """Largest payload of the interface, now, in bytes; None for all."""
 
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *args: object) -> None: ...
+    def __enter__(self) -> Self:
+        """Returns the socket itself."""
+
+    def __exit__(self, *args: object) -> None:
+        """Closes the socket."""

@@ -1,6 +1,7 @@
 """The whole suite runs in a network namespace of its own."""
 
 import importlib
+import os
 import socket
 import sys
 import tempfile
@@ -68,6 +69,17 @@ def pytest_collection_modifyitems(
                 item, "fixturenames", ()
             ):
                 item.add_marker(pytest.mark.timeout(seconds))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a run with a skipped test in CI."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    is_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    if is_ci and reporter is not None and reporter.stats.get("skipped"):
+        reporter.write_line("")
+        reporter.write_line("CI is set: no test may be skipped.", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _errors_of_missing_tools() -> tuple[type[Exception], ...]:

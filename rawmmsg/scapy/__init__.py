@@ -27,10 +27,11 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from None
 
+from ..pacing import SendResult
 from .configuration import install, uninstall
 from .links import FilterError
 from .raw import RawSniffer
-from .sending import SendResult, sendp_batch
+from .sending import sendp_batch
 from .session import BatchSession
 from .sockets import (
     L2RawMmsgListenSocket,

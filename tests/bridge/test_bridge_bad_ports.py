@@ -16,7 +16,7 @@ from support.bridging import (
     bridging,
     take,
 )
-from support.child import environment
+from support.child import WITHOUT_CAPABILITIES, environment
 from support.frames import numbered, same_frames
 from support.hosts import host
 from support.linux import ip
@@ -187,8 +187,7 @@ def test_seqpacket_peer_that_closes_ends_it(
 
 def test_missing_capability_is_explained(pair: Veth) -> None:
     """As by the library: what is needed, and how to get it."""
-    prefix = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
-    with Running(*(pair.b, pair.a), prefix=prefix) as bridge:
+    with Running(pair.b, pair.a, prefix=WITHOUT_CAPABILITIES) as bridge:
         outcome = bridge.outcome()
     assert outcome.code == 1
     assert "Operation not permitted" in outcome.text

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 from support import WAIT
-from support.errors import raises
+from support.calls import drain, packets_sent, raises
 from support.frames import (
     PACKET,
     datagram_pair,
@@ -59,12 +59,6 @@ async def one(sock: RawSocket) -> list[bytes]:
     return batch.tolist()
 
 
-def packets_sent(error: BaseException | None) -> int:
-    assert error is not None
-    assert hasattr(error, "packets_sent"), f"without packets_sent: {error!r}"
-    return int(error.packets_sent)
-
-
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, RawSocket]]:
     """The peer, a socket of the stdlib, and ours."""
@@ -92,16 +86,6 @@ def full(sock: RawSocket) -> RawSocket:
         while True:
             sock.send(PACKET)
     return sock
-
-
-def drain(peer: socket.socket) -> list[bytes]:
-    """Takes all that waits, which makes room."""
-    packets = []
-    try:
-        while True:
-            packets.append(peer.recv(2048, socket.MSG_DONTWAIT))
-    except BlockingIOError:
-        return packets
 
 
 # Receiving
@@ -530,10 +514,9 @@ def test_deleted_interface_ends_every_wait(veth_factory: Any) -> None:
             sock.setblocking(False)
             task = await waiting(one(sock))
             veth.delete()
-            gone = {errno.ENETDOWN, errno.ENODEV}
             with pytest.raises(OSError) as caught:
                 await task
-            assert caught.value.errno in gone
+            assert caught.value.errno in {errno.ENETDOWN, errno.ENODEV}
             for _ in range(2):
                 with raises(errno.ENODEV):
                     await one(sock)

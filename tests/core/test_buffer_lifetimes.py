@@ -3,7 +3,6 @@
 import gc
 import mmap
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy
 import pytest
 from support import WAIT
+from support.calls import eventually
 from support.frames import datagram_pair
 from support.memory import resizable, shared_memory, zeros
 
@@ -123,7 +123,7 @@ def test_memory_is_pinned_while_a_receive_waits(call: str) -> None:
     with sender, receiver:
         thread.start()
         try:
-            wait_until(lambda: not resizable(memory), "memory is not pinned")
+            eventually(lambda: not resizable(memory), "memory is not pinned")
             assert not resizable(memory)
         finally:
             sender.send(b"packet")
@@ -159,7 +159,7 @@ def test_memory_is_pinned_while_a_send_waits(call: str) -> None:
         sender.settimeout(WAIT)
         thread.start()
         try:
-            wait_until(lambda: not resizable(memory), "memory is not pinned")
+            eventually(lambda: not resizable(memory), "memory is not pinned")
             for _ in range(waiting):
                 assert receiver.recv(100) == b"before"
         finally:
@@ -249,10 +249,3 @@ def test_frames_are_valid_in_finalizers_of_a_cycle() -> None:
     del memory, batch
     gc.collect()
     assert seen == [b"packet", b"packet", b"more"]
-
-
-def wait_until(condition: Callable[[], bool], failure: str) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, failure
-        time.sleep(0.001)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from support.child import tool
+from support.child import WITHOUT_CAPABILITIES, tool
 
 import rawmmsg
 from rawmmsg import bpf
@@ -43,10 +43,7 @@ def test_demo_verifies_every_frame() -> None:
 
 def test_refused_demo_says_what_to_do() -> None:
     """Uid 0 without capabilities may make no namespace."""
-    done = run(
-        "demo",
-        prefix=("setpriv", "--inh-caps=-all", "--bounding-set=-all"),
-    )
+    done = run("demo", prefix=WITHOUT_CAPABILITIES)
     assert done.returncode == 1
     assert "no private network namespace" in done.stderr
     assert "run as root" in done.stderr

@@ -6,7 +6,6 @@ import fcntl
 import os
 import socket
 import struct
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from support import WAIT
+from support.calls import raises
 from support.child import run_python, tool
 from support.frames import (
     LOCAL_EXPERIMENTAL,
@@ -24,10 +24,10 @@ from support.frames import (
     receive,
     send,
 )
-from support.linux import ETH_P_ALL, PACKET_STATISTICS, SOL_PACKET, descriptors
+from support.linux import ETH_P_ALL, descriptors, other_namespace
 from support.programs import keep_ethertype
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import PACKET_STATISTICS, SOL_PACKET, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
 SO_MEMINFO = 55
@@ -156,10 +156,9 @@ def test_allow_down_sends_when_the_link_comes_up(veth: Veth) -> None:
         RawSocket(veth.a, protocol=0, allow_down=True) as sender,
         RawSocket(veth.b) as sock,
     ):
-        remedy = f"ip link set {veth.a} up"
-        with pytest.raises(OSError, match=f"is down .*{remedy}") as caught:
+        remedy = f"is down .*ip link set {veth.a} up"
+        with raises(errno.ENETDOWN, remedy):
             sender.send(frame(b"down"))
-        assert caught.value.errno == errno.ENETDOWN
         veth.up("a")
         sender.send(frame(b"up"))
         assert receive(sock, 1) == [frame(b"up")]
@@ -243,20 +242,11 @@ def test_send_only_socket_keeps_the_default_receive_buffer(
 
 @pytest.mark.parametrize("kind", ["str", "PathLike"])
 def test_netns_by_path(tmp_path: Any, kind: str) -> None:
-    tool("ip")
-    with subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "ip link set lo up; echo; read _"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ
-        | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"},
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        path: Any = f"/proc/{child.pid}/ns/net"
+    with other_namespace() as pid:
+        path: Any = f"/proc/{pid}/ns/net"
         if kind == "PathLike":
             path = tmp_path / "net"
-            path.symlink_to(f"/proc/{child.pid}/ns/net")
+            path.symlink_to(f"/proc/{pid}/ns/net")
         here = os.stat("/proc/thread-self/ns/net").st_ino
         with (
             RawSocket(
@@ -271,25 +261,13 @@ def test_netns_by_path(tmp_path: Any, kind: str) -> None:
                 sender.send(frame(b"there"))
             assert receive(sock, 1) == [frame(b"there")]
             assert pending(ours) == []
-        assert child.stdin is not None
-        child.stdin.close()
 
 
 def test_interface_is_looked_up_in_the_namespace_of_the_socket(
     pair: Veth,
 ) -> None:
-    with subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "echo; read _"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        with pytest.raises(OSError, match="No such device") as caught:
-            RawSocket(pair.a, netns=f"/proc/{child.pid}/ns/net")
-        assert caught.value.errno == errno.ENODEV
-        assert child.stdin is not None
-        child.stdin.close()
+    with other_namespace() as pid, raises(errno.ENODEV):
+        RawSocket(pair.a, netns=f"/proc/{pid}/ns/net")
 
 
 def test_netns_that_is_a_fifo_is_refused(tmp_path: Any) -> None:

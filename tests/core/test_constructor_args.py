@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.calls import raises
 from support.linux import descriptors, same_descriptors
 from support.programs import accept
 
@@ -231,9 +232,8 @@ def test_constructor_without_descriptors_left_raises(room: int) -> None:
     """The socket and the descriptor that wakes calls: none stays open where
     the other cannot be had."""
     with same_descriptors():
-        with room_for(room), pytest.raises(OSError) as caught:
+        with room_for(room), raises(errno.EMFILE):
             RawSocket("lo")
-        assert caught.value.errno == errno.EMFILE
         with room_for(2):
             RawSocket("lo").close()
 
@@ -291,9 +291,8 @@ def test_caller_still_owns_a_descriptor_that_was_not_adopted(
 def test_caller_still_owns_it_without_descriptors_left() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as owned:
         with same_descriptors():
-            with room_for(0), pytest.raises(OSError) as caught:
+            with room_for(0), raises(errno.EMFILE):
                 RawSocket(fileno=owned.fileno())
-            assert caught.value.errno == errno.EMFILE
         assert stat.S_ISSOCK(os.fstat(owned.fileno()).st_mode)
 
 
@@ -333,19 +332,17 @@ def test_fileno_must_be_a_descriptor(
 def test_closed_descriptor_is_ebadf() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as closed:
         fileno = closed.fileno()
-    with same_descriptors(), pytest.raises(OSError) as caught:
+    with same_descriptors(), raises(errno.EBADF, "Bad file descriptor"):
         RawSocket(fileno=fileno)
-    assert caught.value.errno == errno.EBADF
 
 
 def test_descriptor_of_a_file_is_enotsock() -> None:
     with (
         open(os.devnull, "rb") as file,
         same_descriptors(),
-        pytest.raises(OSError) as caught,
+        raises(errno.ENOTSOCK),
     ):
         RawSocket(fileno=file.fileno())
-    assert caught.value.errno == errno.ENOTSOCK
 
 
 def test_constructor_that_fails_late_leaves_no_socket(veth: Veth) -> None:
@@ -356,9 +353,8 @@ def test_constructor_that_fails_late_leaves_no_socket(veth: Veth) -> None:
         with pytest.raises(OSError):
             RawSocket(veth.b, promisc=True, filter=program)
     veth.down("b")
-    with pytest.raises(OSError) as caught:
+    with raises(errno.ENETDOWN):
         RawSocket(veth.b, promisc=True, filter=accept())
-    assert caught.value.errno == errno.ENETDOWN
     assert table.read_text() == before, "a packet socket is left open"
     with RawSocket(veth.b, promisc=True, filter=accept(), allow_down=True):
         assert table.read_text() != before

@@ -23,10 +23,10 @@ from support.frames import (
     pending,
     receive_batch,
 )
-from support.linux import PACKET_OUTGOING, ip
+from support.linux import ip
 from support.programs import keep_ethertype
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import PACKET_OUTGOING, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
 COUNT = 200

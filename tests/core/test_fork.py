@@ -18,6 +18,7 @@ from support.calls import (
     eventually,
     handler,
     interrupt_main_thread,
+    raises,
     when_main_thread_waits,
 )
 from support.child import Child, end_child, fork, in_child
@@ -61,9 +62,8 @@ def test_close_in_the_child_leaves_the_parents_call_alone(
             "the child keeps descriptors"
         )
         sock.close()
-        with pytest.raises(OSError, match="the socket was closed") as caught:
+        with raises(errno.EBADF):
             sock.recv(2048)
-        assert caught.value.errno == errno.EBADF
 
     with receiving(*pair):
         in_child(child)
@@ -155,9 +155,8 @@ def test_detach_in_the_child_waits_for_the_childs_calls(
     def child() -> None:
         call = Call(sock.recv, 2048)
         call.until_blocked()
-        with pytest.raises(OSError) as caught:
+        with raises(errno.EBUSY):
             sock.detach()
-        assert caught.value.errno == errno.EBUSY
         assert not sock.closed
         peer.send(PACKET)
         assert call.result() == PACKET

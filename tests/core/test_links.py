@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from support import WAIT
-from support.calls import RECEIVING, SENDING, Call
-from support.errors import raises
+from support.calls import RECEIVING, SENDING, Call, raises
 from support.frames import PACKET, number_of, numbered
 from support.linux import descriptors, ip
 

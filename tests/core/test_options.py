@@ -11,16 +11,21 @@ import pytest
 from support import WAIT
 from support.child import run_python
 from support.frames import LOCAL_EXPERIMENTAL, frame, pending, receive, send
-from support.linux import (
-    PACKET_IGNORE_OUTGOING,
-    PACKET_QDISC_BYPASS,
-    SOL_PACKET,
-    hardware_address,
-    ip,
-)
+from support.linux import hardware_address, ip
 from support.programs import keep_ethertype
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import (
+    PACKET_BROADCAST,
+    PACKET_HOST,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_MULTICAST,
+    PACKET_OTHERHOST,
+    PACKET_OUTGOING,
+    PACKET_QDISC_BYPASS,
+    SOL_PACKET,
+    PacketBatch,
+    RawSocket,
+)
 from rawmmsg.testing import Veth
 
 SO_SNDBUFFORCE = 32
@@ -33,7 +38,6 @@ STAMPING = {
     "SO_TIMESTAMPNS_NEW": 64,
     "SO_TIMESTAMPING_NEW": 65,
 }
-HOST, BROADCAST, MULTICAST, OTHERHOST, OUTGOING = range(5)
 
 
 def may(sock: socket.socket, option: int, value: int) -> bool:
@@ -128,10 +132,10 @@ def test_all_interfaces_tell_from_which_each_packet_came(
 
 def test_packet_types_tell_whom_a_packet_is_for(pair: Veth) -> None:
     expected = {
-        HOST: hardware_address(pair.b),
-        BROADCAST: b"\xff" * 6,
-        MULTICAST: bytes.fromhex("01005e000001"),
-        OTHERHOST: bytes.fromhex("020000001234"),
+        PACKET_HOST: hardware_address(pair.b),
+        PACKET_BROADCAST: b"\xff" * 6,
+        PACKET_MULTICAST: bytes.fromhex("01005e000001"),
+        PACKET_OTHERHOST: bytes.fromhex("020000001234"),
     }
     with RawSocket(pair.b, addresses=True) as sock:
         sock.settimeout(WAIT)
@@ -146,7 +150,7 @@ def test_packet_types_tell_whom_a_packet_is_for(pair: Veth) -> None:
         send(pair.b, frame(b""))
         sock.recvmmsg_into(batch)
         assert batch.packet_types is not None
-        assert batch.packet_types[0] == OUTGOING
+        assert batch.packet_types[0] == PACKET_OUTGOING
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 import pytest
-from support.child import environment, run_python
+from support.child import WITHOUT_CAPABILITIES, environment, run_python
 
 # Without privilege
 
@@ -133,7 +133,7 @@ def test_socket_without_privilege_says_how_to_get_it() -> None:
     """A process that has dropped its capabilities is told what it lacks."""
     done = subprocess.run(
         [
-            *("setpriv", "--inh-caps=-all", "--bounding-set=-all"),
+            *WITHOUT_CAPABILITIES,
             *(sys.executable, "-c", "import rawmmsg; rawmmsg.RawSocket('lo')"),
         ],
         env=environment(),

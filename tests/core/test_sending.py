@@ -12,8 +12,7 @@ from typing import Any, Final, TypeAlias
 import numpy
 import pytest
 from support import WAIT
-from support.calls import Call, eventually
-from support.errors import raises
+from support.calls import Call, eventually, packets_sent, raises
 from support.frames import (
     HEADER_SIZE,
     datagram_pair,
@@ -77,11 +76,6 @@ def sender(link: Veth) -> Iterator[RawSocket]:
 def receiver(link: Veth) -> Iterator[RawSocket]:
     with RawSocket(link.b) as sock:
         yield sock
-
-
-def packets_sent(error: BaseException) -> int:
-    """How far sendmmsg_all() says that it came."""
-    return int(error.packets_sent)  # type: ignore[attr-defined]
 
 
 # What is sent

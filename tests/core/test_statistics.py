@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from support import WAIT
 from support.frames import frame, pending, receive, send
-from support.linux import PACKET_STATISTICS, SOL_PACKET, same_socket
+from support.linux import same_socket
 
-from rawmmsg import RawSocket
+from rawmmsg import PACKET_STATISTICS, SOL_PACKET, RawSocket
 from rawmmsg.testing import Veth
 
 

@@ -7,18 +7,11 @@ import struct
 
 import pytest
 from support import WAIT
+from support.calls import raises
 from support.frames import LOCAL_EXPERIMENTAL, frame, receive, send
-from support.linux import (
-    ETH_P_ALL,
-    PACKET_AUXDATA,
-    PACKET_VNET_HDR,
-    SOL_PACKET,
-    hardware_address,
-    ip,
-    same_socket,
-)
+from support.linux import ETH_P_ALL, hardware_address, ip, same_socket
 
-from rawmmsg import RawSocket
+from rawmmsg import PACKET_AUXDATA, PACKET_VNET_HDR, SOL_PACKET, RawSocket
 from rawmmsg.testing import Veth
 
 ARPHRD_ETHER = 1
@@ -75,9 +68,8 @@ def test_setsockopt_means_what_it_means_in_the_stdlib(pair: Veth) -> None:
             sock.setsockopt(level, option, value)
             assert std.getsockopt(level, option, 4) == value
         for set_ in (sock.setsockopt, std.setsockopt):
-            with pytest.raises(OSError, match="Invalid argument") as caught:
+            with raises(errno.EINVAL):
                 set_(level, option, b"\0")
-            assert caught.value.errno == errno.EINVAL
             with pytest.raises(TypeError):
                 set_(level, option, "text")  # type: ignore[call-overload]
             with pytest.raises(TypeError):
@@ -94,9 +86,8 @@ def test_setsockopt_of_none_passes_a_length_without_a_value(
 ) -> None:
     with RawSocket(pair.b) as sock, same_socket(sock) as std:
         for set_ in (sock.setsockopt, std.setsockopt):
-            with pytest.raises(OSError, match="Bad address") as caught:
+            with raises(errno.EFAULT):
                 set_(socket.SOL_SOCKET, socket.SO_PRIORITY, None, 4)
-            assert caught.value.errno == errno.EFAULT
 
 
 def test_setsockopt_refuses_the_offload_header(pair: Veth) -> None:

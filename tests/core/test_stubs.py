@@ -66,16 +66,26 @@ def test_type_is_of_the_package(kind: str) -> None:
     assert (runtime.__module__, runtime.__qualname__) == ("rawmmsg", kind)
 
 
+def test_module_says_what_the_stub_says() -> None:
+    assert _rawmmsg.__doc__ == ast.get_docstring(TREE)
+
+
 @pytest.mark.parametrize("kind", CLASSES)
-def test_type_is_documented(kind: str) -> None:
-    assert inspect.getdoc(getattr(rawmmsg, kind))
-    assert ast.get_docstring(CLASSES[kind]), "in the stub"
+def test_type_says_what_the_stub_says(kind: str) -> None:
+    promised = ast.get_docstring(CLASSES[kind])
+    assert promised, "the stub has no docstring"
+    assert getattr(rawmmsg, kind).__doc__ == promised
 
 
 @pytest.mark.parametrize(("kind", "name"), MEMBERS)
-def test_member_is_documented(kind: str, name: str) -> None:
-    documented = inspect.getdoc(getattr(getattr(rawmmsg, kind), name))
-    assert documented, "help() says nothing"
+def test_member_says_what_the_stub_says(kind: str, name: str) -> None:
+    promised = [
+        ast.get_docstring(item)
+        for item in CLASSES[kind].body
+        if isinstance(item, ast.FunctionDef) and item.name == name
+    ]
+    assert promised[0], "the stub has no docstring"
+    assert getattr(getattr(rawmmsg, kind), name).__doc__ == promised[0]
 
 
 def parameters(arguments: ast.arguments) -> list[tuple[str, Any]]:

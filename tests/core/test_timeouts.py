@@ -17,6 +17,7 @@ from support import calls as blocking
 from support.calls import (
     RECEIVING,
     Call,
+    drain,
     eventually,
     fill_send_queue,
     handler,
@@ -39,16 +40,6 @@ def full_batch() -> PacketBatch:
     batch = PacketBatch(1)
     batch.append(PACKET)
     return batch
-
-
-def drain(peer: socket.socket) -> None:
-    """Makes room: reads all that waits. The kernel calls a socket writable
-    when three quarters of its buffer are free."""
-    try:
-        while True:
-            peer.recv(2048, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return
 
 
 @dataclass

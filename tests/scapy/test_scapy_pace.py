@@ -6,7 +6,8 @@ from typing import Any, Final
 import pytest
 from support.frames import numbered
 
-from rawmmsg.scapy import pacing, sending, sendp_batch
+from rawmmsg.pacing import loads, outlet, pace, sending
+from rawmmsg.scapy import sendp_batch
 from rawmmsg.testing import Veth
 
 SIZE: Final = 64
@@ -35,8 +36,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     time = SimpleNamespace(monotonic=made.monotonic, sleep=made.sleep)
-    monkeypatch.setattr(pacing, "time", time)
-    monkeypatch.setattr(sending, "time", time)
+    for module in (loads, outlet, pace, sending):
+        monkeypatch.setattr(module, "time", time)
     return made
 
 
@@ -73,7 +74,7 @@ def test_endless_loop_of_one_frame_keeps_the_pace(
         pair.a,
         loop=0,
         pps=20_000,
-        stop=Stop(),  # type: ignore[arg-type]
+        stop=Stop(),
     )
     assert result.frames == pytest.approx(40_000, rel=0.01)
 
@@ -93,9 +94,9 @@ def test_one_looped_frame_takes_as_few_calls_as_a_thousand(
     pair: Veth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unpaced, what a frame costs is its share of a call."""
-    outlets: list[pacing.Outlet] = []
+    outlets: list[outlet.Outlet] = []
 
-    class Kept(pacing.Outlet):
+    class Kept(outlet.Outlet):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             outlets.append(self)

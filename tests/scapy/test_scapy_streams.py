@@ -13,9 +13,10 @@ from support.calls import Call, eventually
 from support.frames import numbered, pending, receive
 
 from rawmmsg import RawSocket
-from rawmmsg.scapy import relay as relay_module
-from rawmmsg.scapy import sending, sendp_batch
-from rawmmsg.scapy.relay import MOST_BYTES, Relay
+from rawmmsg.pacing import relay as relay_module
+from rawmmsg.pacing.loads import MOST_BYTES, MOST_FRAMES
+from rawmmsg.pacing.relay import Relay
+from rawmmsg.scapy import sendp_batch
 from rawmmsg.testing import Veth
 
 PACES = pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_fast_generator_is_sent_in_full_batches(
             eventually(lambda: len(relay._frames) in (1024, 952), "not full")
             sizes.append(len(relay.take()[0]))
     assert sizes == [1024, 1024, 952]
-    assert sending.MOST_FRAMES == 1024
+    assert MOST_FRAMES == 1024
 
 
 def put_all(relay: Relay, count: int) -> None:
@@ -234,7 +235,7 @@ def test_ctrl_c_between_any_two_steps_leaves_the_relay_in_order(
 ) -> None:
     """put() ends, and the sender after it. Where the relay is full, it is
     interrupted in its first waits, which take no time here."""
-    monkeypatch.setattr(relay_module, "_NAP", 0.0)
+    monkeypatch.setattr(relay_module, "NAP", 0.0)
     for step in range(1, 400):
         relay = Relay(1, lambda: False)
         for _ in range(waiting):

@@ -2,6 +2,7 @@
 and interrupted by signals."""
 
 import errno
+import os
 import platform
 import signal
 import socket
@@ -172,3 +173,35 @@ def assert_closed_under(call: Call) -> None:
     error = call.error()
     assert isinstance(error, OSError), f"not woken by close(): {error!r}"
     assert error.errno == errno.EBADF, f"woken, but with {error!r}"
+
+
+@contextmanager
+def raises(
+    number: int, text: str | None = None
+) -> Iterator[pytest.ExceptionInfo[OSError]]:
+    """Expects an OSError with this number, and with `text`, or the text that
+    goes with the number."""
+    if text is None:
+        closed = number == errno.EBADF
+        text = "the socket was closed" if closed else os.strerror(number)
+    with pytest.raises(OSError, match=text) as caught:
+        yield caught
+    assert caught.value.errno == number
+
+
+def packets_sent(error: BaseException | None) -> int:
+    """How many packets the error says that sendmmsg_all() has sent."""
+    assert error is not None
+    assert hasattr(error, "packets_sent"), f"without packets_sent: {error!r}"
+    return int(error.packets_sent)
+
+
+def drain(peer: socket.socket) -> list[bytes]:
+    """Reads all that waits, which makes room: the kernel calls a socket
+    writable when three quarters of its buffer are free."""
+    packets = []
+    try:
+        while True:
+            packets.append(peer.recv(2048, socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return packets

@@ -25,6 +25,13 @@ _PACKAGES: Final = {
     "tc": "iproute2",
 }
 
+# In front of a command: runs it without any capability.
+WITHOUT_CAPABILITIES: Final = (
+    "setpriv",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+)
+
 
 def missing(what: str, package: str) -> FileNotFoundError:
     """The error of a test that needs `what`; conftest.py skips the test."""

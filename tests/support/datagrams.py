@@ -13,12 +13,14 @@ from rawmmsg import (
     GSO_TCPV4,
     GSO_TCPV6,
     GSO_UDP_L4,
+    PACKET_VNET_HDR,
+    SOL_PACKET,
     SUPER_FRAME,
     VNET_NEEDS_CSUM,
     PacketBatch,
 )
 from support.frames import BROADCAST, SOURCE
-from support.linux import ETHTOOL_STXCSUM, PACKET_VNET_HDR, SOL_PACKET, ethtool
+from support.linux import ETHTOOL_STXCSUM, ethtool
 
 TCP: Final = 6
 UDP: Final = 17

@@ -4,7 +4,6 @@ other through whatever joins their ports."""
 import ctypes
 import os
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from support.linux import (
     ETHTOOL_STXCSUM,
     ethtool,
     ip,
+    other_namespace,
 )
 
 P = ParamSpec("P")
@@ -91,15 +91,9 @@ class Host:
 def host(veth: Veth, number: int) -> Iterator[Host]:
     """Makes a host of the pair's end `a`; `b` is the port that leads to
     it."""
-    with subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "ip link set lo up; echo; read _"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"\n", "no namespace"
-        made = Host(veth.a, number, process.pid)
-        ip("link", "set", veth.a, "netns", str(process.pid))
+    with other_namespace() as pid:
+        made = Host(veth.a, number, pid)
+        ip("link", "set", veth.a, "netns", str(pid))
         for line in (
             f"link set {veth.a} up",
             f"address add {made.address(socket.AF_INET)}/24 dev {veth.a}",
@@ -108,5 +102,3 @@ def host(veth: Veth, number: int) -> Iterator[Host]:
         ):
             made.call(ip, *line.split())
         yield made
-        assert process.stdin is not None
-        process.stdin.close()

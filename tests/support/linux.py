@@ -14,15 +14,6 @@ from typing import Final
 from rawmmsg import RawSocket
 from support.child import tool
 
-# <linux/if_packet.h>, <linux/if_ether.h>
-SOL_PACKET: Final = 263
-PACKET_STATISTICS: Final = 6
-PACKET_AUXDATA: Final = 8
-PACKET_VNET_HDR: Final = 15
-PACKET_FANOUT: Final = 18
-PACKET_QDISC_BYPASS: Final = 20
-PACKET_IGNORE_OUTGOING: Final = 23
-PACKET_OUTGOING: Final = 4
 ETH_P_ALL: Final = 3
 
 # <asm-generic/socket.h>, <linux/net_tstamp.h>
@@ -155,3 +146,37 @@ def hardware_address(interface: str) -> bytes:
         sock.bind((interface, 0))
         address: bytes = sock.getsockname()[4]
         return address
+
+
+def packet_socket(
+    interface: str | None, kind: int = socket.SOCK_RAW
+) -> socket.socket:
+    """A socket of the standard library that receives everything on the
+    interface, or on all of them."""
+    if interface is None:
+        protocol = socket.htons(ETH_P_ALL)
+        return socket.socket(socket.AF_PACKET, kind, protocol)
+    sock = socket.socket(socket.AF_PACKET, kind, 0)
+    sock.bind((interface, ETH_P_ALL))
+    return sock
+
+
+@contextmanager
+def other_namespace() -> Iterator[int]:
+    """Another network namespace, loopback up: the id of a process inside."""
+    with subprocess.Popen(
+        [
+            "unshare",
+            "--net",
+            "sh",
+            "-c",
+            f"{tool('ip')} link set lo up; echo; read _",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n", "no namespace is made"
+        yield process.pid
+        process.stdin.close()
