@@ -380,7 +380,10 @@ try_enter(RawSocket *s, unsigned *process)
 static int
 enter_call(RawSocket *s, unsigned *process, const char *call)
 {
-    return try_enter(s, process) ? 0 : raise_closed(s, call);
+    if (try_enter(s, process)) {
+        return 0;
+    }
+    return raise_closed(s, call);
 }
 
 /* Ends it; the last one out of a closed socket closes the descriptors. A call
