@@ -19,9 +19,6 @@ from rawmmsg import PacketBatch, RawSocket
 from support import WAIT
 from support.frames import PACKET
 
-# Text of EBADF.
-CLOSED: Final = "the socket was closed"
-
 # Every method that waits for packets, and every one that waits for room.
 RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
     "recvmmsg_into": lambda sock: sock.recvmmsg_into(PacketBatch(4)),
