@@ -1,9 +1,9 @@
 """Fails if valgrind blames an extension module.
 
-usage: valgrind_errors.py MODULE REPORT.xml...
+usage: valgrind_errors.py MODULE FOLDER_OF_REPORTS
 
-The interpreter has errors of its own, which no suppression can tell from
-ours: only those with a frame in the module's shared object count.
+The interpreter has errors of its own, and no suppression can tell them from
+the module's. Only errors with a frame in the module's shared object count.
 """
 
 import sys
@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 
 def complete(text: str) -> str:
-    """A process that replaced itself by another program (exec) left its
-    report without an end."""
+    """Completes the report of a process that replaced itself by another
+    program (exec)."""
     end = "</valgrindoutput>"
     if end in text:
         return text
@@ -29,15 +29,16 @@ def describe(error: ElementTree.Element) -> str:
     return "\n".join(lines)
 
 
-def main(module: str, *reports: str) -> int:
+def main(module: str, folder: str) -> int:
     ours, others = [], 0
+    reports = list(Path(folder).glob("*.xml"))
     for report in reports:
-        text = Path(report).read_text()
+        text = report.read_text()
         if "<error>" not in text:
             continue
         for error in ElementTree.fromstring(complete(text)).iter("error"):
-            # Reported in XML whatever --leak-check says; blames us for what
-            # the interpreter allocates for itself on our behalf.
+            # Leaks are in the XML whatever --leak-check says. They include
+            # what the interpreter allocates for itself when it is called.
             if (error.findtext("kind") or "").startswith("Leak_"):
                 continue
             objects = [frame.findtext("obj") for frame in error.iter("frame")]

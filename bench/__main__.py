@@ -1,27 +1,41 @@
-"""`python -m bench`: measures, in a private network namespace.
+"""Measures packet I/O on this machine, in a network namespace of its own.
 
-With no NAME all measurements run. The tables go to standard output; --json
-keeps the figures, and --report writes a page with plots from them.
+The tables go to standard output. Use --json to save the figures, and --report
+to write REPORT.md and two plots.
 """
 
 import argparse
+import importlib
+import inspect
+import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from rawmmsg.testing import enter_namespace, in_namespace
 
-from . import registry
-from .framework import Context, Mode, Unavailable
-from .progress import Progress
+from .lab import environment, peers
+from .lab.contender import GroundTruthError, UnavailableError
+from .lab.result import Run, Section
+from .lab.runner import Lab, Measurement, Mode
 from .report import document, tables
-from .results import Result, Run
-from .tools import environment, peers
 
 FAILED: Final = 1
-INTERRUPTED: Final = 130  # as shells have it for SIGINT
+INTERRUPTED: Final = 130  # what shells return after SIGINT
+
+# The folders that measure, in the order in which they run.
+NAMES: Final = (
+    "loop",
+    "send",
+    "capture",
+    "forward",
+    "superframes",
+    "scapy",
+    "latency",
+)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -34,7 +48,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "names",
         nargs="*",
         metavar="NAME",
-        help="measurements to run (all): " + ", ".join(registry.NAMES),
+        help=f"measurements to run (default: all): {', '.join(NAMES)}",
     )
     modes = parser.add_mutually_exclusive_group()
     modes.set_defaults(mode=Mode.FULL)
@@ -43,77 +57,105 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         dest="mode",
         action="store_const",
         const=Mode.QUICK,
-        help="all in under 2 minutes, rather than 20",
+        help="run all measurements in about 2 minutes instead of 20",
     )
     modes.add_argument(
         "--brief",
         dest="mode",
         action="store_const",
         const=Mode.BRIEF,
-        help="a moment each, to see that all work; the figures say nothing",
+        help="only test that everything works; the figures mean nothing",
     )
     parser.add_argument(
-        "--list", action="store_true", help="say what each measurement does"
+        "--size",
+        type=int,
+        action="append",
+        default=[],
+        metavar="BYTES",
+        help="measure only packets of this size (64 or 1500)",
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="keep the figures"
+        "--list", action="store_true", help="describe the measurements"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="save the figures"
     )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="DIR",
-        help="write README.md and plots/ there (needs matplotlib)",
+        help="write REPORT.md and plots to this directory",
     )
     parser.add_argument(
         "--from",
         dest="source",
         type=Path,
         metavar="FILE",
-        help="do not measure: report what --json kept",
+        help="read saved figures instead of measuring",
     )
     options = parser.parse_args(arguments)
     for name in options.names:
-        if name not in registry.NAMES:
-            parser.error(f"no measurement {name!r}; --list shows them")
+        if name not in NAMES:
+            parser.error(f"no measurement is called {name!r}; see --list")
     return options
 
 
-def show(result: Result) -> None:
-    print(f"\n{tables.text(result)}", flush=True)
+def load(name: str) -> Measurement:
+    """The module of a measurement. It is imported only when it runs, because
+    some of its imports start threads, and a process with threads cannot move
+    to a namespace."""
+    module: Measurement = importlib.import_module(
+        f"{__package__}.{name}.measure"
+    )
+    return module
+
+
+def describe(name: str) -> tuple[str, str]:
+    """The title of a measurement, and how it measures."""
+    text = inspect.getdoc(load(name)) or ""
+    title, _, details = text.partition("\n\n")
+    return " ".join(title.split()).removesuffix("."), details.strip()
 
 
 def show_list() -> None:
-    for name in registry.NAMES:
-        title, text = registry.describe(name)
-        print(f"{name}: {title}\n")
-        print(f"{textwrap.indent(text, '    ')}\n")
+    for name in NAMES:
+        title, text = describe(name)
+        print(f"{name}: {title}\n\n{textwrap.indent(text, '    ')}\n")
 
 
-def measure_all(names: Sequence[str], options: argparse.Namespace) -> Run:
-    """Runs the measurements; what is done so far is kept after each one."""
-    progress = Progress()
-    context = Context(options.mode, progress)
-    run = Run(options.mode.value, environment.collect())
-    for line in environment.lines(run.environment):
-        print(": ".join(line))
+def measure(name: str, lab: Lab) -> Section:
+    """Runs a measurement and prints each of its tables.
 
-    def show_between(result: Result) -> None:
-        progress.clear()
-        show(result)
+    If a frame is lost or changed, or the system refuses something, the rest of
+    this measurement is void and `error` says why. Other measurements go on.
+    """
+    section = Section()
+    begin = time.monotonic()
+    try:
+        for table in load(name).measure(lab):
+            section.tables.append(table)
+            print(f"\n{tables.text(table)}", flush=True)
+    except UnavailableError as error:
+        section.missing.append(error.missing)
+        print(f"\n{name}: not measured, {error}", flush=True)
+    except (GroundTruthError, OSError, subprocess.SubprocessError) as error:
+        section.error = f"{type(error).__name__}: {error}"
+        print(f"\n{name}: VOID: {section.error}", flush=True)
+    section.seconds = time.monotonic() - begin
+    return section
 
-    for number, name in enumerate(names, 1):
-        progress.measurement(name, number, len(names))
-        section = registry.measure(name, context, show_between)
-        run.sections[name] = section
-        progress.clear()
-        if section.error:
-            print(f"\n{name}: VOID: {section.error}", flush=True)
+
+def measure_all(options: argparse.Namespace) -> Run:
+    """Runs the measurements; saves the figures after each of them."""
+    run = Run(options.mode.value, environment.collect(), peers.found())
+    print(tables.facts(run.environment))
+    print(f"\n{tables.facts(run.peers)}")
+    lab = Lab(options.mode, options.size)
+    for name in options.names or NAMES:
+        run.sections[name] = measure(name, lab)
         if options.json is not None:
             run.save(options.json)
-    for missing in run.missing():
-        print(f"\n{missing}", end="")
-    print()
-    return run.kept()  # what is reported is what can be looked up
+    return run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,23 +168,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.list:
                 show_list()
                 return 0
-            if options.report is not None:
-                peers.require("matplotlib")  # rather now than in 20 minutes
-            run = measure_all(options.names or registry.NAMES, options)
-        if options.report is not None:
-            document.write(run, options.report)
-    except Unavailable as error:
-        print(error, file=sys.stderr)
-        return FAILED
+            run = measure_all(options)
     except KeyboardInterrupt:
         return INTERRUPTED
+    if options.report is not None:
+        document.write(run, options.report)
     void = any(section.error for section in run.sections.values())
     return FAILED if void else 0
 
 
 def enter() -> None:
-    """Moves to a namespace, before anything that starts threads is
-    imported."""
+    """Moves this process to a network namespace of its own."""
     if in_namespace():
         return
     try:

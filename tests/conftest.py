@@ -1,6 +1,9 @@
-"""The whole suite runs in a network namespace of its own."""
+"""Fixtures and options for all tests. The suite runs in a network namespace of
+its own."""
 
 import importlib
+import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -9,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.bridging import Network
+from support.datagrams import leave_checksums_to_software
+from support.frames import datagram_pair
 from support.linux import tun_device
 
 from rawmmsg import RawSocket
@@ -16,8 +22,8 @@ from rawmmsg.testing import Veth, veth_pair
 
 pytest_plugins = ["rawmmsg.testing"]
 
-# The benchmarks lie beside the package. Last in the path: an installed rawmmsg
-# is tested rather than the one in the tree.
+# For the tests of bench/. At the end of the path, so that an installed rawmmsg
+# is tested, not the one in the tree.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
@@ -52,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Prolongs the time limits of tests that an option prolongs."""
+    """Lengthens the time limits of tests that an option makes longer."""
     limit = float(config.getini("timeout") or 0)
     longer = {
         "scaled": limit * config.getoption("scale"),
@@ -66,8 +72,20 @@ def pytest_collection_modifyitems(
                 item.add_marker(pytest.mark.timeout(seconds))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a run with a skipped test in CI."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    is_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    if is_ci and reporter is not None and reporter.stats.get("skipped"):
+        reporter.write_line("")
+        reporter.write_line("CI is set: no test may be skipped.", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def _errors_of_missing_tools() -> tuple[type[Exception], ...]:
-    """With that of bench/, if a test has imported it."""
+    """The errors that skip a test. bench/ has one of its own, if it was
+    imported."""
     framework = sys.modules.get("bench.framework")
     if framework is None:
         return (FileNotFoundError,)
@@ -75,8 +93,8 @@ def _errors_of_missing_tools() -> tuple[type[Exception], ...]:
 
 
 def _skip_without_tool() -> Generator[None, object, object]:
-    """Skips a test that needs a program or a library which is not installed:
-    the error names the command that installs it."""
+    """Skips a test that needs a program or a library that is not installed.
+    The error names the command that installs it."""
     try:
         return (yield)
     except _errors_of_missing_tools() as error:
@@ -99,49 +117,102 @@ def scaled(pytestconfig: pytest.Config) -> Callable[[int], int]:
 
 @pytest.fixture(scope="session")
 def flap_seconds(pytestconfig: pytest.Config) -> float:
-    """How long a link flaps: --flap-seconds."""
+    """--flap-seconds: how long a link is set down and up."""
     return float(pytestconfig.getoption("flap_seconds"))
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Veth]:
-    """One veth pair for all tests of a file that leave it as it is."""
+    """One veth pair for all tests of a file. They leave it as they found
+    it."""
     with veth_pair() as made:
         yield made
 
 
 @pytest.fixture
 def sender(pair: Veth) -> Iterator[RawSocket]:
-    """A socket that sends on it, from `pair.a`."""
+    """A socket on `pair.a` that only sends."""
     with RawSocket(pair.a, protocol=0) as sock:
         yield sock
 
 
 @pytest.fixture
 def receiver(pair: Veth) -> Iterator[RawSocket]:
-    """A socket that receives on it, at `pair.b`."""
+    """A socket on `pair.b`."""
     with RawSocket(pair.b) as sock:
         yield sock
 
 
 @pytest.fixture
+def far(pair: Veth) -> Iterator[RawSocket]:
+    """A socket that sees what arrives at `pair.a` while the bridge has
+    `pair.b`."""
+    with RawSocket(pair.a, ignore_outgoing=True) as sock:
+        yield sock
+
+
+@pytest.fixture
+def network(veth_factory: Callable[..., Veth]) -> Network:
+    return Network(veth_factory(), veth_factory())
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[tuple[RawSocket, RawSocket]]:
+    """A sender and a receiver. The sender's device has no offloads, so the
+    kernel completes checksums and cuts super-frames in software."""
+    with veth_pair() as veth:
+        leave_checksums_to_software(veth.a)
+        with (
+            RawSocket(veth.a, protocol=0, vnet_hdr=True) as sender,
+            RawSocket(veth.b, ignore_outgoing=True) as receiver,
+        ):
+            yield sender, receiver
+
+
+@pytest.fixture
+def sock() -> Iterator[RawSocket]:
+    """A non-blocking socket to which nothing is sent."""
+    peer, adopted = datagram_pair()
+    adopted.setblocking(False)
+    with peer, adopted:
+        yield adopted
+
+
+@pytest.fixture
+def busy_threads() -> Iterator[None]:
+    """Makes threads switch as often as possible."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def unbound() -> Iterator[socket.socket]:
+    """An AF_PACKET socket of the standard library that is not bound."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+        yield sock
+
+
+@pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder like tmp_path, whose name leaves room for that of a socket
-    (unix(7): 108 bytes)."""
+    """A folder like tmp_path, with a path short enough for a Unix socket's
+    name (unix(7): 108 bytes)."""
     with tempfile.TemporaryDirectory(prefix="rawmmsg-", dir="/tmp") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
 def tun() -> Iterator[tuple[int, str]]:
-    """An interface without a link header: descriptor and name."""
+    """A tun interface, which has no link header: its descriptor and name."""
     with _tun_device("tun") as made:
         yield made
 
 
 @pytest.fixture
 def tap() -> Iterator[tuple[int, str]]:
-    """An Ethernet interface that cannot segment: descriptor and name."""
+    """A tap interface, which is Ethernet and cannot segment: its descriptor
+    and name."""
     with _tun_device("tap") as made:
         yield made
 

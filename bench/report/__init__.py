@@ -1,1 +1,1 @@
-"""What is said of a run: tables, plots, claims, and the page of all."""
+"""Tables, plots and REPORT.md from the results of a run."""

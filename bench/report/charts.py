@@ -1,204 +1,209 @@
-"""Kinds of plots: grey, hatched and marked, so that they can be read in black
-and white; the limit is a line."""
+"""The two plots, loop.svg and send.svg: SVG with its text as text, readable in
+black and white."""
 
-import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Final
 
-from ..results import Result, Row
-from ..tools import peers
+from ..lab.result import Row, Run, Table
 from .tables import heading, number
 
-# Curves are told apart by marker and dash, bars by grey and hatch.
-_LINES: Final = (
-    ("o", "-", "0.0"),
-    ("s", "--", "0.25"),
-    ("^", "-.", "0.4"),
-    ("D", ":", "0.4"),
-    ("v", (0, (5, 1)), "0.55"),
-    ("x", (0, (1, 1)), "0.2"),
+_STYLE: Final = (
+    "text{font:11px sans-serif}"
+    " .title{font-weight:bold} .end{text-anchor:end} .mid{text-anchor:middle}"
+    " .axis,.whisker{stroke:#000} .grid{stroke:#ddd}"
+    " .curve{fill:none;stroke-width:1.5}"
+    " .ours{fill:#555} .other{fill:#ccc} .bar{stroke:#000;stroke-width:.5}"
+    " .baseline{stroke:#000;stroke-dasharray:5 3}"
+    " .label{paint-order:stroke;stroke:#fff;stroke-width:3px}"
 )
-_DARK: Final = {"color": "0.35", "hatch": ""}
-_LIGHT: Final = {"color": "0.85", "hatch": "////"}
-_EDGE: Final = {"edgecolor": "black", "linewidth": 0.5}
 
-_COLUMNS: Final = 2
-_WIDTH: Final = 4.8  # inches, of one
-_BAR: Final = 0.22
-
-_PARTS: Final = {"tx, ns": ("sender", _DARK), "rx, ns": ("receiver", _LIGHT)}
-
-# The sides of a loop whose parts are drawn, the limit first, and how they are
-# labelled: each with stamps off and on, where they can be off.
-_STACKED: Final = {
-    "C, bare": "C, bare",
-    "C, bare, stamps": "C, bare, stamps",
-    "C": "C, VLAN tags",
-    "C, stamps": "C, VLAN tags, stamps",
-    "rawmmsg": "rawmmsg",
-    "rawmmsg, stamps": "rawmmsg, stamps",
-    "stdlib": "stdlib",
-    "stdlib, stamps": "stdlib, stamps",
-    "TPACKET_V2": "TPACKET_V2 (stamps)",
-    "TPACKET_V2, copied": "TPACKET_V2, copied (stamps)",
-    "TPACKET_V2, in cache": "TPACKET_V2, in cache (stamps)",
-    "TPACKET_V3": "TPACKET_V3 (stamps)",
-    "TPACKET_V3, copied": "TPACKET_V3, copied (stamps)",
-    "TPACKET_V3, in cache": "TPACKET_V3, in cache (stamps)",
-    "libpcap": "libpcap (stamps)",
-    "libpcap, inject": "libpcap, inject (stamps)",
-}
+# How curves are told apart: grey and dashes. The baseline comes first.
+_CURVES: Final = (
+    ("#000", "", 3.0),
+    ("#000", "6 2", 1.5),
+    ("#777", "", 1.5),
+    ("#777", "6 2", 1.5),
+    ("#999", "2 2", 1.5),
+    ("#333", "8 2 2 2", 1.5),
+)
+_BATCH: Final = 64
 
 
-def close(figure: Any) -> None:
-    """Frees it."""
-    peers.module("matplotlib.pyplot").close(figure)
-
-
-def curves(tables: Mapping[str, Mapping[int, Result]]) -> Any:
-    """Figures by batch size, for the sides that take part in all of them; a
-    plot for each size of frame."""
-    figure, all_axes = _grid(len(tables), 3.2)
-    for axes, (size, by_batch) in zip(all_axes, tables.items(), strict=True):
-        batches = sorted(by_batch)
-        results = [by_batch[batch] for batch in batches]
-        limit = _limit(results[0])
-        styles = itertools.cycle(_LINES)
-        for name in _common(results):
-            medians = [
-                row.figure.median
-                for result in results
-                if (row := result.row(name)) is not None
-            ]
-            if limit is not None and name == limit.name:
-                axes.plot(batches, medians, "k", linewidth=2.5, label=name)
-                continue
-            marker, dash, grey = next(styles)
-            style = {"color": grey, "linestyle": dash, "marker": marker}
-            axes.plot(batches, medians, **style, markersize=4, label=name)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
-        axes.minorticks_off()
-        axes.set_xlabel("packets in a batch")
-        axes.set_ylabel(heading(results[0].unit))
-        axes.set_ylim(bottom=0)
-        axes.set_title(f"{int(size):,}-byte frames", fontsize=9)
-    _legend(figure, all_axes[0])
-    return figure
-
-
-def stacks(tables: Sequence[Result]) -> Any:
-    """What sending and receiving take, on top of each other."""
-    figure, all_axes = _grid(len(tables), 1.0 + _BAR * len(_STACKED))
-    for axes, result in zip(all_axes, tables, strict=True):
-        shown = {
-            label: row.extra
-            for name, label in _STACKED.items()
-            if (row := result.row(name)) is not None
+def loop(run: Run) -> str:
+    """The cost of a packet by batch size; empty if there are not enough
+    figures. One panel for each packet size."""
+    panels = []
+    for size in (64, 1500):
+        tables = {
+            batch: table
+            for batch in (1, 4, 16, 64, 256, 1024)
+            if (table := run.table(f"loop/{size}B/batch{batch}")) is not None
         }
-        left = [0.0] * len(shown)
-        for part, (label, style) in _PARTS.items():
-            widths = [extra[part].median for extra in shown.values()]
-            axes.barh(
-                list(shown), widths, left=left, label=label, **style, **_EDGE
-            )
-            left = [a + b for a, b in zip(left, widths, strict=True)]
-        _draw_limit(axes, left[0], next(iter(shown)))
-        axes.invert_yaxis()
-        axes.set_xlabel(heading(result.unit))
-        axes.set_title(result.title, fontsize=9)
-    _legend(figure, all_axes[0])
-    return figure
+        if len(tables) > 1:
+            panels.append(_curves(tables, f"{size:,}-byte frames"))
+    return _document("Cost of a packet sent and received", panels, 335)
 
 
-def bars(groups: Sequence[Sequence[Result]]) -> Any:
-    """The figure of each side, the quartiles as whiskers; a plot for each
-    group of tables."""
-    rows = [_rows(group) for group in groups]
-    figure, all_axes = _grid(len(groups), 1.0 + _BAR * max(map(len, rows)))
-    for axes, group, shown in zip(all_axes, groups, rows, strict=True):
-        medians = [row.figure.median for row in shown]
-        whiskers = [
-            [row.figure.median - row.figure.low for row in shown],
-            [row.figure.high - row.figure.median for row in shown],
+def send(run: Run) -> str:
+    """The rates of all contenders; empty if there are none. One panel for
+    each packet size."""
+    panels = []
+    for size in (64, 1500):
+        keys = (
+            f"send/{size}B",
+            f"send/{size}B/programs",
+            f"send/{size}B/once",
+        )
+        tables = [table for key in keys if (table := run.table(key))]
+        if tables:
+            panels.append(_bars(tables, f"{size:,}-byte frames"))
+    return _document("Send rates", panels, 390)
+
+
+def _document(title: str, panels: Sequence[Sequence[str]], height: int) -> str:
+    if not panels:
+        return ""
+    width = 440 * len(panels)
+    lines = [
+        '<svg xmlns="http://www.w3.org/2000/svg"'
+        f' viewBox="0 0 {width} {height}" role="img">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        _text(width / 2, 16, title, "title mid"),
+    ]
+    for i, panel in enumerate(panels):
+        lines += [f'<g transform="translate({440 * i} 0)">', *panel, "</g>"]
+    return "\n".join([*lines, "</svg>\n"])
+
+
+def _text(x: float, y: float, words: str, kind: str = "") -> str:
+    return f'<text x="{x:g}" y="{y:g}" class="{kind}">{escape(words)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+        f' class="{kind}"/>'
+    )
+
+
+def _curves(tables: Mapping[int, Table], title: str) -> list[str]:
+    """The contenders that are in all tables, by batch size."""
+    left, right, top, bottom = 60, 425, 45, 250
+    first, *others = tables.values()
+    names = [
+        row.name
+        for row in first.rows
+        if not row.name.endswith("control")
+        and all(table.row(row.name) for table in others)
+    ]
+    medians = {
+        name: [
+            row.figure.median
+            for table in tables.values()
+            if (row := table.row(name)) is not None
         ]
-        ours = [row.name.startswith("rawmmsg") for row in shown]
-        styles = [_DARK if mine else _LIGHT for mine in ours]
-        drawn = axes.barh(
-            [row.name for row in shown],
-            medians,
-            xerr=whiskers,
-            color=[style["color"] for style in styles],
-            hatch=[style["hatch"] for style in styles],
-            error_kw={"elinewidth": 0.8, "capsize": 2},
-            **_EDGE,
-        )
-        labels = [f" {number(median)}" for median in medians]
-        axes.bar_label(drawn, labels, fontsize=7)
-        limit = _limit(group[0])
-        if limit is not None:
-            _draw_limit(axes, limit.figure.median, limit.name)
-        axes.invert_yaxis()
-        axes.margins(x=0.15)
-        axes.set_xlabel(heading(group[0].unit))
-        axes.set_title(group[0].title, fontsize=9, wrap=True)
-    _legend(figure, all_axes[0])
-    return figure
+        for name in names
+    }
+    step, most = _scale(max(max(values) for values in medians.values()))
 
+    def x(batch: int) -> float:
+        share = math.log(batch) / math.log(max(tables))
+        return left + share * (right - left)
 
-def _grid(count: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure with so many plots."""
-    columns = min(count, _COLUMNS)
-    lines = -(-count // columns)
-    figure, axes = peers.module("matplotlib.pyplot").subplots(
-        lines,
-        columns,
-        figsize=(_WIDTH * columns, height * lines),
-        squeeze=False,
-        layout="constrained",
+    def y(value: float) -> float:
+        return bottom - value / most * (bottom - top)
+
+    lines = [_text((left + right) / 2, 34, title, "mid")]
+    for i in range(round(most / step) + 1):
+        at = y(i * step)
+        lines.append(_line(left, at, right, at, "grid"))
+        lines.append(_text(left - 6, at + 4, f"{i * step:,g}", "end"))
+    for batch in tables:
+        lines.append(_text(x(batch), bottom + 16, f"{batch:,}", "mid"))
+    lines.append(_line(left, bottom, right, bottom, "axis"))
+    lines.append(
+        _text((left + right) / 2, bottom + 32, "packets in a batch", "mid")
     )
-    flat = list(axes.flat)
-    for unused in flat[count:]:
-        unused.remove()
-    return figure, flat[:count]
+    lines.append(
+        f'<text transform="translate(14 {(top + bottom) / 2}) rotate(-90)"'
+        f' class="mid">{escape(heading(first.unit))}</text>'
+    )
+    for i, (name, style) in enumerate(zip(names, _CURVES, strict=False)):
+        grey, dashes, thickness = style
+        look = f'stroke="{grey}" stroke-dasharray="{dashes or "none"}"'
+        look += f' style="stroke-width:{thickness}"'
+        points = " ".join(
+            f"{x(batch):.1f},{y(value):.1f}"
+            for batch, value in zip(tables, medians[name], strict=True)
+        )
+        lines.append(f'<polyline class="curve" points="{points}" {look}/>')
+        at_x, at_y = left + 125 * (i % 3), bottom + 55 + 18 * (i // 3)
+        lines.append(f'<path class="curve" d="M{at_x} {at_y - 4}h28" {look}/>')
+        lines.append(_text(at_x + 34, at_y, name))
+    return lines
 
 
-def _common(results: Sequence[Result]) -> list[str]:
-    first, *others = [[row.name for row in one.rows] for one in results]
-    return [name for name in first if all(name in one for one in others)]
-
-
-def _limit(result: Result) -> Row | None:
-    """The side that others are compared with; the first, if several."""
-    limits = [row.limit for row in result.rows if row.limit is not None]
-    return result.row(limits[0]) if limits else None
-
-
-def _rows(group: Sequence[Result]) -> list[Row]:
-    """Each side once, but for controls; of one unit."""
+def _bars(tables: Sequence[Table], title: str) -> list[str]:
+    """Each contender once: the median, and the quartiles as whiskers."""
+    left, right, top = 170, 385, 45
     rows: dict[str, Row] = {}
-    for result in group:
-        if result.unit == group[0].unit:
-            for row in result.rows:
-                if not row.name.endswith("control"):
-                    rows.setdefault(row.name, row)
-    return list(rows.values())
+    for table in tables:
+        for row in table.rows:
+            if not row.name.endswith("control"):
+                rows.setdefault(row.name, row)
+    step, most = _scale(max(row.figure.high for row in rows.values()))
+    bottom = top + 20 * len(rows)
 
+    def x(value: float) -> float:
+        return left + value / most * (right - left)
 
-def _draw_limit(axes: Any, figure: float, name: str) -> None:
-    axes.axvline(
-        figure,
-        color="black",
-        linestyle="--",
-        linewidth=1,
-        label=f"the limit: {name}",
-    )
-
-
-def _legend(figure: Any, axes: Any) -> None:
-    """Below the plots, for all of them."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles, labels, fontsize=8, ncols=4, loc="outside lower center"
+    lines = [_text((left + right) / 2, 34, title, "mid")]
+    for i in range(round(most / step) + 1):
+        at = x(i * step)
+        lines.append(_line(at, top, at, bottom, "grid"))
+        lines.append(_text(at, bottom + 16, f"{i * step:g}", "mid"))
+    for i, (name, row) in enumerate(rows.items()):
+        middle = top + 20 * i + 10
+        kind = "ours" if name.startswith("rawmmsg") else "other"
+        low, median, high = (
+            x(value)
+            for value in (row.figure.low, row.figure.median, row.figure.high)
         )
+        lines.append(_text(left - 6, middle + 4, name, "end"))
+        lines.append(
+            f'<rect x="{left}" y="{middle - 6}" width="{median - left:.1f}"'
+            f' height="12" class="bar {kind}"/>'
+        )
+        lines.append(_line(low, middle, high, middle, "whisker"))
+    baseline = next(iter(rows.values()))
+    at = x(baseline.figure.median)
+    lines.append(_line(at, top, at, bottom, "baseline"))
+    for i, row in enumerate(rows.values()):
+        middle, label = top + 20 * i + 10, number(row.figure.median)
+        at = x(row.figure.high) + 5
+        lines.append(_text(at, middle + 4, label, "label"))
+    lines.append(_line(left, top, left, bottom, "axis"))
+    words = f"{heading(tables[0].unit)}; dashed: {baseline.name}"
+    lines.append(_text((left + right) / 2, bottom + 34, words, "mid"))
+    return lines
+
+
+def _scale(most: float) -> tuple[float, float]:
+    """The distance of grid lines, and the end of the scale."""
+    step = 10 ** math.floor(math.log10(most))
+    for divisor in (1, 2, 4):
+        if most / (step / divisor) >= 3:
+            step /= divisor
+            break
+    return step, step * math.ceil(most / step)
+
+
+def plots(run: Run) -> Iterator[tuple[str, str]]:
+    """The names and contents of the plots that the run has figures for."""
+    for name, draw in (("loop", loop), ("send", send)):
+        text = draw(run)
+        if text:
+            yield f"{name}.svg", text

@@ -1,11 +1,9 @@
 """Tables of figures, for a terminal and in Markdown."""
 
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ..framework import UNITS
-from ..results import Result, Row
-from ..spread import Spread
+from ..lab.contender import UNITS
+from ..lab.result import Row, Spread, Table
 
 
 def number(value: float) -> str:
@@ -38,72 +36,65 @@ def heading(unit: str) -> str:
     return f"{unit} ({'more' if more else 'less'} is better)"
 
 
-def cells(result: Result) -> list[list[str]]:
-    """The table, its heading first; no column that is empty, and no table
-    without sides."""
-    if not result.rows:
+def cells(table: Table) -> list[list[str]]:
+    """The cells of the table with its heading, without empty columns."""
+    if not table.rows:
         return []
     extras: dict[str, None] = {}
-    for row in result.rows:
+    for row in table.rows:
         extras |= dict.fromkeys(row.extra)
-    table = [["", heading(result.unit), "ratio", "to", "target", *extras, ""]]
-    for row in result.rows:
+    lines = [
+        ["", heading(table.unit), "ratio", "to", "target", *extras, "note"]
+    ]
+    for row in table.rows:
         line = [row.name, spread(row.figure)]
-        line += [spread(row.ratio, 3) if row.ratio else "", row.limit or ""]
+        line += [spread(row.ratio, 3) if row.ratio else "", row.baseline or ""]
         line.append(verdict(row))
         line += [
             spread(row.extra[name]) if name in row.extra else ""
             for name in extras
         ]
-        table.append([*line, row.note])
-    used = [any(column) for column in zip(*table[1:], strict=True)]
+        lines.append([*line, row.note])
+    used = [any(column) for column in zip(*lines[1:], strict=True)]
     return [
         [cell for cell, keep in zip(line, used, strict=True) if keep]
-        for line in table
+        for line in lines
     ]
 
 
-def footnotes(result: Result) -> list[str]:
-    """What there is to say of the table as a whole."""
-    lines = [*result.notes, *map(str, result.missing)]
-    turns = sorted({row.turns for row in result.rows})
-    if turns:
-        counts = " or ".join(map(str, turns))
-        noun = "turn" if turns == [1] else "turns"
-        lines.insert(0, f"{counts} {noun} a side: median (quartiles).")
+def footnotes(table: Table) -> list[str]:
+    """What applies to the table as a whole."""
+    lines = [*table.notes, *map(str, table.missing)]
+    if table.rows:
+        count = table.rows[0].rounds
+        noun = "round" if count == 1 else "rounds"
+        lines.insert(0, f"{count} {noun}: median (quartiles).")
     return lines
 
 
-def text(result: Result) -> str:
+def text(table: Table) -> str:
     """The table for a terminal."""
-    table = cells(result)
-    widths = [max(map(_width, column)) for column in zip(*table, strict=True)]
-    lines = [f"{result.title} [{result.key}]"]
-    for line in table:
-        padded = [
-            cell + " " * (width - _width(cell))
-            for cell, width in zip(line, widths, strict=True)
-        ]
-        lines.append(f"  {'  '.join(padded)}".rstrip())
-    return "\n".join([*lines, *(f"  {note}" for note in footnotes(result))])
+    lines = [f"{table.title} [{table.key}]", *_aligned(cells(table))]
+    return "\n".join([*lines, *(f"  {note}" for note in footnotes(table))])
+
+
+def facts(values: Mapping[str, object]) -> str:
+    """Names and values for a terminal."""
+    return "\n".join(_aligned([[k, str(v)] for k, v in values.items()]))
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  " + "  ".join(map(str.ljust, line, widths)).rstrip()
+        for line in lines
+    ]
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown, its heading first."""
+    """A table in Markdown; the first line is its heading."""
     first, *rest = [
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
         for line in lines
     ]
     return "\n".join([first, "|" + " --- |" * len(lines[0]), *rest])
-
-
-def _width(cell: str) -> int:
-    """Columns on a terminal."""
-    return sum(
-        0
-        if unicodedata.combining(letter)
-        else 2
-        if unicodedata.east_asian_width(letter) in "WF"
-        else 1
-        for letter in cell
-    )

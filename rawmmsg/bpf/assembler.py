@@ -1,15 +1,25 @@
-"""A control-flow graph to instructions.
+"""Turns a control-flow graph into instructions.
 
-Each node becomes the statements that bring its value into the accumulator
-A, and a jump. What A and X hold already on every way that leads to a node
-is not loaded again.
+Each node becomes the statements that bring its value into the accumulator A,
+and a jump. A value is not loaded again if A or X already holds it on every
+path to the node.
 """
 
 from __future__ import annotations
 
-from .cfg import ACCEPT, REJECT, STATEMENTS, Graph, Node, Value, is_operand
+from . import opcodes as op
+from .cfg import (
+    ACCEPT,
+    COMMUTES,
+    REJECT,
+    STATEMENTS,
+    TOO_LONG,
+    Graph,
+    Node,
+    Value,
+    is_operand,
+)
 from .errors import FilterError
-from .program import ANCILLARY, MAX_INSTRUCTIONS, SCRATCH_WORDS
 
 __all__ = ["assemble"]
 
@@ -18,40 +28,35 @@ _Registers = tuple[int, int]
 
 _NONE = -1
 
-_LOAD = {4: 0x20, 2: 0x28, 1: 0x30}
-_LOAD_INDEXED = {4: 0x40, 2: 0x48, 1: 0x50}
-_LOAD_CONSTANT = 0x00
-_LOAD_SCRATCH = 0x60
-_LOAD_LENGTH = 0x80
-_LOADX_CONSTANT = 0x01
-_LOADX_SCRATCH = 0x61
-_LOADX_HEADER = 0xB1
-_STORE = 0x02
-_TAX = 0x07
-_TXA = 0x87
-_NEGATE = 0x84
-_BY_X = 0x08
+_SIZES = {4: op.BPF_W, 2: op.BPF_H, 1: op.BPF_B}
 _OPERATIONS = {
-    "+": 0x04,
-    "-": 0x14,
-    "*": 0x24,
-    "/": 0x34,
-    "|": 0x44,
-    "&": 0x54,
-    "<<": 0x64,
-    ">>": 0x74,
-    "%": 0x94,
-    "^": 0xA4,
+    "+": op.BPF_ALU | op.BPF_ADD,
+    "-": op.BPF_ALU | op.BPF_SUB,
+    "*": op.BPF_ALU | op.BPF_MUL,
+    "/": op.BPF_ALU | op.BPF_DIV,
+    "|": op.BPF_ALU | op.BPF_OR,
+    "&": op.BPF_ALU | op.BPF_AND,
+    "<<": op.BPF_ALU | op.BPF_LSH,
+    ">>": op.BPF_ALU | op.BPF_RSH,
+    "%": op.BPF_ALU | op.BPF_MOD,
+    "^": op.BPF_ALU | op.BPF_XOR,
 }
-_COMMUTES = frozenset("+*|&^")
-_JUMP = 0x05
-_JUMPS = {"=": 0x15, ">": 0x25, ">=": 0x35, "&": 0x45}
-_RETURN = 0x06
-_FAR = 255
-# What X can be loaded with directly.
+_JUMP = op.BPF_JMP | op.BPF_JA
+_JUMPS = {
+    "=": op.BPF_JMP | op.BPF_JEQ,
+    ">": op.BPF_JMP | op.BPF_JGT,
+    ">=": op.BPF_JMP | op.BPF_JGE,
+    "&": op.BPF_JMP | op.BPF_JSET,
+}
+_FAR = 255  # the longest conditional jump
+# The kinds of value that one instruction brings into X.
 _EASY = frozenset({"header", "const", "scratch"})
-# The sizes with which ancillary data are usually loaded; any would do.
-_ANCILLARY_SIZES = {4: 2, 44: 2, 48: 1}
+# libpcap loads these with other sizes than a word. The kernel accepts any.
+_ANCILLARY_SIZES = {
+    op.SKF_AD_PKTTYPE: op.BPF_H,
+    op.SKF_AD_VLAN_TAG: op.BPF_H,
+    op.SKF_AD_VLAN_TAG_PRESENT: op.BPF_B,
+}
 
 
 class _Block:
@@ -62,7 +67,7 @@ class _Block:
         self.values = graph.values
         self.a, self.x = registers
         self.statements: list[_Statement] = []
-        self.free = SCRATCH_WORDS - 1
+        self.free = op.BPF_MEMWORDS - 1
 
     def put(self, code: int, k: int = 0) -> None:
         self.statements.append((code, k))
@@ -72,7 +77,7 @@ class _Block:
         if self.a == number:
             return
         if self.x == number:
-            self.put(_TXA)
+            self.put(op.BPF_MISC | op.BPF_TXA)
             self.a = number
             return
         value = self.values[number]
@@ -80,27 +85,28 @@ class _Block:
         if kind == "load":
             self.load(value)
         elif kind == "const":
-            self.put(_LOAD_CONSTANT, value.a)
+            self.put(op.BPF_LD | op.BPF_IMM, value.a)
         elif kind == "header":
             self.to_x(number)
-            self.put(_TXA)
+            self.put(op.BPF_MISC | op.BPF_TXA)
         elif kind == "length":
-            self.put(_LOAD_LENGTH)
+            self.put(op.BPF_LD | op.BPF_LEN)
         elif kind == "ancillary":
-            size = _ANCILLARY_SIZES.get(value.c, 4)
-            self.put(_LOAD[size], ANCILLARY + value.c)
+            size = _ANCILLARY_SIZES.get(value.c, op.BPF_W)
+            self.put(op.BPF_LD | size | op.BPF_ABS, op.SKF_AD_OFF + value.c)
         elif kind == "scratch":
-            self.put(_LOAD_SCRATCH, value.c)
+            self.put(op.BPF_LD | op.BPF_MEM, value.c)
         else:
             self.operation(value)
         self.a = number
 
     def load(self, value: Value) -> None:
+        code = op.BPF_LD | _SIZES[value.a]
         if value.b < 0:
-            self.put(_LOAD[value.a], value.c)
+            self.put(code | op.BPF_ABS, value.c)
         else:
             self.to_x(value.b)
-            self.put(_LOAD_INDEXED[value.a], value.c)
+            self.put(code | op.BPF_IND, value.c)
 
     def to_x(self, number: int) -> None:
         """Bring a value into X."""
@@ -108,16 +114,16 @@ class _Block:
             return
         value = self.values[number]
         if self.a == number:
-            self.put(_TAX)
+            self.put(op.BPF_MISC | op.BPF_TAX)
         elif value.kind == "header":
-            self.put(_LOADX_HEADER, value.c)
+            self.put(op.BPF_LDX | op.BPF_MSH | op.BPF_B, value.c)
         elif value.kind == "const":
-            self.put(_LOADX_CONSTANT, value.a)
+            self.put(op.BPF_LDX | op.BPF_IMM, value.a)
         elif value.kind == "scratch":
-            self.put(_LOADX_SCRATCH, value.c)
+            self.put(op.BPF_LDX | op.BPF_MEM, value.c)
         else:
             self.to_a(number)
-            self.put(_TAX)
+            self.put(op.BPF_MISC | op.BPF_TAX)
         self.x = number
 
     def operation(self, value: Value) -> None:
@@ -127,19 +133,15 @@ class _Block:
         if operand.kind == "const" and is_operand(operator, operand.a):
             self.to_a(left)
             self.put(code, operand.a)
-        elif operator == "-" and self.is_zero(left):
+        elif operator == "-" and self.graph.is_zero(left):
             self.to_a(right)
-            self.put(_NEGATE)
+            self.put(op.BPF_ALU | op.BPF_NEG)
         else:
-            self.pair(left, right, operator in _COMMUTES)
-            self.put(code | _BY_X)
-
-    def is_zero(self, number: int) -> bool:
-        value = self.values[number]
-        return value.kind == "const" and value.a == 0
+            self.pair(left, right, operator in COMMUTES)
+            self.put(code | op.BPF_X)
 
     def pair(self, left: int, right: int, commutes: bool) -> None:
-        """Bring left into A and right into X, or the reverse."""
+        """Bring left into A and right into X; if commutes, or vice versa."""
         if self.x == right and self.keeps_x(left):
             self.to_a(left)
         elif commutes and self.x == left and self.keeps_x(right):
@@ -163,20 +165,23 @@ class _Block:
             self.through_scratch(left, right)
 
     def through_scratch(self, left: int, right: int) -> None:
-        """A pair of which both sides need X."""
+        """A pair in which computing either side takes X."""
         word = self.free
         self.free -= 1
         if word < self.graph.reserved:
-            raise FilterError("the arithmetic is too deep")
+            raise FilterError(
+                "the arithmetic needs more than the "
+                f"{op.BPF_MEMWORDS} scratch words of a program"
+            )
         self.to_a(right)
-        self.put(_STORE, word)
+        self.put(op.BPF_ST, word)
         self.to_a(left)
-        self.put(_LOADX_SCRATCH, word)
+        self.put(op.BPF_LDX | op.BPF_MEM, word)
         self.x = right
         self.free += 1
 
     def easy_x(self, number: int) -> bool:
-        """Whether X can be loaded with a value without use of A."""
+        """Whether a value can be brought into X without using A."""
         return self.values[number].kind in _EASY
 
     def keeps_x(self, number: int) -> bool:
@@ -184,7 +189,7 @@ class _Block:
         return self.a == number or not self.uses_x(number)
 
     def uses_x(self, number: int) -> bool:
-        """Whether to compute a value takes X."""
+        """Whether computing a value takes X."""
         kind, a, b, _ = self.values[number]
         if kind in ("const", "length", "ancillary", "scratch"):
             return False
@@ -198,11 +203,11 @@ class _Block:
         return True
 
     def node(self, node: Node) -> None:
-        """All of a node but the jump."""
-        value, test, operand, _, _, _ = node
+        """All of a node except the jump."""
+        value, test, operand, _, _ = node
         if test == ":=":
             self.to_a(value)
-            self.put(_STORE, operand)
+            self.put(op.BPF_ST, operand)
             self.forget(1 << operand)
             self.a = self.graph.scratch(operand)
         elif test[-1] == "x":
@@ -211,44 +216,42 @@ class _Block:
             self.to_a(value)
 
     def forget(self, bit: int) -> None:
-        """The registers no longer hold values that depend on a word."""
+        """X no longer holds a value that depends on a scratch word."""
         words = self.graph.scratch_words
         if self.x >= 0 and words(self.x) & bit:
             self.x = _NONE
 
 
 class _Layout:
-    """The program, from its last instruction to its first."""
+    """Lays out the program, from its last instruction to its first."""
 
     def __init__(self, accept: int, at_end: bool) -> None:
         self.reversed: list[tuple[int, int, int, int]] = []
-        # Whether returns may stand at the end only.
+        # Whether returns may only stand at the end.
         self.at_end = at_end
-        # How far from the end of the program each target begins.
+        # The distance of each target's first instruction from the end of
+        # the program.
         self.begins: dict[int, int] = {}
         self.returns = {REJECT: 0, ACCEPT: accept}
 
     def end(self, target: int) -> None:
-        """An instruction that returns, for the jumps before it."""
-        self.put(_RETURN, 0, 0, self.returns[target])
+        """A return, for the jumps before it."""
+        self.put(op.BPF_RET | op.BPF_K, 0, 0, self.returns[target])
         self.begins[target] = len(self.reversed)
 
     def put(self, code: int, jt: int, jf: int, k: int) -> None:
         self.reversed.append((code, jt, jf, k))
-        if len(self.reversed) > MAX_INSTRUCTIONS:
-            raise FilterError(
-                "the program would have more than "
-                f"{MAX_INSTRUCTIONS} instructions"
-            )
+        if len(self.reversed) > op.BPF_MAXINSNS:
+            raise FilterError(TOO_LONG)
 
     def distance(self, target: int) -> int:
         return len(self.reversed) - self.begins[target]
 
     def reach(self, target: int, room: int) -> None:
-        """Make sure that a jump of 8 bits can reach a target.
+        """Make sure that a conditional jump can reach a target.
 
-        Where it is too far, a step is put on the way: another return, or
-        a long jump. It serves the jumps before as well.
+        If the target is too far away, another return or a long jump is put
+        in between. Earlier jumps use it as well.
         """
         if target in self.begins and self.distance(target) + room <= _FAR:
             return
@@ -259,7 +262,7 @@ class _Layout:
             self.begins[target] = len(self.reversed)
 
     def go(self, target: int) -> None:
-        """Go on at a target: fall into it, or return, or jump."""
+        """Continue at a target: fall through, return or jump."""
         if target in self.begins and not self.distance(target):
             return
         if target in self.returns and not self.at_end:
@@ -281,7 +284,7 @@ class _Layout:
         if test in STATEMENTS:
             self.go(node.yes)
         elif test[-1] == "x":
-            self.jump(_JUMPS[test[:-1]] | _BY_X, 0, node.yes, node.no)
+            self.jump(_JUMPS[test[:-1]] | op.BPF_X, 0, node.yes, node.no)
         else:
             self.jump(_JUMPS[test], node.operand, node.yes, node.no)
         for code, k in reversed(statements):
@@ -312,24 +315,25 @@ def _blocks(graph: Graph, sequence: list[int]) -> dict[int, list[_Statement]]:
 def assemble(
     graph: Graph, root: int, accept: int
 ) -> list[tuple[int, int, int, int]]:
-    """The instructions; `accept` is what an accepted packet returns."""
-    # The kernel's check of scratch words walks on through a return as if
-    # it were not there, so what is behind one would seem unwritten.
+    """The instructions; `accept` is the return value for accepted packets."""
+    # check_load_and_stores() goes on behind a return as if execution did.
+    # Words written on a path that jumps there would count as unwritten.
     layout = _Layout(accept, at_end=graph.assigns)
     sequence = graph.order(root)
     if not sequence:
         layout.end(root)
         return layout.reversed
     blocks = _blocks(graph, sequence)
-    # Both successors of the last node are ends.
+    # The last node jumps to returns only: they end the program. The others
+    # are put where jumps need them, unless all have to be at the end.
     first = sequence if graph.assigns else sequence[-1:]
     used = {graph.nodes[number].yes for number in first}
     used |= {graph.nodes[number].no for number in first}
     for target in (REJECT, ACCEPT):
         if target in used:
             layout.end(target)
-    # Nodes that differ become equal code when a register already holds
-    # what they test: then one block serves for all.
+    # Different nodes become equal code if a register already holds the value
+    # that they test. One block then serves all of them.
     same = {REJECT: REJECT, ACCEPT: ACCEPT}
     known: dict[tuple[object, ...], int] = {}
     for number in reversed(sequence):
@@ -342,11 +346,11 @@ def assemble(
             node = node._replace(operand=0)
         statements = blocks[number]
         if node.test == "?" and not statements:
-            same[number] = yes  # there is nothing to do
+            same[number] = yes  # a register holds the value
             continue
         key = (node.test, node.operand, yes, no, *statements)
         same[number] = known.setdefault(key, number)
-        # The entry must stand first, whatever it is equal to.
+        # The entry must come first even if it is equal to another node.
         if same[number] == number or number == root:
             layout.block(number, statements, node)
     layout.reversed.reverse()

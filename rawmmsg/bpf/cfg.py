@@ -1,13 +1,24 @@
 """The control-flow graph between code generation and assembly.
 
-A *value* is something that the packet determines: a load, a constant, an
-operation on values. A *node* is a test of a value with two successors, or
-an assignment of a value to a scratch word. Both are numbered and interned:
-equal means identical, so equal tails of the graph are one.
-The graph has no cycles; a node is made after its successors.
+A *value* is computed from the packet: a load, a constant, an operation on
+values. A *node* tests a value and has two successors, or it assigns a value
+to a scratch word. Both are numbered, and equal ones have the same number, so
+that equal tails of the graph are one. The graph has no cycles, and a node is
+made after its successors.
 
-Evaluating a load outside the packet rejects it, so a node is never moved
-before a load that the source performs earlier, unless said so.
+A load outside the packet rejects the packet. Each pass over the graph keeps
+this: of packets that are cut short, a program accepts exactly what libpcap's
+unoptimised program accepts. So a load whose value decides nothing stays,
+unless another load on the same paths reaches as far. (Only `x * 0` in
+arithmetic loads nothing.)
+
+libpcap's own optimiser drops some of these loads, and then accepts more
+packets that are cut short. This compiler does not imitate that, because it
+would have to know which loads libpcap drops. Without, all programs of the
+corpus in tests/bpf together execute 0.96 times as many instructions as
+libpcap's (0.955 with the imitation). 13 of the 1,096 programs execute more
+than 1.25 times as many: contradictions such as `tcp or not tcp`, and some of
+the form `not (A and B)`.
 """
 
 from __future__ import annotations
@@ -15,28 +26,47 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .errors import FilterError
+from .opcodes import BPF_MAXINSNS
 
-__all__ = ["ACCEPT", "REJECT", "Graph", "Node", "Value", "is_operand"]
+__all__ = [
+    "ACCEPT",
+    "COMMUTES",
+    "MAX_OFFSET",
+    "OPERATORS",
+    "REJECT",
+    "STATEMENTS",
+    "TOO_LONG",
+    "WORD",
+    "Graph",
+    "Node",
+    "Value",
+    "calculate",
+    "holds",
+    "is_operand",
+]
 
 REJECT = 0
 ACCEPT = 1
 
 WORD = 0xFFFFFFFF
-# A program has at most 4096 instructions. What needs far more nodes than
-# that before optimisation is given up at once; the optimiser makes new
-# ones in every pass.
+TOO_LONG = (
+    f"the expression is too long: a program has at most {BPF_MAXINSNS} "
+    "instructions"
+)
+# An expression that needs far more nodes than a program has instructions is
+# refused before optimisation. Each pass of the optimiser makes new nodes.
 MAX_NODES = 16_000
 MAX_NODES_OPTIMIZED = 500_000
 MAX_OFFSET = 0x7FFFFFFF
 
 
 class Value(NamedTuple):
-    """One value.
+    """One value, by kind.
 
-    kind "const": the number `a`; "load": `a` bytes at value `b` plus `c`,
-    `b` negative for none; "header": four times the low nibble of byte
-    `c`; "length"; "ancillary": SKF_AD_ offset `c`; "scratch": word `c`;
-    otherwise an operator on the values `a` and `b`.
+    "const": the number `a`; "load": `a` bytes at offset `c`, plus the value
+    `b` if it is not negative; "header": four times the low nibble of byte
+    `c`; "length": of the packet; "ancillary": SKF_AD_OFF + `c`; "scratch":
+    word `c`; or an operator on the values `a` and `b`.
     """
 
     kind: str
@@ -48,10 +78,10 @@ class Value(NamedTuple):
 class Node(NamedTuple):
     """A test "value test operand", or an assignment.
 
-    test "=", ">", ">=", "&" (any common bit) with the number `operand`;
-    the same with a trailing "x" with the value `operand`; ":=" stores the
-    value in scratch word `operand`, "?" only evaluates it, and both go to
-    `yes`, which is also `no`. Nodes of different `copy` stay apart.
+    "=", ">", ">=" and "&" (any common bit) test the value against the number
+    `operand`; with a trailing "x", against the value `operand`. ":=" stores
+    the value in scratch word `operand`. "?" only evaluates it. These two have
+    one successor: `yes` and `no` are the same.
     """
 
     value: int
@@ -59,15 +89,23 @@ class Node(NamedTuple):
     operand: int
     yes: int
     no: int
-    copy: int = 0
 
 
-# The tests that are none: the node has one successor.
+# The "tests" that test nothing: the node has one successor.
 STATEMENTS = frozenset({":=", "?"})
 
 
+def is_operand(operator: str, number: int) -> bool:
+    """Whether the kernel accepts a constant as the right operand."""
+    if operator in ("/", "%"):
+        return number != 0
+    return number < 32 or operator not in ("<<", ">>")
+
+
 def calculate(operator: str, a: int, b: int) -> int | None:
-    """a operator b in 32 bits; None for a division by zero."""
+    """a operator b in 32 bits. None if the kernel does not accept b."""
+    if not is_operand(operator, b):
+        return None
     match operator:
         case "+":
             return (a + b) & WORD
@@ -82,13 +120,13 @@ def calculate(operator: str, a: int, b: int) -> int | None:
         case "^":
             return a ^ b
         case "<<":
-            return (a << b) & WORD if b < 32 else 0
+            return (a << b) & WORD
         case ">>":
-            return a >> b if b < 32 else 0
+            return a >> b
         case "/":
-            return a // b if b else None
+            return a // b
         case _:
-            return a % b if b else None
+            return a % b
 
 
 def holds(test: str, a: int, b: int) -> bool:
@@ -102,50 +140,30 @@ def holds(test: str, a: int, b: int) -> bool:
     return a & b != 0
 
 
-def is_operand(operator: str, number: int) -> bool:
-    """Whether the kernel takes a constant as the right operand."""
-    if operator in ("/", "%"):
-        return number != 0
-    return number < 32 or operator not in ("<<", ">>")
-
-
-# x operator 0 is x, or 0.
-_ZERO_KEEPS = frozenset("+-|^") | {"<<", ">>"}
-_ZERO_CLEARS = frozenset("*&")
-_OPERATORS = frozenset("+-*/%&|^") | {"<<", ">>"}
-_COMMUTES = frozenset("+*|&^")
+# x operator 0 is x.
+_ZERO_KEEPS = frozenset({"+", "-", "|", "^", "<<", ">>"})
+OPERATORS = _ZERO_KEEPS | {"*", "/", "%", "&"}
+COMMUTES = frozenset("+*|&^")
 
 
 class Graph:
-    """The tables of values and nodes, and the ways to add to them."""
+    """The tables of values and nodes, and methods that add to them."""
 
     def __init__(self, live: bool) -> None:
-        # Whether there is something beside the packet. In memory there is
-        # not, and to load it rejects the packet.
+        # Whether the kernel has metadata of the packet. For packets in
+        # memory there is none, and loading it rejects the packet.
         self.live = live
         self.values: list[Value] = []
         self._value_numbers: dict[Value, int] = {}
-        # Numbers 0 and 1 are the two ends; these entries are never read.
+        # Numbers 0 and 1 are the two ends. These entries are never read.
         self.nodes: list[Node] = [Node(-1, "", 0, 0, 0)] * 2
         self._node_numbers: dict[Node, int] = {}
-        # What evaluating each value loads, for the module reach.
+        # What evaluating each value loads, for optimize.redundant_loads.
         self.reaches: dict[int, dict[int, int]] = {}
         self.max_nodes = MAX_NODES
         self.assigns = False
         # How many scratch words assignments use, from word 0 up.
         self.reserved = 0
-        # Whether arithmetic with constants is left to the packet: libpcap
-        # does not optimise programs for tunnels at all.
-        self.exact = False
-        # Whether to keep the loads of tests that decide nothing, because
-        # it is not sure that libpcap drops them.
-        self.keeps_loads = False
-        # Values that the kernel would refuse, with reason and position.
-        self.mistakes: dict[int, tuple[str, int]] = {}
-        # Given to new tests: equal code that is to be optimised apart.
-        self.copy = 0
-        # The copies that test what libpcap does not recognise.
-        self.opaque: set[int] = set()
 
     # -- values --------------------------------------------------------------
 
@@ -161,7 +179,7 @@ class Graph:
         return self.value(Value("const", number & WORD))
 
     def load(self, size: int, base: int, offset: int) -> int:
-        """`size` bytes at `offset` behind the value `base` (-1: none)."""
+        """`size` bytes at `offset` plus the value `base`, if not negative."""
         while base >= 0:
             value = self.values[base]
             if value.kind == "const":
@@ -173,8 +191,7 @@ class Graph:
                 break
         offset &= WORD
         if base < 0 and offset > MAX_OFFSET:
-            # The kernel gives such offsets other meanings; no packet is
-            # that long.
+            # Such offsets mean ancillary data. No packet is that long.
             offset = MAX_OFFSET
         return self.value(Value("load", size, base, offset))
 
@@ -198,22 +215,26 @@ class Graph:
     def is_constant(self, number: int) -> bool:
         return self.values[number].kind == "const"
 
+    def is_zero(self, number: int) -> bool:
+        value = self.values[number]
+        return value.kind == "const" and value.a == 0
+
     def operation(self, operator: str, a: int, b: int) -> int:
-        """a operator b, simplified where that changes no load."""
+        """a operator b, simplified if that changes no load."""
         left, right = self.values[a], self.values[b]
         if right.kind == "const":
             known = right.a
-            shifted = operator in ("<<", ">>") and known > 31
-            if left.kind == "const" and not (shifted and self.exact):
+            if left.kind == "const":
                 result = calculate(operator, left.a, known)
+                if operator in ("<<", ">>") and not self.reserved:
+                    # libpcap's optimiser does the same for a shift by more
+                    # than 31 bits. It does not run on programs with tunnels.
+                    result = result or 0
                 if result is not None:
                     return self.constant(result)
-            if known == 0:
-                if operator in _ZERO_KEEPS:
-                    return a
-                if operator in _ZERO_CLEARS and not self.keeps(a):
-                    return b
-            elif known == 1 and operator in "*/":
+            if known == 0 and operator in _ZERO_KEEPS:
+                return a
+            if known == 1 and operator in "*/":
                 return a
             if operator == "-":
                 operator, b = "+", self.constant(-known)
@@ -221,7 +242,7 @@ class Graph:
             if operator == left.kind == "+" and self.is_constant(left.b):
                 total = self.values[left.b].a + known
                 return self.operation("+", left.a, self.constant(total))
-        elif left.kind == "const" and operator in _COMMUTES:
+        elif left.kind == "const" and operator in COMMUTES:
             return self.operation(operator, b, a)
         return self.value(Value(operator, a, b))
 
@@ -230,14 +251,13 @@ class Graph:
 
     def scratch_words(self, number: int) -> int:
         """The scratch words that a value depends on, as a bit set."""
-        kind, a, b, c = self.values[number]
-        if kind == "scratch":
-            return 1 << c
-        if kind == "load":
-            return self.scratch_words(b) if b >= 0 else 0
-        if kind in ("const", "header", "length", "ancillary"):
-            return 0
-        return self.scratch_words(a) | self.scratch_words(b)
+        value = self.values[number]
+        if value.kind == "scratch":
+            return 1 << value.c
+        words = 0
+        for part in self.parts(number):
+            words |= self.scratch_words(part)
+        return words
 
     def parts(self, number: int) -> tuple[int, ...]:
         """The values that a value is made of."""
@@ -248,29 +268,14 @@ class Graph:
             return ()
         return a, b
 
-    def mistake(self, number: int) -> tuple[str, int] | None:
-        """The mistake in a value, if there is one: reason and position."""
-        found = self.mistakes.get(number)
-        for part in self.parts(number):
-            found = found or self.mistake(part)
-        return found
-
-    def keeps(self, number: int) -> bool:
-        """Whether a value is computed even where the result is surely 0."""
-        return self.exact or (
-            bool(self.mistakes) and self.mistake(number) is not None
-        )
-
     def may_reject(self, number: int) -> bool:
         """Whether evaluating a value may reject the packet."""
-        kind, a, b, _ = self.values[number]
-        if kind in ("const", "length", "scratch"):
-            return False
-        if kind == "ancillary":
-            return not self.live
+        kind = self.values[number].kind
         if kind in ("load", "header", "/", "%"):
             return True
-        return self.may_reject(a) or self.may_reject(b)
+        if kind == "ancillary":
+            return not self.live
+        return any(map(self.may_reject, self.parts(number)))
 
     # -- nodes ---------------------------------------------------------------
 
@@ -280,15 +285,12 @@ class Graph:
         if number is None:
             number = self._node_numbers[node] = len(self.nodes)
             if number > self.max_nodes:
-                raise FilterError(
-                    "the expression is too long: a program has at most "
-                    "4096 instructions"
-                )
+                raise FilterError(TOO_LONG)
             self.nodes.append(node)
         return number
 
     def order(self, root: int) -> list[int]:
-        """The nodes that root leads to, every node before its successors."""
+        """The nodes that can be reached, each before its successors."""
         nodes = self.nodes
         finished: list[int] = []
         seen = {REJECT, ACCEPT}
@@ -309,7 +311,7 @@ class Graph:
         return finished
 
     def assign(self, word: int, value: int, target: int) -> int:
-        """M[word] = value, then go on at target."""
+        """M[word] = value, then continue at target."""
         self.assigns = True
         return self.node(Node(value, ":=", word, target, target))
 
@@ -318,10 +320,8 @@ class Graph:
     ) -> int:
         """Go to yes if "value test operand" for a number, else to no.
 
-        A test that decides nothing is left to the optimiser, because its
-        load may reject the packet.
+        A test that decides nothing stays: its load may reject the packet.
         """
-        copy = self.copy
         kind, a, b, _ = self.values[value]
         if kind == "const":
             return yes if holds(test, a, operand) else no
@@ -329,33 +329,35 @@ class Graph:
             if kind == "&" and self.is_constant(b):
                 mask = self.values[b].a
                 if operand == 0:
-                    return self.node(Node(a, "&", mask, no, yes, copy))
+                    return self.node(Node(a, "&", mask, no, yes))
                 if operand == mask and mask & mask - 1 == 0:
-                    return self.node(Node(a, "&", mask, yes, no, copy))
+                    return self.node(Node(a, "&", mask, yes, no))
             elif kind == "+" and self.is_constant(b):
                 number = operand - self.values[b].a & WORD
                 return self.test(a, "=", number, yes, no)
-        return self.node(Node(value, test, operand, yes, no, copy))
+        return self.node(Node(value, test, operand, yes, no))
 
     def evaluate(self, node: Node, target: int) -> int:
-        """Evaluate the values of a test, then go on at target."""
+        """Evaluate the values of a test, then continue at target."""
         if node.test[-1] == "x":
             target = self.evaluate_value(node.operand, target)
         return self.evaluate_value(node.value, target)
 
     def evaluate_value(self, value: int, target: int) -> int:
-        """The same for a value; nothing if it cannot reject the packet."""
+        """The same for a value. If it cannot reject, `target` itself."""
         kind, a, b, _ = self.values[value]
-        while kind in _OPERATORS and self.is_constant(b):
-            if not is_operand(kind, self.values[b].a) and kind in "/%":
-                break
+        while (
+            kind in OPERATORS
+            and self.is_constant(b)
+            and is_operand(kind, self.values[b].a)
+        ):
             value = a
             kind, a, b, _ = self.values[value]
         if target == REJECT or not self.may_reject(value):
             return target
         if target > ACCEPT and self.nodes[target].value == value:
             return target
-        return self.node(Node(value, "?", 0, target, target, self.copy))
+        return self.node(Node(value, "?", 0, target, target))
 
     def compare(
         self, left: int, relation: str, right: int, yes: int, no: int

@@ -1,4 +1,4 @@
-"""The way of an expression through the rooms of the compiler."""
+"""Runs the compiler's passes in order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from .assembler import assemble
 from .cfg import ACCEPT, REJECT, Graph
-from .codegen.fields import Headers
+from .codegen.fields import Fields
 from .codegen.generator import generate
-from .codegen.offsets import ETHERNET, RAW_IP, Layer
+from .codegen.offsets import ETHERNET, RAW_IP
+from .codegen.relations import check_operands
 from .errors import FilterError, UnsupportedFilterError
 from .optimize.passes import optimize
 from .program import Program
@@ -16,7 +17,7 @@ from .syntax.parser import parse
 
 __all__ = ["compile_expression"]
 
-# linux/if_arp.h: link types by what a frame begins with.
+# linux/if_arp.h: link types, by what their packets begin with.
 _LAYERS = {
     1: ETHERNET,  # ARPHRD_ETHER
     772: ETHERNET,  # ARPHRD_LOOPBACK
@@ -29,16 +30,6 @@ _LAYERS = {
 }
 
 
-def _layer(expression: str, link_type: int) -> Layer:
-    layer = _LAYERS.get(link_type)
-    if layer is None:
-        raise UnsupportedFilterError(
-            f"link type {link_type} (ARPHRD_*) is not supported",
-            expression,
-        )
-    return layer
-
-
 def compile_expression(
     expression: str,
     values: Sequence[object],
@@ -48,23 +39,25 @@ def compile_expression(
     netmask: int | None,
 ) -> Program:
     """See rawmmsg.bpf.compile()."""
-    layer = _layer(expression, link_type)
+    layer = _LAYERS.get(link_type)
+    if layer is None:
+        raise UnsupportedFilterError(
+            f"link type {link_type} (ARPHRD_*) is not supported", expression
+        )
     tree = parse(expression, values)
     graph = Graph(live)
     root = ACCEPT
     try:
         if tree is not None:
-            headers = Headers(graph, expression, netmask)
-            root = generate(
-                headers, tree, layer, live=live, yes=ACCEPT, no=REJECT
-            )
+            fields = Fields(graph, expression, netmask)
+            root = generate(fields, tree, layer)
             root = optimize(graph, root)
-            headers.check_values(root)
+            check_operands(fields, root)
         if root == REJECT:
             raise FilterError("the expression rejects all packets")
         return Program.from_instructions(assemble(graph, root, snaplen))
     except FilterError as error:
         if error.expression is None:
-            # A limit met behind the parser: the whole is to blame.
+            # The expression as a whole is impossible, not one part of it.
             raise FilterError(error.reason, expression, 0) from None
         raise

@@ -1,115 +1,107 @@
-"""A virtual machine for classic BPF with the kernel's semantics.
+"""Runs a classic BPF program over one packet, as the kernel does.
 
-Facts from `net/core/filter.c`: a load outside the packet and a division by
-zero in X end the program with 0; offsets from SKF_AD_OFF up are ancillary,
-from SKF_LL_OFF and SKF_NET_OFF relative to the link and network headers;
-shift counts in X are taken modulo 32.
+`net/core/filter.c`: a load outside the packet ends the program with 0, and
+so does a division by X if X is 0. Shift counts in X are taken modulo 32.
+An absolute offset from SKF_AD_OFF up is ancillary data; one from SKF_NET_OFF
+or SKF_LL_OFF up is relative to the network or link-layer header.
 """
 
 from __future__ import annotations
 
-import random
-import struct
+import os
+from collections.abc import Sequence
 
-from .program import ANCILLARY, Program
+from . import opcodes as op
 
 __all__ = ["Packet", "run"]
 
-_MASK = 0xFFFFFFFF
-_SOCK_FILTER = struct.Struct("=HBBI")
-_NETWORK = 0xFFF00000  # SKF_NET_OFF as unsigned
-_LINK = 0xFFE00000  # SKF_LL_OFF as unsigned
-_SIZES = {0x00: 4, 0x08: 2, 0x10: 1}
-
-AD_PROTOCOL = 0
-AD_PKTTYPE = 4
-AD_IFINDEX = 8
-AD_HATYPE = 28
-AD_ALU_XOR_X = 40
-AD_VLAN_TAG = 44
-AD_VLAN_TAG_PRESENT = 48
-AD_RANDOM = 56
-AD_VLAN_TPID = 60
+_WORD = 0xFFFFFFFF
+_SIZES = {op.BPF_W: 4, op.BPF_H: 2, op.BPF_B: 1}
 _ETH_P_8021Q = 0x8100
 
 
 class Packet:
-    """The bytes of a packet and what the kernel knows beside them."""
+    """The bytes of a packet and its metadata.
+
+    Program.accept_length() documents the parameters.
+    """
 
     def __init__(
         self,
         data: bytes | bytearray | memoryview,
-        *,
-        wire_length: int | None = None,
-        vlan: int | tuple[int, int] | None = None,
-        packet_type: int | None = None,
-        ifindex: int | None = None,
-        network_offset: int = 14,
-        ancillary: dict[int, int] | None = None,
+        wire_length: int | None,
+        vlan: int | tuple[int, int] | None,
+        packet_type: int | None,
+        ifindex: int | None,
+        network_offset: int,
+        ancillary: dict[int, int] | None,
     ) -> None:
         self.data = bytes(data)
         self.length = len(self.data) if wire_length is None else wire_length
         self.network_offset = network_offset
         self.ancillary = dict(ancillary or {})
         if packet_type is not None:
-            self.ancillary[AD_PKTTYPE] = packet_type
+            self.ancillary[op.SKF_AD_PKTTYPE] = packet_type
         if ifindex is not None:
-            self.ancillary[AD_IFINDEX] = ifindex
+            self.ancillary[op.SKF_AD_IFINDEX] = ifindex
         if vlan is not None:
             tci, tpid = (vlan, _ETH_P_8021Q) if isinstance(vlan, int) else vlan
-            self.ancillary[AD_VLAN_TAG] = tci
-            self.ancillary[AD_VLAN_TAG_PRESENT] = 1
-            self.ancillary[AD_VLAN_TPID] = tpid
+            self.ancillary[op.SKF_AD_VLAN_TAG] = tci
+            self.ancillary[op.SKF_AD_VLAN_TAG_PRESENT] = 1
+            self.ancillary[op.SKF_AD_VLAN_TPID] = tpid
 
     def load(self, offset: int, size: int) -> int | None:
-        """The big-endian number at `offset`, None outside the packet."""
+        """The big-endian number at `offset`. None outside the packet."""
         if offset > 0x7FFFFFFF:
-            if offset >= _NETWORK:
-                offset += self.network_offset - _NETWORK
-            elif offset >= _LINK:
-                offset -= _LINK
+            if offset >= op.SKF_NET_OFF:
+                offset += self.network_offset - op.SKF_NET_OFF
+            elif offset >= op.SKF_LL_OFF:
+                offset -= op.SKF_LL_OFF
             else:
                 return None
         data = self.data[offset : offset + size]
         return int.from_bytes(data, "big") if len(data) == size else None
 
     def load_ancillary(self, offset: int, a: int, x: int) -> int | None:
-        """SKF_AD_*; None for the index or type of no interface."""
-        if offset == AD_ALU_XOR_X:
+        """The ancillary data at SKF_AD_OFF + `offset`.
+
+        None for the index or type of the interface if there is none.
+        """
+        if offset == op.SKF_AD_ALU_XOR_X:
             return a ^ x
         if offset in self.ancillary:
-            return self.ancillary[offset] & _MASK
-        if offset == AD_PROTOCOL:
+            return self.ancillary[offset] & _WORD
+        if offset == op.SKF_AD_PROTOCOL:
             return self.load(12, 2) or 0
-        if offset == AD_RANDOM:
-            return random.getrandbits(32)
-        if offset in (AD_IFINDEX, AD_HATYPE):
-            return 0 if AD_IFINDEX in self.ancillary else None
+        if offset == op.SKF_AD_RANDOM:
+            return int.from_bytes(os.urandom(4))
+        if offset in (op.SKF_AD_IFINDEX, op.SKF_AD_HATYPE):
+            return 0 if op.SKF_AD_IFINDEX in self.ancillary else None
         return 0
 
 
 def _arithmetic(operation: int, a: int, b: int) -> int | None:
-    """A op B in 32 bits, None for a division by zero."""
+    """a operation b in 32 bits. None for a division by zero."""
     match operation:
-        case 0x00:
-            return (a + b) & _MASK
-        case 0x10:
-            return (a - b) & _MASK
-        case 0x20:
-            return (a * b) & _MASK
-        case 0x30:
+        case op.BPF_ADD:
+            return (a + b) & _WORD
+        case op.BPF_SUB:
+            return (a - b) & _WORD
+        case op.BPF_MUL:
+            return (a * b) & _WORD
+        case op.BPF_DIV:
             return a // b if b else None
-        case 0x40:
+        case op.BPF_OR:
             return a | b
-        case 0x50:
+        case op.BPF_AND:
             return a & b
-        case 0x60:
-            return (a << (b & 31)) & _MASK
-        case 0x70:
+        case op.BPF_LSH:
+            return (a << (b & 31)) & _WORD
+        case op.BPF_RSH:
             return a >> (b & 31)
-        case 0x80:
-            return -a & _MASK
-        case 0x90:
+        case op.BPF_NEG:
+            return -a & _WORD
+        case op.BPF_MOD:
             return a % b if b else None
         case _:
             return a ^ b
@@ -117,11 +109,11 @@ def _arithmetic(operation: int, a: int, b: int) -> int | None:
 
 def _holds(operation: int, a: int, b: int) -> bool:
     match operation:
-        case 0x10:
+        case op.BPF_JEQ:
             return a == b
-        case 0x20:
+        case op.BPF_JGT:
             return a > b
-        case 0x30:
+        case op.BPF_JGE:
             return a >= b
         case _:
             return a & b != 0
@@ -130,66 +122,72 @@ def _holds(operation: int, a: int, b: int) -> bool:
 def _load(
     packet: Packet, code: int, k: int, a: int, x: int, scratch: list[int]
 ) -> int | None:
-    """The value of one LD or LDX instruction, None to end the program."""
-    match code & 0xE0:
-        case 0x00:
+    """The value of an LD or LDX instruction. None ends the program."""
+    match code & op.BPF_MODE:
+        case op.BPF_IMM:
             return k
-        case 0x20:
-            if k >= ANCILLARY:
-                return packet.load_ancillary(k - ANCILLARY, a, x)
-            return packet.load(k, _SIZES[code & 0x18])
-        case 0x40:
-            return packet.load((x + k) & _MASK, _SIZES[code & 0x18])
-        case 0x60:
+        case op.BPF_ABS:
+            if k >= op.SKF_AD_OFF:
+                return packet.load_ancillary(k - op.SKF_AD_OFF, a, x)
+            return packet.load(k, _SIZES[code & op.BPF_SIZE])
+        case op.BPF_IND:
+            return packet.load((x + k) & _WORD, _SIZES[code & op.BPF_SIZE])
+        case op.BPF_MEM:
             return scratch[k]
-        case 0x80:
-            return packet.length & _MASK
+        case op.BPF_LEN:
+            return packet.length & _WORD
         case _:
             byte = packet.load(k, 1)
             return None if byte is None else 4 * (byte & 0xF)
 
 
 def run(
-    program: Program, packet: Packet, trace: list[int] | None = None
+    instructions: Sequence[tuple[int, int, int, int]],
+    packet: Packet,
+    trace: list[int] | None = None,
 ) -> int:
-    """The verdict of the program: bytes to accept, 0 to reject."""
-    code_list = list(_SOCK_FILTER.iter_unpack(program))
-    scratch = [0] * 16
+    """The number of bytes that the program accepts; 0 rejects.
+
+    The index of each executed instruction is appended to `trace`.
+    """
+    scratch = [0] * op.BPF_MEMWORDS
     a = x = pc = 0
     while True:
-        code, jt, jf, k = code_list[pc]
+        code, jt, jf, k = instructions[pc]
         if trace is not None:
             trace.append(pc)
         pc += 1
-        kind = code & 7
+        kind = code & op.BPF_CLASS
+        operand = x if code & op.BPF_X else k
         value: int | None
-        if kind == 5:  # JMP
-            if code == 0x05:
+        if kind == op.BPF_JMP:
+            operation = code & op.BPF_OP
+            if operation == op.BPF_JA:
                 pc += k
             else:
-                other = x if code & 8 else k
-                pc += jt if _holds(code & 0xF0, a, other) else jf
-        elif kind == 6:  # RET
-            return int(a if code & 0x18 else k)
-        elif kind <= 1:  # LD, LDX
+                pc += jt if _holds(operation, a, operand) else jf
+        elif kind == op.BPF_RET:
+            return a if code & op.BPF_A else k
+        elif kind in (op.BPF_LD, op.BPF_LDX):
             value = _load(packet, code, k, a, x, scratch)
             if value is None:
-                # convert_bpf_extensions() ends the program for want of an
-                # interface, but does not clear what it returns.
-                return a if code & 0xE0 == 0x20 and k >= ANCILLARY else 0
-            if kind:
-                x = value
-            else:
+                # convert_bpf_extensions(): if there is no interface, the
+                # program returns what is in A.
+                mode = code & op.BPF_MODE
+                return a if mode == op.BPF_ABS and k >= op.SKF_AD_OFF else 0
+            if kind == op.BPF_LD:
                 a = value
-        elif kind == 4:  # ALU
-            value = _arithmetic(code & 0xF0, a, x if code & 8 else k)
+            else:
+                x = value
+        elif kind == op.BPF_ALU:
+            value = _arithmetic(code & op.BPF_OP, a, operand)
             if value is None:
                 return 0
             a = value
-        elif kind == 7:  # MISC
-            if code & 0x80:
+        elif kind == op.BPF_MISC:
+            if code & op.BPF_TXA:
                 a = x
             else:
                 x = a
-        else:  # ST, STX
-            scratch[k] = a if kind == 2 else x
+        else:  # BPF_ST, BPF_STX
+            scratch[k] = a if kind == op.BPF_ST else x

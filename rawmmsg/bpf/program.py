@@ -1,24 +1,27 @@
-"""Classic BPF programs: assemble, check, show, read back.
+"""Classic BPF programs: check, show, read back, run, shift.
 
 The layout and the rules are those of `linux/filter.h` and of
-`net/core/filter.c:bpf_check_classic()`; the notations are tcpdump's.
+`net/core/filter.c:bpf_check_classic()`. The notations are tcpdump's.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import NamedTuple
+
+from . import interpreter
+from . import opcodes as op
+from .errors import FilterError
 
 __all__ = ["Instruction", "Program"]
 
-MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
-SCRATCH_WORDS = 16  # BPF_MEMWORDS
-ANCILLARY = 0xFFFFF000  # SKF_AD_OFF as unsigned
-
 _SOCK_FILTER = struct.Struct("=HBBI")
+_WORD = 0xFFFFFFFF
+_FAR = 255  # the longest conditional jump
 
-# Ancillary loads (SKF_AD_*) and the names that tcpdump -d prints.
+# SKF_AD_*: the names that tcpdump -d prints.
 ANCILLARY_NAMES = {
     0: "proto",
     4: "type",
@@ -38,73 +41,81 @@ ANCILLARY_NAMES = {
     60: "vlan_tpid",
 }
 
-# code: (mnemonic, form of the operand); the form is expanded by _operation().
-_LOADS = {
-    0x20: ("ld", "packet"),
-    0x28: ("ldh", "packet"),
-    0x30: ("ldb", "packet"),
-    0x40: ("ld", "[x + {k}]"),
-    0x48: ("ldh", "[x + {k}]"),
-    0x50: ("ldb", "[x + {k}]"),
-    0x80: ("ld", "#pktlen"),
-    0x00: ("ld", "#{k:#x}"),
-    0x60: ("ld", "M[{k}]"),
-    0x01: ("ldx", "#{k:#x}"),
-    0x61: ("ldx", "M[{k}]"),
-    0xB1: ("ldxb", "4*([{k}]&0xf)"),
-    0x02: ("st", "M[{k}]"),
-    0x03: ("stx", "M[{k}]"),
+# Opcode: (mnemonic, format of the operand), as tcpdump -d prints them.
+_LD = op.BPF_LD
+_LDX = op.BPF_LDX
+_LD_SIZES = {op.BPF_W: "ld", op.BPF_H: "ldh", op.BPF_B: "ldb"}
+_PACKET_LOADS = {
+    _LD | size | op.BPF_ABS: (name, "[{k}]")
+    for size, name in _LD_SIZES.items()
 }
-_ARITHMETIC = {
-    0x04: ("add", "#{k}"),
-    0x14: ("sub", "#{k}"),
-    0x24: ("mul", "#{k}"),
-    0x34: ("div", "#{k}"),
-    0x44: ("or", "#{k:#x}"),
-    0x54: ("and", "#{k:#x}"),
-    0x64: ("lsh", "#{k}"),
-    0x74: ("rsh", "#{k}"),
-    0x94: ("mod", "#{k}"),
-    0xA4: ("xor", "#{k:#x}"),
-    0x0C: ("add", "x"),
-    0x1C: ("sub", "x"),
-    0x2C: ("mul", "x"),
-    0x3C: ("div", "x"),
-    0x4C: ("or", "x"),
-    0x5C: ("and", "x"),
-    0x6C: ("lsh", "x"),
-    0x7C: ("rsh", "x"),
-    0x9C: ("mod", "x"),
-    0xAC: ("xor", "x"),
-    0x84: ("neg", ""),
-    0x07: ("tax", ""),
-    0x87: ("txa", ""),
+_INDEXED_LOADS = {
+    _LD | size | op.BPF_IND: (name, "[x + {k}]")
+    for size, name in _LD_SIZES.items()
 }
-_JUMPS = {
-    0x15: ("jeq", "#{k:#x}"),
-    0x25: ("jgt", "#{k:#x}"),
-    0x35: ("jge", "#{k:#x}"),
-    0x45: ("jset", "#{k:#x}"),
-    0x1D: ("jeq", "x"),
-    0x2D: ("jgt", "x"),
-    0x3D: ("jge", "x"),
-    0x4D: ("jset", "x"),
+_LOAD_HEADER = _LDX | op.BPF_B | op.BPF_MSH
+_LOAD_LENGTH = _LD | op.BPF_W | op.BPF_LEN
+# The kernel accepts it; tcpdump -d has no notation for it.
+_LOAD_LENGTH_X = _LDX | op.BPF_W | op.BPF_LEN
+_SCRATCH_READS = {
+    _LD | op.BPF_MEM: ("ld", "M[{k}]"),
+    _LDX | op.BPF_MEM: ("ldx", "M[{k}]"),
 }
-_JUMP_ALWAYS = 0x05
-# ldx #pktlen: the kernel takes it, tcpdump -d has no notation for it.
-_LOAD_LENGTH_X = 0x81
-_RETURNS = {0x06: ("ret", "#{k}"), 0x16: ("ret", "")}
-_OTHERS = {
-    _JUMP_ALWAYS: ("ja", ""),
-    _LOAD_LENGTH_X: ("unimp", "{code:#x}"),
+_SCRATCH_WRITES = {op.BPF_ST: ("st", "M[{k}]"), op.BPF_STX: ("stx", "M[{k}]")}
+_SCRATCH = _SCRATCH_READS | _SCRATCH_WRITES
+_OPERATIONS = {
+    op.BPF_ADD: ("add", "#{k}"),
+    op.BPF_SUB: ("sub", "#{k}"),
+    op.BPF_MUL: ("mul", "#{k}"),
+    op.BPF_DIV: ("div", "#{k}"),
+    op.BPF_OR: ("or", "#{k:#x}"),
+    op.BPF_AND: ("and", "#{k:#x}"),
+    op.BPF_LSH: ("lsh", "#{k}"),
+    op.BPF_RSH: ("rsh", "#{k}"),
+    op.BPF_MOD: ("mod", "#{k}"),
+    op.BPF_XOR: ("xor", "#{k:#x}"),
 }
-_OPCODES = _LOADS | _ARITHMETIC | _JUMPS | _RETURNS | _OTHERS
-
-_SCRATCH_READS = (0x60, 0x61)
-_SCRATCH_WRITES = (0x02, 0x03)
-_DIVISIONS = (0x34, 0x94)
-_SHIFTS = (0x64, 0x74)
-_PACKET_LOADS = (0x20, 0x28, 0x30)
+_TESTS = {
+    op.BPF_JEQ: "jeq",
+    op.BPF_JGT: "jgt",
+    op.BPF_JGE: "jge",
+    op.BPF_JSET: "jset",
+}
+_JUMPS = {op.BPF_JMP | test: (_TESTS[test], "#{k:#x}") for test in _TESTS} | {
+    op.BPF_JMP | test | op.BPF_X: (_TESTS[test], "x") for test in _TESTS
+}
+_JUMP_ALWAYS = op.BPF_JMP | op.BPF_JA
+_RETURNS = {
+    op.BPF_RET | op.BPF_K: ("ret", "#{k}"),
+    op.BPF_RET | op.BPF_A: ("ret", ""),
+}
+_OPCODES = (
+    _PACKET_LOADS
+    | _INDEXED_LOADS
+    | _SCRATCH
+    | {
+        _LOAD_HEADER: ("ldxb", "4*([{k}]&0xf)"),
+        _LOAD_LENGTH: ("ld", "#pktlen"),
+        _LOAD_LENGTH_X: ("unimp", "{code:#x}"),
+        _LD | op.BPF_IMM: ("ld", "#{k:#x}"),
+        _LDX | op.BPF_IMM: ("ldx", "#{k:#x}"),
+    }
+    | {op.BPF_ALU | key: form for key, form in _OPERATIONS.items()}
+    | {
+        op.BPF_ALU | key | op.BPF_X: (name, "x")
+        for key, (name, _) in _OPERATIONS.items()
+    }
+    | {
+        op.BPF_ALU | op.BPF_NEG: ("neg", ""),
+        op.BPF_MISC | op.BPF_TAX: ("tax", ""),
+        op.BPF_MISC | op.BPF_TXA: ("txa", ""),
+        _JUMP_ALWAYS: ("ja", "{target}"),
+    }
+    | _JUMPS
+    | _RETURNS
+)
+_DIVISIONS = (op.BPF_ALU | op.BPF_DIV, op.BPF_ALU | op.BPF_MOD)
+_SHIFTS = (op.BPF_ALU | op.BPF_LSH, op.BPF_ALU | op.BPF_RSH)
 
 
 class Instruction(NamedTuple):
@@ -117,22 +128,22 @@ class Instruction(NamedTuple):
 
 
 class Program(bytes):
-    """A classic BPF program: an array of `struct sock_filter`, checked.
+    """A checked classic BPF program: an array of `struct sock_filter`.
 
-    A `bytes` object, so it can be handed to SO_ATTACH_FILTER as it is.
-    Program(data) takes such an array; ValueError says why the kernel
-    would refuse it.
+    It is a `bytes` object, so SO_ATTACH_FILTER takes it as it is.
+    Program(data) takes such an array. If the kernel would refuse the
+    program, ValueError says why.
     """
 
     __slots__ = ()
 
     def __new__(cls, data: bytes | bytearray | memoryview = b"") -> Program:
-        # memoryview() refuses what bytes() would make zeros of: a number.
+        # memoryview() refuses a number, of which bytes() would make zeros.
         self = super().__new__(cls, memoryview(data))
         if len(self) % _SOCK_FILTER.size:
             raise ValueError(
-                f"a program is a multiple of {_SOCK_FILTER.size} bytes, "
-                f"not {len(self)}"
+                f"the size of a program is a multiple of {_SOCK_FILTER.size} "
+                f"bytes, not {len(self)}"
             )
         _check(self.instructions)
         return self
@@ -141,23 +152,23 @@ class Program(bytes):
     def from_instructions(
         cls, instructions: Iterable[tuple[int, int, int, int]]
     ) -> Program:
-        """A program from (code, jt, jf, k) tuples."""
+        """Make a program of (code, jt, jf, k) tuples."""
         pack = _SOCK_FILTER.pack
         try:
             return cls(b"".join([pack(*item) for item in instructions]))
         except struct.error as error:
             raise ValueError(
-                "an instruction is (code, jt, jf, k): 16, 8, 8 and 32 bits "
-                f"unsigned ({error})"
+                "an instruction is a tuple (code, jt, jf, k) of unsigned "
+                f"numbers of 16, 8, 8 and 32 bits ({error})"
             ) from None
 
     @classmethod
     def from_tcpdump(cls, text: str) -> Program:
-        """A program from the output of `tcpdump -ddd` or `tcpdump -dd`."""
+        """Read the output of `tcpdump -ddd` or `tcpdump -dd`."""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if lines and lines[0].startswith("{"):
             return cls.from_instructions(map(_parse_dd, lines))
-        # One line, commas between instructions: iptables' and tc's form.
+        # iptables and tc write one line, with commas between instructions.
         if len(lines) == 1:
             lines = [part for part in lines[0].split(",") if part.strip()]
         numbers = [_parse_numbers(line) for line in lines]
@@ -168,7 +179,7 @@ class Program(bytes):
         count = numbers.pop(0)[0]
         if count != len(numbers):
             raise ValueError(
-                f"the first line promises {count} instructions, "
+                f"the first line announces {count} instructions, but "
                 f"{len(numbers)} follow"
             )
         return cls.from_instructions(map(_four, numbers))
@@ -185,7 +196,7 @@ class Program(bytes):
         )
 
     def dump(self, form: str = "d") -> str:
-        """What tcpdump prints: "d" readable, "dd" C, "ddd" decimal."""
+        """What tcpdump prints: "d" readable, "dd" as C, "ddd" as numbers."""
         if form == "d":
             return self.disassemble()
         items = self.instructions
@@ -197,7 +208,7 @@ class Program(bytes):
         if form == "ddd":
             lines = [f"{code} {jt} {jf} {k}" for code, jt, jf, k in items]
             return "\n".join([str(len(lines)), *lines])
-        raise ValueError(f'form is "d", "dd" or "ddd", not {form!r}')
+        raise ValueError(f'form must be "d", "dd" or "ddd", not {form!r}')
 
     def matches(
         self,
@@ -209,31 +220,102 @@ class Program(bytes):
         *,
         network_offset: int = 14,
         ancillary: dict[int, int] | None = None,
-        trace: list[int] | None = None,
-    ) -> int:
-        """Run the program over one packet as the kernel would, offline.
-
-        Returns the number of bytes to accept, 0 to reject.
-        `wire_length` is the length before truncation (`len`). `vlan` is
-        the tag that the kernel moved out of the frame: its TCI, or (TCI,
-        TPID). `packet_type` is PACKET_HOST (0) to PACKET_OUTGOING (4).
-        Without `ifindex` the packet has no interface, and a program that
-        asks for it ends, as in the kernel, with what is in the accumulator
-        (0 at the start). `ancillary` maps further SKF_AD_* offsets to
-        values. `trace` receives the index of each instruction executed.
-        """
-        from .interpreter import Packet, run
-
-        meta = Packet(
+    ) -> bool:
+        """Whether the program accepts a packet; see accept_length()."""
+        length = self.accept_length(
             packet,
-            wire_length=wire_length,
-            vlan=vlan,
-            packet_type=packet_type,
-            ifindex=ifindex,
+            wire_length,
+            vlan,
+            packet_type,
+            ifindex,
             network_offset=network_offset,
             ancillary=ancillary,
         )
-        return run(self, meta, trace)
+        return length > 0
+
+    def accept_length(
+        self,
+        packet: bytes | bytearray | memoryview,
+        wire_length: int | None = None,
+        vlan: int | tuple[int, int] | None = None,
+        packet_type: int | None = None,
+        ifindex: int | None = None,
+        *,
+        network_offset: int = 14,
+        ancillary: dict[int, int] | None = None,
+        trace: list[int] | None = None,
+    ) -> int:
+        """Run the program over a packet in memory, as the kernel would.
+
+        Returns the number of bytes that it accepts, 0 to reject the packet.
+        The number may be greater than the length of the packet.
+
+        `wire_length` is the length of the packet before it was truncated.
+        `vlan` is the tag that the kernel moved out of the frame: its TCI,
+        or (TCI, TPID). `packet_type` is PACKET_HOST to PACKET_OUTGOING.
+        Without `ifindex` the packet has no interface; a program that asks
+        for the interface then returns what is in the accumulator, as in the
+        kernel. `network_offset` is where the network header begins.
+        `ancillary` maps other SKF_AD_* offsets to values. The index of each
+        executed instruction is appended to `trace`.
+        """
+        return interpreter.run(
+            self.instructions,
+            interpreter.Packet(
+                packet,
+                wire_length,
+                vlan,
+                packet_type,
+                ifindex,
+                network_offset,
+                ancillary,
+            ),
+            trace,
+        )
+
+    def shifted(self, offset: int) -> Program:
+        """The program for the same packets behind `offset` more bytes.
+
+        A filter on a UDP socket, for example, sees each datagram from its
+        8-byte header on (net/ipv4/udp.c:udp_queue_rcv_one_skb()). FilterError
+        if a conditional jump would become longer than 255 instructions.
+        """
+        old = self.instructions
+        # A subtraction follows each load of the packet's length, so that
+        # instruction i moves to places[i].
+        places = list(
+            accumulate(
+                (1 + (item.code == _LOAD_LENGTH) for item in old), initial=0
+            )
+        )
+        new: list[tuple[int, int, int, int]] = []
+        for index, (code, jt, jf, k) in enumerate(old):
+            after = places[index] + 1
+            if code == _LOAD_LENGTH_X:
+                raise FilterError(
+                    "a program that loads the length of the packet into X "
+                    "cannot be shifted"
+                )
+            if code in _INDEXED_LOADS or (
+                k < op.SKF_LL_OFF
+                and (code in _PACKET_LOADS or code == _LOAD_HEADER)
+            ):
+                k = k + offset & _WORD
+            elif code == _JUMP_ALWAYS:
+                k = places[index + 1 + k] - after
+            elif code in _JUMPS:
+                jt, jf = (
+                    places[index + 1 + jump] - after for jump in (jt, jf)
+                )
+                if max(jt, jf) > _FAR:
+                    raise FilterError(
+                        "the program is too long to be shifted: a conditional "
+                        f"jump would skip more than {_FAR} instructions"
+                    )
+            new.append((code, jt, jf, k))
+            if code == _LOAD_LENGTH:
+                new.append((op.BPF_ALU | op.BPF_SUB, 0, 0, offset))
+        return Program.from_instructions(new)
 
     def __repr__(self) -> str:
         count = len(self) // _SOCK_FILTER.size
@@ -245,29 +327,20 @@ class Program(bytes):
 
 
 def _line(index: int, item: Instruction) -> str:
-    name, operand = _operation(index, item)
-    if item.code in _JUMPS:
-        return (
-            f"({index:03d}) {name:<8} {operand:<16} "
-            f"jt {index + 1 + item.jt}\tjf {index + 1 + item.jf}"
-        )
-    return f"({index:03d}) {name:<8} {operand}"
-
-
-def _operation(index: int, item: Instruction) -> tuple[str, str]:
-    """Mnemonic and operand, as tcpdump -d writes them."""
-    code, k = item.code, item.k
+    """One instruction in the notation of tcpdump -d."""
+    code, jt, jf, k = item
     name, form = _OPCODES[code]
-    if code == _JUMP_ALWAYS:
-        return name, str(index + 1 + k)
-    if form == "packet":
-        if k >= ANCILLARY:
-            return name, f"[{ANCILLARY_NAMES[k - ANCILLARY]}]"
-        form = "[{k}]"
-    # tcpdump prints plain decimals signed.
+    if code in _PACKET_LOADS and k >= op.SKF_AD_OFF:
+        form = f"[{ANCILLARY_NAMES[k - op.SKF_AD_OFF]}]"
+    target = index + 1 + k
+    # tcpdump prints decimal numbers signed.
     if "{k}" in form and k > 0x7FFFFFFF:
         k -= 1 << 32
-    return name, form.format(k=k, code=code)
+    operand = form.format(k=k, code=code, target=target)
+    if code in _JUMPS:
+        jumps = f"jt {index + 1 + jt}\tjf {index + 1 + jf}"
+        return f"({index:03d}) {name:<8} {operand:<16} {jumps}"
+    return f"({index:03d}) {name:<8} {operand}"
 
 
 def _parse_dd(line: str) -> tuple[int, int, int, int]:
@@ -290,64 +363,59 @@ def _parse_numbers(line: str) -> list[int]:
 
 def _four(numbers: list[int]) -> tuple[int, int, int, int]:
     if len(numbers) != 4:
-        raise ValueError(f"four numbers make an instruction, not {numbers}")
+        raise ValueError(f"an instruction is four numbers, not {numbers}")
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
 def _check(program: tuple[Instruction, ...]) -> None:
-    """Raise ValueError where bpf_check_classic() would say EINVAL."""
+    """Raise ValueError where bpf_check_classic() returns EINVAL."""
     size = len(program)
     if not size:
         raise ValueError("the program is empty")
-    if size > MAX_INSTRUCTIONS:
+    if size > op.BPF_MAXINSNS:
         raise ValueError(
-            f"{size} instructions: the kernel takes at most {MAX_INSTRUCTIONS}"
+            f"the program has {size} instructions; the kernel accepts at "
+            f"most {op.BPF_MAXINSNS}"
         )
     uses_scratch = False
-    for index, item in enumerate(program):
-        code = item.code
+    for index, (code, jt, jf, k) in enumerate(program):
         if code not in _OPCODES:
-            raise ValueError(f"instruction {index}: unknown code {code:#x}")
-        if code in _JUMPS:
-            if index + 1 + max(item.jt, item.jf) >= size:
-                raise ValueError(f"instruction {index}: jump past the end")
-        elif code not in _RETURNS:
-            _check_operand(index, code, item.k, size)
+            raise ValueError(f"instruction {index}: unknown opcode {code:#x}")
+        jump = max(jt, jf) if code in _JUMPS else k
+        if (code in _JUMPS or code == _JUMP_ALWAYS) and (
+            index + 1 + jump >= size
+        ):
+            reason = "the jump goes past the end"
+        elif code in _DIVISIONS and k == 0:
+            reason = "division by zero"
+        elif code in _SHIFTS and k > 31:
+            reason = f"a shift by {k} bits"
+        elif code in _SCRATCH and k >= op.BPF_MEMWORDS:
+            reason = f"there is no scratch word M[{k}]"
+        elif (
+            code in _PACKET_LOADS
+            and k >= op.SKF_AD_OFF
+            and k - op.SKF_AD_OFF not in ANCILLARY_NAMES
+        ):
+            reason = f"unknown ancillary data {k - op.SKF_AD_OFF}"
+        else:
             uses_scratch = uses_scratch or code in _SCRATCH_READS
+            continue
+        raise ValueError(f"instruction {index}: {reason}")
     if program[-1].code not in _RETURNS:
-        raise ValueError("the last instruction is no return")
+        raise ValueError("the last instruction is not a return")
     if uses_scratch:
         _check_scratch(program)
 
 
-def _check_operand(index: int, code: int, k: int, size: int) -> None:
-    """The rules for one instruction that is neither jump nor return."""
-    if code == _JUMP_ALWAYS and index + 1 + k >= size:
-        reason = "jump past the end"
-    elif code in _DIVISIONS and k == 0:
-        reason = "division by zero"
-    elif code in _SHIFTS and k > 31:
-        reason = f"shift by {k} bits"
-    elif code in _SCRATCH_READS + _SCRATCH_WRITES and k >= SCRATCH_WORDS:
-        reason = f"no scratch word M[{k}]"
-    elif (
-        code in _PACKET_LOADS
-        and k >= ANCILLARY
-        and k - ANCILLARY not in ANCILLARY_NAMES
-    ):
-        reason = f"unknown ancillary load {k - ANCILLARY}"
-    else:
-        return
-    raise ValueError(f"instruction {index}: {reason}")
-
-
 def _check_scratch(program: tuple[Instruction, ...]) -> None:
-    """Every read of M[] must follow a write, on every path.
+    """Raise ValueError if a path reads a scratch word before it writes it.
 
-    `net/core/filter.c:check_load_and_stores()`: jumps go forward only, so
-    one pass that meets the sets of written words at each target is exact.
+    `net/core/filter.c:check_load_and_stores()`: jumps only go forward, so
+    one pass is exact. It intersects, at the target of each jump, the sets of
+    words written on the paths to it.
     """
-    everything = (1 << SCRATCH_WORDS) - 1
+    everything = (1 << op.BPF_MEMWORDS) - 1
     written_at = [everything] * len(program)
     written = 0
     for index, (code, jt, jf, k) in enumerate(program):

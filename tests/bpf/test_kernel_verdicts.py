@@ -1,5 +1,5 @@
 """The kernel takes every program, and its verdict is the one that
-``Program.matches`` foretells.
+``Program.accept_length`` foretells.
 """
 
 from __future__ import annotations
@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from bpfkit import BY_HAND, compare, corpus, kernel, mutations, oracle, packets
+from bpfkit import compare, corpus, kernel, mutations, oracle, packets
+from bpfkit.effort import Effort
+from bpfkit.effort import effort as effort
 from bpfkit.names import fixed_names as fixed_names
 from bpfkit.oracle import ETHERNET, RAW_IP, Pair
 from support.programs import program as assemble
@@ -19,8 +21,8 @@ pytestmark = pytest.mark.no_network
 SECTIONS = sorted({entry.section for entry in corpus.compiled()})
 # The longest datagram that a socketpair takes whole under the default limits.
 LONGEST = 65536
-# Packets for a program, about.
-LIMIT = 400 if BY_HAND else 40
+# Packets for a program, about: usually, and with --examples.
+LIMIT, MOST = 40, 400
 
 
 @pytest.fixture
@@ -38,7 +40,11 @@ def expressions(section: str) -> list[str]:
 
 
 def check(
-    filtered: kernel.Filtered, program: bpf.Program, link_type: int, what: str
+    filtered: kernel.Filtered,
+    effort: Effort,
+    program: bpf.Program,
+    link_type: int,
+    what: str,
 ) -> None:
     filtered.attach(program)
     starts = [
@@ -47,14 +53,14 @@ def check(
         if len(packet) < LONGEST
     ]
     whole, cut = mutations.explore(
-        [compare.instructions_of(program)], starts, limit=LIMIT
+        [program.instructions], starts, limit=effort.limit(LIMIT, MOST)
     )
     for packet in (*starts[::7], *whole, *(piece for piece, _ in cut)):
-        accepted = program.matches(packet)
+        accepted = program.accept_length(packet)
         delivered = filtered.delivered(packet)
         foretold = packet[:accepted] if accepted else None
         assert delivered == foretold, (
-            f"the kernel's verdict is that of matches() for {what}: it "
+            f"the kernel's verdict is that of accept_length() for {what}: it "
             f"accepts {accepted} bytes of {packet.hex()}, the kernel "
             f"delivered {delivered if delivered is None else len(delivered)}"
         )
@@ -63,31 +69,37 @@ def check(
 @pytest.mark.parametrize("live", [True, False], ids=["live", "dead"])
 @pytest.mark.parametrize("section", SECTIONS)
 def test_our_programs(
-    filtered: kernel.Filtered, section: str, live: bool
+    filtered: kernel.Filtered, effort: Effort, section: str, live: bool
 ) -> None:
     for expression in expressions(section):
         program = bpf.compile(expression, live=live)
         if not live and program == bpf.compile(expression):
             continue  # it had its turn
-        check(filtered, program, ETHERNET, f"{expression!r}, live={live}")
+        check(
+            filtered, effort, program, ETHERNET, f"{expression!r}, live={live}"
+        )
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_our_programs_for_raw_ip(
-    filtered: kernel.Filtered, section: str
+    filtered: kernel.Filtered, effort: Effort, section: str
 ) -> None:
     for expression in expressions(section):
         program = compare.compile_ours(expression, RAW_IP)
         if isinstance(program, bpf.Program):
-            check(filtered, program, RAW_IP, f"{expression!r} for raw IP")
+            check(
+                filtered, effort, program, RAW_IP, f"{expression!r} for raw IP"
+            )
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_programs_of_libpcap(filtered: kernel.Filtered, section: str) -> None:
+def test_programs_of_libpcap(
+    filtered: kernel.Filtered, effort: Effort, section: str
+) -> None:
     """Programs of another compiler use instructions that ours does not,
     scratch memory above all.
     """
-    for expression in expressions(section)[:: 1 if BY_HAND else 3]:
+    for expression in expressions(section)[:: effort.limit(3, 1)]:
         answer = oracle.goldens().ask(expression)
         assert isinstance(answer, Pair)
         what = f"libpcap's unoptimised program for {expression!r}"
@@ -99,6 +111,7 @@ def test_programs_of_libpcap(filtered: kernel.Filtered, section: str) -> None:
         else:
             check(
                 filtered,
+                effort,
                 bpf.Program.from_instructions(answer.unoptimised),
                 ETHERNET,
                 what,
@@ -109,7 +122,7 @@ def test_a_short_snaplen_cuts_the_packet(filtered: kernel.Filtered) -> None:
     program = bpf.compile("ip", snaplen=40)
     packet = packets.ethernet_frames()["ip-tcp-http"]
     filtered.attach(program)
-    assert program.matches(packet) == 40, (
+    assert program.accept_length(packet) == 40, (
         "an accepted packet is accepted up to the snap length"
     )
     assert filtered.delivered(packet) == packet[:40], (
@@ -124,7 +137,7 @@ def test_division_by_zero_in_a_register_rejects(
         program = bpf.compile(f"ip[8] {operator} ip[1] = 0 or tcp", live=False)
         packet = packets.ethernet_frames()["ip-tcp-http"]
         filtered.attach(program)
-        assert program.matches(packet) == 0, (
+        assert program.accept_length(packet) == 0, (
             f"{operator} by a field that is zero rejects the packet"
         )
         assert filtered.delivered(packet) is None, (
@@ -203,7 +216,8 @@ def test_what_the_kernel_takes_is_a_program(
 ) -> None:
     packet = packets.ethernet_frames()["ip-tcp-http"]
     filtered.attach(assemble(*instructions))
-    accepted = bpf.Program.from_instructions(instructions).matches(packet)
+    program = bpf.Program.from_instructions(instructions)
+    accepted = program.accept_length(packet)
     assert filtered.delivered(packet) == packet[:accepted], (
         "a program that the kernel takes is one for Program, too"
     )
@@ -213,7 +227,7 @@ def test_a_program_is_the_array_that_the_kernel_takes(
     filtered: kernel.Filtered,
 ) -> None:
     program = bpf.compile("udp port 53")
-    assert bytes(program) == assemble(*compare.instructions_of(program)), (
+    assert bytes(program) == assemble(*program.instructions), (
         "the bytes of a Program are an array of struct sock_filter"
     )
     filtered.attach(program)

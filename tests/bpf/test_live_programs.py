@@ -10,28 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from bpfkit import (
-    BY_HAND,
-    compare,
-    corpus,
-    examples,
-    grammar,
-    machine,
-    mutations,
-    oracle,
-    packets,
-)
+from bpfkit import corpus, grammar, machine, mutations, oracle, packets
+from bpfkit.effort import Effort
+from bpfkit.effort import effort as effort
 from bpfkit.machine import Ancillary, Instructions
 from bpfkit.names import fixed_names as fixed_names
 from bpfkit.oracle import ETHERNET, Pair
-from hypothesis import HealthCheck, given, settings
 
 from rawmmsg import bpf
 
 pytestmark = pytest.mark.no_network
 
-# Whole packets for each of BESIDE, about.
-LIMIT = 200 if BY_HAND else 40
+# Whole packets for each of BESIDE, about: usually, and with --examples.
+LIMIT, MOST = 40, 200
 HOST, BROADCAST, OTHERHOST, OUTGOING = 0, 1, 3, 4
 FRAMES = {
     name: frame
@@ -52,7 +43,7 @@ BESIDE = (
 
 
 def live_traffic(
-    programs: list[Instructions],
+    programs: list[Instructions], limit: int
 ) -> Iterator[tuple[bytes, Ancillary]]:
     """Frames with and without their tags, and what is beside them, aimed at
     the programs.
@@ -66,7 +57,7 @@ def live_traffic(
             )
     for ancillary in BESIDE:
         whole, cut = mutations.explore(
-            programs, FRAMES.values(), ancillary, LIMIT
+            programs, FRAMES.values(), ancillary, limit
         )
         for packet in (*whole, *(piece for piece, _ in cut)):
             yield packet, ancillary
@@ -75,15 +66,18 @@ def live_traffic(
 @pytest.mark.parametrize(
     "entry", corpus.live(), ids=lambda entry: entry.expression
 )
-def test_accepts_what_tcpdump_accepts(entry: corpus.Entry) -> None:
+def test_accepts_what_tcpdump_accepts(
+    effort: Effort, entry: corpus.Entry
+) -> None:
     answer = oracle.goldens().live[ETHERNET, entry.expression]
     assert isinstance(answer, Pair), f"tcpdump compiles {entry.expression!r}"
     assert answer.optimised is not None, (
         f"tcpdump optimises {entry.expression!r}"
     )
-    ours = compare.instructions_of(bpf.compile(entry.expression))
+    ours = bpf.compile(entry.expression).instructions
     for packet, beside in live_traffic(
-        [ours, answer.optimised, answer.unoptimised]
+        [ours, answer.optimised, answer.unoptimised],
+        effort.limit(LIMIT, MOST),
     ):
         got, optimised, plain = (
             machine.run(program, packet, None, beside)[0]
@@ -139,27 +133,22 @@ def check_behind_vlan(expression: str) -> None:
         assert live is dead, f"{expression!r} is an error on both sides"
         return
     for name, frame in FRAMES.items():
-        wanted = dead.matches(frame)
+        wanted = dead.accept_length(frame)
         rest, tag = packets.stripped(frame)
-        assert live.matches(rest, vlan=tag) == wanted, (
+        assert live.accept_length(rest, vlan=tag) == wanted, (
             f"{expression!r} means the same for a tag that the kernel moved "
             f"out of the frame: {name}"
         )
-        assert live.matches(frame) == wanted, (
+        assert live.accept_length(frame) == wanted, (
             f"{expression!r} means the same for a tag inside the frame: {name}"
         )
 
 
-@settings(
-    max_examples=examples(100),
-    derandomize=not BY_HAND,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(grammar.plain().filter(looks_behind_the_tag))
-def test_any_expression_behind_a_tag_beside_the_frame(inner: str) -> None:
-    check_behind_vlan(f"vlan and ({inner})")
+def test_any_expression_behind_a_tag_beside_the_frame(effort: Effort) -> None:
+    def check(inner: str) -> None:
+        check_behind_vlan(f"vlan and ({inner})")
+
+    effort.check(100, check, grammar.plain().filter(looks_behind_the_tag))
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -172,7 +161,7 @@ def test_a_frame_with_nothing_beside_it_is_judged_as_in_memory(
         if entry.section != section:
             continue
         live, dead = (
-            compare.instructions_of(bpf.compile(entry.expression, live=live))
+            bpf.compile(entry.expression, live=live).instructions
             for live in (True, False)
         )
         for name, frame in FRAMES.items():
@@ -212,10 +201,10 @@ def test_direction_is_the_packet_type(
     frame = FRAMES["ip-tcp-http"]
     for packet_type in (HOST, BROADCAST, 2, OTHERHOST):
         accepted = program.matches(frame, packet_type=packet_type)
-        assert bool(accepted) is incoming, (
+        assert accepted is incoming, (
             f"{expression!r} decides by the packet type {packet_type}"
         )
-    assert bool(program.matches(frame, packet_type=OUTGOING)) is outgoing, (
+    assert program.matches(frame, packet_type=OUTGOING) is outgoing, (
         f"{expression!r} decides by PACKET_OUTGOING"
     )
 

@@ -1,99 +1,36 @@
-"""Datagram sockets as ports: one frame in each datagram, with nothing left
-to the hardware."""
+"""Ports of the bridge that are datagram sockets."""
 
 import os
 import re
 import select
 import socket
-import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 from support import WAIT
 from support.bridging import (
-    COMMAND,
     Running,
     bridging,
     every_kind,
-    same_frames,
     take,
     until_passing,
 )
 from support.calls import eventually
-from support.child import environment
 from support.datagrams import UDP, Datagram, Q, add, data
-from support.frames import frame, numbered
-from support.hosts import host
-from support.linux import ip
+from support.frames import frame, numbered, same_frames
+from support.peers import Peer, fd_peer, joined, udp_peer, unix_peer
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
-from rawmmsg.bridge.filters import behind_udp_header
 from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.testing import Veth
 
 MSS = 1_400
-
-
-@pytest.fixture
-def far(pair: Veth) -> Iterator[RawSocket]:
-    """What arrives at the end of a pair whose other end is a port."""
-    with RawSocket(pair.a, ignore_outgoing=True) as sock:
-        yield sock
-
-
-@dataclass(frozen=True)
-class Peer:
-    """The program on the other side of a datagram port."""
-
-    port: str
-    sock: socket.socket
-    pass_fds: tuple[int, ...] = ()
-
-    def receive(self, count: int) -> list[bytes]:
-        self.sock.settimeout(WAIT)
-        return [self.sock.recv(70_000) for _ in range(count)]
-
-
-def free_address(family: socket.AddressFamily, host: str) -> int:
-    """A UDP port that nobody has."""
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
-
-
-@contextmanager
-def unix_peer(directory: Path) -> Iterator[Peer]:
-    """Sends to LOCAL without being connected, as QEMU does."""
-    local, remote = directory / "local", directory / "remote"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(remote))
-        yield Peer(f"unix:{local},{remote}", sock)
-
-
-@contextmanager
-def udp_peer(family: socket.AddressFamily, host: str) -> Iterator[Peer]:
-    number = free_address(family, host)
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
-        sock.connect((host, number))
-        own = sock.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        yield Peer(f"udp:{shown}:{number},{shown}:{own}", sock)
-
-
-@contextmanager
-def fd_peer(kind: socket.SocketKind) -> Iterator[Peer]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
-    with ours, theirs:
-        number = theirs.fileno()
-        yield Peer(f"fd:{number}", ours, pass_fds=(number,))
 
 
 @pytest.fixture(params=["unix", "udp4", "udp6", "fd", "seqpacket"])
@@ -109,21 +46,6 @@ def peer(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Peer]:
         yield stack.enter_context(made)
 
 
-@contextmanager
-def joined(
-    pair: Veth, peer: Peer, *options: str
-) -> Iterator[tuple[Running, Callable[[bytes], object]]]:
-    """The bridge between the pair and the peer, and how the peer sends."""
-    with bridging(
-        pair.b, peer.port, *options, pass_fds=peer.pass_fds
-    ) as bridge:
-        if not peer.port.startswith("unix:"):
-            yield bridge, peer.sock.send
-            return
-        local = peer.port.removeprefix("unix:").split(",")[0]
-        yield bridge, lambda packet: peer.sock.sendto(packet, local)
-
-
 def test_frames_pass_both_ways(
     pair: Veth, sender: RawSocket, far: RawSocket, peer: Peer
 ) -> None:
@@ -134,7 +56,7 @@ def test_frames_pass_both_ways(
             same_frames(peer.receive(1), [packet])
             send(packet)
             same_frames(take(far, 1), [packet])
-        ab, ba = bridge.end().ways
+        ab, ba = bridge.end().directions
     assert (ab.received, ab.sent) == (ba.received, ba.sent) == (30, 30)
 
 
@@ -151,7 +73,7 @@ def test_super_frames_are_cut(pair: Veth, peer: Peer) -> None:
             same_frames(peer.receive(len(wanted)), wanted)
             frames += len(batch)
             segments += len(wanted)
-        ab, _ = bridge.end().ways
+        ab, _ = bridge.end().directions
     assert (ab.received, ab.sent) == (frames, segments)
     assert ab.gained == segments - frames
 
@@ -169,7 +91,7 @@ def test_filters_are_for_the_frame_in_the_datagram(
         for packet in (numbered(2), udp + bytes(9), tagged, udp):
             send(packet)
         same_frames(take(far, 2), [tagged, udp])
-        assert bridge.end().ways[1].received == 2
+        assert bridge.end().directions[1].received == 2
 
 
 @pytest.mark.no_network
@@ -194,10 +116,10 @@ def test_filter_for_udp_accepts_what_it_accepted() -> None:
         "len - 5 = 95 or len & 3 = 0",
     ):
         program = bpf.compile(expression, live=False)
-        moved = behind_udp_header(program)
+        moved = program.shifted(8)
         for packet in packets:
-            verdict = bool(program.matches(packet))
-            assert bool(moved.matches(b"\xff" * 8 + packet)) == verdict
+            verdict = program.matches(packet)
+            assert moved.matches(b"\xff" * 8 + packet) == verdict
             accepted += verdict
     assert accepted > 50
 
@@ -224,7 +146,7 @@ def test_peer_that_is_not_there_is_waited_for(
                 sock.settimeout(WAIT)
                 same_frames([sock.recv(2048)], [numbered(7)])
             os.unlink(remote)
-        ab, ba = bridge.end().ways
+        ab, ba = bridge.end().directions
     assert (ab.sent, ab.reasons) == (3, {"refused": 15})
     assert (ba.received, ba.dropped) == (3, 0)
 
@@ -280,7 +202,7 @@ def test_guest_that_is_killed_and_started_again_misses_nothing(
                 finally:
                     guest.kill()
             os.unlink(remote)
-        ab, ba = bridge.end().ways
+        ab, ba = bridge.end().directions
     assert (ba.received, ba.sent) == (50, 50)
     assert ab.sent > 50
     assert set(ab.reasons) <= {"refused", "queue full"}
@@ -346,7 +268,7 @@ def test_peer_may_spell_its_path_otherwise(
                 sock.settimeout(WAIT)
                 same_frames([sock.recv(2048)], [numbered(i)])
             os.unlink(remote)
-        assert bridge.end().ways[1].dropped == 0
+        assert bridge.end().directions[1].dropped == 0
 
 
 def test_unix_takes_frames_from_its_peer_alone(
@@ -365,7 +287,7 @@ def test_unix_takes_frames_from_its_peer_alone(
             same_frames(take(far, 1), [numbered(2)])
         send(numbered(4))
         same_frames(take(far, 1), [numbered(4)])
-        _, ba = bridge.end().ways
+        _, ba = bridge.end().directions
     assert (ba.sent, ba.reasons) == (4, {"from strangers": 6})
 
 
@@ -446,7 +368,7 @@ def test_closed_udp_port_is_no_reason_to_end(
                     lambda: reaches(sender, numbered(501), again),
                     "nothing comes to the new peer",
                 )
-            ab, ba = bridge.end().ways
+            ab, ba = bridge.end().directions
     assert set(ab.reasons) <= {"refused"}
     assert (ba.received, ba.sent) == (1, 1)
 
@@ -502,7 +424,7 @@ def test_datagram_that_is_no_frame_is_dropped_alone(
         for packet in (b"x" * 13, numbered(1), b"x" * 1600, numbered(2)):
             send(packet)
         same_frames(take(far, 2), [numbered(1), numbered(2)])
-        _, ba = bridge.end().ways
+        _, ba = bridge.end().directions
     assert (ba.received, ba.sent) == (5, 2)
     assert ba.reasons == {"malformed": 2, "too long": 1}
 
@@ -514,7 +436,7 @@ def test_datagram_longer_than_any_frame_is_dropped_alone(
         for packet in (numbered(1), b"x" * (SUPER_FRAME + 1), numbered(2)):
             send(packet)
         same_frames(take(far, 2), [numbered(1), numbered(2)])
-        assert bridge.end().ways[1].reasons == {"too long": 1}
+        assert bridge.end().directions[1].reasons == {"too long": 1}
 
 
 def test_two_bridges_join_two_interfaces(
@@ -539,7 +461,7 @@ def test_two_bridges_join_two_interfaces(
         end.sendmmsg_all(batch)
         same_frames(take(far, len(wanted)), wanted)
         for bridge in (first, second):
-            assert bridge.end().ways
+            assert bridge.end().directions
     assert not one.exists()
     assert not other.exists()
 
@@ -565,350 +487,6 @@ def test_adopted_packet_socket_is_a_port(
             same_frames(take(end, 1), batch.tolist())
 
 
-# Paths
-
-
-def test_path_is_removed_at_the_end(pair: Veth, short_path: Path) -> None:
-    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
-        assert (short_path / "local").is_socket()
-        # For a peer of another user, as is common.
-        (short_path / "local").chmod(0o777)
-        bridge.end()
-        assert not (short_path / "local").exists()
-        assert (short_path / "remote").is_socket()
-
-
-def test_path_may_have_any_name(
-    pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
-) -> None:
-    folder = short_path / "a folder: \N{SNOWMAN}=\udcff"
-    folder.mkdir()
-    with unix_peer(folder) as peer, joined(pair, peer) as (bridge, send):
-        send(numbered(1))
-        same_frames(take(far, 1), [numbered(1)])
-        sender.send(numbered(2))
-        same_frames(peer.receive(1), [numbered(2)])
-        outcome = bridge.end()
-    assert outcome.code == 0
-    assert "a folder: " in outcome.text
-    assert not (folder / "local").exists()
-
-
-def test_path_that_is_another_ones_by_now_stays(
-    pair: Veth, short_path: Path
-) -> None:
-    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
-        os.unlink(short_path / "local")
-        (short_path / "local").write_text("mine")
-        bridge.end()
-    assert (short_path / "local").read_text() == "mine"
-
-
-def test_socket_that_nobody_has_open_is_replaced(
-    pair: Veth, far: RawSocket, short_path: Path
-) -> None:
-    """As one is left over when a program is killed."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(short_path / "local"))
-    with unix_peer(short_path) as peer, joined(pair, peer) as (_, send):
-        send(numbered(1))
-        same_frames(take(far, 1), [numbered(1)])
-
-
-@pytest.mark.parametrize("what", ["socket", "connected", "file", "directory"])
-def test_path_in_use_is_an_error(
-    pair: Veth, short_path: Path, what: str
-) -> None:
-    local = short_path / "local"
-    with ExitStack() as stack:
-        if what == "file":
-            local.write_text("mine")
-        elif what == "directory":
-            local.mkdir()
-        else:
-            sock = stack.enter_context(
-                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            )
-            sock.bind(str(local))
-            if what == "connected":
-                sock.connect(str(local))
-        port = f"unix:{local},{short_path}/remote"
-        with Running(pair.b, port) as bridge:
-            outcome = bridge.outcome()
-    assert outcome.code == 1
-    assert outcome.text == f"rawmmsg: {port}: Address already in use\n"
-    assert local.exists()
-
-
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-@pytest.mark.parametrize("options", [(), ("--mode", "620")])
-def test_path_has_the_mode_that_is_asked_for(
-    pair: Veth, short_path: Path, umask: int, options: tuple[str, ...]
-) -> None:
-    """Otherwise what the umask leaves."""
-    local = short_path / "local"
-    before = os.umask(umask)
-    try:
-        running = Running(
-            *(pair.b, f"unix:{local},{short_path}/remote", *options)
-        )
-    finally:
-        os.umask(before)
-    with running:
-        running.says("bridging")
-        mode = stat.S_IMODE(local.stat().st_mode)
-        assert mode == (0o620 if options else 0o777 & ~umask)
-        running.end()
-    assert not local.exists()
-
-
-@pytest.mark.parametrize(
-    ("owner", "user", "group"),
-    [
-        ("65534", 65534, None),
-        ("nobody", 65534, None),
-        (":65534", None, 65534),
-        ("nobody:65534", 65534, 65534),
-    ],
-)
-def test_path_has_the_owner_that_is_asked_for(
-    pair: Veth,
-    short_path: Path,
-    owner: str,
-    user: int | None,
-    group: int | None,
-) -> None:
-    local = short_path / "local"
-    port = f"unix:{local},{short_path}/remote"
-    with Running(pair.b, port, "--owner", owner) as bridge:
-        if not can_give_away(short_path, user, group):
-            outcome = bridge.outcome()
-            assert outcome.code == 1
-            assert outcome.text.startswith(f"rawmmsg: {port}: ")
-            assert not local.exists()
-            return
-        bridge.says("bridging")
-        found = local.stat()
-        assert found.st_uid == (os.geteuid() if user is None else user)
-        assert found.st_gid == (os.getegid() if group is None else group)
-        bridge.end()
-
-
-def can_give_away(folder: Path, user: int | None, group: int | None) -> bool:
-    """Not as a plain user, nor in a user namespace that lacks them."""
-    path = folder / "given away"
-    path.touch()
-    try:
-        os.chown(
-            path,
-            -1 if user is None else user,
-            -1 if group is None else group,
-        )
-    except OSError:
-        return False
-    return True
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--mode", "abc"), "'abc' is not an octal mode, such as 660"),
-        (("--mode", "888"), "'888' is not an octal mode"),
-        (("--mode", "7777"), "'7777' is not an octal mode"),
-        (("--owner", "no such"), "this machine has no such user or group"),
-        (("--owner", ":"), "this machine has no such user or group"),
-    ],
-)
-def test_wrong_mode_or_owner_is_explained(
-    pair: Veth, short_path: Path, options: tuple[str, str], words: str
-) -> None:
-    port = f"unix:{short_path}/local,{short_path}/remote"
-    with Running(pair.b, port, *options) as bridge:
-        outcome = bridge.outcome()
-    assert outcome.code == 2
-    assert words in outcome.text
-
-
-@pytest.mark.parametrize("option", ["--mode=660", "--owner=0"])
-def test_mode_and_owner_need_a_path(pair: Veth, option: str) -> None:
-    with Running(pair.a, pair.b, option) as bridge:
-        outcome = bridge.outcome()
-    assert outcome.code == 2
-    assert outcome.text == "rawmmsg: --mode and --owner are for a unix: port\n"
-
-
-def test_peer_that_is_not_there_is_said_to_be_waited_for(
-    pair: Veth, short_path: Path
-) -> None:
-    remote = short_path / "remote"
-    port = f"unix:{short_path}/local,{remote}"
-    with bridging(pair.b, port) as bridge:
-        bridge.says(f"nobody has opened {remote}; waiting for it\n")
-        bridge.end()
-    with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
-        assert "waiting" not in bridge.end().text
-
-
-# What is no port
-
-
-@pytest.mark.parametrize(
-    ("port", "words"),
-    [
-        ("", "the name of a port is empty"),
-        ("unix:/a", "unix:LOCAL,REMOTE"),
-        ("unix:/a,", "unix:LOCAL,REMOTE"),
-        ("unix:/a,/b,/c", "unix:LOCAL,REMOTE"),
-        ("udp:1.2.3.4:5", "udp:HOST:PORT,HOST:PORT"),
-        ("udp:1.2.3.4,5.6.7.8", "udp:HOST:PORT,HOST:PORT"),
-        ("udp:1.2.3.4:70000,5.6.7.8:1", "udp:HOST:PORT,HOST:PORT"),
-        ("udp:127.0.0.1:5,127.0.0.1:0", "udp:HOST:PORT,HOST:PORT"),
-        ("udp:::1:5,::1:6", "udp:HOST:PORT,HOST:PORT"),
-        ("udp:127.0.0.1:5,[::1]:5", "one address is IPv4"),
-        ("udp:a..b:5,127.0.0.1:5", "'a..b': not the name of a host"),
-        (f"udp:127.0.0.1:5,{'a' * 64}:5", "not the name of a host"),
-        ("udp:127.0.0.1:5,127.0.0.1:5", "its own peer"),
-        ("fd:", "fd:N"),
-        ("fd:-1", "fd:N"),
-        ("fd:one", "fd:N"),
-        ("fd:99999999999", "fd:N"),
-        (f"fd:{'9' * 5000}", "fd:N"),
-        ("tcp:1.2.3.4:5", "not an interface, unix:LOCAL,REMOTE"),
-        ("lo", "not an Ethernet interface"),
-        ("interface-with-a-long-name", "not an interface name"),
-        (f"unix:/{'a' * 200},/b", "too long"),
-        (f"unix:/a,/{'b' * 107}", "too long"),
-    ],
-)
-def test_bad_port_is_explained(pair: Veth, port: str, words: str) -> None:
-    with Running(pair.b, port) as bridge:
-        outcome = bridge.outcome()
-    assert outcome.code == 2
-    assert words in outcome.text
-    assert outcome.text.startswith("rawmmsg: ")
-
-
-@pytest.mark.parametrize(
-    ("port", "words"),
-    [
-        ("nosuch0", "nosuch0: .*No such device"),
-        ("fd:987", "fd:987: Bad file descriptor"),
-        ("fd:0", "fd:0: Socket operation on non-socket"),
-        ("udp:192.0.2.1:5,192.0.2.2:5", "Cannot assign requested address"),
-        ("udp:no.such.invalid:5,127.0.0.1:5", "udp:no.such"),
-        ("unix:/no/such/directory,/b", "No such file or directory"),
-    ],
-)
-def test_port_that_cannot_be_opened_is_explained(
-    pair: Veth, port: str, words: str
-) -> None:
-    done = subprocess.run(
-        [*COMMAND, pair.b, port],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.count("\n") == 1
-    assert re.search(words, done.stderr)
-
-
-@pytest.mark.parametrize("remote", ["same", "./same", "link"])
-def test_path_is_not_its_own_peer(
-    pair: Veth, short_path: Path, remote: str
-) -> None:
-    (short_path / "link").symlink_to("same")
-    local = short_path / "same"
-    with Running(pair.b, f"unix:{local},{short_path}/{remote}") as bridge:
-        outcome = bridge.outcome()
-    assert outcome.code == 2
-    assert outcome.text.endswith("its own peer\n")
-    assert not local.exists()
-
-
-@pytest.mark.parametrize("kind", ["names", "sockets", "duplicates", "both"])
-def test_port_has_no_bridge_to_itself(pair: Veth, kind: str) -> None:
-    with ExitStack() as stack:
-        plain = stack.enter_context(
-            socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        )
-        plain.bind((pair.b, 3))
-        peer = stack.enter_context(fd_peer(socket.SOCK_DGRAM))
-        duplicate = stack.enter_context(
-            socket.socket(fileno=os.dup(peer.pass_fds[0]))
-        )
-        numbers = (*peer.pass_fds, plain.fileno(), duplicate.fileno())
-        ports = {
-            "names": (pair.b, pair.b),
-            "sockets": (peer.port, peer.port),
-            "duplicates": (peer.port, f"fd:{duplicate.fileno()}"),
-            "both": (pair.b, f"fd:{plain.fileno()}"),
-        }[kind]
-        with Running(*ports, pass_fds=numbers) as bridge:
-            outcome = bridge.outcome()
-    assert outcome.code == 2
-    assert outcome.text.endswith("are the same port\n")
-
-
-def test_interface_of_the_same_number_elsewhere_is_another(
-    pair: Veth, veth: Veth, sender: RawSocket
-) -> None:
-    """Namespaces number theirs from 1, each."""
-    number = socket.if_nametoindex(pair.b)
-    with host(veth, 1) as elsewhere:
-        # The end first: the kernel would give it the number that is free.
-        add = (
-            f"link add other index {number} type veth"
-            f" peer name end index {number + 1_000}"
-        )
-        for line in (add, "link set other up", "link set end up"):
-            elsewhere.call(ip, *line.split())
-        plain = elsewhere.call(
-            socket.socket, socket.AF_PACKET, socket.SOCK_RAW
-        )
-        with (
-            plain,
-            RawSocket("end", netns=f"/proc/{elsewhere.pid}/ns/net") as end,
-        ):
-            plain.bind(("other", 3))
-            descriptor = plain.fileno()
-            with bridging(pair.b, f"fd:{descriptor}", pass_fds=(descriptor,)):
-                sender.send(numbered(1))
-                while numbered(1) not in take(end, 1):
-                    pass  # IPv6 has something to say
-
-
-@pytest.mark.parametrize("how", ["close", "unread", "empty"])
-def test_seqpacket_peer_that_closes_ends_it(
-    pair: Veth, sender: RawSocket, far: RawSocket, how: str
-) -> None:
-    """With a reason, when what it had sent has passed."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        number = theirs.fileno()
-        port = f"fd:{number}"
-        with bridging(pair.b, port, pass_fds=(number,)) as bridge:
-            theirs.close()
-            if how == "unread":
-                sender.send(numbered(9))
-                assert select.select([ours], [], [], WAIT)[0]
-            for i in range(5):
-                ours.send(numbered(i))
-            if how == "empty":
-                ours.send(b"")
-                ours.send(numbered(5))
-            else:
-                ours.close()
-            outcome = bridge.outcome()
-    same_frames(take(far, 5), map(numbered, range(5)))
-    assert outcome.code == 1
-    assert f"rawmmsg: {port}: the peer has closed\n" in outcome.text
-    _, ba = outcome.ways
-    assert (ba.received, ba.sent) == (5, 5)
-
-
 def test_seqpacket_that_is_not_connected_is_explained(pair: Veth) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         number = sock.fileno()
@@ -925,13 +503,3 @@ def test_stream_socket_is_no_port(pair: Veth) -> None:
             outcome = bridge.outcome()
     assert outcome.code == 2
     assert "not a datagram or SOCK_SEQPACKET socket" in outcome.text
-
-
-def test_missing_capability_is_explained(pair: Veth) -> None:
-    """As by the library: what is needed, and how to get it."""
-    prefix = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
-    with Running(*(pair.b, pair.a), prefix=prefix) as bridge:
-        outcome = bridge.outcome()
-    assert outcome.code == 1
-    assert "Operation not permitted" in outcome.text
-    assert "setcap cap_net_raw" in outcome.text

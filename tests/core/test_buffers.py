@@ -1,22 +1,18 @@
-"""Batches over the caller's memory: how it is divided, that frames come and go
-straight through it, and how long it stays pinned."""
+"""Batches over the caller's memory: how it is divided into frames, and what is
+received and sent there."""
 
 import ctypes
-import gc
 import mmap
-import threading
-import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 from support import WAIT
 from support.frames import datagram_pair, numbered
+from support.memory import resizable, shared_memory, zeros
 
 from rawmmsg import TRUNCATED, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -25,25 +21,9 @@ COUNT = 4
 SIZE = 256
 
 
-@contextmanager
-def shared_memory(size: int) -> Iterator[SharedMemory]:
-    memory = SharedMemory(create=True, size=size)
-    try:
-        yield memory
-    finally:
-        memory.unlink()
-        memory.close()
-
-
 def buffer_of(shared: SharedMemory) -> memoryview:
     assert shared.buf is not None
     return shared.buf
-
-
-def zeros(shape: int | tuple[int, ...], dtype: str, order: str = "C") -> Any:
-    """An array, of which numpy's stubs tell only from Python 3.12 on that it
-    is a buffer."""
-    return numpy.zeros(shape, dtype, order)  # type: ignore[call-overload]
 
 
 @contextmanager
@@ -56,7 +36,7 @@ def memory_of(kind: str) -> Iterator[Any]:
         with mmap.mmap(-1, size) as memory:
             yield memory
     elif kind == "shared_memory":
-        # A page, whatever was asked for.
+        # Its size is a multiple of a page.
         with shared_memory(size) as shared, buffer_of(shared)[:size] as part:
             yield part
     elif kind == "numpy 2-D":
@@ -81,17 +61,7 @@ KINDS = [
 ]
 
 
-def resizable(memory: bytearray) -> bool:
-    """Whether no buffer of the bytearray is exported."""
-    try:
-        memory.append(0)
-    except BufferError:
-        return False
-    del memory[-1]
-    return True
-
-
-# How memory is divided
+# How memory is divided into frames
 
 
 @pytest.mark.parametrize(
@@ -118,7 +88,9 @@ def test_flat_buffer_is_divided(
     batch = PacketBatch(capacity, frame_size, buffer=bytearray(bytes_))
     assert (batch.capacity, batch.frame_size) == expected
     assert memoryview(batch).shape == expected
-    assert memoryview(batch).strides == (expected[1], 1), "frames lie dense"
+    assert memoryview(batch).strides == (expected[1], 1), (
+        "there are no gaps between frames"
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,7 +171,7 @@ def test_rows_of_any_item_of_one_byte_will_do(dtype: str) -> None:
     assert PacketBatch(buffer=memory).frame_size == SIZE
 
 
-def test_flat_items_of_more_bytes_are_so_many_bytes() -> None:
+def test_flat_buffer_of_larger_items_is_taken_as_bytes() -> None:
     memory = zeros(COUNT * SIZE // 4, "u4")
     batch = PacketBatch(COUNT, buffer=memory)
     assert batch.frame_size == SIZE
@@ -207,7 +179,7 @@ def test_flat_items_of_more_bytes_are_so_many_bytes() -> None:
     assert memory[:2].tolist() == [1, 2]
 
 
-# What cannot be the memory of a batch
+# Refused memory
 
 
 def read_only_numpy() -> Any:
@@ -243,7 +215,7 @@ UNFIT: dict[str, tuple[Any, type[Exception] | tuple[type[Exception], ...]]] = {
 
 
 @pytest.mark.parametrize(("memory", "error"), UNFIT.values(), ids=UNFIT)
-def test_memory_that_cannot_be_written_in_one_piece_is_refused(
+def test_read_only_or_scattered_memory_is_refused(
     memory: Any, error: Any
 ) -> None:
     with pytest.raises(error):
@@ -281,7 +253,7 @@ def test_buffers_must_be_a_sequence_of_memory(
 
 
 def test_buffers_must_not_overlap() -> None:
-    """A packet would be overwritten by another."""
+    """One packet would overwrite another."""
     view = memoryview(bytearray(300))
     other = bytearray(10)
     for first, second in (
@@ -306,12 +278,12 @@ def test_buffers_must_not_overlap() -> None:
     ],
     ids=["capacity", "frame_size", "buffer"],
 )
-def test_buffers_give_all_sizes(others: dict[str, Any]) -> None:
+def test_sizes_cannot_be_given_with_buffers(others: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="buffers="):
         PacketBatch(buffers=[bytearray(64)], **others)
 
 
-# Straight through
+# Receiving and sending
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -336,7 +308,8 @@ def test_frames_arrive_in_the_callers_memory(kind: str, veth: Veth) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_are_sent_from_the_callers_memory(kind: str) -> None:
-    """What lies there when the call is made, not when it was armed."""
+    """The contents at the time of the call are sent, even if the frame was
+    prepared earlier."""
     with memory_of(kind) as memory:
         batch = PacketBatch(COUNT, buffer=memory)
         packets = [numbered(i, 64 + i) for i in range(COUNT)]
@@ -355,8 +328,8 @@ def test_frames_are_sent_from_the_callers_memory(kind: str) -> None:
 
 
 def test_frames_arrive_in_a_file(tmp_path: Path) -> None:
-    """Where a shared mapping is the memory, every process that maps the file
-    sees them."""
+    """A shared mapping of a file works as memory, so every process that maps
+    the file sees the frames."""
     path = tmp_path / "frames"
     path.write_bytes(bytes(COUNT * SIZE))
     with path.open("r+b") as file:
@@ -372,8 +345,8 @@ def test_frames_arrive_in_a_file(tmp_path: Path) -> None:
     memory.close()
 
 
-def test_what_is_received_is_sent_without_a_copy(veth: Veth) -> None:
-    """One batch is both the target of a receive and the source of a send."""
+def test_received_batch_is_sent_without_a_copy(veth: Veth) -> None:
+    """One batch is the target of a receive and then the source of a send."""
     memory = zeros((COUNT, SIZE), "u1")
     batch = PacketBatch(buffer=memory)
     packets = [numbered(i) for i in range(COUNT)]
@@ -415,7 +388,7 @@ def test_recv_into_writes_nothing_but_the_packet() -> None:
         assert memory == b"..long...."
 
 
-# Scattered
+# Scattered buffers
 
 
 def test_each_of_many_buffers_has_its_own_size() -> None:
@@ -450,7 +423,7 @@ def test_each_packet_is_cut_to_its_own_buffer() -> None:
     assert batch.flags.tolist() == [TRUNCATED, 0, TRUNCATED]
 
 
-def test_append_fits_the_next_buffer() -> None:
+def test_append_is_limited_by_the_next_buffer() -> None:
     batch = PacketBatch(buffers=[bytearray(3), bytearray(6)])
     with pytest.raises(ValueError, match="6 bytes does not fit the frame's 3"):
         batch.append(b"packet")
@@ -478,13 +451,13 @@ def test_scattered_frames_go_over_a_link_and_back(veth: Veth) -> None:
         assert answer.tolist() == packets
 
 
-def test_scattered_frames_are_no_matrix() -> None:
+def test_scattered_frames_cannot_be_one_array() -> None:
     batch = PacketBatch(buffers=[bytearray(64), bytearray(64)])
     with pytest.raises(BufferError, match="no two-dimensional form"):
         memoryview(batch)
 
 
-def test_buffers_are_those_at_construction() -> None:
+def test_later_changes_of_the_list_of_buffers_have_no_effect() -> None:
     buffers = [bytearray(3), bytearray(3)]
     batch = PacketBatch(buffers=buffers)
     first = buffers[0]
@@ -492,242 +465,3 @@ def test_buffers_are_those_at_construction() -> None:
     batch.append(b"one")
     assert first == b"one"
     assert batch.capacity == 2
-
-
-# How long memory stays pinned
-
-
-HOLDERS: dict[str, Callable[[PacketBatch], Any]] = {
-    "batch": lambda batch: batch,
-    "packet": lambda batch: batch[0],
-    "part": lambda batch: batch[0][:1],
-    "lengths": lambda batch: batch.lengths,
-    "matrix": lambda batch: memoryview(batch),
-    "array": lambda batch: numpy.asarray(batch),
-    "iterator": lambda batch: iter(batch),
-    "another batch": lambda batch: PacketBatch(1, 4, buffer=batch[0]),
-}
-
-
-@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
-def test_bytearray_is_resizable_when_the_last_view_is_gone(
-    hold: Callable[[PacketBatch], Any],
-) -> None:
-    memory = bytearray(2048)
-    batch = PacketBatch(buffer=memory)
-    batch.append(b"packet")
-    holder = hold(batch)
-    del batch
-    with pytest.raises(BufferError):
-        memory.clear()
-    assert memory[:6] == b"packet"
-    del holder
-    memory.clear()
-
-
-@pytest.mark.parametrize("hold", [HOLDERS["batch"], HOLDERS["packet"]])
-def test_scattered_bytearrays_are_resizable_when_the_last_view_is_gone(
-    hold: Callable[[PacketBatch], Any],
-) -> None:
-    """A view of one packet pins the buffers of all."""
-    buffers = [bytearray(64), bytearray(64)]
-    batch = PacketBatch(buffers=buffers)
-    batch.append(b"packet")
-    holder = hold(batch)
-    del batch
-    assert not any(map(resizable, buffers))
-    del holder
-    assert all(map(resizable, buffers))
-
-
-def test_released_view_does_not_pin() -> None:
-    memory = bytearray(2048)
-    batch = PacketBatch(buffer=memory)
-    batch.append(b"packet")
-    view = batch[0]
-    del batch
-    assert not resizable(memory)
-    view.release()
-    assert resizable(memory)
-
-
-def test_mmap_cannot_be_closed_under_a_batch() -> None:
-    memory = mmap.mmap(-1, 4096)
-    batch = PacketBatch(buffer=memory)
-    with pytest.raises(BufferError):
-        memory.close()
-    with pytest.raises(BufferError):
-        memory.resize(8192)
-    del batch
-    memory.close()
-
-
-def test_shared_memory_cannot_be_closed_under_a_batch() -> None:
-    with shared_memory(2048) as memory:
-        batch = PacketBatch(1, buffer=memory.buf)
-        with pytest.raises(BufferError):
-            memory.close()
-        del batch
-        memory.close()
-
-
-def test_memory_outlives_its_owners_name() -> None:
-    """Frames are valid when nobody but the batch knows of the memory."""
-    batch = PacketBatch(1, SIZE, buffer=zeros(SIZE, "u1"))
-    batch.append(b"packet")
-    view = batch[0]
-    del batch
-    assert bytes(view) == b"packet"
-
-
-@pytest.mark.parametrize("call", ["recvmmsg_into", "recv_into"])
-def test_memory_is_pinned_while_a_receive_waits(call: str) -> None:
-    """Memory under an armed header is not freed, though nobody else holds
-    it."""
-    memory = bytearray(2048)
-    sender, receiver = datagram_pair()
-    receiver.settimeout(WAIT)
-
-    def work() -> None:
-        if call == "recvmmsg_into":
-            receiver.recvmmsg_into(PacketBatch(buffer=memory))
-        else:
-            receiver.recv_into(memory)
-
-    thread = threading.Thread(target=work)
-    with sender, receiver:
-        thread.start()
-        try:
-            wait_until(lambda: not resizable(memory), "memory is not pinned")
-            assert not resizable(memory)
-        finally:
-            sender.send(b"packet")
-            thread.join()
-    assert memory[:6] == b"packet"
-    assert resizable(memory), "memory stays pinned after the call"
-
-
-@pytest.mark.parametrize(
-    "call", ["sendmmsg", "sendmmsg_all", "send", "gather"]
-)
-def test_memory_is_pinned_while_a_send_waits(call: str) -> None:
-    memory = bytearray(b"packet")
-    receiver, sender = datagram_pair()
-
-    def work() -> None:
-        if call == "send":
-            sender.send(memory)
-        elif call == "gather":
-            sender.sendmmsg([(b"<", memory, b">")])
-        else:
-            getattr(sender, call)([memory])
-
-    thread = threading.Thread(target=work)
-    with sender, receiver:
-        receiver.settimeout(WAIT)
-        sender.setblocking(False)
-        waiting = 0
-        with pytest.raises(BlockingIOError):
-            while True:
-                sender.send(b"before")
-                waiting += 1
-        sender.settimeout(WAIT)
-        thread.start()
-        try:
-            wait_until(lambda: not resizable(memory), "memory is not pinned")
-            for _ in range(waiting):
-                assert receiver.recv(100) == b"before"
-        finally:
-            thread.join()
-        assert b"packet" in receiver.recv(100)
-    assert resizable(memory), "memory stays pinned after the call"
-
-
-def test_batch_over_its_own_frame_is_pinned_in_turn() -> None:
-    outer = PacketBatch(2, 2048, buffer=bytearray(4096))
-    outer.set_count(2)
-    outer.lengths[1] = 2048
-    inner = PacketBatch(4, 512, buffer=outer[1])
-    del outer
-    inner.append(b"packet")
-    assert inner.tolist() == [b"packet"]
-
-
-# Cycles
-
-
-class Memory(bytearray):
-    """A bytearray that can refer to its batch."""
-
-    held: Any
-
-
-# An array of numpy's is unknown to the collector.
-FLAT = ["batch", "packet", "part", "lengths", "iterator", "another batch"]
-
-
-@pytest.mark.parametrize(
-    ("scattered", "names"),
-    [(False, [name]) for name in [*FLAT, "matrix"]]
-    + [(True, [name]) for name in FLAT]
-    + [(False, [*FLAT, "matrix"]), (True, FLAT)],
-)
-def test_cycle_through_the_callers_memory_is_collected(
-    scattered: bool, names: list[str]
-) -> None:
-    memory = Memory(2048)
-    batch = (
-        PacketBatch(buffers=[bytearray(64), memory])
-        if scattered
-        else PacketBatch(buffer=memory)
-    )
-    batch.append(b"packet")
-    memory.held = [HOLDERS[name](batch) for name in names]
-    reference = weakref.ref(memory)
-    del memory, batch
-    gc.collect()
-    assert reference() is None, "the cycle is not collected"
-
-
-def test_memory_of_a_cycle_stays_while_a_view_outside_does() -> None:
-    memory = Memory(2048)
-    memory.held = PacketBatch(buffer=memory)
-    memory.held.append(b"packet")
-    view = memory.held[0]
-    reference = weakref.ref(memory)
-    del memory
-    gc.collect()
-    assert reference() is not None
-    assert bytes(view) == b"packet"
-    del view
-    gc.collect()
-    assert reference() is None
-
-
-def test_frames_are_valid_in_finalizers_of_a_cycle() -> None:
-    """The collector does not take memory from under a view."""
-    seen: list[bytes] = []
-
-    class Finalized(bytearray):
-        held: Any
-
-        def __del__(self) -> None:
-            batch, view = self.held
-            seen.append(bytes(view))
-            batch.append(b"more")
-            seen.extend(batch.tolist())
-
-    memory = Finalized(64)
-    batch = PacketBatch(2, 32, buffer=memory)
-    batch.append(b"packet")
-    memory.held = (batch, batch[0])
-    del memory, batch
-    gc.collect()
-    assert seen == [b"packet", b"packet", b"more"]
-
-
-def wait_until(condition: Callable[[], bool], failure: str) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, failure
-        time.sleep(0.001)

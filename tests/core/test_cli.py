@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""The command line, run as by a user."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from support.child import tool
+from support.child import WITHOUT_CAPABILITIES, tool
 
 import rawmmsg
 from rawmmsg import bpf
@@ -41,12 +41,9 @@ def test_demo_verifies_every_frame() -> None:
     assert done.stdout.endswith("every frame verified\n")
 
 
-def test_refused_demo_says_what_to_do() -> None:
-    """Uid 0 without capabilities may make no namespace."""
-    done = run(
-        "demo",
-        prefix=("setpriv", "--inh-caps=-all", "--bounding-set=-all"),
-    )
+def test_demo_without_privilege_says_what_to_do() -> None:
+    """Uid 0 without capabilities may not make a namespace."""
+    done = run("demo", prefix=WITHOUT_CAPABILITIES)
     assert done.returncode == 1
     assert "no private network namespace" in done.stderr
     assert "run as root" in done.stderr
@@ -74,7 +71,7 @@ def test_filter_for_a_tun_device_begins_with_the_ip_header() -> None:
     assert printed == bpf.compile("ip", link_type=65534).dump("d") + "\n"
 
 
-def test_wrong_filter_is_shown_with_a_caret() -> None:
+def test_error_in_a_filter_is_shown_with_a_caret() -> None:
     done = run("filter", "tcp", "prot", "80")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -88,7 +85,7 @@ def test_version_is_that_of_the_package() -> None:
     assert run("--version").stdout == f"rawmmsg {rawmmsg.__version__}\n"
 
 
-def test_reader_that_has_seen_enough_is_no_error() -> None:
+def test_closed_standard_output_is_not_an_error() -> None:
     """As in `rawmmsg filter ... | head -n 1`."""
     reader, writer = os.pipe()
     os.close(reader)

@@ -15,14 +15,15 @@ import pytest
 from support import WAIT
 from support.calls import (
     Call,
-    descriptors,
     eventually,
     handler,
     interrupt_main_thread,
+    raises,
     when_main_thread_waits,
 )
 from support.child import Child, end_child, fork, in_child
 from support.frames import PACKET, datagram_pair, pending
+from support.linux import descriptors
 from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket
@@ -57,11 +58,12 @@ def test_close_in_the_child_leaves_the_parents_call_alone(
         before = descriptors()
         sock.close()
         assert sock.closed
-        assert descriptors() == before - 2, "the child keeps descriptors"
+        assert len(descriptors()) == len(before) - 2, (
+            "the child keeps descriptors"
+        )
         sock.close()
-        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        with raises(errno.EBADF):
             sock.recv(2048)
-        assert caught.value.errno == errno.EBADF
 
     with receiving(*pair):
         in_child(child)
@@ -95,7 +97,9 @@ def test_dealloc_in_the_child_is_harmless() -> None:
             warnings.simplefilter("always")
             held.clear()
         assert [one.category for one in caught] == [ResourceWarning]
-        assert descriptors() == before - 2, "the child keeps descriptors"
+        assert len(descriptors()) == len(before) - 2, (
+            "the child keeps descriptors"
+        )
 
     process = Child(child)
     with peer, held[0]:
@@ -151,9 +155,8 @@ def test_detach_in_the_child_waits_for_the_childs_calls(
     def child() -> None:
         call = Call(sock.recv, 2048)
         call.until_blocked()
-        with pytest.raises(OSError) as caught:
+        with raises(errno.EBUSY):
             sock.detach()
-        assert caught.value.errno == errno.EBUSY
         assert not sock.closed
         peer.send(PACKET)
         assert call.result() == PACKET

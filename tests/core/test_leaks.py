@@ -9,7 +9,6 @@ import mmap
 import os
 import socket
 import sys
-import sysconfig
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import FREE_THREADED
 from support.frames import datagram_pair
 from support.programs import accept
 
@@ -26,8 +26,6 @@ from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
 FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46)
-
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 ROUNDS = 4
 """Noise (a cache that fills, a table that grows) comes in some rounds, a leak

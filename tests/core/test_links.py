@@ -7,27 +7,18 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import WAIT
-from support.calls import RECEIVING, SENDING, Call, descriptors
+from support.calls import RECEIVING, SENDING, Call, raises
 from support.frames import PACKET, number_of, numbered
-from support.linux import ip
+from support.linux import descriptors, ip
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
-
-
-@contextmanager
-def raises(number: int) -> Iterator[None]:
-    """What is expected of a call, exactly."""
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        yield
-    assert caught.value.errno == number
 
 
 @pytest.fixture(params=RECEIVING)

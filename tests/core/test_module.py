@@ -8,12 +8,11 @@ import types
 from pathlib import Path
 
 import pytest
+from support import FREE_THREADED
 from support.child import run_python, tool
 
 import rawmmsg
 from rawmmsg import _rawmmsg
-
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def symbols(path: str) -> set[str]:

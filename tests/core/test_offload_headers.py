@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from support import WAIT
+from support.calls import raises
 from support.datagrams import (
     ACK,
     CWR,
     FIN,
     HEADER_COLUMNS,
+    KINDS,
     PSH,
     TAGS,
-    TCP,
-    UDP,
     Datagram,
     Q,
     add,
@@ -32,6 +32,8 @@ from support.frames import datagram_pair, frame, number_of, numbered
 from rawmmsg import (
     CHECKSUM_NOT_READY,
     GSO_TCPV4,
+    PACKET_VNET_HDR,
+    SOL_PACKET,
     SUPER_FRAME,
     VLAN_RESTORED,
     PacketBatch,
@@ -39,16 +41,7 @@ from rawmmsg import (
 )
 from rawmmsg.testing import Veth
 
-SOL_PACKET = 263
-PACKET_VNET_HDR = 15
-
 MSS = 1448
-
-KINDS = {
-    f"{name}{version}": Datagram(version=version, protocol=protocol)
-    for name, protocol in [("tcp", TCP), ("udp", UDP)]
-    for version in [4, 6]
-}
 
 
 def row(batch: PacketBatch, i: int) -> dict[str, int]:
@@ -174,9 +167,8 @@ def test_single_packet_calls_are_refused(
         lambda: ends[0].recv_into(bytearray(100)),
         lambda: ends[0].send(frame()),
     ):
-        with pytest.raises(OSError) as caught:
+        with raises(errno.EOPNOTSUPP):
             call()
-        assert caught.value.errno == errno.EOPNOTSUPP
 
 
 # Filling a batch

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, Final
 
 import pytest
-from support.calls import descriptors
 from support.child import in_child
 from support.every_call import (
     ADOPTED,
@@ -31,6 +30,7 @@ from support.every_call import (
     nothing,
     outcome,
 )
+from support.linux import descriptors
 
 from rawmmsg import _rawmmsg, bpf
 from rawmmsg.testing import Veth
@@ -72,7 +72,7 @@ def starved(
     testcapi = importlib.import_module("_testcapi")
     scene.reset()
     prepare(scene)
-    before, closed = descriptors(), scene.sock.closed
+    before, closed = len(descriptors()), scene.sock.closed
     call = bind(scene)
     result: object = None
     failure: BaseException | None = None
@@ -88,7 +88,7 @@ def starved(
     # Some calls are there to close it, or all of it but its descriptor.
     if scene.sock.closed and not closed:
         before -= 2 if scene.lent < 0 else 1
-    assert descriptors() == before, f"a descriptor is lost: {failure!r}"
+    assert len(descriptors()) == before, f"a descriptor is lost: {failure!r}"
     if isinstance(failure, SystemError) and str(failure) == LOST:
         return MemoryError
     return result if failure is None else type(failure)

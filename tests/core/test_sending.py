@@ -2,19 +2,17 @@
 and queues that are full."""
 
 import errno
-import os
 import select
 import socket
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
 import numpy
 import pytest
 from support import WAIT
-from support.calls import Call, eventually
+from support.calls import Call, eventually, packets_sent, raises
 from support.frames import (
     HEADER_SIZE,
     datagram_pair,
@@ -24,7 +22,7 @@ from support.frames import (
     pending,
     receive,
 )
-from support.linux import tc
+from support.linux import ip, tc
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
@@ -78,19 +76,6 @@ def sender(link: Veth) -> Iterator[RawSocket]:
 def receiver(link: Veth) -> Iterator[RawSocket]:
     with RawSocket(link.b) as sock:
         yield sock
-
-
-@contextmanager
-def raises(number: int) -> Iterator[pytest.ExceptionInfo[OSError]]:
-    """What is expected of a call, exactly."""
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        yield caught
-    assert caught.value.errno == number
-
-
-def packets_sent(error: BaseException) -> int:
-    """How far sendmmsg_all() says that it came."""
-    return int(error.packets_sent)  # type: ignore[attr-defined]
 
 
 # What is sent
@@ -653,3 +638,26 @@ def test_sendmmsg_all_resumes_after_short_counts() -> None:
         statistics = sock.statistics()
         assert statistics.packets_sent == 500
         assert statistics.batches_sent > 2
+
+
+def test_full_queue_and_refused_packet_are_both_named(pair: Veth) -> None:
+    """The kernel says ENOBUFS of both, and only the caller can try another
+    packet: the error says how often this one was tried."""
+    ip("link", "set", pair.a, "mtu", "9000")
+    try:
+        with RawSocket(pair.a, protocol=0) as sock:
+            packets = [frame(bytes(46)), frame(bytes(3000)), frame(bytes(46))]
+            sock.settimeout(0.05)
+            with pytest.raises(
+                TimeoutError, match=r"packets\[1\], tried \d+ times.* MTU"
+            ) as caught:
+                sock.sendmmsg_all(packets)
+            assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
+            sock.settimeout(None)
+            with pytest.raises(
+                OSError, match=r"packets\[1\], tried \d+ times.* MTU"
+            ) as refused:
+                sock.sendmmsg_all(packets)
+            assert refused.value.errno == errno.ENOBUFS
+    finally:
+        ip("link", "set", pair.a, "mtu", "1500")

@@ -4,15 +4,12 @@ one socket anywhere turns on for all."""
 import socket
 import struct
 import time
-from typing import Final
 
 from support.calls import eventually
 from support.frames import frame
+from support.linux import SO_TIMESTAMPNS
 
 from rawmmsg import PacketBatch, RawSocket
-
-# <asm-generic/socket.h>
-SO_TIMESTAMPNS: Final = 35
 
 
 def somebody_stamps() -> bool:

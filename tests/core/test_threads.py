@@ -1,68 +1,32 @@
-"""Threads that share sockets and batches: close() wakes what waits, one
-direction never waits for the other, and what must not be shared is refused."""
+"""Threads that share a socket: close() wakes what waits, and one direction
+never waits for the other."""
 
 import errno
 import itertools
 import os
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import median
-from typing import Any, Final
+from typing import Any
 
-import numpy
 import pytest
-from numpy.lib.stride_tricks import as_strided
 from support import WAIT
 from support.calls import (
     RECEIVING,
     SENDING,
     Call,
-    descriptors,
+    assert_ended_by_close,
     eventually,
+    fill_send_queue,
 )
 from support.frames import PACKET, datagram_pair, flood, number_of, numbered
+from support.linux import descriptors
 from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
-
-IN_USE: Final = "the batch is in use by another call"
-
-
-@pytest.fixture
-def busy_threads() -> Iterator[None]:
-    """Threads take turns as often as they can, where they have to."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
-
-
-def fill(sock: RawSocket) -> None:
-    """Sends until there is no room, which is a few packets."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-    sock.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        while True:
-            sock.send(PACKET)
-    sock.setblocking(True)
-
-
-def refusal(function: Callable[[], object]) -> str:
-    """What a BufferError says."""
-    with pytest.raises(BufferError) as caught:
-        function()
-    return str(caught.value)
-
-
-def assert_closed_under(call: Call) -> None:
-    error = call.error()
-    assert isinstance(error, OSError), f"not woken by close(): {error!r}"
-    assert error.errno == errno.EBADF, f"woken, but with {error!r}"
-
 
 # close() and detach()
 
@@ -78,12 +42,12 @@ def test_close_wakes_a_call_that_waits(
         peer, sock = datagram_pair()
         with peer, sock:
             if method in SENDING:
-                fill(sock)
+                fill_send_queue(sock)
             call = Call((RECEIVING | SENDING)[method], sock)
             if number % 2 == 0:
                 call.until_blocked()
             sock.close()
-            assert_closed_under(call)
+            assert_ended_by_close(call)
     assert descriptors() == before, "descriptors leak"
 
 
@@ -101,7 +65,7 @@ def test_close_wakes_a_receive_on_an_interface_at_once(
             call.until_blocked()
             began = time.monotonic()
             sock.close()
-            assert_closed_under(call)
+            assert_ended_by_close(call)
             waited.append(call.ended_at - began)
     assert descriptors() == before, "descriptors leak"
     assert median(waited) < 0.5, "woken late"
@@ -110,7 +74,7 @@ def test_close_wakes_a_receive_on_an_interface_at_once(
 def test_close_wakes_all_calls_that_wait() -> None:
     peer, sock = datagram_pair()
     with peer, sock:
-        fill(sock)
+        fill_send_queue(sock)
         calls = [
             Call(method, sock)
             for method in [*RECEIVING.values(), *SENDING.values()] * 2
@@ -119,7 +83,7 @@ def test_close_wakes_all_calls_that_wait() -> None:
             call.until_blocked()
         sock.close()
         for call in calls:
-            assert_closed_under(call)
+            assert_ended_by_close(call)
 
 
 def test_close_ends_a_call_that_packets_keep_busy(veth: Veth) -> None:
@@ -135,7 +99,7 @@ def test_close_ends_a_call_that_packets_keep_busy(veth: Veth) -> None:
                 lambda: sock.statistics().packets_received > 0, "none received"
             )
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
 
 
 def test_close_ends_a_sendmmsg_all_that_need_not_wait(veth: Veth) -> None:
@@ -144,7 +108,7 @@ def test_close_ends_a_sendmmsg_all_that_need_not_wait(veth: Veth) -> None:
         with Call(sock.sendmmsg_all, packets) as call:
             eventually(lambda: sock.statistics().packets_sent > 0, "none sent")
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
     error = call.error()
     assert 0 < error.packets_sent < len(packets)  # type: ignore[union-attr]
 
@@ -157,7 +121,7 @@ def test_closed_socket_takes_no_packet(veth: Veth) -> None:
         with Call(sock.recv_into, memory) as call:
             call.until_blocked()
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
         sender.sendmmsg_all([PACKET])
     assert memory == bytes(2048)
 
@@ -215,7 +179,7 @@ def test_close_by_many_threads_closes_once(
             calls = [Call(close_and_open) for _ in range(threads)]
             opened = [one for call in calls for one in call.result()]
             if receive is not None:
-                assert_closed_under(receive)
+                assert_ended_by_close(receive)
         for one in opened:
             os.close(one)  # EBADF: somebody closed it before
     assert descriptors() == before, "descriptors leak"
@@ -248,7 +212,7 @@ def test_detach_with_a_call_in_flight_is_ebusy(method: str) -> None:
     peer, sock = datagram_pair()
     with peer, sock:
         if method in SENDING:
-            fill(sock)
+            fill_send_queue(sock)
         with Call((RECEIVING | SENDING)[method], sock) as call:
             call.until_blocked()
             number = sock.fileno()
@@ -258,7 +222,7 @@ def test_detach_with_a_call_in_flight_is_ebusy(method: str) -> None:
             assert sock.fileno() == number, "refused, but not as it was"
             assert call.pending, "the refusal ended the call"
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
 
 
 def test_detach_works_when_the_call_has_ended() -> None:
@@ -292,7 +256,7 @@ def test_sending_does_not_wait_for_a_receive(veth: Veth) -> None:
 def test_receiving_does_not_wait_for_a_send() -> None:
     peer, sock = datagram_pair()
     with peer, sock:
-        fill(sock)
+        fill_send_queue(sock)
         with Call(sock.send, PACKET) as call:
             call.until_blocked()
             for method in RECEIVING.values():
@@ -300,7 +264,7 @@ def test_receiving_does_not_wait_for_a_send() -> None:
                 method(sock)
             assert call.pending
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
 
 
 def test_options_do_not_wait_for_a_receive(veth: Veth) -> None:
@@ -423,351 +387,6 @@ def test_statistics_in_many_threads_count_each_drop_once(veth: Veth) -> None:
         assert dropped is not None
         assert dropped > 0
         assert received + dropped == 5_000
-
-
-# A batch in two threads
-
-
-def test_batch_of_a_call_that_waits_is_refused_to_every_other() -> None:
-    peer, sock = datagram_pair()
-    peer2, sock2 = datagram_pair()
-    batch = PacketBatch(4)
-    batch.extend([PACKET, b"two"])
-    with peer, sock, peer2, sock2:
-        sock2.setblocking(False)
-        peer2.send(PACKET)
-        with Call(sock.recvmmsg_into, batch) as call:
-            call.until_blocked()
-            for use in (
-                lambda: sock2.recvmmsg_into(batch),
-                lambda: sock2.sendmmsg(batch),
-                lambda: sock2.sendmmsg_all(batch),
-                lambda: batch.append(PACKET),
-                lambda: batch.extend([PACKET]),
-                lambda: batch.set_count(1),
-                batch.clear,
-                batch.tolist,
-                lambda: batch[0],
-                lambda: list(batch),
-            ):
-                assert refusal(use) == IN_USE
-            # What does not touch the packets is not refused.
-            assert (len(batch), batch.capacity) == (2, 4)
-            assert batch.lengths[1] == 3
-            assert numpy.asarray(batch).shape == (4, 2048)
-            assert call.pending
-            peer.send(b"one")
-        assert call.result() == 1
-        assert batch.tolist() == [b"one"]
-        assert sock2.recvmmsg_into(batch) == 1, "a refusal took the packet"
-
-
-def test_batch_being_sent_is_refused_to_every_other() -> None:
-    peer, sock = datagram_pair()
-    batch = PacketBatch(4)
-    batch.extend([PACKET, b"two"])
-    with peer, sock:
-        fill(sock)
-        with Call(sock.sendmmsg_all, batch) as call:
-            call.until_blocked()
-            for use in (
-                lambda: sock.recvmmsg_into(batch),
-                lambda: sock.sendmmsg(batch),
-                lambda: batch.append(PACKET),
-                batch.clear,
-                batch.tolist,
-                lambda: batch[0],
-            ):
-                assert refusal(use) == IN_USE
-            sock.close()
-        assert_closed_under(call)
-    assert batch.tolist() == [PACKET, b"two"]
-
-
-def test_two_threads_receive_into_one_batch_without_corruption(
-    veth: Veth, busy_threads: None
-) -> None:
-    """One has it, the other is refused; what is copied out is whole."""
-    frames = [numbered(i, 64 + i) for i in range(64)]
-    batch = PacketBatch(8, 256)
-    stop = threading.Event()
-
-    def receive(sock: RawSocket, counts: dict[str, int]) -> None:
-        while not stop.is_set():
-            try:
-                counts["received"] += sock.recvmmsg_into(batch)
-                packets = batch.tolist()
-            except BufferError as error:
-                assert str(error) == IN_USE
-                counts["refused"] += 1
-                continue
-            for packet in packets:
-                assert len(packet) == 64 + number_of(packet)
-            counts["copied"] += 1
-
-    counts = [
-        dict.fromkeys(["received", "refused", "copied"], 0) for _ in range(3)
-    ]
-
-    def total(what: str) -> int:
-        return sum(count[what] for count in counts)
-
-    with flood(veth.a, frames), RawSocket(veth.b) as sock:
-        sock.settimeout(WAIT)
-        calls = [Call(receive, sock, count) for count in counts]
-        eventually(
-            lambda: (
-                (total("copied") >= 200 and total("refused") > 0)
-                or not all(call.pending for call in calls)
-            ),
-            f"no turns: {counts}",
-        )
-        stop.set()
-        for call in calls:
-            call.result()
-        assert total("received") == sock.statistics().packets_received, (
-            "packets were counted twice, or lost"
-        )
-
-
-def test_indexing_while_another_thread_receives(
-    veth: Veth, busy_threads: None, scaled: Callable[[int], int]
-) -> None:
-    """A view of a whole frame, or an error: never memory beyond it."""
-    sizes = {64, 65, 100, 200}
-    batch = PacketBatch(8, 256)
-    done = threading.Event()
-
-    def receive(sock: RawSocket) -> None:
-        try:
-            for _ in range(scaled(1_000)):
-                sock.recvmmsg_into(batch)
-        finally:
-            done.set()
-
-    def look(index: int) -> None:
-        views, last = 0, False
-        # Once more when nobody receives any more: then nothing is in use.
-        while not last:
-            last = done.is_set()
-            try:
-                view = batch[index]
-            except (BufferError, IndexError):
-                continue
-            assert view.nbytes in sizes
-            assert bytes(view[12:14]) == b"\x88\xb5"
-            views += 1
-        assert views > 0 or len(batch) <= index
-
-    frames = [numbered(size, size) for size in sorted(sizes)]
-    with flood(veth.a, frames), RawSocket(veth.b) as sock:
-        sock.settimeout(WAIT)
-        receiver = Call(receive, sock)
-        lookers = [Call(look, index) for index in (0, 3, -1)]
-        receiver.result()
-        for looker in lookers:
-            looker.result()
-
-
-def test_batch_is_filled_by_two_threads_without_a_gap(
-    busy_threads: None,
-) -> None:
-    batch = PacketBatch(4_000, 64)
-
-    def fill_up(mark: bytes) -> int:
-        filled = 0
-        while filled < 2_000:
-            try:
-                batch.append(mark * (1 + filled % 60))
-            except BufferError:
-                continue
-            filled += 1
-        return filled
-
-    for call in [Call(fill_up, b"a"), Call(fill_up, b"b")]:
-        assert call.result() == 2_000
-    packets = batch.tolist()
-    for mark in (b"a", b"b"):
-        mine = [packet for packet in packets if packet.startswith(mark)]
-        assert mine == [mark * (1 + i % 60) for i in range(2_000)]
-
-
-# `lengths`, lists and buffers that change under a call
-
-
-class Flipper:
-    """Flips the length of packet 0 between a good and a bad one, all the time:
-    a single numpy call, which holds no lock meanwhile, writes the one entry a
-    million times."""
-
-    def __init__(self, batch: PacketBatch, good: int, bad: int) -> None:
-        entry = numpy.asarray(batch.lengths)[:1]
-        entry[0] = good
-        self._entry = as_strided(entry, (1_000_000,), (0,))
-        self._values = numpy.tile(numpy.array([bad, good], "u4"), 500_000)
-        self._stop = threading.Event()
-        self._call = Call(self._run)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            numpy.copyto(self._entry, self._values)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._call.result()
-
-
-@pytest.fixture(params=[61, 2**32 - 1], ids=["one too long", "4 GiB"])
-def bad_length(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
-def outcomes(function: Callable[[], Any]) -> Iterator[Any]:
-    """What it returns, each time that it does not refuse the length; until it
-    has done both."""
-    deadline = time.monotonic() + WAIT
-    taken = refused = 0
-    while taken + refused < 20_000 or 0 in (taken, refused):
-        assert time.monotonic() < deadline, "the length does not change"
-        try:
-            result = function()
-        except ValueError as error:
-            assert "beyond the frame" in str(error)
-            refused += 1
-        else:
-            taken += 1
-            yield result
-
-
-def neighbours() -> PacketBatch:
-    """A frame of 60 bytes, and right behind it another's."""
-    batch = PacketBatch(
-        buffer=bytearray(b"\x01" * 60 + b"\x02" * 60), capacity=2
-    )
-    batch.set_count(1)
-    return batch
-
-
-def test_length_written_during_tolist_never_reaches_beyond_the_frame(
-    busy_threads: None, bad_length: int
-) -> None:
-    batch = neighbours()
-    with Flipper(batch, 60, bad_length):
-        for packets in outcomes(batch.tolist):
-            assert packets == [b"\x01" * 60]
-
-
-def test_length_written_during_indexing_never_reaches_beyond_the_frame(
-    busy_threads: None, bad_length: int
-) -> None:
-    batch = neighbours()
-    with Flipper(batch, 60, bad_length):
-        for view in outcomes(lambda: batch[0]):
-            assert view == b"\x01" * 60
-
-
-@pytest.mark.parametrize("method", ["sendmmsg", "sendmmsg_all"])
-def test_length_written_during_send_never_reaches_beyond_the_frame(
-    busy_threads: None, method: str, bad_length: int
-) -> None:
-    batch = neighbours()
-    peer, sock = datagram_pair()
-    with peer, sock, Flipper(batch, 60, bad_length):
-        for _ in outcomes(lambda: getattr(sock, method)(batch)):
-            assert peer.recv(2048) == b"\x01" * 60
-
-
-def test_list_changed_by_another_thread_during_send(
-    veth: Veth, busy_threads: None, scaled: Callable[[int], int]
-) -> None:
-    """Each packet sent was in the list; a list that became too short is an
-    IndexError."""
-    every = [numbered(i) for i in range(200)]
-    packets = list(every)
-    stop = threading.Event()
-    changes = 0
-
-    def change() -> None:
-        nonlocal changes
-        for turn in itertools.cycle(range(4)):
-            if stop.is_set():
-                return
-            changes += 1
-            if turn == 0:
-                packets.clear()
-            elif turn == 1:
-                packets.extend(every)
-            elif turn == 2:
-                packets[0] = packets.pop()
-            else:
-                del packets[50:]
-
-    with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
-        sock.setblocking(False)
-        batch = PacketBatch(256, 128)
-        received = turns = 0
-        deadline = time.monotonic() + WAIT
-        with Call(change) as changer:
-            try:
-                while turns < scaled(500) or changes < 500 or received == 0:
-                    assert time.monotonic() < deadline, (
-                        "the threads do not mix"
-                    )
-                    turns += 1
-                    try:
-                        if turns % 2:
-                            sender.sendmmsg(packets)
-                        else:
-                            sender.sendmmsg_all(packets)
-                    except IndexError:
-                        pass
-                    try:
-                        received += sock.recvmmsg_into(batch)
-                    except BlockingIOError:
-                        continue
-                    for packet in batch.tolist():
-                        assert 0 <= number_of(packet) < 200
-            finally:
-                stop.set()
-        changer.result()
-
-
-def test_buffers_being_sent_cannot_be_resized() -> None:
-    """The kernel reads them until the call ends."""
-    peer, sock = datagram_pair()
-    packet = bytearray(PACKET)
-    parts = (bytearray(b"head"), bytearray(b"tail"))
-    with peer, sock:
-        fill(sock)
-        with Call(sock.sendmmsg, [packet, parts]) as call:
-            call.until_blocked()
-            # A bytearray has no lock; this call and the other one have.
-            sock.statistics()
-            for buffer in (packet, *parts):
-                with pytest.raises(BufferError):
-                    buffer.append(0)
-            sock.close()
-        assert_closed_under(call)
-        for buffer in (packet, *parts):
-            buffer.append(0)
-
-
-def test_buffer_being_received_into_cannot_be_resized() -> None:
-    peer, sock = datagram_pair()
-    memory = bytearray(64)
-    with peer, sock:
-        with Call(sock.recv_into, memory) as call:
-            call.until_blocked()
-            # A bytearray has no lock; this call and the other one have.
-            sock.statistics()
-            with pytest.raises(BufferError):
-                memory.append(0)
-            peer.send(b"x")
-        assert call.result() == 1
-    memory.append(0)
 
 
 def test_socket_and_batch_dropped_during_a_call_live_until_it_ends() -> None:

@@ -17,14 +17,16 @@ from support import calls as blocking
 from support.calls import (
     RECEIVING,
     Call,
-    descriptors,
+    drain,
     eventually,
+    fill_send_queue,
     handler,
     interrupt_main_thread,
     waits,
     when_main_thread_waits,
 )
 from support.frames import PACKET, datagram_pair
+from support.linux import descriptors
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
@@ -38,27 +40,6 @@ def full_batch() -> PacketBatch:
     batch = PacketBatch(1)
     batch.append(PACKET)
     return batch
-
-
-def fill(sock: RawSocket) -> None:
-    """Sends until there is no room, which is a few packets."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-    timeout = sock.gettimeout()
-    sock.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        while True:
-            sock.send(PACKET)
-    sock.settimeout(timeout)
-
-
-def drain(peer: socket.socket) -> None:
-    """Makes room: reads all that waits. The kernel calls a socket writable
-    when three quarters of its buffer are free."""
-    try:
-        while True:
-            peer.recv(2048, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return
 
 
 @dataclass
@@ -80,7 +61,7 @@ def stick(
 ) -> Stuck:
     if method in RECEIVING:
         return Stuck(sock, RECEIVING[method], lambda: peer.send(PACKET))
-    fill(sock)
+    fill_send_queue(sock)
     return Stuck(sock, SENDING[method], lambda: drain(peer))
 
 
@@ -253,7 +234,7 @@ def test_timeout_of_sendmmsg_all_is_for_the_whole_call(
         while not stop.wait(0.02):
             drain(peer)
 
-    fill(sock)
+    fill_send_queue(sock)
     sock.settimeout(0.3)
     with Call(trickle) as reader:
         try:
@@ -413,7 +394,7 @@ def test_handler_that_closes_the_socket_ends_the_call(stuck: Stuck) -> None:
     assert caught.value.errno == errno.EBADF
     assert stuck.sock.closed
     # The socket and its eventfd.
-    assert descriptors() == before - 2, f"{number} is still open"
+    assert len(descriptors()) == len(before) - 2, f"{number} is still open"
 
 
 def test_handler_cannot_detach_under_the_call(stuck: Stuck) -> None:

@@ -9,30 +9,37 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
-from support.linux import ip
+from support.linux import SO_ATTACH_FILTER, SO_TIMESTAMPING, SO_TIMESTAMPNS, ip
 from support.programs import accept, program
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import (
+    PACKET_AUXDATA,
+    PACKET_FANOUT,
+    PACKET_IGNORE_OUTGOING,
+    PACKET_QDISC_BYPASS,
+    PACKET_VNET_HDR,
+    PACKET_VNET_HDR_SZ,
+    SOL_PACKET,
+    PacketBatch,
+    RawSocket,
+)
 from rawmmsg.testing import Veth
 
-SOL_PACKET: Final = 263
-SO_ATTACH_FILTER: Final = 26
 SO_GET_FILTER: Final = 26
 SO_LOCK_FILTER: Final = 44
-PACKET_FANOUT: Final = 18
 
 # Level, option: what the constructor can change.
 OPTIONS: Final = {
     "SO_RCVBUF": (socket.SOL_SOCKET, socket.SO_RCVBUF),
     "SO_SNDBUF": (socket.SOL_SOCKET, socket.SO_SNDBUF),
-    "SO_TIMESTAMPNS": (socket.SOL_SOCKET, 35),
-    "SO_TIMESTAMPING": (socket.SOL_SOCKET, 37),
-    "PACKET_AUXDATA": (SOL_PACKET, 8),
-    "PACKET_VNET_HDR": (SOL_PACKET, 15),
-    "PACKET_VNET_HDR_SZ": (SOL_PACKET, 24),
+    "SO_TIMESTAMPNS": (socket.SOL_SOCKET, SO_TIMESTAMPNS),
+    "SO_TIMESTAMPING": (socket.SOL_SOCKET, SO_TIMESTAMPING),
+    "PACKET_AUXDATA": (SOL_PACKET, PACKET_AUXDATA),
+    "PACKET_VNET_HDR": (SOL_PACKET, PACKET_VNET_HDR),
+    "PACKET_VNET_HDR_SZ": (SOL_PACKET, PACKET_VNET_HDR_SZ),
     "PACKET_FANOUT": (SOL_PACKET, PACKET_FANOUT),
-    "PACKET_QDISC_BYPASS": (SOL_PACKET, 20),
-    "PACKET_IGNORE_OUTGOING": (SOL_PACKET, 23),
+    "PACKET_QDISC_BYPASS": (SOL_PACKET, PACKET_QDISC_BYPASS),
+    "PACKET_IGNORE_OUTGOING": (SOL_PACKET, PACKET_IGNORE_OUTGOING),
 }
 
 GROUP: Final = bytes.fromhex("01005e000001")
@@ -214,7 +221,10 @@ CALLS: Final[dict[str, tuple[Call, Any]]] = {
     "membership": (lambda s: s.add_membership(bytes(9)), ValueError),
     "membership short": (lambda s: s.add_membership(b"1"), OSError),
     "membership str": (lambda s: s.add_membership("1"), TypeError),  # type: ignore[arg-type]
-    "option": (lambda s: s.setsockopt(SOL_PACKET, 15, 1), ValueError),
+    "option": (
+        lambda s: s.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1),
+        ValueError,
+    ),
     "timeout": (lambda s: s.settimeout(-1), ValueError),
     "send": (lambda s: s.sendmmsg([b"", None]), TypeError),  # type: ignore[list-item]
     "start": (lambda s: s.sendmmsg(PacketBatch(1), 1), ValueError),

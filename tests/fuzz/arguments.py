@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from support.programs import accept, keep_ethertype, program
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import SOL_PACKET, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
 EDGES: Final = (
@@ -61,13 +61,18 @@ HEADERS: Final = {
     "checksum_offsets": (0, 6, 8, 16, 65535),
     "buffer_counts": (0, 1, 65535),
 }
-# Not PACKET_RX_RING and PACKET_TX_RING, which pin kernel memory, nor
-# SO_PEERPIDFD, which opens a descriptor.
+_PACKET_RX_RING, _PACKET_TX_RING = 5, 13  # they pin kernel memory
+_SO_PEERPIDFD: Final = 77  # opens a descriptor
 OPTIONS: Final = tuple(
     (level, name)
-    for level in (socket.SOL_SOCKET, socket.SOL_IP, socket.SOL_UDP, 263)
+    for level in (socket.SOL_SOCKET, socket.SOL_IP, socket.SOL_UDP, SOL_PACKET)
     for name in range(80)
-    if (level, name) not in ((263, 5), (263, 13), (socket.SOL_SOCKET, 77))
+    if (level, name)
+    not in (
+        (SOL_PACKET, _PACKET_RX_RING),
+        (SOL_PACKET, _PACKET_TX_RING),
+        (socket.SOL_SOCKET, _SO_PEERPIDFD),
+    )
 )
 
 

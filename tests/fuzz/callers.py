@@ -16,7 +16,13 @@ from typing import Any, Final
 from arguments import HEADERS, SIZES, Arguments, Disturbance, World
 from support.datagrams import ACK, TCP, UDP, Datagram, add
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import (
+    PACKET_AUXDATA,
+    PACKET_VNET_HDR,
+    SOL_PACKET,
+    PacketBatch,
+    RawSocket,
+)
 from rawmmsg.testing import veth_pair
 
 SIOCSIFFLAGS: Final = 0x8914
@@ -471,7 +477,13 @@ class Caller(Arguments):
             with suppress(OSError):
                 if family == socket.AF_PACKET:
                     if self.chance(3):
-                        one.setsockopt(263, self.random.choice((8, 15)), 1)
+                        one.setsockopt(
+                            SOL_PACKET,
+                            self.random.choice(
+                                (PACKET_AUXDATA, PACKET_VNET_HDR)
+                            ),
+                            1,
+                        )
                     one.bind((self.random.choice(self.world.interfaces), 3))
             yield one
 

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 import image
 from guest import PATIENCE, Guest
+from support.linux import other_namespace
 
 from rawmmsg.testing import veth_pair
 
@@ -95,7 +96,9 @@ class Lab:
         self._port, self._netdev = TRANSPORTS[transport]
         self._initramfs = image.make_initramfs(folder)
         with contextlib.ExitStack() as stack:
-            namespace = stack.enter_context(_namespace())
+            namespace = (
+                f"/proc/{stack.enter_context(other_namespace())}/ns/net"
+            )
             self.interface = stack.enter_context(_link(namespace, mtu))
             self._inside = _within(namespace)
             self._sockets = socket.socketpair(
@@ -159,20 +162,6 @@ class Lab:
                 self._bridge.wait(PATIENCE / 10)
             print(self._log.read_text())  # pytest shows it
         self._stack.close()
-
-
-@contextlib.contextmanager
-def _namespace() -> Iterator[str]:
-    """The path of another network namespace, loopback up."""
-    holder = subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "ip link set lo up; echo; read _"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with holder:  # which closes its standard input, and so ends it
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        yield f"/proc/{holder.pid}/ns/net"
 
 
 def _within(namespace: str) -> list[str]:

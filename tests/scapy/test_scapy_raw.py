@@ -13,9 +13,9 @@ from scapy.arch.linux import L2ListenSocket
 from scapy.layers.inet import IP
 from scapy.sendrecv import sniff
 from support import WAIT
-from support.calls import Call, descriptors, handler
+from support.calls import Call, handler
 from support.frames import number_of, numbered
-from support.linux import ip
+from support.linux import descriptors, ip
 from support.scapykit import TRAFFIC, addressed, send, tunnel, wire
 
 from rawmmsg.scapy import (

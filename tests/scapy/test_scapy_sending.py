@@ -27,14 +27,14 @@ from scapy.packet import Packet, Raw
 from scapy.plist import PacketList
 from scapy.sendrecv import sendp
 from support import WAIT
-from support.calls import Call, descriptors, eventually
+from support.calls import Call, eventually
 from support.child import environment
 from support.frames import numbered, pending, receive, until_stamped
-from support.linux import interface_counters, tc
+from support.linux import descriptors, interface_counters, tc
 
 from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.pacing.pace import TICK, Pacer
 from rawmmsg.scapy import sendp_batch
-from rawmmsg.scapy.pacing import TICK, Pacer
 from rawmmsg.testing import Veth
 
 
@@ -448,7 +448,7 @@ def test_frames_that_the_kernel_refuses_are_counted(
     assert result.refusal is not None
     assert result.refusal.errno == errno.EMSGSIZE
     assert len(messages) == 1
-    assert messages[0].startswith("sendp_batch: 6 frames refused")
+    assert messages[0].startswith("sendp_batch: the kernel refused 6 packets")
 
 
 def test_interface_that_is_missing_is_an_error() -> None:
@@ -494,7 +494,11 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], type[Exception], str]]] = {
     "not a number": ({"inter": float("nan")}, ValueError, "inter must be"),
     "endless": ({"pps": float("inf")}, ValueError, "pps must be a positive"),
     "loop": ({"loop": -1}, ValueError, "loop must be 0"),
-    "realtime": ({"realtime": True}, TypeError, "realtime needs packets"),
+    "realtime": (
+        {"realtime": True},
+        TypeError,
+        "realtime needs Packet objects",
+    ),
     "str": ({"packets": "text"}, TypeError, "not str"),
     "int": ({"packets": 5}, TypeError, "not int"),
     "list of int": ({"packets": [5]}, TypeError, "not int"),

@@ -1,54 +1,55 @@
-"""Where the headers are at each place of an expression.
+"""Where the headers are, for each primitive of an expression.
 
-`vlan`, `mpls`, `pppoes`, `geneve` and `vxlan` make all that follows them
-in the text look further into the packet.
+`vlan`, `mpls`, `pppoes`, `geneve` and `vxlan` move the offsets of all
+primitives behind them in the text.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ETHERNET", "RAW_IP", "Layer", "Place"]
+__all__ = ["ETHERNET", "RAW_IP", "Layer", "Offset"]
 
 
-class Place(NamedTuple):
-    """An offset, behind the value in a scratch word if `word` >= 0."""
+class Offset(NamedTuple):
+    """An offset in the packet, plus a scratch word if `word` >= 0."""
 
     offset: int
     word: int = -1
 
-    def moved(self, offset: int) -> Place:
-        return Place(self.offset + offset, self.word)
+    def moved(self, offset: int) -> Offset:
+        return Offset(self.offset + offset, self.word)
 
 
 class Layer(NamedTuple):
-    """One way to look at the packet.
+    """The offsets of a link layer.
 
-    `link` says what the protocol number at `type` is: "ether" an
-    EtherType, "ppp" a PPP protocol, "mpls" none (the payload tells),
-    "raw" none (the packet is IP).
+    `link` says what is at `type`: "ether", an EtherType; "ppp", a PPP
+    protocol number; "mpls", nothing, the payload is IP of some version;
+    "raw", nothing, the packet is IP.
     """
 
     link: str
-    header: Place
-    type: Place
-    payload: Place
+    header: Offset
+    type: Offset
+    payload: Offset
     # Whether there are Ethernet addresses.
     addresses: bool = True
-    # Whether a tunnel may carry the payload without a link-layer header.
+    # Whether the payload may come without a link-layer header (Geneve).
     headless: bool = False
-    # Whether the outermost VLAN tag may be beside the packet: only when
-    # nothing before has moved the offsets.
+    # Whether the next VLAN tag is the outermost one, which the kernel may
+    # have moved out of the frame.
     outermost: bool = False
 
-    def llc(self) -> Place:
-        """Where an IEEE 802.2 header begins: as in libpcap, labels do not
-        move it.
+    def llc(self) -> Offset:
+        """Where an IEEE 802.2 header begins.
+
+        As in libpcap, MPLS labels do not move it.
         """
         if self.link != "mpls":
             return self.payload
         word = self.payload.word
-        return Place(0, word) if word >= 0 else self.type.moved(2)
+        return Offset(0, word) if word >= 0 else self.type.moved(2)
 
     def behind_tag(self) -> Layer:
         """Behind a VLAN tag, which follows the link-layer addresses."""
@@ -65,7 +66,7 @@ class Layer(NamedTuple):
         )
 
     def in_session(self) -> Layer:
-        """Behind the 6 bytes of PPPoE, at PPP."""
+        """Behind the 6 bytes of PPPoE, where PPP begins."""
         return self._replace(
             link="ppp",
             header=self.payload.moved(6),
@@ -77,5 +78,5 @@ class Layer(NamedTuple):
         )
 
 
-ETHERNET = Layer("ether", Place(0), Place(12), Place(14), outermost=True)
-RAW_IP = Layer("raw", Place(0), Place(0), Place(0), addresses=False)
+ETHERNET = Layer("ether", Offset(0), Offset(12), Offset(14), outermost=True)
+RAW_IP = Layer("raw", Offset(0), Offset(0), Offset(0), addresses=False)

@@ -4,102 +4,147 @@ from __future__ import annotations
 
 from ..cfg import ACCEPT, REJECT, is_operand
 from ..syntax import ast, keywords
-from .fields import Headers, Test
+from .fields import Fields, Test
 from .offsets import Layer
 
-__all__ = ["relation"]
+__all__ = ["check_operands", "relation"]
 
 _MISTAKES = {
     **dict.fromkeys(("/", "%"), "division by zero"),
-    **dict.fromkeys(("<<", ">>"), "a shift by more than 31 bits"),
+    **dict.fromkeys(("<<", ">>"), "shift by more than 31 bits"),
 }
 
 
 def relation(
-    headers: Headers, primitive: ast.Relation, layer: Layer, yes: int, no: int
+    fields: Fields, primitive: ast.Relation, layer: Layer, yes: int, no: int
 ) -> int:
-    """A comparison, behind the tests for the protocols it names."""
+    """A comparison, behind tests for the protocols that it names."""
     checks: list[Test] = []
-    left = _value(headers, primitive.left, layer, checks)
-    right = _value(headers, primitive.right, layer, checks)
-    graph = headers.graph
-    # libpcap does not see that `ip[9]` is the field of `ip proto`.
-    graph.copy += 1
-    graph.opaque.add(graph.copy)
-    yes = graph.compare(left, primitive.operator, right, yes, no)
-    graph.copy -= 1
+    left = _value(fields, primitive.left, layer, checks)
+    right = _value(fields, primitive.right, layer, checks)
+    yes = fields.graph.compare(left, primitive.operator, right, yes, no)
     for check in reversed(checks):
         yes = check(yes, no)
     return yes
 
 
 def _value(
-    headers: Headers, node: ast.Arithmetic, layer: Layer, checks: list[Test]
+    fields: Fields, node: ast.Arithmetic, layer: Layer, checks: list[Test]
 ) -> int:
-    """The value of an arithmetic expression."""
-    graph = headers.graph
+    """The value of an arithmetic expression.
+
+    Appends to `checks` the tests for the protocols that it names.
+    """
+    graph = fields.graph
     if isinstance(node, ast.Number):
         return graph.constant(node.value)
     if isinstance(node, ast.Length):
         return graph.length()
     if isinstance(node, ast.Access):
-        return _access(headers, node, layer, checks)
+        return _access(fields, node, layer, checks)
     if isinstance(node, ast.Negative):
-        operand = _value(headers, node.operand, layer, checks)
+        operand = _value(fields, node.operand, layer, checks)
         return graph.operation("-", graph.constant(0), operand)
-    left = _value(headers, node.left, layer, checks)
-    # As in libpcap, what the right operand of an operation needs is
-    # not checked; what both sides of a relation need is.
-    unchecked: list[Test] = []
-    right = _value(headers, node.right, layer, unchecked)
-    for check in unchecked:
-        check(ACCEPT, REJECT)  # for its errors only
+    left = _value(fields, node.left, layer, checks)
+    # As in libpcap, the protocols of an operation's right operand are not
+    # tested; those on both sides of a relation are.
+    unused: list[Test] = []
+    right = _value(fields, node.right, layer, unused)
+    for check in unused:
+        check(ACCEPT, REJECT)  # it may raise FilterError
     result = graph.operation(node.operator, left, right)
-    right_value = graph.values[right]
-    if right_value.kind == "const" and not is_operand(
-        node.operator, right_value.a
+    kind, a, b, _ = graph.values[result]
+    if (
+        kind in ("*", "&")
+        and graph.is_zero(b)
+        and not graph.reserved
+        and _mistake(fields, a) is None
+    ):
+        # x * 0 is 0, and x is not loaded: as in libpcap's optimiser, which
+        # does not run on programs with tunnels.
+        return b
+    operand_value = graph.values[right]
+    if operand_value.kind == "const" and not is_operand(
+        node.operator, operand_value.a
     ):
         reason = _MISTAKES[node.operator]
         if isinstance(node.right, ast.Number):
-            headers.position = node.position
-            headers.fail(reason)
-        # libpcap's optimiser finds it, where it is of any use.
-        if not graph.exact and not graph.is_constant(result):
-            graph.mistakes.setdefault(result, (reason, node.position))
+            fields.position = node.position
+            fields.fail(reason)
+        if not graph.is_constant(result):
+            fields.mistakes.setdefault(result, (reason, node.position))
     return result
 
 
-def _access(
-    headers: Headers, node: ast.Access, layer: Layer, checks: list[Test]
-) -> int:
-    """protocol[offset:size]; adds what must hold for it to exist."""
-    inner: list[Test] = []
-    offset = _value(headers, node.offset, layer, inner)
-    protocol = node.protocol
-    if protocol in keywords.IP_PROTOCOLS and (
-        keywords.IP_PROTOCOLS[protocol][0] != keywords.IPPROTO_ICMPV6
-    ):
-        # As in libpcap, IP is asked for before what the offset needs.
-        checks.append(
-            lambda yes, no: headers.carries(layer, keywords.ETH_IP, yes, no)
+def check_operands(fields: Fields, root: int) -> None:
+    """Raise FilterError for an impossible operand that was computed.
+
+    `ip[8] / (1 - 1) = 0` is an error only if the comparison decides
+    something. So it is in libpcap, whose optimiser finds such operands, but
+    does not run on programs with tunnels.
+    """
+    graph = fields.graph
+    if not fields.mistakes or graph.reserved:
+        return
+    # The graph without loads whose values decide nothing.
+    bare = {REJECT: REJECT, ACCEPT: ACCEPT}
+    for number in reversed(graph.order(root)):
+        node = graph.nodes[number]
+        yes, no = bare[node.yes], bare[node.no]
+        bare[number] = (
+            yes if yes == no else graph.node(node._replace(yes=yes, no=no))
         )
-    checks.extend(inner)
+    for number in graph.order(bare[root]):
+        node = graph.nodes[number]
+        used = {node.value}
+        if node.test[-1] == "x":
+            used.add(node.operand)
+        for value in used:
+            mistake = _mistake(fields, value)
+            if mistake is not None:
+                reason, fields.position = mistake
+                fields.fail(reason)
+
+
+def _mistake(fields: Fields, value: int) -> tuple[str, int] | None:
+    """The mistake in a value or in one of its parts."""
+    found = fields.mistakes.get(value)
+    for part in fields.graph.parts(value):
+        found = found or _mistake(fields, part)
+    return found
+
+
+def _access(
+    fields: Fields, node: ast.Access, layer: Layer, checks: list[Test]
+) -> int:
+    """protocol[offset:size]; appends the tests for the protocol."""
+    inner: list[Test] = []
+    offset = _value(fields, node.offset, layer, inner)
+    protocol = node.protocol
     if protocol == "ether":
-        return headers.indexed(node.size, layer.header, offset)
+        checks.extend(inner)
+        return fields.indexed(node.size, layer.header, offset)
     if protocol in keywords.ETHER_TYPES:
         number = keywords.ETHER_TYPES[protocol]
-        checks.append(lambda yes, no: headers.carries(layer, number, yes, no))
-        return headers.indexed(node.size, layer.payload, offset)
+        checks.extend(inner)
+        checks.append(lambda yes, no: fields.carries(layer, number, yes, no))
+        return fields.indexed(node.size, layer.payload, offset)
     number, _ = keywords.IP_PROTOCOLS[protocol]
     if number == keywords.IPPROTO_ICMPV6:
+        checks.extend(inner)
         checks.append(
-            lambda yes, no: headers.carries(layer, keywords.ETH_IPV6, yes, no)
+            lambda yes, no: fields.carries(layer, keywords.ETH_IPV6, yes, no)
         )
-        checks.append(headers.field(1, layer.payload, 6, number))
-        place = layer.payload.moved(keywords.IP6_HEADER)
-        return headers.indexed(node.size, place, offset)
-    checks.append(headers.field(1, layer.payload, 9, number))
-    checks.append(lambda yes, no: headers.first_fragment(layer, yes, no))
-    base, start = headers.behind_ip(layer)
-    base = headers.graph.operation("+", offset, base)
-    return headers.graph.load(node.size, base, start)
+        checks.append(fields.equals(1, layer.payload, 6, number))
+        start = layer.payload.moved(keywords.IP6_HEADER)
+        return fields.indexed(node.size, start, offset)
+    # As in libpcap, IPv4 is tested before what the offset needs.
+    checks.append(
+        lambda yes, no: fields.carries(layer, keywords.ETH_IP, yes, no)
+    )
+    checks.extend(inner)
+    checks.append(fields.equals(1, layer.payload, 9, number))
+    checks.append(lambda yes, no: fields.first_fragment(layer, yes, no))
+    base, first = fields.behind_ip(layer)
+    base = fields.graph.operation("+", offset, base)
+    return fields.graph.load(node.size, base, first)

@@ -1,4 +1,7 @@
-"""Geneve and VXLAN: checks, and notes of where the inner headers begin."""
+"""Geneve and VXLAN: tests of the outer headers.
+
+Where the inner headers begin is stored in scratch words.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import NamedTuple
 
 from ..cfg import Graph
 from ..syntax import ast, keywords
-from .fields import Headers
+from .fields import Fields
 from .offsets import Layer
 
 __all__ = ["tunnel"]
@@ -18,7 +21,7 @@ _VXLAN_VALID = 0x08
 
 
 class _Start(NamedTuple):
-    """Where a header begins: `offset` behind a value, if `base` >= 0."""
+    """Where a header begins: `offset`, plus the value `base` if >= 0."""
 
     base: int
     offset: int
@@ -28,7 +31,7 @@ class _Start(NamedTuple):
         return graph.load(size, self.base, self.offset + offset)
 
     def behind(self, graph: Graph, offset: int, extra: int = -1) -> int:
-        """The value of a place: `offset` and the value `extra` behind."""
+        """The value of a position: `offset` plus the value `extra`."""
         offset += self.offset
         if self.base < 0:
             if extra < 0:
@@ -40,22 +43,22 @@ class _Start(NamedTuple):
 
 
 def tunnel(
-    headers: Headers,
+    fields: Fields,
     primitive: ast.Tunnel,
     inside: Layer,
     outside: Layer,
     yes: int,
     no: int,
 ) -> int:
-    """UDP over IPv4, then over IPv6, to the port of the tunnel."""
-    graph = headers.graph
+    """UDP over IPv4 or IPv6 to the port of the tunnel, and its header."""
+    graph = fields.graph
     payload = outside.payload
     geneve = primitive.protocol == "geneve"
     port = _GENEVE_PORT if geneve else _VXLAN_PORT
     header = _geneve if geneve else _vxlan
-    # What follows may look inside even if there is no tunnel.
+    # The rest of the expression may look inside even if there is no tunnel.
     zero = graph.constant(0)
-    no = _note(graph, inside, zero, zero, zero, no)
+    no = _store(graph, inside, zero, zero, zero, no)
 
     def over_udp(base: int, offset: int, no: int) -> int:
         start = _Start(base, offset + 8)
@@ -63,13 +66,13 @@ def tunnel(
         value = graph.load(2, base, offset + 2)
         return graph.test(value, "=", port, first, no)
 
-    first = over_udp(*headers.behind_ip6(outside), no)
-    first = headers.field(1, payload, 6, keywords.IPPROTO_UDP)(first, no)
-    six = headers.carries(outside, keywords.ETH_IPV6, first, no)
-    first = over_udp(*headers.behind_ip(outside), six)
-    first = headers.first_fragment(outside, first, six)
-    first = headers.field(1, payload, 9, keywords.IPPROTO_UDP)(first, six)
-    return headers.carries(outside, keywords.ETH_IP, first, six)
+    first = over_udp(*fields.behind_ip6(outside), no)
+    first = fields.equals(1, payload, 6, keywords.IPPROTO_UDP)(first, no)
+    six = fields.carries(outside, keywords.ETH_IPV6, first, no)
+    first = over_udp(*fields.behind_ip(outside), six)
+    first = fields.first_fragment(outside, first, six)
+    first = fields.equals(1, payload, 9, keywords.IPPROTO_UDP)(first, six)
+    return fields.carries(outside, keywords.ETH_IP, first, six)
 
 
 def _geneve(
@@ -80,13 +83,13 @@ def _geneve(
     yes: int,
     no: int,
 ) -> int:
-    """A Geneve header: eight bytes, options, any kind of packet."""
+    """A Geneve header: eight bytes, options, a packet of any protocol."""
     first_byte = start.load(graph, 1, 0)
     options = graph.operation("&", first_byte, graph.constant(0x3F))
     options = graph.operation("<<", options, graph.constant(2))
     end = start.behind(graph, 8, options)
-    bare = _note(graph, inside, end, start.behind(graph, 2), end, yes)
-    framed = _note_ethernet(graph, inside, end, yes)
+    bare = _store(graph, inside, end, start.behind(graph, 2), end, yes)
+    framed = _store_ethernet(graph, inside, end, yes)
     protocol = start.load(graph, 2, 2)
     first = graph.test(protocol, "=", _GENEVE_ETHERNET, framed, bare)
     first = _network(graph, primitive, start, first, no)
@@ -104,7 +107,7 @@ def _vxlan(
 ) -> int:
     """A VXLAN header: eight bytes, then an Ethernet frame."""
     end = start.behind(graph, 8)
-    first = _note_ethernet(graph, inside, end, yes)
+    first = _store_ethernet(graph, inside, end, yes)
     first = _network(graph, primitive, start, first, no)
     flags = start.load(graph, 1, 0)
     return graph.test(flags, "&", _VXLAN_VALID, first, no)
@@ -113,7 +116,7 @@ def _vxlan(
 def _network(
     graph: Graph, primitive: ast.Tunnel, start: _Start, yes: int, no: int
 ) -> int:
-    """The network identifier, in the same place for both tunnels."""
+    """The network identifier, at the same offset in both headers."""
     if primitive.number is None:
         return yes
     value = start.load(graph, 4, 4)
@@ -121,13 +124,13 @@ def _network(
     return graph.test(value, "=", primitive.number << 8, yes, no)
 
 
-def _note_ethernet(graph: Graph, inside: Layer, header: int, yes: int) -> int:
+def _store_ethernet(graph: Graph, inside: Layer, header: int, yes: int) -> int:
     """Store where the parts of an Ethernet frame begin."""
     type_ = graph.add(header, 12)
-    return _note(graph, inside, header, type_, graph.add(header, 14), yes)
+    return _store(graph, inside, header, type_, graph.add(header, 14), yes)
 
 
-def _note(
+def _store(
     graph: Graph,
     inside: Layer,
     header: int,

@@ -1,4 +1,4 @@
-"""What is known of values on a way through the graph."""
+"""Facts about values that hold on a path through the graph."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from ..cfg import WORD, holds
 
 __all__ = ["UNKNOWN", "Facts", "Known", "decide", "learn", "meet_facts"]
 
-# Bounds what is remembered of one value.
+# The most numbers remembered for one value.
 _MAX_SET = 64
 
 _NOTHING: frozenset[int] = frozenset()
 
 
 class Known(NamedTuple):
-    """What is known of one value.
+    """What is known about one value.
 
-    `allowed` are the only numbers possible; where it is None, the value
-    is from `low` to `high`, none of `excluded`, and has no bit of `zeros`.
+    `allowed` holds all numbers that are possible. If it is None, the value
+    is from `low` to `high`, not in `excluded`, and has no bit of `zeros` set.
     """
 
     allowed: frozenset[int] | None
@@ -30,15 +30,13 @@ class Known(NamedTuple):
 
 UNKNOWN = Known(None)
 
-# Known by value; outcomes of single tests by (value, test, operand).
+# What is known by value, and the outcome of tests by (value, test, operand).
 Key: TypeAlias = int | tuple[int, str, int]
-# An outcome, and the test that had it.
-Outcome: TypeAlias = tuple[bool, int]
-Facts: TypeAlias = dict[Key, "Known | Outcome"]
+Facts: TypeAlias = dict[Key, Known | bool]
 
 
 def decide(known: Known, test: str, operand: int) -> bool | None:
-    """The outcome of a test, None if it is open."""
+    """The outcome of a test, None if it is not known."""
     allowed, excluded, low, high, zeros = known
     if allowed is not None:
         first = None
@@ -95,7 +93,7 @@ def learn(known: Known, test: str, operand: int, outcome: bool) -> Known:
 
 
 def meet(one: Known, other: Known) -> Known | None:
-    """What holds in both cases, None if that is nothing."""
+    """What holds in both cases. None if nothing does."""
     if one == other:
         return one
     if one.allowed is None:
@@ -128,26 +126,15 @@ def meet(one: Known, other: Known) -> Known | None:
     return None if result == UNKNOWN else result
 
 
-def meet_facts(one: Facts, other: Facts, plain: bool) -> Facts:
-    """The facts that hold on both ways; plain: by the same test."""
+def meet_facts(one: Facts, other: Facts) -> Facts:
+    """The facts that hold on both paths."""
     result: Facts = {}
     for key, fact in one.items():
-        if key not in other:
-            continue
-        second = other[key]
+        second = other.get(key)
         if fact is second:
             result[key] = fact
-        elif plain:
-            if fact == second and not isinstance(fact, Known):
-                result[key] = fact
         elif isinstance(fact, Known) and isinstance(second, Known):
             both = meet(fact, second)
             if both is not None:
                 result[key] = both
-        elif (
-            not isinstance(fact, Known)
-            and not isinstance(second, Known)
-            and fact[0] == second[0]
-        ):
-            result[key] = fact
     return result

@@ -1,44 +1,36 @@
-"""The main pass: jumps over tests that are decided."""
+"""Jump threading: a jump to a test whose outcome is known skips the test."""
 
 from __future__ import annotations
 
 from ..cfg import ACCEPT, REJECT, STATEMENTS, Graph, Node, calculate, holds
 from .dataflow import UNKNOWN, Facts, Known, decide, learn, meet_facts
 
-__all__ = ["Threader"]
+__all__ = ["JumpThreading"]
 
-# Bounds what is remembered on a way, for long expressions.
+# The most facts on one path, which bounds the time for long expressions.
 _MAX_FACTS = 96
-# Bounds how many tests one jump leads over, for the same reason, once all
-# jumps together have led over so many times the number of nodes.
+# The most tests that one jump skips, for the same reason. It applies once all
+# jumps together have skipped so many times the number of nodes.
 _MAX_STEPS = 64
 _FREE_STEPS = 16
-# Sets the outcomes of opaque tests apart from those of others.
-_OPAQUE = "opaque "
 
 
-class Threader:
-    """One walk with facts from the entry to the ends.
+class JumpThreading:
+    """Walks once from the entry to the ends, collecting facts.
 
-    A test that is left with one successor is taken out. Its load might
-    have rejected a packet cut short: a full walk keeps it, for the module
-    reach to decide. libpcap's optimiser drops such loads where it
-    understands the tests behind them. A plain walk does so, and knows what
-    libpcap knows, no more and no less: single outcomes, on the only way to
-    a node, and that a field is not two numbers. With less knowledge two ways
-    could look like one, and it would drop a load that libpcap keeps.
+    A test that is left with one successor is removed. Its load stays if it
+    may reject a packet that is cut short.
     """
 
-    def __init__(self, graph: Graph, plain: bool) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.plain = plain
         self.values = graph.values
         self.nodes = graph.nodes
         self.facts: dict[int, Facts] = {}
         self.steps = 0
 
     def run(self, root: int) -> int:
-        """The entry of the graph without what facts decide."""
+        """The entry of the graph without the tests that facts decide."""
         nodes = self.nodes
         facts_at = self.facts
         facts_at[root] = {}
@@ -48,7 +40,7 @@ class Threader:
         for number in sequence:
             facts = facts_at.pop(number, None)
             if facts is None:
-                continue
+                continue  # no path leads here any more
             node = nodes[number]
             if node.test in STATEMENTS:
                 if node.test == ":=":
@@ -56,56 +48,48 @@ class Threader:
                 yes = no = self.follow(node.yes, facts)
                 self.arrive(yes, facts)
             else:
-                yes, no = self.branch(number, node, facts)
+                yes, no = self.branch(node, facts)
             kept.append((number, yes, no))
         return self.rebuild(root, kept)
 
-    def branch(self, number: int, node: Node, facts: Facts) -> tuple[int, int]:
-        """Both successors of a test, what is decided jumped over."""
+    def branch(self, node: Node, facts: Facts) -> tuple[int, int]:
+        """Both successors of a test, behind the tests that can be skipped."""
         yes, no = node.yes, node.no
         decided = self.outcome(node, facts)
-        if decided is None and not self.plain and node.test[-1] != "x":
-            # No packet decides `>= 0`; its load stays.
+        if decided is None and node.test[-1] != "x":
+            # `>= 0` holds for every packet.
             decided = decide(UNKNOWN, node.test, node.operand)
         if decided is not None:
             target = self.follow(yes if decided else no, facts)
             self.arrive(target, facts)
             return target, target
-        # An end needs no facts; the last user may have the dictionary.
+        # The ends need no facts. The last user may keep the dictionary.
         if yes > ACCEPT:
             yes_facts = dict(facts) if no > ACCEPT else facts
-            self.note(yes_facts, number, node, True)
+            self.note(yes_facts, node, True)
             yes = self.follow(yes, yes_facts)
             self.arrive(yes, yes_facts)
         if no > ACCEPT:
-            self.note(facts, number, node, False)
+            self.note(facts, node, False)
             no = self.follow(no, facts)
             self.arrive(no, facts)
         return yes, no
 
-    def note(
-        self, facts: Facts, number: int, node: Node, outcome: bool
-    ) -> None:
+    def note(self, facts: Facts, node: Node, outcome: bool) -> None:
         """Add the outcome of a test."""
-        value, test, operand, _, _, copy = node
+        value, test, operand, _, _ = node
         known = facts.get(value)
         if known is None and len(facts) >= _MAX_FACTS:
             return
-        if self.plain:
-            opaque = copy in self.graph.opaque
-            key = _OPAQUE + test if opaque else test
-            facts[value, key, operand] = (outcome, number)
-            if not outcome or key != "=":
-                return
-        elif test[-1] == "x" or (test == "&" and outcome):
-            facts[value, test, operand] = (outcome, number)
+        if test[-1] == "x" or (test == "&" and outcome):
+            facts[value, test, operand] = outcome
             return
         if not isinstance(known, Known):
             known = UNKNOWN
         facts[value] = learn(known, test, operand, outcome)
 
     def forget(self, facts: Facts, word: int) -> None:
-        """Drop what is known of values that depend on a scratch word."""
+        """Remove facts about values that depend on a scratch word."""
         bit = 1 << word
         words = self.graph.scratch_words
         for key in list(facts):
@@ -117,7 +101,7 @@ class Threader:
                 del facts[key]
 
     def follow(self, target: int, facts: Facts) -> int:
-        """Where a jump to `target` ends when these facts hold."""
+        """Where a jump to `target` ends, given the facts."""
         nodes = self.nodes
         steps = max(self.steps, _MAX_STEPS)
         while target > ACCEPT and steps:
@@ -133,21 +117,17 @@ class Threader:
         return target
 
     def outcome(self, node: Node, facts: Facts) -> bool | None:
-        """The outcome of a test by what is known, None if it is open."""
-        value, test, operand, _, _, copy = node
-        opaque = self.plain and copy in self.graph.opaque
-        key = _OPAQUE + test if opaque else test
-        fact = facts.get((value, key, operand))
-        if fact is not None:
-            return bool(fact[0])
-        if opaque or test[-1] == "x":
+        """The outcome of a test, None if the facts do not decide it."""
+        value, test, operand, _, _ = node
+        fact = facts.get((value, test, operand))
+        if isinstance(fact, bool):
+            return fact
+        if test[-1] == "x":
             return None
         known = facts.get(value)
         if isinstance(known, Known):
-            if self.plain and test != "=":
-                return None
             return decide(known, test, operand)
-        return None if self.plain else self.derive(value, test, operand, facts)
+        return self.derive(value, test, operand, facts)
 
     def derive(
         self, value: int, test: str, operand: int, facts: Facts
@@ -172,37 +152,26 @@ class Threader:
         return outcomes.pop() if len(outcomes) == 1 else None
 
     def arrive(self, target: int, facts: Facts) -> None:
-        """A way to `target` on which these facts hold."""
+        """Note that a path with these facts leads to `target`."""
         if target <= ACCEPT:
             return
         present = self.facts.get(target)
         if present is None:
             self.facts[target] = facts
         else:
-            self.facts[target] = meet_facts(present, facts, self.plain)
+            self.facts[target] = meet_facts(present, facts)
 
     def rebuild(self, root: int, kept: list[tuple[int, int, int]]) -> int:
-        """Make the nodes anew, from the ends, with their new successors."""
+        """Make the nodes again, last to first, with their new successors."""
         new = {REJECT: REJECT, ACCEPT: ACCEPT}
         nodes = self.nodes
         for number, old_yes, old_no in reversed(kept):
             node = nodes[number]
             yes, no = new[old_yes], new[old_no]
             if yes == no and node.test != ":=":
-                new[number] = self.single(node, yes, number == root)
+                new[number] = self.graph.evaluate(node, yes)
             elif yes == node.yes and no == node.no:
                 new[number] = number
             else:
                 new[number] = self.graph.node(node._replace(yes=yes, no=no))
         return new[root]
-
-    def single(self, node: Node, target: int, at_root: bool) -> int:
-        """A test with one successor: its load only, or nothing at all.
-
-        libpcap keeps the load of the first test of a program, unless the
-        whole program goes.
-        """
-        drops = self.plain and node.test != "?"
-        if drops and (target <= ACCEPT or not at_root):
-            return target
-        return self.graph.evaluate(node, target)

@@ -1,9 +1,9 @@
-"""How far into the packet the loads on a way reach.
+"""Redundant loads: loads whose value is not used.
 
-A load outside the packet rejects it. What becomes of a packet cut short so
-depends on nothing but the furthest load on its way to ACCEPT: a load whose
-value is of no use may go if another on every such way, before it or behind
-it, reaches as far.
+A load outside the packet rejects the packet. So what happens to a packet that
+is cut short depends only on the furthest load on its path to ACCEPT. A load
+whose value is not used is removed if every such path has another load, before
+it or behind it, that reaches as far.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from ..cfg import ACCEPT, MAX_OFFSET, REJECT, Graph, Node
 __all__ = [
     "Reach",
     "covers",
-    "drop_covered",
+    "eliminate_redundant_loads",
     "furthest",
-    "has_loads_only",
     "needs",
 ]
 
-# The end of the furthest load by the number of the value it is relative to,
-# _PACKET for none. What may reject for another reason, as a division does, is
-# there under its own number.
+# The end of the furthest load, by the value that its offset is relative to,
+# or _PACKET. A value that may reject for another reason, such as a division,
+# has an entry of its own.
 Reach: TypeAlias = dict[int, int]
 
 _PACKET = -1
@@ -61,7 +60,7 @@ def _value_needs(graph: Graph, number: int) -> Reach:
         if c <= MAX_OFFSET and _is_small(graph, b):
             reach = {b: c + a, _PACKET: c + a}
         else:
-            # The sum may wrap around: nothing follows from it.
+            # The sum may wrap around, so nothing is known about its end.
             reach = {number: 0}
         return furthest(reach, value_needs(graph, b))
     reach = furthest(value_needs(graph, a), value_needs(graph, b))
@@ -72,7 +71,7 @@ def _value_needs(graph: Graph, number: int) -> Reach:
 
 
 def _is_small(graph: Graph, number: int) -> bool:
-    """Whether a value is surely far below 2**31."""
+    """Whether a value is certainly far below 2**31."""
     kind, a, b, _ = graph.values[number]
     if kind == "load":
         return a <= _SMALL_SIZE
@@ -83,7 +82,7 @@ def _is_small(graph: Graph, number: int) -> bool:
     if kind == "&":
         return _is_small(graph, a) or _is_small(graph, b)
     if kind == "<<":
-        # The length of a header.
+        # As in the length of a header.
         kind, _, mask, _ = graph.values[a]
         shift = graph.values[b]
         return (
@@ -96,14 +95,14 @@ def _is_small(graph: Graph, number: int) -> bool:
 
 
 def covers(reach: Reach, needed: Reach) -> bool:
-    """Whether all that is needed is known to be there."""
+    """Whether all that is needed is known to be in the packet."""
     return all(
         key in reach and reach[key] >= end for key, end in needed.items()
     )
 
 
 def furthest(one: Reach, other: Reach) -> Reach:
-    """What is there when both are."""
+    """What is in the packet if both are."""
     if not one or not other:
         return one or other
     result = dict(one)
@@ -114,7 +113,7 @@ def furthest(one: Reach, other: Reach) -> Reach:
 
 
 def _common(one: Reach, other: Reach) -> Reach:
-    """What is there in either case."""
+    """What is in the packet in either case."""
     if one is other:
         return one
     return {
@@ -123,7 +122,7 @@ def _common(one: Reach, other: Reach) -> Reach:
 
 
 def _without(graph: Graph, reach: Reach, word: int) -> Reach:
-    """What does not depend on a scratch word."""
+    """The part that does not depend on a scratch word."""
     bit = 1 << word
     return {
         key: end
@@ -132,22 +131,17 @@ def _without(graph: Graph, reach: Reach, word: int) -> Reach:
     }
 
 
-def has_loads_only(graph: Graph, root: int) -> bool:
-    """Whether there are loads whose values are of no use."""
-    return any(graph.nodes[number].test == "?" for number in graph.order(root))
-
-
-def drop_covered(graph: Graph, root: int) -> int:
-    """Leave out the loads that are of no use."""
-    if not has_loads_only(graph, root):
+def eliminate_redundant_loads(graph: Graph, root: int) -> int:
+    """Remove loads whose value is not used and that others cover."""
+    if all(graph.nodes[number].test != "?" for number in graph.order(root)):
         return root
-    return _drop_before(graph, _drop_behind(graph, root))
+    return _covered_before(graph, _covered_behind(graph, root))
 
 
-def _drop_behind(graph: Graph, root: int) -> int:
-    """Those that a load behind them covers."""
+def _covered_behind(graph: Graph, root: int) -> int:
+    """Remove what loads behind it cover."""
     new = {REJECT: REJECT, ACCEPT: ACCEPT}
-    # What every way from a node to ACCEPT loads; None: there is no way.
+    # What every path from a node to ACCEPT loads. None: there is no path.
     ahead: dict[int, Reach | None] = {REJECT: None, ACCEPT: {}}
     for number in reversed(graph.order(root)):
         node = graph.nodes[number]
@@ -172,10 +166,10 @@ def _drop_behind(graph: Graph, root: int) -> int:
     return new[root]
 
 
-def _drop_before(graph: Graph, root: int) -> int:
-    """Those that a load before them covers."""
+def _covered_before(graph: Graph, root: int) -> int:
+    """Remove what loads before it cover."""
     nodes = graph.nodes
-    # What every way to a node has loaded.
+    # What every path to a node has loaded.
     reached: dict[int, Reach] = {root: {}}
     covered: set[int] = set()
     sequence = graph.order(root)

@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from . import BY_HAND, machine
+from . import machine
 from .machine import Ancillary, Compared, Instruction
 
 # Whole packets for a set of programs, about.
-LIMIT = 400 if BY_HAND else 60
+LIMIT = 60
+MOST = 400
 
 Edge = tuple[int, int, bool]
 

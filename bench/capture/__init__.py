@@ -1,0 +1,1 @@
+"""How many frames are received when they are sent as fast as possible."""

@@ -1,0 +1,80 @@
+/* Sends numbered frames by sendmmsg(2) as fast as it can, for a time. */
+
+#include "batch.h"
+
+struct flood {
+    uint64_t sent;
+    uint64_t begin_ns; /* CLOCK_MONOTONIC */
+    uint64_t wall_ns;
+    uint64_t cpu_ns; /* of this thread, including the kernel's work */
+};
+
+struct side {
+    int tx; /* belongs to the caller */
+    struct batch *out;
+};
+
+void
+side_close(struct side *s)
+{
+    if (s != NULL) {
+        batch_close(s->out);
+        free(s);
+    }
+}
+
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
+{
+    struct side *s = calloc(1, sizeof(*s));
+
+    if (s != NULL) {
+        s->tx = setup->tx;
+        s->out = batch_open_full(setup);
+    }
+    if (s == NULL || s->out == NULL) {
+        snprintf(error, ERROR_SIZE, "out of memory");
+        side_close(s);
+        return NULL;
+    }
+    return s;
+}
+
+/* One system call: how many frames it sent, or -errno. */
+static int
+send_some(struct side *s)
+{
+    int n = batch_send(s->out, s->tx, 0);
+
+    if (n == -EAGAIN) {
+        return wait_for(s->tx, POLLOUT);
+    }
+    /* The queue between the ends of a veth pair is full
+       (net.core.netdev_max_backlog). */
+    return n == -ENOBUFS ? 0 : n;
+}
+
+/* Sends for `ns` nanoseconds, then sets `over`. Numbers begin with 1. 0, or
+   -errno. */
+int
+side_run(struct side *s, uint64_t ns, int *over, struct flood *flood)
+{
+    uint64_t cpu = thread_ns(), now = now_ns();
+    int result = 0;
+
+    *flood = (struct flood){.begin_ns = now};
+    while (result >= 0 && now - flood->begin_ns < ns) {
+        unsigned i;
+
+        for (i = 0; i < s->out->count; i++) {
+            write_number(part_of(s->out, i)->iov_base, flood->sent + 1 + i);
+        }
+        result = send_some(s);
+        flood->sent += result > 0 ? (uint64_t)result : 0;
+        now = now_ns();
+    }
+    flood->wall_ns = now - flood->begin_ns;
+    flood->cpu_ns = thread_ns() - cpu;
+    __atomic_store_n(over, 1, __ATOMIC_RELEASE);
+    return result < 0 ? result : 0;
+}

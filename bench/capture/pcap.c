@@ -1,0 +1,4 @@
+/* Receiving with libpcap. */
+
+#include "receive_pcap.h"
+#include "receive.h"

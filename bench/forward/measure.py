@@ -1,0 +1,209 @@
+"""How fast frames are forwarded between two interfaces.
+
+Bulk TCP. iperf3 runs between two hosts, which are network namespaces with one
+interface each; a forwarder joins the ports that lead to them. The hosts send
+super-frames of up to 64 KiB with checksums to be completed, as their own TCP
+makes them. A forwarder that passes the offload headers on moves them as they
+are. libpcap and C without these headers cannot, so the hosts' offloads are off
+while they run.
+
+Every slice starts the forwarder anew and runs iperf3 for a second. If all
+processes share one CPU, the hosts can use what the forwarder saves, no frame
+overtakes another, and the figures scatter least. On all CPUs the scheduler
+makes them scatter, and only libpcap is far enough from the others for a
+target. The receivers' counts of damaged segments must not change, and every
+forwarder that counts must account for every frame: received = sent + dropped.
+Retransmissions come from full queues and from frames that overtake.
+
+Small frames. One CPU sends a burst from one host's end, which waits in the
+forwarder's queue, forwards it, and counts what arrives at the other end. The
+figure includes sending and forwarding, because with a ring the copy is made
+while sending, and the kernel's bridge does all its work there; "forwarding" is
+the second part alone. Receiving at the end is not included.
+
+"C" and "rawmmsg", a loop that calls the library, have batches of 64 frames of
+2,048 bytes. "rawmmsg bridge" is the code of that command, with offload headers
+and frames of 64 KiB, and "C, as the bridge" has the same. libpcap is in
+immediate mode and injects each packet from the callback of pcap_dispatch().
+The frames of every slice have new numbers. All are counted at the end, and
+those of the last burst are compared to the byte.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from ..lab import cpus, peers
+from ..lab.contender import (
+    Comparison,
+    Contender,
+    GroundTruthError,
+    Ready,
+    Slice,
+    control,
+)
+from ..lab.result import Table
+from ..lab.runner import Calibrate, Lab
+from . import small
+from .hosts import Host, Transfer, transfer, two_hosts
+from .sides import Join, kernel_bridge, rawmmsg_bridge, worker
+
+
+def measure(lab: Lab) -> Iterator[Table]:
+    yield from measure_small(lab)
+    yield from measure_bulk(lab)
+
+
+# ---- Bulk TCP --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Two hosts, and what iperf3 does between them."""
+
+    hosts: tuple[Host, Host]
+    transfer: Callable[[Host, Host], Transfer]
+
+
+Prepare: TypeAlias = Callable[[Place], Ready]
+
+
+def joined(make: Callable[[], Join], *, offloads: bool = True) -> Prepare:
+    """A forwarder as the runner takes it; `offloads`: those of the hosts."""
+
+    def prepare(place: Place) -> Ready:
+        if not offloads:
+            peers.program("ethtool")
+        join = make()
+
+        def run(_: int) -> Slice:
+            before = _errors(place.hosts)
+            with contextlib.ExitStack() as stack:
+                if not offloads:
+                    stack.enter_context(_without_offloads(place.hosts))
+                a, b = place.hosts
+                stack.enter_context(join(a.port, b.port))
+                done = place.transfer(a, b)
+            errors = _errors(place.hosts) - before
+            if errors > 0:
+                raise GroundTruthError(f"{errors} segments arrived damaged")
+            return Slice(
+                done.gigabits, extra={"retransmits": done.retransmits}
+            )
+
+        return Ready(run)
+
+    return prepare
+
+
+def _errors(hosts: tuple[Host, Host]) -> int:
+    return sum(host.checksum_errors() for host in hosts)
+
+
+@contextlib.contextmanager
+def _without_offloads(hosts: tuple[Host, Host]) -> Iterator[None]:
+    try:
+        for host in hosts:
+            host.set_offloads(False)
+        yield
+    finally:
+        for host in hosts:
+            host.set_offloads(True)
+
+
+C: Final = Contender("C", joined(lambda: worker("C")))
+
+BULK: Final = (
+    C,
+    control(C, None),
+    Contender("C, bare", joined(lambda: worker("C, bare")), "C"),
+    Contender("rawmmsg bridge", joined(rawmmsg_bridge), "C", at_least=0.95),
+    Contender("rawmmsg, bare loop", joined(lambda: worker("bare")), "C"),
+    Contender(
+        "C, plain frames",
+        joined(lambda: worker("C, plain frames"), offloads=False),
+        "C",
+    ),
+    Contender(
+        "libpcap", joined(lambda: worker("libpcap"), offloads=False), "C"
+    ),
+    Contender("kernel's bridge", joined(kernel_bridge), "C"),
+)
+QUICK: Final = ("C", "rawmmsg bridge", "C, plain frames", "libpcap")
+FREE: Final = ("C", "rawmmsg bridge", "libpcap")
+OF_LIBPCAP: Final = Comparison("rawmmsg bridge", "libpcap", at_least=5.0)
+
+
+def measure_bulk(lab: Lab) -> Iterator[Table]:
+    peers.program("iperf3")
+    amount = lab.pick(("-t", "1"), ("-t", "1"), ("-n", "1M"))
+    quick = [one for one in BULK if one.name in (*QUICK, "kernel's bridge")]
+    with two_hosts() as hosts:
+        place = Place(hosts, lambda a, b: transfer(a, b, amount))
+        # Programs run on the CPU that starts them.
+        with cpus.pinned(lab.receivers_cpu):
+            yield lab.table(
+                "forward/bulk/one-cpu",
+                "TCP between two hosts in both directions, one CPU",
+                "Gbit/s",
+                lab.pick(BULK, quick, BULK),
+                *(place, lab.long_slices),
+                calibrate=Calibrate.ONCE,
+                comparisons=[OF_LIBPCAP],
+            )
+        if lab.pick(True, False, False):
+            yield lab.table(
+                "forward/bulk/all-cpus",
+                "TCP between two hosts in both directions, all CPUs",
+                "Gbit/s",
+                [
+                    dataclasses.replace(one, at_least=None)
+                    for one in BULK
+                    if one.name in FREE
+                ],
+                *(place, lab.long_slices),
+                calibrate=Calibrate.ONCE,
+                comparisons=[OF_LIBPCAP],
+            )
+
+
+# ---- Small frames ----------------------------------------------------------
+
+SIZE: Final = 64
+BURST: Final = 128  # each way; unprivileged receive buffers hold twice that
+
+_SMALL_C: Final = Contender("C", small.in_c)
+
+SMALL: Final = (
+    _SMALL_C,
+    control(_SMALL_C, None),
+    Contender("rawmmsg", small.with_rawmmsg, "C", at_least=0.95),
+    Contender("libpcap", small.with_libpcap, "C"),
+    Contender("kernel's bridge", small.with_the_kernel, "C"),
+    Contender("C, as the bridge", small.in_c_as_the_bridge, "C"),
+    Contender(
+        "rawmmsg bridge",
+        small.with_the_bridge,
+        "C, as the bridge",
+        at_least=0.95,
+    ),
+)
+
+
+def measure_small(lab: Lab) -> Iterator[Table]:
+    for size in lab.sizes([SIZE]):
+        for key, two_way in lab.pick(
+            (("one-way", False), ("two-way", True)),
+            (("one-way", False), ("two-way", True)),
+            (("two-way", True),),
+        ):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(cpus.pinned(lab.receivers_cpu))
+                place = small.Place(stack, two_way, BURST, size)
+                yield lab.table(
+                    f"forward/small/{key}",
+                    f"{size}-byte frames forwarded on one CPU, {key}",
+                    *("Mpps", SMALL, place, lab.slices),
+                )

@@ -1,0 +1,106 @@
+/* What is done with each frame that arrives: it is counted, and copied to the
+   caller's memory or only looked at. */
+
+#ifndef INBOX_H
+#define INBOX_H
+
+#include "side.h"
+
+struct totals {
+    uint64_t packets, bytes;
+    uint64_t tags;   /* packets with a VLAN tag */
+    uint64_t stamps; /* packets with a timestamp */
+};
+
+/* A frame in the memory where it arrived. It may have been given back to the
+   kernel, but the kernel does not overwrite it before the next batch, because
+   the ring has room for two. */
+struct sighting {
+    const char *data;
+    uint32_t length;
+};
+
+struct inbox {
+    unsigned batch;
+    unsigned next; /* the index of the next frame in its batch */
+    int copy;
+    char *in; /* the caller's memory */
+    size_t stride, room;
+    struct sighting *last; /* the last frame of each index */
+    struct totals totals;
+};
+
+static inline void
+inbox_close(struct inbox *b)
+{
+    free(b->last);
+}
+
+/* 0, or -ENOMEM. */
+static inline int
+inbox_open(struct inbox *b, const struct side_setup *setup)
+{
+    *b = (struct inbox){
+        .batch = setup->batch,
+        .copy = (setup->options & SIDE_COPY) != 0,
+        .in = setup->in,
+        .stride = setup->stride,
+        .room = setup->room,
+        .last = calloc(setup->batch, sizeof(*b->last)),
+    };
+    return b->last != NULL ? 0 : -ENOMEM;
+}
+
+/* The next frame is the first of a batch. */
+static inline void
+inbox_restart(struct inbox *b)
+{
+    b->next = 0;
+}
+
+/* Returns the address of the copy. */
+static inline const char *
+inbox_copy(struct inbox *b, unsigned i)
+{
+    struct sighting seen = b->last[i];
+    char *to = b->in + i * b->stride;
+
+    memcpy(to, seen.data, seen.length < b->room ? seen.length : b->room);
+    return to;
+}
+
+/* Of type arrival_put. */
+static inline void
+inbox_put(void *inbox, const struct arrival *frame)
+{
+    struct inbox *b = inbox;
+    unsigned i = b->next < b->batch ? b->next : 0;
+
+    b->last[i] = (struct sighting){frame->data, frame->length};
+    b->totals.packets++;
+    b->totals.bytes += frame->length;
+    b->totals.tags += frame->tagged ? 1 : 0;
+    b->totals.stamps += frame->stamped ? 1 : 0;
+    b->next = i + 1;
+    if (b->copy) {
+        inbox_copy(b, i);
+    }
+}
+
+/* Copies the frames seen last, if that is `needed` and has not been done.
+   Returns their number, and their lengths. */
+static inline int
+inbox_prove(struct inbox *b, uint32_t *lengths, int needed)
+{
+    unsigned i;
+
+    for (i = 0; i < b->next; i++) {
+        lengths[i] = b->last[i].length;
+        if (needed && !b->copy) {
+            inbox_copy(b, i);
+        }
+    }
+    return (int)b->next;
+}
+
+#endif

@@ -1,0 +1,232 @@
+"""Compiles the C sources of the measurements when they run, once a process,
+and calls them.
+
+A contender in C is a shared library with the functions of lab/side.h. ctypes
+releases the GIL, so a whole slice runs in C.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from .contender import UnavailableError
+from .link import Frames
+
+SOURCES: Final = Path(__file__).parents[1]
+
+_FLAGS: Final = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
+
+# Headers and libraries that may be missing, and what installs them.
+INSTALL: Final[Mapping[str, str]] = {
+    "pcap/pcap.h": "apt-get install libpcap-dev",
+    "pcap": "apt-get install libpcap-dev",
+}
+_NOT_FOUND: Final = re.compile(
+    r"(?:fatal error: |cannot find -l|library not found for -l)"
+    r"'?([\w./]*\w)"
+)
+
+
+def library(source: str, *libraries: str) -> ctypes.CDLL:
+    """Compiles a source ("loop/calls.c") to a shared library that is linked
+    with `libraries`, and loads it.
+
+    Raises UnavailableError if a compiler or a header is missing, and
+    RuntimeError with the compiler's message for anything else.
+    """
+    return ctypes.CDLL(str(_compiled(source, libraries)))
+
+
+@functools.cache
+def _compiled(source: str, libraries: Sequence[str]) -> Path:
+    path = folder() / source.replace("/", "-").replace(".c", ".so")
+    if path.exists():
+        return path
+    command = [*compiler(), *_FLAGS, f"-I{SOURCES / 'lab'}"]
+    command += ["-shared", "-fPIC", "-o", str(path), str(SOURCES / source)]
+    command += [f"-l{name}" for name in libraries]
+    done = subprocess.run(
+        command,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        absent = _NOT_FOUND.search(done.stderr)
+        if absent is not None and absent[1] in INSTALL:
+            raise UnavailableError(absent[1], INSTALL[absent[1]])
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+    return path
+
+
+def compiler() -> list[str]:
+    """The command that compiles C; raises UnavailableError if there is
+    none."""
+    given = os.environ.get("CC", "").split()
+    found = shutil.which("gcc") or shutil.which("cc")
+    if not given and found is None:
+        raise UnavailableError(
+            "a C compiler", "apt-get install gcc libc6-dev linux-libc-dev"
+        )
+    return given or [str(found)]
+
+
+# The environment variable that gives the folder to a worker of this process.
+FOLDER: Final = "RAWMMSG_BENCH_FOLDER"
+
+
+@functools.cache
+def folder() -> Path:
+    """The folder of what has been compiled."""
+    if FOLDER in os.environ:
+        return Path(os.environ[FOLDER])
+    path = tempfile.mkdtemp(prefix="rawmmsg-bench-")
+    atexit.register(_remove, path, os.getpid())
+    return Path(path)
+
+
+def _remove(path: str, owner: int) -> None:
+    # A forked child runs the same handlers.
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# ---- Contenders in C -------------------------------------------------------
+
+ERROR_SIZE: Final = 256  # lab/side.h
+
+# enum side_option
+AUXDATA: Final = 1
+STAMPS: Final = 2
+V3: Final = 4
+COPY: Final = 8
+ONE_BY_ONE: Final = 16
+INJECT: Final = 32
+LARGE: Final = 64
+SEND_ONLY: Final = 128
+BUFFERED: Final = 256
+VNET_HDR: Final = 512
+FLOOD: Final = 1024
+
+
+class _Setup(ctypes.Structure):
+    """struct side_setup"""
+
+    _fields_ = (
+        ("tx", ctypes.c_int),
+        ("rx", ctypes.c_int),
+        ("tx_name", ctypes.c_char_p),
+        ("rx_name", ctypes.c_char_p),
+        ("out", ctypes.c_void_p),
+        ("in", ctypes.c_void_p),
+        ("size", ctypes.c_size_t),
+        ("room", ctypes.c_size_t),
+        ("stride", ctypes.c_size_t),
+        ("batch", ctypes.c_uint),
+        ("options", ctypes.c_uint),
+    )
+
+
+class Side:
+    """A contender in C: what side_open() of its library returned.
+
+    `names` are the interfaces that it sends to and receives from, `tx` and
+    `rx` the sockets for that; rx=-1 makes it open its own. A side with memory
+    of its own has no `frames`, but a `batch` of frames with `room` for each.
+    Raises OSError if it cannot be opened, and the errors of library(). It is
+    closed with `stack`.
+    """
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        source: str,
+        libraries: Sequence[str],
+        frames: Frames | None,
+        names: tuple[str, str],
+        *,
+        tx: int = -1,
+        rx: int = -1,
+        options: int = 0,
+        batch: int = 0,
+        room: int = 0,
+    ) -> None:
+        self._library = library(source, *libraries)
+        self._source = source
+        self._frames = frames  # whose memory it uses
+        memory: tuple[int | None, ...] = (None, None, 0, room, 0, batch)
+        if frames is not None:
+            memory = (
+                *(frames.address(frames.out), frames.address(frames.into)),
+                *(frames.size, frames.room, frames.stride, frames.batch),
+            )
+        a, b = (name.encode() for name in names)
+        self._setup = _Setup(tx, rx, a, b, *memory, options)  # has strings
+        error = ctypes.create_string_buffer(ERROR_SIZE)
+        self._library.side_open.restype = ctypes.c_void_p
+        self._side = ctypes.c_void_p(
+            self._library.side_open(ctypes.byref(self._setup), error)
+        )
+        if not self._side:
+            raise OSError(f"{source}: {error.value.decode()}")
+        stack.callback(self._library.side_close, self._side)
+
+    @property
+    def fileno(self) -> int:
+        """The packet socket that receives; -1 if there is none."""
+        descriptor: int = self._library.side_fileno(self._side)
+        return descriptor
+
+    def call(self, function: str, *arguments: object) -> int:
+        """Calls a function ("run" for side_run()); raises OSError if it
+        returns -errno."""
+        result = self._library[f"side_{function}"](self._side, *arguments)
+        return succeeded(result, self._source)
+
+    def address(self, function: str, *arguments: object) -> int:
+        """Calls a function that returns a pointer."""
+        found = self._library[f"side_{function}"]
+        found.restype = ctypes.c_void_p
+        result: int = found(self._side, *arguments)
+        return result
+
+
+def succeeded(result: int, source: str) -> int:
+    """The result of a function in C; raises OSError if that is -errno."""
+    if result < 0:
+        raise OSError(-result, f"{source}: {os.strerror(-result)}")
+    return result
+
+
+# ---- Programs --------------------------------------------------------------
+
+
+def environment() -> dict[str, str]:
+    """The environment for programs other than Python: without a sanitizer that
+    is preloaded into this process, which would slow them down and report their
+    leaks."""
+    return {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+
+
+def start(
+    argv: Sequence[str | Path], env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Starts a program with pipes; `env` is environment() by default."""
+    return subprocess.Popen(
+        [str(argument) for argument in argv],
+        env=environment() if env is None else env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

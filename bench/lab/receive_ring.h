@@ -1,0 +1,97 @@
+/* Receiving by a packet ring, TPACKET_V2 or (SIDE_V3) TPACKET_V3. */
+
+#ifndef RECEIVER_H
+#define RECEIVER_H
+
+#include "ring.h"
+
+#include <net/if.h>
+
+/* Small blocks: a block is passed on when the frame after it arrives. */
+#define BLOCK_SIZE (16 * 1024)
+#define LARGE_SIZE (8 * 1024 * 1024)
+
+/* For a flood: as large as the queues of the sockets. */
+#define FLOOD_SLOT_BLOCK (64 * 1024)
+#define FLOOD_BLOCK (1024 * 1024)
+#define FLOOD_SIZE (16 * 1024 * 1024)
+
+#define HEADROOM 128 /* the most that version 3 puts before a frame */
+
+struct receiver {
+    struct ring ring;
+    unsigned batch;
+    int in_place;
+    int lazy;
+};
+
+static void
+receiver_close(struct receiver *r)
+{
+    ring_close(&r->ring);
+}
+
+/* Chooses a ring of two batches, which is small enough to stay in the cache,
+   unless a larger one is wanted. */
+static void
+choose_ring(const struct side_setup *setup, struct ring_setup *wanted)
+{
+    size_t bytes = wanted->version == TPACKET_V3
+                       ? setup->size + HEADROOM
+                       : BLOCK_SIZE / (BLOCK_SIZE / SLOT_SIZE);
+
+    wanted->block_size = BLOCK_SIZE;
+    wanted->size = 2 * setup->batch * bytes + 3 * BLOCK_SIZE;
+    if (setup->options & SIDE_LARGE && wanted->size < LARGE_SIZE) {
+        wanted->size = LARGE_SIZE;
+    }
+    if (setup->options & SIDE_FLOOD) {
+        wanted->size = FLOOD_SIZE;
+        wanted->block_size =
+            wanted->version == TPACKET_V3 ? FLOOD_BLOCK : FLOOD_SLOT_BLOCK;
+    }
+}
+
+static int
+receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
+{
+    struct ring_setup wanted = {
+        .interface = if_nametoindex(setup->rx_name),
+        .version = setup->options & SIDE_V3 ? TPACKET_V3 : TPACKET_V2,
+        .option = PACKET_RX_RING,
+    };
+    int result;
+
+    *r = (struct receiver){.ring = {.fd = -1}, .batch = setup->batch};
+    r->lazy = wanted.version == TPACKET_V3;
+    choose_ring(setup, &wanted);
+    result = ring_open(&r->ring, &wanted);
+    if (result < 0) {
+        snprintf(error, ERROR_SIZE, "a packet ring on %s: %s", setup->rx_name,
+                 strerror(-result));
+        return -1;
+    }
+    return 0;
+}
+
+/* At most a batch, or the rest of a block. */
+static inline int
+receiver_take(struct receiver *r, arrival_put *put, void *sink)
+{
+    unsigned taken = 0;
+    int n = 1;
+
+    while (taken < r->batch && n > 0) {
+        n = ring_take(&r->ring, put, sink);
+        taken += (unsigned)n;
+    }
+    return (int)taken;
+}
+
+static inline int
+receiver_fileno(const struct receiver *r)
+{
+    return r->ring.fd;
+}
+
+#endif

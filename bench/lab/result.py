@@ -1,0 +1,217 @@
+"""The results of a run: printed, saved as JSON, and made into a report."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from .contender import Comparison, Contender, Missing, Slice
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its quartiles."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        return cls(*statistics.quantiles(values, n=4, method="inclusive"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contender in a table. `ratio` is its figure divided by the
+    baseline's, calculated round by round, so that a machine that slows down
+    during the run does not change it."""
+
+    name: str
+    figure: Spread
+    rounds: int
+    baseline: str | None = None
+    ratio: Spread | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    note: str = ""
+    extra: Mapping[str, Spread] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        """The limits of the ratio, or of the figure without a baseline; empty
+        if there are none."""
+        bounds = {"≥": self.at_least, "≤": self.at_most}
+        return ", ".join(
+            f"{sign} {bound:.4g}"
+            for sign, bound in bounds.items()
+            if bound is not None
+        )
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the median meets the target; None if there is no target or
+        the baseline is not installed."""
+        judged = self.figure if self.baseline is None else self.ratio
+        if judged is None or not self.target:
+            return None
+        return (self.at_least is None or judged.median >= self.at_least) and (
+            self.at_most is None or judged.median <= self.at_most
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """Contenders that did the same work. `key` names the table for ever
+    ("loop/64B/batch64")."""
+
+    key: str
+    title: str
+    unit: str
+    rows: Sequence[Row]
+    missing: Sequence[Missing] = ()
+    notes: Sequence[str] = ()
+
+    def row(self, name: str) -> Row | None:
+        """The first row of that name."""
+        return next((row for row in self.rows if row.name == name), None)
+
+
+# What the slices of each contender returned, by name. Slices of one round have
+# the same index in every list.
+Samples = Mapping[str, Sequence[Slice]]
+
+
+def rows(
+    contenders: Sequence[Contender[Any]],
+    comparisons: Sequence[Comparison],
+    samples: Samples,
+) -> list[Row]:
+    """The rows of a table: the contenders that ran, then the comparisons."""
+    found = [_row(one, samples) for one in contenders if one.name in samples]
+    for two in comparisons:
+        if two.name in samples and two.baseline in samples:
+            found.append(_row(two, samples))
+    return found
+
+
+def _row(one: Contender[Any] | Comparison, samples: Samples) -> Row:
+    slices = samples[one.name]
+    figures = [slice_.figure for slice_ in slices]
+    ratio = None
+    if one.baseline is not None and one.baseline in samples:
+        baseline = samples[one.baseline]
+        ratio = Spread.of(
+            [a / b.figure for a, b in zip(figures, baseline, strict=True)]
+        )
+    extra: dict[str, list[float]] = {}
+    for slice_ in slices if isinstance(one, Contender) else ():
+        for name, value in slice_.extra.items():
+            extra.setdefault(name, []).append(value)
+    return Row(
+        name=one.name,
+        figure=Spread.of(figures),
+        rounds=len(figures),
+        baseline=one.baseline,
+        ratio=ratio,
+        at_least=one.at_least,
+        at_most=one.at_most,
+        note=getattr(one, "note", ""),
+        extra={name: Spread.of(values) for name, values in extra.items()},
+    )
+
+
+@dataclass
+class Section:
+    """A measurement: its tables, or the reason why there are none."""
+
+    tables: list[Table] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    error: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class Run:
+    """All measurements of a run, by name, and the machine that it ran on."""
+
+    mode: str
+    environment: dict[str, Any]
+    peers: dict[str, str]
+    sections: dict[str, Section] = field(default_factory=dict)
+
+    def tables(self) -> Iterator[Table]:
+        for section in self.sections.values():
+            yield from section.tables
+
+    def table(self, key: str) -> Table | None:
+        return next((one for one in self.tables() if one.key == key), None)
+
+    def save(self, path: Path) -> None:
+        """Writes the run as JSON: a table a line, numbers with four
+        significant digits, and nothing that is empty."""
+        data = _compact(dataclasses.asdict(self))
+        tables: list[str] = []
+        for section in data.get("sections", {}).values():
+            for i, table in enumerate(section.get("tables", [])):
+                tables.append(json.dumps(table, ensure_ascii=False))
+                section["tables"][i] = f"table {len(tables) - 1}"
+        text = json.dumps(data, ensure_ascii=False, indent=1)
+        for i, table in enumerate(tables):
+            text = text.replace(f'"table {i}"', table, 1)
+        path.write_text(f"{text}\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads a file written by save()."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        sections = {
+            name: Section(
+                [_table(one) for one in section.pop("tables", [])],
+                [Missing(**one) for one in section.pop("missing", [])],
+                **section,
+            )
+            for name, section in data.pop("sections").items()
+        }
+        return cls(**data, sections=sections)
+
+
+def _compact(value: Any) -> Any:
+    """Without what is empty; a Spread becomes a list."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        if value.keys() == {"low", "median", "high"}:
+            return [_compact(one) for one in value.values()]
+        return {
+            key: _compact(one)
+            for key, one in value.items()
+            if one not in (None, "", [], (), {})
+        }
+    if isinstance(value, list | tuple):
+        return [_compact(one) for one in value]
+    return value
+
+
+def _table(data: dict[str, Any]) -> Table:
+    return Table(
+        rows=[_loaded_row(row) for row in data.pop("rows", [])],
+        missing=[Missing(**one) for one in data.pop("missing", [])],
+        **data,
+    )
+
+
+def _loaded_row(data: dict[str, Any]) -> Row:
+    ratio = data.pop("ratio", None)
+    extra = data.pop("extra", {})
+    return Row(
+        figure=Spread(*data.pop("figure")),
+        ratio=Spread(*ratio) if ratio else None,
+        extra={name: Spread(*values) for name, values in extra.items()},
+        **data,
+    )

@@ -1,0 +1,61 @@
+"""How long a frame takes there and back.
+
+One CPU sends a frame and waits for it. Another CPU returns it, in C with
+recv(2) and send(2), in the same way for all contenders. Every frame that
+arrives is compared with the one sent. The figure is the median of a slice.
+
+C uses sendmmsg(2) and recvmmsg(2) as rawmmsg calls them, or send(2) and
+recv(2), which waits. rawmmsg uses batches of one, or send() and recv_into().
+libpcap is in immediate mode, from C.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from ..lab import cpus
+from ..lab.contender import Contender, control
+from ..lab.native import AUXDATA, INJECT, ONE_BY_ONE
+from ..lab.result import Table
+from ..lab.runner import Lab
+from .sides import Place, batches, in_c, one_by_one, prepared, stdlib
+
+SIZES: Final = (64, 1500)
+
+_C: Final = Contender(
+    "C recvmmsg", prepared(in_c("latency/calls.c", options=AUXDATA))
+)
+
+CONTENDERS: Final = (
+    _C,
+    control(_C),
+    Contender(
+        "C recv",
+        prepared(in_c("latency/calls.c", options=ONE_BY_ONE)),
+        "C recvmmsg",
+    ),
+    Contender("rawmmsg", prepared(batches), "C recvmmsg"),
+    Contender(
+        "rawmmsg, send and recv_into", prepared(one_by_one), "C recvmmsg"
+    ),
+    Contender("stdlib", prepared(stdlib), "C recvmmsg"),
+    Contender(
+        "libpcap (C)",
+        prepared(in_c("latency/pcap.c", "pcap", options=INJECT)),
+        "C recvmmsg",
+    ),
+)
+
+
+def measure(lab: Lab) -> Iterator[Table]:
+    for size in lab.sizes(SIZES):
+        with (
+            cpus.pinned(lab.senders_cpu),
+            contextlib.ExitStack() as stack,
+        ):
+            place = Place(stack, lab.receivers_cpu, size)
+            yield lab.table(
+                f"latency/{size}B",
+                f"A {size:,}-byte frame there and back",
+                *("us", CONTENDERS, place, lab.slices),
+            )

@@ -1,0 +1,190 @@
+"""Ways to send a frame and wait for its return, and what returns it."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import statistics
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Self, TypeAlias
+
+from rawmmsg import RawSocket
+from rawmmsg.testing import veth_pair
+
+from ..lab import native
+from ..lab.contender import GroundTruthError, Ready, Slice
+from ..lab.cpus import Elsewhere
+from ..lab.link import PATIENCE, Frames, set_timeout
+from ..lab.native import AUXDATA, Side
+
+_NUMBER: Final = struct.Struct("!Q")
+_NUMBER_AT: Final = 14  # lab/side.h
+_LOOK_SECONDS: Final = 0.02  # how often the mirror checks whether it is over
+
+
+@dataclass(frozen=True)
+class Place:
+    """The CPU of the mirrors, and the size of the frame. Each contender has a
+    mirror of its own."""
+
+    stack: contextlib.ExitStack
+    mirrors_cpu: int
+    size: int
+
+
+class Mirror:
+    """A veth pair whose end `b` returns each frame. A context manager."""
+
+    def __init__(self, cpu: int) -> None:
+        self._library = native.library("latency/echo.c")
+        with contextlib.ExitStack() as stack:
+            self.veth = stack.enter_context(veth_pair())
+            self._sock = stack.enter_context(RawSocket(self.veth.b))
+            with _as_stdlib(self._sock) as copy:
+                set_timeout(copy, _LOOK_SECONDS)
+            stack.callback(Elsewhere(cpu, self._run).stop)
+            self._stack = stack.pop_all()
+
+    def _run(self, over: ctypes.c_int) -> None:
+        descriptor = self._sock.fileno()
+        result = self._library.echo_run(descriptor, ctypes.byref(over))
+        native.succeeded(result, "latency/echo.c")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def _as_stdlib(sock: RawSocket) -> socket.socket:
+    return socket.socket(fileno=os.dup(sock.fileno()))
+
+
+# Sends a frame and waits for its return, so many times: the nanoseconds of
+# each.
+Run: TypeAlias = Callable[[int], list[int]]
+Start: TypeAlias = Callable[[Mirror, Frames, contextlib.ExitStack], Run]
+
+
+def prepared(start: Start) -> Callable[[Place], Ready]:
+    """A way as the runner takes it. A slice's figure is the median."""
+
+    def prepare(place: Place) -> Ready:
+        mirror = place.stack.enter_context(Mirror(place.mirrors_cpu))
+        run = start(mirror, Frames(1, place.size), place.stack)
+
+        def run_slice(times: int) -> Slice:
+            taken = run(times)
+            return Slice(statistics.median(taken) / 1e3, sum(taken))
+
+        return Ready(run_slice)
+
+    return prepare
+
+
+def in_c(source: str, *libraries: str, options: int = 0) -> Start:
+    """A contender in C. libpcap opens the interface itself; another socket
+    there would slow it down."""
+
+    def start(
+        mirror: Mirror, frames: Frames, stack: contextlib.ExitStack
+    ) -> Run:
+        descriptor = -1
+        if not libraries:
+            sock = _socket(mirror, stack, vlan=bool(options & AUXDATA))
+            descriptor = sock.fileno()
+        side = Side(
+            stack,
+            source,
+            libraries,
+            frames,
+            (mirror.veth.a, mirror.veth.a),
+            tx=descriptor,
+            rx=descriptor,
+            options=options,
+        )
+
+        def run(times: int) -> list[int]:
+            taken = (ctypes.c_uint64 * times)()
+            try:
+                side.call("run", times, taken)
+            except OSError as error:
+                raise GroundTruthError(str(error)) from error
+            return list(taken)
+
+        return run
+
+    return start
+
+
+def _socket(
+    mirror: Mirror, stack: contextlib.ExitStack, *, vlan: bool = True
+) -> RawSocket:
+    sock = stack.enter_context(RawSocket(mirror.veth.a, vlan=vlan))
+    sock.settimeout(PATIENCE)
+    with _as_stdlib(sock) as copy:
+        set_timeout(copy, PATIENCE)
+    return sock
+
+
+def _in_python(
+    frames: Frames, send: Callable[[], object], receive: Callable[[], int]
+) -> Run:
+    """A contender in Python. `receive` returns the length of the frame, which
+    it puts into the memory of `frames`."""
+    out, into = frames.out_views[0], frames.into_views[0]
+
+    def run(times: int) -> list[int]:
+        clock = time.perf_counter_ns
+        taken: list[int] = []
+        for number in range(1, times + 1):
+            _NUMBER.pack_into(out, _NUMBER_AT, number)
+            begin = clock()
+            send()
+            length = receive()
+            taken.append(clock() - begin)
+            if length != frames.size or into != out:
+                raise GroundTruthError(f"frame {number} was changed")
+        return taken
+
+    return run
+
+
+def batches(
+    mirror: Mirror, frames: Frames, stack: contextlib.ExitStack
+) -> Run:
+    """rawmmsg with a batch of one frame."""
+    sock = _socket(mirror, stack)
+    lengths, receive = frames.into.lengths, sock.recvmmsg_into
+
+    def receive_one() -> int:
+        receive(frames.into)
+        return lengths[0]
+
+    return _in_python(frames, partial(sock.sendmmsg, frames.out), receive_one)
+
+
+def one_by_one(
+    mirror: Mirror, frames: Frames, stack: contextlib.ExitStack
+) -> Run:
+    """rawmmsg without a batch."""
+    sock = _socket(mirror, stack)
+    out, into = frames.out_views[0], frames.into_views[0]
+    return _in_python(
+        frames, partial(sock.send, out), partial(sock.recv_into, into)
+    )
+
+
+def stdlib(mirror: Mirror, frames: Frames, stack: contextlib.ExitStack) -> Run:
+    """The socket module."""
+    raw = _socket(mirror, stack, vlan=False)
+    sock = stack.enter_context(_as_stdlib(raw))
+    out, into = frames.out_views[0], frames.into_views[0]
+    return _in_python(
+        frames, partial(sock.send, out), partial(sock.recv_into, into)
+    )

@@ -1,0 +1,1 @@
+"""How much a packet costs that is sent and received."""

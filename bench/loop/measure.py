@@ -1,0 +1,287 @@
+"""The cost of a packet that one thread sends over a veth pair and receives.
+
+One CPU does all the work, including the kernel's at both ends, so the time is
+the whole cost of a packet. (With a ring the copy is made while sending.)
+
+All contenders send with sendmmsg(), except the socket module, which uses
+send(), and "libpcap, inject". C makes the same system calls as rawmmsg on the
+same sockets and memory. "C" asks for auxdata, which rawmmsg needs to restore
+VLAN tags; "C, bare" asks for nothing, like rawmmsg with vlan=False. With
+"stamps" the kernel timestamps each packet (SO_TIMESTAMPNS), and the timestamp
+is read.
+
+The rings have 8 MiB, like the queues of the sockets. Those "in cache" hold two
+batches: too small for a burst, but small enough for the CPU's cache. "copied"
+means into the caller's memory, where recvmmsg() puts them. TPACKET_V3 passes
+on blocks of 16 KiB when they are full; a slice does not wait for the last
+block, which is read after it. libpcap is in immediate mode, and its sending
+handle does not listen.
+
+The frames of every slice have new numbers. All are counted, by the kernel too,
+and those of the last batch are compared to the byte. tx and rx are timed in
+slices of their own, because reading the clock takes 50 to 100 ns a batch.
+
+Two more series of tables use the same loop. "stride" varies how far apart and
+how many the frames of a batch are. "python" shows what Python code costs that
+looks at every packet: a function called with each packet that reads its
+EtherType, and numpy reading the EtherTypes of a whole batch.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from rawmmsg import PacketBatch
+
+from ..lab import cpus, peers
+from ..lab.contender import Contender, GroundTruthError, Ready, control
+from ..lab.link import HEADER, Frames, Link
+from ..lab.native import AUXDATA, COPY, INJECT, LARGE, STAMPS, V3
+from ..lab.result import Table
+from ..lab.runner import Lab
+from .sides import Place, Prepare, calls, in_c, rawmmsg, stdlib
+
+SIZES: Final = (64, 1500)
+BATCHES: Final = (1, 4, 16, 64, 256, 1024)
+
+# At least 0.97 of the rate of C, in batches of at least 64.
+AT_MOST: Final = 1.031
+PROMISED_FROM: Final = 64
+
+# All contenders run with this batch, in others only the main ones.
+EVERYONE_AT: Final = 64
+
+
+def measure(lab: Lab) -> Iterator[Table]:
+    for size in lab.sizes(lab.pick(SIZES, SIZES, SIZES[-1:])):
+        quick = (1, 64, 1024) if size == SIZES[0] else (64,)
+        for batch in lab.pick(BATCHES, quick, (1, 64)):
+            yield _table(
+                lab,
+                f"loop/{size}B/batch{batch}",
+                f"{size:,}-byte frames, batches of {batch:,}",
+                contenders(batch),
+                Frames(batch, size),
+            )
+    yield from _measure_strides(lab)
+    yield from _measure_python(lab)
+
+
+def contenders(batch: int) -> list[Contender[Place]]:
+    """Those that run with batches of this size."""
+    c = Contender("C", calls(AUXDATA))
+    promised = AT_MOST if batch >= PROMISED_FROM else None
+    found = [
+        c,
+        control(c, 0.01 if batch >= PROMISED_FROM else None),
+        Contender("rawmmsg", _rawmmsg(), "C", at_most=promised),
+        Contender("stdlib", stdlib(), "C"),
+        Contender("TPACKET_V2", in_c("loop/ring.c", options=LARGE), "C"),
+        Contender("TPACKET_V3", in_c("loop/ring.c", options=V3 | LARGE), "C"),
+        Contender(
+            "libpcap, inject",
+            in_c("loop/pcap.c", "pcap", options=INJECT),
+            "C",
+        ),
+    ]
+    if batch >= PROMISED_FROM:
+        found += _with_options()
+    if batch == EVERYONE_AT:
+        found += _others()
+    return found
+
+
+def _with_options() -> list[Contender[Place]]:
+    return [
+        Contender("C, bare", calls(), "C"),
+        Contender(
+            "rawmmsg, vlan=False",
+            rawmmsg(lambda link: link.rx_bare),
+            "C, bare",
+            at_most=AT_MOST,
+        ),
+        Contender("C, stamps", calls(AUXDATA | STAMPS), "C"),
+        Contender(
+            "rawmmsg, stamps",
+            rawmmsg(lambda link: link.rx_stamped, AUXDATA | STAMPS),
+            "C, stamps",
+            at_most=AT_MOST,
+        ),
+    ]
+
+
+def _others() -> list[Contender[Place]]:
+    rings = [
+        Contender(name, in_c("loop/ring.c", options=options), baseline)
+        for name, options, baseline in (
+            ("TPACKET_V2, copied", LARGE | COPY, "C, bare"),
+            ("TPACKET_V3, copied", LARGE | COPY | V3, "C, bare"),
+            ("TPACKET_V2, in cache", 0, "C"),
+            ("TPACKET_V3, in cache", V3, "C"),
+            ("TPACKET_V2, in cache, copied", COPY, "C, bare"),
+            ("TPACKET_V3, in cache, copied", COPY | V3, "C, bare"),
+        )
+    ]
+    return [
+        control(Contender("C, bare", calls())),
+        Contender("C, bare, stamps", calls(STAMPS), "C, bare"),
+        Contender("rawmmsg, from a list", _rawmmsg(from_list=True), "C"),
+        Contender("stdlib, stamps", stdlib(STAMPS), "stdlib"),
+        *rings,
+        Contender("libpcap", in_c("loop/pcap.c", "pcap"), "C"),
+    ]
+
+
+def _rawmmsg(**options: Any) -> Prepare:
+    return rawmmsg(lambda link: link.rx, AUXDATA, **options)
+
+
+def _table(
+    lab: Lab,
+    key: str,
+    title: str,
+    contenders: Sequence[Contender[Place]],
+    frames: Frames,
+    *notes: str,
+) -> Table:
+    with contextlib.ExitStack() as stack:
+        # A socket that a contender opens belongs to the CPU that uses it.
+        stack.enter_context(cpus.pinned(lab.receivers_cpu))
+        link = stack.enter_context(Link())
+        place = Place(link, frames, stack)
+        return lab.table(
+            *(key, title, "ns/packet", contenders, place, lab.slices),
+            notes=notes,
+        )
+
+
+def _with(frames: Frames, prepare: Prepare) -> Prepare:
+    """The same with other frames than those of the place."""
+
+    def prepare_with(place: Place) -> Ready:
+        return prepare(dataclasses.replace(place, frames=frames))
+
+    return prepare_with
+
+
+# ---- Stride and batch size -------------------------------------------------
+
+STRIDES: Final = (1600, 2048, 2240)
+
+# A packet in a large batch may cost so much more than in a batch of 64.
+FLAT: Final = 1.15
+
+
+def own_stride() -> int:
+    """The distance between the frames of a PacketBatch."""
+    strides = memoryview(PacketBatch()).strides
+    assert strides is not None
+    return strides[0]
+
+
+def _measure_strides(lab: Lab) -> Iterator[Table]:
+    sizes = lab.sizes(lab.pick(SIZES, SIZES, SIZES[:1]))
+    for size in sizes:
+        batches = lab.pick((64, 256, 1024), (64, 1024), (8, 16))
+        yield _table(
+            lab,
+            f"loop/stride/{size}B/batches",
+            f"{size:,}-byte frames, by packets in a batch",
+            _by_batch(size, batches),
+            Frames(batches[0], size),
+        )
+    for size in sizes:
+        for batch in lab.pick((64, 1024), (1024,), (16,)):
+            yield _table(
+                lab,
+                f"loop/stride/{size}B/batch{batch}",
+                f"{size:,}-byte frames, batches of {batch:,}, by stride, in C",
+                _by_stride(size, batch),
+                Frames(batch, size),
+                f"{own_stride():,} is the stride of a PacketBatch.",
+            )
+
+
+def _by_batch(size: int, batches: Sequence[int]) -> list[Contender[Place]]:
+    first, *larger = batches
+    found = []
+    for name, prepare, at_most in (
+        ("rawmmsg", _rawmmsg(), FLAT),
+        ("C", calls(AUXDATA), None),
+    ):
+        baseline = f"{name}, {first:,}"
+        one = Contender(baseline, _with(Frames(first, size), prepare))
+        found += [one, control(one)]
+        for batch in larger:
+            with_batch = _with(Frames(batch, size), prepare)
+            found.append(
+                Contender(
+                    f"{name}, {batch:,}", with_batch, baseline, at_most=at_most
+                )
+            )
+    return found
+
+
+def _by_stride(size: int, batch: int) -> list[Contender[Place]]:
+    own = f"{own_stride():,}"
+    one = Contender(own, _with(Frames(batch, size, own_stride()), calls()))
+    others = [
+        Contender(
+            f"{stride:,}", _with(Frames(batch, size, stride), calls()), own
+        )
+        for stride in STRIDES
+        if stride != own_stride()
+    ]
+    return [one, control(one), *others]
+
+
+# ---- Python's cost ---------------------------------------------------------
+
+ETHERTYPE: Final = int.from_bytes(HEADER[12:14], "big")
+
+
+def handle(packet: memoryview) -> None:
+    """The least that a program does with a packet: it reads one field."""
+    if packet[12] << 8 | packet[13] != ETHERTYPE:
+        raise GroundTruthError("a packet with another EtherType")
+
+
+def handle_each(batch: PacketBatch) -> None:
+    for packet in batch:
+        handle(packet)
+
+
+def in_columns(place: Place) -> Ready:
+    """Reads the field of all packets at once, with numpy."""
+    numpy: Any = peers.module("numpy")
+    wanted = numpy.frombuffer(HEADER[12:14], "u1")
+
+    def handle_batch(batch: PacketBatch) -> None:
+        found = numpy.asarray(batch)[: len(batch), 12:14]
+        if not (found == wanted).all():
+            raise GroundTruthError("a packet with another EtherType")
+
+    return _rawmmsg(handle=handle_batch)(place)
+
+
+def _measure_python(lab: Lab) -> Iterator[Table]:
+    each = _rawmmsg(handle=handle_each)
+    c = Contender("C", calls(AUXDATA))
+    contenders = [
+        c,
+        control(c, None),
+        Contender("rawmmsg", _rawmmsg(), "C"),
+        Contender("rawmmsg, columns", in_columns, "C"),
+        Contender("rawmmsg, a handler per packet", each, "C"),
+        Contender("stdlib, a handler per packet", stdlib(handle=handle), "C"),
+    ]
+    for size in lab.sizes(SIZES[:1]):
+        for batch in lab.pick(BATCHES, (1, 64, 1024), (16,)):
+            yield _table(
+                lab,
+                f"loop/python/{size}B/batch{batch}",
+                f"{size}-byte frames, batches of {batch:,}, a look at each",
+                contenders,
+                Frames(batch, size),
+            )

@@ -1,0 +1,4 @@
+/* The loop with libpcap at the receiving end. */
+
+#include "receive_pcap.h"
+#include "loop.h"

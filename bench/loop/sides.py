@@ -1,0 +1,351 @@
+"""Ways to send a batch over a veth pair and receive it back in one thread: in
+C, with rawmmsg and with the socket module.
+
+At the end of a slice, all of them have the frames of the last batch in the
+memory of the batch, where the slice checks them.
+"""
+
+import contextlib
+import ctypes
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol, TypeAlias
+
+from rawmmsg import PacketBatch, RawSocket
+
+from ..lab.contender import GroundTruthError, Ready, Slice
+from ..lab.link import Counter, Ends, Frames, Link
+from ..lab.native import AUXDATA, STAMPS, Side
+
+# Sending and receiving are timed separately in one slice of so many, and in a
+# part of it: to read the clock twice a batch has its cost, too.
+_SPLIT_EVERY: Final = 2
+_SPLIT_PART: Final = 4
+
+_STAMP_SIZE: Final = 16  # struct timespec
+_STAMP_SPACE: Final = socket.CMSG_SPACE(_STAMP_SIZE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A link that contenders share, and the frames that they send."""
+
+    link: Link
+    frames: Frames
+    stack: contextlib.ExitStack  # closes what they open
+
+    def set_options(self, options: int) -> None:
+        """Asks the kernel for AUXDATA, STAMPS, both or neither."""
+        self.link.set_options(
+            auxdata=bool(options & AUXDATA), stamps=bool(options & STAMPS)
+        )
+
+
+Prepare: TypeAlias = Callable[[Place], Ready]
+
+
+class Loop(Protocol):
+    """One of the ways, ready to run."""
+
+    @property
+    def counter(self) -> Counter:
+        """Of the socket that receives."""
+
+    def set_options(self) -> None:
+        """Asks the kernel for what this way needs."""
+
+    def run(self, times: int) -> None:
+        """Sends and receives the batch so many times."""
+
+    def split(self, times: int) -> tuple[int, int]:
+        """Does the same; returns the nanoseconds that sending and receiving
+        took."""
+
+    def prove(self) -> Sequence[int]:
+        """Puts the frames of the last batch into the memory of the batch;
+        returns the lengths of those that the last call received."""
+
+    def stamped(self) -> float | None:
+        """The percentage of packets with a timestamp; None if unknown."""
+
+
+@dataclass
+class _Slices:
+    """Runs and checks the slices of a loop."""
+
+    loop: Loop
+    frames: Frames
+    number: int = 0
+
+    def run(self, times: int) -> Slice:
+        self.number += 1
+        parts: Mapping[str, float] = {}
+        if self.number % _SPLIT_EVERY == 1:
+            parts = self._split(max(1, times // _SPLIT_PART))
+        self._begin()
+        begin = time.perf_counter_ns()
+        self.loop.run(times)
+        taken = time.perf_counter_ns() - begin
+        self._check(times)
+        return Slice(taken / (times * self.frames.batch), taken, parts)
+
+    def _split(self, times: int) -> Mapping[str, float]:
+        self._begin()
+        sending, receiving = self.loop.split(times)
+        self._check(times)
+        packets = times * self.frames.batch
+        parts = {"tx, ns": sending / packets, "rx, ns": receiving / packets}
+        share = self.loop.stamped()
+        return parts if share is None else {**parts, "stamped, %": share}
+
+    def _begin(self) -> None:
+        self.frames.number()
+        self.loop.set_options()
+        self.loop.counter.read()
+
+    def _check(self, times: int) -> None:
+        lengths = self.loop.prove()
+        self.loop.counter.check(times * self.frames.batch)
+        self.frames.check(lengths)
+
+
+def ready(loop: Loop, place: Place) -> Ready:
+    """A loop as the runner takes it."""
+    place.link.require_room(place.frames)
+    return Ready(_Slices(loop, place.frames).run, work=place.frames.batch)
+
+
+class Totals(ctypes.Structure):
+    """struct totals of lab/inbox.h"""
+
+    packets: int
+    bytes: int
+    tags: int
+    stamps: int
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in ("packets", "bytes", "tags", "stamps")
+    )
+
+
+class CLoop:
+    """A loop in C, with the functions of loop.h. `options` is what it asks of
+    the shared link; None for one with a socket of its own."""
+
+    def __init__(
+        self, place: Place, side: Side, options: int | None = None
+    ) -> None:
+        self._place = place
+        self._side = side
+        self._options = options
+        self._lengths = (ctypes.c_uint32 * place.frames.batch)()
+        self._parts = (ctypes.c_uint64 * 2)()
+        self.counter = place.stack.enter_context(
+            contextlib.closing(Counter(side.fileno))
+        )
+
+    def set_options(self) -> None:
+        if self._options is not None:
+            self._place.set_options(self._options)
+
+    def run(self, times: int) -> None:
+        self._side.call("run", times, None)
+
+    def split(self, times: int) -> tuple[int, int]:
+        self._parts[:] = [0, 0]
+        self._side.call("run", times, self._parts)
+        return self._parts[0], self._parts[1]
+
+    def prove(self) -> Sequence[int]:
+        count = self._side.call("prove", self._lengths)
+        lengths: list[int] = self._lengths[:count]
+        return lengths
+
+    def stamped(self) -> float:
+        totals = self.totals()
+        return 100 * totals.stamps / totals.packets
+
+    def totals(self) -> Totals:
+        totals = Totals()
+        self._side.call("get_totals", ctypes.byref(totals))
+        return totals
+
+
+def calls_loop(place: Place, options: int) -> CLoop:
+    """recvmmsg and sendmmsg in C, on the shared sockets and memory."""
+    link = place.link
+    side = Side(
+        place.stack,
+        "loop/calls.c",
+        (),
+        place.frames,
+        link.names,
+        tx=link.tx.fileno(),
+        rx=link.rx.fileno(),
+        options=options,
+    )
+    return CLoop(place, side, options)
+
+
+def calls(options: int = 0) -> Prepare:
+    """recvmmsg and sendmmsg in C, with AUXDATA and STAMPS as asked."""
+
+    def prepare(place: Place) -> Ready:
+        return ready(calls_loop(place, options), place)
+
+    return prepare
+
+
+def in_c(source: str, *libraries: str, options: int = 0) -> Prepare:
+    """Another loop in C, which receives with a socket of its own on a veth
+    pair of its own: two sockets on one pair would slow each other down."""
+
+    def prepare(place: Place) -> Ready:
+        ends = place.stack.enter_context(Ends())
+        side = Side(
+            place.stack,
+            source,
+            libraries,
+            place.frames,
+            ends.names,
+            tx=ends.tx.fileno(),
+            options=options,
+        )
+        return ready(CLoop(place, side), place)
+
+    return prepare
+
+
+@dataclass(frozen=True)
+class PythonLoop:
+    """A loop in Python, made of two functions that send and receive the
+    batch."""
+
+    place: Place
+    options: int
+    send: Callable[[], object]
+    receive: Callable[[], object]
+    prove: Callable[[], Sequence[int]]
+
+    @property
+    def counter(self) -> Counter:
+        return self.place.link.counter
+
+    def set_options(self) -> None:
+        self.place.set_options(self.options)
+
+    def stamped(self) -> None:
+        """Counted in C only."""
+
+    def run(self, times: int) -> None:
+        send, receive = self.send, self.receive
+        for _ in range(times):
+            send()
+            receive()
+
+    def split(self, times: int) -> tuple[int, int]:
+        send, receive, clock = self.send, self.receive, time.perf_counter_ns
+        sending = receiving = 0
+        for _ in range(times):
+            begin = clock()
+            send()
+            middle = clock()
+            receive()
+            end = clock()
+            sending += middle - begin
+            receiving += end - middle
+        return sending, receiving
+
+
+def rawmmsg(
+    socket_of: Callable[[Link], RawSocket],
+    options: int = 0,
+    *,
+    from_list: bool = False,
+    handle: Callable[[PacketBatch], object] | None = None,
+) -> Prepare:
+    """rawmmsg with one of the link's sockets, which asks for `options`.
+
+    It sends from a batch, or from a list of bytes, and calls `handle` with
+    each batch that it receives.
+    """
+
+    def prepare(place: Place) -> Ready:
+        frames = place.frames
+        into, size = frames.into, frames.batch
+        take = socket_of(place.link).recvmmsg_into
+
+        def receive() -> None:
+            done = take(into)
+            while done < size:
+                done += take(into)
+
+        def receive_and_handle() -> None:
+            assert handle is not None
+            done = 0
+            while done < size:
+                done += take(into)
+                handle(into)
+
+        packets = frames.packets if from_list else frames.out
+        loop = PythonLoop(
+            place,
+            options,
+            send=partial(place.link.tx.sendmmsg_all, packets),
+            receive=receive if handle is None else receive_and_handle,
+            prove=lambda: into.lengths[: len(into)],
+        )
+        return ready(loop, place)
+
+    return prepare
+
+
+def stdlib(
+    options: int = 0, handle: Callable[[memoryview], object] | None = None
+) -> Prepare:
+    """The socket module, one packet a call, into the same memory."""
+
+    def prepare(place: Place) -> Ready:
+        frames, link = place.frames, place.link
+        packets, views = frames.packets, frames.into_views
+        send_one = link.tx_stdlib.send
+        receive_one = link.rx_stdlib.recv_into
+        if options & STAMPS:
+            receive_one = partial(_receive_stamped, link.rx_stdlib)
+        lengths = [0] * frames.batch
+
+        def send() -> None:
+            for packet in packets:
+                send_one(packet)
+
+        def receive() -> None:
+            lengths[:] = [receive_one(view) for view in views]
+
+        def receive_and_handle() -> None:
+            assert handle is not None
+            for i, view in enumerate(views):
+                lengths[i] = receive_one(view)
+                handle(view)
+
+        loop = PythonLoop(
+            place,
+            options,
+            send,
+            receive=receive if handle is None else receive_and_handle,
+            prove=lambda: lengths,
+        )
+        return ready(loop, place)
+
+    return prepare
+
+
+def _receive_stamped(sock: socket.socket, view: memoryview) -> int:
+    length, control, _, _ = sock.recvmsg_into([view], _STAMP_SPACE)
+    ((_, _, stamp),) = control
+    if len(stamp) != _STAMP_SIZE:
+        raise GroundTruthError("a packet without a timestamp")
+    return length

@@ -1,1 +1,0 @@
-"""What it is measured on: links, hosts, frames, and the ground truth."""

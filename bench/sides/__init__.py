@@ -1,1 +1,0 @@
-"""Who is measured: each side of a comparison, declared in one place."""

@@ -1,0 +1,1 @@
+"""What offload headers gain."""

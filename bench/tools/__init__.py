@@ -1,1 +1,0 @@
-"""What it takes of this machine: compilers, peers, CPUs."""

@@ -1,0 +1,364 @@
+"""The project's checks, one session each. `nox -l` lists them.
+
+    nox -s lint
+    nox -s tests-3.11 -- tests/bridge -k vlan    # arguments for pytest
+
+Each session copies what git knows of the tree and works on the copy, so it
+leaves nothing behind except its environment in .nox/. `.ci/run` installs the
+packages of the system and the interpreters that the sessions need, and runs
+all of them, two at a time.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from time import time
+
+import nox
+
+nox.needs_version = ">= 2025.10"
+nox.options.sessions = ["lint", "tests-3.11"]
+nox.options.error_on_missing_interpreters = True
+
+ROOT = Path(__file__).parent
+# What takes minutes to make is kept here.
+CACHE = Path(os.environ.get("RAWMMSG_CACHE", "/var/cache/rawmmsg-ci"))
+
+# CFLAGS replaces the flags that Python was built with, -O2 too.
+WARNINGS = "-O2 -g -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror"
+SANITIZERS = (
+    "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"
+    " -fno-sanitize-recover=undefined"
+)
+# The extra `test`, without cypcap, which has no wheel for these builds.
+FREE_THREADED_TEST = (
+    *("hypothesis", "numpy", "pytest", "pytest-timeout", "pytest-xdist"),
+    *("scapy", "tqdm", "trio"),
+)
+# A new release of a tool can find fault with unchanged code, so the versions
+# are pinned: those that pre-commit runs in its configuration.
+LINT_TOOLS = re.findall(
+    r"[\w-]+==[\w.]+", (ROOT / ".pre-commit-config.yaml").read_text()
+)
+WHEEL_TOOLS = ("abi3audit==0.0.26", "auditwheel==6.8.2", "build==1.6.1")
+
+
+# Helpers
+
+
+def tree(session: nox.Session, name: str = "tree") -> Path:
+    """Copies what a clone would have, and local changes, for this session."""
+    copy = Path(session.create_tmp(), name)
+    shutil.rmtree(copy, ignore_errors=True)
+    options = ("-z", "--cached", "--others", "--exclude-standard")
+    with session.chdir(ROOT):
+        names = session.run(
+            "git", "ls-files", *options, external=True, silent=True
+        )
+    for file in str(names).split("\0"):
+        if file and (ROOT / file).exists():  # it may be deleted already
+            (copy / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, copy / file)
+    return copy
+
+
+def install(session: nox.Session, *packages: str, flags: str = "") -> None:
+    """Installs packages; compiles extensions with these CFLAGS."""
+    # New releases of these have wheels for some of our interpreters only.
+    env = {"PIP_ONLY_BINARY": "cypcap,hypothesis,numpy"}
+    session.install(*packages, env=env | ({"CFLAGS": flags} if flags else {}))
+
+
+def run_tests(
+    session: nox.Session,
+    copy: Path,
+    *options: str,
+    paths: tuple[str, ...] = (),
+    without: tuple[str, ...] = (),
+    prefix: tuple[str, ...] = (),
+    env: dict[str, str] | None = None,
+) -> None:
+    """Runs the tests of a copy: those that the user names after "--", or
+    `paths`, or all, `without` some files and folders of tests/."""
+    # Without the package, so that the tests can only find the installed one.
+    for folder in ("rawmmsg", "build"):
+        shutil.rmtree(copy / folder, ignore_errors=True)
+    session.chdir(copy)
+    command = (*prefix, "python", "-m", "pytest", *options)
+    ignored = [f"--ignore=tests/{path}" for path in without]
+    arguments = (*ignored, *(session.posargs or paths))
+    session.run(*command, *arguments, env=env, external=bool(prefix))
+
+
+def built_wheel(session: nox.Session, copy: Path) -> str:
+    """Returns the wheel that the session `wheel` built from this source."""
+    wheels = list(Path(session.cache_dir, "dist").glob("*.whl"))
+    sources = [*copy.glob("*.[ch]"), *copy.glob("rawmmsg/**/*.py*")]
+    newest = max(source.stat().st_mtime for source in sources)
+    if not wheels or wheels[0].stat().st_mtime < newest:
+        session.error("no wheel of this source: run `nox -s wheel` first")
+    return str(wheels[0])
+
+
+# Style, builds
+
+
+@nox.session(python="3.12")
+def lint(session: nox.Session) -> None:
+    """Checks style, types, the stub and the documentation's examples."""
+    # Not the tree that is checked: building leaves products in it.
+    install(session, f"{tree(session, 'build')}[test]")
+    install(session, *LINT_TOOLS, "nox")
+    session.chdir(tree(session))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("mypy", "--python-version", "3.13")
+    c_files = map(str, Path().rglob("*.[ch]"))
+    session.run("clang-format", "--dry-run", "-Werror", *c_files)
+    scripts = (".ci/run", *map(str, Path(".ci").glob("*.sh")))
+    session.run("shellcheck", *scripts, external=True)
+    # Away from the tree, which has no compiled module.
+    session.chdir(session.create_tmp())
+    session.run("python", "-m", "mypy.stubtest", "rawmmsg._rawmmsg")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def warnings(session: nox.Session) -> None:
+    """Compiles with gcc and clang, with every warning an error."""
+    install(session, "setuptools>=84.2")
+    for compiler in ("gcc", "clang"):
+        session.chdir(tree(session, compiler))
+        session.run(
+            *("python", "setup.py", "--quiet", "build_ext", "--inplace"),
+            env={"CC": compiler, "CFLAGS": WARNINGS},
+        )
+
+
+@nox.session(python="3.12")
+def wheel(session: nox.Session) -> None:
+    """Builds sdist and wheel; checks their files, the ABI and the glibc."""
+    install(session, *WHEEL_TOOLS)
+    copy = tree(session)
+    dist = Path(session.cache_dir, "dist")
+    shutil.rmtree(dist, ignore_errors=True)
+    # The wheel is built from the sdist.
+    session.run("python", "-m", "build", "--outdir", str(dist), str(copy))
+    (path,) = dist.glob("*.whl")
+    if not re.fullmatch(r"rawmmsg-.*-cp312-abi3-.*\.whl", path.name):
+        session.error(f"{path.name} is not for the stable ABI of 3.12")
+    session.run("abi3audit", "--strict", "--report", str(path))
+    # The oldest platform that has all the symbols used.
+    report = str(session.run("auditwheel", "show", str(path), silent=True))
+    platform = re.search(r'tag:\s+"manylinux_(\d+)_(\d+)_', report)
+    if not platform or tuple(map(int, platform.groups())) > (2, 17):
+        session.error(f"needs a glibc newer than 2.17:\n{report}")
+    # With the sdist alone anyone can run the tests and the benchmarks.
+    sdist = Path(session.create_tmp(), "sdist")
+    shutil.rmtree(sdist, ignore_errors=True)
+    shutil.unpack_archive(next(dist.glob("*.tar.gz")), sdist)
+    (unpacked,) = sdist.iterdir()
+    for folder in ("tests", "bench"):
+        session.run(
+            *("diff", "-r", str(copy / folder), str(unpacked / folder)),
+            external=True,
+        )
+
+
+# The tests
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """Runs the tests (3.12, 3.13: on the wheel that `nox -s wheel` built)."""
+    copy = tree(session)
+    package = str(copy)
+    if session.python != "3.11":
+        package = built_wheel(session, copy)
+    install(session, f"{package}[test,bench]")
+    # fresh-13 runs on 3.13 what only depends on Python code.
+    without = ("bench", "bpf", "core/test_testing.py")
+    run_tests(
+        session, copy, without=without if session.python == "3.13" else ()
+    )
+
+
+@nox.session(python="3.12")
+def scapy(session: nox.Session) -> None:
+    """Runs the tests of Scapy support with earlier releases of Scapy."""
+    copy = tree(session)
+    packages = ("pytest", "pytest-timeout", "tqdm", "trio")
+    install(session, built_wheel(session, copy), *packages)
+    for release in ("2.6.1", "2.7.0"):
+        install(session, f"scapy=={release}")
+        run_tests(session, copy, paths=("tests/scapy",))
+
+
+def fresh(session: nox.Session, release: str) -> None:
+    session.chdir(tree(session))
+    session.run(
+        *(".ci/fresh.sh", release, str(Path.cwd()), str(CACHE / "fresh")),
+        external=True,
+    )
+
+
+@nox.session(name="fresh-12", python="3.11")
+def fresh_12(session: nox.Session) -> None:
+    """Runs README's commands on a newly installed Debian 12 (needs root)."""
+    fresh(session, "bookworm")
+
+
+@nox.session(name="fresh-13", python="3.11")
+def fresh_13(session: nox.Session) -> None:
+    """Runs README's commands on a newly installed Debian 13 (needs root)."""
+    fresh(session, "trixie")
+
+
+@nox.session(python="3.11")
+def plain_user(session: nox.Session) -> None:
+    """Runs the tests as the user nobody (needs root, who becomes nobody)."""
+    copy = tree(session)
+    install(session, f"{copy}[test]")
+    home = session.create_tmp()
+    session.run("chown", "-R", "nobody:nogroup", home, external=True)
+    become = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
+    user = {"HOME": home, "USER": "nobody", "LOGNAME": "nobody"}
+    run_tests(
+        session,
+        copy,
+        # These need no rights.
+        without=("bpf", "core/test_leaks.py", "core/test_out_of_memory.py"),
+        prefix=(*become.split(), "--inh-caps=-all"),
+        env=user,
+    )
+
+
+@nox.session(python="3.13t")
+def free_threaded(session: nox.Session) -> None:
+    """Runs the tests without the GIL (.ci/free_threaded_python.sh)."""
+    copy = tree(session)
+    install(session, str(copy), *FREE_THREADED_TEST, flags=WARNINGS)
+    script = (
+        "import sys, rawmmsg; assert not sys._is_gil_enabled();"
+        "assert 'cpython-313t' in rawmmsg._rawmmsg.__file__"
+    )
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-W", "error", "-c", script)
+    # Python code alone, C programs, and what needs the module _testcapi, which
+    # this interpreter lacks.
+    code = ("bench", "bpf", "core/test_testing.py")
+    run_tests(session, copy, without=(*code, "core/test_out_of_memory.py"))
+
+
+# The tests, with instruments
+
+
+@nox.session(python="3.11")
+def sanitizers(session: nox.Session) -> None:
+    """Runs the C module with AddressSanitizer and UBSan, and random calls."""
+    copy = tree(session)
+    install(session, f"{copy}[test]", flags=SANITIZERS)
+    library = session.run(
+        "gcc", "-print-file-name=libasan.so", external=True, silent=True
+    )
+    report = Path(session.create_tmp(), "report")
+    env = {
+        "LD_PRELOAD": str(library).strip(),
+        "PYTHONMALLOC": "malloc",
+        # Leaks have a session of their own: here they would be hidden among
+        # what the interpreter never frees. Tests ask for more memory than
+        # there is. pytest hides standard error.
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1"
+        f":abort_on_error=1:log_path={report}",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"
+        f":log_path={report}",
+    }
+    try:
+        # Python code alone, C programs, and a session of their own.
+        code = ("bench", "bpf", "scapy", "core/test_testing.py")
+        without = (*code, "core/test_leaks.py")
+        run_tests(session, copy, without=without, env=env)
+        if not session.posargs:
+            # It prints how to repeat what fails.
+            random = ("--seconds", "60", "--seed", str(int(time())))
+            session.run("python", "tests/fuzz/calls.py", *random, env=env)
+    except nox.command.CommandFailed:
+        for file in report.parent.glob("report.*"):
+            print(file.read_text())
+        raise
+
+
+@nox.session(python="3.11")
+def valgrind(session: nox.Session) -> None:
+    """Runs tests of batches and buffers under valgrind's memcheck."""
+    # It sees what AddressSanitizer cannot: memory that the kernel reads or
+    # writes in a bare system call, and values that were never set.
+    copy = tree(session)
+    install(session, str(copy), "numpy", "pytest", "pytest-timeout")
+    reports = Path(session.create_tmp(), "reports")
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir()
+    memcheck = (
+        "valgrind --quiet --trace-children=yes --leak-check=no --xml=yes"
+    )
+    run_tests(
+        *(session, copy, "-o", "timeout=0"),
+        paths=(
+            "tests/core/test_batches.py",
+            "tests/core/test_buffers.py",
+            "tests/core/test_buffer_lifetimes.py",
+        ),
+        prefix=(
+            *(*memcheck.split(), "--num-callers=30"),
+            f"--xml-file={reports}/%p.xml",
+        ),
+        env={"PYTHONMALLOC": "malloc"},
+    )
+    check = (".ci/valgrind_errors.py", "_rawmmsg", str(reports))
+    session.run("python", *check)
+
+
+@nox.session(python="python3.11-dbg")
+def leaks(session: nox.Session) -> None:
+    """Counts references with a debug build of Python (python3.11-dbg)."""
+    copy = tree(session)
+    install(session, str(copy), "pytest", "pytest-timeout", flags=WARNINGS)
+    run_tests(session, copy, paths=("tests/core/test_leaks.py",))
+
+
+@nox.session(python=str(CACHE / "python3.13t-tsan/bin/python3"))
+def tsan(session: nox.Session) -> None:
+    """Runs the thread tests under ThreadSanitizer (see .ci/run; by hand)."""
+    copy = tree(session)
+    # The flags of this interpreter instrument the extensions that it builds.
+    install(session, str(copy), *FREE_THREADED_TEST)
+    report = Path(session.create_tmp(), "report")
+    suppressions = CACHE / "python3.13t-tsan/tsan.supp"
+    options = f"suppressions={suppressions} exitcode=0 log_path={report}"
+    run_tests(
+        *(session, copy, "-o", "timeout=0"),
+        paths=(
+            "tests/core/test_threads.py",
+            "tests/core/test_batch_threads.py",
+        ),
+        env={"TSAN_OPTIONS": f"{options} allocator_may_return_null=1"},
+    )
+    # CPython has races of its own, also in calls that rawmmsg makes (the
+    # export count of a bytearray). A race of rawmmsg is in the module, or in
+    # a function that it calls directly (memcpy).
+    for file in report.parent.glob("report.*"):
+        text = file.read_text()
+        if re.search(r"#[01] .*_rawmmsg", text):
+            session.error(f"ThreadSanitizer found races:\n{text}")
+
+
+@nox.session(python="3.11")
+def qemu(session: nox.Session) -> None:
+    """Bridges a Linux guest in QEMU (qemu-system-x86, busybox-static)."""
+    copy = tree(session)
+    install(session, str(copy), "pytest", "pytest-timeout")
+    shutil.rmtree(copy / "rawmmsg")
+    session.chdir(copy)
+    env = {"RAWMMSG_QEMU_CACHE": str(CACHE / "qemu")}
+    session.run("python", "tests/qemu/run.py", *session.posargs, env=env)

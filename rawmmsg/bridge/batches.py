@@ -1,0 +1,49 @@
+"""The batches that frames are in on their way through a bridge."""
+
+from .._rawmmsg import PacketBatch
+from ..constants import SUPER_FRAME
+from .ports import Port
+
+__all__ = ["Slot", "Stacks", "make_stacks"]
+
+Slot = tuple[PacketBatch, "memoryview[int]"]
+"""A batch, and its lengths."""
+
+Stacks = tuple[list[Slot], list[Slot]]
+"""Batches of few frames, so that super-frames are in the cache still when they
+are sent, and of many, so that small frames share a system call. On top of each
+lies the batch that was used last."""
+
+_FEW = 8
+_MANY = 64
+
+
+def make_stacks(a: Port, b: Port, size: int | None) -> tuple[Stacks, Stacks]:
+    """For the frames that enter at `a`, and for those that enter at `b`.
+
+    Two interfaces share them, for the cache's sake again. A direction takes up
+    to two batches of a size from its stacks while frames wait for room.
+    """
+    if a.is_interface and b.is_interface:
+        shared = _for_interface(size, 4)
+        return shared, shared
+    return _for_port(a, size), _for_port(b, size)
+
+
+def _for_port(port: Port, size: int | None) -> Stacks:
+    if port.is_interface:
+        return _for_interface(size, 2)
+    stack = _stack(size or _MANY, 2)
+    return stack, stack
+
+
+def _for_interface(size: int | None, count: int) -> Stacks:
+    if size is not None:
+        stack = _stack(size, count)
+        return stack, stack
+    return _stack(_FEW, count), _stack(_MANY, count)
+
+
+def _stack(size: int, count: int) -> list[Slot]:
+    batches = [PacketBatch(size, SUPER_FRAME) for _ in range(count)]
+    return [(batch, batch.lengths) for batch in batches]

@@ -1,0 +1,80 @@
+"""Ports that are Ethernet interfaces, and those that the parent opened."""
+
+import socket
+
+from ..._rawmmsg import RawSocket
+from .. import filters
+from .port import Port, PortError
+
+__all__ = ["Descriptor", "Interface"]
+
+
+class Interface(Port):
+    """An Ethernet interface, by name."""
+
+    def open(self, expression: str | None) -> None:
+        program = filters.for_interface(expression)
+        try:
+            sock = RawSocket(
+                self.name,
+                filter=program,
+                promisc=True,
+                vnet_hdr=True,
+                ignore_outgoing=True,
+                allow_down=True,
+            )
+        except ValueError as error:
+            raise PortError(str(error)) from None
+        self.take(sock)
+
+
+class Descriptor(Port):
+    """fd:N, a socket that was opened by whoever started the program."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(name)
+        self.number = number
+
+    def open(self, expression: str | None) -> None:
+        plain = socket.socket(fileno=self.number)
+        try:
+            family, kind = plain.family, plain.type
+            if (family, kind) == (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+                plain.getpeername()  # OSError unless it is connected
+        finally:
+            plain.detach()
+        if family == socket.AF_PACKET:
+            self._open_packet_socket(expression, kind)
+            return
+        if kind != socket.SOCK_DGRAM and (
+            family != socket.AF_UNIX or kind != socket.SOCK_SEQPACKET
+        ):
+            raise PortError(
+                f"{self.name}: not a datagram or SOCK_SEQPACKET socket"
+            )
+        compile_for = (
+            filters.for_udp
+            if family in (socket.AF_INET, socket.AF_INET6)
+            else filters.for_datagrams
+        )
+        program = compile_for(expression)
+        self.take(RawSocket(fileno=self.number, filter=program))
+
+    def _open_packet_socket(self, expression: str | None, kind: int) -> None:
+        if kind != socket.SOCK_RAW:
+            raise PortError(
+                f"{self.name}: a SOCK_DGRAM packet socket has no link headers"
+            )
+        program = filters.for_interface(expression)
+        try:
+            sock = RawSocket(
+                fileno=self.number,
+                filter=program,
+                promisc=True,
+                vlan=True,
+                vnet_hdr=True,
+                ignore_outgoing=True,
+            )
+        except ValueError as error:
+            raise PortError(f"{self.name}: {error}") from None
+        self.take(sock)

@@ -1,0 +1,87 @@
+"""A port that is a UDP socket."""
+
+import array
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ..._rawmmsg import RawSocket
+from .. import filters
+from .port import Port, PortError
+
+__all__ = ["UdpSocket"]
+
+_RECEIVE_BUFFER: Final = 8 << 20
+
+# asm-generic/socket.h, linux/bpf_common.h
+_SO_ATTACH_FILTER: Final = 26
+_SO_DETACH_FILTER: Final = 27
+_RETURN: Final = 0x06
+
+
+class UdpSocket(Port):
+    """udp:HOST:PORT,HOST:PORT, local and remote."""
+
+    def __init__(
+        self, name: str, local: tuple[str, int], remote: tuple[str, int]
+    ) -> None:
+        super().__init__(name)
+        self.local = local
+        self.remote = remote
+
+    def open(self, expression: str | None) -> None:
+        program = filters.for_udp(expression)
+        family, local, remote = self._resolve()
+        with socket.socket(family, socket.SOCK_DGRAM) as plain:
+            # From bind() to connect() anybody's datagrams are queued, and stay
+            # in the queue.
+            _reject_all(plain)
+            plain.bind(local)
+            plain.connect(remote)
+            if plain.getsockname() == plain.getpeername():
+                raise PortError(f"{self.name}: its own peer")
+            plain.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            self.take(
+                RawSocket(
+                    fileno=plain.fileno(),
+                    filter=program,
+                    rcvbuf=_RECEIVE_BUFFER,
+                )
+            )
+            plain.detach()
+
+    def _resolve(self) -> tuple[socket.AddressFamily, Any, Any]:
+        """Two addresses of one family."""
+        remotes = {
+            family: address
+            for family, _, _, _, address in reversed(_look_up(*self.remote))
+        }
+        for family, _, _, _, address in _look_up(*self.local):
+            if family in remotes:
+                return family, address, remotes[family]
+        raise PortError(f"{self.name}: one address is IPv4, the other IPv6")
+
+
+def _look_up(
+    host: str, port: int
+) -> Sequence[tuple[socket.AddressFamily, int, int, str, Any]]:
+    """What getaddrinfo(3) says; no host: any address."""
+    try:
+        return socket.getaddrinfo(
+            host or None,
+            port,
+            type=socket.SOCK_DGRAM,
+            flags=socket.AI_PASSIVE,
+        )
+    except UnicodeError:  # from IDNA: a label that is empty, or too long
+        raise PortError(f"{host!r}: not the name of a host") from None
+
+
+def _reject_all(sock: socket.socket) -> None:
+    """Attaches a filter that accepts nothing."""
+    program = array.array("B", struct.pack("HBBI", _RETURN, 0, 0, 0))
+    address, _ = program.buffer_info()
+    sock.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, address)
+    )

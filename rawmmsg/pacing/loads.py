@@ -1,0 +1,142 @@
+"""Packets laid out in batches that are ready to send."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from .. import PacketBatch
+from .pace import Pace
+
+MOST_FRAMES: Final = 1024
+"""Frames of a load: as many as one system call takes."""
+
+MOST_BYTES: Final = 1 << 20
+"""Once a load has so many bytes, no further frame is added to it."""
+
+_OFFLOAD_COLUMNS: Final = (
+    *("vnet_flags", "gso_types", "header_lengths", "gso_sizes"),
+    *("checksum_starts", "checksum_offsets"),
+)
+
+
+class Source(NamedTuple):
+    """The packets of a user, before they are built.
+
+    build    returns the bytes of an item, which the user may then change
+    streams  the items are sent while `items` makes more of them; otherwise all
+             of them are there
+    """
+
+    items: Iterable[Any]
+    build: Callable[[Any], bytes]
+    streams: bool
+
+
+@dataclass(frozen=True)
+class Load:
+    """A batch ready to send: how many bytes it has in all, and the position
+    of each frame and of what follows the last, in rising order."""
+
+    batch: PacketBatch
+    size: int
+    positions: Sequence[float]
+
+    @property
+    def frames(self) -> int:
+        return len(self.positions) - 1
+
+    def repeated(self, times: int) -> "Load":
+        """Returns a load that holds the frames of this one `times` times."""
+        frames = self.batch.tolist()
+        batch = PacketBatch(len(frames) * times, max(1, *map(len, frames)))
+        *starts, end = self.positions
+        positions = [i * end + start for i in range(times) for start in starts]
+        for _ in range(times):
+            batch.extend(frames)
+        for name in _OFFLOAD_COLUMNS:
+            column = getattr(self.batch, name, None)
+            if column is not None:  # the batch has offload headers
+                copies = getattr(batch, name)
+                for i in range(0, len(copies), len(frames)):
+                    copies[i : i + len(frames)] = column[: len(frames)]
+        return Load(batch, self.size * times, [*positions, times * end])
+
+
+def whole_batch(batch: PacketBatch, pace: Pace) -> list[Load]:
+    """The user's own batch, which is sent from its own memory; no load if it
+    is empty."""
+    frames = list(batch)
+    if not frames:
+        return []
+    positions = pace.place(frames, (), 0.0)
+    return [Load(batch, sum(map(len, frames)), positions)]
+
+
+def loads(source: Source, pace: Pace, seconds: float) -> Iterator[Load]:
+    """Yields the packets in loads, each of what `source` gives in so many
+    seconds. An error of `source` is raised after the packets before it.
+
+    If `seconds` is finite, the next load reuses the memory of this one.
+    """
+    items = iter(source.items)
+    batch: PacketBatch | None = None
+    position = 0.0
+    failure: Exception | None = None
+    while failure is None:
+        frames: list[bytes] = []
+        times: list[float] = []
+        try:
+            _gather(items, source.build, pace.time_of, seconds, frames, times)
+        except Exception as error:
+            failure = error
+        if not frames:
+            break
+        positions = pace.place(frames, times, position)
+        position = positions[-1]
+        batch = fill(batch if seconds < math.inf else None, frames)
+        yield Load(batch, sum(map(len, frames)), positions)
+    if failure is not None:
+        raise failure
+
+
+def _gather(
+    items: Iterator[Any],
+    build: Callable[[Any], bytes],
+    time_of: Callable[[Any], float] | None,
+    seconds: float,
+    frames: list[bytes],
+    times: list[float],
+) -> None:
+    """Appends the frames of one load, and their times if the pace needs
+    them."""
+    until = time.monotonic() + seconds
+    size = 0
+    for item in items:
+        frame = build(item)
+        if time_of is not None:
+            times.append(time_of(item))
+        frames.append(frame)
+        size += len(frame)
+        if (
+            len(frames) == MOST_FRAMES
+            or size >= MOST_BYTES
+            or time.monotonic() >= until
+        ):
+            return
+
+
+def fill(batch: PacketBatch | None, frames: list[bytes]) -> PacketBatch:
+    """Returns a batch of these frames: this one, or a new one if it is too
+    small."""
+    longest = max(1, *map(len, frames))
+    if (
+        batch is None
+        or len(frames) > batch.capacity
+        or longest > (batch.frame_size or 0)
+    ):
+        batch = PacketBatch(len(frames), longest)
+    batch.clear()
+    batch.extend(frames)
+    return batch

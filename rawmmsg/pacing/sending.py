@@ -1,0 +1,246 @@
+"""send(): from a user's packets to the result."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from .. import PacketBatch, RawSocket
+from .loads import (
+    MOST_BYTES,
+    MOST_FRAMES,
+    Load,
+    Source,
+    loads,
+    whole_batch,
+)
+from .outlet import Outlet, send_loads
+from .pace import Pace, Pacer, choose_pace
+from .streaming import send_as_yielded
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_MOST_SECONDS: Final = 0.001  # to gather a load that sending waits for
+
+
+class StopEvent(Protocol):
+    """What can stop a call: a threading.Event, a multiprocessing one ..."""
+
+    def is_set(self) -> bool: ...
+
+
+class Progress(Protocol):
+    """A progress bar: tqdm's, or another with these methods."""
+
+    def reset(self, total: int) -> object: ...
+    def update(self, count: int) -> object: ...
+
+
+@dataclass(frozen=True)
+class SendResult:
+    """What has been sent, by the kernel's count.
+
+    frames, bytes   that the kernel took; bytes as given, without preamble and
+                    frame check sequence
+    seconds         from the first frame to the last, without the time in
+                    which packets were built before the first
+    rate            frames per second
+    retries         calls that were repeated because a queue was full (ENOBUFS)
+    errors          frames that the kernel refused: longer than the MTU
+                    allows, shorter than the link header, or dropped on their
+                    way out while other frames pass (ENOBUFS)
+    refusal         the first of these errors, or None
+    """
+
+    frames: int
+    bytes: int
+    seconds: float
+    rate: float
+    retries: int
+    errors: int
+    refusal: OSError | None
+
+
+def send(
+    sock: RawSocket,
+    packets: "Iterable[Buffer | tuple[Buffer, ...]]",
+    *,
+    loop: int = 1,
+    pps: float | None = None,
+    mbps: float | None = None,
+    inter: float | None = None,
+    stop: StopEvent | None = None,
+) -> SendResult:
+    """Sends packets over a socket, at a pace, and counts exactly what the
+    kernel took.
+
+    packets  a PacketBatch, which is sent from its own memory; or an iterable
+             of buffers (a list, rows of a numpy array, a generator), in which
+             a tuple of buffers is one packet
+    loop     how many times to send all packets; 0: until stopped
+    pps      packets per second
+    mbps     megabits of packets per second
+    inter    seconds from one packet to the next
+    stop     an Event; when another thread or a signal handler sets it, the
+             call returns within 0.05 s
+
+    Choose one pace, or none: packets then leave as fast as the kernel takes
+    them. A pace is kept by deadlines: packets that are due within 0.2 ms of
+    each other leave in one system call. If sending falls behind by up to one
+    second, it catches up at no more than twice the requested rate; anything
+    beyond that is skipped.
+
+    Packets of a list are copied before the first one leaves if there is a
+    pace or a loop. Those of a generator are sent as soon as they are yielded
+    and due, by another thread, so that the generator may wait for an answer;
+    at most 2,048 of them are in memory at a time. With `loop`, the generator
+    is read to its end first. A PacketBatch must stay as it is until the call
+    returns.
+
+    A packet that the kernel refuses (too long, too short, or dropped on its
+    way out) does not end the call, because the other packets are to keep
+    their pace. It is skipped and counted in `errors`, once for each time that
+    it was to be sent; `refusal` is the first error. To make it an exception:
+    ``if result.refusal: raise result.refusal``. The kernel reports ENOBUFS
+    both for a full queue and for a packet that something on the way out drops
+    (a far end with a smaller MTU, a filter). If other packets pass, the packet
+    was refused. A full queue is tried again, for up to one second without
+    progress. A packet that is tried to tell the two apart can overtake up to
+    four packets before it.
+
+    The socket needs no special settings, and keeps those it has; its timeout
+    does not apply. Other threads may receive on it meanwhile, but must not
+    send on it, because the result counts what the socket has sent.
+
+    Raises OSError by errno (ENETDOWN: the link is down, ENODEV, EPERM, EBADF:
+    the socket was closed), what sendmmsg() raises for a packet that does not
+    suit the socket, what `packets` raises, after all packets before that have
+    been sent, and KeyboardInterrupt; each with `packets_sent`. ValueError and
+    TypeError for arguments.
+    """
+    one_packet = str | bytes | bytearray | memoryview
+    if isinstance(packets, one_packet) or not isinstance(packets, Iterable):
+        raise TypeError(
+            "packets must be a PacketBatch or an iterable of buffers, not"
+            f" {type(packets).__name__}; to send one packet: [packet]"
+        )
+    source: PacketBatch | Source
+    if isinstance(packets, PacketBatch):
+        source = packets
+    else:
+        source = Source(packets, bytes_of, not isinstance(packets, Sized))
+    pace = choose_pace(pps=pps, mbps=mbps, inter=inter)
+    return transmit(sock, source, pace, loop=loop, stop=stop)
+
+
+def bytes_of(packet: Any) -> bytes:
+    """Returns the bytes of a buffer, or of a tuple of them."""
+    if type(packet) is bytes:
+        return packet
+    try:
+        if isinstance(packet, tuple):
+            return b"".join(packet)
+        return bytes(memoryview(packet))
+    except TypeError:
+        raise TypeError(
+            "a packet must be a buffer or a tuple of buffers, not"
+            f" {type(packet).__name__}"
+        ) from None
+
+
+def transmit(
+    sock: RawSocket,
+    source: PacketBatch | Source,
+    pace: Pace,
+    *,
+    loop: int,
+    stop: StopEvent | None,
+    progress: Progress | None = None,
+    ended_by: tuple[type[BaseException], ...] = (),
+) -> SendResult:
+    """Does what send() and sendp_batch() promise. An exception in `ended_by`
+    ends the call with a result; others are raised with `packets_sent`."""
+    if loop < 0:
+        raise ValueError(f"loop must be 0 (until stopped) or more, not {loop}")
+    stopped = _never if stop is None else stop.is_set
+    report = None if progress is None else progress.update
+    outlet = Outlet(sock, stopped, report)
+    begin = None
+    try:
+        if isinstance(source, PacketBatch) or (
+            loop != 1 or (pace.is_limited and not source.streams)
+        ):
+            built = _build_ahead(source, pace)
+            if loop and progress is not None:
+                progress.reset(loop * sum(load.frames for load in built))
+            begin = time.monotonic()
+            _send_passes(built, outlet, pace, loop)
+        else:
+            begin = time.monotonic()
+            if source.streams:
+                send_as_yielded(source, outlet, pace)
+            else:
+                batches = loads(source, pace, _MOST_SECONDS)
+                send_loads(batches, outlet, None, 0.0)
+    except ended_by:
+        pass
+    except BaseException as error:
+        outlet.settle()
+        error.packets_sent = outlet.frames  # type: ignore[attr-defined]
+        raise
+    end = time.monotonic()
+    outlet.settle()
+    seconds = end - (begin or end)
+    return SendResult(
+        frames=outlet.frames,
+        bytes=outlet.size,
+        seconds=seconds,
+        rate=outlet.frames / seconds if seconds else 0.0,
+        retries=outlet.retries,
+        errors=outlet.errors,
+        refusal=outlet.refusal,
+    )
+
+
+def _never() -> bool:
+    return False
+
+
+def _build_ahead(source: PacketBatch | Source, pace: Pace) -> list[Load]:
+    if isinstance(source, PacketBatch):
+        return whole_batch(source, pace)
+    return list(loads(source, pace, math.inf))
+
+
+def _send_passes(
+    built: list[Load], outlet: Outlet, pace: Pace, loop: int
+) -> None:
+    """Sends all loads `loop` times; 0: until stopped."""
+    if not built:
+        return
+    pacer = Pacer(pace.rate, outlet.stopped) if pace.is_limited else None
+    shift = 0.0
+    for one_pass in _passes(built, loop):
+        shift = send_loads(one_pass, outlet, pacer, shift)
+        if outlet.stopped():
+            return
+
+
+def _passes(built: list[Load], loop: int) -> Iterator[list[Load]]:
+    """Yields the loads `loop` times. A short list is repeated within one load:
+    otherwise each pass would cost a system call and a wake-up of the Pacer."""
+    first = built[0]
+    fit = min(MOST_FRAMES // first.frames, MOST_BYTES // max(1, first.size))
+    if len(built) > 1 or loop == 1 or fit < 2:
+        yield from repeat(built, loop) if loop else repeat(built)
+        return
+    if not loop:
+        yield from repeat([first.repeated(fit)])
+    full, rest = divmod(loop, fit)
+    if full:
+        yield from repeat([first.repeated(fit)], full)
+    if rest:
+        yield [first.repeated(rest)]

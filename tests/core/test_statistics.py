@@ -1,0 +1,150 @@
+"""statistics(): every packet is counted once."""
+
+import socket
+import struct
+import time
+from typing import Any
+
+import pytest
+from support import WAIT
+from support.frames import frame, pending, receive, send
+from support.linux import same_socket
+
+from rawmmsg import PACKET_STATISTICS, SOL_PACKET, RawSocket
+from rawmmsg.testing import Veth
+
+
+def settle(sock: RawSocket, total: int) -> list[bytes]:
+    """Receives until every one of `total` packets sent since the socket was
+    made is either received or counted as dropped."""
+    deadline = time.monotonic() + WAIT
+    packets: list[bytes] = []
+    while True:
+        packets += pending(sock)
+        counts = sock.statistics()
+        assert counts.packets_dropped is not None
+        if counts.packets_received + counts.packets_dropped >= total:
+            return packets
+        assert time.monotonic() < deadline, f"packets are missing: {counts}"
+
+
+# Counters
+
+
+def test_statistics_accumulate(pair: Veth) -> None:
+    """The kernel's own counters start again each time they are read."""
+    with RawSocket(pair.a) as sender, RawSocket(pair.b) as sock:
+        packets = [frame(b"%d" % number) for number in range(10)]
+        for turn in (1, 2, 3):
+            assert sender.sendmmsg(packets) == 10
+            receive(sock, 10)
+            got, sent = sock.statistics(), sender.statistics()
+            assert got.packets_received == 10 * turn
+            assert got.packets_dropped == 0
+            assert turn <= got.batches_received <= 10 * turn
+            assert got.packets_sent == got.batches_sent == 0
+            assert sent.packets_sent == 10 * turn
+            assert sent.batches_sent == turn
+            assert sent.send_retries == 0
+
+
+def test_single_packet_calls_count_too(pair: Veth) -> None:
+    with RawSocket(pair.a) as sender, RawSocket(pair.b) as sock:
+        sock.settimeout(WAIT)
+        sender.send(frame())
+        sender.sendmmsg_all([frame(), frame()])
+        sock.recv(100)
+        sock.recv_into(bytearray(100))
+        assert sender.statistics().packets_sent == 3
+        assert sender.statistics().batches_sent == 2
+        assert sock.statistics().packets_received == 2
+        assert sock.statistics().batches_received == 2
+
+
+def test_kernels_statistics_reset_on_read_and_include_drops(
+    pair: Veth,
+) -> None:
+    """Why statistics() accumulates, and counts deliveries by itself."""
+    with RawSocket(pair.b, rcvbuf=8192) as sock, same_socket(sock) as std:
+        send(pair.a, *[frame(b"%d" % number) for number in range(500)])
+        option = (SOL_PACKET, PACKET_STATISTICS, 8)
+        deadline = time.monotonic() + WAIT
+        packets = drops = 0
+        while packets < 500:
+            assert time.monotonic() < deadline
+            more = struct.unpack("II", std.getsockopt(*option))
+            packets, drops = packets + more[0], drops + more[1]
+        assert packets == 500
+        assert drops == 500 - len(pending(sock)) > 0
+        assert struct.unpack("II", std.getsockopt(*option)) == (0, 0)
+
+
+def test_received_and_dropped_make_sent(pair: Veth) -> None:
+    # Fewer at a time than the kernel's backlog of received packets holds
+    # (net.core.netdev_max_backlog): nothing is lost in front of the socket.
+    packets = [frame(b"%d" % number) for number in range(500)]
+    with (
+        RawSocket(pair.a, protocol=0) as sender,
+        RawSocket(pair.b, rcvbuf=8192) as sock,
+    ):
+        received: list[bytes] = []
+        for turn in range(1, 21):
+            sender.sendmmsg_all(packets)
+            received += settle(sock, 500 * turn)
+        counts = sock.statistics()
+        assert counts.packets_dropped, "nothing was dropped: no test of it"
+        assert counts.packets_received == len(received)
+        assert len(received) + counts.packets_dropped == 10_000
+        assert sender.statistics().packets_sent == 10_000
+
+
+def test_statistics_are_a_named_tuple(pair: Veth) -> None:
+    with RawSocket(pair.b) as sock:
+        counts = sock.statistics()
+    assert tuple(counts) == (0, 0, 0, 0, 0, 0)
+    assert counts[1] == counts.packets_dropped
+    assert "packets_dropped=0" in repr(counts)
+
+
+def test_statistics_of_the_kernel_are_read_in_one_place(veth: Veth) -> None:
+    """The kernel starts again at 0 when asked: statistics() would lose
+    drops."""
+    with (
+        RawSocket(veth.a) as sock,
+        pytest.raises(ValueError, match=r"statistics\(\)"),
+    ):
+        sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+
+
+@pytest.mark.parametrize("vnet_hdr", [False, None, 0])
+@pytest.mark.parametrize("adopted", [False, True])
+def test_datagram_socket_without_offload_headers(
+    pair: Veth, vnet_hdr: Any, adopted: bool
+) -> None:
+    """vnet_hdr=False is accepted where headers are not possible."""
+    kind = socket.SOCK_DGRAM
+    options: dict[str, Any] = {"interface": pair.b, "type": kind}
+    if adopted:
+        std = socket.socket(socket.AF_PACKET, kind)
+        options = {"fileno": std.detach()}
+    with RawSocket(vnet_hdr=vnet_hdr, **options) as sock:
+        assert sock.vnet_hdr == 0
+
+
+def test_statistics_stay_after_close(pair: Veth, sender: RawSocket) -> None:
+    """They are wanted exactly then, drops included."""
+    sock = RawSocket(pair.b, rcvbuf=4096)
+    sender.sendmmsg_all([frame(bytes(46))] * 200)
+    received = len(pending(sock))
+    while True:
+        more = len(pending(sock))
+        received += more
+        if not more and sock.statistics().packets_dropped:
+            break
+    sender.sendmmsg_all([frame(bytes(46))] * 200)
+    sock.close()
+    last = sock.statistics()
+    assert last.packets_received == received
+    assert last.packets_dropped is not None
+    assert 0 < last.packets_dropped <= 400 - received
+    assert sock.statistics() == last
