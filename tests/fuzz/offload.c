@@ -69,7 +69,7 @@ promise(bool kept, const char *what)
     }
 }
 
-/* ---- Input ---------------------------------------------------------------- */
+/* ---- Input -------------------------------------------------------------- */
 
 static void
 take(struct input *in, void *out, size_t size)
@@ -166,7 +166,7 @@ copy_rows(const struct rows *from, struct rows *to)
     }
 }
 
-/* ---- What is right -------------------------------------------------------- */
+/* ---- What is right ------------------------------------------------------ */
 
 static unsigned
 be16(const uint8_t *p)
@@ -390,7 +390,7 @@ fix_headers(uint8_t *out, size_t n, const uint8_t *all,
     put16(checksum, segment_checksum(out, all, h, s, n));
 }
 
-/* ---- What must hold ------------------------------------------------------- */
+/* ---- What must hold ----------------------------------------------------- */
 
 static void
 is_same_frame(const struct rows *a, const struct rows *b, size_t i)
