@@ -45,6 +45,7 @@
 #include <time.h>
 
 #include <linux/if_packet.h>
+#include <net/if_arp.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -253,6 +254,7 @@ typedef struct {
     PyObject *interface; /* str, or NULL: all interfaces */
     int family;
     int type;
+    int proto;         /* AF_PACKET: the EtherType, in host order */
     int ifindex;       /* 0: all interfaces, or not AF_PACKET */
     int link_type;     /* ARPHRD_ of the interface; -1: all interfaces */
     bool receives;     /* false: protocol 0 */
@@ -294,6 +296,13 @@ name_room(const RawSocket *s)
 {
     return s->family == AF_PACKET ? sizeof(struct link_name)
                                   : sizeof(struct sockaddr_storage);
+}
+
+/* Whether frames of this link type begin with an Ethernet header. */
+static inline bool
+is_ethernet(int link_type)
+{
+    return link_type == ARPHRD_ETHER || link_type == ARPHRD_LOOPBACK;
 }
 
 /* What the kernel tells of one packet. */
@@ -350,13 +359,13 @@ void parse_message(const RawSocket *s, struct mmsghdr *message,
 Py_ssize_t begin_outgoing(struct outgoing *out, const RawSocket *s,
                           const module_state *state, PyObject *packets);
 
-/* Makes packets start.. of `total` ready, as many as one call takes: 0, or -1
-   with an exception set. */
+/* Makes packets from `start` on, before `stop`, ready, as many as one call
+   takes: 0, or -1 with an exception set. */
 int prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
-                     Py_ssize_t total);
+                     Py_ssize_t stop);
 void end_outgoing(struct outgoing *out);
 
-/* Raises ValueError about packets[i]; always -1. */
+/* Raises ValueError about packet i; always -1. */
 int raise_bad_frame(Py_ssize_t i, const char *reason);
 
 unsigned char *hardware_of(struct link_name *n);

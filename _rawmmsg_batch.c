@@ -24,7 +24,6 @@
 
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
-#include <net/if_arp.h>
 #include <unistd.h>
 
 #ifndef SCM_PIDFD
@@ -831,7 +830,7 @@ set_held(PacketBatch *b, Py_ssize_t count, unsigned collected)
 int
 raise_bad_frame(Py_ssize_t i, const char *reason)
 {
-    PyErr_Format(PyExc_ValueError, "packets[%zd]: %s", i, reason);
+    PyErr_Format(PyExc_ValueError, "packet %zd: %s", i, reason);
     return -1;
 }
 
@@ -1645,13 +1644,6 @@ restore_tag(struct arrival *a, unsigned char *frame, size_t room)
     return true;
 }
 
-/* Whether frames of this link type begin with an Ethernet header. */
-static bool
-is_ethernet(int link_type)
-{
-    return link_type == ARPHRD_ETHER || link_type == ARPHRD_LOOPBACK;
-}
-
 /* Tags, where frames begin with an Ethernet header. */
 static void
 parse_tag(struct arrival *a, unsigned char *frame, size_t room)
@@ -1967,7 +1959,7 @@ fetch_packets(PyObject *packets, Py_ssize_t start, Py_ssize_t count,
         }
         else if (size > limit) {
             PyErr_Format(PyExc_ValueError,
-                         "packets[%zd] has %zd parts: at most %zd are "
+                         "packet %zd has %zd parts: at most %zd are "
                          "gathered",
                          start + i, size, limit);
             Py_CLEAR(fetched);
@@ -2061,9 +2053,9 @@ finally:
 
 int
 prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
-                 Py_ssize_t total)
+                 Py_ssize_t stop)
 {
-    Py_ssize_t count = total - start < MAX_SEND ? total - start : MAX_SEND;
+    Py_ssize_t count = stop - start < MAX_SEND ? stop - start : MAX_SEND;
 
     return out->batch != NULL ? prepare_batch(out, start, count)
                               : prepare_sequence(out, packets, start, count);

@@ -19,6 +19,9 @@ from rawmmsg import PacketBatch, RawSocket
 from support import WAIT
 from support.frames import PACKET
 
+# Text of EBADF.
+CLOSED: Final = "the socket was closed"
+
 # Every method that waits for packets, and every one that waits for room.
 RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
     "recvmmsg_into": lambda sock: sock.recvmmsg_into(PacketBatch(4)),
@@ -180,9 +183,14 @@ def assert_ended_by_close(call: Call) -> None:
 
 
 @contextmanager
-def raises(number: int) -> Iterator[pytest.ExceptionInfo[OSError]]:
-    """Expects an OSError with this number and its text."""
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+def raises(
+    number: int, text: str | None = None
+) -> Iterator[pytest.ExceptionInfo[OSError]]:
+    """Expects an OSError with this number, and the text that belongs to the
+    number, or `text`."""
+    if text is None:
+        text = CLOSED if number == errno.EBADF else os.strerror(number)
+    with pytest.raises(OSError, match=text) as caught:
         yield caught
     assert caught.value.errno == number
 
