@@ -7,6 +7,7 @@ from time import monotonic
 from .._queue import bytes_queued
 from .._rawmmsg import PacketBatch
 from ..constants import SUPER_FRAME
+from .batches import Slot, Stacks
 from .drops import (
     SHORTEST,
     Dropped,
@@ -17,9 +18,8 @@ from .drops import (
     short,
     truncated,
 )
-from .outlets import Direct, outlet_for
-from .port import Port, PortClosed
-from .slots import Slot, Stacks
+from .outgoing import Direct, outlet_for
+from .ports import Port, PortClosed
 
 __all__ = ["Direction", "Dropped"]
 

@@ -5,7 +5,7 @@ from typing import Protocol
 from .._rawmmsg import PacketBatch
 from ..constants import SUPER_FRAME
 from .drops import Mark, mark
-from .port import Port
+from .ports import Port
 
 __all__ = ["Direct", "Outlet", "Segmented", "outlet_for"]
 

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .._rawmmsg import RawSocket
-from . import filters
+from ..._rawmmsg import RawSocket
+from .. import filters
 from .port import Port, PortError
 
 __all__ = ["UdpSocket"]
