@@ -1,4 +1,5 @@
-"""The whole suite runs in a network namespace of its own."""
+"""Fixtures and options for all tests. The suite runs in a network namespace of
+its own."""
 
 import importlib
 import os
@@ -21,8 +22,8 @@ from rawmmsg.testing import Veth, veth_pair
 
 pytest_plugins = ["rawmmsg.testing"]
 
-# The benchmarks lie beside the package. Last in the path: an installed rawmmsg
-# is tested rather than the one in the tree.
+# For the tests of bench/. At the end of the path, so that an installed rawmmsg
+# is tested, not the one in the tree.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 
@@ -57,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Prolongs the time limits of tests that an option prolongs."""
+    """Lengthens the time limits of tests that an option makes longer."""
     limit = float(config.getini("timeout") or 0)
     longer = {
         "scaled": limit * config.getoption("scale"),
@@ -83,7 +84,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _errors_of_missing_tools() -> tuple[type[Exception], ...]:
-    """With that of bench/, if a test has imported it."""
+    """The errors that skip a test. bench/ has one of its own, if it was
+    imported."""
     framework = sys.modules.get("bench.framework")
     if framework is None:
         return (FileNotFoundError,)
@@ -91,8 +93,8 @@ def _errors_of_missing_tools() -> tuple[type[Exception], ...]:
 
 
 def _skip_without_tool() -> Generator[None, object, object]:
-    """Skips a test that needs a program or a library which is not installed:
-    the error names the command that installs it."""
+    """Skips a test that needs a program or a library that is not installed.
+    The error names the command that installs it."""
     try:
         return (yield)
     except _errors_of_missing_tools() as error:
@@ -115,34 +117,36 @@ def scaled(pytestconfig: pytest.Config) -> Callable[[int], int]:
 
 @pytest.fixture(scope="session")
 def flap_seconds(pytestconfig: pytest.Config) -> float:
-    """How long a link flaps: --flap-seconds."""
+    """--flap-seconds: how long a link is set down and up."""
     return float(pytestconfig.getoption("flap_seconds"))
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Veth]:
-    """One veth pair for all tests of a file that leave it as it is."""
+    """One veth pair for all tests of a file. They leave it as they found
+    it."""
     with veth_pair() as made:
         yield made
 
 
 @pytest.fixture
 def sender(pair: Veth) -> Iterator[RawSocket]:
-    """A socket that sends on it, from `pair.a`."""
+    """A socket on `pair.a` that only sends."""
     with RawSocket(pair.a, protocol=0) as sock:
         yield sock
 
 
 @pytest.fixture
 def receiver(pair: Veth) -> Iterator[RawSocket]:
-    """A socket that receives on it, at `pair.b`."""
+    """A socket on `pair.b`."""
     with RawSocket(pair.b) as sock:
         yield sock
 
 
 @pytest.fixture
 def far(pair: Veth) -> Iterator[RawSocket]:
-    """What arrives at the end of a pair whose other end is a port."""
+    """A socket that sees what arrives at `pair.a` while the bridge has
+    `pair.b`."""
     with RawSocket(pair.a, ignore_outgoing=True) as sock:
         yield sock
 
@@ -154,8 +158,8 @@ def network(veth_factory: Callable[..., Veth]) -> Network:
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[tuple[RawSocket, RawSocket]]:
-    """A sender whose device leaves checksums to the kernel's software, and
-    the far end."""
+    """A sender and a receiver. The sender's device has no offloads, so the
+    kernel completes checksums and cuts super-frames in software."""
     with veth_pair() as veth:
         leave_checksums_to_software(veth.a)
         with (
@@ -167,7 +171,7 @@ def kernel() -> Iterator[tuple[RawSocket, RawSocket]]:
 
 @pytest.fixture
 def sock() -> Iterator[RawSocket]:
-    """A socket that never waits, of which nothing is to be had."""
+    """A non-blocking socket to which nothing is sent."""
     peer, adopted = datagram_pair()
     adopted.setblocking(False)
     with peer, adopted:
@@ -176,7 +180,7 @@ def sock() -> Iterator[RawSocket]:
 
 @pytest.fixture
 def busy_threads() -> Iterator[None]:
-    """Threads take turns as often as they can, where they have to."""
+    """Makes threads switch as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -185,29 +189,30 @@ def busy_threads() -> Iterator[None]:
 
 @pytest.fixture
 def unbound() -> Iterator[socket.socket]:
-    """An AF_PACKET socket of the stdlib that is bound to nothing."""
+    """An AF_PACKET socket of the standard library that is not bound."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         yield sock
 
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder like tmp_path, whose name leaves room for that of a socket
-    (unix(7): 108 bytes)."""
+    """A folder like tmp_path, with a path short enough for a Unix socket's
+    name (unix(7): 108 bytes)."""
     with tempfile.TemporaryDirectory(prefix="rawmmsg-", dir="/tmp") as folder:
         yield Path(folder)
 
 
 @pytest.fixture
 def tun() -> Iterator[tuple[int, str]]:
-    """An interface without a link header: descriptor and name."""
+    """A tun interface, which has no link header: its descriptor and name."""
     with _tun_device("tun") as made:
         yield made
 
 
 @pytest.fixture
 def tap() -> Iterator[tuple[int, str]]:
-    """An Ethernet interface that cannot segment: descriptor and name."""
+    """A tap interface, which is Ethernet and cannot segment: its descriptor
+    and name."""
     with _tun_device("tap") as made:
         yield made
 

@@ -68,10 +68,12 @@ def ready(
     ends: Ends,
     send: Callable[[int], float | None],
     renew: Callable[[], object] = lambda: None,
+    unit: float = 1e3,
 ) -> Ready:
     """A sender as the runner takes it. `send(times)` sends the batch and
     returns the nanoseconds that it took, or None; `renew` is called before it,
-    not timed, after the frames have changed."""
+    not timed, after the frames have changed. The figure is in Mpps, or with
+    `unit` 1e6 in kpps."""
     far_side, frames = place.far_side(ends), place.frames
     proved = False  # whether each frame of a batch has been compared
 
@@ -79,7 +81,7 @@ def ready(
         frames.number()
         renew()
         return far_side.timed(
-            frames, times, partial(send, times), keep_all=keep_all
+            frames.packets, times, partial(send, times), keep_all=keep_all
         )
 
     def run(times: int) -> Slice:
@@ -88,7 +90,7 @@ def ready(
             send_checked(1, keep_all=True)
             proved = True
         ns = send_checked(times)
-        return Slice(times * frames.batch / ns * 1e3, ns)
+        return Slice(times * frames.batch / ns * unit, ns)
 
     return Ready(run, frames.batch, far_side.capacity)
 

@@ -109,7 +109,7 @@ def test_loop_measures_every_side(bench: Any, brief: Any) -> None:
 
 def test_limit_sees_every_byte_and_no_tag(bench: Any) -> None:
     batch, size, rounds = 8, 100, 3
-    link, ways = bench("network.link"), bench("sides.ways")
+    link, ways = bench("network.link"), bench("sides.directions")
     with link.Link() as ends, contextlib.ExitStack() as stack:
         frames = link.Frames(batch, size)
         shared = ways.SharedLink(ends)

@@ -84,7 +84,7 @@ def receiver(bench: Any, stack: contextlib.ExitStack) -> Callable[[str], Any]:
     """Makes a receiver by its name, ready."""
 
     def make(name: str) -> Any:
-        link, ways = bench("network.link"), bench("sides.ways")
+        link, ways = bench("network.link"), bench("sides.directions")
         shared = ways.SharedLink(stack.enter_context(link.Link()))
         frames = link.Frames(64, SIZE)
         start = bench("measurements.capture").CONTENDERS[name]

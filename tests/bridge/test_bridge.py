@@ -71,7 +71,7 @@ def test_frames_pass_both_ways_in_order(
         same_frames(take(ends.left, 500), ba)
         outcome = bridge.end()
     assert outcome.code == 0
-    for one, sent in zip(outcome.ways, (ab, ba), strict=True):
+    for one, sent in zip(outcome.directions, (ab, ba), strict=True):
         assert (one.received, one.sent, one.dropped) == (500, 500, 0)
         assert one.bytes == sum(map(len, sent))
 
@@ -109,7 +109,7 @@ def test_what_the_bridge_sends_does_not_come_back(
         ends.right.send(numbered(100))
         take(ends.left, 1)
         assert pending(ends.left) == pending(ends.right) == []
-        ab, ba = bridge.end().ways
+        ab, ba = bridge.end().directions
     assert (ab.received, ba.received) == (100, 1)
 
 
@@ -123,7 +123,7 @@ def test_what_this_machine_sends_is_not_bridged(
         take(ends.left, 1)
         ends.left.send(numbered(2))
         same_frames(take(ends.right, 1), [numbered(2)])
-        assert bridge.end().ways[0].received == 1
+        assert bridge.end().directions[0].received == 1
 
 
 @pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
@@ -186,7 +186,7 @@ def test_each_direction_has_its_filter(network: Network, ends: Ends) -> None:
         ends.right.sendmmsg_all([frame(bytes(46)), tagged])
         same_frames(take(ends.right, 1), [frame(b"\1" * 46)])
         same_frames(take(ends.left, 1), [tagged])
-        assert [one.received for one in bridge.end().ways] == [1, 1]
+        assert [one.received for one in bridge.end().directions] == [1, 1]
 
 
 @pytest.mark.parametrize("option", ["--filter-ab", "--filter-ba"])
@@ -213,7 +213,7 @@ def test_signal_ends_it_with_a_summary(
         take(ends.right, 7)
         outcome = bridge.end(number)
     assert outcome.code == 0
-    ab, ba = outcome.ways
+    ab, ba = outcome.directions
     a, b = network.ports
     assert (ab.name, ba.name) == (f"{a} > {b}", f"{b} > {a}")
     assert (ab.received, ab.bytes, ab.sent) == (7, 700, 7)
@@ -230,14 +230,14 @@ def test_signal_ends_it_under_load(network: Network) -> None:
         while bridge.process.poll() is None:
             left.sendmmsg_all(packets)
         assert bridge.outcome().code == 0
-        assert bridge.outcome().ways
+        assert bridge.outcome().directions
 
 
 def test_duration_ends_it(network: Network) -> None:
     with bridging(*network.ports, "--duration", "0.1") as bridge:
         outcome = bridge.outcome()
     assert outcome.code == 0
-    assert outcome.ways
+    assert outcome.directions
 
 
 def test_quiet_says_nothing(network: Network) -> None:
@@ -364,7 +364,7 @@ def test_frame_longer_than_the_other_mtu_is_dropped_alone(
         same_frames(
             take(right, 20), [one for one in packets if len(one) == 100]
         )
-        ab, _ = bridge.end().ways
+        ab, _ = bridge.end().directions
     assert (ab.received, ab.sent, ab.reasons) == (30, 20, {"too long": 10})
 
 
@@ -381,7 +381,7 @@ def test_other_frames_than_ethernets_are_no_reason_to_end(
     with bridging(*network.ports) as bridge:
         ends.left.sendmmsg_all(packets)
         same_frames(take(ends.right, len(packets)), packets)
-        assert bridge.end().ways[0].dropped == 0
+        assert bridge.end().directions[0].dropped == 0
 
 
 def test_frame_beyond_any_batch_is_dropped_alone(
@@ -400,5 +400,5 @@ def test_frame_beyond_any_batch_is_dropped_alone(
     ):
         left.sendmmsg_all(sent)
         take(ends.right, 2)
-        ab, _ = bridge.end().ways
+        ab, _ = bridge.end().directions
     assert (ab.received, ab.sent, ab.reasons) == (3, 2, {"too long": 1})

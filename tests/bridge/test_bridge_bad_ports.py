@@ -181,7 +181,7 @@ def test_seqpacket_peer_that_closes_ends_it(
     same_frames(take(far, 5), map(numbered, range(5)))
     assert outcome.code == 1
     assert f"rawmmsg: {port}: the peer has closed\n" in outcome.text
-    _, ba = outcome.ways
+    _, ba = outcome.directions
     assert (ba.received, ba.sent) == (5, 5)
 
 

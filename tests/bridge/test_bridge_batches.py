@@ -112,7 +112,7 @@ def test_statistics_show_the_batches(network: Network) -> None:
         with stopped(bridge):
             left.sendmmsg_all([numbered(i) for i in range(200)])
         take(right, 200)
-        ab, _ = bridge.end().ways
+        ab, _ = bridge.end().directions
     assert 8 < ab.fill <= 50
 
 
@@ -137,7 +137,7 @@ def test_order_is_kept_whatever_batch_frames_are_in(
             right.sendmmsg_all(packets[::-1])
             same_frames(take(right, len(packets)), packets)
             same_frames(take(left, len(packets)), packets[::-1])
-        assert all(one.dropped == 0 for one in bridge.end().ways)
+        assert all(one.dropped == 0 for one in bridge.end().directions)
 
 
 def test_frames_that_wait_both_ways_at_once_keep_their_order(
@@ -163,7 +163,7 @@ def test_frames_that_wait_both_ways_at_once_keep_their_order(
             if i % 12 == 6:
                 same_frames(take(right, 12), packets[i - 6 : i + 6])
                 same_frames(take(left, 12), packets[i - 6 : i + 6])
-        assert all(one.dropped == 0 for one in bridge.end().ways)
+        assert all(one.dropped == 0 for one in bridge.end().directions)
 
 
 # A frame longer than any batch's, among small ones
@@ -187,7 +187,7 @@ def test_truncated_frame_is_found_among_small_ones(
         with stopped(bridge):
             left.sendmmsg_all(sent)
         same_frames(take(right, len(small)), small)
-        ab, _ = bridge.end().ways
+        ab, _ = bridge.end().directions
     assert (ab.received, ab.reasons) == (len(small) + 1, {"too long": 1})
 
 
@@ -206,5 +206,5 @@ def test_truncated_datagram_is_found_among_small_ones(
                 for packet in [*small, bytes(SUPER_FRAME + 1), numbered(8)]:
                     peer.sendto(packet, local)
             same_frames(take(left, 9), [*small, numbered(8)])
-            _, ba = bridge.end().ways
+            _, ba = bridge.end().directions
     assert (ba.received, ba.reasons) == (10, {"too long": 1})

@@ -92,7 +92,7 @@ def test_no_checksum_is_wrong(
             assert len(errors) >= 4, "the kernel counts other things by now"
             assert set(errors.values()) == {0}, errors
         for bridge in bridges:
-            ways = bridge.end().ways
+            ways = bridge.end().directions
             assert all(way.received > 0 for way in ways)
             if offloads:
                 largest = max(way.bytes / way.received for way in ways)
@@ -178,7 +178,7 @@ def test_tagged_super_frame_is_whole_where_hardware_does_nothing(
         for batch, wanted in every_kind(mtu - 100):
             sender.sendmmsg_all(batch)
             same_frames(take(receiver, len(wanted)), wanted)
-        ab, _ = bridge.end().ways
+        ab, _ = bridge.end().directions
     assert ab.sent == 2 * len(list(every_kind(mtu - 100))), "one piece each"
 
 

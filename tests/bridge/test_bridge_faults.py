@@ -80,7 +80,7 @@ def works(network: Network, bridge: Running) -> None:
 def ends_well(bridge: Running) -> Outcome:
     outcome = bridge.end()
     assert outcome.code == 0, outcome.text
-    assert outcome.ways
+    assert outcome.directions
     return outcome
 
 
@@ -131,7 +131,7 @@ def test_frame_that_cannot_be_received_costs_the_other_way_nothing(
             same_frames(take(right, 3), packets)
             back = [os.read(number, 2048) for _ in packets]
             same_frames((one[len(NO_HEADER) :] for one in back), packets)
-        ab, ba = ends_well(bridge).ways
+        ab, ba = ends_well(bridge).directions
     assert (ab.received, ab.dropped, ab.kernel) == (3 * ROUNDS, 0, ROUNDS)
     assert (ba.received, ba.sent) == (3 * ROUNDS, 3 * ROUNDS)
 
@@ -155,7 +155,7 @@ def test_flapping_link_is_survived(
                 time.sleep(0.1)
         network.right.up()
         works(network, bridge)
-        ab, _ = ends_well(bridge).ways
+        ab, _ = ends_well(bridge).directions
     assert ab.received > 0
     assert set(ab.reasons) <= {"link down", "queue full"}
 
@@ -181,7 +181,7 @@ def test_link_that_is_down_at_first_is_waited_for(network: Network) -> None:
             left.sendmmsg_all(FLOOD)
         network.right.up("b")
         works(network, bridge)
-        ab, _ = ends_well(bridge).ways
+        ab, _ = ends_well(bridge).directions
     assert ab.reasons == {"link down": 64}
 
 
@@ -214,7 +214,7 @@ def test_deleted_interface_ends_it_and_is_named(
         outcome = bridge.outcome()
     assert outcome.code == 1
     assert f"rawmmsg: {gone.b} has disappeared\n" in outcome.text
-    assert outcome.ways
+    assert outcome.directions
 
 
 def test_interface_deleted_under_load_ends_it(network: Network) -> None:
@@ -224,7 +224,7 @@ def test_interface_deleted_under_load_ends_it(network: Network) -> None:
             outcome = bridge.outcome()
     assert outcome.code == 1
     assert f"{network.right.b} has disappeared" in outcome.text
-    assert outcome.ways[0].received > 0
+    assert outcome.directions[0].received > 0
 
 
 def test_interface_made_again_needs_a_bridge_again(
@@ -271,7 +271,7 @@ def test_blocked_side_does_not_stall_the_other_way(network: Network) -> None:
             lambda: reads_again(peer, network.left.a),
             "it does not get frames again",
         )
-        ab, ba = ends_well(bridge).ways
+        ab, ba = ends_well(bridge).directions
     assert set(ab.reasons) == {"queue full"}
     assert (ba.received, ba.dropped) == (300, 0)
 
@@ -315,7 +315,7 @@ def test_full_queue_of_an_interface_does_not_stall_the_other_way(
             same_frames(take(far, 300), packets)
         tc("qdisc", "delete", "dev", network.right.b, "root")
         works(network, bridge)
-        ab, ba = ends_well(bridge).ways
+        ab, ba = ends_well(bridge).directions
     if rate == "8bit":
         assert set(ab.reasons) == {"queue full"}
     assert ba.dropped == 0
@@ -335,7 +335,7 @@ def test_frame_is_retried_before_it_is_dropped(network: Network) -> None:
     ):
         left.sendmmsg_all(packets)
         same_frames(take(right, 100), packets)
-        assert ends_well(bridge).ways[0].dropped == 0
+        assert ends_well(bridge).directions[0].dropped == 0
 
 
 # Frames that the kernel refuses on their way out, with ENOBUFS
@@ -381,7 +381,7 @@ def test_refused_frame_costs_no_other(
         for i in range(0, 3_000, 100):
             left.sendmmsg_all(packets[i : i + 100])
         same_frames(take(right, len(wanted)), wanted)
-        ab, _ = ends_well(bridge).ways
+        ab, _ = ends_well(bridge).directions
     assert (ab.received, ab.sent, ab.kernel) == (3_000, 2_900, 0)
     # A row may be longer than what is tried before the queue counts as full.
     allowed = {"refused", "queue full"} if shape != "spread" else {"refused"}
@@ -405,7 +405,7 @@ def test_refused_frame_that_is_alone_is_counted_as_refused(
             time.sleep(pause)
             left.send(numbered(i))
             same_frames(take(right, 1), [numbered(i)])
-        ab, _ = ends_well(bridge).ways
+        ab, _ = ends_well(bridge).directions
     assert (ab.sent, ab.reasons) == (5, {"refused": 5})
 
 
@@ -426,7 +426,7 @@ def test_refused_frames_cost_little_time(
             left.sendmmsg_all([numbered(i, size), numbered(i)])
             same_frames(take(right, 1), [numbered(i)])
         took = time.monotonic() - began
-        ab, _ = ends_well(bridge).ways
+        ab, _ = ends_well(bridge).directions
     assert ab.reasons == {"refused": 2_000}
     assert took < 2_000 * 0.005
 
@@ -451,7 +451,7 @@ def test_frames_of_several_kinds_are_dropped_for_their_own_reasons(
         for i in range(0, 600, 60):
             left.sendmmsg_all(packets[i : i + 60])
         same_frames(take(right, 100), [p for p in packets if len(p) == 100])
-        ab, _ = ends_well(bridge).ways
+        ab, _ = ends_well(bridge).directions
     assert (ab.received, ab.sent) == (600, 100)
     assert ab.reasons == {"refused": 300, "too long": 200}
 
@@ -475,7 +475,7 @@ def test_refused_frame_and_full_queue_are_two_things(
     ):
         left.sendmmsg_all(packets)
         same_frames(take(right, 90), wanted)
-        ab, _ = ends_well(bridge).ways
+        ab, _ = ends_well(bridge).directions
     assert ab.reasons == {"refused": 10}
 
 
@@ -500,7 +500,7 @@ def test_full_tap_without_a_queue_gets_patience(
             lambda: tx_dropped(name) >= dropped + 100,
             "the frames do not come",
         )
-        ab, _ = ends_well(bridge).ways
+        ab, _ = ends_well(bridge).directions
     assert ab.sent == 220
     assert set(ab.reasons) == {"queue full"}
 
@@ -603,5 +603,5 @@ def test_signals_end_it_while_one_side_is_blocked(network: Network) -> None:
     ):
         with RawSocket(network.left.a, protocol=0) as left:
             left.sendmmsg_all(FLOOD)
-        ab, _ = ends_well(bridge).ways
+        ab, _ = ends_well(bridge).directions
     assert ab.received <= 64

@@ -56,7 +56,7 @@ def test_frames_pass_both_ways(
             same_frames(peer.receive(1), [packet])
             send(packet)
             same_frames(take(far, 1), [packet])
-        ab, ba = bridge.end().ways
+        ab, ba = bridge.end().directions
     assert (ab.received, ab.sent) == (ba.received, ba.sent) == (30, 30)
 
 
@@ -73,7 +73,7 @@ def test_super_frames_are_cut(pair: Veth, peer: Peer) -> None:
             same_frames(peer.receive(len(wanted)), wanted)
             frames += len(batch)
             segments += len(wanted)
-        ab, _ = bridge.end().ways
+        ab, _ = bridge.end().directions
     assert (ab.received, ab.sent) == (frames, segments)
     assert ab.gained == segments - frames
 
@@ -91,7 +91,7 @@ def test_filters_are_for_the_frame_in_the_datagram(
         for packet in (numbered(2), udp + bytes(9), tagged, udp):
             send(packet)
         same_frames(take(far, 2), [tagged, udp])
-        assert bridge.end().ways[1].received == 2
+        assert bridge.end().directions[1].received == 2
 
 
 @pytest.mark.no_network
@@ -146,7 +146,7 @@ def test_peer_that_is_not_there_is_waited_for(
                 sock.settimeout(WAIT)
                 same_frames([sock.recv(2048)], [numbered(7)])
             os.unlink(remote)
-        ab, ba = bridge.end().ways
+        ab, ba = bridge.end().directions
     assert (ab.sent, ab.reasons) == (3, {"refused": 15})
     assert (ba.received, ba.dropped) == (3, 0)
 
@@ -202,7 +202,7 @@ def test_guest_that_is_killed_and_started_again_misses_nothing(
                 finally:
                     guest.kill()
             os.unlink(remote)
-        ab, ba = bridge.end().ways
+        ab, ba = bridge.end().directions
     assert (ba.received, ba.sent) == (50, 50)
     assert ab.sent > 50
     assert set(ab.reasons) <= {"refused", "queue full"}
@@ -268,7 +268,7 @@ def test_peer_may_spell_its_path_otherwise(
                 sock.settimeout(WAIT)
                 same_frames([sock.recv(2048)], [numbered(i)])
             os.unlink(remote)
-        assert bridge.end().ways[1].dropped == 0
+        assert bridge.end().directions[1].dropped == 0
 
 
 def test_unix_takes_frames_from_its_peer_alone(
@@ -287,7 +287,7 @@ def test_unix_takes_frames_from_its_peer_alone(
             same_frames(take(far, 1), [numbered(2)])
         send(numbered(4))
         same_frames(take(far, 1), [numbered(4)])
-        _, ba = bridge.end().ways
+        _, ba = bridge.end().directions
     assert (ba.sent, ba.reasons) == (4, {"from strangers": 6})
 
 
@@ -368,7 +368,7 @@ def test_closed_udp_port_is_no_reason_to_end(
                     lambda: reaches(sender, numbered(501), again),
                     "nothing comes to the new peer",
                 )
-            ab, ba = bridge.end().ways
+            ab, ba = bridge.end().directions
     assert set(ab.reasons) <= {"refused"}
     assert (ba.received, ba.sent) == (1, 1)
 
@@ -424,7 +424,7 @@ def test_datagram_that_is_no_frame_is_dropped_alone(
         for packet in (b"x" * 13, numbered(1), b"x" * 1600, numbered(2)):
             send(packet)
         same_frames(take(far, 2), [numbered(1), numbered(2)])
-        _, ba = bridge.end().ways
+        _, ba = bridge.end().directions
     assert (ba.received, ba.sent) == (5, 2)
     assert ba.reasons == {"malformed": 2, "too long": 1}
 
@@ -436,7 +436,7 @@ def test_datagram_longer_than_any_frame_is_dropped_alone(
         for packet in (numbered(1), b"x" * (SUPER_FRAME + 1), numbered(2)):
             send(packet)
         same_frames(take(far, 2), [numbered(1), numbered(2)])
-        assert bridge.end().ways[1].reasons == {"too long": 1}
+        assert bridge.end().directions[1].reasons == {"too long": 1}
 
 
 def test_two_bridges_join_two_interfaces(
@@ -461,7 +461,7 @@ def test_two_bridges_join_two_interfaces(
         end.sendmmsg_all(batch)
         same_frames(take(far, len(wanted)), wanted)
         for bridge in (first, second):
-            assert bridge.end().ways
+            assert bridge.end().directions
     assert not one.exists()
     assert not other.exists()
 

@@ -1,4 +1,4 @@
-"""RawSocket(fileno=...): what becomes of a descriptor that the caller made."""
+"""RawSocket(fileno=...): adopting a descriptor that the caller made."""
 
 import contextlib
 import ctypes
@@ -51,8 +51,8 @@ MakeEnd = Callable[[str], socket.socket]
 
 @pytest.fixture
 def make_end(pair: Veth) -> Iterator[MakeEnd]:
-    """Makes a datagram socket of the kind; what it is connected to stays open
-    until the test ends."""
+    """Makes a datagram socket of the given kind. The socket that it is
+    connected to stays open until the test ends."""
     with contextlib.ExitStack() as stack:
 
         def make(kind: str) -> socket.socket:
@@ -83,8 +83,8 @@ def datagram_ends(kind: str) -> tuple[socket.socket, socket.socket]:
 
 
 def state(sock: socket.socket) -> dict[tuple[str, int], object]:
-    """Every option of the socket that can be read and does not answer what it
-    finds in the buffer, as some of IP and IPv6 do, and its flags."""
+    """The flags of the socket and all its options, except those whose answer
+    depends on the buffer, as with some of IP and IPv6."""
     levels = {socket.SOL_SOCKET: range(1, 90)}
     if sock.family == socket.AF_PACKET:
         levels[SOL_PACKET] = range(1, 30)
@@ -97,14 +97,14 @@ def state(sock: socket.socket) -> dict[tuple[str, int], object]:
     for level, options in levels.items():
         for option in options:
             if level == socket.SOL_SOCKET and option in (
-                SO_PEERPIDFD,  # would open a descriptor
+                SO_PEERPIDFD,  # reading it opens a descriptor
                 SO_INCOMING_CPU,
                 SO_INCOMING_NAPI_ID,
             ):
                 continue
             if level == SOL_PACKET and option in (
                 PACKET_STATISTICS,  # reading resets it
-                PACKET_HDRLEN,  # answers what it finds in the buffer
+                PACKET_HDRLEN,  # the answer depends on the buffer
             ):
                 continue
             try:
@@ -147,14 +147,14 @@ def test_adopted_packet_socket_of_all_interfaces(pair: Veth) -> None:
         sock.attach_filter(keep_ethertype(0x88B5))
         with RawSocket(pair.a, protocol=0) as sender:
             sender.send(frame(b"in"))
-        # The outgoing frame, and the incoming one.
+        # The outgoing frame and the incoming one.
         sock.settimeout(WAIT)
         seen: set[int] = set()
         batch = PacketBatch()
         while len(seen) < 2:
             sock.recvmmsg_into(batch)
             assert batch.ifindexes is not None, (
-                "addresses=None collects them without an interface"
+                "without an interface, addresses are collected by default"
             )
             seen |= set(batch.ifindexes[: len(batch)])
         assert seen == {
@@ -163,7 +163,9 @@ def test_adopted_packet_socket_of_all_interfaces(pair: Veth) -> None:
         }
 
 
-def test_adopted_dgram_packet_socket_receives(pair: Veth) -> None:
+def test_adopted_dgram_packet_socket_receives_without_the_link_header(
+    pair: Veth,
+) -> None:
     std = packet_socket(pair.b, socket.SOCK_DGRAM)
     with RawSocket(fileno=std.detach()) as sock:
         assert sock.type == socket.SOCK_DGRAM
@@ -218,7 +220,7 @@ def test_empty_datagrams_are_packets() -> None:
 
 
 @pytest.mark.parametrize("kind", NOT_PACKET)
-def test_columns_of_packet_sockets_are_none_on_others(kind: str) -> None:
+def test_other_sockets_lack_the_columns_of_packet_sockets(kind: str) -> None:
     ours, peer = datagram_ends(kind)
     with peer, RawSocket(fileno=ours.detach()) as sock:
         sock.settimeout(WAIT)
@@ -234,7 +236,7 @@ def test_columns_of_packet_sockets_are_none_on_others(kind: str) -> None:
         assert batch.flags is not None
 
 
-def test_statistics_off_packet_sockets_know_no_drops() -> None:
+def test_statistics_of_other_sockets_have_no_drops() -> None:
     sender, sock = datagram_pair()
     with sender, sock:
         sender.send(b"x")
@@ -244,7 +246,7 @@ def test_statistics_off_packet_sockets_know_no_drops() -> None:
         assert counts.packets_dropped is None
 
 
-def test_getsockname_off_packet_sockets_is_eopnotsupp() -> None:
+def test_getsockname_of_other_sockets_is_eopnotsupp() -> None:
     sender, sock = datagram_pair()
     with (
         sender,
@@ -256,7 +258,8 @@ def test_getsockname_off_packet_sockets_is_eopnotsupp() -> None:
 
 
 def test_adopted_connected_udp_reports_a_refusal() -> None:
-    """ICMP port unreachable, as the stdlib's socket reports it."""
+    """ICMP port unreachable is raised, as by a socket of the standard
+    library."""
     ours, peer = datagram_ends("inet")
     peer.close()
     with RawSocket(fileno=ours.detach()) as sock:
@@ -307,7 +310,8 @@ def test_other_kinds_of_sockets_are_refused(family: int, kind: int) -> None:
 
 
 def test_seqpacket_is_adopted() -> None:
-    """One packet in each message, and after the last one the end."""
+    """Each message is one packet. After the last message, the end is
+    reported."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     batch = PacketBatch(4)
     with RawSocket(fileno=theirs.detach()) as sock:
@@ -338,7 +342,7 @@ def test_deleted_interface_is_enodev(veth: Veth) -> None:
     "option",
     ["promisc", "ignore_outgoing", "vlan", "qdisc_bypass"],
 )
-def test_options_of_packet_sockets_raise_on_others(
+def test_options_of_packet_sockets_are_refused_on_others(
     make_end: MakeEnd, kind: str, option: str
 ) -> None:
     options: dict[str, Any] = {option: True}
@@ -361,7 +365,7 @@ def test_options_of_packet_sockets_raise_on_others(
     ],
     ids=str,
 )
-def test_what_the_descriptor_brings_cannot_be_given(
+def test_interface_type_and_protocol_cannot_be_given_with_fileno(
     pair: Veth, options: dict[str, Any]
 ) -> None:
     with packet_socket(pair.b) as std:
@@ -370,14 +374,14 @@ def test_what_the_descriptor_brings_cannot_be_given(
         os.fstat(std.fileno())
 
 
-def test_promisc_needs_an_interface_here_too() -> None:
+def test_promisc_needs_an_interface_when_adopting() -> None:
     with packet_socket(None) as std:
         with pytest.raises(ValueError, match="promisc needs an interface"):
             RawSocket(fileno=std.fileno(), promisc=True)
         os.fstat(std.fileno())
 
 
-# Whose it is
+# Who owns the descriptor
 
 
 @pytest.mark.parametrize("kind", ENDS)
@@ -391,7 +395,7 @@ def test_promisc_needs_an_interface_here_too() -> None:
     ],
     ids=["7 bytes", "bad program", "expression", "int"],
 )
-def test_caller_still_owns_it_when_the_constructor_raises(
+def test_caller_keeps_the_descriptor_when_the_constructor_raises(
     make_end: MakeEnd,
     kind: str,
     options: dict[str, Any],
@@ -402,7 +406,7 @@ def test_caller_still_owns_it_when_the_constructor_raises(
         with pytest.raises(error):
             RawSocket(fileno=end.fileno(), **options)
         assert state(end) == before
-        # Still usable, by the next adopter too.
+        # It still works, and can still be adopted.
         RawSocket(fileno=end.fileno()).detach()
 
 
@@ -441,11 +445,11 @@ def test_close_wakes_a_receive_on_an_adopted_descriptor(
     assert errors == [errno.EBADF]
 
 
-# What is changed on it
+# What is changed on the descriptor
 
 
 def prepare(end: socket.socket, blocking: bool) -> None:
-    """Gives the socket options that no default has."""
+    """Sets options to values that differ from the defaults."""
     end.setblocking(blocking)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 30_000)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 40_000)
@@ -464,7 +468,7 @@ def prepare(end: socket.socket, blocking: bool) -> None:
 
 @pytest.mark.parametrize("kind", ENDS)
 @pytest.mark.parametrize("blocking", [True, False])
-def test_nothing_on_it_is_changed_unless_asked(
+def test_adopting_changes_no_option_unless_asked(
     make_end: MakeEnd, kind: str, blocking: bool
 ) -> None:
     with make_end(kind) as end:
@@ -473,13 +477,13 @@ def test_nothing_on_it_is_changed_unless_asked(
         sock = RawSocket(fileno=end.fileno())
         assert state(end) == before
         sock.settimeout(1)
-        assert state(end) == before, "timeouts belong to the object"
+        assert state(end) == before, "the timeout is a property of the object"
         sock.detach()
         assert state(end) == before
 
 
 @pytest.mark.parametrize("kind", ENDS)
-def test_what_waits_in_it_is_received(
+def test_packets_queued_before_adoption_are_received(
     make_end: MakeEnd, pair: Veth, kind: str
 ) -> None:
     if kind.startswith("packet"):
@@ -498,7 +502,8 @@ def test_what_waits_in_it_is_received(
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_timeout_is_the_objects_own(blocking: bool) -> None:
-    """O_NONBLOCK says nothing to the object, which blocks as a new one."""
+    """O_NONBLOCK of the descriptor has no effect: the object blocks, as every
+    new one."""
     ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     ours.setblocking(blocking)
     with peer, RawSocket(fileno=ours.detach()) as sock:
@@ -563,7 +568,7 @@ def test_packet_options_are_set_when_asked(pair: Veth) -> None:
         assert batch.wire_lengths is not None
 
 
-def test_filter_of_an_adopted_socket_discards_what_waits(pair: Veth) -> None:
+def test_filter_discards_packets_queued_before_adoption(pair: Veth) -> None:
     std = packet_socket(pair.b)
     with RawSocket(pair.a, protocol=0) as sender:
         sender.send(frame(b"queued"))
@@ -594,7 +599,7 @@ STRIPPED = TAGGED[:12] + TAGGED[16:]
 def test_vlan_of_none_follows_the_descriptor(
     pair: Veth, auxdata: bool, vlan: bool | None, restored: bool
 ) -> None:
-    """PACKET_AUXDATA, as found."""
+    """vlan=None leaves PACKET_AUXDATA as it was."""
     std = packet_socket(pair.b)
     std.setsockopt(SOL_PACKET, PACKET_AUXDATA, auxdata)
     with RawSocket(fileno=std.detach(), vlan=vlan) as sock:
@@ -612,13 +617,13 @@ def test_vlan_of_none_follows_the_descriptor(
 
 @pytest.mark.no_network
 def test_descriptors_that_a_peer_sends_are_closed() -> None:
-    """A UNIX datagram can bring some wherever control data is received, as
-    time stamps are."""
+    """A peer can attach descriptors to a Unix datagram. They arrive whenever
+    control data is received, as it is for timestamps."""
     peer, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with peer, RawSocket(fileno=end.detach(), timestamps="software") as sock:
         batch = PacketBatch(2)
         before = os.listdir("/proc/self/fd")
-        # As many as there is room for, and more than that.
+        # As many as fit, and more than fit.
         for count in (1, 3, 250):
             socket.send_fds(peer, [b"packet"], [peer.fileno()] * count)
             assert sock.recvmmsg_into(batch) == 1

@@ -1,4 +1,4 @@
-"""rawmmsg.aio: batches under asyncio, where tasks share one thread, wait for
+"""rawmmsg.aio: tasks in one thread that receive and send batches, wait for
 each other and are cancelled."""
 
 import asyncio
@@ -30,7 +30,7 @@ BIG: Final = numbered(0, 1_000)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """asyncio.run(), which must end."""
+    """Runs asyncio.run() with a time limit."""
 
     async def limited() -> None:
         async with asyncio.timeout(WAIT):
@@ -40,28 +40,28 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def turns(count: int) -> None:
-    """Lets the other tasks run so often."""
+    """Lets the other tasks run `count` times."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def waiting(awaitable: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A task that has come to where it waits."""
+    """Starts a task and returns it once it waits."""
     task = asyncio.create_task(awaitable)
     await turns(5)
-    assert not task.done(), f"does not wait: {task}"
+    assert not task.done(), f"the task does not wait: {task}"
     return task
 
 
 async def one(sock: RawSocket) -> list[bytes]:
-    """The next packets."""
+    """Returns the next packets."""
     batch = await anext(aio.batches(sock, PacketBatch(8)))
     return batch.tolist()
 
 
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, RawSocket]]:
-    """The peer, a socket of the stdlib, and ours."""
+    """A standard socket and the RawSocket connected to it."""
     peer, sock = datagram_pair()
     sock.setblocking(False)
     with peer, sock:
@@ -80,7 +80,7 @@ def sock(ends: tuple[socket.socket, RawSocket]) -> RawSocket:
 
 @pytest.fixture
 def full(sock: RawSocket) -> RawSocket:
-    """Sends until there is no room, which is a few packets."""
+    """The RawSocket, with a full send queue."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     with pytest.raises(BlockingIOError):
         while True:
@@ -91,7 +91,7 @@ def full(sock: RawSocket) -> RawSocket:
 # Receiving
 
 
-def test_each_step_yields_the_batch_with_what_waits(
+def test_each_step_yields_the_batch_with_all_queued_packets(
     peer: socket.socket, sock: RawSocket
 ) -> None:
     async def main() -> None:
@@ -133,7 +133,7 @@ def test_batch_stays_until_the_next_step(
     run(main())
 
 
-def test_other_tasks_run_although_packets_always_wait(
+def test_other_tasks_run_while_packets_are_always_queued(
     peer: socket.socket, sock: RawSocket
 ) -> None:
     turns_of_other = 0
@@ -152,7 +152,9 @@ def test_other_tasks_run_although_packets_always_wait(
         steps = aio.batches(sock, PacketBatch(1))
         for _ in range(8):
             await anext(steps)
-        assert turns_of_other - before >= 7, "the iterator starves others"
+        assert turns_of_other - before >= 7, (
+            "the iterator does not let other tasks run"
+        )
         task.cancel()
 
     run(main())
@@ -176,10 +178,10 @@ def test_timeout_ends_the_wait_and_the_iterator_goes_on(
 
 
 @pytest.mark.parametrize("later", range(6))
-def test_packet_that_comes_with_the_cancellation_is_not_lost(
+def test_packet_that_arrives_at_cancellation_is_not_lost(
     peer: socket.socket, sock: RawSocket, later: int
 ) -> None:
-    """Wherever the task is on its way from the event to its result."""
+    """The task may be at any point between the event and its result."""
 
     async def main() -> None:
         task = await waiting(one(sock))
@@ -198,7 +200,7 @@ def test_packet_that_comes_with_the_cancellation_is_not_lost(
 def test_no_packet_is_lost_to_a_timeout(
     peer: socket.socket, sock: RawSocket, scaled: Callable[[int], int]
 ) -> None:
-    """Many that end at any point, while packets come."""
+    """Many waits time out at any point while packets arrive."""
     total = scaled(300)
     seen: list[int] = []
     peer.setblocking(False)
@@ -224,7 +226,7 @@ def test_no_packet_is_lost_to_a_timeout(
             seen.extend(number_of(packet) for packet in batch.tolist())
         await feeding
         assert seen == [*range(total)]
-        assert timeouts > 0, "not one step was cancelled"
+        assert timeouts > 0, "no step was cancelled"
 
     run(main())
 
@@ -244,7 +246,7 @@ def test_cancelled_wait_leaves_no_descriptor(sock: RawSocket) -> None:
 # Several tasks, one socket
 
 
-def test_packets_go_to_one_task_each(
+def test_each_packet_goes_to_one_task(
     peer: socket.socket, sock: RawSocket
 ) -> None:
     seen: list[int] = []
@@ -267,10 +269,11 @@ def test_packets_go_to_one_task_each(
     run(main())
 
 
-def test_reader_that_the_program_added_stays(
+def test_reader_added_by_the_program_is_kept(
     peer: socket.socket, sock: RawSocket
 ) -> None:
-    """The loop keeps one per descriptor, and would drop it silently."""
+    """The event loop keeps one reader per descriptor and would replace it
+    silently."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -329,18 +332,18 @@ def test_send_goes_on_until_all_are_sent(
     run(main())
 
 
-def test_send_of_nothing_is_done(sock: RawSocket) -> None:
+def test_send_of_an_empty_list_returns(sock: RawSocket) -> None:
     run(aio.send(sock, []))
     run(aio.send(sock, PacketBatch()))
     assert sock.statistics().packets_sent == 0
 
 
-def test_send_of_what_is_no_sequence_is_an_error(sock: RawSocket) -> None:
+def test_send_needs_a_sequence(sock: RawSocket) -> None:
     with pytest.raises(TypeError):
         run(aio.send(sock, 5))  # type: ignore[arg-type]
 
 
-def test_failed_send_tells_how_far_it_came(veth: Veth) -> None:
+def test_failed_send_tells_how_many_packets_were_sent(veth: Veth) -> None:
     with RawSocket(veth.a, protocol=0) as sock:
         sock.setblocking(False)
         with raises(errno.EMSGSIZE) as caught:
@@ -348,7 +351,7 @@ def test_failed_send_tells_how_far_it_came(veth: Veth) -> None:
     assert packets_sent(caught.value) == 2
 
 
-def test_cancelled_send_tells_how_far_it_came(
+def test_cancelled_send_tells_how_many_packets_were_sent(
     peer: socket.socket, full: RawSocket
 ) -> None:
     async def main() -> None:
@@ -362,7 +365,9 @@ def test_cancelled_send_tells_how_far_it_came(
     run(main())
 
 
-def test_send_that_timed_out_tells_how_far_it_came(full: RawSocket) -> None:
+def test_send_that_timed_out_tells_how_many_packets_were_sent(
+    full: RawSocket,
+) -> None:
     async def main() -> None:
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(0.01):
@@ -388,7 +393,7 @@ def throttled(veth: Veth) -> Iterator[Callable[[str], RawSocket]]:
         yield throttled
 
 
-def test_send_comes_back_after_a_full_queue(
+def test_send_continues_after_a_full_queue(
     veth: Veth, throttled: Callable[[str], RawSocket]
 ) -> None:
     packets = [numbered(i, 1_000) for i in range(30)]
@@ -398,7 +403,7 @@ def test_send_comes_back_after_a_full_queue(
         assert [receiver.recv(2048) for _ in packets] == packets
 
 
-def test_send_gives_up_on_a_queue_that_stays_full(
+def test_send_raises_if_the_queue_stays_full(
     throttled: Callable[[str], RawSocket],
 ) -> None:
     sock = throttled("8bit")
@@ -407,8 +412,9 @@ def test_send_gives_up_on_a_queue_that_stays_full(
     assert packets_sent(caught.value) == sock.statistics().packets_sent > 0
 
 
-def test_send_says_that_the_queue_may_not_be_the_reason(veth: Veth) -> None:
-    """The kernel says the same of a packet that is dropped on its way out."""
+def test_send_names_the_other_reason_for_enobufs(veth: Veth) -> None:
+    """The kernel returns ENOBUFS also for a packet that is dropped when it is
+    sent."""
     ip("link", "set", veth.a, "mtu", "9000")
     packets = [frame(bytes(46)), frame(bytes(3000)), frame(bytes(46))]
     with RawSocket(veth.a, protocol=0) as sock:
@@ -423,11 +429,11 @@ def test_send_says_that_the_queue_may_not_be_the_reason(veth: Veth) -> None:
     assert caught.value.filename == veth.a
 
 
-# A socket that could block the loop
+# Blocking sockets
 
 
 @pytest.mark.parametrize("timeout", [None, 1.0])
-def test_socket_that_may_wait_is_refused(
+def test_blocking_socket_is_refused(
     sock: RawSocket, timeout: float | None
 ) -> None:
     sock.settimeout(timeout)
@@ -437,7 +443,7 @@ def test_socket_that_may_wait_is_refused(
         run(aio.send(sock, [PACKET]))
 
 
-def test_socket_that_is_made_to_wait_meanwhile_is_refused(
+def test_socket_made_blocking_between_steps_is_refused(
     peer: socket.socket, sock: RawSocket
 ) -> None:
     async def main() -> None:
@@ -450,7 +456,7 @@ def test_socket_that_is_made_to_wait_meanwhile_is_refused(
     run(main())
 
 
-# Sockets and links that go away
+# Closed sockets, links that go down
 
 
 @pytest.mark.parametrize("end", [RawSocket.close, RawSocket.detach])
@@ -484,7 +490,7 @@ def test_closed_socket_is_an_error(
         run(main())
 
 
-def test_link_that_goes_down_is_one_error_and_the_iterator_goes_on(
+def test_link_down_is_one_error_and_the_iterator_continues(
     veth: Veth,
 ) -> None:
     async def main() -> None:
@@ -523,11 +529,11 @@ def test_deleted_interface_ends_every_wait(veth_factory: Any) -> None:
     run(main())
 
 
-# Sockets that are called ready without a packet
+# Sockets that poll as readable without a packet
 
 
-def test_false_alarms_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shut down for reading: ready for ever."""
+def test_false_alarms_use_little_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that is shut down for reading polls as readable for ever."""
     waits = 0
 
     async def count(sock: RawSocket, sending: bool) -> bool:
@@ -549,5 +555,5 @@ def test_false_alarms_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     with RawSocket(fileno=plain.detach()) as sock:
         sock.setblocking(False)
         run(main(sock))
-    # Two to a pause of 10 ms; a slow machine has fewer.
+    # Two calls per pause of 10 ms; fewer on a slow machine.
     assert 0 < waits < 1_000

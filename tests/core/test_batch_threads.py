@@ -1,5 +1,5 @@
-"""Threads that share a batch: what must not be shared is refused, and memory
-that changes during a call does no harm."""
+"""Threads that share a batch: conflicting uses are refused, and memory that
+changes during a call does no harm."""
 
 import itertools
 import threading
@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import as_strided
 from support import WAIT
 from support.calls import (
     Call,
-    assert_closed_under,
+    assert_ended_by_close,
     eventually,
     fill_send_queue,
 )
@@ -26,7 +26,7 @@ IN_USE: Final = "the batch is in use by another call"
 
 
 def refusal(function: Callable[[], object]) -> str:
-    """What a BufferError says."""
+    """Returns the message of the BufferError that the function raises."""
     with pytest.raises(BufferError) as caught:
         function()
     return str(caught.value)
@@ -35,7 +35,7 @@ def refusal(function: Callable[[], object]) -> str:
 # A batch in two threads
 
 
-def test_batch_of_a_call_that_waits_is_refused_to_every_other() -> None:
+def test_batch_of_a_waiting_receive_is_refused_elsewhere() -> None:
     peer, sock = datagram_pair()
     peer2, sock2 = datagram_pair()
     batch = PacketBatch(4)
@@ -58,7 +58,7 @@ def test_batch_of_a_call_that_waits_is_refused_to_every_other() -> None:
                 lambda: list(batch),
             ):
                 assert refusal(use) == IN_USE
-            # What does not touch the packets is not refused.
+            # Uses that do not touch the packets are allowed.
             assert (len(batch), batch.capacity) == (2, 4)
             assert batch.lengths[1] == 3
             assert numpy.asarray(batch).shape == (4, 2048)
@@ -66,10 +66,12 @@ def test_batch_of_a_call_that_waits_is_refused_to_every_other() -> None:
             peer.send(b"one")
         assert call.result() == 1
         assert batch.tolist() == [b"one"]
-        assert sock2.recvmmsg_into(batch) == 1, "a refusal took the packet"
+        assert sock2.recvmmsg_into(batch) == 1, (
+            "a refused call took the packet"
+        )
 
 
-def test_batch_being_sent_is_refused_to_every_other() -> None:
+def test_batch_being_sent_is_refused_elsewhere() -> None:
     peer, sock = datagram_pair()
     batch = PacketBatch(4)
     batch.extend([PACKET, b"two"])
@@ -87,14 +89,15 @@ def test_batch_being_sent_is_refused_to_every_other() -> None:
             ):
                 assert refusal(use) == IN_USE
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
     assert batch.tolist() == [PACKET, b"two"]
 
 
 def test_two_threads_receive_into_one_batch_without_corruption(
     veth: Veth, busy_threads: None
 ) -> None:
-    """One has it, the other is refused; what is copied out is whole."""
+    """One thread has the batch and the other is refused. Every copied packet
+    is intact."""
     frames = [numbered(i, 64 + i) for i in range(64)]
     batch = PacketBatch(8, 256)
     stop = threading.Event()
@@ -137,10 +140,10 @@ def test_two_threads_receive_into_one_batch_without_corruption(
         )
 
 
-def test_indexing_while_another_thread_receives(
+def test_indexing_during_a_receive_gives_a_frame_or_an_error(
     veth: Veth, busy_threads: None, scaled: Callable[[int], int]
 ) -> None:
-    """A view of a whole frame, or an error: never memory beyond it."""
+    """Never memory beyond the frame."""
     sizes = {64, 65, 100, 200}
     batch = PacketBatch(8, 256)
     done = threading.Event()
@@ -154,7 +157,7 @@ def test_indexing_while_another_thread_receives(
 
     def look(index: int) -> None:
         views, last = 0, False
-        # Once more when nobody receives any more: then nothing is in use.
+        # Once more after the last receive, when the batch is not in use.
         while not last:
             last = done.is_set()
             try:
@@ -199,12 +202,12 @@ def test_batch_is_filled_by_two_threads_without_a_gap(
         assert mine == [mark * (1 + i % 60) for i in range(2_000)]
 
 
-# `lengths`, lists and buffers that change under a call
+# `lengths`, lists and buffers that change during a call
 
 
 class Flipper:
-    """Flips the length of packet 0 between a good and a bad one, all the time:
-    a single numpy call, which holds no lock meanwhile, writes the one entry a
+    """Switches the length of packet 0 between a valid and an invalid value. A
+    single call of numpy, which does not hold the GIL, writes the entry a
     million times."""
 
     def __init__(self, batch: PacketBatch, good: int, bad: int) -> None:
@@ -233,12 +236,14 @@ def bad_length(request: pytest.FixtureRequest) -> int:
 
 
 def outcomes(function: Callable[[], Any]) -> Iterator[Any]:
-    """What it returns, each time that it does not refuse the length; until it
-    has done both."""
+    """Yields the results of the function, except when it refuses the length,
+    until it has done both."""
     deadline = time.monotonic() + WAIT
     taken = refused = 0
     while taken + refused < 20_000 or 0 in (taken, refused):
-        assert time.monotonic() < deadline, "the length does not change"
+        assert time.monotonic() < deadline, (
+            "the function did not see both lengths"
+        )
         try:
             result = function()
         except ValueError as error:
@@ -250,7 +255,7 @@ def outcomes(function: Callable[[], Any]) -> Iterator[Any]:
 
 
 def neighbours() -> PacketBatch:
-    """A frame of 60 bytes, and right behind it another's."""
+    """Two adjacent frames of 60 bytes; the batch holds the first."""
     batch = PacketBatch(
         buffer=bytearray(b"\x01" * 60 + b"\x02" * 60), capacity=2
     )
@@ -290,7 +295,7 @@ def test_length_written_during_send_never_reaches_beyond_the_frame(
 def test_list_changed_by_another_thread_during_send(
     veth: Veth, busy_threads: None, scaled: Callable[[int], int]
 ) -> None:
-    """Each packet sent was in the list; a list that became too short is an
+    """Each packet sent was in the list. A list that became too short is an
     IndexError."""
     every = [numbered(i) for i in range(200)]
     packets = list(every)
@@ -321,7 +326,7 @@ def test_list_changed_by_another_thread_during_send(
             try:
                 while turns < scaled(500) or changes < 500 or received == 0:
                     assert time.monotonic() < deadline, (
-                        "the threads do not mix"
+                        "the threads do not interleave"
                     )
                     turns += 1
                     try:
@@ -351,13 +356,13 @@ def test_buffers_being_sent_cannot_be_resized() -> None:
         fill_send_queue(sock)
         with Call(sock.sendmmsg, [packet, parts]) as call:
             call.until_blocked()
-            # A bytearray has no lock; this call and the other one have.
+            # A bytearray has no lock, but both calls have one.
             sock.statistics()
             for buffer in (packet, *parts):
                 with pytest.raises(BufferError):
                     buffer.append(0)
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
         for buffer in (packet, *parts):
             buffer.append(0)
 

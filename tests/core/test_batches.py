@@ -1,4 +1,4 @@
-"""PacketBatch: what it holds, and the views, columns and arrays of it."""
+"""PacketBatch: its packets, views, columns and arrays."""
 
 import array
 import gc
@@ -39,7 +39,7 @@ def held(
 
 
 def collected(batch: PacketBatch) -> set[str]:
-    """The columns that are there."""
+    """The names of the columns that were collected."""
     return {name for name in COLUMNS if getattr(batch, name) is not None}
 
 
@@ -60,8 +60,7 @@ def receive_unix(batch: PacketBatch, *packets: bytes) -> None:
 
 
 def receive_all_columns(veth: Veth, batch: PacketBatch) -> RawSocket:
-    """Receives one frame with everything that can be collected; returns the
-    socket, closed."""
+    """Receives one frame with all metadata; returns the closed socket."""
     with (
         RawSocket(veth.b, addresses=True, timestamps="software") as receiver,
         RawSocket(veth.a, protocol=0) as sender,
@@ -114,7 +113,7 @@ def test_sizes_cannot_be_assigned() -> None:
             setattr(batch, name, 1)
 
 
-def test_repr_tells_how_full_the_batch_is() -> None:
+def test_repr_shows_count_and_capacity() -> None:
     batch = held(b"one", capacity=4, frame_size=128)
     assert repr(batch) == "<PacketBatch 1 of 4 packets of up to 128 bytes>"
     scattered = PacketBatch(buffers=[bytearray(1), bytearray(2)])
@@ -139,7 +138,7 @@ def test_length_is_the_number_of_packets() -> None:
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_index_gives_exactly_the_packet(index: int) -> None:
+def test_index_gives_exactly_the_bytes_of_the_packet(index: int) -> None:
     batch = held(*ONE_TWO_THREE)
     assert batch[index] == ONE_TWO_THREE[index]
     assert batch[index - 3] == ONE_TWO_THREE[index]
@@ -147,7 +146,7 @@ def test_index_gives_exactly_the_packet(index: int) -> None:
 
 @pytest.mark.parametrize("index", [3, -4, 2**62, -(2**62), 2**70, -(2**70)])
 def test_index_out_of_range_raises(index: int) -> None:
-    """Where the batch has memory, and where it has none."""
+    """Both beyond the packets and beyond the memory."""
     with pytest.raises(IndexError):
         held(*ONE_TWO_THREE)[index]
 
@@ -168,7 +167,7 @@ def test_iteration_gives_each_packet() -> None:
     ]
 
 
-def test_iterators_do_not_disturb_each_other() -> None:
+def test_iterators_are_independent() -> None:
     batch = held(*ONE_TWO_THREE)
     pairs = [(bytes(a), bytes(b)) for a in batch for b in batch]
     assert pairs == [(a, b) for a in ONE_TWO_THREE for b in ONE_TWO_THREE]
@@ -231,7 +230,7 @@ def test_append_copies_any_contiguous_buffer(data: Any) -> None:
         (numpy.zeros((4, 4), "u1")[:, ::2], (ValueError, BufferError)),
     ],
 )
-def test_append_refuses_what_is_no_contiguous_buffer(
+def test_append_refuses_other_objects(
     data: Any, error: type[Exception] | tuple[type[Exception], ...]
 ) -> None:
     batch = held(b"first")
@@ -254,20 +253,20 @@ def test_append_of_a_longer_packet_raises_and_changes_nothing() -> None:
     assert batch.tolist() == [b"one"]
 
 
-def test_append_of_an_empty_packet() -> None:
+def test_append_accepts_an_empty_packet() -> None:
     batch = held(b"", b"x", b"")
     assert batch.tolist() == [b"", b"x", b""]
     assert len(batch[0]) == 0
 
 
-def test_append_of_a_frame_of_the_batch_itself() -> None:
+def test_append_accepts_a_frame_of_the_batch_itself() -> None:
     batch = held(b"packet")
     batch.append(batch[0])
     batch[0][0] = 0
     assert batch.tolist() == [b"\0acket", b"packet"]
 
 
-def test_append_of_memory_that_overlaps_the_frame() -> None:
+def test_append_accepts_memory_that_overlaps_the_frame() -> None:
     memory = bytearray(b"0123456789")
     batch = PacketBatch(2, 5, buffer=memory)
     batch.append(memoryview(memory)[2:7])
@@ -276,7 +275,7 @@ def test_append_of_memory_that_overlaps_the_frame() -> None:
     assert batch.tolist() == [b"23456", b"65678"]
 
 
-def test_append_goes_on_behind_what_was_received() -> None:
+def test_append_adds_after_received_packets() -> None:
     batch = PacketBatch()
     receive_unix(batch, b"received")
     batch.append(b"appended")
@@ -291,7 +290,7 @@ def test_extend_takes_any_iterable() -> None:
     assert batch.tolist() == [b"one", b"two", b"three", b"four", b"five"]
 
 
-def test_extend_keeps_what_precedes_a_failure() -> None:
+def test_extend_keeps_the_packets_before_a_failure() -> None:
     batch = PacketBatch(3, 5)
     with pytest.raises(TypeError):
         batch.extend([b"one", None])  # type: ignore[list-item]
@@ -302,7 +301,7 @@ def test_extend_keeps_what_precedes_a_failure() -> None:
     assert batch.tolist() == [b"one", b"two", b"three"]
 
 
-def test_extend_passes_on_what_the_iterable_raises() -> None:
+def test_extend_raises_what_the_iterable_raises() -> None:
     def packets() -> Iterator[bytes]:
         yield b"one"
         raise KeyError("iterable")
@@ -333,7 +332,7 @@ def test_extend_lets_the_iterable_use_the_batch() -> None:
     assert batch.tolist() == [b"three"]
 
 
-def test_clear_empties() -> None:
+def test_clear_removes_all_packets() -> None:
     batch = held(*ONE_TWO_THREE)
     batch.clear()
     assert len(batch) == 0
@@ -342,7 +341,7 @@ def test_clear_empties() -> None:
     assert batch.tolist() == [b"again"]
 
 
-def test_set_count_declares_what_was_written_in_place() -> None:
+def test_set_count_declares_packets_written_in_place() -> None:
     batch = PacketBatch(4, 16)
     frames = numpy.asarray(batch)
     frames[0, :3] = list(b"one")
@@ -365,20 +364,20 @@ def test_set_count_keeps_the_lengths() -> None:
 
 
 @pytest.mark.parametrize("count", [-1, 5, 2**62, 2**70, -(2**70)])
-def test_set_count_refuses_what_the_batch_cannot_hold(count: int) -> None:
+def test_set_count_refuses_more_than_the_capacity(count: int) -> None:
     batch = held(b"one", capacity=4)
     with pytest.raises(ValueError, match="count must be 0 to 4"):
         batch.set_count(count)
     assert batch.tolist() == [b"one"]
 
 
-def test_receiving_replaces_what_the_batch_held() -> None:
+def test_receive_replaces_earlier_packets() -> None:
     batch = held(*ONE_TWO_THREE)
     receive_unix(batch, b"received")
     assert batch.tolist() == [b"received"]
 
 
-def test_call_that_raises_leaves_the_batch_as_it_was(veth: Veth) -> None:
+def test_receive_that_raises_leaves_the_batch_unchanged(veth: Veth) -> None:
     batch = PacketBatch()
     receive_all_columns(veth, batch)
     before = {name: bytes(column(batch, name)) for name in COLUMNS}
@@ -415,11 +414,13 @@ def test_only_lengths_is_writable(veth: Veth) -> None:
     assert batch.tolist() == [numbered(1)[:5]]
 
 
-def test_columns_tell_of_the_packet(veth: Veth) -> None:
+def test_columns_hold_the_metadata_of_the_packet(veth: Veth) -> None:
     batch = PacketBatch()
     receiver = receive_all_columns(veth, batch)
     values = {name: column(batch, name)[0] for name in COLUMNS}
-    assert values.pop("timestamps_ns") > 10**18, "a stamp of this century"
+    assert values.pop("timestamps_ns") > 10**18, (
+        "the timestamp is of this century"
+    )
     assert values == {
         "lengths": 64,
         "wire_lengths": 64,
@@ -471,7 +472,7 @@ def test_new_batch_has_lengths_only() -> None:
     ],
     ids=["append", "extend", "clear", "set_count"],
 )
-def test_filling_drops_the_columns_of_the_last_receive(
+def test_append_drops_the_columns_of_the_last_receive(
     veth: Veth, fill: Callable[[PacketBatch], None]
 ) -> None:
     batch = PacketBatch()
@@ -497,14 +498,14 @@ def test_column_is_an_array_for_numpy() -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 2**32, "1", 1.0, None])
-def test_lengths_takes_only_numbers_of_32_bits(value: Any) -> None:
+def test_lengths_accepts_only_32_bit_numbers(value: Any) -> None:
     batch = held(b"one")
     with pytest.raises((ValueError, TypeError)):
         batch.lengths[0] = value
     assert batch.lengths[0] == 3
 
 
-# All frames at once
+# All frames as one array
 
 
 @pytest.mark.parametrize("frame_size", [1, 63, 64, 65, 128, 1514, 2048, 4096])
@@ -519,8 +520,8 @@ def test_batch_is_a_matrix_with_a_frame_per_row(frame_size: int) -> None:
     assert view.strides[1] == 1
 
 
-def test_frames_are_not_a_power_of_two_apart() -> None:
-    """They would compete for the same few cache sets."""
+def test_frames_are_not_a_large_power_of_two_apart() -> None:
+    """Otherwise they would share a few cache sets."""
     for frame_size in (512, 1024, 2048, 4096, 65536):
         strides = memoryview(PacketBatch(2, frame_size)).strides
         assert strides is not None
@@ -558,14 +559,14 @@ def test_numpy_takes_the_batch_without_a_copy() -> None:
     assert bytes(batch[0]) == b"Packet"
 
 
-def test_memoryview_of_two_dimensions_has_no_row() -> None:
-    """Why batch[i] is a view of its own, and not a row of the matrix."""
+def test_memoryview_of_two_dimensions_has_no_rows() -> None:
+    """This is why batch[i] is a view of its own."""
     with pytest.raises(NotImplementedError):
         memoryview(PacketBatch())[0]
 
 
 def test_memoryview_reads_a_strided_column() -> None:
-    """What columns over the 10-byte records of virtio_net_hdr rest on."""
+    """Columns of the 10-byte virtio_net_hdr records depend on it."""
     records = numpy.arange(100, dtype="u1")
     fields = numpy.ndarray((9,), "u2", records, offset=2, strides=(10,))
     view = memoryview(cast(Any, fields))  # no Buffer for mypy until 3.12
@@ -573,8 +574,8 @@ def test_memoryview_reads_a_strided_column() -> None:
     assert [int(value) for value in view] == fields.tolist()
 
 
-def test_rows_apart_are_not_one_piece_of_memory() -> None:
-    """A consumer that cannot do strides is refused, not misled."""
+def test_consumer_without_strides_is_refused() -> None:
+    """It would read the gaps between rows as packets."""
     batch = PacketBatch(2, 2048)
     with pytest.raises(BufferError, match="not contiguous"):
         zlib.crc32(batch)
@@ -589,7 +590,7 @@ def test_all_frames_can_be_copied_out() -> None:
     assert memoryview(batch).tobytes() == b"one\0two\0"
 
 
-# Who keeps what alive
+# What keeps memory alive
 
 VIEWS: dict[str, Callable[[PacketBatch], Any]] = {
     "packet": lambda batch: batch[0],
@@ -612,8 +613,8 @@ def test_view_pins_the_memory_and_not_the_batch(
     before = view.tobytes()
     reference = weakref.ref(batch)
     del batch
-    assert reference() is None, "the view keeps the batch alive"
-    # Would be overwritten, were the memory free.
+    assert reference() is None, "the view keeps the batch object alive"
+    # If the memory were free, this would overwrite it.
     others = [PacketBatch() for _ in range(8)]
     for other in others:
         numpy.asarray(other)[:] = 0xFF
@@ -649,17 +650,19 @@ def test_memory_goes_with_the_last_view(
         tracemalloc.stop()
 
 
-def test_view_stays_when_its_frame_is_dropped() -> None:
-    """As an index it is gone; as memory it stays for ever."""
+def test_view_stays_valid_when_the_batch_is_cleared() -> None:
+    """The index is gone, but the memory stays."""
     batch = held(b"packet")
     view = batch[0]
     batch.clear()
     assert bytes(view) == b"packet"
     batch.append(b"PACKET")
-    assert bytes(view) == b"PACKET", "the content is that of the memory, now"
+    assert bytes(view) == b"PACKET", (
+        "the view shows the current contents of the memory"
+    )
 
 
-def test_released_view_is_of_no_use_and_does_no_harm() -> None:
+def test_released_view_raises_and_the_batch_still_works() -> None:
     batch = held(b"packet")
     view = batch[0]
     view.release()
@@ -693,7 +696,7 @@ def test_batch_is_hashed_and_compared_by_identity() -> None:
 
 
 def test_one_row_is_contiguous() -> None:
-    """Whatever the distance to the next would be."""
+    """Whatever the distance to the next row."""
     batch = PacketBatch(1, 100)
     batch.append(b"packet")
     assert bytes(memoryview(batch).cast("B"))[:6] == b"packet"

@@ -1,4 +1,4 @@
-"""How long a batch pins the memory of the caller."""
+"""How long a batch keeps the caller's memory pinned."""
 
 import gc
 import mmap
@@ -19,7 +19,7 @@ from rawmmsg import PacketBatch
 SIZE = 256
 
 
-# How long memory stays pinned
+# Views and calls
 
 
 HOLDERS: dict[str, Callable[[PacketBatch], Any]] = {
@@ -65,7 +65,7 @@ def test_scattered_bytearrays_are_resizable_when_the_last_view_is_gone(
     assert all(map(resizable, buffers))
 
 
-def test_released_view_does_not_pin() -> None:
+def test_released_view_pins_nothing() -> None:
     memory = bytearray(2048)
     batch = PacketBatch(buffer=memory)
     batch.append(b"packet")
@@ -76,7 +76,7 @@ def test_released_view_does_not_pin() -> None:
     assert resizable(memory)
 
 
-def test_mmap_cannot_be_closed_under_a_batch() -> None:
+def test_mmap_cannot_be_closed_while_a_batch_uses_it() -> None:
     memory = mmap.mmap(-1, 4096)
     batch = PacketBatch(buffer=memory)
     with pytest.raises(BufferError):
@@ -87,7 +87,7 @@ def test_mmap_cannot_be_closed_under_a_batch() -> None:
     memory.close()
 
 
-def test_shared_memory_cannot_be_closed_under_a_batch() -> None:
+def test_shared_memory_cannot_be_closed_while_a_batch_uses_it() -> None:
     with shared_memory(2048) as memory:
         batch = PacketBatch(1, buffer=memory.buf)
         with pytest.raises(BufferError):
@@ -96,8 +96,8 @@ def test_shared_memory_cannot_be_closed_under_a_batch() -> None:
         memory.close()
 
 
-def test_memory_outlives_its_owners_name() -> None:
-    """Frames are valid when nobody but the batch knows of the memory."""
+def test_batch_keeps_its_memory_alive() -> None:
+    """Frames stay valid if only the batch refers to the memory."""
     batch = PacketBatch(1, SIZE, buffer=zeros(SIZE, "u1"))
     batch.append(b"packet")
     view = batch[0]
@@ -107,8 +107,8 @@ def test_memory_outlives_its_owners_name() -> None:
 
 @pytest.mark.parametrize("call", ["recvmmsg_into", "recv_into"])
 def test_memory_is_pinned_while_a_receive_waits(call: str) -> None:
-    """Memory under an armed header is not freed, though nobody else holds
-    it."""
+    """Memory that the kernel may write to is not freed, even if nothing else
+    refers to it."""
     memory = bytearray(2048)
     sender, receiver = datagram_pair()
     receiver.settimeout(WAIT)
@@ -168,7 +168,7 @@ def test_memory_is_pinned_while_a_send_waits(call: str) -> None:
     assert resizable(memory), "memory stays pinned after the call"
 
 
-def test_batch_over_its_own_frame_is_pinned_in_turn() -> None:
+def test_batch_over_another_batchs_frame_pins_it() -> None:
     outer = PacketBatch(2, 2048, buffer=bytearray(4096))
     outer.set_count(2)
     outer.lengths[1] = 2048
@@ -187,7 +187,7 @@ class Memory(bytearray):
     held: Any
 
 
-# An array of numpy's is unknown to the collector.
+# The garbage collector does not track numpy's arrays.
 FLAT = ["batch", "packet", "part", "lengths", "iterator", "another batch"]
 
 
@@ -197,7 +197,7 @@ FLAT = ["batch", "packet", "part", "lengths", "iterator", "another batch"]
     + [(True, [name]) for name in FLAT]
     + [(False, [*FLAT, "matrix"]), (True, FLAT)],
 )
-def test_cycle_through_the_callers_memory_is_collected(
+def test_cycle_through_the_memory_is_collected(
     scattered: bool, names: list[str]
 ) -> None:
     memory = Memory(2048)
@@ -230,7 +230,7 @@ def test_memory_of_a_cycle_stays_while_a_view_outside_does() -> None:
 
 
 def test_frames_are_valid_in_finalizers_of_a_cycle() -> None:
-    """The collector does not take memory from under a view."""
+    """The collector does not free memory that a view still uses."""
     seen: list[bytes] = []
 
     class Finalized(bytearray):

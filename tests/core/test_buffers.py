@@ -1,5 +1,5 @@
-"""Batches over memory of the caller: how it is divided, and what arrives
-there."""
+"""Batches over the caller's memory: how it is divided into frames, and what is
+received and sent there."""
 
 import ctypes
 import mmap
@@ -36,7 +36,7 @@ def memory_of(kind: str) -> Iterator[Any]:
         with mmap.mmap(-1, size) as memory:
             yield memory
     elif kind == "shared_memory":
-        # A page, whatever was asked for.
+        # Its size is a multiple of a page.
         with shared_memory(size) as shared, buffer_of(shared)[:size] as part:
             yield part
     elif kind == "numpy 2-D":
@@ -61,7 +61,7 @@ KINDS = [
 ]
 
 
-# How memory is divided
+# How memory is divided into frames
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,9 @@ def test_flat_buffer_is_divided(
     batch = PacketBatch(capacity, frame_size, buffer=bytearray(bytes_))
     assert (batch.capacity, batch.frame_size) == expected
     assert memoryview(batch).shape == expected
-    assert memoryview(batch).strides == (expected[1], 1), "frames lie dense"
+    assert memoryview(batch).strides == (expected[1], 1), (
+        "there are no gaps between frames"
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_rows_of_any_item_of_one_byte_will_do(dtype: str) -> None:
     assert PacketBatch(buffer=memory).frame_size == SIZE
 
 
-def test_flat_items_of_more_bytes_are_so_many_bytes() -> None:
+def test_flat_buffer_of_larger_items_is_taken_as_bytes() -> None:
     memory = zeros(COUNT * SIZE // 4, "u4")
     batch = PacketBatch(COUNT, buffer=memory)
     assert batch.frame_size == SIZE
@@ -177,7 +179,7 @@ def test_flat_items_of_more_bytes_are_so_many_bytes() -> None:
     assert memory[:2].tolist() == [1, 2]
 
 
-# What cannot be the memory of a batch
+# Refused memory
 
 
 def read_only_numpy() -> Any:
@@ -213,7 +215,7 @@ UNFIT: dict[str, tuple[Any, type[Exception] | tuple[type[Exception], ...]]] = {
 
 
 @pytest.mark.parametrize(("memory", "error"), UNFIT.values(), ids=UNFIT)
-def test_memory_that_cannot_be_written_in_one_piece_is_refused(
+def test_read_only_or_scattered_memory_is_refused(
     memory: Any, error: Any
 ) -> None:
     with pytest.raises(error):
@@ -251,7 +253,7 @@ def test_buffers_must_be_a_sequence_of_memory(
 
 
 def test_buffers_must_not_overlap() -> None:
-    """A packet would be overwritten by another."""
+    """One packet would overwrite another."""
     view = memoryview(bytearray(300))
     other = bytearray(10)
     for first, second in (
@@ -276,12 +278,12 @@ def test_buffers_must_not_overlap() -> None:
     ],
     ids=["capacity", "frame_size", "buffer"],
 )
-def test_buffers_give_all_sizes(others: dict[str, Any]) -> None:
+def test_sizes_cannot_be_given_with_buffers(others: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="buffers="):
         PacketBatch(buffers=[bytearray(64)], **others)
 
 
-# Straight through
+# Receiving and sending
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -306,7 +308,8 @@ def test_frames_arrive_in_the_callers_memory(kind: str, veth: Veth) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_are_sent_from_the_callers_memory(kind: str) -> None:
-    """What lies there when the call is made, not when it was armed."""
+    """The contents at the time of the call are sent, even if the frame was
+    prepared earlier."""
     with memory_of(kind) as memory:
         batch = PacketBatch(COUNT, buffer=memory)
         packets = [numbered(i, 64 + i) for i in range(COUNT)]
@@ -325,8 +328,8 @@ def test_frames_are_sent_from_the_callers_memory(kind: str) -> None:
 
 
 def test_frames_arrive_in_a_file(tmp_path: Path) -> None:
-    """Where a shared mapping is the memory, every process that maps the file
-    sees them."""
+    """A shared mapping of a file works as memory, so every process that maps
+    the file sees the frames."""
     path = tmp_path / "frames"
     path.write_bytes(bytes(COUNT * SIZE))
     with path.open("r+b") as file:
@@ -342,8 +345,8 @@ def test_frames_arrive_in_a_file(tmp_path: Path) -> None:
     memory.close()
 
 
-def test_what_is_received_is_sent_without_a_copy(veth: Veth) -> None:
-    """One batch is both the target of a receive and the source of a send."""
+def test_received_batch_is_sent_without_a_copy(veth: Veth) -> None:
+    """One batch is the target of a receive and then the source of a send."""
     memory = zeros((COUNT, SIZE), "u1")
     batch = PacketBatch(buffer=memory)
     packets = [numbered(i) for i in range(COUNT)]
@@ -385,7 +388,7 @@ def test_recv_into_writes_nothing_but_the_packet() -> None:
         assert memory == b"..long...."
 
 
-# Scattered
+# Scattered buffers
 
 
 def test_each_of_many_buffers_has_its_own_size() -> None:
@@ -420,7 +423,7 @@ def test_each_packet_is_cut_to_its_own_buffer() -> None:
     assert batch.flags.tolist() == [TRUNCATED, 0, TRUNCATED]
 
 
-def test_append_fits_the_next_buffer() -> None:
+def test_append_is_limited_by_the_next_buffer() -> None:
     batch = PacketBatch(buffers=[bytearray(3), bytearray(6)])
     with pytest.raises(ValueError, match="6 bytes does not fit the frame's 3"):
         batch.append(b"packet")
@@ -448,13 +451,13 @@ def test_scattered_frames_go_over_a_link_and_back(veth: Veth) -> None:
         assert answer.tolist() == packets
 
 
-def test_scattered_frames_are_no_matrix() -> None:
+def test_scattered_frames_cannot_be_one_array() -> None:
     batch = PacketBatch(buffers=[bytearray(64), bytearray(64)])
     with pytest.raises(BufferError, match="no two-dimensional form"):
         memoryview(batch)
 
 
-def test_buffers_are_those_at_construction() -> None:
+def test_later_changes_of_the_list_of_buffers_have_no_effect() -> None:
     buffers = [bytearray(3), bytearray(3)]
     batch = PacketBatch(buffers=buffers)
     first = buffers[0]

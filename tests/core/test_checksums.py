@@ -1,5 +1,5 @@
-"""Checksums completed in software: as the kernel completes them, wherever they
-are, and within the frame, whatever the header says."""
+"""complete_checksums(): the results are the kernel's, and nothing is written
+outside the frame, whatever the header says."""
 
 import random
 import struct
@@ -56,7 +56,8 @@ KINDS = {
 def matches_kernel(
     kernel: tuple[RawSocket, RawSocket], batch: PacketBatch
 ) -> list[bytes]:
-    """Completes the batch; what skb_checksum_help() makes of it."""
+    """Asserts that the completed batch equals what skb_checksum_help() makes
+    of it."""
     sender, receiver = kernel
     assert sender.sendmmsg(batch) == len(batch)
     theirs = receive(receiver, len(batch))
@@ -89,7 +90,7 @@ def test_checksums_are_the_kernels(
 def test_checksum_of_any_protocol_is_completed(
     kernel: tuple[RawSocket, RawSocket],
 ) -> None:
-    """The header says where it starts and where it goes."""
+    """The header says where the data starts and where the checksum goes."""
     rng = random.Random(3)
     batch = PacketBatch(32)
     for i in range(32):
@@ -106,7 +107,7 @@ def test_checksum_of_any_protocol_is_completed(
 
 
 def zeroing(protocol: int) -> Datagram:
-    """A datagram whose checksum comes out as 0."""
+    """A datagram whose checksum is 0."""
     datagram = Datagram(data(20) + b"\0\0", protocol)
     packet = datagram.build()
     at = datagram.transport_offset + (16 if protocol == TCP else 6)
@@ -115,11 +116,10 @@ def zeroing(protocol: int) -> Datagram:
 
 
 @pytest.mark.parametrize("protocol", [TCP, UDP])
-def test_zero_becomes_all_ones(
+def test_checksum_of_zero_becomes_all_ones(
     kernel: tuple[RawSocket, RawSocket], protocol: int
 ) -> None:
-    """In UDP, 0 means that there is none; the kernel does not ask for the
-    protocol."""
+    """In UDP, 0 means no checksum. The kernel does it for every protocol."""
     datagram = zeroing(protocol)
     batch = PacketBatch(1)
     add(batch, datagram)
@@ -128,8 +128,10 @@ def test_zero_becomes_all_ones(
     assert packet[at : at + 2] == b"\xff\xff"
 
 
-def test_padding_counts(kernel: tuple[RawSocket, RawSocket]) -> None:
-    """As in the kernel, to which all behind the start is data."""
+def test_padding_counts_for_the_checksum(
+    kernel: tuple[RawSocket, RawSocket],
+) -> None:
+    """As in the kernel, which sums everything after the start."""
     batch = PacketBatch(1)
     datagram = Datagram(b"abc", UDP)
     add(batch, datagram)
@@ -140,7 +142,7 @@ def test_padding_counts(kernel: tuple[RawSocket, RawSocket]) -> None:
     assert packet[:length] != datagram.build()
 
 
-# SCTP, whose CRC32c no offload header can ask for
+# SCTP, whose CRC32c an offload header cannot express
 
 EXTENSION = (60, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
 SCTP_KINDS = {
@@ -158,8 +160,8 @@ SCTP_KINDS = {
 }
 
 
-def test_the_oracle_knows_crc32c() -> None:
-    """The check value of CRC-32/ISCSI, and a vector of RFC 3720, B.4."""
+def test_test_helper_computes_crc32c_correctly() -> None:
+    """The check value of CRC-32/ISCSI, and a vector from RFC 3720, B.4."""
     assert crc32c(b"123456789") == 0xE3069283
     assert crc32c(bytes(range(32))) == 0x46DD794E
 
@@ -197,7 +199,7 @@ def test_crc32c_of_any_length_at_any_place_is_right() -> None:
         assert bytes(batch[0]) == one.build(), f"{length} bytes at {shift}"
 
 
-def test_what_is_in_sctps_checksum_field_does_not_count() -> None:
+def test_old_value_of_sctps_checksum_field_does_not_count() -> None:
     one = Datagram(data(100), SCTP)
     batch = PacketBatch(1)
     add(batch, one)
@@ -208,7 +210,7 @@ def test_what_is_in_sctps_checksum_field_does_not_count() -> None:
 
 
 def test_padding_does_not_count_for_sctp() -> None:
-    """The receiver takes it off before it computes the sum."""
+    """The receiver removes it before it computes the sum."""
     one = Datagram(b"abcd", SCTP)
     batch = PacketBatch(1)
     add(batch, one)
@@ -220,7 +222,7 @@ def test_padding_does_not_count_for_sctp() -> None:
     assert bytes(batch[0][length:]) == bytes(60 - length)
 
 
-# With offset 8, and yet an Internet checksum.
+# Offset 8 as in SCTP, but an Internet checksum.
 NOT_SCTP = {
     "another protocol": (Datagram(data(100)), 0, b""),
     "another EtherType": (Datagram(data(100), SCTP), 12, b"\x88\xb5"),
@@ -240,7 +242,7 @@ NOT_SCTP = {
 @pytest.mark.parametrize(
     ("datagram", "at", "value"), NOT_SCTP.values(), ids=NOT_SCTP
 )
-def test_offset_8_of_what_is_not_sctp_is_the_kernels(
+def test_offset_8_of_other_protocols_is_an_internet_checksum(
     kernel: tuple[RawSocket, RawSocket],
     datagram: Datagram,
     at: int,
@@ -255,10 +257,10 @@ def test_offset_8_of_what_is_not_sctp_is_the_kernels(
 
 @pytest.mark.parametrize("datagram", SCTP_KINDS.values(), ids=SCTP_KINDS)
 @pytest.mark.parametrize("padding", [0, 20])
-def test_sctp_without_room_for_its_checksum_is_named(
+def test_sctp_without_room_for_its_checksum_is_an_error(
     kernel: tuple[RawSocket, RawSocket], datagram: Datagram, padding: int
 ) -> None:
-    """Whether the frame ends before, or what IP says."""
+    """Whether the frame or the length in the IP header is too short."""
     for short in (1, 2):
         batch = PacketBatch(1)
         add(batch, datagram)
@@ -290,14 +292,14 @@ SENDS: dict[str, Send] = {
 @pytest.mark.parametrize("send", SENDS.values(), ids=SENDS)
 @pytest.mark.parametrize("vnet_hdr", [10, 12])
 @pytest.mark.parametrize("offload", [True, False], ids=["on", "off"])
-def test_sctp_leaves_with_its_crc32c(
+def test_sctp_is_sent_with_its_crc32c(
     veth_factory: Callable[[], Veth],
     send: Send,
     vnet_hdr: Literal[10, 12],
     offload: bool,
 ) -> None:
-    """The kernel would write an Internet checksum where the device has no
-    offload, and ask for one where it has."""
+    """The kernel would write an Internet checksum if the device has no
+    offload, and ask the device for one if it has."""
     veth = veth_factory()
     if not offload:
         leave_checksums_to_software(veth.a)
@@ -348,10 +350,10 @@ def test_received_sctp_is_sent_on_with_its_crc32c(
     assert not batch.flags[0] & CHECKSUM_NOT_READY
 
 
-def test_hostile_sctp_is_written_within_the_frame(
+def test_random_sctp_is_written_within_the_frame(
     scaled: Callable[[int], int],
 ) -> None:
-    """Four bytes at most, those that the header names."""
+    """At most the four bytes that the header names are written."""
     rng = random.Random(6)
     memory = bytearray(600)
     batch = PacketBatch(1, buffer=memoryview(memory)[100:500])
@@ -386,11 +388,11 @@ def test_hostile_sctp_is_written_within_the_frame(
         if at + 4 > 100 + batch.lengths[0]:
             end = 100 + batch.lengths[0]
             assert memory[end:] == before[end:]
-    assert done > scaled(500), "hardly any checksum was completed"
-    assert refused > scaled(500), "hardly any frame was refused"
+    assert done > scaled(500), "too few checksums were completed"
+    assert refused > scaled(500), "too few frames were refused"
 
 
-# Any place, any length
+# Every position and length
 
 
 @pytest.mark.parametrize("shift", range(16))
@@ -412,7 +414,7 @@ def test_every_length_and_alignment_is_right(shift: int) -> None:
 
 @pytest.mark.parametrize("byte", [b"\0", b"\xff"])
 def test_sums_of_extremes_are_right(byte: bytes) -> None:
-    """65,535 bytes of one value: no carry is lost."""
+    """65,535 equal bytes: no carry is lost."""
     batch = PacketBatch(1, SUPER_FRAME)
     batch.append(bytes(20) + byte * 65_535)
     write_header(batch, 0, vnet_flags=VNET_NEEDS_CSUM, checksum_starts=20)
@@ -421,11 +423,11 @@ def test_sums_of_extremes_are_right(byte: bytes) -> None:
     assert bytes(batch[0][20:22]) == struct.pack("!H", value)
 
 
-# What is done, and what is left
+# What is changed
 
 
 def test_only_open_checksums_are_completed() -> None:
-    """Super-frames and frames that need nothing stay as they are."""
+    """Super-frames, and frames that need nothing, stay unchanged."""
     small, large = Datagram(data(100)), Datagram(data(5000))
     batch = PacketBatch(4, SUPER_FRAME)
     batch.append(small.build())
@@ -444,7 +446,7 @@ def test_only_open_checksums_are_completed() -> None:
     assert batch.complete_checksums() == 0
 
 
-def test_other_header_fields_stay() -> None:
+def test_other_header_fields_are_unchanged() -> None:
     batch = PacketBatch(1)
     add(batch, Datagram(data(10)))
     flags = VNET_NEEDS_CSUM | VNET_DATA_VALID
@@ -455,7 +457,7 @@ def test_other_header_fields_stay() -> None:
     assert after == before | {"vnet_flags": VNET_DATA_VALID}
 
 
-def test_received_frame_is_ready_afterwards(veth: Veth) -> None:
+def test_completed_frame_is_no_longer_flagged(veth: Veth) -> None:
     with (
         RawSocket(veth.a, protocol=0, vnet_hdr=True) as sender,
         RawSocket(veth.b, vnet_hdr=True) as receiver,
@@ -473,7 +475,7 @@ def test_received_frame_is_ready_afterwards(veth: Veth) -> None:
     assert batch.tolist() == [datagram.build()]
 
 
-# What cannot be done
+# Errors
 
 
 GOOD = Datagram(data(100))
@@ -492,8 +494,8 @@ BAD_HEADERS = {
 
 
 @pytest.mark.parametrize("fields", BAD_HEADERS.values(), ids=BAD_HEADERS)
-def test_header_that_does_not_fit_is_named(fields: dict[str, int]) -> None:
-    """Frames before it are done, and those behind it are not."""
+def test_header_that_does_not_fit_is_an_error(fields: dict[str, int]) -> None:
+    """The frames before it are completed; those after it are not."""
     batch = PacketBatch(3)
     for _ in range(3):
         add(batch, GOOD)
@@ -506,7 +508,7 @@ def test_header_that_does_not_fit_is_named(fields: dict[str, int]) -> None:
     assert flags == [0, VNET_NEEDS_CSUM, VNET_NEEDS_CSUM]
 
 
-def test_field_at_the_very_end_fits() -> None:
+def test_field_at_the_end_of_the_frame_is_accepted() -> None:
     batch = PacketBatch(1)
     batch.append(bytes(range(60)))
     write_header(
@@ -520,7 +522,7 @@ def test_field_at_the_very_end_fits() -> None:
     assert bytes(batch[0][58:]) == struct.pack("!H", ~0x3A3B & 0xFFFF)
 
 
-def test_length_written_beyond_the_frame_is_named() -> None:
+def test_length_beyond_the_frame_is_an_error() -> None:
     batch = PacketBatch(2, 200)
     add(batch, GOOD)
     add(batch, GOOD)
@@ -530,10 +532,10 @@ def test_length_written_beyond_the_frame_is_named() -> None:
             batch.complete_checksums()
 
 
-def test_hostile_headers_write_within_the_frame(
+def test_random_headers_write_within_the_frame(
     scaled: Callable[[int], int],
 ) -> None:
-    """The two bytes that the header names, or none."""
+    """At most the two bytes that the header names are written."""
     rng = random.Random(4)
     memory = bytearray(400)
     batch = PacketBatch(1, buffer=memoryview(memory)[100:300])
@@ -569,14 +571,14 @@ def test_hostile_headers_write_within_the_frame(
         expected = bytearray(before)
         expected[at : at + 2] = value.to_bytes(2, "big")
         assert memory == expected
-    assert done > scaled(200), "hardly any checksum was completed"
-    assert refused > scaled(200), "hardly any header was refused"
+    assert done > scaled(200), "too few checksums were completed"
+    assert refused > scaled(200), "too few headers were refused"
 
 
-def test_headers_written_meanwhile_write_within_the_frame(
+def test_headers_that_change_during_the_call_write_within_the_frame(
     scaled: Callable[[int], int],
 ) -> None:
-    """Another thread changes length and header all the time."""
+    """Another thread changes the length and the header all the time."""
     guard = b"\xa5" * 1000
     memory = bytearray(guard + bytes(200) + guard)
     batch = PacketBatch(1, buffer=memoryview(memory)[1000:1200])
@@ -608,10 +610,10 @@ def test_headers_written_meanwhile_write_within_the_frame(
     assert memory[1200:] == guard
 
 
-def test_sctp_written_meanwhile_is_written_within_the_frame(
+def test_sctp_that_changes_during_the_call_is_written_within_the_frame(
     scaled: Callable[[int], int],
 ) -> None:
-    """Another thread changes what leads to it, and how long it is."""
+    """Another thread changes the headers before SCTP, and the lengths."""
     datagram = Datagram(
         data(40), SCTP, version=6, tags=(Q,), extensions=(EXTENSION,)
     )
@@ -626,7 +628,8 @@ def test_sctp_written_meanwhile_is_written_within_the_frame(
     stop = threading.Event()
 
     def scribble() -> None:
-        # EtherTypes, IPv6 length, next header, the extension's next and size.
+        # EtherTypes, IPv6 length, next header, the extension's next header and
+        # size.
         places = [12, 13, 16, 17, 22, 23, 24, 58, 59]
         rng = random.Random(8)
         while not stop.is_set():

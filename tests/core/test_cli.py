@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""The command line, run as by a user."""
 
 import os
 import re
@@ -41,8 +41,8 @@ def test_demo_verifies_every_frame() -> None:
     assert done.stdout.endswith("every frame verified\n")
 
 
-def test_refused_demo_says_what_to_do() -> None:
-    """Uid 0 without capabilities may make no namespace."""
+def test_demo_without_privilege_says_what_to_do() -> None:
+    """Uid 0 without capabilities may not make a namespace."""
     done = run("demo", prefix=WITHOUT_CAPABILITIES)
     assert done.returncode == 1
     assert "no private network namespace" in done.stderr
@@ -71,7 +71,7 @@ def test_filter_for_a_tun_device_begins_with_the_ip_header() -> None:
     assert printed == bpf.compile("ip", link_type=65534).dump("d") + "\n"
 
 
-def test_wrong_filter_is_shown_with_a_caret() -> None:
+def test_error_in_a_filter_is_shown_with_a_caret() -> None:
     done = run("filter", "tcp", "prot", "80")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -85,7 +85,7 @@ def test_version_is_that_of_the_package() -> None:
     assert run("--version").stdout == f"rawmmsg {rawmmsg.__version__}\n"
 
 
-def test_reader_that_has_seen_enough_is_no_error() -> None:
+def test_closed_standard_output_is_not_an_error() -> None:
     """As in `rawmmsg filter ... | head -n 1`."""
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,5 +1,4 @@
-"""What a receive tells of each packet beside its bytes, and how it receives
-them."""
+"""The metadata that a receive collects for each packet."""
 
 import errno
 import select
@@ -54,7 +53,7 @@ TAGGED = frame(bytes.fromhex("006488b5") + bytes(46), ethertype=0x8100)
 
 @pytest.mark.parametrize("vlan", [True, False])
 @pytest.mark.parametrize("size", [14, 63, 64, 65, 1514])
-def test_lengths_are_cut_to_the_frame_and_flagged(
+def test_cut_packets_are_flagged(
     pair: Veth, sender: RawSocket, size: int, vlan: bool
 ) -> None:
     packet = frame(bytes(size - 14))
@@ -74,7 +73,7 @@ def test_lengths_are_cut_to_the_frame_and_flagged(
         assert batch.wire_lengths is None
 
 
-def test_datagrams_are_flagged_when_cut() -> None:
+def test_cut_datagrams_are_flagged() -> None:
     datagrams, sock = datagram_pair()
     batch = PacketBatch(1, 4)
     with datagrams, sock:
@@ -86,11 +85,11 @@ def test_datagrams_are_flagged_when_cut() -> None:
             assert bool(batch.flags[0] & TRUNCATED) == (len(message) > 4)
 
 
-def test_what_one_receive_told_does_not_stay_for_the_next(
+def test_metadata_of_one_receive_does_not_stay_for_the_next(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """msg_namelen, msg_controllen and msg_flags are changed by the kernel:
-    each packet must find them as the first did."""
+    """The kernel changes msg_namelen, msg_controllen and msg_flags, so they
+    must be reset before each packet."""
     batch = PacketBatch(1, 66)
     short, long = frame(bytes(40)), frame(bytes(100))
     with RawSocket(pair.b, addresses=True, timestamps="software") as sock:
@@ -118,8 +117,8 @@ def test_what_one_receive_told_does_not_stay_for_the_next(
 
 @contextmanager
 def addresses(pair: Veth) -> Iterator[None]:
-    """Gives the first end an address, and the second one's as a neighbour, so
-    that the kernel's own stack sends there and asks nobody."""
+    """Gives the first end an address and a permanent neighbour at the second,
+    so that the kernel's own stack sends without asking."""
     (link,) = [
         line.split()[1]
         for line in ip("link", "show", pair.b).splitlines()
@@ -130,9 +129,9 @@ def addresses(pair: Veth) -> Iterator[None]:
     yield
 
 
-def test_checksum_left_to_the_hardware_is_flagged(veth: Veth) -> None:
-    """A datagram of the kernel's own stack, whose checksum nobody completes
-    on a veth pair."""
+def test_checksum_left_to_hardware_is_flagged(veth: Veth) -> None:
+    """The kernel's own stack sends a datagram over a veth pair, where nobody
+    completes the checksum."""
     batch = PacketBatch()
     with (
         addresses(veth),
@@ -162,7 +161,7 @@ def test_checksum_flags_need_vlan(veth: Veth) -> None:
 
 
 def tcp_segment(good: bool) -> bytes:
-    """A frame with a TCP segment over IPv4."""
+    """A frame with TCP over IPv4."""
     source, target = bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2])
     fields = (1024, 1025, 1, 1, 5 << 4, 0x10, 1000)
     pseudo = source + target + struct.pack(">HH", socket.IPPROTO_TCP, 20)
@@ -180,8 +179,8 @@ def tcp_segment(good: bool) -> bytes:
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_checksum_that_was_verified_is_flagged(veth: Veth, good: bool) -> None:
-    """GRO, which a veth pair does when asked, verifies TCP checksums."""
+def test_verified_checksum_is_flagged(veth: Veth, good: bool) -> None:
+    """GRO verifies TCP checksums, also on a veth pair if enabled."""
     ethtool(veth.a, ETHTOOL_STSO, 0)
     ethtool(veth.b, ETHTOOL_SGRO, 1)
     batch = PacketBatch()
@@ -194,7 +193,7 @@ def test_checksum_that_was_verified_is_flagged(veth: Veth, good: bool) -> None:
         assert batch.flags[0] == (CHECKSUM_VALID if good else 0)
 
 
-def test_frames_of_raw_sockets_have_no_checksum_flag(
+def test_frames_sent_by_raw_sockets_have_no_checksum_flag(
     pair: Veth, sender: RawSocket
 ) -> None:
     batch = PacketBatch()
@@ -206,7 +205,7 @@ def test_frames_of_raw_sockets_have_no_checksum_flag(
         assert batch.flags[0] == 0
 
 
-# Time
+# Timestamps
 
 
 @pytest.mark.parametrize("vlan", [True, False])
@@ -226,17 +225,17 @@ def test_software_timestamps_lie_between_send_and_receive(
             assert batch.timestamps_ns is not None
             stamps += batch.timestamps_ns[:count]
         after = time.time_ns()
-    assert before <= stamps[0], "stamped before it was sent"
-    assert stamps[-1] <= after, "stamped after it was received"
+    assert before <= stamps[0], "the timestamp is earlier than the send"
+    assert stamps[-1] <= after, "the timestamp is later than the receive"
     assert stamps == sorted(stamps)
 
 
-def test_software_timestamp_is_that_of_the_arrival_or_0(
+def test_software_timestamp_is_the_arrival_or_0(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """The kernel begins to stamp a moment after the constructor has asked for
-    it. A packet that came before has a time stamp of 0: not the time at which
-    it was read."""
+    """The kernel starts timestamping some time after the constructor asked for
+    it. A packet that arrived earlier has timestamp 0, not the time at which it
+    was read."""
     batch = PacketBatch()
     for _ in range(20):
         with RawSocket(pair.b, timestamps="software") as sock:
@@ -260,12 +259,14 @@ def test_timestamps_are_not_collected_by_default(
 
 
 @pytest.mark.parametrize("wrong", ["hard", "", 1, True])
-def test_other_timestamps_are_refused(pair: Veth, wrong: object) -> None:
+def test_unknown_kinds_of_timestamps_are_refused(
+    pair: Veth, wrong: object
+) -> None:
     with pytest.raises(ValueError, match="timestamps must be None,"):
         RawSocket(pair.b, timestamps=wrong)  # type: ignore[arg-type]
 
 
-def test_interface_without_a_clock_is_refused(pair: Veth) -> None:
+def test_hardware_timestamps_need_a_hardware_clock(pair: Veth) -> None:
     with pytest.raises(OSError, match="no hardware time stamps") as caught:
         RawSocket(pair.b, timestamps="hardware")
     assert caught.value.errno == errno.EOPNOTSUPP
@@ -276,12 +277,11 @@ def test_interface_without_a_clock_is_refused(pair: Veth) -> None:
 # Control data
 
 
-def test_options_set_by_hand_that_fit_disturb_nothing(
+def test_control_data_of_other_options_fits(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """The kernel's counter of drops comes with each packet once there was
-    one (SO_RXQ_OVFL): there is room for it, also where the packet before had
-    less to tell."""
+    """Once a packet was dropped, SO_RXQ_OVFL adds a counter to each packet.
+    There is room for it, also after a packet with less control data."""
     batch = PacketBatch(1)
     with RawSocket(pair.b, rcvbuf=8192, timestamps="software") as sock:
         until_stamped(sender, sock, frame())
@@ -306,11 +306,11 @@ def test_options_set_by_hand_that_fit_disturb_nothing(
         assert batch.timestamps_ns[0] > 0
 
 
-def test_control_data_beyond_the_room_is_flagged(
+def test_control_data_that_does_not_fit_is_flagged(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """Options set by hand, with more to say than fits: what is lost is the
-    tag, which the kernel tells last."""
+    """Options set by the caller need more space than there is. The VLAN tag,
+    which the kernel writes last, is lost."""
     batch = PacketBatch()
     with RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
@@ -327,7 +327,7 @@ def test_control_data_beyond_the_room_is_flagged(
         assert batch.tolist() == [TAGGED[:12] + TAGGED[16:]]
         assert batch.vlan_tpids is not None
         assert batch.vlan_tpids[0] == 0
-        # And with one option less all is well again, in the same batch.
+        # With one option less, the same batch gets everything.
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, 0)
         sender.send(TAGGED)
         sock.recvmmsg_into(batch)
@@ -335,32 +335,32 @@ def test_control_data_beyond_the_room_is_flagged(
         assert batch.tolist() == [TAGGED]
 
 
-# How a batch is received
+# recvmmsg(2)
 
 
-def test_receive_returns_what_waits_and_not_a_full_batch(
+def test_receive_does_not_wait_for_a_full_batch(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """recvmmsg(2) blocks until all of its messages are there, unless told."""
+    """recvmmsg(2) does, without MSG_WAITFORONE."""
     batch = PacketBatch(64)
     with RawSocket(pair.b) as sock:
         sender.send(frame())
         assert sock.recvmmsg_into(batch) == 1
 
 
-def test_timeout_ends_a_receive_that_gets_nothing(pair: Veth) -> None:
-    """recvmmsg(2) looks at its own timeout only after a packet."""
+def test_timeout_ends_a_receive_without_packets(pair: Veth) -> None:
+    """recvmmsg(2) checks its own timeout only after a packet."""
     with RawSocket(pair.b) as sock:
         sock.settimeout(0.05)
         with pytest.raises(TimeoutError):
             sock.recvmmsg_into(PacketBatch())
 
 
-def test_signals_between_packets_raise_nothing(
+def test_signal_between_packets_is_not_an_error(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """A signal after the first packet of a blocking recvmmsg(2) makes the
-    next one fail with ERESTARTSYS (512)."""
+    """If a signal arrives after the first packet of a blocking recvmmsg(2),
+    the next call fails with ERESTARTSYS (512)."""
     caught: list[int] = []
     previous = signal.signal(signal.SIGALRM, lambda *_: caught.append(1))
     batch = PacketBatch(64)
@@ -382,10 +382,11 @@ def test_signals_between_packets_raise_nothing(
         signal.signal(signal.SIGALRM, previous)
 
 
-def test_link_error_comes_before_what_waits_and_takes_none_of_it(
+def test_link_error_is_raised_before_queued_packets(
     veth: Veth,
 ) -> None:
-    """The kernel reports ENETDOWN once, in front of queued packets."""
+    """The kernel reports ENETDOWN once, before the queued packets; none of
+    them is lost."""
     packets = [frame(b"%d" % number) for number in range(8)]
     with (
         RawSocket(veth.b) as witness,
@@ -402,7 +403,8 @@ def test_link_error_comes_before_what_waits_and_takes_none_of_it(
 
 
 def test_batch_of_more_than_1024_is_filled_in_one_call() -> None:
-    """recvmmsg(2) takes any number of messages, unlike sendmmsg(2)."""
+    """recvmmsg(2) has no limit on the number of messages, unlike
+    sendmmsg(2)."""
     count = 1500
     qlen = "/proc/sys/net/unix/max_dgram_qlen"
     with open(qlen) as file:
@@ -410,10 +412,11 @@ def test_batch_of_more_than_1024_is_filled_in_one_call() -> None:
     with open(qlen, "w") as file:
         file.write("2000")
     std = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    std.bind("")  # an abstract address that the kernel chooses
+    std.bind("")  # the kernel chooses an abstract address
     address = std.getsockname()
     messages = [b"%d" % number for number in range(count)]
-    # Queued datagrams are the senders' memory: not more than fits each.
+    # Queued datagrams count against the sender's buffer, so each sends only
+    # what fits.
     senders = []
     try:
         with RawSocket(fileno=std.detach()) as sock:

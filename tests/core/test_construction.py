@@ -1,5 +1,4 @@
-"""How a RawSocket is made: on which interface, in which namespace, for which
-protocol."""
+"""Opening a RawSocket: interface, namespace, protocol."""
 
 import errno
 import fcntl
@@ -34,20 +33,21 @@ SO_MEMINFO = 55
 
 
 def queued_bytes(sock: RawSocket) -> int:
-    """What the packets in the receive queue weigh: sk_rmem_alloc."""
+    """The memory that the packets in the receive queue use: sk_rmem_alloc."""
     (weight,) = struct.unpack_from(
         "I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
     )
     return int(weight)
 
 
-# Construction
+# Interface and protocol
 
 
 def test_kernel_queues_packets_of_other_interfaces_until_bind(
     veth: Veth, veth_factory: Callable[[], Veth]
 ) -> None:
-    """Why the constructor opens its socket with protocol 0 (packet(7))."""
+    """This is why the constructor opens its socket with protocol 0
+    (packet(7))."""
     other = veth_factory()
     with socket.socket(
         socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)
@@ -92,17 +92,17 @@ def test_no_packet_that_the_filter_rejects_ever_appears(
         flood(veth.a, [unwanted]),
     ):
         with RawSocket(veth.b) as sock:
-            assert receive(sock, 1)[0] == unwanted, "the flood is not there"
+            assert receive(sock, 1)[0] == unwanted, "the flood is not received"
         for _ in range(scaled(100)):
             with RawSocket(veth.b, filter=only_wanted) as sock:
                 sender.send(wanted)
                 assert receive(sock, 1) == [wanted], (
-                    "a packet that the filter rejects came out"
+                    "a packet that the filter rejects was received"
                 )
                 assert pending(sock) == []
 
 
-def test_listens_when_the_constructor_returns(
+def test_socket_receives_from_the_moment_the_constructor_returns(
     pair: Veth, scaled: Callable[[int], int]
 ) -> None:
     with RawSocket(pair.a, protocol=0) as sender:
@@ -113,7 +113,7 @@ def test_listens_when_the_constructor_returns(
                 assert receive(sock, 1) == [packet]
 
 
-def test_protocol_narrows_what_is_received(pair: Veth) -> None:
+def test_protocol_limits_what_is_received(pair: Veth) -> None:
     with RawSocket(pair.b, protocol=LOCAL_EXPERIMENTAL) as sock:
         send(pair.a, frame(b"no", ethertype=OTHER_EXPERIMENTAL), frame(b"yes"))
         assert receive(sock, 1) == [frame(b"yes")]
@@ -123,7 +123,7 @@ def test_protocol_narrows_what_is_received(pair: Veth) -> None:
 def test_kernel_binds_to_an_interface_that_is_down(
     veth: Veth, unbound: socket.socket
 ) -> None:
-    """Why the constructor asks for SO_ERROR: bind(2) itself succeeds."""
+    """bind(2) itself succeeds. This is why the constructor reads SO_ERROR."""
     veth.down("b")
     unbound.bind((veth.b, ETH_P_ALL))
     pending_error = unbound.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -137,7 +137,9 @@ def test_interface_that_is_down_is_refused(veth: Veth, protocol: int) -> None:
     with pytest.raises(OSError, match="Network is down") as caught:
         RawSocket(veth.b, protocol=protocol)
     assert caught.value.errno == errno.ENETDOWN
-    assert caught.value.filename == veth.b, "the error names no interface"
+    assert caught.value.filename == veth.b, (
+        "the error does not name the interface"
+    )
     assert descriptors() == before, "the constructor left a descriptor open"
 
 
@@ -190,7 +192,9 @@ def test_descriptors_are_not_inherited(veth: Veth) -> None:
         assert sock.fileno() in made
         for descriptor in made:
             flags = fcntl.fcntl(descriptor, fcntl.F_GETFD)
-            assert flags & fcntl.FD_CLOEXEC, "a child would inherit it"
+            assert flags & fcntl.FD_CLOEXEC, (
+                "a child process would inherit the descriptor"
+            )
 
 
 # protocol=0
@@ -220,7 +224,7 @@ def test_send_only_socket_queues_nothing(pair: Veth) -> None:
         receive(sock, 64)
         with socket.socket(fileno=os.dup(idle.fileno())) as plain:
             seen = plain.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-        assert seen == bytes(8), "the kernel fed it packets"
+        assert seen == bytes(8), "the kernel queued packets for it"
         assert queued_bytes(idle) == 0
         assert idle.statistics().packets_received == 0
 
@@ -261,7 +265,7 @@ def test_netns_by_path(tmp_path: Any, kind: str) -> None:
             assert pending(ours) == []
 
 
-def test_interface_is_looked_up_in_the_namespace_of_the_socket(
+def test_interface_is_looked_up_in_the_sockets_namespace(
     pair: Veth,
 ) -> None:
     with other_namespace() as pid, raises(errno.ENODEV):
@@ -269,7 +273,7 @@ def test_interface_is_looked_up_in_the_namespace_of_the_socket(
 
 
 def test_netns_that_is_a_fifo_is_refused(tmp_path: Any) -> None:
-    """Opening it must not wait for a writer."""
+    """Opening it must not block."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     with pytest.raises(OSError, match="setns") as caught:
@@ -278,8 +282,8 @@ def test_netns_that_is_a_fifo_is_refused(tmp_path: Any) -> None:
 
 
 def test_netns_by_name() -> None:
-    """A name is one of `ip netns`; /run is private to the child, which needs
-    no privilege over the machine then."""
+    """The name is one of `ip netns`. The child mounts a private /run, so the
+    test needs no privilege."""
     tool("ip")
     script = """
         set -e
@@ -311,8 +315,10 @@ def test_netns_by_name() -> None:
     assert answer.split() == ["True", "/var/run/netns/nowhere"]
 
 
-def test_name_that_is_not_utf8(veth_factory: Callable[..., Veth]) -> None:
-    """As os.fsdecode() has it, in every place."""
+def test_interface_name_may_be_other_than_utf8(
+    veth_factory: Callable[..., Veth],
+) -> None:
+    """Encoded and decoded as by os.fsencode() and os.fsdecode()."""
     name = "v\udcff0"
     veth_factory(name, "peer-of-it")
     with RawSocket(name) as sock:
@@ -320,7 +326,9 @@ def test_name_that_is_not_utf8(veth_factory: Callable[..., Veth]) -> None:
         assert sock.getsockname()[0] == name
 
 
-def test_name_of_a_str_subclass_runs_no_code_of_it(veth: Veth) -> None:
+def test_interface_name_of_a_str_subclass_runs_none_of_its_code(
+    veth: Veth,
+) -> None:
     class Name(str):
         def __str__(self) -> str:
             raise AssertionError("user code ran")
@@ -348,11 +356,11 @@ SWAPPED = {
 
 @pytest.mark.skipif(sys.byteorder == "big", reason="htons() does nothing")
 @pytest.mark.parametrize(("protocol", "meant"), SWAPPED.items())
-def test_protocol_in_network_order_is_warned_of(
+def test_protocol_in_network_byte_order_is_warned_of(
     protocol: int, meant: str
 ) -> None:
-    """As every AF_PACKET script has it, for the socket module. Not refused:
-    it may be an EtherType of its own."""
+    """As the socket module needs it. It is not refused, because the swapped
+    number can be an EtherType too."""
     with pytest.warns(RuntimeWarning) as caught:
         RawSocket("lo", protocol=protocol).close()
     (warning,) = caught
@@ -361,5 +369,5 @@ def test_protocol_in_network_order_is_warned_of(
 
 
 @pytest.mark.parametrize("protocol", [0x0003, 0x0800, 0x0806, 0x88B5, 0x1234])
-def test_protocol_in_host_order_is_not_warned_of(protocol: int) -> None:
+def test_protocol_in_host_byte_order_is_not_warned_of(protocol: int) -> None:
     RawSocket("lo", protocol=protocol).close()

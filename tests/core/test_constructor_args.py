@@ -1,5 +1,5 @@
-"""Constructors that are given what makes no sense: each mistake raises the
-error stated, and leaves no descriptor behind."""
+"""Invalid arguments of constructors: each raises the stated error and leaves
+no descriptor open."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ from rawmmsg.testing import Veth
 
 @contextlib.contextmanager
 def room_for(count: int) -> Iterator[None]:
-    """This process can open `count` more descriptors, and no other."""
+    """Lets this process open only `count` more descriptors."""
     used = descriptors()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 0
@@ -59,7 +59,7 @@ def test_sizes_are_not_negative(size: int) -> None:
         PacketBatch(1, size)
 
 
-def test_more_memory_than_there_is_raises() -> None:
+def test_too_much_memory_is_a_memory_error() -> None:
     """Two pebibytes, which no process can address."""
     with pytest.raises(MemoryError):
         PacketBatch(2**20, 2**31 - 1)
@@ -97,7 +97,7 @@ UNFIT_NAMES: dict[str, tuple[Any, type[Exception], str]] = {
 @pytest.mark.parametrize(
     ("name", "error", "match"), UNFIT_NAMES.values(), ids=UNFIT_NAMES
 )
-def test_interface_that_cannot_be_one_is_refused(
+def test_invalid_interface_is_refused(
     name: Any, error: type[Exception], match: str
 ) -> None:
     with same_descriptors(), pytest.raises(error, match=match):
@@ -179,7 +179,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
 
 
 @pytest.mark.parametrize(("options", "error"), OPTIONS.values(), ids=OPTIONS)
-def test_option_that_makes_no_sense_is_refused(
+def test_invalid_option_is_refused(
     options: dict[str, Any], error: type[Exception]
 ) -> None:
     with same_descriptors(), pytest.raises(error):
@@ -190,7 +190,7 @@ def test_option_that_makes_no_sense_is_refused(
     "option",
     "promisc ignore_outgoing vlan addresses qdisc_bypass allow_down".split(),
 )
-def test_truth_value_that_raises_is_passed_on(option: str) -> None:
+def test_exception_of_a_truth_value_is_passed_on(option: str) -> None:
     class Undecided:
         def __bool__(self) -> bool:
             raise KeyError("undecided")
@@ -200,7 +200,7 @@ def test_truth_value_that_raises_is_passed_on(option: str) -> None:
         RawSocket("lo", **options)
 
 
-def test_options_of_all_interfaces_that_need_one_are_refused() -> None:
+def test_options_that_need_an_interface_are_refused_without_one() -> None:
     with same_descriptors():
         options: dict[str, Any]
         for options in ({"protocol": 0}, {"promisc": True}):
@@ -228,9 +228,9 @@ def test_options_are_keyword_only() -> None:
 
 
 @pytest.mark.parametrize("room", [0, 1])
-def test_constructor_without_descriptors_left_raises(room: int) -> None:
-    """The socket and the descriptor that wakes calls: none stays open where
-    the other cannot be had."""
+def test_constructor_without_free_descriptors_raises(room: int) -> None:
+    """It opens two, the socket and an eventfd. If it cannot open one of them,
+    it closes the other."""
     with same_descriptors():
         with room_for(room), raises(errno.EMFILE):
             RawSocket("lo")
@@ -279,7 +279,7 @@ PACKET_ONLY: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     + [f"inet {name}" for name in ADOPTIONS | PACKET_ONLY]
     + [f"unix {name}" for name in ADOPTIONS | PACKET_ONLY],
 )
-def test_caller_still_owns_a_descriptor_that_was_not_adopted(
+def test_caller_keeps_a_descriptor_that_was_not_adopted(
     family: int, options: dict[str, Any], error: type[Exception]
 ) -> None:
     with socket.socket(family, socket.SOCK_DGRAM, 0) as owned:
@@ -288,7 +288,7 @@ def test_caller_still_owns_a_descriptor_that_was_not_adopted(
         assert owned.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == family
 
 
-def test_caller_still_owns_it_without_descriptors_left() -> None:
+def test_caller_keeps_the_descriptor_if_no_other_is_free() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as owned:
         with same_descriptors():
             with room_for(0), raises(errno.EMFILE):
@@ -303,7 +303,7 @@ def test_caller_still_owns_it_without_descriptors_left() -> None:
         (socket.AF_UNIX, socket.SOCK_STREAM),
     ],
 )
-def test_stream_is_not_adopted(family: int, type_: int) -> None:
+def test_stream_sockets_are_not_adopted(family: int, type_: int) -> None:
     with (
         socket.socket(family, type_) as stream,
         same_descriptors(),
@@ -346,7 +346,8 @@ def test_descriptor_of_a_file_is_enotsock() -> None:
 
 
 def test_constructor_that_fails_late_leaves_no_socket(veth: Veth) -> None:
-    """One that the kernel knows, where a filter or membership was set."""
+    """If setting the filter or a membership fails, the kernel's socket is
+    closed."""
     table = Path("/proc/self/net/packet")
     before = table.read_text()
     for program in (b"", bytes(8)):
@@ -355,7 +356,9 @@ def test_constructor_that_fails_late_leaves_no_socket(veth: Veth) -> None:
     veth.down("b")
     with raises(errno.ENETDOWN):
         RawSocket(veth.b, promisc=True, filter=accept())
-    assert table.read_text() == before, "a packet socket is left open"
+    assert table.read_text() == before, (
+        "the constructor left a packet socket open"
+    )
     with RawSocket(veth.b, promisc=True, filter=accept(), allow_down=True):
         assert table.read_text() != before
 

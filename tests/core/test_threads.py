@@ -17,7 +17,7 @@ from support.calls import (
     RECEIVING,
     SENDING,
     Call,
-    assert_closed_under,
+    assert_ended_by_close,
     eventually,
     fill_send_queue,
 )
@@ -47,7 +47,7 @@ def test_close_wakes_a_call_that_waits(
             if number % 2 == 0:
                 call.until_blocked()
             sock.close()
-            assert_closed_under(call)
+            assert_ended_by_close(call)
     assert descriptors() == before, "descriptors leak"
 
 
@@ -65,7 +65,7 @@ def test_close_wakes_a_receive_on_an_interface_at_once(
             call.until_blocked()
             began = time.monotonic()
             sock.close()
-            assert_closed_under(call)
+            assert_ended_by_close(call)
             waited.append(call.ended_at - began)
     assert descriptors() == before, "descriptors leak"
     assert median(waited) < 0.5, "woken late"
@@ -83,7 +83,7 @@ def test_close_wakes_all_calls_that_wait() -> None:
             call.until_blocked()
         sock.close()
         for call in calls:
-            assert_closed_under(call)
+            assert_ended_by_close(call)
 
 
 def test_close_ends_a_call_that_packets_keep_busy(veth: Veth) -> None:
@@ -99,7 +99,7 @@ def test_close_ends_a_call_that_packets_keep_busy(veth: Veth) -> None:
                 lambda: sock.statistics().packets_received > 0, "none received"
             )
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
 
 
 def test_close_ends_a_sendmmsg_all_that_need_not_wait(veth: Veth) -> None:
@@ -108,7 +108,7 @@ def test_close_ends_a_sendmmsg_all_that_need_not_wait(veth: Veth) -> None:
         with Call(sock.sendmmsg_all, packets) as call:
             eventually(lambda: sock.statistics().packets_sent > 0, "none sent")
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
     error = call.error()
     assert 0 < error.packets_sent < len(packets)  # type: ignore[union-attr]
 
@@ -121,7 +121,7 @@ def test_closed_socket_takes_no_packet(veth: Veth) -> None:
         with Call(sock.recv_into, memory) as call:
             call.until_blocked()
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
         sender.sendmmsg_all([PACKET])
     assert memory == bytes(2048)
 
@@ -179,7 +179,7 @@ def test_close_by_many_threads_closes_once(
             calls = [Call(close_and_open) for _ in range(threads)]
             opened = [one for call in calls for one in call.result()]
             if receive is not None:
-                assert_closed_under(receive)
+                assert_ended_by_close(receive)
         for one in opened:
             os.close(one)  # EBADF: somebody closed it before
     assert descriptors() == before, "descriptors leak"
@@ -222,7 +222,7 @@ def test_detach_with_a_call_in_flight_is_ebusy(method: str) -> None:
             assert sock.fileno() == number, "refused, but not as it was"
             assert call.pending, "the refusal ended the call"
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
 
 
 def test_detach_works_when_the_call_has_ended() -> None:
@@ -264,7 +264,7 @@ def test_receiving_does_not_wait_for_a_send() -> None:
                 method(sock)
             assert call.pending
             sock.close()
-        assert_closed_under(call)
+        assert_ended_by_close(call)
 
 
 def test_options_do_not_wait_for_a_receive(veth: Veth) -> None:

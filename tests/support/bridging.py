@@ -1,4 +1,4 @@
-"""`rawmmsg bridge`, run as a user runs it, and what it says of itself."""
+"""`rawmmsg bridge`, run as a user runs it, and what it prints."""
 
 import contextlib
 import re
@@ -38,7 +38,7 @@ def _number(text: str | None) -> int:
 
 @dataclass(frozen=True)
 class Network:
-    """left.a ... left.b, the bridge, right.b ... right.a"""
+    """Two veth pairs. Frames go left.a, left.b, bridge, right.b, right.a."""
 
     left: Veth
     right: Veth
@@ -63,21 +63,22 @@ class OneWay:
     reasons: dict[str, int] = field(default_factory=dict)
 
     def adds_up(self) -> None:
-        """Every frame that was received, or made, is accounted for."""
+        """Asserts that every frame received, or made by segmentation, is
+        counted as sent or as dropped."""
         assert self.received + self.gained == self.sent + self.dropped, self
         assert self.dropped == sum(self.reasons.values()), self
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the command has said and done."""
+    """The exit status of the command, and what it printed."""
 
     code: int
     text: str
 
     @property
-    def ways(self) -> tuple[OneWay, OneWay]:
-        """From A to B, and back; both add up."""
+    def directions(self) -> tuple[OneWay, OneWay]:
+        """The summaries from A to B and from B to A; both add up."""
         found = [_one_way(match) for match in _ONE_WAY.finditer(self.text)]
         assert len(found) == 2, self.text
         for one in found:
@@ -98,7 +99,7 @@ def _one_way(match: re.Match[str]) -> OneWay:
 
 
 class Running:
-    """The command, while it runs; its standard error is read all the time."""
+    """The command while it runs. A thread reads its standard error."""
 
     def __init__(
         self,
@@ -127,7 +128,7 @@ class Running:
         self.lines.extend(iter(self.process.stderr.readline, ""))
 
     def says(self, words: str) -> None:
-        """Waits until it has said that."""
+        """Waits until the command has printed the words."""
         eventually(
             lambda: words in self.text or self.process.poll() is not None,
             f"the bridge never says {words!r}",
@@ -139,12 +140,12 @@ class Running:
         return "".join(self.lines)
 
     def end(self, number: int = signal.SIGINT) -> Outcome:
-        """Ends it by a signal."""
+        """Sends the signal and waits for the end."""
         self.process.send_signal(number)
         return self.outcome()
 
     def outcome(self) -> Outcome:
-        """Waits until it has ended by itself."""
+        """Waits until the command has ended."""
         code = self.process.wait(WAIT)
         self._reader.join(WAIT)
         assert "Traceback" not in self.text, self.text
@@ -166,14 +167,14 @@ class Running:
 def bridging(
     a: str, b: str, *options: str, pass_fds: Sequence[int] = ()
 ) -> Iterator[Running]:
-    """A bridge that moves frames when the block begins."""
+    """Runs a bridge; frames pass from the start of the block."""
     with Running(a, b, *options, pass_fds=pass_fds) as running:
         running.says("bridging")
         yield running
 
 
 def take(sock: RawSocket, count: int) -> list[bytes]:
-    """Waits for `count` packets, super-frames too."""
+    """Waits for `count` packets, including super-frames."""
     batch = PacketBatch(64, 70_000)
     sock.settimeout(WAIT)
     packets: list[bytes] = []
@@ -184,7 +185,7 @@ def take(sock: RawSocket, count: int) -> list[bytes]:
 
 
 def until_passing(sender: RawSocket, receiver: RawSocket) -> None:
-    """Waits until frames pass, and leaves none of its own on the way."""
+    """Waits until frames pass, and receives all those that it sent."""
     first, last = numbered(1), numbered(2)
 
     def arrives() -> bool:
@@ -194,14 +195,15 @@ def until_passing(sender: RawSocket, receiver: RawSocket) -> None:
     eventually(arrives, "no frame passes")
     sender.sendmmsg_all([last])
     while take(receiver, 1)[-1] != last:
-        pass  # those that were on their way
+        pass  # earlier frames
 
 
 def every_kind(gso_size: int) -> Iterator[tuple[PacketBatch, list[bytes]]]:
-    """Super-frames of TCP and UDP, IPv4 and IPv6, with no tag or up to three.
+    r"""Super-frames of TCP and UDP over IPv4 and IPv6, with no VLAN tag and up
+    to three.
 
-    A batch holds one, and a short frame whose checksum is open; with it comes
-    what has to arrive where they are cut and completed.
+    Each batch holds one of them and a short frame with an open checksum. The
+    list holds the frames that must arrive after segmentation.
     """
     for tags in TAGS.values():
         for datagram in KINDS.values():

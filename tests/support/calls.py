@@ -1,5 +1,5 @@
-"""Calls that wait: made in threads of their own, seen to wait by the kernel,
-and interrupted by signals."""
+"""Calls that wait: made in threads, observed in the kernel, interrupted by
+signals and by close()."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from rawmmsg import PacketBatch, RawSocket
 from support import WAIT
 from support.frames import PACKET
 
-# Every method that waits, by what it waits for.
+# Every method that waits for packets, and every one that waits for room.
 RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
     "recvmmsg_into": lambda sock: sock.recvmmsg_into(PacketBatch(4)),
     "recv": lambda sock: sock.recv(2048),
@@ -36,8 +36,8 @@ _PPOLL: Final = "271" if platform.machine() == "x86_64" else "73"
 
 
 def waits(thread: int) -> bool:
-    """Whether the thread (its native id) is in ppoll(2), where every call of
-    a RawSocket waits."""
+    """Whether the thread (a native id) is in ppoll(2), where every call of a
+    RawSocket waits."""
     try:
         with open(f"/proc/self/task/{thread}/syscall", "rb") as file:
             return file.read().decode().split(" ")[0] == _PPOLL
@@ -46,7 +46,7 @@ def waits(thread: int) -> bool:
 
 
 def eventually(condition: Callable[[], bool], promise: str) -> None:
-    """Waits until the condition holds."""
+    """Waits until the condition is true; `promise` is the failure message."""
     deadline = time.monotonic() + WAIT
     while not condition():
         assert time.monotonic() < deadline, promise
@@ -54,7 +54,7 @@ def eventually(condition: Callable[[], bool], promise: str) -> None:
 
 
 class Call:
-    """A call in a thread of its own; a context manager that awaits its end."""
+    """A call in a thread of its own. The context manager waits for its end."""
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self._function = function
@@ -77,16 +77,18 @@ class Call:
         return self._thread.is_alive()
 
     def until_blocked(self) -> None:
-        """Returns when the thread waits in the kernel."""
+        """Returns once the thread waits in the kernel."""
         thread = self._thread.native_id
         assert thread is not None
         deadline = time.monotonic() + WAIT
         while not waits(thread):
-            assert self.pending, f"ended, unblocked: {self._error!r}"
-            assert time.monotonic() < deadline, "does not block"
+            assert self.pending, (
+                f"the call ended without waiting: {self._error!r}"
+            )
+            assert time.monotonic() < deadline, "the call does not wait"
 
     def wait(self, seconds: float) -> None:
-        """Until it ends, but no longer."""
+        """Waits for the end of the call, for at most `seconds`."""
         self._thread.join(seconds)
 
     def join(self) -> None:
@@ -94,14 +96,14 @@ class Call:
         assert not self.pending, "the call does not end"
 
     def result(self) -> Any:
-        """What the call returns; raises what it raises."""
+        """Waits for the end; returns or raises what the call did."""
         self.join()
         if self._error is not None:
             raise self._error
         return self._value
 
     def error(self) -> BaseException | None:
-        """What the call raised."""
+        """Waits for the end; returns the exception that the call raised."""
         self.join()
         return self._error
 
@@ -116,7 +118,7 @@ class Call:
 def handler(
     function: Callable[[], object], number: int = signal.SIGUSR1
 ) -> Iterator[None]:
-    """Has the function called when the signal comes."""
+    """Calls the function whenever the signal arrives."""
 
     def handle(_: int, frame: FrameType | None) -> None:
         function()
@@ -130,7 +132,7 @@ def handler(
 
 @contextmanager
 def when_main_thread_waits(action: Callable[[], object]) -> Iterator[None]:
-    """Does the action, in a thread, once the main thread waits inside the
+    """Runs the action in a thread once the main thread waits inside the
     block."""
     main = threading.main_thread()
     left = threading.Event()
@@ -151,14 +153,14 @@ def when_main_thread_waits(action: Callable[[], object]) -> Iterator[None]:
 
 
 def interrupt_main_thread() -> None:
-    """Sends it SIGUSR1."""
+    """Sends SIGUSR1 to the main thread."""
     ident = threading.main_thread().ident
     assert ident is not None
     signal.pthread_kill(ident, signal.SIGUSR1)
 
 
 def fill_send_queue(sock: RawSocket) -> None:
-    """Sends until there is no room, which is a few packets."""
+    """Sends until the send queue is full, which takes a few packets."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
     timeout = sock.gettimeout()
     sock.setblocking(False)
@@ -168,31 +170,33 @@ def fill_send_queue(sock: RawSocket) -> None:
     sock.settimeout(timeout)
 
 
-def assert_closed_under(call: Call) -> None:
-    """The call has ended since the socket was closed."""
+def assert_ended_by_close(call: Call) -> None:
+    """Asserts that the call failed with EBADF."""
     error = call.error()
-    assert isinstance(error, OSError), f"not woken by close(): {error!r}"
-    assert error.errno == errno.EBADF, f"woken, but with {error!r}"
+    assert isinstance(error, OSError), (
+        f"close() did not end the call: {error!r}"
+    )
+    assert error.errno == errno.EBADF, f"the call ended with {error!r}"
 
 
 @contextmanager
 def raises(number: int) -> Iterator[pytest.ExceptionInfo[OSError]]:
-    """Expects an OSError with this number, and with its text."""
+    """Expects an OSError with this number and its text."""
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         yield caught
     assert caught.value.errno == number
 
 
 def packets_sent(error: BaseException | None) -> int:
-    """How many packets the error says that sendmmsg_all() has sent."""
+    """The number of packets that sendmmsg_all() sent before the error."""
     assert error is not None
     assert hasattr(error, "packets_sent"), f"without packets_sent: {error!r}"
     return int(error.packets_sent)
 
 
 def drain(peer: socket.socket) -> list[bytes]:
-    """Reads all that waits, which makes room: the kernel calls a socket
-    writable when three quarters of its buffer are free."""
+    """Reads everything that is queued. The kernel calls a socket writable
+    again when three quarters of its buffer are free."""
     packets = []
     try:
         while True:

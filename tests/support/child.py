@@ -1,5 +1,5 @@
-"""Child processes: programs that the tests run, Python code in an interpreter
-of its own, and functions in a forked child."""
+"""Child processes: programs, Python code in a new interpreter, and functions
+in a forked child."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ _PACKAGES: Final = {
     "tc": "iproute2",
 }
 
-# In front of a command: runs it without any capability.
+# Put before a command, it drops all capabilities.
 WITHOUT_CAPABILITIES: Final = (
     "setpriv",
     "--inh-caps=-all",
@@ -34,14 +34,15 @@ WITHOUT_CAPABILITIES: Final = (
 
 
 def missing(what: str, package: str) -> FileNotFoundError:
-    """The error of a test that needs `what`; conftest.py skips the test."""
+    """The error of a test that needs something that is not installed;
+    conftest.py then skips the test."""
     return FileNotFoundError(
         errno.ENOENT, f"the test needs {what}: apt-get install {package}"
     )
 
 
 def tool(name: str) -> str:
-    """The path of a program; raises missing() if it is not installed."""
+    """The path of a program. Raises missing() if it is not installed."""
     # Plain users often have no sbin in their PATH.
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
@@ -51,8 +52,8 @@ def tool(name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """For child processes: ours, able to import the package under test and
-    what the tests share."""
+    """Environment variables for a child that can import the tested package and
+    the tests' helpers."""
     paths = [
         str(Path(rawmmsg.__file__).parents[1]),
         str(Path(__file__).parents[1]),
@@ -61,8 +62,8 @@ def environment() -> dict[str, str]:
 
 
 def run_python(code: str, *prefix: str) -> str:
-    """Runs Python code in a child, behind the command `prefix`; returns what
-    it prints."""
+    """Runs Python code in a child, started by the command `prefix` if there is
+    one. Returns what the code prints."""
     done = subprocess.run(
         [*prefix, sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
         env=environment(),
@@ -76,14 +77,14 @@ def run_python(code: str, *prefix: str) -> str:
 
 def fork() -> int:
     with warnings.catch_warnings():
-        # Python 3.12 and later warn of a fork beside threads; the children
-        # here take no lock.
+        # From 3.12, Python warns about a fork in a process with threads. The
+        # children here take no locks.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 class Child:
-    """A function in a forked child."""
+    """Runs a function in a forked child."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self._reader, writer = os.pipe()
@@ -93,7 +94,7 @@ class Child:
         os.close(writer)
 
     def join(self) -> None:
-        """Awaits its end and raises what failed there."""
+        """Waits for the end of the child and raises what failed there."""
         with open(self._reader, encoding="utf-8") as pipe:
             report = pipe.read()
         _, status = os.waitpid(self.pid, 0)
@@ -102,7 +103,8 @@ class Child:
 
 
 def end_child(function: Callable[[], Any], writer: int) -> None:
-    """Runs the function and ends the process, telling what it raised."""
+    """Runs the function, writes the traceback of an exception to `writer`, and
+    ends the process."""
     try:
         function()
     except BaseException:

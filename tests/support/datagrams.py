@@ -1,6 +1,5 @@
-"""TCP, UDP and SCTP in Ethernet frames: as their sender leaves them to the
-hardware, and as they are after it has done its work. Plain Python, so that C
-and kernel have something to be compared with."""
+"""Ethernet frames that hold TCP, UDP or SCTP, before and after the work of
+offload hardware. Plain Python, independent of the C code and the kernel."""
 
 import socket
 import struct
@@ -72,14 +71,14 @@ def crc32c(data: bytes) -> int:
 
 
 def data(size: int) -> bytes:
-    """Bytes that differ from those that are a header's length away."""
+    """Bytes without a pattern that repeats within the size of the headers."""
     return (bytes(range(251)) * (size // 251 + 1))[:size]
 
 
 @dataclass(frozen=True)
 class Datagram:
-    """What a frame is made of. Options and extensions are bytes as they stand
-    in the frame; an extension's first byte, the next header, is put in."""
+    """The fields of a frame. Options and extension headers are given as bytes;
+    the next header, the first byte of an extension, is filled in."""
 
     payload: bytes = b""
     protocol: int = TCP
@@ -110,9 +109,9 @@ class Datagram:
         return GSO_TCPV4 if self.version == 4 else GSO_TCPV6
 
     def build(self, *, whole: bool = True) -> bytes:
-        """The frame. Where not `whole`, its checksum is the pseudo header's
-        only (SCTP, which has none: 0), as a sender leaves it to the
-        hardware."""
+        """Returns the frame. If not `whole`, the checksum field holds only the
+        sum of the pseudo header (0 for SCTP, which has none), as a sender
+        leaves it to the hardware."""
         head = self._transport()
         size = len(head) + len(self.payload)
         network, pseudo = self._network(size)
@@ -131,7 +130,8 @@ class Datagram:
         return self._link() + network + head + self.payload
 
     def segments(self, gso_size: int) -> list[bytes]:
-        """The frames that it is cut into, checksums complete."""
+        """The frames that segmentation makes of it, with complete
+        checksums."""
         count = -(-len(self.payload) // gso_size)
         return [
             self._segment(i, count, gso_size).build() for i in range(count)
@@ -160,8 +160,8 @@ class Datagram:
         return BROADCAST + SOURCE + tags + struct.pack("!H", ethertype)
 
     def _network(self, size: int) -> tuple[bytes, bytes]:
-        """The IP header, and the pseudo header. A length beyond 16 bits is
-        given as 0, as in frames of more than 64 KiB."""
+        """The IP header and the pseudo header. A length that needs more than
+        16 bits is written as 0, as in frames of more than 64 KiB."""
         if self.version == 4:
             source, target = bytes([10, 9, 0, 1]), bytes([10, 9, 0, 2])
             header = 20 + len(self.options)
@@ -205,13 +205,13 @@ class Datagram:
 
 
 def columns(batch: PacketBatch) -> dict[str, Any]:
-    """The columns of the offload header, by name."""
+    """The columns of the offload header by name."""
     return {name: getattr(batch, name) for name in HEADER_COLUMNS}
 
 
 def add(batch: PacketBatch, datagram: Datagram, gso_size: int = 0) -> None:
-    """Appends it with its checksum left open, as a super-frame where it has a
-    `gso_size`."""
+    """Appends the datagram with an open checksum, as a super-frame if
+    `gso_size` is given."""
     i = len(batch)
     batch.append(datagram.build(whole=False))
     write_header(
@@ -232,9 +232,9 @@ def write_header(batch: PacketBatch, i: int, **fields: int) -> None:
 
 
 def send_open(interface: str, datagrams: Iterable[Datagram]) -> None:
-    """Sends each with its checksum left open, as the kernel's own leave it
-    where the device has the offload: not by rawmmsg, which completes SCTP's
-    itself."""
+    """Sends each datagram with an open checksum, as the kernel does on a
+    device with checksum offload. Without rawmmsg, which would complete SCTP's
+    checksum itself."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         sock.bind((interface, 0))
@@ -248,9 +248,9 @@ def send_open(interface: str, datagrams: Iterable[Datagram]) -> None:
 
 
 def leave_checksums_to_software(interface: str) -> None:
-    """Switches transmit checksum offload off, as ethtool -K tx off does: the
-    kernel then completes checksums and cuts super-frames itself (net/core/
-    dev.c:validate_xmit_skb()) before the device has them."""
+    """Disables transmit checksum offload, like `ethtool -K tx off`. The kernel
+    then completes checksums and cuts super-frames in software
+    (net/core/dev.c:validate_xmit_skb()) before the device sees them."""
     ethtool(interface, ETHTOOL_STXCSUM, 0)
 
 
@@ -263,7 +263,7 @@ KINDS: Final = {
 
 HOP_BY_HOP: Final = (0, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
 DESTINATION: Final = (60, bytes([0, 1, 1, 12, *bytes(12)]))
-# Of an experimental type (RFC 4727), whose addresses nobody takes.
+# An experimental routing type (RFC 4727): no host uses its addresses.
 ROUTING: Final = (43, bytes([0, 0, 253, 0, 0, 0, 0, 0]))
 JUMBO: Final = (0, bytes([0, 0, 0xC2, 4, 0, 1, 0x20, 0]))
 TIMESTAMPS: Final = bytes([1, 1, 8, 10, *range(8)])

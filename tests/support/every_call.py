@@ -1,5 +1,5 @@
-"""Every call of the C module, in its forms, right and wrong: for tests that
-make each of them where something is amiss."""
+"""Every call of the C module, valid and invalid, for tests that make all of
+them under unusual conditions."""
 
 import operator
 import os
@@ -35,7 +35,7 @@ PROPERTIES: Final = (
 
 @dataclass
 class Scene:
-    """What the calls below are made on."""
+    """The objects that the calls use."""
 
     veth: Veth
     peer: socket.socket
@@ -64,9 +64,9 @@ class Scene:
         self.lent = sock.detach()
 
     def reset(self) -> None:
-        """Takes away what earlier calls have left."""
+        """Removes what earlier calls have left."""
         if self.lent == self.sock.fileno():
-            self.lent = -1  # it was not detached
+            self.lent = -1  # the socket still owns it
         self.sock.close()
         if self.lent >= 0:
             os.close(self.lent)
@@ -80,7 +80,7 @@ class Scene:
         self.other.clear()
 
     def release(self, result: object) -> object:
-        """What is left of a result when its descriptors are closed."""
+        """Closes the descriptors of a result; returns what can be compared."""
         if isinstance(result, RawSocket):
             if result.fileno() == self.lent:
                 result.detach()
@@ -136,7 +136,8 @@ in between would have allocations of its own."""
 
 
 def outcome(bind: Bind, prepare: Prepare, scene: Scene) -> object:
-    """What comes of the call with all the memory that it wants."""
+    """What the call returns or raises when it gets all the memory that it asks
+    for."""
     scene.reset()
     prepare(scene)
     try:
@@ -240,7 +241,7 @@ ADOPTED_PACKET: Final = {
 
 
 def fill(scene: Scene) -> None:
-    """The batch holds three packets, the last a super-frame."""
+    """Puts three packets into the batch, the last a super-frame."""
     scene.batch.extend([PACKET, PACKET])
     add(scene.batch, Datagram(bytes(1000)), gso_size=300)
 
@@ -286,17 +287,17 @@ OF_BATCHES: Final[dict[str, Bind]] = {
 
 
 def queue(scene: Scene) -> None:
-    """A packet waits in each of the sockets that receive."""
+    """Sends one packet to each of the receiving sockets."""
     scene.peer.send(PACKET)
     scene.sender.send(PACKET)
     for sock in (scene.packet, scene.everywhere):
         poll = select.poll()
         poll.register(sock, select.POLLIN)
-        assert poll.poll(WAIT * 1000), "nothing comes"
+        assert poll.poll(WAIT * 1000), "no packet arrives"
 
 
 def receive(scene: Scene) -> None:
-    """The batch holds a packet, its address and all the rest."""
+    """Receives a packet into the batch, with its address and all metadata."""
     queue(scene)
     scene.packet.recvmmsg_into(scene.batch)
 
@@ -330,7 +331,8 @@ def renew_and_close(scene: Scene) -> None:
 
 
 def on(which: str, name: str, *args: Any, **options: Any) -> Bind:
-    """The method of one of the sockets; "batch" stands for the batch."""
+    """A method of one of the sockets. The argument "batch" stands for the
+    batch."""
 
     def bind(scene: Scene) -> Callable[[], object]:
         given = (scene.batch if one == "batch" else one for one in args)
@@ -454,7 +456,7 @@ OF_SOCKETS: Final[dict[str, tuple[Prepare, Bind]]] = {
 
 
 def attribute(name: str, *, received: bool = False) -> tuple[Prepare, Bind]:
-    """Of the socket, or of the batch with a packet that it has received."""
+    """An attribute of the socket, or of the batch after a receive."""
     if not received:
         return nothing, lambda scene: partial(getattr, scene.packet, name)
 

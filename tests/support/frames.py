@@ -1,4 +1,4 @@
-"""Ethernet frames: made, sent and received, and recognised."""
+"""Ethernet frames: how tests make, send, receive and recognise them."""
 
 import errno
 import os
@@ -34,7 +34,7 @@ def frame(
     src: bytes = SOURCE,
     ethertype: int = LOCAL_EXPERIMENTAL,
 ) -> bytes:
-    """An Ethernet frame, not padded."""
+    """An Ethernet frame without padding."""
     return dst + src + ethertype.to_bytes(2, "big") + payload
 
 
@@ -50,9 +50,9 @@ def numbered(
     src: bytes = SOURCE,
     ethertype: int = LOCAL_EXPERIMENTAL,
 ) -> bytes:
-    """A frame of `size` bytes that carries its number and a checksum of all
-    that it holds, and that differs from its neighbours in every byte of the
-    filler between the two."""
+    """A frame of `size` bytes that contains its number and a checksum of the
+    whole frame. Every byte between the two differs from that of the next
+    frame."""
     if not NUMBERED_SIZE <= size <= NUMBERED_SIZE + 65536:
         raise ValueError(f"a numbered frame cannot have {size} bytes")
     first = number % 256
@@ -62,12 +62,12 @@ def numbered(
 
 
 def number_of(packet: bytes | memoryview) -> int:
-    """The number of a frame made by numbered(); AssertionError for one that
-    is not exactly as it was made."""
+    """The number of a frame made by numbered(). Raises AssertionError if the
+    frame was changed."""
     checksum = int.from_bytes(packet[-4:], "big")
     assert len(packet) >= NUMBERED_SIZE, f"{len(packet)} bytes arrived"
     assert zlib.crc32(packet[:-4]) == checksum, (
-        f"corrupted: {bytes(packet).hex()}"
+        f"the frame was changed: {bytes(packet).hex()}"
     )
     return int.from_bytes(packet[HEADER_SIZE : HEADER_SIZE + 8], "big")
 
@@ -76,10 +76,11 @@ def number_of(packet: bytes | memoryview) -> int:
 def flood(
     interface: str, frames: Iterable[bytes], cpu: int | None = None
 ) -> Iterator[None]:
-    """Sends the frames on the interface, again and again, from a thread,
-    which is tied to one CPU where told."""
+    """Sends the frames in a thread, again and again, until the block ends. The
+    thread runs on CPU `cpu` if one is given."""
     packets = list(frames)
-    # As many as one call takes: between calls the thread waits for the GIL.
+    # As many as one call takes, because between calls the thread waits for the
+    # GIL.
     packets *= max(1, 1024 // len(packets))
     sending, stop = threading.Event(), threading.Event()
     failures: list[BaseException] = []
@@ -92,7 +93,7 @@ def flood(
                 try:
                     sender.sendmmsg(packets)
                 except OSError as error:
-                    # The receiving end has no room in its backlog.
+                    # The receiving end's backlog is full.
                     if error.errno != errno.ENOBUFS:
                         raise
                 sending.set()
@@ -104,12 +105,12 @@ def flood(
         thread = threading.Thread(target=work, args=(sender,))
         thread.start()
         try:
-            assert sending.wait(WAIT), "the flood does not begin"
+            assert sending.wait(WAIT), "the flood sends nothing"
             yield
         finally:
             stop.set()
             thread.join()
-    assert not failures, f"the flood broke off: {failures[0]!r}"
+    assert not failures, f"the flood ended early: {failures[0]!r}"
 
 
 def receive(sock: RawSocket, count: int) -> list[bytes]:
@@ -124,7 +125,7 @@ def receive(sock: RawSocket, count: int) -> list[bytes]:
 
 
 def pending(sock: RawSocket) -> list[bytes]:
-    """Takes what waits in the queue now."""
+    """Returns all packets that are queued now."""
     sock.setblocking(False)
     batch = PacketBatch()
     packets: list[bytes] = []
@@ -137,13 +138,13 @@ def pending(sock: RawSocket) -> list[bytes]:
 
 
 def until_stamped(sender: RawSocket, sock: RawSocket, packet: bytes) -> None:
-    """The kernel begins to stamp a moment after it was asked: sends packets
-    until one that `sock` receives has a stamp."""
+    """Sends packets until `sock` receives one with a timestamp. The kernel
+    starts timestamping some time after the socket asked for it."""
     batch = PacketBatch()
     deadline = time.monotonic() + WAIT
     stamped = False
     while not stamped:
-        assert time.monotonic() < deadline, "nothing is stamped"
+        assert time.monotonic() < deadline, "no packet has a timestamp"
         sender.send(packet)
         receive_batch(sock, batch)
         stamps = batch.timestamps_ns
@@ -155,21 +156,23 @@ def until_stamped(sender: RawSocket, sock: RawSocket, packet: bytes) -> None:
 def receive_batch(
     sock: RawSocket, batch: PacketBatch, count: int | None = None
 ) -> None:
-    """Waits for packets, which are `count` where that is given."""
+    """Waits for packets, exactly `count` of them if given."""
     sock.settimeout(WAIT)
     received = sock.recvmmsg_into(batch)
-    assert count in (None, received), f"{received} packets came at once"
+    assert count in (None, received), (
+        f"{received} packets were received at once"
+    )
 
 
 def datagram_pair() -> tuple[socket.socket, RawSocket]:
-    """An AF_UNIX pair, which needs no privilege: the stdlib's end sends, the
-    adopted one receives."""
+    """An AF_UNIX socket pair, which needs no privilege: a standard socket that
+    sends, and the RawSocket that receives."""
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     return sender, RawSocket(fileno=receiver.detach())
 
 
 def same_frames(got: Iterable[bytes], wanted: Iterable[bytes]) -> None:
-    """The same frames in the same order, byte by byte."""
+    """Asserts that both hold the same frames in the same order."""
     got, wanted = list(got), list(wanted)
     assert [len(one) for one in got] == [len(one) for one in wanted]
     for i, (ours, theirs) in enumerate(zip(got, wanted, strict=True)):
@@ -177,6 +180,6 @@ def same_frames(got: Iterable[bytes], wanted: Iterable[bytes]) -> None:
 
 
 def send(interface: str, *packets: bytes) -> None:
-    """Sends the packets on a socket of their own."""
+    """Sends the packets on a new socket."""
     with RawSocket(interface, protocol=0) as sender:
         sender.sendmmsg_all(packets)

@@ -1,4 +1,4 @@
-"""Two hosts, network namespaces of their own, whose TCP and UDP talk to each
+"""Hosts in network namespaces of their own, whose TCP and UDP talk to each
 other through whatever joins their ports."""
 
 import ctypes
@@ -32,7 +32,7 @@ _OFFLOADS: Final = (ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO)
 
 @dataclass(frozen=True)
 class Host:
-    """`interface` is its only one; `pid` that of a process inside."""
+    """A host with one interface; `pid` is a process inside."""
 
     interface: str
     number: int
@@ -46,10 +46,11 @@ class Host:
     def call(
         self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Calls it in this namespace; sockets made there stay there."""
+        """Calls the function in this namespace. Sockets made there stay
+        there."""
 
         def inside() -> R:
-            # Moves this thread alone, which ends then (setns(2)).
+            # Moves only this thread (setns(2)), which ends after the call.
             libc = ctypes.CDLL(None, use_errno=True)
             with open(f"/proc/{self.pid}/ns/net") as file:
                 if libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
@@ -61,13 +62,13 @@ class Host:
             return pool.submit(inside).result()
 
     def leave_nothing_to_hardware(self) -> None:
-        """What it sends fits a wire, with checksums; what it receives stays
-        as it is (ethtool -K tx off tso off gso off gro off)."""
+        """Makes the host send complete frames that fit the link, and receive
+        frames as they are (ethtool -K tx off tso off gso off gro off)."""
         for command in _OFFLOADS:
             self.call(ethtool, self.interface, command, 0)
 
     def checksum_errors(self) -> dict[str, int]:
-        """What it has received with a wrong checksum, by counter."""
+        """The counters of packets received with a wrong checksum."""
         return {
             name: value
             for name, value in self._counters()
@@ -77,7 +78,8 @@ class Host:
     def _counters(self) -> Iterator[tuple[str, int]]:
         directory = Path(f"/proc/{self.pid}/net")
         lines = (directory / "snmp").read_text().splitlines()
-        # A line of names, a line of values; both begin with the protocol.
+        # A line of names, then a line of values. Each begins with the
+        # protocol.
         for names, values in zip(lines[::2], lines[1::2], strict=True):
             protocol, *rest = names.split()
             for name, value in zip(rest, values.split()[1:], strict=True):
@@ -89,8 +91,8 @@ class Host:
 
 @contextmanager
 def host(veth: Veth, number: int) -> Iterator[Host]:
-    """Makes a host of the pair's end `a`; `b` is the port that leads to
-    it."""
+    """Makes a host of the pair's end `a`. The end `b` is the port that leads
+    to it."""
     with other_namespace() as pid:
         made = Host(veth.a, number, pid)
         ip("link", "set", veth.a, "netns", str(pid))

@@ -1,5 +1,5 @@
-"""Linux as the tests set it up and question it: interfaces, iproute2's
-commands, ethtool, tun and tap devices, counters."""
+"""What the tests need of Linux: interfaces, iproute2's commands, ethtool, tun
+and tap devices, counters, descriptors."""
 
 import array
 import fcntl
@@ -40,7 +40,7 @@ _TUN_KINDS: Final = {"tun": 0x0001, "tap": 0x0002}
 
 
 def run_iproute2(name: str, *arguments: str) -> str:
-    """Runs a command of iproute2; returns what it prints."""
+    """Runs a command of iproute2 and returns what it prints."""
     done = subprocess.run(
         [tool(name), *arguments], capture_output=True, text=True, check=False
     )
@@ -49,7 +49,7 @@ def run_iproute2(name: str, *arguments: str) -> str:
 
 
 def ip(*arguments: str) -> str:
-    """Runs ip(8); returns what it prints."""
+    """Runs ip(8) and returns what it prints."""
     return run_iproute2("ip", *arguments)
 
 
@@ -57,9 +57,10 @@ def ip(*arguments: str) -> str:
 def tun_device(
     kind: str, *, vnet_hdr: bool = False
 ) -> Iterator[tuple[int, str]]:
-    """A "tun" or "tap" interface, up and silent: the descriptor that what it
-    sends is read from, and what it receives written to, and its name. With
-    vnet_hdr each begins with a virtio_net_hdr."""
+    """Makes a tun or tap interface and sets it up; the kernel sends nothing of
+    its own there. Returns the descriptor, from which frames that the interface
+    sends are read, and the name. With vnet_hdr, each frame begins with a
+    virtio_net_hdr."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
         flags = _TUN_KINDS[kind] | _IFF_NO_PI | vnet_hdr * _IFF_VNET_HDR
@@ -74,13 +75,13 @@ def tun_device(
 
 
 def tc(*arguments: str) -> str:
-    """Runs tc(8); returns what it prints."""
+    """Runs tc(8) and returns what it prints."""
     return run_iproute2("tc", *arguments)
 
 
 def interface_counters(interface: str) -> list[int]:
-    """Its row of /proc/net/dev: eight counters of what it has received (bytes,
-    packets, ...), then eight of what it has sent."""
+    """The interface's row of /proc/net/dev: eight counters of what it has
+    received (bytes, packets, ...), then eight of what it has sent."""
     with open("/proc/thread-self/net/dev", encoding="ascii") as table:
         for line in table:
             name, _, numbers = line.partition(":")
@@ -90,13 +91,13 @@ def interface_counters(interface: str) -> list[int]:
 
 
 def tx_dropped(interface: str) -> int:
-    """Frames that the interface has dropped on their way out."""
+    """The number of frames that the interface has dropped when sending."""
     return interface_counters(interface)[11]
 
 
 def drop_frames_of(interface: str, size: int) -> None:
-    """Has tc-bpf(8) drop frames of this size on their way out (TC_ACT_SHOT),
-    of which the kernel says ENOBUFS."""
+    """Makes tc-bpf(8) drop frames of this size when they are sent
+    (TC_ACT_SHOT), which the kernel reports as ENOBUFS."""
     code = f"4,128 0 0 0,21 0 1 {size},6 0 0 2,6 0 0 0"
     tc("qdisc", "add", "dev", interface, "clsact")
     rest = ("egress", "bpf", "direct-action", "bytecode", code)
@@ -104,7 +105,7 @@ def drop_frames_of(interface: str, size: int) -> None:
 
 
 def ethtool(interface: str, command: int, value: int) -> None:
-    """ethtool(8) -K, for one feature."""
+    """Sets one feature, like ethtool(8) -K."""
     setting = array.array("I", [command, value])
     request = struct.pack(
         "16sP16x", interface.encode(), setting.buffer_info()[0]
@@ -132,7 +133,9 @@ def same_descriptors() -> Iterator[None]:
     """Asserts that the block leaves the same descriptors open."""
     before = descriptors()
     yield
-    assert descriptors() == before, "a descriptor is leaked or lost"
+    assert descriptors() == before, (
+        "a descriptor was left open, or one too many was closed"
+    )
 
 
 def same_socket(sock: RawSocket) -> socket.socket:
@@ -141,7 +144,7 @@ def same_socket(sock: RawSocket) -> socket.socket:
 
 
 def hardware_address(interface: str) -> bytes:
-    """Its Ethernet address."""
+    """The Ethernet address of the interface."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
         sock.bind((interface, 0))
         address: bytes = sock.getsockname()[4]
@@ -152,7 +155,7 @@ def packet_socket(
     interface: str | None, kind: int = socket.SOCK_RAW
 ) -> socket.socket:
     """A socket of the standard library that receives everything on the
-    interface, or on all of them."""
+    interface, or on all interfaces."""
     if interface is None:
         protocol = socket.htons(ETH_P_ALL)
         return socket.socket(socket.AF_PACKET, kind, protocol)
@@ -163,7 +166,8 @@ def packet_socket(
 
 @contextmanager
 def other_namespace() -> Iterator[int]:
-    """Another network namespace, loopback up: the id of a process inside."""
+    """Makes another network namespace, with loopback up; returns the id of a
+    process inside."""
     with subprocess.Popen(
         [
             "unshare",
@@ -177,6 +181,8 @@ def other_namespace() -> Iterator[int]:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == b"\n", "no namespace is made"
+        assert process.stdout.readline() == b"\n", (
+            "unshare(1) made no namespace"
+        )
         yield process.pid
         process.stdin.close()

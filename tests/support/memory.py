@@ -1,4 +1,4 @@
-"""Memory that batches lie in."""
+"""Memory for batches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +19,14 @@ def shared_memory(size: int) -> Iterator[SharedMemory]:
 
 
 def zeros(shape: int | tuple[int, ...], dtype: str, order: str = "C") -> Any:
-    """An array, of which numpy's stubs tell only from Python 3.12 on that it
-    is a buffer."""
+    """An array. numpy's stubs declare it as a buffer only from Python 3.12
+    on."""
     return numpy.zeros(shape, dtype, order)  # type: ignore[call-overload]
 
 
 def resizable(memory: bytearray) -> bool:
-    """Whether no buffer of the bytearray is exported."""
+    """Whether the bytearray can be resized, that is, whether it has no
+    exported buffer."""
     try:
         memory.append(0)
     except BufferError:

@@ -25,7 +25,7 @@ class Peer:
 
 
 def free_address(family: socket.AddressFamily, host: str) -> int:
-    """A UDP port that nobody has."""
+    """A UDP port number that is not in use."""
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
@@ -33,7 +33,7 @@ def free_address(family: socket.AddressFamily, host: str) -> int:
 
 @contextmanager
 def unix_peer(directory: Path) -> Iterator[Peer]:
-    """Sends to LOCAL without being connected, as QEMU does."""
+    """A peer that sends to the port without being connected, as QEMU does."""
     local, remote = directory / "local", directory / "remote"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(remote))
@@ -63,7 +63,8 @@ def fd_peer(kind: socket.SocketKind) -> Iterator[Peer]:
 def joined(
     pair: Veth, peer: Peer, *options: str
 ) -> Iterator[tuple[Running, Callable[[bytes], object]]]:
-    """The bridge between the pair and the peer, and how the peer sends."""
+    """A bridge between the pair and the peer, and a function that sends as the
+    peer."""
     with bridging(
         pair.b, peer.port, *options, pass_fds=peer.pass_fds
     ) as bridge:

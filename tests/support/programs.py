@@ -1,4 +1,4 @@
-"""Classic BPF programs, written as the kernel takes them."""
+"""Classic BPF programs in the kernel's binary form."""
 
 import struct
 from typing import Final
@@ -17,12 +17,12 @@ def program(*instructions: tuple[int, int, int, int]) -> bytes:
 
 
 def accept(snap: int = 0xFFFF) -> bytes:
-    """A program that keeps `snap` bytes of every packet; 0 rejects all."""
+    """A program that accepts `snap` bytes of every packet; 0 rejects all."""
     return program((RET, 0, 0, snap))
 
 
 def keep_ethertype(ethertype: int) -> bytes:
-    """A program that rejects every frame of another EtherType."""
+    """A program that accepts only frames with this EtherType."""
     return program(
         (LD_H_ABS, 0, 0, 12),
         (JEQ, 0, 1, ethertype),

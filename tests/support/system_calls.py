@@ -58,8 +58,8 @@ def trace(directory: Path, pair: Veth, code: str, *options: str) -> list[str]:
 
 
 def between(lines: list[str], begin: str, end: str) -> Counter[str]:
-    """How often each call was made between two marks, the tests' own calls
-    left out."""
+    """Counts the calls between two marks, except those that the test itself
+    makes."""
     (first,) = [i for i, line in enumerate(lines) if f"/mark/{begin}" in line]
     (last,) = [i for i, line in enumerate(lines) if f"/mark/{end}" in line]
     return Counter(

@@ -98,7 +98,7 @@ class Fields:
         version = _IP_VERSIONS.get(number)
         if layer.link == "mpls":
             if version is None:
-                self.fail("MPLS is only known to carry IP")
+                self.fail("behind an MPLS label, only IP can be tested")
             version_test = self.masked(1, layer.payload, 0, 0xF0, version)
             return self.bottom_of_stack(layer, version_test(yes, no), no)
         if version is None:
@@ -150,7 +150,7 @@ class Fields:
     def need_ethernet(self, layer: Layer, yes: int, no: int) -> int:
         """Go to `yes`; in Geneve, only if there is an Ethernet header."""
         if not layer.addresses:
-            self.fail("the packets have no Ethernet addresses here")
+            self.fail("there are no Ethernet addresses at this point")
         if not layer.headless:
             return yes
         header = self.graph.scratch(layer.header.word)

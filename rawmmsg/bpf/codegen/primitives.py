@@ -69,7 +69,7 @@ def _ip_broadcast(fields: Fields, layer: Layer, yes: int, no: int) -> int:
     """Whether the bits of the host part are all zero or all one."""
     netmask = fields.netmask
     if netmask is None:
-        fields.fail("'ip broadcast' needs compile(netmask=...)")
+        fields.fail("'ip broadcast' needs the netmask: compile(..., netmask=)")
     host = ~netmask & 0xFFFFFFFF
     ones = fields.masked(4, layer.payload, 16, host, host)(yes, no)
     zeros = fields.masked(4, layer.payload, 16, host, 0)(yes, ones)
