@@ -128,11 +128,11 @@ state_of(PyTypeObject *type)
 
 /* ---- Forks -------------------------------------------------------------- */
 
-/* A forked child has a copy of every mark that says "in use", but does not have
-   the threads of its parent that set them: it would wait for ever for calls
-   that cannot end. So each mark also says in which process it was set, and a
-   mark of another process does not count. A process is identified by the number
-   of forks since the module was loaded.
+/* A forked child has a copy of every mark that says "in use", but it does not
+   have the threads of its parent that set them: it would wait for ever for
+   calls that cannot end. So each mark also says in which process it was set,
+   and a mark of another process does not count. A process is identified by the
+   number of forks since the module was loaded.
 
    `forks` is the only static object that changes. It cannot belong to a module
    state, because a fork affects all interpreters. Only count_fork() changes
