@@ -1,5 +1,5 @@
-"""Expressions written by hand mean what they mean to libpcap, for Ethernet and
-for raw IP.
+"""Programs for expressions written by hand accept what libpcap's accept, for
+Ethernet and for raw IP.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def test_compiles_nothing_that_libpcap_refuses(
     assert found is None, f"what libpcap refuses accepts no packet: {found}"
 
 
-def test_packets_cut_short_are_judged_as_by_the_unoptimised_program() -> None:
+def test_accepts_what_the_unoptimised_program_accepts_cut_short() -> None:
     """A load may only be dropped if another one reaches as far."""
     folded = {
         "1 << 30 + 2 = 0 and tcp",
