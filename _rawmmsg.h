@@ -59,7 +59,7 @@
 #define Py_READONLY READONLY
 #endif
 
-/* ---- Constants ------------------------------------------------------------ */
+/* ---- Constants ---------------------------------------------------------- */
 
 #define NS_PER_S INT64_C(1000000000)
 
@@ -121,7 +121,7 @@ state_of(PyTypeObject *type)
     return state;
 }
 
-/* ---- Forks ---------------------------------------------------------------- */
+/* ---- Forks -------------------------------------------------------------- */
 
 /* A forked child has copies of everything that counts the calls and marks the
    batches of its parent's threads, which it does not have. So whatever says
@@ -142,7 +142,7 @@ this_process(void)
     return atomic_load_explicit(&forks.count, memory_order_relaxed);
 }
 
-/* ---- Addresses ------------------------------------------------------------ */
+/* ---- Addresses ---------------------------------------------------------- */
 
 /* The longest hardware address, InfiniBand's; sockaddr_ll has room for 8
    bytes. */
@@ -172,7 +172,7 @@ struct name {
 
 _Static_assert(sizeof(struct name) % sizeof(uint64_t) == 0, "whole words");
 
-/* ---- BatchMemory ---------------------------------------------------------- */
+/* ---- BatchMemory -------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -224,7 +224,7 @@ typedef struct {
     Py_ssize_t strides[2]; /* of the frames */
 } BatchMemory;
 
-/* ---- PacketBatch ---------------------------------------------------------- */
+/* ---- PacketBatch -------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -238,7 +238,7 @@ typedef struct {
     unsigned sending;           /* how `tx` is armed; used under busy */
 } PacketBatch;
 
-/* ---- RawSocket ------------------------------------------------------------ */
+/* ---- RawSocket ---------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -331,7 +331,7 @@ struct outgoing {
     Py_ssize_t view_count;
 };
 
-/* ---- What _rawmmsg_batch.c does for _rawmmsg.c ---------------------------- */
+/* ---- What _rawmmsg_batch.c does for _rawmmsg.c -------------------------- */
 
 extern PyType_Spec BatchMemory_spec, Window_spec, PacketBatch_spec;
 

@@ -36,7 +36,7 @@
 #define TP_STATUS_CSUM_VALID (1 << 7)
 #endif
 
-/* ---- Constants ------------------------------------------------------------ */
+/* ---- Constants ---------------------------------------------------------- */
 
 #define DEFAULT_CAPACITY 64
 #define DEFAULT_FRAME_SIZE 2048
@@ -52,7 +52,7 @@
 /* What a batch that is filled for send holds. */
 #define FILLED (COLLECT_OFFLOADS | COLLECT_BUFFER_COUNTS)
 
-/* ---- Addresses ------------------------------------------------------------ */
+/* ---- Addresses ---------------------------------------------------------- */
 
 unsigned char *
 hardware_of(struct link_name *n)
@@ -128,7 +128,7 @@ make_address(const struct name *n)
     }
 }
 
-/* ---- BatchMemory ---------------------------------------------------------- */
+/* ---- BatchMemory -------------------------------------------------------- */
 
 /* Addresses from start to end - 1. */
 struct span {
@@ -689,7 +689,7 @@ PyType_Spec BatchMemory_spec = {
     .slots = BatchMemory_slots,
 };
 
-/* ---- Window --------------------------------------------------------------- */
+/* ---- Window ------------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -767,7 +767,7 @@ PyType_Spec Window_spec = {
     .slots = Window_slots,
 };
 
-/* ---- PacketBatch ---------------------------------------------------------- */
+/* ---- PacketBatch -------------------------------------------------------- */
 
 static int
 raise_in_use(void)
@@ -1481,7 +1481,7 @@ PyType_Spec PacketBatch_spec = {
     .slots = PacketBatch_slots,
 };
 
-/* ---- Receiving: arming messages ------------------------------------------- */
+/* ---- Receiving: arming messages ----------------------------------------- */
 
 /* Has a message begin with its offload header, or with the frame. */
 static void
@@ -1551,7 +1551,7 @@ begin_receive(PacketBatch *b, const RawSocket *s)
     return 0;
 }
 
-/* ---- Receiving: parsing messages ------------------------------------------ */
+/* ---- Receiving: parsing messages ---------------------------------------- */
 
 static void
 read_auxdata(struct arrival *a, const struct cmsghdr *c)
@@ -1795,7 +1795,7 @@ end_receive(PacketBatch *b, const RawSocket *s, int count,
     return strangers;
 }
 
-/* ---- Sending: preparing messages ------------------------------------------ */
+/* ---- Sending: preparing messages ---------------------------------------- */
 
 /* What goes out with a frame that has no offload header of its own. */
 static const struct offload_header no_offload;

@@ -122,7 +122,7 @@ __all__ = [
     "open_fanout_group",
 ]
 
-_SUBMODULES = frozenset({"aio", "bpf", "scapy", "testing"})
+_SUBMODULES = frozenset({"aio", "bpf", "pacing", "scapy", "testing"})
 
 
 def __getattr__(name: str) -> ModuleType:

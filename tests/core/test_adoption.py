@@ -278,12 +278,12 @@ def test_adopted_connected_udp_reports_a_refusal() -> None:
 def test_closed_descriptor_is_ebadf() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as std:
         descriptor = std.fileno()
-    with raises(errno.EBADF):
+    with raises(errno.EBADF, "Bad file descriptor"):
         RawSocket(fileno=descriptor)
 
 
 def test_descriptor_beyond_the_limit_is_ebadf() -> None:
-    with raises(errno.EBADF):
+    with raises(errno.EBADF, "Bad file descriptor"):
         RawSocket(fileno=2**31 - 1)
 
 

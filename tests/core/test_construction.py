@@ -158,7 +158,8 @@ def test_allow_down_sends_when_the_link_comes_up(veth: Veth) -> None:
         RawSocket(veth.a, protocol=0, allow_down=True) as sender,
         RawSocket(veth.b) as sock,
     ):
-        with raises(errno.ENETDOWN, f"is down .*ip link set {veth.a} up"):
+        remedy = f"is down .*ip link set {veth.a} up"
+        with raises(errno.ENETDOWN, remedy):
             sender.send(frame(b"down"))
         veth.up("a")
         sender.send(frame(b"up"))

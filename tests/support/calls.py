@@ -19,9 +19,6 @@ from rawmmsg import PacketBatch, RawSocket
 from support import WAIT
 from support.frames import PACKET
 
-# Text of EBADF.
-CLOSED: Final = "the socket was closed"
-
 # Every method that waits for packets, and every one that waits for room.
 RECEIVING: Final[dict[str, Callable[[RawSocket], Any]]] = {
     "recvmmsg_into": lambda sock: sock.recvmmsg_into(PacketBatch(4)),
@@ -186,10 +183,11 @@ def assert_ended_by_close(call: Call) -> None:
 def raises(
     number: int, text: str | None = None
 ) -> Iterator[pytest.ExceptionInfo[OSError]]:
-    """Expects an OSError with this number, and the text that belongs to the
-    number, or `text`."""
+    """Expects an OSError with this number, and with `text`, or the text that
+    goes with the number."""
     if text is None:
-        text = CLOSED if number == errno.EBADF else os.strerror(number)
+        closed = number == errno.EBADF
+        text = "the socket was closed" if closed else os.strerror(number)
     with pytest.raises(OSError, match=text) as caught:
         yield caught
     assert caught.value.errno == number
