@@ -181,6 +181,6 @@ async def _wait_ready(sock: RawSocket, sending: bool) -> bool:
 
 
 def _require_nonblocking(sock: RawSocket) -> None:
-    """Raises ValueError if the socket may block, which would stop all tasks."""
+    """Raises ValueError if calls may block: that would stop all tasks."""
     if sock.gettimeout() != 0:
         raise ValueError("the socket must be non-blocking: setblocking(False)")
