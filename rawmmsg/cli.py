@@ -46,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="send and receive on a private pair of interfaces, and compare "
         "with Python's own sockets",
-        description="Sends numbered frames through a pair of virtual "
-        "interfaces, receives half of them through a filter in the kernel, "
-        "checks every frame, and compares rawmmsg with Python's own sockets. "
+        description="Send numbered frames through a pair of virtual "
+        "interfaces, receive half of them through a filter in the kernel, "
+        "check every frame, and compare rawmmsg with Python's own sockets. "
         "It runs in a network namespace of its own, so it uses no real "
         "interface. It needs no privilege if user namespaces are allowed.",
     )
@@ -63,39 +63,38 @@ def _add_filter(
 ) -> None:
     command = commands.add_parser(
         "filter",
-        help="compile a filter expression and print the program, like "
-        "tcpdump -d",
-        description="Compiles a pcap-filter(7) expression, such as 'udp port "
-        "53', and prints the program that the kernel runs for each packet of "
-        "an AF_PACKET socket.",
+        help="compile a filter expression and print its program",
+        description="Compile a filter expression, as in pcap-filter(7), for "
+        "an AF_PACKET socket, and print the BPF program as tcpdump -d does.",
     )
     command.add_argument(
         "-d",
         dest="form",
         action="count",
         default=0,
-        help="print instructions in words (the default); -dd: as an array "
-        "in C; -ddd: as numbers",
+        help="print the instructions in words (the default); -dd: as C "
+        "structs; -ddd: as decimal numbers",
     )
     command.add_argument(
         "--file",
         action="store_true",
-        help="compile for packets in a file, where a VLAN tag is in the frame "
-        "(the kernel keeps it outside the frame)",
+        help="compile for packets in a file, whose VLAN tags are inside the "
+        "frame",
     )
     command.add_argument(
         "-y",
         dest="link_type",
         choices=_LINK_TYPES,
         default="EN10MB",
-        help="link type: EN10MB (Ethernet, the default), or RAW (packets "
-        "begin with the IP header, as on a tun device)",
+        help="link type: EN10MB, packets begin with an Ethernet header (the "
+        "default); RAW, with an IP header, as on a tun device",
     )
     command.add_argument(
         "expression",
         nargs="*",
         metavar="EXPRESSION",
-        help="the filter; without one, accept every packet",
+        help="the filter expression, in one or more arguments; without it, "
+        "the program accepts every packet",
     )
     command.set_defaults(run=_print_filter)
 

@@ -72,7 +72,7 @@ def add_bridge(
         "bridge",
         help="forward frames between two interfaces, or between an interface "
         "and a virtual machine",
-        description="Forwards every Ethernet frame that arrives at one port "
+        description="Forward every Ethernet frame that arrives at one port "
         "to the other port.",
         epilog=_MORE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -210,7 +210,7 @@ def test_descriptor_of_something_else_is_refused(pair: Veth) -> None:
                 sock.attach_filter,
                 lambda fd: RawSocket(pair.b, fanout=("ebpf", None, 0, fd)),
             ):
-                with raises(number):
+                with raises(number, os.strerror(number)):
                     call(descriptor)
         sock.detach_filter()
 

@@ -14,11 +14,14 @@ from support.programs import RET, program
 from rawmmsg import (
     FANOUT_FLAG_DEFRAG,
     FANOUT_FLAG_ROLLOVER,
+    FANOUT_LB,
     PACKET_FANOUT,
     SOL_PACKET,
     RawSocket,
     open_fanout_group,
 )
+from rawmmsg._options import parse_fanout
+from rawmmsg.constants import FanoutMode
 from rawmmsg.testing import Veth
 
 FRAMES = 200
@@ -147,6 +150,40 @@ def test_members_that_differ_are_refused(pair: Veth) -> None:
                 RawSocket(**options)  # type: ignore[arg-type]
         with raises(errno.EALREADY):
             first.set_fanout("lb", 5)
+
+
+@pytest.mark.parametrize("mode", FanoutMode)
+def test_mode_is_a_name_or_a_member(mode: FanoutMode) -> None:
+    programs = {FanoutMode.CBPF: bytes(8), FanoutMode.EBPF: 1}
+    program: Any = programs.get(mode)
+    name: Any = mode.name.lower()
+    expected = parse_fanout(name, 7, program=program)
+    assert parse_fanout(mode, 7, program=program) == expected
+    assert expected[0] == 7 | mode << 16
+
+
+def test_mode_as_a_member_opens_a_group(pair: Veth) -> None:
+    with RawSocket(pair.b, fanout=FANOUT_LB) as one:
+        with RawSocket(pair.b) as other:
+            group = other.set_fanout(FanoutMode.LB, one.fanout_group)
+        assert group == one.fanout_group
+        with RawSocket(pair.b, fanout=(FANOUT_LB, group)) as third:
+            assert third.fanout_group == group
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "text"),
+    [
+        ("round-robin", ValueError, "mode must be one of hash, lb, .* ebpf"),
+        (1, TypeError, "mode must be a str or a FanoutMode, not 1"),
+        (None, TypeError, "mode must be a str or a FanoutMode, not None"),
+    ],
+)
+def test_error_of_a_mode_names_those_that_there_are(
+    pair: Veth, mode: Any, error: type[Exception], text: str
+) -> None:
+    with RawSocket(pair.b) as sock, pytest.raises(error, match=text):
+        sock.set_fanout(mode)
 
 
 def test_group_of_none_is_refused(pair: Veth) -> None:
