@@ -77,7 +77,10 @@ def test_pytest_example_passes(tmp_path: Path, code: str) -> None:
     for name, text in zip(files[::2], files[1::2], strict=True):
         (tmp_path / name).write_text(text, encoding="utf-8")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        [
+            *(sys.executable, "-m", "pytest", "-q"),
+            *("-p", "no:cacheprovider", "-p", "no:hypothesispytest"),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
