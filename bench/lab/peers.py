@@ -83,30 +83,30 @@ def found() -> dict[str, str]:
 def _header(header: str) -> str:
     """Whether the C compiler finds a header."""
     try:
-        command = [*native.compiler(), "-E", "-include", header, "-xc"]
+        compiler = native.compiler()
+        printed = _printed([*compiler, "-E", "-include", header, "-xc", "-"])
     except UnavailableError as error:
         return f"missing: {error.missing.install}"
-    done = subprocess.run(
-        [*command, "/dev/null"],
-        env=native.environment(),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        return f"missing: {native.INSTALL[header]}"
-    return "found"
+    found = printed is not None
+    return "found" if found else f"missing: {native.INSTALL[header]}"
 
 
 def _version(command: list[str]) -> str:
+    printed = _printed(command) or "found"
+    match = re.search(r"\d+(?:\.\d+)+", printed)
+    return match[0] if match else printed.partition("\n")[0]
+
+
+def _printed(command: list[str]) -> str | None:
+    """What a command prints; None if it fails."""
     done = subprocess.run(
         command,
         env=native.environment(),
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # where tcpreplay prints its version
         text=True,
         check=False,
         timeout=10,
     )
-    # tcpreplay prints it to standard error.
-    words = (done.stdout or done.stderr).strip()
-    match = re.search(r"\d+(?:\.\d+)+", words)
-    return match[0] if match else words.partition("\n")[0]
+    return None if done.returncode else done.stdout

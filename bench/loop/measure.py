@@ -36,11 +36,11 @@ from rawmmsg import PacketBatch
 
 from ..lab import cpus, peers
 from ..lab.contender import Contender, GroundTruthError, Ready, control
-from ..lab.link import HEADER, Frames, Link
-from ..lab.native import AUXDATA, COPY, INJECT, LARGE, STAMPS, V3
+from ..lab.link import AUXDATA, HEADER, STAMPS, Frames, Link
+from ..lab.native import COPY, INJECT, LARGE, V3
 from ..lab.result import Table
 from ..lab.runner import Lab
-from .sides import Place, Prepare, calls, in_c, rawmmsg, stdlib
+from .sides import Place, Prepare, in_c, rawmmsg, stdlib
 
 SIZES: Final = (64, 1500)
 BATCHES: Final = (1, 4, 16, 64, 256, 1024)
@@ -66,6 +66,11 @@ def measure(lab: Lab) -> Iterator[Table]:
             )
     yield from _measure_strides(lab)
     yield from _measure_python(lab)
+
+
+def calls(options: int = 0) -> Prepare:
+    """recvmmsg and sendmmsg in C, with AUXDATA and STAMPS as asked."""
+    return in_c("loop/calls.c", options)
 
 
 def contenders(batch: int) -> list[Contender[Place]]:

@@ -23,11 +23,10 @@ from bench.lab.contender import (
     control,
 )
 from bench.lab.environment import StampProbe
-from bench.lab.link import Frames, Link
-from bench.lab.native import AUXDATA
+from bench.lab.link import AUXDATA, Frames, Link
 from bench.lab.result import Row, Run, Section, Spread, Table
 from bench.lab.runner import Calibrate, Lab, Mode, Pace
-from bench.loop.sides import Place, calls_loop
+from bench.loop.sides import CLoop, Place
 from bench.report import charts, document, tables
 
 FOLDER = Path(__file__).resolve().parents[2] / "bench"
@@ -101,14 +100,12 @@ def test_baseline_sees_every_byte_and_no_tag() -> None:
     with Link() as made, contextlib.ExitStack() as stack:
         place = Place(made, Frames(batch, size), stack)
         for options in (0, AUXDATA):
-            baseline = calls_loop(place, options)
+            baseline = CLoop(place, "loop/calls.c", options)
             baseline.set_options()
             baseline.run(times)
             assert baseline.prove() == [size] * batch
-            totals = baseline.totals()
-            assert totals.packets == batch * times
-            assert totals.bytes == size * batch * times
-            assert (totals.tags, totals.stamps) == (0, 0)
+            packets = batch * times
+            assert baseline.totals() == [packets, size * packets, 0, 0]
 
 
 # The runner
@@ -336,8 +333,8 @@ def test_timestamps_of_another_socket_are_noticed() -> None:
 
 def test_machine_is_described() -> None:
     found = environment.collect()
-    assert {"date", "commit", "kernel", "cpu", "mitigations"} <= set(found)
-    assert all(str(value) for value in found.values())
+    assert {"date", "commit", "kernel", "mitigations"} <= set(found)
+    assert found["Model name"]
 
 
 # Results and the report
