@@ -42,7 +42,7 @@ def counted(work: Callable[[], _T]) -> tuple[_T, Mapping[str, int]]:
         # prctl(2) fails, which does not matter.
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANY, 0, 0, 0)
         # It attaches to this thread, so that imports are not traced.
-        command = [strace, "-qq", "-o", log, "-p", str(os.getpid())]
+        command = [strace, "-qq", "-o", str(log), "-p", str(os.getpid())]
         tracer = native.start(command)
         try:
             _wait_for(tracer)
