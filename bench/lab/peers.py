@@ -83,23 +83,21 @@ def found() -> dict[str, str]:
 def _header(header: str) -> str:
     """Whether the C compiler finds a header."""
     try:
-        compiler = native.compiler()
-        printed = _printed([*compiler, "-E", "-include", header, "-xc", "-"])
+        command = [*native.compiler(), "-E", "-include", header, "-xc", "-"]
     except UnavailableError as error:
         return f"missing: {error.missing.install}"
-    found = printed is not None
+    found = _run(command).returncode == 0
     return "found" if found else f"missing: {native.INSTALL[header]}"
 
 
 def _version(command: list[str]) -> str:
-    printed = _printed(command) or "found"
+    printed = _run(command).stdout.strip()
     match = re.search(r"\d+(?:\.\d+)+", printed)
     return match[0] if match else printed.partition("\n")[0]
 
 
-def _printed(command: list[str]) -> str | None:
-    """What a command prints; None if it fails."""
-    done = subprocess.run(
+def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
         command,
         env=native.environment(),
         stdin=subprocess.DEVNULL,
@@ -109,4 +107,3 @@ def _printed(command: list[str]) -> str | None:
         check=False,
         timeout=10,
     )
-    return None if done.returncode else done.stdout
