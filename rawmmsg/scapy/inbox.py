@@ -84,9 +84,9 @@ class Inbox:
         return came
 
     def take(self) -> Frame | None:
-        """Waits for a frame, and returns it. Does not wait if
-        wait_for() has just named this inbox, and raises BlockingIOError if
-        fileno() is non-blocking."""
+        """Waits for a frame, and returns it. Does not wait if wait_for() has
+        just named this inbox, and raises BlockingIOError if fileno() is
+        non-blocking."""
         selected, self.is_selected = self.is_selected, False
         while not self.frames:
             if self.closed:
