@@ -24,7 +24,6 @@
 #include <linux/net_tstamp.h>
 #include <linux/sockios.h>
 #include <net/if.h>
-#include <net/if_arp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
@@ -98,7 +97,7 @@ PyErr_SetRaisedException(PyObject *exception)
 #define PYTHREAD_INVALID_THREAD_ID ((unsigned long)-1)
 #endif
 
-/* ---- Constants ------------------------------------------------------------ */
+/* ---- Constants ---------------------------------------------------------- */
 
 #define DEFAULT_RCVBUF (8 << 20)
 
@@ -119,7 +118,7 @@ PyErr_SetRaisedException(PyObject *exception)
 #define LAST_PAUSE_NS INT64_C(10000000)
 #define FULL_LIMIT_NS NS_PER_S
 
-/* ---- Forks ---------------------------------------------------------------- */
+/* ---- Forks -------------------------------------------------------------- */
 
 struct forks forks;
 
@@ -144,7 +143,7 @@ begin_counting_forks(void)
     return 0;
 }
 
-/* ---- RawSocket: state ----------------------------------------------------- */
+/* ---- RawSocket: state --------------------------------------------------- */
 
 /* RawSocket.state: the calls in flight, whether close() or detach() has been
    called, whether a thread is about to move the socket into this process, and,
@@ -154,39 +153,52 @@ begin_counting_forks(void)
 #define SOCKET_CALLS (SOCKET_MOVING - 1)
 #define SOCKET_PROCESS 32
 
-/* An OSError (the subclass that belongs to `error`) that names the system
-   call, with the interface as its filename; NULL with an exception set. */
+/* "CALL: REASON": a new str, or NULL with an exception set. */
 static PyObject *
-make_os_error(int error, const char *call, PyObject *interface)
+describe(const char *call, const char *reason)
 {
-    PyObject *message, *exception;
+    return PyUnicode_FromFormat("%s: %s", call, reason);
+}
 
-    message = PyUnicode_FromFormat("%s: %s", call, strerror(error));
-    if (message == NULL) {
+/* An OSError (the subclass that belongs to `error`) with `text`, which it
+   takes over, and the interface as its filename; NULL with an exception set,
+   also where `text` is NULL. */
+static PyObject *
+make_os_error(int error, PyObject *text, PyObject *interface)
+{
+    PyObject *exception;
+
+    if (text == NULL) {
         return NULL;
     }
     if (interface == NULL || interface == Py_None) {
-        exception = PyObject_CallFunction(PyExc_OSError, "iO", error, message);
+        exception = PyObject_CallFunction(PyExc_OSError, "iO", error, text);
     }
     else {
-        exception = PyObject_CallFunction(PyExc_OSError, "iOO", error, message,
+        exception = PyObject_CallFunction(PyExc_OSError, "iOO", error, text,
                                           interface);
     }
-    Py_DECREF(message);
+    Py_DECREF(text);
     return exception;
 }
 
-/* Raises it; always -1. */
+/* Raises what make_os_error() has made; always -1. */
 static int
-raise_os_error(int error, const char *call, PyObject *interface)
+raise_made(PyObject *exception)
 {
-    PyObject *exception = make_os_error(error, call, interface);
-
     if (exception != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
         Py_DECREF(exception);
     }
     return -1;
+}
+
+/* Raises an OSError that names the system call; always -1. */
+static int
+raise_os_error(int error, const char *call, PyObject *interface)
+{
+    return raise_made(
+        make_os_error(error, describe(call, strerror(error)), interface));
 }
 
 static bool
@@ -212,15 +224,50 @@ interface_name(RawSocket *s)
     return Py_NewRef(s->interface != NULL ? s->interface : Py_None);
 }
 
-/* Raises an OSError about the socket, in a call that has been entered, or that
-   found it closed; always -1. */
+/* Raises an OSError about the socket with `text`, which it takes over, in a
+   call that has been entered, or that found the socket closed; always -1. */
+static int
+raise_text(RawSocket *s, int error, PyObject *text)
+{
+    PyObject *interface = text == NULL ? NULL : interface_name(s);
+
+    if (interface == NULL) {
+        Py_XDECREF(text);
+        return -1;
+    }
+    raise_made(make_os_error(error, text, interface));
+    Py_DECREF(interface);
+    return -1;
+}
+
+/* The same, with the name of the system call and the text of `error`. */
 static int
 raise_error(RawSocket *s, int error, const char *call)
 {
-    PyObject *interface = interface_name(s);
+    return raise_text(s, error, describe(call, strerror(error)));
+}
 
+static int
+raise_closed(RawSocket *s, const char *call)
+{
+    return raise_text(s, EBADF, describe(call, "the socket was closed"));
+}
+
+/* The interface is down; `or_else` names a second remedy. */
+static int
+raise_down(RawSocket *s, const char *call, const char *or_else)
+{
+    PyObject *interface;
+
+    if (s->ifindex == 0) {
+        return raise_error(s, ENETDOWN, call);
+    }
+    interface = interface_name(s);
     if (interface != NULL) {
-        raise_os_error(error, call, interface);
+        raise_text(s, ENETDOWN,
+                   PyUnicode_FromFormat("%s: %s (remedy: ip link set %S up%s)",
+                                        call, strerror(ENETDOWN), interface,
+                                        or_else));
         Py_DECREF(interface);
     }
     return -1;
@@ -336,8 +383,7 @@ enter_call(RawSocket *s, unsigned *process, const char *call)
     if (try_enter(s, process)) {
         return 0;
     }
-    raise_error(s, EBADF, call);
-    return -1;
+    return raise_closed(s, call);
 }
 
 /* Ends it; the last one out of a closed socket closes the descriptors. A call
@@ -384,7 +430,7 @@ close_socket(RawSocket *s)
     leave_call(s, this_process());
 }
 
-/* ---- RawSocket: the interface --------------------------------------------- */
+/* ---- RawSocket: the interface ------------------------------------------- */
 
 /* The index that the kernel has for the socket: -1 when its interface is
    gone (net/packet/af_packet.c:packet_notifier()). */
@@ -429,7 +475,7 @@ link_is_up(RawSocket *s)
            && (answer.ifr_flags & IFF_UP);
 }
 
-/* ---- RawSocket: system calls and waiting ---------------------------------- */
+/* ---- RawSocket: system calls and waiting -------------------------------- */
 
 /* musl's sendmmsg() is a loop of sendmsg(). The headers are zeroed, pads of
    64-bit musl included. */
@@ -460,6 +506,7 @@ struct transfer {
     BatchMemory *memory;     /* receiving into a batch: its memory */
     struct arrival *arrival; /* receiving one packet: what came with it */
     bool sending;
+    bool numbered;    /* sending: one of several packets */
     bool retry_full;  /* sendmmsg_all(): come back after ENOBUFS */
     Py_ssize_t index; /* sending: of messages[0] among the packets */
 
@@ -549,6 +596,100 @@ poll_socket(RawSocket *s, const struct transfer *t, short events,
     return ready < 0 ? 0 : ready;
 }
 
+/* Room for any size_t with its commas. */
+#define GROUPED 32
+
+/* Writes a number as people read it: "1,514". */
+static void
+group_digits(char text[GROUPED], size_t number)
+{
+    char digits[GROUPED];
+    int count = PyOS_snprintf(digits, sizeof(digits), "%zu", number), i;
+
+    for (i = 0; i < count; i++) {
+        if (i > 0 && (count - i) % 3 == 0) {
+            *text++ = ',';
+        }
+        *text++ = digits[i];
+    }
+    *text = '\0';
+}
+
+/* Bytes of the packet that the kernel refused. */
+static size_t
+refused_length(const RawSocket *s, const struct transfer *t)
+{
+    const struct msghdr *header = &t->messages[0].msg_hdr;
+    size_t length = 0, i;
+
+    for (i = s->vnet_hdr > 0; i < header->msg_iovlen; i++) {
+        length += header->msg_iov[i].iov_len;
+    }
+    return length;
+}
+
+/* Why the kernel refused a packet of this length, where the length is the
+   reason: a new str, or NULL, with an exception set or not. As in net/packet/
+   af_packet.c:packet_snd() and include/linux/netdevice.h:
+   dev_validate_header(). */
+static PyObject *
+explain_length(RawSocket *s, int error, size_t length)
+{
+    size_t link_header = s->type == SOCK_RAW ? ETH_HLEN : 0, most;
+    PyObject *interface, *text;
+    struct ifreq answer;
+    char grouped[GROUPED];
+
+    if (s->ifindex == 0 || !is_ethernet(s->link_type)) {
+        return NULL;
+    }
+    if (error == EINVAL && length < link_header) {
+        return PyUnicode_FromFormat("shorter than the link header (%d)",
+                                    ETH_HLEN);
+    }
+    if (error != EMSGSIZE
+        || interface_ioctl(s->fd, s->ifindex, SIOCGIFMTU, &answer) < 0) {
+        return NULL;
+    }
+    most = (size_t)answer.ifr_mtu + link_header;
+    interface = length > most ? interface_name(s) : NULL;
+    if (interface == NULL) {
+        return NULL;
+    }
+    group_digits(grouped, most);
+    text = PyUnicode_FromFormat("the MTU of %S allows %s", interface, grouped);
+    Py_DECREF(interface);
+    return text;
+}
+
+/* Raises why the kernel refused the first packet of the call; always -1. */
+static int
+raise_refused(RawSocket *s, const struct transfer *t, int error)
+{
+    size_t length = refused_length(s, t);
+    PyObject *reason = explain_length(s, error, length);
+    char packet[40] = "the packet", bytes[GROUPED];
+
+    if (reason == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    if (t->numbered) {
+        PyOS_snprintf(packet, sizeof(packet), "packet %zd", t->index);
+    }
+    group_digits(bytes, length);
+    if (reason == NULL) {
+        return raise_text(s, error,
+                          PyUnicode_FromFormat("%s (%s byte%s): %s", packet,
+                                               bytes, length == 1 ? "" : "s",
+                                               strerror(error)));
+    }
+    raise_text(s, error,
+               PyUnicode_FromFormat("%s: %s byte%s, %S", packet, bytes,
+                                    length == 1 ? "" : "s", reason));
+    Py_DECREF(reason);
+    return -1;
+}
+
 /* How long the call may still wait: ns, INT64_MAX without a timeout, or -1
    with the exception for a call that may not wait, or no longer, set. */
 static int64_t
@@ -563,7 +704,7 @@ patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
         return raise_os_error(error, name_of_call(t), NULL);
     }
     if (t->timeout_ns == 0) {
-        return raise_error(s, error, name_of_call(t));
+        return raise_refused(s, t, error);
     }
     if (t->deadline_ns == 0) {
         t->deadline_ns = now + t->timeout_ns;
@@ -625,18 +766,18 @@ wait_ready(RawSocket *s, struct transfer *t)
 static int
 raise_full(RawSocket *s, const struct transfer *t)
 {
-    char call[240];
+    char reason[240];
 
-    PyOS_snprintf(call, sizeof(call),
-                  "sendmmsg: packets[%zd], tried %u times: the queue is full, "
-                  "or something drops this packet on its way out (the MTU of "
-                  "the far end, a filter)",
+    PyOS_snprintf(reason, sizeof(reason),
+                  "packet %zd, tried %u times: the queue is full, or "
+                  "something drops this packet on its way out (the MTU of the "
+                  "far end, a filter)",
                   t->index, t->full_count);
     if (t->timeout_ns > 0) {
-        PyErr_Format(PyExc_TimeoutError, "timed out: %s", call);
+        PyErr_Format(PyExc_TimeoutError, "timed out: %s", reason);
         return -1;
     }
-    return raise_error(s, ENOBUFS, call);
+    return raise_error(s, ENOBUFS, reason);
 }
 
 /* ENOBUFS: the queue of the interface is full, and nothing tells when it is
@@ -675,6 +816,12 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
     }
     if ((error == ENETDOWN || error == ENXIO) && interface_is_gone(s)) {
         return raise_gone(s, t);
+    }
+    if (error == ENETDOWN) {
+        return raise_down(s, name_of_call(t), "");
+    }
+    if (t->sending && error != ENXIO && error != ENODEV) {
+        return raise_refused(s, t, error);
     }
     return raise_error(s, error, name_of_call(t));
 }
@@ -778,7 +925,7 @@ run_transfer(RawSocket *s, struct transfer *t)
 
     for (;;) {
         if (is_closed(s)) {
-            return raise_error(s, EBADF, name_of_call(t));
+            return raise_closed(s, name_of_call(t));
         }
         error = t->sending ? 0 : take_kept_error(s);
         if (error != 0) {
@@ -809,42 +956,15 @@ begin_transfer(RawSocket *s, bool sending, unsigned *process)
     return t;
 }
 
-/* The arguments of a call that takes an object and, perhaps, a number (also
-   as `keyword`): for small batches PyArg_Parse costs a tenth of the call. 0,
-   or -1 with TypeError or OverflowError set. */
+/* Reads an int: 0, or -1 with TypeError or OverflowError set. */
 static int
-parse_pair(const char *method, const char *keyword, PyObject *const *args,
-           Py_ssize_t nargs, PyObject *names, Py_ssize_t *number)
+parse_index(PyObject *value, Py_ssize_t *number)
 {
-    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
-    PyObject *name;
-
-    if (nargs < 1 || nargs + named > 2) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s() takes 1 or 2 arguments, the first one by "
-                     "position",
-                     method);
-        return -1;
-    }
-    if (named == 1) {
-        name = PyTuple_GetItem(names, 0);
-        if (PyUnicode_CompareWithASCIIString(name, keyword) != 0) {
-            PyErr_Format(PyExc_TypeError,
-                         "%s() got an unexpected keyword argument %R", method,
-                         name);
-            return -1;
-        }
-    }
-    if (nargs + named == 2) {
-        *number = PyNumber_AsSsize_t(args[1], PyExc_OverflowError);
-        if (*number == -1 && PyErr_Occurred()) {
-            return -1;
-        }
-    }
-    return 0;
+    *number = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+    return *number == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* ---- RawSocket: addresses ------------------------------------------------- */
+/* ---- RawSocket: addresses ----------------------------------------------- */
 
 /* 0, or -1 with ValueError set for a family whose addresses are not
    supported. */
@@ -1345,7 +1465,7 @@ RawSocket_get_strangers(PyObject *self, void *Py_UNUSED(closure))
         &((RawSocket *)self)->strangers, memory_order_relaxed));
 }
 
-/* ---- RawSocket: receiving ------------------------------------------------- */
+/* ---- RawSocket: receiving ----------------------------------------------- */
 
 static int
 enter_receive(RawSocket *s, unsigned *process)
@@ -1475,12 +1595,11 @@ static PyObject *
 receive_bytes(RawSocket *s, PyObject *bufsize, const char *method,
               struct name *name)
 {
-    Py_ssize_t size = PyNumber_AsSsize_t(bufsize, PyExc_OverflowError);
-    Py_ssize_t length;
+    Py_ssize_t size, length;
     PyObject *packet = NULL;
     char *memory;
 
-    if (size == -1 && PyErr_Occurred()) {
+    if (parse_index(bufsize, &size) < 0) {
         return NULL;
     }
     if (size < 0) {
@@ -1533,7 +1652,14 @@ RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     Py_buffer view;
     Py_ssize_t size = 0, length = -1;
 
-    if (parse_pair("recv_into", NULL, args, nargs, NULL, &size) < 0
+    if (nargs < 1 || nargs > 2) {
+        PyErr_Format(PyExc_TypeError,
+                     "recv_into() takes 1 or 2 arguments (buffer, nbytes), "
+                     "not %zd",
+                     nargs);
+        return NULL;
+    }
+    if ((nargs == 2 && parse_index(args[1], &size) < 0)
         || refuse_single((RawSocket *)self, "recv_into") < 0) {
         return NULL;
     }
@@ -1555,7 +1681,7 @@ RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return length < 0 ? NULL : PyLong_FromSsize_t(length);
 }
 
-/* ---- RawSocket: sending --------------------------------------------------- */
+/* ---- RawSocket: sending ------------------------------------------------- */
 
 /* Where the packets of one sendmmsg() go. */
 struct destinations {
@@ -1571,7 +1697,7 @@ free_destinations(struct destinations *d)
     PyMem_Free(d->links);
 }
 
-/* Says which item of `what` is meant by the exception in flight. */
+/* Says which packet or address the exception in flight is about. */
 static void
 note_index(const char *what, Py_ssize_t i)
 {
@@ -1579,7 +1705,7 @@ note_index(const char *what, Py_ssize_t i)
     PyObject *type = (PyObject *)Py_TYPE(exception);
 
     if (type == PyExc_ValueError || type == PyExc_TypeError) {
-        PyErr_Format(type, "%s[%zd]: %S", what, i, exception);
+        PyErr_Format(type, "%s %zd: %S", what, i, exception);
         Py_DECREF(exception);
     }
     else {
@@ -1606,7 +1732,7 @@ name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
     for (i = 0; i < out->count; i++) {
         links[i] = out->batch->memory->addresses[start + i];
         if (check_interface(s, links[i].ll.sll_ifindex) < 0) {
-            note_index("packets", start + i);
+            note_index("packet", start + i);
             return -1;
         }
         if (links[i].ll.sll_halen > MAX_HARDWARE) {
@@ -1661,7 +1787,7 @@ name_by_sequence(RawSocket *s, PyObject *addresses, Py_ssize_t start,
             result = parse_address(s, address, &name);
         }
         if (result < 0) {
-            note_index("addresses", start + i);
+            note_index("address", start + i);
         }
         else {
             links[i] = name.link;
@@ -1722,49 +1848,80 @@ address_outgoing(RawSocket *s, struct outgoing *out, PyObject *addresses,
     return 0;
 }
 
-/* The arguments of sendmmsg(), `addresses` NULL where not given. For small
-   batches the common case must cost nothing more. */
+/* Which of the packets sendmmsg() sends: from start on, before stop where
+   `stops`. */
+struct range {
+    Py_ssize_t start;
+    Py_ssize_t stop;
+    bool stops;
+};
+
+/* The arguments of sendmmsg() after the packets, `addresses` NULL for None.
+   For small batches the common case must cost nothing more. 0, or -1 with an
+   exception set. */
 static int
 parse_sendmmsg(PyObject *const *args, Py_ssize_t nargs, PyObject *names,
-               Py_ssize_t *start, PyObject **addresses)
+               struct range *range, PyObject **addresses)
 {
-    static const char method[] = "sendmmsg";
-    Py_ssize_t named, i, other;
-    PyObject *plain[2], *rest;
-    int result;
+    static const char *const keywords[] = {"start", "stop", "addresses"};
+    PyObject *given[] = {NULL, NULL, NULL}, *name;
+    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names), i;
+    size_t k;
 
-    *addresses = NULL;
-    if (names == NULL) {
-        return parse_pair(method, "start", args, nargs, NULL, start);
-    }
-    named = PyTuple_Size(names);
-    for (i = 0; i < named; i++) {
-        if (PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, i),
-                                             "addresses")
-            == 0) {
-            break;
-        }
-    }
-    if (i == named || nargs < 1 || nargs + named > 3) {
-        return parse_pair(method, "start", args, nargs, names, start);
-    }
-    if (args[nargs + i] != Py_None) {
-        *addresses = args[nargs + i];
-    }
-    if (named == 1) {
-        return parse_pair(method, "start", args, nargs, NULL, start);
-    }
-    /* One argument by position, and both keywords. */
-    other = 1 - i;
-    plain[0] = args[0];
-    plain[1] = args[1 + other];
-    rest = PyTuple_GetSlice(names, other, other + 1);
-    if (rest == NULL) {
+    if (nargs < 1 || nargs > 3) {
+        PyErr_Format(PyExc_TypeError,
+                     "sendmmsg() takes 1 to 3 arguments by position (packets, "
+                     "start, stop), not %zd",
+                     nargs);
         return -1;
     }
-    result = parse_pair(method, "start", plain, 1, rest, start);
-    Py_DECREF(rest);
-    return result;
+    for (i = 1; i < nargs; i++) {
+        given[i - 1] = args[i];
+    }
+    for (i = 0; i < named; i++) {
+        name = PyTuple_GetItem(names, i);
+        k = 0;
+        while (k < Py_ARRAY_LENGTH(keywords)
+               && PyUnicode_CompareWithASCIIString(name, keywords[k]) != 0) {
+            k++;
+        }
+        if (k == Py_ARRAY_LENGTH(keywords) || given[k] != NULL) {
+            PyErr_Format(PyExc_TypeError,
+                         "sendmmsg() has no argument %R, or it is given twice",
+                         name);
+            return -1;
+        }
+        given[k] = args[nargs + i];
+    }
+    *addresses = given[2] == Py_None ? NULL : given[2];
+    range->start = 0;
+    range->stops = given[1] != NULL && given[1] != Py_None;
+    if (given[0] != NULL && parse_index(given[0], &range->start) < 0) {
+        return -1;
+    }
+    return range->stops ? parse_index(given[1], &range->stop) : 0;
+}
+
+/* Sets `stop` where it was not given. 0, or -1 with ValueError set for a range
+   that is not within the packets. */
+static int
+check_range(struct range *range, Py_ssize_t total)
+{
+    if (!range->stops) {
+        range->stop = total;
+    }
+    if (range->start < 0 || range->start > total) {
+        PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
+                     total, range->start);
+        return -1;
+    }
+    if (range->stop < range->start || range->stop > total) {
+        PyErr_Format(PyExc_ValueError,
+                     "stop must be %zd (start) to %zd, not %zd", range->start,
+                     total, range->stop);
+        return -1;
+    }
+    return 0;
 }
 
 static PyObject *
@@ -1773,16 +1930,17 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
 {
     RawSocket *s = (RawSocket *)self;
     module_state *state = state_of(Py_TYPE(self));
-    Py_ssize_t start = 0, total;
     struct destinations to;
+    struct range range;
     PyObject *addresses;
     struct outgoing out;
     struct transfer t;
+    Py_ssize_t total;
     int done = -1;
     unsigned process;
 
     if (state == NULL
-        || parse_sendmmsg(args, nargs, names, &start, &addresses) < 0) {
+        || parse_sendmmsg(args, nargs, names, &range, &addresses) < 0) {
         return NULL;
     }
     to.messages = NULL;
@@ -1791,20 +1949,18 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     if (total < 0) {
         return NULL;
     }
-    if (start < 0 || start > total) {
-        PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
-                     total, start);
-    }
-    else if (prepare_outgoing(&out, args[0], start, total) == 0
-             && enter_call(s, &process, "sendmmsg") == 0) {
-        done = addresses == NULL
-                   ? 0
-                   : address_outgoing(s, &out, addresses, start, total, &to);
+    if (check_range(&range, total) == 0
+        && prepare_outgoing(&out, args[0], range.start, range.stop) == 0
+        && enter_call(s, &process, "sendmmsg") == 0) {
+        done = addresses == NULL ? 0
+                                 : address_outgoing(s, &out, addresses,
+                                                    range.start, total, &to);
         if (done == 0 && out.count > 0) {
             t = begin_transfer(s, true, &process);
             t.messages = out.messages;
             t.count = (unsigned)out.count;
-            t.index = start;
+            t.numbered = true;
+            t.index = range.start;
             done = run_transfer(s, &t);
         }
         leave_call(s, process);
@@ -1893,7 +2049,7 @@ RawSocket_sendmmsg_all(PyObject *self, PyObject *packets)
     total = begin_outgoing(&out, s, state, packets);
     if (total >= 0) {
         t = begin_transfer(s, true, &process);
-        t.retry_full = true;
+        t.retry_full = t.numbered = true;
         if (t.timeout_ns > 0) {
             t.deadline_ns = now_ns() + t.timeout_ns;
         }
@@ -1970,7 +2126,7 @@ RawSocket_sendto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return send_one((RawSocket *)self, args[0], args[1], "sendto");
 }
 
-/* ---- RawSocket: filters --------------------------------------------------- */
+/* ---- RawSocket: filters ------------------------------------------------- */
 
 static const char attach_call[] = "setsockopt(SO_ATTACH_FILTER)";
 
@@ -2352,7 +2508,7 @@ RawSocket_lock_filter(PyObject *self, PyObject *Py_UNUSED(unused))
     return change_filter(self, SO_LOCK_FILTER, "setsockopt(SO_LOCK_FILTER)");
 }
 
-/* ---- RawSocket: fanout ---------------------------------------------------- */
+/* ---- RawSocket: fanout -------------------------------------------------- */
 
 /* What rawmmsg._options.parse_fanout() has made of the arguments. */
 struct fanout {
@@ -2517,7 +2673,7 @@ RawSocket_set_fanout(PyObject *self, PyObject *args, PyObject *kwargs)
     return group < 0 ? NULL : PyLong_FromLong(group);
 }
 
-/* ---- RawSocket: construction ---------------------------------------------- */
+/* ---- RawSocket: construction -------------------------------------------- */
 
 /* Which time stamps: the numbers of rawmmsg._options. */
 enum {
@@ -2617,7 +2773,8 @@ raise_no_socket(int error, const char *call, PyObject *filename)
         "packet sockets need CAP_NET_RAW: run as root, give the interpreter "
         "the capability (setcap cap_net_raw+ep), or work in a network "
         "namespace of your own (unshare --user --map-root-user --net)";
-    PyObject *exception = make_os_error(error, call, filename);
+    PyObject *exception =
+        make_os_error(error, describe(call, strerror(error)), filename);
     PyObject *result;
 
     if (exception == NULL) {
@@ -2631,9 +2788,7 @@ raise_no_socket(int error, const char *call, PyObject *filename)
         }
         Py_DECREF(result);
     }
-    PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
-    Py_DECREF(exception);
-    return -1;
+    return raise_made(exception);
 }
 
 /* A new socket that receives nothing yet: protocol 0 until bind(2), for
@@ -2736,8 +2891,8 @@ change_option(RawSocket *s, struct changes *c, int level, int name, int value,
     return 0;
 }
 
-/* Beyond the limit where privilege allows, up to it where not. 0, or -1 with
-   errno set. */
+/* Beyond the limit where privilege allows: 0. Otherwise as far as the limit:
+   1. -1 with errno set. */
 static int
 set_buffer_size(int fd, int name, int bytes)
 {
@@ -2746,44 +2901,73 @@ set_buffer_size(int fd, int name, int bytes)
     if (setsockopt(fd, SOL_SOCKET, force, &bytes, sizeof(bytes)) == 0) {
         return 0;
     }
-    return setsockopt(fd, SOL_SOCKET, name, &bytes, sizeof(bytes));
+    return setsockopt(fd, SOL_SOCKET, name, &bytes, sizeof(bytes)) < 0 ? -1
+                                                                       : 1;
 }
 
-/* bytes < 0: leaves it. */
+/* Warns where the kernel has given less than the caller asked for: it takes
+   the limit instead and reports no error (socket(7), SO_RCVBUF), and packets
+   are lost later. 0, or -1 with an exception set. */
+static int
+warn_capped(RawSocket *s, int name, int bytes)
+{
+    const char *letter = name == SO_RCVBUF ? "r" : "w";
+    int got = read_int_option(s, SOL_SOCKET, name, "getsockopt");
+
+    if (got == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    got /= 2; /* the kernel doubles what it is given (socket(7)) */
+    return got >= bytes
+               ? 0
+               : PyErr_WarnFormat(
+                     PyExc_RuntimeWarning, 1,
+                     "%s=%d: the kernel gave %d bytes, its limit. Raise the "
+                     "limit (sysctl -w net.core.%smem_max=%d), or run with "
+                     "CAP_NET_ADMIN",
+                     name == SO_RCVBUF ? "rcvbuf" : "sndbuf", bytes, got,
+                     letter, bytes);
+}
+
+/* bytes < 0: leaves it. Warns about less than that where `asked` for. */
 static int
 apply_buffer_size(RawSocket *s, struct changes *c, int name, int bytes,
-                  const char *call)
+                  bool asked, const char *call)
 {
-    int old = 0;
+    int old = 0, result;
     socklen_t length = sizeof(old);
 
     if (bytes < 0) {
         return 0;
     }
-    if ((c->wanted && getsockopt(s->fd, SOL_SOCKET, name, &old, &length) < 0)
-        || set_buffer_size(s->fd, name, bytes) < 0) {
+    if (c->wanted && getsockopt(s->fd, SOL_SOCKET, name, &old, &length) < 0) {
+        return raise_error(s, errno, call);
+    }
+    result = set_buffer_size(s->fd, name, bytes);
+    if (result < 0) {
         return raise_error(s, errno, call);
     }
     if (c->wanted) {
-        /* The kernel doubles what it is given (socket(7)). */
         note_change(c, SOL_SOCKET, name, old / 2);
     }
-    return 0;
+    return result == 1 && asked ? warn_capped(s, name, bytes) : 0;
 }
 
 static int
 apply_buffer_sizes(RawSocket *s, const struct options *o, struct changes *c)
 {
+    bool asked = o->rcvbuf >= 0;
     int rcvbuf = o->rcvbuf;
 
-    if (rcvbuf < 0 && o->fileno < 0 && s->receives) {
+    if (!asked && o->fileno < 0 && s->receives) {
         rcvbuf = DEFAULT_RCVBUF;
     }
-    if (apply_buffer_size(s, c, SO_RCVBUF, rcvbuf, "setsockopt(SO_RCVBUF)")
+    if (apply_buffer_size(s, c, SO_RCVBUF, rcvbuf, asked,
+                          "setsockopt(SO_RCVBUF)")
         < 0) {
         return -1;
     }
-    return apply_buffer_size(s, c, SO_SNDBUF, o->sndbuf,
+    return apply_buffer_size(s, c, SO_SNDBUF, o->sndbuf, true,
                              "setsockopt(SO_SNDBUF)");
 }
 
@@ -3053,6 +3237,9 @@ bind_socket(RawSocket *s, const struct options *o, int protocol)
         atomic_store(&s->link_doubted, true);
         return 0;
     }
+    if (pending == ENETDOWN) {
+        return raise_down(s, "bind", ", or allow_down=True");
+    }
     return pending == 0 ? 0 : raise_error(s, pending, "bind");
 }
 
@@ -3095,6 +3282,7 @@ construct_new(RawSocket *s, struct options *o, struct changes *c)
 {
     s->family = AF_PACKET;
     s->type = o->type;
+    s->proto = o->protocol;
     s->receives = o->protocol != 0;
     s->interface = o->interface == Py_None ? NULL : Py_NewRef(o->interface);
     if (open_socket(s, o) < 0
@@ -3187,7 +3375,8 @@ inspect_packet_socket(RawSocket *s, struct options *o)
     if (getsockname(s->fd, (struct sockaddr *)&address, &length) < 0) {
         return raise_os_error(errno, "getsockname", NULL);
     }
-    s->receives = address.sll_protocol != 0;
+    s->proto = ntohs(address.sll_protocol);
+    s->receives = s->proto != 0;
     o->addresses = o->addresses < 0 ? address.sll_ifindex == 0 : o->addresses;
     if (address.sll_ifindex == 0) {
         return 0;
@@ -3202,9 +3391,10 @@ inspect_packet_socket(RawSocket *s, struct options *o)
     return s->interface == NULL ? -1 : 0;
 }
 
-/* Off AF_PACKET its options make no sense. */
+/* Learns the protocol of an adopted socket of another family, where the options
+   of AF_PACKET make no sense. */
 static int
-refuse_packet_options(RawSocket *s, struct options *o)
+inspect_datagram_socket(RawSocket *s, struct options *o)
 {
     const char *name = PyTuple_Size(o->memberships) > 0 ? interface_needed(o)
                        : o->vnet_hdr > 0                ? "vnet_hdr"
@@ -3226,7 +3416,9 @@ refuse_packet_options(RawSocket *s, struct options *o)
     }
     o->vlan = 0;
     o->ignore_outgoing = o->vnet_hdr = -1;
-    return 0;
+    s->proto =
+        read_int_option(s, SOL_SOCKET, SO_PROTOCOL, "getsockopt(SO_PROTOCOL)");
+    return s->proto < 0 ? -1 : 0;
 }
 
 /* Learns what an adopted descriptor is, and changes nothing. */
@@ -3255,7 +3447,7 @@ inspect_descriptor(RawSocket *s, struct options *o)
         return -1;
     }
     if ((s->family == AF_PACKET ? inspect_packet_socket(s, o)
-                                : refuse_packet_options(s, o))
+                                : inspect_datagram_socket(s, o))
         < 0) {
         return -1;
     }
@@ -3421,7 +3613,7 @@ RawSocket_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* ---- RawSocket: options and state ----------------------------------------- */
+/* ---- RawSocket: options and state --------------------------------------- */
 
 static PyObject *
 RawSocket_repr(PyObject *self)
@@ -3786,6 +3978,15 @@ RawSocket_setblocking(PyObject *self, PyObject *argument)
 }
 
 static PyObject *
+RawSocket_getblocking(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    return PyBool_FromLong(
+        atomic_load_explicit(&((RawSocket *)self)->timeout_ns,
+                             memory_order_relaxed)
+        != 0);
+}
+
+static PyObject *
 RawSocket_enter(PyObject *self, PyObject *Py_UNUSED(unused))
 {
     return Py_NewRef(self);
@@ -3804,16 +4005,42 @@ RawSocket_get_closed(PyObject *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(is_closed((RawSocket *)self));
 }
 
+/* One of the socket module's enumerations, which rawmmsg._options imports. */
+static PyObject *
+make_enum(const char *function, int number)
+{
+    PyObject *args = Py_BuildValue("(i)", number), *member;
+
+    if (args == NULL) {
+        return NULL;
+    }
+    member = call_options(function, args, NULL);
+    Py_DECREF(args);
+    return member;
+}
+
 static PyObject *
 RawSocket_get_family(PyObject *self, void *Py_UNUSED(closure))
 {
-    return PyLong_FromLong(((RawSocket *)self)->family);
+    return make_enum("make_family", ((RawSocket *)self)->family);
 }
 
 static PyObject *
 RawSocket_get_type(PyObject *self, void *Py_UNUSED(closure))
 {
-    return PyLong_FromLong(((RawSocket *)self)->type);
+    return make_enum("make_type", ((RawSocket *)self)->type);
+}
+
+static PyObject *
+RawSocket_get_proto(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(((RawSocket *)self)->proto);
+}
+
+static PyObject *
+RawSocket_get_timeout(PyObject *self, void *Py_UNUSED(closure))
+{
+    return RawSocket_gettimeout(self, NULL);
 }
 
 static PyObject *
@@ -3894,7 +4121,7 @@ RawSocket_get_fanout_group(PyObject *self, void *Py_UNUSED(closure))
     return PyLong_FromLong(group);
 }
 
-/* ---- RawSocket: type ------------------------------------------------------ */
+/* ---- RawSocket: type ---------------------------------------------------- */
 
 static PyMethodDef RawSocket_methods[] = {
     {"recvmmsg_into", RawSocket_recvmmsg_into, METH_O,
@@ -3937,6 +4164,8 @@ static PyMethodDef RawSocket_methods[] = {
     {"gettimeout", RawSocket_gettimeout, METH_NOARGS,
      RawSocket_gettimeout_doc},
     {"setblocking", RawSocket_setblocking, METH_O, RawSocket_setblocking_doc},
+    {"getblocking", RawSocket_getblocking, METH_NOARGS,
+     RawSocket_getblocking_doc},
     {"__enter__", RawSocket_enter, METH_NOARGS, RawSocket___enter___doc},
     {"__exit__", RawSocket_exit, METH_VARARGS, RawSocket___exit___doc},
     {NULL, NULL, 0, NULL},
@@ -3952,6 +4181,8 @@ static PyGetSetDef RawSocket_getset[] = {
     {"closed", RawSocket_get_closed, NULL, RawSocket_closed_doc, NULL},
     {"family", RawSocket_get_family, NULL, RawSocket_family_doc, NULL},
     {"type", RawSocket_get_type, NULL, RawSocket_type_doc, NULL},
+    {"proto", RawSocket_get_proto, NULL, RawSocket_proto_doc, NULL},
+    {"timeout", RawSocket_get_timeout, NULL, RawSocket_timeout_doc, NULL},
     {"interface", RawSocket_get_interface, NULL, RawSocket_interface_doc,
      NULL},
     {"ifindex", RawSocket_get_ifindex, NULL, RawSocket_ifindex_doc, NULL},
@@ -3987,7 +4218,7 @@ static PyType_Spec RawSocket_spec = {
     .slots = RawSocket_slots,
 };
 
-/* ---- Module --------------------------------------------------------------- */
+/* ---- Module ------------------------------------------------------------- */
 
 /* Returns the type. If it is NULL, an exception is set: CPython (3.11 to 3.13
    at least) does not set one when there is no memory for the type's name. */

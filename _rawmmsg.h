@@ -45,6 +45,7 @@
 #include <time.h>
 
 #include <linux/if_packet.h>
+#include <net/if_arp.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -58,7 +59,7 @@
 #define Py_READONLY READONLY
 #endif
 
-/* ---- Constants ------------------------------------------------------------ */
+/* ---- Constants ---------------------------------------------------------- */
 
 #define NS_PER_S INT64_C(1000000000)
 
@@ -120,7 +121,7 @@ state_of(PyTypeObject *type)
     return state;
 }
 
-/* ---- Forks ---------------------------------------------------------------- */
+/* ---- Forks -------------------------------------------------------------- */
 
 /* A forked child has copies of everything that counts the calls and marks the
    batches of its parent's threads, which it does not have. So whatever says
@@ -141,7 +142,7 @@ this_process(void)
     return atomic_load_explicit(&forks.count, memory_order_relaxed);
 }
 
-/* ---- Addresses ------------------------------------------------------------ */
+/* ---- Addresses ---------------------------------------------------------- */
 
 /* The longest hardware address, InfiniBand's; sockaddr_ll has room for 8
    bytes. */
@@ -171,7 +172,7 @@ struct name {
 
 _Static_assert(sizeof(struct name) % sizeof(uint64_t) == 0, "whole words");
 
-/* ---- BatchMemory ---------------------------------------------------------- */
+/* ---- BatchMemory -------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -223,7 +224,7 @@ typedef struct {
     Py_ssize_t strides[2]; /* of the frames */
 } BatchMemory;
 
-/* ---- PacketBatch ---------------------------------------------------------- */
+/* ---- PacketBatch -------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -237,7 +238,7 @@ typedef struct {
     unsigned sending;           /* how `tx` is armed; used under busy */
 } PacketBatch;
 
-/* ---- RawSocket ------------------------------------------------------------ */
+/* ---- RawSocket ---------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -253,6 +254,7 @@ typedef struct {
     PyObject *interface; /* str, or NULL: all interfaces */
     int family;
     int type;
+    int proto;         /* AF_PACKET: the EtherType, in host order */
     int ifindex;       /* 0: all interfaces, or not AF_PACKET */
     int link_type;     /* ARPHRD_ of the interface; -1: all interfaces */
     bool receives;     /* false: protocol 0 */
@@ -296,6 +298,13 @@ name_room(const RawSocket *s)
                                   : sizeof(struct sockaddr_storage);
 }
 
+/* Whether frames of this link type begin with an Ethernet header. */
+static inline bool
+is_ethernet(int link_type)
+{
+    return link_type == ARPHRD_ETHER || link_type == ARPHRD_LOOPBACK;
+}
+
 /* What the kernel tells of one packet. */
 struct arrival {
     uint32_t length;
@@ -322,7 +331,7 @@ struct outgoing {
     Py_ssize_t view_count;
 };
 
-/* ---- What _rawmmsg_batch.c does for _rawmmsg.c ---------------------------- */
+/* ---- What _rawmmsg_batch.c does for _rawmmsg.c -------------------------- */
 
 extern PyType_Spec BatchMemory_spec, Window_spec, PacketBatch_spec;
 
@@ -350,13 +359,13 @@ void parse_message(const RawSocket *s, struct mmsghdr *message,
 Py_ssize_t begin_outgoing(struct outgoing *out, const RawSocket *s,
                           const module_state *state, PyObject *packets);
 
-/* Makes packets start.. of `total` ready, as many as one call takes: 0, or -1
-   with an exception set. */
+/* Makes packets from `start` on, before `stop`, ready, as many as one call
+   takes: 0, or -1 with an exception set. */
 int prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
-                     Py_ssize_t total);
+                     Py_ssize_t stop);
 void end_outgoing(struct outgoing *out);
 
-/* Raises ValueError about packets[i]; always -1. */
+/* Raises ValueError about packet i; always -1. */
 int raise_bad_frame(Py_ssize_t i, const char *reason);
 
 unsigned char *hardware_of(struct link_name *n);

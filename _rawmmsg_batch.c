@@ -24,7 +24,6 @@
 
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
-#include <net/if_arp.h>
 #include <unistd.h>
 
 #ifndef SCM_PIDFD
@@ -37,7 +36,7 @@
 #define TP_STATUS_CSUM_VALID (1 << 7)
 #endif
 
-/* ---- Constants ------------------------------------------------------------ */
+/* ---- Constants ---------------------------------------------------------- */
 
 #define DEFAULT_CAPACITY 64
 #define DEFAULT_FRAME_SIZE 2048
@@ -53,7 +52,7 @@
 /* What a batch that is filled for send holds. */
 #define FILLED (COLLECT_OFFLOADS | COLLECT_BUFFER_COUNTS)
 
-/* ---- Addresses ------------------------------------------------------------ */
+/* ---- Addresses ---------------------------------------------------------- */
 
 unsigned char *
 hardware_of(struct link_name *n)
@@ -129,7 +128,7 @@ make_address(const struct name *n)
     }
 }
 
-/* ---- BatchMemory ---------------------------------------------------------- */
+/* ---- BatchMemory -------------------------------------------------------- */
 
 /* Addresses from start to end - 1. */
 struct span {
@@ -690,7 +689,7 @@ PyType_Spec BatchMemory_spec = {
     .slots = BatchMemory_slots,
 };
 
-/* ---- Window --------------------------------------------------------------- */
+/* ---- Window ------------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
@@ -768,7 +767,7 @@ PyType_Spec Window_spec = {
     .slots = Window_slots,
 };
 
-/* ---- PacketBatch ---------------------------------------------------------- */
+/* ---- PacketBatch -------------------------------------------------------- */
 
 static int
 raise_in_use(void)
@@ -831,7 +830,7 @@ set_held(PacketBatch *b, Py_ssize_t count, unsigned collected)
 int
 raise_bad_frame(Py_ssize_t i, const char *reason)
 {
-    PyErr_Format(PyExc_ValueError, "packets[%zd]: %s", i, reason);
+    PyErr_Format(PyExc_ValueError, "packet %zd: %s", i, reason);
     return -1;
 }
 
@@ -1482,7 +1481,7 @@ PyType_Spec PacketBatch_spec = {
     .slots = PacketBatch_slots,
 };
 
-/* ---- Receiving: arming messages ------------------------------------------- */
+/* ---- Receiving: arming messages ----------------------------------------- */
 
 /* Has a message begin with its offload header, or with the frame. */
 static void
@@ -1552,7 +1551,7 @@ begin_receive(PacketBatch *b, const RawSocket *s)
     return 0;
 }
 
-/* ---- Receiving: parsing messages ------------------------------------------ */
+/* ---- Receiving: parsing messages ---------------------------------------- */
 
 static void
 read_auxdata(struct arrival *a, const struct cmsghdr *c)
@@ -1643,13 +1642,6 @@ restore_tag(struct arrival *a, unsigned char *frame, size_t room)
     }
     a->length = (uint32_t)length;
     return true;
-}
-
-/* Whether frames of this link type begin with an Ethernet header. */
-static bool
-is_ethernet(int link_type)
-{
-    return link_type == ARPHRD_ETHER || link_type == ARPHRD_LOOPBACK;
 }
 
 /* Tags, where frames begin with an Ethernet header. */
@@ -1803,7 +1795,7 @@ end_receive(PacketBatch *b, const RawSocket *s, int count,
     return strangers;
 }
 
-/* ---- Sending: preparing messages ------------------------------------------ */
+/* ---- Sending: preparing messages ---------------------------------------- */
 
 /* What goes out with a frame that has no offload header of its own. */
 static const struct offload_header no_offload;
@@ -1967,7 +1959,7 @@ fetch_packets(PyObject *packets, Py_ssize_t start, Py_ssize_t count,
         }
         else if (size > limit) {
             PyErr_Format(PyExc_ValueError,
-                         "packets[%zd] has %zd parts: at most %zd are "
+                         "packet %zd has %zd parts: at most %zd are "
                          "gathered",
                          start + i, size, limit);
             Py_CLEAR(fetched);
@@ -2061,9 +2053,9 @@ finally:
 
 int
 prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
-                 Py_ssize_t total)
+                 Py_ssize_t stop)
 {
-    Py_ssize_t count = total - start < MAX_SEND ? total - start : MAX_SEND;
+    Py_ssize_t count = stop - start < MAX_SEND ? stop - start : MAX_SEND;
 
     return out->batch != NULL ? prepare_batch(out, start, count)
                               : prepare_sequence(out, packets, start, count);

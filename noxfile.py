@@ -279,12 +279,14 @@ def sanitizers(session: nox.Session) -> None:
         code = ("bench", "bpf", "scapy", "core/test_testing.py")
         without = (*code, "core/test_leaks.py")
         run_tests(session, copy, without=without, env=env)
-        # It prints how to repeat what fails.
-        random = ("--seconds", "60", "--seed", str(int(time())))
-        session.run("python", "tests/fuzz/calls.py", *random, env=env)
-    finally:
+        if not session.posargs:
+            # It prints how to repeat what fails.
+            random = ("--seconds", "60", "--seed", str(int(time())))
+            session.run("python", "tests/fuzz/calls.py", *random, env=env)
+    except nox.command.CommandFailed:
         for file in report.parent.glob("report.*"):
             print(file.read_text())
+        raise
 
 
 @nox.session(python="3.11")

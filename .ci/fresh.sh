@@ -1,19 +1,21 @@
 #!/bin/bash
-# README.md's commands on a newly installed Debian, as root:
+# README.md's and CONTRIBUTING.md's commands on a newly installed Debian, as
+# root:
 #
 #   .ci/fresh.sh RELEASE CHECKOUT CACHE
 #
 # The machine is a folder with what `debootstrap --variant=minbase` installs
-# of RELEASE ("bookworm"), plus the packages that README.md names.  The
-# commands of its demo and of its tests run there word for word, in a copy of
-# CHECKOUT.  What debootstrap has installed is kept in the folder CACHE.
+# of RELEASE ("bookworm").  There, in a copy of CHECKOUT, the commands of the
+# two pages run word for word: first those of README.md, with no more packages
+# than README.md names, then those of CONTRIBUTING.md.  What debootstrap has
+# installed is kept in the folder CACHE.
 #
 # Packages come from the repository and the index that this machine uses.
 # Needs Debian 12, root, debootstrap and a pip.
 set -euo pipefail
 
 if [ $# -ne 3 ]; then
-    sed -n '2,4s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 release=$1 checkout=$2 cache=$3
@@ -25,24 +27,28 @@ machine=$work/machine
 
 # ---- The commands ----------------------------------------------------------
 
-# Prints the first shell block of README.md that contains these words.
+# shell_block PAGE WORDS: prints the first block of shell commands on the page
+# that contains the words.
 shell_block() {
-    awk -v words="$1" '
+    awk -v words="$2" '
         /^```/ {
             if (shell && index(block, words)) { printf "%s", block; exit }
             shell = $0 == "```sh"; block = ""; next
         }
         shell { block = block $0 "\n" }
-    ' "$checkout/README.md"
+    ' "$checkout/$1"
 }
 
-packages=$(shell_block "apt-get install")
-demo=$(shell_block "rawmmsg demo")
-tests=$(shell_block pytest)
-if [ -z "$packages" ] || [ -z "$demo" ] || [ -z "$tests" ]; then
-    echo "error: README.md lacks the packages, the demo or the tests" >&2
-    exit 1
-fi
+packages=$(shell_block README.md "apt-get install")
+demo=$(shell_block README.md "rawmmsg demo")
+test_packages=$(shell_block CONTRIBUTING.md "apt-get install")
+tests=$(shell_block CONTRIBUTING.md pytest)
+for block in packages demo test_packages tests; do
+    if [ -z "${!block}" ]; then
+        echo "error: README.md or CONTRIBUTING.md lacks the $block" >&2
+        exit 1
+    fi
+done
 
 # ---- The machine -----------------------------------------------------------
 
@@ -134,7 +140,8 @@ enter "export DEBIAN_FRONTEND=noninteractive
 apt-get update
 $packages"
 lend
-enter "export CI=true
+enter "export CI=true DEBIAN_FRONTEND=noninteractive
 cd ~/rawmmsg
 $demo
+$test_packages
 $tests"

@@ -18,11 +18,12 @@ from .constants import FANOUT_FLAG_DEFRAG, FANOUT_FLAG_ROLLOVER, FanoutMode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from socket import AddressFamily, SocketKind
     from typing import Any
 
     from typing_extensions import Buffer
 
-__all__ = ["parse", "parse_fanout"]
+__all__ = ["make_family", "make_type", "parse", "parse_fanout"]
 
 # linux/if_ether.h
 _ETH_P_ALL = 0x0003
@@ -53,7 +54,7 @@ _TIMESTAMPS = (None, "software", "hardware")
 
 # PACKET_FANOUT_FLAG_UNIQUEID (linux/if_packet.h)
 _FANOUT_UNIQUE_ID = 0x2000
-_FANOUT_MODES = [mode.name.lower() for mode in FanoutMode]
+_FANOUT_MODES = {mode.name.lower(): mode for mode in FanoutMode}
 
 # What an adopted descriptor brings with it.
 _BROUGHT = "interface protocol type netns allow_down".split()
@@ -71,7 +72,7 @@ def parse(
     addresses: object = None,
     timestamps: str | None = None,
     vnet_hdr: bool | int | None = None,
-    fanout: str | tuple[Any, ...] | None = None,
+    fanout: str | FanoutMode | tuple[Any, ...] | None = None,
     allmulti: object = False,
     multicast: Iterable[Buffer] | None = None,
     qdisc_bypass: object = False,
@@ -129,20 +130,14 @@ parse.__qualname__ = "RawSocket"
 
 
 def parse_fanout(
-    mode: str,
+    mode: str | FanoutMode,
     group: int | None = None,
     flags: int = 0,
     program: Buffer | int | None = None,
 ) -> tuple[int, object]:
     """The value of PACKET_FANOUT, without the flag for outgoing packets, and
     the program."""
-    if not isinstance(mode, str):
-        raise TypeError(f"mode must be a str, not {mode!r}")
-    if mode not in _FANOUT_MODES:
-        raise ValueError(
-            f"no such fanout mode: {mode!r} (hash, lb, cpu, rollover, random,"
-            " queue, cbpf or ebpf)"
-        )
+    mode = _parse_fanout_mode(mode)
     number = _parse_size("group", group)
     if number > 0xFFFF:
         raise ValueError(f"a fanout group is 0 to 0xffff, not {number:#x}")
@@ -155,17 +150,48 @@ def parse_fanout(
     _check_fanout_program(mode, number, program)
     if number < 0:
         number, flags = 0, flags | _FANOUT_UNIQUE_ID
-    return number | (_FANOUT_MODES.index(mode) | flags) << 16, program
+    return number | (mode | flags) << 16, program
 
 
 parse_fanout.__qualname__ = "set_fanout"
 
 
-def _check_fanout_program(mode: str, group: int, program: object) -> None:
+def make_family(number: int) -> AddressFamily:
+    """RawSocket.family."""
+    # Imported only on use: it would triple the time that the package takes
+    # to import.
+    from socket import AddressFamily
+
+    return AddressFamily(number)
+
+
+def make_type(number: int) -> SocketKind:
+    """RawSocket.type."""
+    from socket import SocketKind
+
+    return SocketKind(number)
+
+
+def _parse_fanout_mode(mode: str | FanoutMode) -> FanoutMode:
+    if isinstance(mode, FanoutMode):
+        return mode
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be a str or a FanoutMode, not {mode!r}")
+    if mode not in _FANOUT_MODES:
+        raise ValueError(
+            f"mode must be one of {', '.join(_FANOUT_MODES)}, not {mode!r}"
+        )
+    return _FANOUT_MODES[mode]
+
+
+def _check_fanout_program(
+    mode: FanoutMode, group: int, program: object
+) -> None:
+    needed = mode in (FanoutMode.CBPF, FanoutMode.EBPF)
     if program is None:
-        if group < 0 and mode in ("cbpf", "ebpf"):
+        if group < 0 and needed:
             raise ValueError("a new group of this mode needs its program")
-    elif mode not in ("cbpf", "ebpf"):
+    elif not needed:
         raise ValueError(
             "a fanout program goes with the modes 'cbpf' and 'ebpf'"
         )
@@ -175,7 +201,7 @@ def _check_fanout_program(mode: str, group: int, program: object) -> None:
             " that it returns: a filter expression cannot do that, give"
             " instructions"
         )
-    elif _is_number(program) != (mode == "ebpf"):
+    elif _is_number(program) != (mode == FanoutMode.EBPF):
         raise ValueError(
             "the program is instructions for 'cbpf', and a descriptor for"
             " 'ebpf'"
@@ -183,12 +209,12 @@ def _check_fanout_program(mode: str, group: int, program: object) -> None:
 
 
 def _parse_fanout_option(
-    fanout: str | tuple[Any, ...] | None,
+    fanout: str | FanoutMode | tuple[Any, ...] | None,
 ) -> tuple[int, object]:
     """-1 for None: no value of PACKET_FANOUT is negative."""
     if fanout is None:
         return -1, None
-    if isinstance(fanout, str):
+    if isinstance(fanout, (str, FanoutMode)):
         return parse_fanout(fanout)
     if not isinstance(fanout, tuple):
         raise TypeError(

@@ -2,14 +2,20 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from socket import AddressFamily, SocketKind
 from typing import Any, Final, Literal, Self, TypeAlias, final, overload
 
 from _typeshed import structseq
 from typing_extensions import Buffer
 
-_FanoutMode: TypeAlias = Literal[
-    "hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf"
-]
+from .constants import FanoutMode
+
+_FanoutMode: TypeAlias = (
+    FanoutMode
+    | Literal[
+        "hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf"
+    ]
+)
 _Fanout: TypeAlias = (
     _FanoutMode
     | tuple[_FanoutMode]
@@ -400,6 +406,7 @@ class RawSocket:
         packets: _Packets,
         /,
         start: int = 0,
+        stop: int | None = None,
         *,
         addresses: Literal[True]
         | Sequence[_LinkAddress]
@@ -639,17 +646,31 @@ class RawSocket:
     def setblocking(self, flag: bool, /) -> None:
         """settimeout(None) or settimeout(0)."""
 
+    def getblocking(self) -> bool:
+        """Whether a call may wait: gettimeout() != 0."""
+
+    @property
+    def timeout(self) -> float | None:
+        """What gettimeout() returns."""
+
     @property
     def closed(self) -> bool:
         """Whether close() or detach() has been called."""
 
     @property
-    def family(self) -> int:
+    def family(self) -> AddressFamily:
         """AF_PACKET, or the family of the adopted descriptor."""
 
     @property
-    def type(self) -> int:
-        """SOCK_RAW or SOCK_DGRAM."""
+    def type(self) -> SocketKind:
+        """SOCK_RAW or SOCK_DGRAM, or SOCK_SEQPACKET of an adopted AF_UNIX
+        socket."""
+
+    @property
+    def proto(self) -> int:
+        """The protocol. On AF_PACKET the EtherType that the socket receives,
+        in host order as `protocol=` takes it (the socket module has it in
+        network order); 0 on a send-only socket."""
 
     @property
     def vnet_hdr(self) -> int:

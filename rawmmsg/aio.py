@@ -135,9 +135,9 @@ async def _attempt(
 def _full_error(error: OSError, step: partial[int], tries: int) -> OSError:
     return OSError(
         error.errno,
-        f"sendmmsg: packets[{step.args[1]}], tried {tries} times: the queue is"
-        " full, or something drops this packet on its way out (the MTU of the"
-        f" far end, a filter): {os.strerror(errno.ENOBUFS)}",
+        f"packet {step.args[1]}, tried {tries} times: the queue is full, or"
+        " something drops this packet on its way out (the MTU of the far end,"
+        f" a filter): {os.strerror(errno.ENOBUFS)}",
         error.filename,
     )
 

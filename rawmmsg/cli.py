@@ -61,35 +61,38 @@ def _add_filter(
 ) -> None:
     command = commands.add_parser(
         "filter",
-        help="compile a filter and print its program, as tcpdump -d does",
-        description="Compiles an expression of pcap-filter(7) for an "
-        "AF_PACKET socket and prints the program.",
+        help="compile a filter expression and print its program",
+        description="Compile a filter expression, as in pcap-filter(7), for "
+        "an AF_PACKET socket, and print the BPF program as tcpdump -d does.",
     )
     command.add_argument(
         "-d",
         dest="form",
         action="count",
         default=0,
-        help="readable (the default); -dd: as C; -ddd: as numbers",
+        help="print the instructions in words (the default); -dd: as C "
+        "structs; -ddd: as decimal numbers",
     )
     command.add_argument(
         "--file",
         action="store_true",
-        help="for packets in a file, where a VLAN tag is in the frame",
+        help="compile for packets in a file, whose VLAN tags are inside the "
+        "frame",
     )
     command.add_argument(
         "-y",
         dest="link_type",
         choices=_LINK_TYPES,
         default="EN10MB",
-        help="what frames begin with: EN10MB (Ethernet, the default) or RAW "
-        "(IP, as on a tun device)",
+        help="link type: EN10MB, packets begin with an Ethernet header (the "
+        "default); RAW, with an IP header, as on a tun device",
     )
     command.add_argument(
         "expression",
         nargs="*",
         metavar="EXPRESSION",
-        help="words of the expression; none: accept everything",
+        help="the filter expression, in one or more arguments; without it, "
+        "the program accepts every packet",
     )
     command.set_defaults(run=_print_filter)
 

@@ -18,7 +18,7 @@ from rawmmsg import PacketBatch, RawSocket, bpf
 from rawmmsg.testing import Veth
 
 from .contender import AgainError, GroundTruthError
-from .link import HEADER, NUMBERS, PATIENCE, Frames
+from .link import HEADER, NUMBERS, PATIENCE
 
 _KEPT_AT_ONCE: Final = 256
 
@@ -73,18 +73,18 @@ class FarSide:
 
     def timed(
         self,
-        frames: Frames,
+        packets: Sequence[bytes],
         times: int,
         send: Callable[[], float | None],
         *,
         keep_all: bool = False,
     ) -> float:
-        """Calls `send`, which sends the frames `times` times, and checks that
+        """Calls `send`, which sends the packets `times` times, and checks that
         they arrived unchanged: all of them, or one of each batch.
 
         Returns the nanoseconds that it took, or that `send` says it took.
         """
-        kept = None if keep_all else next(self._numbers) % frames.batch
+        kept = None if keep_all else next(self._numbers) % len(packets)
         self.expect(kept)
         begin = time.perf_counter_ns()
         try:
@@ -95,9 +95,8 @@ class FarSide:
                 raise AgainError from error
             raise
         taken = time.perf_counter_ns() - begin
-        packets = frames.packets
         sample = packets if kept is None else [packets[kept]]
-        self.check(times, frames.batch, sample)
+        self.check(times, len(packets), sample)
         return taken if said is None else said
 
     def has_dropped(self) -> bool:

@@ -1,11 +1,7 @@
-"""Listening sockets of Scapy's make and of ours, filled and emptied.
-
-Imports Scapy: only where that is known to be installed.
-"""
+"""Listening sockets of Scapy and of rawmmsg, and ways to read from them.
+Import it only if Scapy is installed."""
 
 import contextlib
-import os
-import socket
 import struct
 import time
 from collections import deque
@@ -25,33 +21,45 @@ from rawmmsg import RawSocket
 from rawmmsg.scapy import RawSniffer, install
 from rawmmsg.testing import veth_pair
 
-from ..framework import GroundTruthError
-from ..network.link import PACKET_STATISTICS, PATIENCE, SOL_PACKET
-from ..network.scapy_frames import numbered
+from ..lab.contender import GroundTruthError
+from ..lab.link import HEADER, NUMBERS, PATIENCE, Counter
 
 conf.verb = 0
 
+SIZE: Final = 64  # bytes of a frame
+_IP: Final = struct.Struct("!BBHHHBBH4s4s")
+_UDP: Final = struct.Struct("!HHHH")
+_ADDRESSES: Final = (bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2]))  # RFC 5737
+_IP_CHECKSUM: Final = 0xF6B7
+_PAYLOAD: Final = SIZE - 14 - _IP.size - _UDP.size
+
+# The first bytes of each kind of frame; its numbers follow.
+PREFIXES: Final = {
+    "unknown EtherType": HEADER,
+    "UDP": HEADER[:12]
+    + bytes.fromhex("0800")
+    + _IP.pack(0x45, 0, SIZE - 14, 0, 0, 64, 17, _IP_CHECKSUM, *_ADDRESSES)
+    # Without a checksum, as UDP over IPv4 allows.
+    + _UDP.pack(40000, 40001, _UDP.size + _PAYLOAD, 0),
+}
+
+# Frames that wait at a time. They fit into the receive buffer that any user
+# gets (net.core.rmem_max), and fill whole batches of rawmmsg.
 CHUNK: Final = 256
-"""Frames that wait at a time: they fit the receive buffer that anybody gets
-(net.core.rmem_max), and fill our batches without a rest."""
 
 DEFAULT_BUFFER: Final = conf.bufsize
 LARGE_BUFFER: Final = 1 << 22
 
 
-@contextlib.contextmanager
-def _buffers_of(size: int) -> Iterator[None]:
-    before = conf.bufsize
-    conf.bufsize = size
-    try:
-        yield
-    finally:
-        conf.bufsize = before
+def numbered(prefix: bytes, series: int, count: int) -> list[bytes]:
+    """Frames of a series, each with its number."""
+    padding = bytes(SIZE - len(prefix) - NUMBERS.size)
+    return [prefix + NUMBERS.pack(series, i) + padding for i in range(count)]
 
 
 def _listen(interface: str, ours: bool) -> Any:
     """The socket that sniff(iface=...) would open."""
-    # Scapy has read the interfaces before there was this one.
+    # Scapy read the list of interfaces before this one existed.
     conf.ifaces.reload()
     if not ours:
         return L2ListenSocket(iface=interface)
@@ -60,10 +68,8 @@ def _listen(interface: str, ours: bool) -> Any:
 
 
 class Inbox:
-    """A listening socket, and who sends to it. A context manager.
-
-    `buffer` is Scapy's conf.bufsize for it.
-    """
+    """A listening socket of Scapy's or `ours`, and a socket that sends to it.
+    A context manager. `buffer` is Scapy's conf.bufsize for it."""
 
     def __init__(self, ours: bool, buffer: int = LARGE_BUFFER) -> None:
         self._series = 0
@@ -71,38 +77,35 @@ class Inbox:
             veth = stack.enter_context(veth_pair())
             self.far_end = veth.a
             self.sender = stack.enter_context(RawSocket(veth.a, protocol=0))
-            with _buffers_of(buffer):
+            before, conf.bufsize = conf.bufsize, buffer
+            try:
                 self.listener = _listen(veth.b, ours)
+            finally:
+                conf.bufsize = before
             stack.callback(self.listener.close)
-            copy = os.dup(self.listener.ins.fileno())
-            self._counter = stack.enter_context(socket.socket(fileno=copy))
+            self.counter = stack.enter_context(
+                contextlib.closing(Counter(self.listener.ins.fileno()))
+            )
             self._stack = stack.pop_all()
 
     def numbered(self, prefix: bytes, count: int) -> list[bytes]:
-        """Frames that nobody has seen yet."""
+        """Frames of a new series."""
         self._series += 1
         return numbered(prefix, self._series, count)
 
-    def arrived(self) -> tuple[int, int]:
-        """How many frames have come since it was asked last, and how many of
-        them were dropped because the receive buffer was full."""
-        counts = self._counter.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
-        arrived, dropped = struct.unpack("II", counts)
-        return arrived, dropped
-
     def fill(self, prefix: bytes) -> list[bytes]:
-        """Sends CHUNK new frames; they wait when it returns."""
+        """Sends CHUNK new frames, which are waiting when it returns."""
         frames = self.numbered(prefix, CHUNK)
         self.sender.sendmmsg_all(frames)
         arrived = 0
         deadline = time.monotonic() + PATIENCE
         while arrived < CHUNK:
-            more, dropped = self.arrived()
+            more, dropped = self.counter.read()
             arrived += more
             if dropped or time.monotonic() > deadline:
                 raise GroundTruthError(
-                    f"{CHUNK} frames sent, {arrived} arrived of which"
-                    f" {dropped} were dropped"
+                    f"{CHUNK} frames sent, {arrived} arrived, {dropped} of"
+                    " these dropped"
                 )
         return frames
 
@@ -114,7 +117,7 @@ class Inbox:
 
 
 class Memory(SuperSocket):
-    """An inbox whose frames cost nothing to receive."""
+    """An inbox from which it costs nothing to receive."""
 
     def __init__(self) -> None:
         self.listener = self
@@ -137,26 +140,22 @@ class Memory(SuperSocket):
         return [one for one in sockets if isinstance(one, Memory)]
 
 
-# A way to read so many frames, all of which wait. Returns what it keeps of
-# each: its bytes, or its length.
+# Reads so many frames, all of which are waiting. Returns what it keeps of
+# each: its bytes or its length.
 Reader: TypeAlias = Callable[[int], Sequence[bytes] | Sequence[int]]
 
 
 def sniffing(inbox: Inbox | Memory, session: Any = None) -> Reader:
-    """sniff(), with a prn that counts: it keeps the bytes that the packet was
-    made from, which are there anyway."""
+    """sniff() with a prn that counts: it keeps the bytes that the packet was
+    made from, which cost nothing."""
 
     def read(count: int) -> list[bytes]:
         seen: list[bytes] = []
-
-        def prn(packet: Packet) -> None:
-            seen.append(packet.original)
-
         sniff(
             opened_socket=inbox.listener,
             count=count,
             store=False,
-            prn=prn,
+            prn=lambda packet: seen.append(packet.original),
             session=session,
         )
         return seen
@@ -165,7 +164,7 @@ def sniffing(inbox: Inbox | Memory, session: Any = None) -> Reader:
 
 
 def looping(inbox: Inbox, keep: Callable[[Any], Any]) -> Reader:
-    """A loop over recv_raw(), with no sniff() around it."""
+    """A loop over recv_raw(), without sniff()."""
 
     def read(count: int) -> list[Any]:
         recv_raw = inbox.listener.recv_raw
@@ -175,8 +174,8 @@ def looping(inbox: Inbox, keep: Callable[[Any], Any]) -> Reader:
 
 
 def iterating(inbox: Inbox, keep: Callable[[Any], Any]) -> Reader:
-    """RawSniffer, one for all reads."""
-    sniffer = iter(RawSniffer(opened_socket=inbox.listener))
+    """RawSniffer, the same one for all calls."""
+    sniffer: Iterator[Any] = iter(RawSniffer(opened_socket=inbox.listener))
 
     def read(count: int) -> list[Any]:
         return [keep(frame) for frame in islice(sniffer, count)]
@@ -185,16 +184,16 @@ def iterating(inbox: Inbox, keep: Callable[[Any], Any]) -> Reader:
 
 
 def seconds_to_read(
-    inbox: Inbox | Memory, read: Reader, prefix: bytes, chunks: int
+    inbox: Inbox | Memory, read: Reader, prefix: bytes, times: int
 ) -> float:
-    """How long it takes to read CHUNK frames so many times; all were waiting,
-    and each was what was sent."""
+    """The seconds that it takes to read CHUNK waiting frames, `times` times.
+    Checks that they are those sent."""
     taken = 0.0
-    for _ in range(chunks):
+    for _ in range(times):
         sent = inbox.fill(prefix)
         begin = time.perf_counter()
         found = read(CHUNK)
         taken += time.perf_counter() - begin
         if found not in (sent, [len(frame) for frame in sent]):
-            raise GroundTruthError("what was read is not what was sent")
+            raise GroundTruthError("frames read differ from those sent")
     return taken

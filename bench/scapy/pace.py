@@ -1,95 +1,70 @@
-"""The pace of sendp_batch().
-
-A process on one CPU sends 64-byte frames, numbered, with sendp_batch(pps=);
-another on the other CPU receives each with the kernel's time stamp, which is
-taken in the sender's context, and checks that it is the next. The pace is that
-of the stamps, from the first frame to the last. What is due within 0.2 ms
-leaves in one call, so at 10,000 frames a second and more some gaps are next
-to nothing and others make up for it.
-
-Lists of any length are looped at any pace: there the receiver counts, and the
-pace is sendp_batch()'s own figure.
-"""
+"""The pace of sendp_batch(). Import it only if Scapy is installed."""
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final
 
 from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.scapy import SendResult
 from rawmmsg.testing import Veth, veth_pair
 
-from ..framework import Context, GroundTruthError, Side, Table
-from ..network.link import HEADER, PATIENCE
-from ..network.scapy_frames import numbered
-from ..tools import cpus, peers
-from ..tools.stamping import Probe
-
-if TYPE_CHECKING:
-    from rawmmsg.scapy import SendResult
-
-    from ..sides.scapy_worker import Worker
+from ..lab import cpus
+from ..lab.contender import Contender, GroundTruthError, Ready, Slice
+from ..lab.environment import StampProbe
+from ..lab.link import HEADER, PATIENCE
+from ..lab.result import Table
+from ..lab.runner import Calibrate, Lab, Pace
+from .listeners import SIZE, numbered
+from .worker import Worker
 
 PACES: Final = (1_000, 10_000, 100_000)
+LISTS: Final = (1, 2, 3, 5, 16, 1_000)  # frames of the lists that are looped
 
-_Pace: TypeAlias = dict[str, float]
-_OURS: Final = "ether proto 0x88b5"  # not what the kernel sends by itself
-_Stamps: TypeAlias = Mapping[int, list[int]]  # by pace: when frames came, ns
-
-LISTS: Final = (1, 2, 3, 5, 16, 1_000)
-"""Frames of the lists that are looped."""
-
+# The most milliseconds of 99 % of the gaps, by pace.
 LONGEST_GAPS: Final = {1_000: 2.0}
-"""Milliseconds that 99 % of the gaps are not to exceed, by pace."""
+
+_OURS: Final = "ether proto 0x88b5"  # not frames that the kernel sends
 
 
-def measure(context: Context) -> Iterator[Table]:
-    peers.module("scapy")
-    from ..sides.scapy_worker import Worker
+@dataclass(frozen=True)
+class Place:
+    """A process that sends on a veth pair, and for how long. `stamps` has the
+    timestamps of the frames received at each pace, in ns."""
 
-    seconds = context.pick(5.0, 0.5, 0.05)
-    stamps = {}
-    with (
-        cpus.pinned(context.receivers_cpu),
-        Worker(context.senders_cpu) as worker,
-        veth_pair() as veth,
-    ):
-        for pps in PACES:
-            context.progress.step(f"{pps:,} pps")
-            stamps[pps] = _stamps(worker, veth, pps, seconds)
-        lists = _lists_tables(context, worker, veth)
-    yield _paces_table(context, stamps, seconds)
-    yield _gaps_table(context, stamps)
-    yield from lists
+    worker: Worker
+    veth: Veth
+    seconds: float
+    stamps: dict[int, list[int]] = field(default_factory=dict)
 
 
-def _stamps(
-    worker: "Worker", veth: Veth, pps: int, seconds: float
+def stamps_of(
+    worker: Worker, veth: Veth, pps: int, seconds: float
 ) -> list[int]:
-    """When each frame came that was sent in so many seconds, in ns."""
+    """When each frame arrived that was sent in so many seconds."""
     count = round(pps * seconds)
-    # As many as are sent over and over, not too many to be built at once.
+    # They are sent over and over: to build all of them would take long.
     frames = numbered(HEADER, pps, min(count, 1000))
     loop, rest = divmod(count, len(frames))
-    assert not rest, f"{count} frames are not whole rounds"
+    assert not rest, f"{count} frames are not whole repetitions"
     expected = frames * loop
     stamps: list[int] = []
     batch = PacketBatch(256)
     with RawSocket(veth.b, timestamps="software") as sock:
         sock.settimeout(PATIENCE)
-        # The kernel begins to stamp a while after it was asked.
-        with Probe() as probe:
+        # The kernel starts to timestamp some time after it was asked.
+        with StampProbe() as probe:
             if not probe.wait_for(True, PATIENCE):
-                raise GroundTruthError("the kernel does not stamp")
-        sending = worker.send(veth.a, frames, pps, loop)
+                raise GroundTruthError("the kernel makes no timestamps")
+        sending = worker.send(veth.a, frames, loop, pps=pps)
         while len(stamps) < count:
             received = sock.recvmmsg_into(batch)
             begin = len(stamps)
             if batch.tolist() != expected[begin : begin + received]:
-                raise GroundTruthError(f"frame {begin} or after is not next")
+                raise GroundTruthError(f"a wrong frame at {begin} or after")
             assert batch.timestamps_ns is not None
             stamps += batch.timestamps_ns[:received]
         dropped = sock.statistics().packets_dropped
@@ -98,15 +73,45 @@ def _stamps(
     return stamps
 
 
+def _pace(pps: int) -> Callable[[Place], Ready]:
+    def prepare(place: Place) -> Ready:
+        def run(_: int) -> Slice:
+            stamps = stamps_of(place.worker, place.veth, pps, place.seconds)
+            place.stamps[pps] = stamps
+            seconds = (stamps[-1] - stamps[0]) / 1e9
+            return Slice((len(stamps) - 1) / seconds / pps)
+
+        return Ready(run)
+
+    return prepare
+
+
+def _gaps(pps: int) -> Callable[[Place], Ready]:
+    def prepare(place: Place) -> Ready:
+        def run(_: int) -> Slice:
+            gaps = sorted(
+                (b - a) / 1e6 for a, b in pairwise(place.stamps[pps])
+            )
+            extra = {
+                "half of them, ms": statistics.median(gaps),
+                "longest, ms": gaps[-1],
+            }
+            return Slice(gaps[math.ceil(0.99 * len(gaps)) - 1], extra=extra)
+
+        return Ready(run)
+
+    return prepare
+
+
 def _looped(
-    worker: "Worker", veth: Veth, length: int, count: int, pace: _Pace
-) -> "SendResult":
-    """Sends about `count` frames, a list of `length` over and over, and
-    counts them."""
+    place: Place, length: int, count: float, **pace: float
+) -> SendResult:
+    """Sends about `count` frames, a list of `length` over and over, and counts
+    them."""
     loop = max(2, round(count / length))
-    with RawSocket(veth.b, rcvbuf=1 << 27, filter=_OURS) as sock:
+    with RawSocket(place.veth.b, rcvbuf=1 << 27, filter=_OURS) as sock:
         frames = numbered(HEADER, length, length)
-        result = worker.send_looped(veth.a, frames, loop, **pace).result()
+        result = place.worker.send(place.veth.a, frames, loop, **pace).result()
         sock.settimeout(0)
         batch = PacketBatch(1024)
         received = 0
@@ -117,113 +122,99 @@ def _looped(
     if not result.frames == received + dropped == loop * length:
         raise GroundTruthError(
             f"of {loop * length} frames {result.frames} were sent, {received}"
-            f" came, and {dropped} were dropped"
+            f" received, {dropped} dropped"
         )
     return result
 
 
-def _lists_tables(
-    context: Context, worker: "Worker", veth: Veth
-) -> list[Table]:
-    seconds = context.pick(2.0, 0.3, 0.01)
-    longest = context.pick(100.0, 2.0, 0.02)  # at one frame a second
-    slowest = context.pick(1.0, 20.0, 500.0)
+def _kept(
+    length: int, pps: float, seconds: float, axis: str
+) -> Callable[[Place], Ready]:
+    values = {"pps": pps, "mbps": pps * SIZE * 8 / 1e6, "inter": 1 / pps}
+    count = max(3 * length, round(pps * seconds) + 1)
 
-    def kept(length: int, pps: float, seconds: float, axis: str) -> float:
-        size = len(numbered(HEADER, 1, 1)[0])
-        values = {"pps": pps, "mbps": pps * size * 8 / 1e6, "inter": 1 / pps}
-        count = max(3 * length, round(pps * seconds) + 1)
-        pace = {axis: values[axis]}
-        result = _looped(worker, veth, length, count, pace)
-        return (result.frames - 1) / result.seconds / pps
+    def prepare(place: Place) -> Ready:
+        def run(_: int) -> Slice:
+            result = _looped(place, length, count, **{axis: values[axis]})
+            return Slice((result.frames - 1) / result.seconds / pps)
 
-    cases = [
-        (length, pps, seconds, "pps")
-        for length in LISTS
-        for pps in (20_000.0, 100_000.0)
-    ]
-    cases += [(3, 20_000.0, seconds, axis) for axis in ("mbps", "inter")]
-    cases += [(3, slowest, longest, axis) for axis in ("pps", "inter")]
-    sides = [
-        Side(
-            f"{length:,} at {pps:,g} pps, {axis}=",
-            partial(kept, length, pps, duration, axis),
-            at_least=0.99,
-            at_most=1.01,
+        return Ready(run)
+
+    return prepare
+
+
+def _unpaced(length: int, count: int) -> Callable[[Place], Ready]:
+    def prepare(place: Place) -> Ready:
+        return Ready(lambda _: Slice(_looped(place, length, count).rate / 1e6))
+
+    return prepare
+
+
+def _cases(lab: Lab) -> Iterator[tuple[int, float, float, str]]:
+    """The length of a list, the pace, the seconds, the option."""
+    seconds = lab.pick(2.0, 0.3, 0.01)
+    for length in LISTS:
+        yield length, 20_000.0, seconds, "pps"
+        yield length, 100_000.0, seconds, "pps"
+    yield 3, 20_000.0, seconds, "mbps"
+    yield 3, 20_000.0, seconds, "inter"
+    slowest, longest = lab.pick((1.0, 100.0), (20.0, 2.0), (500.0, 0.02))
+    yield 3, slowest, longest, "pps"
+    yield 3, slowest, longest, "inter"
+
+
+def _exact(name: str, prepare: Callable[[Place], Ready]) -> Contender[Place]:
+    return Contender(name, prepare, at_least=0.99, at_most=1.01)
+
+
+def measure(lab: Lab) -> Iterator[Table]:
+    seconds = lab.pick(5.0, 0.5, 0.05)
+    count = lab.pick(500_000, 100_000, 4_000)
+    once = Calibrate.ONCE
+    with (
+        cpus.pinned(lab.receivers_cpu),
+        Worker(lab.senders_cpu) as worker,
+        veth_pair() as veth,
+    ):
+        place = Place(worker, veth, seconds)
+        yield lab.table(
+            "scapy/pace/pps",
+            f"sendp_batch(pps=) over {seconds:g} s",
+            "of the pace",
+            [_exact(f"{p:,} pps", _pace(p)) for p in PACES],
+            *(place, Pace(1, seconds)),
+            calibrate=once,
         )
-        for length, pps, duration, axis in cases
-    ]
-    looped = Table(
-        key="scapy_pace/lists",
-        title="Lists of any length, looped",
-        unit="of the pace",
-        samples=context.rounds(sides, turns=1),
-        sides=sides,
-    )
-    count = context.pick(500_000, 100_000, 4_000)
-
-    def rate(length: int) -> float:
-        return _looped(worker, veth, length, count, {}).rate / 1e6
-
-    sides = [
-        Side(f"{length:,} looped", partial(rate, length)) for length in LISTS
-    ]
-    unpaced = Table(
-        key="scapy_pace/unpaced",
-        title="The same without a pace",
-        unit="Mpps",
-        samples=context.rounds(sides, turns=context.pick(5, 3, 1)),
-        sides=sides,
-    )
-    return [looped, unpaced]
-
-
-def _paces_table(context: Context, stamps: _Stamps, seconds: float) -> Table:
-    def pace(pps: int) -> float:
-        first, *_, last = stamps[pps]
-        return (len(stamps[pps]) - 1) / (last - first) * 1e9 / pps
-
-    sides = [
-        Side(f"{pps:,} pps", partial(pace, pps), at_least=0.99, at_most=1.01)
-        for pps in stamps
-    ]
-    return Table(
-        key="scapy_pace/pace",
-        title=f"sendp_batch(pps=) over {seconds:g} s",
-        unit="of the pace",
-        samples=context.rounds(sides, turns=1),
-        sides=sides,
-    )
-
-
-def _gaps_table(context: Context, stamps: _Stamps) -> Table:
-    gaps = {
-        pps: sorted((b - a) / 1e6 for a, b in pairwise(found))
-        for pps, found in stamps.items()
-    }
-
-    def of_99_percent(pps: int) -> float:
-        return gaps[pps][math.ceil(0.99 * len(gaps[pps])) - 1]
-
-    def others(pps: int) -> dict[str, float]:
-        return {
-            "half of them, ms": statistics.median(gaps[pps]),
-            "longest, ms": gaps[pps][-1],
-        }
-
-    sides = [
-        Side(
-            f"{pps:,} pps",
-            partial(of_99_percent, pps),
-            at_most=LONGEST_GAPS.get(pps),
-            extra=partial(others, pps),
+        yield lab.table(
+            "scapy/pace/gaps",
+            "The longest gap between frames, without the longest 1 %",
+            "ms",
+            [
+                Contender(f"{p:,} pps", _gaps(p), at_most=LONGEST_GAPS.get(p))
+                for p in PACES
+            ],
+            *(place, Pace(1, 0)),
+            calibrate=once,
         )
-        for pps in gaps
-    ]
-    return Table(
-        key="scapy_pace/gaps",
-        title="What 99 % of the gaps between frames do not exceed",
-        unit="ms",
-        samples=context.rounds(sides, turns=1),
-        sides=sides,
-    )
+        yield lab.table(
+            "scapy/pace/lists",
+            "Lists of any length, looped",
+            "of the pace",
+            [
+                _exact(
+                    f"{length:,} at {pps:,g} pps, {axis}=",
+                    _kept(length, pps, duration, axis),
+                )
+                for length, pps, duration, axis in _cases(lab)
+            ],
+            *(place, Pace(1, 0)),
+            calibrate=once,
+        )
+        yield lab.table(
+            "scapy/pace/unpaced",
+            "The same without a pace",
+            "Mpps",
+            [Contender(f"{n:,} looped", _unpaced(n, count)) for n in LISTS],
+            *(place, Pace(lab.pick(5, 3, 1), 0)),
+            calibrate=once,
+        )

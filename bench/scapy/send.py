@@ -1,14 +1,9 @@
-"""The tables of scapy_send.
+"""Scapy's sendp(), and sendp_batch() in its place. Import it only if Scapy is
+installed."""
 
-Imports Scapy: only where that is known to be installed.
-"""
-
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import count
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from scapy.arch.linux import L2Socket
 from scapy.config import conf
@@ -19,253 +14,214 @@ from scapy.sendrecv import sendp
 
 from rawmmsg.scapy import sendp_batch
 
-from ..framework import Context, GroundTruthError, Side, Table, available
-from ..network.far_side import FarSide
-from ..network.link import Ends, Frames
-from ..network.scapy_frames import SIZE
-from ..tools import cpus
-from . import senders, sending_programs
-from .send_slices import Arena, Contender
-from .senders import Sender
+from ..lab import cpus
+from ..lab.contender import Contender, Ready, Slice, control
+from ..lab.link import Ends
+from ..lab.native import Side
+from ..lab.result import Table
+from ..lab.runner import Calibrate, Lab
+from ..send.sides import Place, in_c, ready, tcpreplay
+from .listeners import SIZE
 
 conf.verb = 0
 
 FRAMES: Final = 1024
-SCAPY: Final = "Scapy's sendp()"
+SENDP: Final = "Scapy's sendp()"
 OURS: Final = "sendp_batch()"
 TCPREPLAY: Final = "tcpreplay --topspeed"
-
-PRELOADED: Final = "tcpreplay, preloaded"
 LEAST: Final = "bytes(packet), and C sendmmsg"
 
-# What sendp_batch() is to be, as a multiple of sendp().
-OF_SENDP: Final = {"once": 25.0, "loop": 60.0}
+# The least rate of sendp_batch() as a multiple of others.
+OF_SENDP_ONCE: Final = 25.0
+OF_SENDP_LOOPED: Final = 60.0
+OF_TCPREPLAY: Final = 1.3
+# Its most time for Packet objects, as a multiple of LEAST.
+OF_LEAST: Final = 1.1
 
-# A turn in which the kernel's own queue was full is run again.
-_MOST_TRIES: Final = 20
-
-_Packets: TypeAlias = Sequence[Any]  # Packet objects, or bytes
-_Send: TypeAlias = Callable[[_Packets, int], None]  # how often
-
-
-def measure(context: Context) -> Iterator[Table]:
-    frames = context.pick(FRAMES, FRAMES, 64)
-    with cpus.pinned(context.senders_cpu):
-        with Field(frames) as field:
-            context.progress.step("once")
-            yield _list_table(context, field, "once", 1, 1)
-            context.progress.step("over and over")
-            rounds = context.pick((100, 5), (100, 3), (2, 1))
-            yield _list_table(context, field, "loop", *rounds)
-            context.progress.step("Packet objects")
-            yield _packets_table(context, field)
-        context.progress.step("tcpreplay")
-        yield _tcpreplay_table(context, frames)
+Packets: TypeAlias = Sequence[Any]  # Packet objects or bytes
+# Sends packets on an interface so many times.
+Send: TypeAlias = Callable[[Packets, int], object]
 
 
-class Way:
-    """A veth pair to send on, and its far side."""
+def _sendp(place: Place) -> tuple[Ends, Send]:
+    """Scapy's, by a socket that is open. It listens where it sends, so it has
+    a veth pair of its own."""
+    ends = place.stack.enter_context(Ends())
+    # Scapy read the list of interfaces before this one existed.
+    conf.ifaces.reload()
+    sock = L2Socket(iface=ends.veth.a)
+    place.stack.callback(sock.close)
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.ends = stack.enter_context(Ends())
-        self.name = self.ends.veth.a
-        self.far_side = stack.enter_context(FarSide(self.ends.veth))
+    def send(packets: Packets, times: int) -> None:
+        sendp(packets, socket=sock, count=times, verbose=False)
 
-
-class Field:
-    """Frames, a veth pair for Scapy's socket, which listens where it sends and
-    so costs every frame, and one for the others. A context manager."""
-
-    def __init__(self, batch: int) -> None:
-        with contextlib.ExitStack() as stack:
-            self.theirs, self.ours = Way(stack), Way(stack)
-            # Scapy has read the interfaces before there were these.
-            conf.ifaces.reload()
-            self.socket = L2Socket(iface=self.theirs.name)
-            stack.callback(self.socket.close)
-            self.frames = Frames(min(batch, self.ours.far_side.capacity), SIZE)
-            self._turns = count()
-            self._stack = stack.pop_all()
-
-    def sendp(self, packets: _Packets, rounds: int) -> None:
-        """Scapy's, by the socket that is open."""
-        sendp(packets, socket=self.socket, count=rounds, verbose=False)
-
-    def sendp_batch(self, packets: _Packets, rounds: int) -> None:
-        sendp_batch(packets, self.ours.name, loop=rounds)
-
-    def turn(self, way: Way, send: _Send, rounds: int) -> float:
-        """Sends the frames so many times: thousands a second."""
-        frames = self.frames
-        frames.number()
-        seconds = partial(_seconds, send, frames.packets, rounds)
-        kept = next(self._turns) % frames.batch if rounds > 1 else None
-        taken = self.delivered(way, seconds, frames.packets, rounds, kept)
-        return rounds * frames.batch / taken / 1e3
-
-    def delivered(
-        self,
-        way: Way,
-        send: Callable[[], float],
-        packets: list[bytes],
-        rounds: int = 1,
-        kept: int | None = None,
-    ) -> float:
-        """What `send` returns, which sends the packets so many times; all of
-        them arrive, and the far side compares them, or those that are kept."""
-        sample = packets if kept is None else [packets[kept]]
-        for _ in range(_MOST_TRIES):
-            way.far_side.expect(kept)
-            figure = send()
-            if way.far_side.check(rounds, len(packets), sample):
-                return figure
-        raise GroundTruthError("the kernel's queue was full in every turn")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    return ends, send
 
 
-def _seconds(send: _Send, packets: _Packets, rounds: int) -> float:
-    begin = time.perf_counter()
-    send(packets, rounds)
-    return time.perf_counter() - begin
+def _sendp_opening(place: Place) -> tuple[Ends, Send]:
+    """Scapy's, which opens a socket."""
+    conf.ifaces.reload()
+
+    def send(packets: Packets, times: int) -> None:
+        sendp(packets, place.shared.veth.a, count=times, verbose=False)
+
+    return place.shared, send
 
 
-def _list_table(
-    context: Context, field: Field, key: str, rounds: int, sendp_rounds: int
-) -> Table:
-    """A list of frames, sent `rounds` times."""
-    at_least = OF_SENDP[key]
+def _sendp_batch(place: Place) -> tuple[Ends, Send]:
+    def send(packets: Packets, times: int) -> None:
+        sendp_batch(packets, place.shared.veth.a, loop=times)
 
-    def turn(way: Way, send: _Send, rounds: int) -> Callable[[], float]:
-        return partial(field.turn, way, send, rounds)
+    return place.shared, send
 
-    def sendp_opening(packets: _Packets, rounds: int) -> None:
-        sendp(packets, field.ours.name, count=rounds, verbose=False)
 
-    opening = Side(
-        f"{SCAPY}, opening its socket",
-        turn(field.ours, sendp_opening, sendp_rounds),
-        limit=SCAPY,
+def _list(
+    start: Callable[[Place], tuple[Ends, Send]], times: int
+) -> Callable[[Place], Ready]:
+    """Sends the frames as a list, so many times in a slice."""
+
+    def prepare(place: Place) -> Ready:
+        ends, send = start(place)
+
+        def send_list(times: int) -> None:
+            send(place.frames.packets, times)
+
+        sender = ready(place, ends, send_list, unit=1e6)
+        return Ready(lambda _: sender.run(times))
+
+    return prepare
+
+
+def _lists(times: int, sendp_times: int) -> list[Contender[Place]]:
+    theirs = Contender(SENDP, _list(_sendp, sendp_times))
+    opening = Contender(
+        f"{SENDP}, opening its socket", _list(_sendp_opening, 1), SENDP
     )
-    sides = [
-        Side(SCAPY, turn(field.theirs, field.sendp, sendp_rounds)),
-        # Beside many frames that is nothing.
-        *([opening] if rounds == 1 else []),
-        Side(
-            OURS,
-            turn(field.ours, field.sendp_batch, rounds),
-            limit=SCAPY,
-            at_least=at_least,
-        ),
+    target = OF_SENDP_ONCE if times == 1 else OF_SENDP_LOOPED
+    ours = _list(_sendp_batch, times)
+    return [
+        theirs,
+        control(theirs, None),
+        *([opening] if times == 1 else []),  # else too short to matter
+        Contender(OURS, ours, SENDP, at_least=target),
     ]
-    times = "once" if rounds == 1 else f"{rounds} times"
-    notes = [f"{SCAPY}: {sendp_rounds} times."] if rounds > 1 else []
-    return Table(
-        key=f"scapy_send/{key}",
-        title=f"A list of {field.frames.batch} frames of 64 bytes, {times}",
-        unit="kpps",
-        samples=context.rounds(sides),
-        sides=sides,
-        notes=notes,
-    )
 
 
-def _packets(frames: Frames) -> list[Packet]:
-    """Packet objects as a user makes them, each another, of the same size."""
+def _packets(count: int) -> list[Packet]:
+    """Packet objects as a user makes them, different, of SIZE bytes."""
     header = (
         Ether(dst="02:00:00:00:00:0b", src="02:00:00:00:00:0a")
         / IP(src="192.0.2.1", dst="192.0.2.2")
         / UDP(dport=40001)
     )
     rest = SIZE - len(header)
-    return [
-        header.copy() / Raw(i.to_bytes(rest, "big"))
-        for i in range(frames.batch)
-    ]
+    return [header.copy() / Raw(i.to_bytes(rest, "big")) for i in range(count)]
 
 
-def _packets_table(context: Context, field: Field) -> Table:
-    frames = field.frames
-    packets = _packets(frames)
-    built = [bytes(packet) for packet in packets]
+def _objects(
+    start: Callable[[Place], tuple[Ends, Send]],
+) -> Callable[[Place], Ready]:
+    """Sends Packet objects: microseconds for each."""
 
-    def side(
-        name: str, way: Way, send: Callable[[], float], **target: Any
-    ) -> Side:
-        def run() -> float:
-            seconds = field.delivered(way, send, built)
-            return seconds / len(built) * 1e6
+    def prepare(place: Place) -> Ready:
+        ends, send = start(place)
+        far_side = place.far_side(ends)
+        packets = _packets(place.frames.batch)
+        built = [bytes(packet) for packet in packets]
 
-        return Side(name, run, **target)
+        def send_objects() -> Any:
+            return send(packets, 1)
 
-    with contextlib.ExitStack() as stack:
-        in_c = senders.in_c("send_calls.c")
-        start = partial(in_c, field.ours.ends, frames, stack)
-        made, missing = available([start])
-        sides = [
-            side(LEAST, field.ours, partial(_least, packets, frames, sender))
-            for sender in made
-        ]
-        ours = partial(_seconds, field.sendp_batch, packets, 1)
-        theirs = partial(_seconds, field.sendp, packets, 1)
-        sides += [
-            side(OURS, field.ours, ours, limit=LEAST, at_most=1.1),
-            side(SCAPY, field.theirs, theirs, limit=LEAST),
-        ]
-        samples = context.rounds(sides)
-    return Table(
-        key="scapy_send/packets",
-        title=f"{frames.batch} Packet objects, Ether / IP / UDP / Raw",
-        unit="us/packet",
-        samples=samples,
-        sides=sides,
-        missing=missing,
-    )
+        def run(_: int) -> Slice:
+            ns = far_side.timed(built, 1, send_objects, keep_all=True)
+            return Slice(ns / len(built) / 1e3, ns)
+
+        return Ready(run)
+
+    return prepare
 
 
-def _least(packets: Sequence[Packet], frames: Frames, sender: Sender) -> float:
-    """The seconds of building the packets, and of sending them when they are
-    where C has its frames."""
-    begin = time.perf_counter()
-    built = [bytes(packet) for packet in packets]
-    seconds = time.perf_counter() - begin
-    for view, packet in zip(frames.out_views, built, strict=True):
-        view[:] = packet
-    begin = time.perf_counter()
-    sender.run(1)
-    return seconds + time.perf_counter() - begin
+def _least(place: Place) -> tuple[Ends, Send]:
+    """Builds the packets, and sends them in C when they are in its memory."""
+    ends, frames = place.shared, place.frames
+    setup = ("send/calls.c", ends.names, frames)
+    side = Side(place.stack, *setup, tx=ends.tx.fileno())
+
+    def send(packets: Packets, times: int) -> int:
+        begin = time.perf_counter_ns()
+        built = [bytes(packet) for packet in packets]
+        taken = time.perf_counter_ns() - begin
+        for view, packet in zip(frames.out_views, built, strict=True):
+            view[:] = packet
+        begin = time.perf_counter_ns()
+        side.call("run", times)
+        return taken + time.perf_counter_ns() - begin
+
+    return ends, send
 
 
-def _tcpreplay_table(context: Context, batch: int) -> Table:
-    contenders = [
-        Contender(OURS, _by_its_own_clock, TCPREPLAY, at_least=1.3),
-        Contender(TCPREPLAY, sending_programs.tcpreplay_from_file),
-        Contender(PRELOADED, sending_programs.tcpreplay, TCPREPLAY),
-        Contender("C sendmmsg", senders.in_c("send_calls.c"), TCPREPLAY),
-    ]
-    with Arena(batch, SIZE) as arena:
-        sides, missing = arena.sides(contenders, context.round_seconds)
-        return Table(
-            key="scapy_send/tcpreplay",
-            title=f"{arena.frames.batch} frames of 64 bytes over and over",
-            unit="Mpps",
-            samples=context.rounds(sides),
-            sides=sides,
-            missing=missing,
-        )
+def _by_its_own_clock(place: Place) -> Ready:
+    """sendp_batch(), and the time that it says it took."""
+
+    def send(times: int) -> float:
+        interface = place.shared.veth.a
+        result = sendp_batch(place.frames.packets, interface, loop=times)
+        return result.seconds * 1e9
+
+    return ready(place, place.shared, send)
 
 
-def _by_its_own_clock(
-    shared: Ends, frames: Frames, _: contextlib.ExitStack
-) -> Sender:
-    """sendp_batch(), and the nanoseconds that it says it took."""
+_LEAST: Final = Contender(LEAST, _objects(_least))
+_TCPREPLAY: Final = Contender(TCPREPLAY, tcpreplay())
 
-    def run(rounds: int) -> int:
-        result = sendp_batch(frames.packets, shared.veth.a, loop=rounds)
-        return round(result.seconds * 1e9)
+OBJECTS: Final = (
+    _LEAST,
+    control(_LEAST, None),
+    Contender(OURS, _objects(_sendp_batch), LEAST, at_most=OF_LEAST),
+    Contender(SENDP, _objects(_sendp), LEAST),
+)
 
-    return Sender(shared, run)
+PROGRAMS: Final = (
+    Contender(OURS, _by_its_own_clock, TCPREPLAY, at_least=OF_TCPREPLAY),
+    _TCPREPLAY,
+    control(_TCPREPLAY, None),
+    Contender(
+        "tcpreplay, preloaded",
+        tcpreplay("--preload-pcap", "--no-flow-stats"),
+        TCPREPLAY,
+    ),
+    Contender("C sendmmsg", in_c("send/calls.c"), TCPREPLAY),
+)
+
+
+def measure(lab: Lab) -> Iterator[Table]:
+    count = lab.pick(FRAMES, FRAMES, 64)
+    times, sendp_times = lab.pick((100, 5), (100, 3), (2, 1))
+    once, pace = Calibrate.ONCE, lab.long_slices
+    with cpus.pinned(lab.senders_cpu):
+        with Place(count, SIZE) as place:
+            yield lab.table(
+                "scapy/send/once",
+                f"A list of {count:,} frames of 64 bytes, once",
+                *("kpps", _lists(1, 1), place, pace),
+                calibrate=once,
+            )
+            yield lab.table(
+                "scapy/send/loop",
+                f"A list of {count:,} frames of 64 bytes, {times} times",
+                *("kpps", _lists(times, sendp_times), place, pace),
+                calibrate=once,
+                notes=[f"{SENDP}: {sendp_times} times."],
+            )
+            yield lab.table(
+                "scapy/send/packets",
+                f"{count:,} Packet objects, Ether / IP / UDP / Raw",
+                *("us/packet", OBJECTS, place, pace),
+                calibrate=once,
+            )
+        with Place(count, SIZE) as place:
+            yield lab.table(
+                "scapy/send/tcpreplay",
+                f"{count:,} frames of 64 bytes over and over",
+                *("Mpps", PROGRAMS, place, pace),
+            )

@@ -1,22 +1,24 @@
-"""The tables of scapy_sniff.
-
-Imports Scapy: only where that is known to be installed.
-"""
+"""Scapy's sniff() with the sockets of Scapy and of rawmmsg. Import it only if
+Scapy is installed."""
 
 import contextlib
-import statistics
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from rawmmsg.scapy import BatchSession
 
-from ..framework import Context, Missing, Samples, Side, Table, Unavailable
-from ..network.scapy_frames import PREFIXES
-from ..tools import cpus, system_calls
-from .scapy_listeners import (
+from ..lab import cpus
+from ..lab.contender import Contender, Ready, Slice, control
+from ..lab.result import Table
+from ..lab.runner import Calibrate, Lab
+from . import system_calls
+from .listeners import (
     CHUNK,
     DEFAULT_BUFFER,
     LARGE_BUFFER,
+    PREFIXES,
     Inbox,
     Memory,
     Reader,
@@ -25,194 +27,204 @@ from .scapy_listeners import (
     seconds_to_read,
     sniffing,
 )
-from .scapy_loss import seen_of_stream
-from .scapy_worker import Worker
+from .worker import Worker, seen_of_stream
 
 SCAPY: Final = "Scapy's socket"
-OURS: Final = "rawmmsg"
-BATCHES: Final = f"{OURS}, BatchSession"
-RAW: Final = f"{OURS}, RawSniffer"
 LOOP: Final = "loop over Scapy's recv_raw()"
 
-# What sniff() is to gain, by kind of frame.
+# The least gain of sniff(), by kind of frame.
 TARGETS: Final = {"unknown EtherType": 1.10, "UDP": 1.05}
 
-UNKNOWN: Final = PREFIXES["unknown EtherType"]
-
-_Run: TypeAlias = Callable[[], float]
-_Keep: TypeAlias = Callable[[Any], Any]  # of a frame
+MOST_CALLS: Final = 0.05  # system calls for a packet
 
 
-def measure(context: Context) -> Iterator[Table]:
-    with (
-        cpus.pinned(context.receivers_cpu),
-        Inbox(ours=False) as theirs,
-        Inbox(ours=True) as ours,
-    ):
-        rates = []
-        for kind in PREFIXES:
-            context.progress.step(f"sniff(), {kind}")
-            table = _sniff_table(context, kind, theirs, ours)
-            rates.append(statistics.median(table.samples.figures[SCAPY]))
-            yield table
-        context.progress.step("RawSniffer")
-        yield _raw_table(context, theirs, ours)
-        context.progress.step("system calls")
-        yield _calls_table(context, theirs, ours)
-        context.progress.step("loss")
-        yield _loss_table(context, rates[0])
+@dataclass(frozen=True)
+class Place:
+    """A socket of Scapy's and one of rawmmsg's, and the kind of frame."""
+
+    theirs: Inbox
+    ours: Inbox
+    prefix: bytes
+
+
+InboxOf: TypeAlias = Callable[[Place], Inbox | Memory]
+ReaderOf: TypeAlias = Callable[[Any], Reader]
+
+
+def _theirs(place: Place) -> Inbox:
+    return place.theirs
+
+
+def _ours(place: Place) -> Inbox:
+    return place.ours
 
 
 def _timed(
-    inbox: Inbox | Memory, read: Reader, prefix: bytes, chunks: int
-) -> Callable[[], float]:
-    """A slice; returns thousands of frames per second."""
+    inbox_of: InboxOf, reader_of: ReaderOf, thorough: ReaderOf | None = None
+) -> Callable[[Place], Ready]:
+    """Thousands of frames read per second. Each slice also reads once with a
+    `thorough` reader, if `reader_of` does not keep the bytes."""
 
-    def run() -> float:
-        seconds = seconds_to_read(inbox, read, prefix, chunks)
-        return chunks * CHUNK / seconds / 1e3
+    def prepare(place: Place) -> Ready:
+        inbox = inbox_of(place)
+        read = reader_of(inbox)
+        check = thorough(inbox) if thorough is not None else None
 
-    return run
+        def run(times: int) -> Slice:
+            if check is not None:
+                seconds_to_read(inbox, check, place.prefix, 1)
+            seconds = seconds_to_read(inbox, read, place.prefix, times)
+            return Slice(times * CHUNK / seconds / 1e3, seconds * 1e9)
+
+        return Ready(run, CHUNK)
+
+    return prepare
 
 
-def _chunks(
-    context: Context, inbox: Inbox, read: Reader, prefix: bytes
-) -> int:
-    """How many chunks take a slice's time."""
-    # The best of three, for another process may have had the CPU.
-    best = min(seconds_to_read(inbox, read, prefix, 1) for _ in range(3))
-    return max(1, round(context.slice_seconds / best))
+def _counted(
+    inbox_of: InboxOf, reader_of: ReaderOf
+) -> Callable[[Place], Ready]:
+    """System calls for each frame read."""
+
+    def prepare(place: Place) -> Ready:
+        inbox = inbox_of(place)
+        read = reader_of(inbox)
+        total = 0
+
+        def read_and_count(count: int) -> Sequence[bytes] | Sequence[int]:
+            nonlocal total
+            found, calls = system_calls.counted(lambda: read(count))
+            total = sum(calls.values())
+            return found
+
+        def run(_: int) -> Slice:
+            seconds_to_read(inbox, read_and_count, place.prefix, 1)
+            return Slice(total / CHUNK)
+
+        return Ready(run)
+
+    return prepare
 
 
-def _sniff_table(
-    context: Context, kind: str, theirs: Inbox, ours: Inbox
-) -> Table:
-    prefix, target = PREFIXES[kind], TARGETS[kind]
-    memory = Memory()
-    chunks = _chunks(context, theirs, sniffing(theirs), prefix)
+def _with_batches(inbox: Inbox) -> Reader:
+    return sniffing(inbox, BatchSession)
 
-    def run(inbox: Inbox | Memory, session: object = None) -> _Run:
-        return _timed(inbox, sniffing(inbox, session), prefix, chunks)
 
-    sides = [
-        Side(SCAPY, run(theirs)),
-        Side(f"{SCAPY}, control", run(theirs), limit=SCAPY),
-        Side(OURS, run(ours), limit=SCAPY, at_least=target),
-        Side(BATCHES, run(ours, BatchSession), SCAPY, at_least=target),
-        Side("nothing to receive", run(memory), limit=SCAPY),
+def _sniffing(target: float) -> list[Contender[Place]]:
+    theirs = Contender(SCAPY, _timed(_theirs, sniffing))
+    memory = _timed(lambda _: Memory(), sniffing)
+    return [
+        theirs,
+        control(theirs, None),
+        Contender("rawmmsg", _timed(_ours, sniffing), SCAPY, at_least=target),
+        Contender(
+            "rawmmsg, BatchSession",
+            _timed(_ours, _with_batches),
+            SCAPY,
+            at_least=target,
+        ),
+        Contender("nothing to receive", memory, SCAPY),
     ]
-    return Table(
-        key=f"scapy_sniff/{kind.partition(' ')[0].lower()}",
-        title=f"sniff(store=False), 64-byte frames, {kind}",
-        unit="kpps",
-        samples=context.slices(sides),
-        sides=sides,
+
+
+def _looping(keep: Callable[[Any], Any]) -> ReaderOf:
+    return lambda inbox: looping(inbox, keep)
+
+
+def _iterating(keep: Callable[[Any], Any]) -> ReaderOf:
+    return lambda inbox: iterating(inbox, keep)
+
+
+_LOOP: Final = Contender(LOOP, _timed(_theirs, _looping(len), _looping(bytes)))
+
+RAW: Final = (
+    _LOOP,
+    control(_LOOP, None),
+    Contender(
+        "rawmmsg, RawSniffer",
+        _timed(_ours, _iterating(len), _iterating(bytes)),
+        LOOP,
+        at_least=4,
+    ),
+)
+
+CALLS: Final = tuple(
+    Contender(name, _counted(inbox_of, reader_of), at_most=at_most)
+    for name, inbox_of, reader_of, at_most in (
+        (SCAPY, _theirs, sniffing, None),
+        (LOOP, _theirs, _looping(bytes), None),
+        ("rawmmsg", _ours, sniffing, MOST_CALLS),
+        ("rawmmsg, BatchSession", _ours, _with_batches, MOST_CALLS),
+        ("rawmmsg, RawSniffer", _ours, _iterating(bytes), MOST_CALLS),
     )
+)
 
 
-def _raw_table(context: Context, theirs: Inbox, ours: Inbox) -> Table:
-    chunks = _chunks(context, theirs, looping(theirs, len), UNKNOWN)
-
-    def run(inbox: Inbox, way: Callable[[Inbox, _Keep], Reader]) -> _Run:
-        fast = _timed(inbox, way(inbox, len), UNKNOWN, chunks)
-        # A length says little of its frame: once more in each turn the bytes
-        # are kept.
-        thorough = _timed(inbox, way(inbox, bytes), UNKNOWN, 1)
-
-        def both() -> float:
-            thorough()
-            return fast()
-
-        return both
-
-    sides = [
-        Side(LOOP, run(theirs, looping)),
-        Side(RAW, run(ours, iterating), limit=LOOP, at_least=4),
-    ]
-    return Table(
-        key="scapy_sniff/raw",
-        title="Frames as they are, 64 bytes: the length of each is kept",
-        unit="kpps",
-        samples=context.slices(sides),
-        sides=sides,
-    )
-
-
-def _calls_table(context: Context, theirs: Inbox, ours: Inbox) -> Table:
-    sides = [
-        Side(name, _counted(inbox, read), at_most=target)
-        for name, inbox, read, target in (
-            (SCAPY, theirs, sniffing(theirs), None),
-            (LOOP, theirs, looping(theirs, bytes), None),
-            (OURS, ours, sniffing(ours), 0.05),
-            (BATCHES, ours, sniffing(ours, BatchSession), 0.05),
-            (RAW, ours, iterating(ours, bytes), 0.05),
+def measure(lab: Lab) -> Iterator[Table]:
+    with (
+        cpus.pinned(lab.receivers_cpu),
+        Inbox(ours=False) as theirs,
+        Inbox(ours=True) as ours,
+    ):
+        place = Place(theirs, ours, PREFIXES["unknown EtherType"])
+        rates = []
+        for kind, prefix in PREFIXES.items():
+            table = lab.table(
+                f"scapy/sniff/{kind.partition(' ')[0].lower()}",
+                f"sniff(store=False), 64-byte frames, {kind}",
+                "kpps",
+                _sniffing(TARGETS[kind]),
+                dataclasses.replace(place, prefix=prefix),
+                lab.slices,
+            )
+            rates.append(table.rows[0].figure.median)
+            yield table
+        yield lab.table(
+            "scapy/sniff/raw",
+            "Frames without dissection: the length of each is kept",
+            *("kpps", RAW, place, lab.slices),
         )
-    ]
-    missing: list[Missing] = []
-    try:
-        samples = context.rounds(sides)
-    except Unavailable as error:
-        missing, sides, samples = [error.missing], [], Samples({}, {})
-    return Table(
-        key="scapy_sniff/calls",
-        title=f"System calls for {CHUNK} packets, sniff()'s start included",
-        unit="calls/packet",
-        samples=samples,
-        sides=sides,
-        missing=missing,
-    )
+        yield lab.table(
+            "scapy/sniff/calls",
+            f"System calls for {CHUNK} packets, with the start of sniff()",
+            *("calls/packet", CALLS, place, lab.long_slices),
+            calibrate=Calibrate.ONCE,
+        )
+        yield _loss(lab, rates[0] * 1e3)
 
 
-def _counted(inbox: Inbox, read: Reader) -> Callable[[], float]:
-    """A chunk; returns the system calls per packet."""
-    total = 0
+def _loss(lab: Lab, pps: float) -> Table:
+    count = max(100, round(pps * lab.long_slices.seconds))
 
-    def read_and_count(count: int) -> Sequence[bytes] | Sequence[int]:
-        nonlocal total
-        found, calls = system_calls.counted(lambda: read(count))
-        total = sum(calls.values())
-        return found
-
-    def run() -> float:
-        seconds_to_read(inbox, read_and_count, UNKNOWN, 1)
-        return total / CHUNK
-
-    return run
-
-
-def _loss_table(context: Context, kpps: float) -> Table:
-    count = max(100, round(kpps * 1e3 * context.round_seconds))
-    with contextlib.ExitStack() as stack:
-        worker = stack.enter_context(Worker(context.senders_cpu))
-
-        def side(
-            name: str, ours: bool, buffer: int, at_most: float | None = None
-        ) -> Side:
+    def sniffed(ours: bool, buffer: int) -> Callable[[Stage], Ready]:
+        def prepare(stage: Stage) -> Ready:
+            stack, worker = stage
             inbox = stack.enter_context(Inbox(ours, buffer))
-            seen = 0
 
-            def run() -> float:
-                nonlocal seen
-                seen = seen_of_stream(inbox, worker, kpps * 1e3, count)
-                return 100 * (count - seen) / count
+            def run(_: int) -> Slice:
+                seen = seen_of_stream(inbox, worker, pps, count)
+                lost = 100 * (count - seen) / count
+                return Slice(lost, extra={"frames seen": seen})
 
-            def extra() -> dict[str, float]:
-                return {"frames seen": seen}
+            return Ready(run)
 
-            return Side(name, run, at_most=at_most, extra=extra)
+        return prepare
 
-        large = f"{SCAPY}, conf.bufsize = {LARGE_BUFFER}"
-        sides = [
-            side(SCAPY, False, DEFAULT_BUFFER),
-            side(large, False, LARGE_BUFFER),
-            side(OURS, True, DEFAULT_BUFFER, at_most=0),
-        ]
-        samples = context.rounds(sides)
-    return Table(
-        key="scapy_sniff/loss",
-        title=f"sniff() of {count} frames sent at {kpps:.3g} kpps",
-        unit="% lost",
-        samples=samples,
-        sides=sides,
-    )
+    large = f"{SCAPY}, conf.bufsize = {LARGE_BUFFER}"
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(Worker(lab.senders_cpu))
+        return lab.table(
+            "scapy/sniff/loss",
+            f"sniff() of {count} frames sent at {pps / 1e3:.3g} kpps",
+            "% lost",
+            [
+                Contender(SCAPY, sniffed(False, DEFAULT_BUFFER)),
+                Contender(large, sniffed(False, LARGE_BUFFER)),
+                Contender("rawmmsg", sniffed(True, DEFAULT_BUFFER), at_most=0),
+            ],
+            *((stack, worker), lab.long_slices),
+            calibrate=Calibrate.ONCE,
+        )
+
+
+Stage: TypeAlias = tuple[contextlib.ExitStack, Worker]

@@ -1,4 +1,4 @@
-"""System calls that a function makes, as strace(1) sees them."""
+"""Counts the system calls that a function makes, with strace(1)."""
 
 import ctypes
 import os
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ..framework import Unavailable
-from . import native, peers
+from ..lab import native, peers
+from ..lab.contender import UnavailableError
 
 _T = TypeVar("_T")
 
@@ -20,27 +20,27 @@ _PR_SET_PTRACER: Final = 0x59616D61
 _ANY: Final = ctypes.c_ulong(-1)
 _NONE: Final = ctypes.c_ulong(0)
 
-_PATIENCE: Final = 10.0  # seconds, for strace to come or to leave
+_PATIENCE: Final = 10.0  # seconds, for strace to attach or to detach
 
-# How Python gets memory for its objects is not a matter of sockets.
+# Calls that allocate memory for Python's objects have nothing to do with
+# sockets.
 _MEMORY: Final = frozenset(
     {"brk", "madvise", "mmap", "mprotect", "mremap", "munmap"}
 )
 
 
 def counted(work: Callable[[], _T]) -> tuple[_T, Mapping[str, int]]:
-    """What `work` returns, run in this thread, and how often it makes each
-    system call, but for those that only manage memory.
+    """Runs `work` in this thread. Returns its result, and how often it made
+    each system call, except those that allocate memory.
 
-    Raises Unavailable where there is no strace, or it may not look on.
+    Raises UnavailableError if strace is missing or may not trace this process.
     """
     strace = peers.program("strace")
     with tempfile.TemporaryDirectory(prefix="rawmmsg-bench-") as folder:
         log = Path(folder, "calls")
         _let_trace(_ANY)
         tracer = native.start(
-            # To this thread it comes from outside, so that what was imported
-            # long ago need not be imported under its eyes.
+            # It attaches to this thread, so that imports are not traced.
             [strace, "-qq", "-o", log, "-p", str(os.getpid())]
         )
         try:
@@ -49,15 +49,16 @@ def counted(work: Callable[[], _T]) -> tuple[_T, Mapping[str, int]]:
             result = work()
             _mark("end")
         finally:
-            tracer.terminate()  # it lets go of us before it ends
+            tracer.terminate()  # it detaches before it ends
             tracer.communicate(timeout=_PATIENCE)
             _let_trace(_NONE)
         return result, _between_marks(log.read_text(errors="replace"))
 
 
 def _let_trace(whom: ctypes.c_ulong) -> None:
-    """Where Yama restricts ptrace(2) to ancestors, which strace is not, makes
-    it an exception; elsewhere prctl(2) refuses, which does not matter."""
+    """Allows strace, which is not an ancestor, to trace this process even if
+    Yama restricts ptrace(2). Without Yama prctl(2) fails, which does not
+    matter."""
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, whom, 0, 0, 0)
 
 
@@ -65,7 +66,7 @@ def _wait_for(tracer: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + _PATIENCE
     while _tracer() != tracer.pid:
         if tracer.poll() is not None or time.monotonic() > deadline:
-            raise Unavailable(
+            raise UnavailableError(
                 "the right to trace system calls",
                 "sysctl -w kernel.yama.ptrace_scope=1, and no other tracer",
             )
@@ -80,7 +81,7 @@ def _tracer() -> int:
 
 
 def _mark(name: str) -> None:
-    """Shows up among the system calls."""
+    """Makes a system call that marks a place in the log."""
     os.access(f"/mark/{name}", os.F_OK)
 
 

@@ -1,7 +1,7 @@
-"""Packet filters: the pcap-filter language, compiled to classic BPF.
+"""Packet filters: compiles the language of pcap-filter(7) to classic BPF.
 
-`compile("udp port 53")` gives a `Program` for SO_ATTACH_FILTER, in pure
-Python, right for AF_PACKET sockets.
+`compile("udp port 53")` returns a `Program` for SO_ATTACH_FILTER on an
+AF_PACKET socket. The compiler is pure Python and does not need libpcap.
 """
 
 from __future__ import annotations
@@ -31,39 +31,43 @@ def compile(
 ) -> Program:
     """Compile an expression in the language of pcap-filter(7).
 
-    Each `{}` in the expression takes one of `values`: an int, an
-    ipaddress object or the six bytes of a MAC address. A text from outside
-    is never part of the expression this way.
+    Each `{}` in the expression takes one of `values`: an int, an ipaddress
+    object or the six bytes of a MAC address. So text from outside never
+    becomes a part of the expression.
 
-    `link_type` is the ARPHRD_* number of the interface: Ethernet and
-    loopback, or one of the types whose packets begin with the IP header.
-    An accepted packet is cut to `snaplen` bytes. With `live` the program
-    is for an AF_PACKET socket, where the kernel keeps the outermost VLAN
-    tag of a received frame beside it; without, for bytes in memory or in
-    a file. `netmask`, a number, is needed by `ip broadcast` only.
+    `link_type` is the ARPHRD_* number of the interface: Ethernet, loopback,
+    or one of the types whose packets begin with the IP header. `snaplen` is
+    the number of bytes of an accepted packet that the kernel keeps. With
+    `live`, the program is for an AF_PACKET socket, where the kernel moves the
+    outermost VLAN tag out of a received frame; without, for packets in
+    memory or in a file. Only `ip broadcast` needs `netmask`, a number.
 
-    FilterError says what is wrong and where; UnsupportedFilterError, one
-    of them, what is right but not supported: 802.11, ATM, DECnet, SS7,
-    IS-IS, packet-filter logs, `protochain`, `gateway`, and all link types
-    but those above. Program.from_tcpdump() takes tcpdump's program for
-    these. Host names are never looked up; names of services and protocols
-    are, in the system's databases.
+    FilterError tells what is wrong, and where. UnsupportedFilterError, a
+    subclass, is for what is valid but not supported: 802.11, ATM, DECnet, SS7,
+    IS-IS, packet-filter logs, `protochain`, `gateway`, and other link types.
+    For these, Program.from_tcpdump() reads the program that tcpdump prints.
+    Host names are never looked up. Names of services and protocols are looked
+    up in the system's databases.
 
-    Means what libpcap 1.10 means, and knows `vxlan` besides. `ip
-    multicast` is 224.0.0.0/4, as in libpcap since its pull request 1525;
-    1.10 takes 240.0.0.0/4 for multicast too. Of a packet that is cut
-    short within its headers libpcap's verdict may depend on whether it
-    optimises; this one is then either of the two.
+    An expression means what it means in libpcap 1.10, with these exceptions.
+    `vxlan` is supported. `ip multicast` is 224.0.0.0/4 (libpcap's pull request
+    1525), not 240.0.0.0/4 as well. A packet that is cut short within its
+    headers may be accepted by libpcap's optimised program and not by its
+    unoptimised one: this program does what the unoptimised one does.
     """
-    # Here, so that importing this package does not cost the compiler.
+    # Importing this package does not import the compiler.
     from .compiler import compile_expression
 
     if not isinstance(expression, str):
         raise TypeError(
-            f"an expression is a str, not {type(expression).__name__}"
+            f"an expression must be a str, not {type(expression).__name__}"
         )
     if not 0 < snaplen <= 0xFFFFFFFF:
         raise ValueError(f"snaplen must be from 1 to 2**32 - 1, not {snaplen}")
-    return compile_expression(
-        expression, values, link_type, snaplen, live, netmask
-    )
+    try:
+        return compile_expression(
+            expression, values, link_type, snaplen, live, netmask
+        )
+    except FilterError as error:
+        # The user's mistake: the compiler's own frames do not matter.
+        raise error.with_traceback(None) from None

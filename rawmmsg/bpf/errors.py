@@ -4,18 +4,17 @@ from __future__ import annotations
 
 __all__ = ["FilterError", "UnsupportedFilterError"]
 
-# A line of context either side of the caret, so that a long expression
-# does not fill the screen.
+# The part of a long expression that is shown on each side of the caret.
 _CONTEXT = 60
 
 
 def _caret_lines(expression: str, position: int) -> str:
-    """The part of the expression around `position`, a caret under it."""
+    """The expression around `position`, with a caret under that character."""
     start = max(0, position - _CONTEXT)
     end = min(len(expression), position + _CONTEXT)
     head = "..." if start else ""
     tail = "..." if end < len(expression) else ""
-    # Tabs and newlines would put the caret in the wrong column.
+    # Tabs and newlines would move the caret to another column.
     shown = "".join(
         char if char.isprintable() else " " for char in expression[start:end]
     )
@@ -24,11 +23,11 @@ def _caret_lines(expression: str, position: int) -> str:
 
 
 class FilterError(ValueError):
-    """An expression that is no filter, or a filter that cannot be.
+    """An expression that is not a valid filter, or that is impossible.
 
-    `reason` is the message alone, `position` the index of the mistake in
-    `expression` (None where no single place is to blame). str() adds the
-    expression with a caret under the mistake.
+    `reason` is the message alone. `position` is the index of the mistake in
+    `expression`, or None if there is no single position. str() adds the
+    expression, with a caret under the mistake.
     """
 
     def __init__(
@@ -49,4 +48,4 @@ class FilterError(ValueError):
 
 
 class UnsupportedFilterError(FilterError):
-    """A valid expression that this compiler does not compile."""
+    """A valid expression that this compiler does not support."""

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from time import monotonic
 
-from .directions import Direction, Dropped
+from .direction import Direction
+from .drops import Dropped
 
 __all__ = ["Ticker", "is_terminal", "say", "summary"]
 

@@ -6,9 +6,9 @@ import select
 from collections.abc import Callable
 from time import monotonic
 
-from .directions import Direction
-from .port import Port
-from .slots import make_stacks
+from .batches import make_stacks
+from .direction import Direction
+from .ports import Port
 
 __all__ = ["Bridge"]
 

@@ -1,18 +1,18 @@
-"""Scapy on rawmmsg: sockets that receive in batches, packets sent in batches.
+"""Scapy on rawmmsg: receives packets in batches, and sends them in batches.
 
     from rawmmsg.scapy import install
 
-    install()  # sniff(), srp(), AsyncSniffer ... use our sockets from now on
+    install()  # from now on sniff(), srp(), AsyncSniffer ... use rawmmsg
 
     L2RawMmsgSocket, L2RawMmsgListenSocket, L3RawMmsgSocket
-                    wherever Scapy takes a socket
-    BatchSession    for sniff(session=): a whole batch for one wait
-    RawSniffer      frames as memoryviews, no Packet made of them
+                    for every argument of Scapy that is a socket
+    BatchSession    for sniff(session=): all packets of a batch after one wait
+    RawSniffer      gives frames as memoryviews, without Packet objects
     sendp_batch()   in place of sendp() and sendpfast()
 
-Needs Scapy 2.6 or later, and imports it. A packet's `time` is when its batch
-arrived: `timestamps=True`, an option of the sockets that sniff() passes on,
-has the kernel stamp each one.
+Needs Scapy 2.6 or later, and imports it. `time` of a packet is when its batch
+arrived. To have the kernel stamp each packet, pass `timestamps=True` to a
+socket, or to sniff(), which passes it on.
 """
 
 from importlib import import_module
@@ -28,9 +28,9 @@ except ModuleNotFoundError as error:
     ) from None
 
 from ..pacing import SendResult
-from .configuration import install, uninstall
+from .installation import install, uninstall
 from .links import FilterError
-from .raw import RawSniffer
+from .raw_sniffer import RawSniffer
 from .sending import sendp_batch
 from .session import BatchSession
 from .sockets import (

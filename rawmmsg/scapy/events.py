@@ -1,5 +1,5 @@
-"""Descriptors that a program waits for by its own means: select(2), poll(2),
-epoll(7), or an event loop."""
+"""Descriptors that a program can wait for in its own way: by select(2),
+poll(2), epoll(7), or an event loop."""
 
 import contextlib
 import os
@@ -16,12 +16,12 @@ _FLAGS: Final = os.EFD_CLOEXEC | os.EFD_NONBLOCK
 class Event:
     """An eventfd(2), readable while it is set.
 
-    It has no close(): it is closed when nothing refers to it any more. So a
-    thread or a signal handler that drops it never frees its number while
-    another call is using it.
+    It has no close(): it is closed when nothing refers to it any more. So if
+    a thread or a signal handler drops it while another call uses its number,
+    that number stays taken.
     """
 
-    _number = -1  # while the constructor has not made one
+    _number = -1  # until the constructor has made one
 
     def __init__(self) -> None:
         self._number = os.eventfd(0, _FLAGS)
@@ -30,16 +30,16 @@ class Event:
         return self._number
 
     def set(self) -> None:
-        """Sets it. Edge-triggered waiters get an event each time."""
+        """Makes it readable. Edge-triggered waiters get an event each time."""
         os.eventfd_write(self._number, 1)
 
     def clear(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is not set
+        with contextlib.suppress(BlockingIOError):  # if it is not set
             os.eventfd_read(self._number)
 
     def renew(self) -> None:
-        """Replaces the eventfd, which a forked child shares with its parent,
-        by one of the child's own with the same number. It is not set."""
+        """In a forked child, replaces the eventfd, which is shared with the
+        parent, by a new one that has the same number and is not set."""
         fresh = os.eventfd(0, _FLAGS)
         os.dup2(fresh, self._number, inheritable=False)
         os.close(fresh)
@@ -50,10 +50,10 @@ class Event:
 
 
 class Readiness:
-    """One descriptor for several receivers and for frames that are held: an
-    epoll(7) descriptor, which can itself be waited for.
+    """One descriptor to wait for several receivers and for frames that are
+    held: that of an epoll(7), which is itself readable while one of these is.
 
-    It is readable while a receiver has packets, or follow() has last seen
+    It is readable while a receiver has packets, or if follow() has last seen
     frames. Like an Event, it is closed when nothing refers to it any more.
     """
 
@@ -73,7 +73,7 @@ class Readiness:
 
     @property
     def blocking(self) -> bool:
-        """False where a user has set O_NONBLOCK on the descriptor."""
+        """False if a user has set O_NONBLOCK on the descriptor."""
         return os.get_blocking(self._epoll.fileno())
 
     def add(self, receiver: RawSocket) -> None:
@@ -83,9 +83,9 @@ class Readiness:
         """Makes the descriptor readable if there are frames, and not readable
         if there are none.
 
-        Call it after every change of them: whichever call is the last one then
-        leaves the right state, without a lock, among threads and signal
-        handlers too.
+        Must be called after every change of the frames. The last call then
+        leaves the right state, even if threads or signal handlers call it at
+        the same time, without a lock.
         """
         while True:
             held = bool(frames)
@@ -97,8 +97,9 @@ class Readiness:
                 break
 
     def renew(self, receivers: Iterable[RawSocket]) -> None:
-        """Replaces what a forked child shares with its parent, as
-        Event.renew() does: otherwise each changed what the other waits for."""
+        """In a forked child, replaces what is shared with the parent, as
+        Event.renew() does. Otherwise each would change what the other waits
+        for."""
         self._held.renew()
         fresh = self._watching(receivers)
         os.set_blocking(fresh.fileno(), self.blocking)
@@ -107,20 +108,21 @@ class Readiness:
 
 def _watch(poller: select.epoll, receiver: RawSocket) -> None:
     number = receiver.fileno()
-    if number != -1:  # otherwise it is closed, and never readable again
+    if number != -1:  # not closed
         poller.register(number, select.EPOLLIN)
 
 
 class _Renewable(Protocol):
     def renew_after_fork(self) -> None:
-        """Called in a forked child, before its own code runs."""
+        """Called in a forked child before any other code runs."""
 
 
 _renewed_after_fork: Final[weakref.WeakSet[_Renewable]] = weakref.WeakSet()
 
 
 def renew_after_fork(owner: _Renewable) -> None:
-    """Registers the owner of an Event or a Readiness."""
+    """Registers the owner of an Event or a Readiness, for as long as it
+    lives."""
     _renewed_after_fork.add(owner)
 
 

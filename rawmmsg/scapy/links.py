@@ -1,12 +1,12 @@
-"""One interface of a Scapy socket: how its frames are received in batches,
-sent, and read."""
+"""One interface of a Scapy socket: receives its frames in batches, and sends
+them."""
 
 import errno
 import time
 from collections import deque
 from collections.abc import Iterable
 from itertools import repeat
-from typing import Final
+from typing import Final, TypeAlias
 
 from scapy.config import conf
 from scapy.data import ETH_P_ALL
@@ -16,58 +16,41 @@ from scapy.packet import Packet
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
 
 BATCH_SIZE: Final = 128
-"""Frames that one system call receives."""
+"""How many frames one system call receives, at most."""
 
 _DEFAULT_BUFFER: Final = 2**16  # conf.bufsize unless a user changes it
 
-# Frames are copied out of a batch as soon as it is full, so that sockets can
-# share: 128 frames of the largest size are 9 MB of address space.
+# Sockets share batches, because frames are copied out of a batch at once: 128
+# frames of the largest size take 9 MB of address space.
 _spare_batches: Final[deque[PacketBatch]] = deque(maxlen=4)
 
 
 class FilterError(bpf.FilterError, Scapy_Exception):
-    """A filter that cannot be, under both names that a caller may expect."""
+    """The filter is wrong. Callers of rawmmsg and of Scapy both catch it by
+    the name that they know."""
 
 
 def whole_filter(filter: str | bytes | None) -> str | bytes | None:
-    """The filter with conf.except_filter, which hides a user's own traffic,
-    taken into account."""
+    """Returns the filter, with conf.except_filter added, by which users hide
+    their own traffic."""
     if not conf.except_filter:
         return filter
     if not filter:
         return f"not ({conf.except_filter})"
     if not isinstance(filter, str):
         raise ValueError(
-            "conf.except_filter cannot be joined to a compiled filter"
+            "conf.except_filter cannot be added to a compiled filter: pass an"
+            " expression, or set conf.except_filter to None"
         )
     return f"({filter}) and not ({conf.except_filter})"
 
 
-def receive(sock: RawSocket, batch: PacketBatch) -> int:
-    """Receives what waits, without waiting, and returns how many.
-
-    Raises BlockingIOError where nothing waits, EOFError where the socket is
-    closed, OSError otherwise; 0: the link has just gone down. The socket works
-    again when the link does.
-    """
-    try:
-        return sock.recvmmsg_into(batch)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno == errno.ENETDOWN:
-            return 0
-        if error.errno == errno.EBADF:
-            raise EOFError("the socket is closed") from None
-        raise
-
-
 class Link:
-    """The sockets on one interface. `layer` reads its frames, which begin at
-    the link layer (`level` 2) or the network layer (3).
+    """The packet sockets on one interface. `layer` reads its frames, which
+    begin at the link layer (`level` 2) or the network layer (3).
 
-    Receiving and sending have a socket each, so that the one never waits and
-    the other does.
+    There is one socket for receiving, which never waits, and one for sending,
+    which does.
     """
 
     def __init__(
@@ -83,6 +66,7 @@ class Link:
     ) -> None:
         self.interface = interface
         self._protocol = protocol
+        self._timestamps = timestamps
         try:
             self.receiver = RawSocket(
                 interface,
@@ -90,7 +74,7 @@ class Link:
                 filter=filter,
                 promisc=promisc,
                 ignore_outgoing=ignore_outgoing,
-                # Only then does the kernel leave the tag to be restored.
+                # For any other protocol the kernel discards the tag.
                 vlan=protocol == ETH_P_ALL,
                 timestamps="software" if timestamps else None,
                 rcvbuf=_receive_buffer(),
@@ -111,7 +95,7 @@ class Link:
 
     def _find_layer(self) -> tuple[type[Packet], int]:
         number = self.receiver.link_type
-        assert number is not None  # as of a socket on all interfaces
+        assert number is not None  # the socket is on one interface
         layer = conf.l2types.num2layer.get(number)
         if layer is not None:
             return layer, 2
@@ -120,8 +104,7 @@ class Link:
             return layer, 3
         layer = conf.default_l2
         warning(
-            "Unable to guess the layer of %s (link type %s, protocol %#x):"
-            " using %s",
+            "no layer is known for %s (link type %s, protocol %#x): using %s",
             self.interface,
             number,
             self._protocol,
@@ -130,38 +113,56 @@ class Link:
         return layer, 2
 
     def covers(self, protocol: int) -> bool:
-        """Whether a packet of the protocol may leave here, and its answer be
-        received. One of ETH_P_ALL, which no protocol of layer 3 stands for,
-        may leave anywhere: another link would receive packets twice."""
+        """Whether a packet of the protocol may leave by this link, because
+        the link also receives the answer. ETH_P_ALL stands for a protocol that
+        is not known: such a packet may leave by any link, because one more
+        link would receive packets twice."""
         return self._protocol in (protocol, ETH_P_ALL) or protocol == ETH_P_ALL
 
-    def receive(self) -> Iterable[tuple["Link", bytes, float]]:
-        """What waits, each frame with its time: the kernel's stamp, or when
-        the batch arrived. Raises as receive() does."""
+    def receive(self) -> "Iterable[Frame]":
+        """Receives the frames that wait. Their time is the kernel's stamp, or
+        when the batch arrived. Raises what receive_into() raises."""
         try:
             batch = _spare_batches.pop()
         except IndexError:
             batch = PacketBatch(BATCH_SIZE, SUPER_FRAME)
         try:
-            count = receive(self.receiver, batch)
+            count = self.receive_into(batch)
             if not count:
                 return ()
             now = time.time()
-            stamps = batch.timestamps_ns
-            times = (
-                repeat(now)
-                if stamps is None
-                else [ns / 1e9 if ns else now for ns in stamps[:count]]
-            )
+            times: Iterable[float] = repeat(now)
+            if self._timestamps:
+                stamps = batch.timestamps_ns
+                assert stamps is not None
+                times = [ns / 1e9 if ns else now for ns in stamps[:count]]
             return zip(repeat(self), batch.tolist(), times, strict=False)
         finally:
             _spare_batches.append(batch)
 
+    def receive_into(self, batch: PacketBatch) -> int:
+        """Receives the frames that wait, and returns how many; 0 if the link
+        has just gone down. (The socket works again when the link is up.)
+
+        Raises BlockingIOError if no frame waits, EOFError if the socket is
+        closed, and OSError otherwise.
+        """
+        try:
+            return self.receiver.recvmmsg_into(batch)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno == errno.ENETDOWN:
+                return 0
+            if error.errno == errno.EBADF:
+                raise EOFError("the socket is closed") from None
+            raise
+
     def send(self, frame: bytes) -> int:
-        """Sends a frame, padded where it is shorter than a link header, as
-        Scapy does; returns the bytes sent."""
+        """Sends a frame and returns its length. If it is shorter than the link
+        header, it is padded, as in Scapy."""
         if self.sender is None:
-            raise Scapy_Exception("a socket that listens does not send")
+            raise Scapy_Exception("a listening socket cannot send")
         try:
             self.sender.sendmmsg_all([frame])
         except OSError as error:
@@ -178,6 +179,11 @@ class Link:
             self.sender.close()
 
 
+Frame: TypeAlias = tuple[Link, bytes, float]
+"""The link that has received a frame, its bytes, and when."""
+
+
 def _receive_buffer() -> int | None:
-    """What a user has set; Scapy's own default holds some 90 small frames."""
+    """Returns the size that a user has set. Scapy's default is not used: it
+    holds only some 90 small frames."""
     return conf.bufsize if conf.bufsize > _DEFAULT_BUFFER else None

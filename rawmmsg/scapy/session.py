@@ -1,4 +1,4 @@
-"""A session for sniff() that takes whole batches."""
+"""BatchSession: a session of sniff() that takes whole batches."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,20 +15,22 @@ def _everything(_: bytes) -> bool:
 
 
 class BatchSession(DefaultSession):
-    """Hands sniff() every packet of a batch for one wait in select().
+    """Gives sniff() all packets of a batch after one wait in select().
 
         sniff(session=BatchSession(lambda frame: frame[23] == 17), ...)
 
-    `lfilter`, unlike sniff()'s own, sees the bytes of a frame before it is
-    dissected: one that it rejects costs no Packet, and is not counted.
-    Anything it raises ends the sniff of that socket, as of sniff()'s own.
+    `lfilter` sees the bytes of a frame before they are dissected, unlike
+    sniff()'s argument of that name. A frame that it rejects is not made into a
+    Packet and not counted. If it raises, the sniff of that socket ends, as
+    with sniff()'s argument.
 
-    What the sniff leaves of a batch, the next one on the same socket gets.
-    Sockets of other makes give one packet at a time, all of them dissected:
-    ValueError for an `lfilter` there.
+    If a sniff does not take a whole batch, the next sniff on the same socket
+    gets the rest. Sockets of other classes give one packet at a time, all of
+    them dissected; with `lfilter` they raise ValueError.
 
-    Mixes with other sessions: `supersession=`, or as the first base of a
-    class, `class BatchIPSession(BatchSession, IPSession)`.
+    To combine it with another session, pass `supersession=`, or derive a class
+    with BatchSession as its first base:
+    `class BatchIPSession(BatchSession, IPSession)`.
     """
 
     def __init__(
@@ -43,9 +45,12 @@ class BatchSession(DefaultSession):
     def recv(self, sock: SuperSocket) -> Iterator[Packet]:
         if not isinstance(sock, L2RawMmsgSocket):
             if self._lfilter is not None:
-                raise ValueError(f"{sock!r} has no frames before dissection")
+                raise ValueError(
+                    "BatchSession(lfilter) needs a socket of rawmmsg.scapy,"
+                    f" not {sock!r}"
+                )
             yield from super().recv(sock)
             return
-        sock.fill()
-        while sock.discard_until(self._lfilter or _everything):
+        sock.inbox.fill()
+        while sock.inbox.discard_until(self._lfilter or _everything):
             yield from super().recv(sock)

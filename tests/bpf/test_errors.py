@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 from bpfkit import corpus, oracle
 from bpfkit.names import fixed_names as fixed_names
@@ -95,6 +97,59 @@ def test_the_caret_points_at_the_mistake(expression: str, rest: str) -> None:
         f"the caret of {expression!r} points at {rest or 'its end'!r}, "
         f"not at {found!r}: {error}"
     )
+
+
+REASONS = {
+    "arpp": "unknown word 'arpp': did you mean 'arp'?",
+    "tcp and arpp": "unknown word 'arpp': did you mean 'arp'?",
+    "tcp prot 80": "unknown word 'prot': did you mean 'port'?",
+    "icmp[icmptyp] = 8": "unknown word 'icmptyp': did you mean 'icmptype'?",
+    "tcp and xyzzy": "unknown word 'xyzzy': a name needs a qualifier such as "
+    "'host' or 'port' before it",
+    "tcp \\and udp": "'\\and' is a name: write 'and' for the keyword",
+    "ip proto tcp": "'tcp' is a keyword: write '\\tcp' for the name",
+    "tcp.port == 80": "unknown word 'tcp.port': this is Wireshark's display "
+    "syntax; write 'tcp port NUMBER'",
+    "ip and ip.addr == 10.0.0.1": "unknown word 'ip.addr': this is "
+    "Wireshark's display syntax; write 'host ADDRESS'",
+    "tcp.flags.syn == 1": "unknown word 'tcp.flags.syn': this looks like "
+    "Wireshark's display syntax; filters are written as in pcap-filter(7)",
+    "10.0.0.1 and tcp": "'10.0.0.1' needs a qualifier such as 'host', 'net' "
+    "or 'port' before it",
+    "tcp or 10.0.0.1": "'10.0.0.1' needs a qualifier such as 'host', 'net' "
+    "or 'port' before it",
+    "port 65536": "'65536' is not a valid port: the greatest is 65535",
+    "portrange 1-65536": "'65536' is not a valid port: the greatest is 65535",
+    "vlan 4096": "'4096' is not a valid VLAN id: the greatest is 4095",
+    "host 256.0.0.1": "'256.0.0.1' is not a valid IPv4 address",
+    "host 10.0.0.0.1": "'10.0.0.0.1' is not a valid IPv4 address",
+    "host 1:2:3": "'1:2:3' is not a valid IPv6 or MAC address",
+    "tcp port nonsense": "'nonsense' is not a valid port: no service has "
+    "this name",
+    "ip proto \\nonsense": "'nonsense' is not a valid protocol",
+    "tcp @": "unexpected character '@'",
+    "port {0}": "unexpected character '{': a placeholder is '{}'",
+    "(tcp": "expected ')', found the end of the expression",
+}
+
+
+@pytest.mark.parametrize(("expression", "reason"), REASONS.items())
+def test_a_fault_has_one_wording(expression: str, reason: str) -> None:
+    assert error_of(expression).reason == reason, (
+        f"the error for {expression!r} says what is wrong and what to write"
+    )
+
+
+@pytest.mark.parametrize("expression", ["tcp @", "tcp port", "tcp and udp"])
+def test_the_traceback_ends_at_the_call(expression: str) -> None:
+    """The compiler's own frames are of no use to somebody who mistypes."""
+    error = error_of(expression)
+    frames = traceback.extract_tb(error.__traceback__)
+    assert [frame.name for frame in frames] == ["error_of", "compile"], (
+        "the traceback shows the call of compile() and nothing below it"
+    )
+    assert error.__cause__ is None, "no other traceback is shown"
+    assert error.__suppress_context__, "no other traceback is shown"
 
 
 # A shift by more than 31 bits and a division by zero that were computed.

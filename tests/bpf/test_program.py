@@ -11,7 +11,7 @@ from bpfkit.names import fixed_names as fixed_names
 from bpfkit.oracle import Pair
 
 from rawmmsg import bpf
-from rawmmsg.bpf import Program
+from rawmmsg.bpf import FilterError, Program
 
 pytestmark = pytest.mark.no_network
 
@@ -230,6 +230,50 @@ def test_the_same_expression_gives_the_same_program() -> None:
     assert first == again[::-1], (
         "no state is left from one compilation to the next"
     )
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *EXPRESSIONS,
+        "greater 100",
+        "len - 5 = 95 or len & 3 = 0",
+        "ip[ip[0] - 60] = 0x45",
+        "ether[0xffffffff] = 1 or arp",
+        "udp port " + " or ".join(map(str, range(1, 60))),
+    ],
+)
+@pytest.mark.parametrize("offset", [0, 8, 100])
+def test_a_shifted_program_accepts_the_same_packets_behind_a_header(
+    expression: str, offset: int
+) -> None:
+    program = bpf.compile(expression, live=False)
+    shifted = program.shifted(offset)
+    for name, frame in packets.ethernet_frames().items():
+        for end in (len(frame), 40, 20):
+            cut = frame[:end]
+            assert shifted.accept_length(
+                bytes(offset) + cut
+            ) == program.accept_length(cut), f"{expression!r}: {name}"
+
+
+def test_a_shifted_program_still_reads_what_is_beside_the_packet() -> None:
+    shifted = bpf.compile("vlan 5 and inbound").shifted(8)
+    frame = bytes(8) + packets.ethernet_frames()["ip-tcp-http"]
+    assert shifted.matches(frame, vlan=5, packet_type=0), (
+        "offsets of ancillary data are not shifted"
+    )
+
+
+def test_a_program_that_cannot_be_shifted_is_an_error() -> None:
+    length_in_x = Program.from_instructions([(0x81, 0, 0, 0), (6, 0, 0, 1)])
+    with pytest.raises(FilterError, match="length of the packet into X"):
+        length_in_x.shifted(8)
+    load_length, far = (0x80, 0, 0, 0), (0x15, 0, 255, 5)
+    rest = [load_length] * 255 + [(6, 0, 0, 1), (6, 0, 0, 0)]
+    too_far = Program.from_instructions([far, *rest])
+    with pytest.raises(FilterError, match="more than 255 instructions"):
+        too_far.shifted(8)
 
 
 def test_instructions_have_names() -> None:

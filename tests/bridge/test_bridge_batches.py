@@ -15,9 +15,9 @@ from support.frames import numbered, same_frames
 from support.linux import ip, tc
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
-from rawmmsg.bridge.directions import Direction
+from rawmmsg.bridge.batches import make_stacks
+from rawmmsg.bridge.direction import Direction
 from rawmmsg.bridge.ports import Port, parse_port
-from rawmmsg.bridge.slots import make_stacks
 from rawmmsg.testing import Veth
 
 SMALL, LARGE = 60, 15_000

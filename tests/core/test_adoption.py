@@ -125,8 +125,9 @@ def state(sock: socket.socket) -> dict[tuple[str, int], object]:
 def test_adopted_raw_packet_socket_receives_and_sends(pair: Veth) -> None:
     std = packet_socket(pair.b)
     with RawSocket(fileno=std.detach()) as sock, RawSocket(pair.a) as other:
-        assert sock.family == socket.AF_PACKET
-        assert sock.type == socket.SOCK_RAW
+        assert sock.family is socket.AF_PACKET
+        assert sock.type is socket.SOCK_RAW
+        assert sock.proto == 3  # ETH_P_ALL, in host order
         assert sock.interface == pair.b
         assert sock.ifindex == socket.if_nametoindex(pair.b)
         assert sock.link_type == 1
@@ -190,10 +191,12 @@ def test_adopted_send_only_packet_socket_raises_on_receive(
 def test_adopted_datagram_socket_receives_and_sends(kind: str) -> None:
     ours, peer = datagram_ends(kind)
     family = ours.family
+    proto = 0 if family == socket.AF_UNIX else socket.IPPROTO_UDP
     with RawSocket(fileno=ours.detach()) as sock, peer:
         peer.settimeout(WAIT)
-        assert sock.family == family
-        assert sock.type == socket.SOCK_DGRAM
+        assert sock.family is family
+        assert sock.type is socket.SOCK_DGRAM
+        assert sock.proto == proto
         assert sock.interface is None
         messages = [b"%d" % number for number in range(8)]
         for message in messages:
@@ -275,12 +278,12 @@ def test_adopted_connected_udp_reports_a_refusal() -> None:
 def test_closed_descriptor_is_ebadf() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as std:
         descriptor = std.fileno()
-    with raises(errno.EBADF):
+    with raises(errno.EBADF, "Bad file descriptor"):
         RawSocket(fileno=descriptor)
 
 
 def test_descriptor_beyond_the_limit_is_ebadf() -> None:
-    with raises(errno.EBADF):
+    with raises(errno.EBADF, "Bad file descriptor"):
         RawSocket(fileno=2**31 - 1)
 
 

@@ -276,7 +276,7 @@ def test_sctp_without_room_for_its_checksum_is_an_error(
             lambda made=batch: made.segment_into(PacketBatch(1)),
             lambda made=batch: kernel[0].sendmmsg(made),
         ):
-            with pytest.raises(ValueError, match=r"packets\[0\].*checksum"):
+            with pytest.raises(ValueError, match=r"packet 0.*checksum"):
                 call()
         assert batch.tolist() == before
         assert columns(batch)["vnet_flags"][0] == VNET_NEEDS_CSUM
@@ -379,7 +379,7 @@ def test_random_sctp_is_written_within_the_frame(
             assert batch.complete_checksums() == 1
             done += 1
         except ValueError as error:
-            assert "packets[0]" in str(error)
+            assert "packet 0" in str(error)
             refused += 1
             assert memory == before
         at = 100 + start + 8
@@ -501,7 +501,7 @@ def test_header_that_does_not_fit_is_an_error(fields: dict[str, int]) -> None:
         add(batch, GOOD)
     write_header(batch, 1, **fields)
     open_frame = GOOD.build(whole=False)
-    with pytest.raises(ValueError, match=r"packets\[1\]"):
+    with pytest.raises(ValueError, match=r"packet 1"):
         batch.complete_checksums()
     assert batch.tolist() == [GOOD.build(), open_frame, open_frame]
     flags = columns(batch)["vnet_flags"].tolist()
@@ -528,7 +528,7 @@ def test_length_beyond_the_frame_is_an_error() -> None:
     add(batch, GOOD)
     for length in (201, 2**31, 2**32 - 1):
         batch.lengths[1] = length
-        with pytest.raises(ValueError, match=r"packets\[1\]"):
+        with pytest.raises(ValueError, match=r"packet 1"):
             batch.complete_checksums()
 
 
@@ -558,7 +558,7 @@ def test_random_headers_write_within_the_frame(
         try:
             count = batch.complete_checksums()
         except ValueError as error:
-            assert "packets[0]" in str(error)
+            assert "packet 0" in str(error)
             refused += 1
             count = 0
         if count == 0:
@@ -602,7 +602,7 @@ def test_headers_that_change_during_the_call_write_within_the_frame(
             try:
                 batch.complete_checksums()
             except ValueError as error:
-                assert "packets[0]" in str(error)
+                assert "packet 0" in str(error)
     finally:
         stop.set()
         thread.join()
@@ -648,7 +648,7 @@ def test_sctp_that_changes_during_the_call_is_written_within_the_frame(
             try:
                 batch.complete_checksums()
             except ValueError as error:
-                assert "packets[0]" in str(error)
+                assert "packet 0" in str(error)
     finally:
         stop.set()
         thread.join()

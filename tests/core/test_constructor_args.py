@@ -332,7 +332,7 @@ def test_fileno_must_be_a_descriptor(
 def test_closed_descriptor_is_ebadf() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as closed:
         fileno = closed.fileno()
-    with same_descriptors(), raises(errno.EBADF):
+    with same_descriptors(), raises(errno.EBADF, "Bad file descriptor"):
         RawSocket(fileno=fileno)
 
 

@@ -407,7 +407,7 @@ def test_bound_dgram_socket_sends_only_on_its_interface(
         assert sock.sendmmsg([b"more"], addresses=[address]) == 1
         with pytest.raises(ValueError, match="is bound to interface"):
             sock.sendto(b"payload", (other, *address[1:]))
-        with pytest.raises(ValueError, match=r"addresses\[1\]: .* bound to"):
+        with pytest.raises(ValueError, match=r"address 1: .* bound to"):
             sock.sendmmsg(
                 [b"1", b"2"], addresses=[address, (other, *address[1:])]
             )
@@ -435,7 +435,7 @@ def test_received_addresses_of_another_interface_are_refused(
         other.send(numbered(1))
         receive_batch(free, batch, 2)
         assert bound.sendmmsg(batch, 2, addresses=True) == 0
-        with pytest.raises(ValueError, match=r"packets\[1\]: .* is bound to"):
+        with pytest.raises(ValueError, match=r"packet 1: .* is bound to"):
             bound.sendmmsg(batch, addresses=True)
         assert bound.statistics().packets_sent == 0
 
@@ -514,7 +514,7 @@ def test_error_names_the_wrong_address_and_nothing_is_sent(
         with pytest.raises(error, match=match):
             sock.sendto(numbered(1), address)
         if error is not OSError:
-            match = r"addresses\[1\]: .*" + match
+            match = r"address 1: .*" + match
         with pytest.raises(error, match=match):
             sock.sendmmsg([numbered(1)] * 3, addresses=[good, address, good])
         assert pending(end) == []
@@ -550,7 +550,7 @@ def test_address_that_closes_the_socket_is_ebadf(use: str) -> None:
     batch.append(numbered(1))
     with RawSocket() as sock:
         address = ("lo", Hostile(sock.close))
-        with pytest.raises(OSError, match="Bad file descriptor"):
+        with pytest.raises(OSError, match="the socket was closed"):
             send(sock, use, batch, address)
 
 

@@ -218,7 +218,7 @@ def test_descriptor_that_is_not_a_program_is_refused(pair: Veth) -> None:
                 sock.attach_filter,
                 lambda fd: RawSocket(pair.b, fanout=("ebpf", None, 0, fd)),
             ):
-                with raises(number):
+                with raises(number, os.strerror(number)):
                     call(descriptor)
         sock.detach_filter()
 

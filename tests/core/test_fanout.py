@@ -14,11 +14,14 @@ from support.programs import RET, program
 from rawmmsg import (
     FANOUT_FLAG_DEFRAG,
     FANOUT_FLAG_ROLLOVER,
+    FANOUT_LB,
     PACKET_FANOUT,
     SOL_PACKET,
     RawSocket,
     open_fanout_group,
 )
+from rawmmsg._options import parse_fanout
+from rawmmsg.constants import FanoutMode
 from rawmmsg.testing import Veth
 
 FRAMES = 200
@@ -152,7 +155,41 @@ def test_member_with_another_mode_is_refused(pair: Veth) -> None:
             first.set_fanout("lb", 5)
 
 
-def test_group_without_interface_is_refused(pair: Veth) -> None:
+@pytest.mark.parametrize("mode", FanoutMode)
+def test_mode_is_a_name_or_a_member(mode: FanoutMode) -> None:
+    programs = {FanoutMode.CBPF: bytes(8), FanoutMode.EBPF: 1}
+    program: Any = programs.get(mode)
+    name: Any = mode.name.lower()
+    expected = parse_fanout(name, 7, program=program)
+    assert parse_fanout(mode, 7, program=program) == expected
+    assert expected[0] == 7 | mode << 16
+
+
+def test_mode_as_a_member_opens_a_group(pair: Veth) -> None:
+    with RawSocket(pair.b, fanout=FANOUT_LB) as one:
+        with RawSocket(pair.b) as other:
+            group = other.set_fanout(FanoutMode.LB, one.fanout_group)
+        assert group == one.fanout_group
+        with RawSocket(pair.b, fanout=(FANOUT_LB, group)) as third:
+            assert third.fanout_group == group
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "text"),
+    [
+        ("round-robin", ValueError, "mode must be one of hash, lb, .* ebpf"),
+        (1, TypeError, "mode must be a str or a FanoutMode, not 1"),
+        (None, TypeError, "mode must be a str or a FanoutMode, not None"),
+    ],
+)
+def test_error_names_the_valid_modes(
+    pair: Veth, mode: Any, error: type[Exception], text: str
+) -> None:
+    with RawSocket(pair.b) as sock, pytest.raises(error, match=text):
+        sock.set_fanout(mode)
+
+
+def test_group_of_no_members_is_refused(pair: Veth) -> None:
     with pytest.raises(ValueError, match="at least one"):
         open_fanout_group(0, pair.b)
 

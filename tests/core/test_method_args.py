@@ -57,7 +57,28 @@ CALLS: dict[str, tuple[Callable[[Any], object], Any]] = {
         lambda s: s.sendmmsg([b"a"], 0, start=0),
         TypeError,
     ),
-    "sendmmsg third": (lambda s: s.sendmmsg([b"a"], 0, "/a"), TypeError),
+    "sendmmsg stop str": (lambda s: s.sendmmsg([b"a"], 0, "/a"), TypeError),
+    "sendmmsg stop negative": (
+        lambda s: s.sendmmsg([b"a"], 0, -1),
+        ValueError,
+    ),
+    "sendmmsg stop beyond": (lambda s: s.sendmmsg([b"a"], 0, 2), ValueError),
+    "sendmmsg stop before start": (
+        lambda s: s.sendmmsg([b"a", b"b"], 2, stop=1),
+        ValueError,
+    ),
+    "sendmmsg stop huge": (
+        lambda s: s.sendmmsg([b"a"], stop=2**70),
+        OverflowError,
+    ),
+    "sendmmsg two stops": (
+        lambda s: s.sendmmsg([b"a"], 0, 1, stop=1),
+        TypeError,
+    ),
+    "sendmmsg fourth": (
+        lambda s: s.sendmmsg([b"a"], 0, 1, b"\0nobody"),
+        TypeError,
+    ),
     "sendmmsg unknown keyword": (
         lambda s: s.sendmmsg([b"a"], to="/a"),
         TypeError,
@@ -178,10 +199,13 @@ def test_attributes_of_a_closed_socket_work() -> None:
     with RawSocket("lo") as sock:
         pass
     sock.settimeout(1)
-    assert sock.gettimeout() == 1
+    assert sock.gettimeout() == sock.timeout == 1
+    assert sock.getblocking()
     assert sock.statistics() == (0, 0, 0, 0, 0, 0)
     sock.setblocking(False)
-    assert sock.gettimeout() == 0
+    assert sock.gettimeout() == sock.timeout == 0
+    assert not sock.getblocking()
+    assert sock.proto == 3  # ETH_P_ALL
     assert sock.closed
     assert sock.fileno() == sock.detach() == -1
     assert sock.interface == "lo"
@@ -216,7 +240,7 @@ def test_closed_datagram_socket_is_ebadf(
     sock: RawSocket, call: Callable[[RawSocket], object]
 ) -> None:
     sock.close()
-    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+    with pytest.raises(OSError, match="the socket was closed") as caught:
         call(sock)
     assert caught.value.errno == errno.EBADF
     assert caught.value.filename is None, "the socket has no interface"
@@ -226,7 +250,7 @@ def test_every_method_is_tested_on_a_closed_socket() -> None:
     """A method that is added needs its closed socket tested too."""
     harmless = {
         *("fileno", "detach", "close", "settimeout", "gettimeout"),
-        *("setblocking", "getsockname", "statistics"),
+        *("setblocking", "getblocking", "getsockname", "statistics"),
         # only on AF_PACKET
         *("add_membership", "drop_membership"),
     }

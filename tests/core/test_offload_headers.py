@@ -290,10 +290,10 @@ def test_frame_that_needs_its_header_is_refused_without() -> None:
             add(batch, Datagram(data(4000)), gso_size)
             batch.append(b"last")
             assert sock.sendmmsg(batch) == 1
-            with pytest.raises(ValueError, match=r"packets\[1\].*" + reason):
+            with pytest.raises(ValueError, match=r"packet 1.*" + reason):
                 sock.sendmmsg(batch, 1)
             assert sock.sendmmsg(batch, 2) == 1
-            with pytest.raises(ValueError, match=r"packets\[1\]") as caught:
+            with pytest.raises(ValueError, match=r"packet 1") as caught:
                 sock.sendmmsg_all(batch)
             assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
 
@@ -359,9 +359,9 @@ def test_header_that_does_not_fit_is_refused(
     add(batch, Datagram(data(4000)), MSS)
     columns(batch)[column][1] = value
     assert ends[0].sendmmsg(batch) == 1
-    with pytest.raises(ValueError, match=r"packets\[1\]"):
+    with pytest.raises(ValueError, match=r"packet 1"):
         ends[0].sendmmsg(batch, 1)
-    with pytest.raises(ValueError, match=r"packets\[1\]"):
+    with pytest.raises(ValueError, match=r"packet 1"):
         batch.segment_into(PacketBatch(64), 1)
 
 
@@ -445,7 +445,7 @@ def test_segmentation_stops_before_what_cannot_be_done() -> None:
     target = PacketBatch(8, 2048)
     assert batch.segment_into(target) == (1, 0)
     assert target.tolist() == [b"a" * 60]
-    with pytest.raises(ValueError, match=r"packets\[1\]"):
+    with pytest.raises(ValueError, match=r"packet 1"):
         batch.segment_into(target, 1)
     assert batch.segment_into(target, start=2) == (3, 0)
     assert target.tolist() == [b"c" * 60]

@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -189,21 +190,24 @@ def test_buffer_exceeds_the_limit_where_privilege_allows(
     limit = unbound.getsockopt(socket.SOL_SOCKET, option) // 2
     asked = limit + 4096
     options: dict[str, Any] = {name: asked}
-    with RawSocket(pair.b, **options) as sock:
+    privileged = may(unbound, force, asked)
+    with (
+        nullcontext() if privileged else pytest.warns(RuntimeWarning),
+        RawSocket(pair.b, **options) as sock,
+    ):
         got = sock.getsockopt(socket.SOL_SOCKET, option)
     # socket(7): the kernel doubles what it is asked for.
-    wanted = asked if may(unbound, force, asked) else limit
-    assert got == 2 * wanted
+    assert got == 2 * (asked if privileged else limit)
 
 
 @pytest.mark.parametrize(("name", "option", "force"), BUFFERS)
-def test_buffer_is_capped_without_privilege(
+def test_buffer_is_capped_with_a_warning_without_privilege(
     name: str, option: int, force: int
 ) -> None:
     """In a user namespace the FORCE options are refused (EPERM)."""
     answer = run_python(
         f"""
-        import socket
+        import os, socket, warnings
         from rawmmsg import RawSocket
 
         unbound = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -214,13 +218,41 @@ def test_buffer_is_capped_without_privilege(
                 print("refused")
             unbound.setsockopt(socket.SOL_SOCKET, {option}, 1 << 30)
             limit = unbound.getsockopt(socket.SOL_SOCKET, {option})
-        with RawSocket({name}=limit // 2 + 4096) as sock:
-            got = sock.getsockopt(socket.SOL_SOCKET, {option})
+        asked = limit // 2 + 4096
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            RawSocket().close()
+            RawSocket({name}=limit // 2).close()
+            assert caught == []
+            with RawSocket({name}=asked) as sock:
+                got = sock.getsockopt(socket.SOL_SOCKET, {option})
             print(got == limit)
+            (warning,) = caught
+            assert warning.category is RuntimeWarning
+            letter = "{name}"[0].replace("s", "w")
+            assert str(warning.message) == (
+                f"{name}={{asked}}: the kernel gave {{limit // 2}} bytes, its"
+                " limit. Raise the limit (sysctl -w"
+                f" net.core.{{letter}}mem_max={{asked}}), or run with"
+                " CAP_NET_ADMIN"
+            )
+            warnings.simplefilter("error")
+            before = os.listdir("/proc/self/fd")
+            one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            size = one.getsockopt(socket.SOL_SOCKET, {option})
+            for arguments in ({{}}, {{"fileno": one.fileno()}}):
+                try:
+                    RawSocket({name}=asked, **arguments)
+                except RuntimeWarning:
+                    print("raised")
+            assert one.getsockopt(socket.SOL_SOCKET, {option}) == size
+            one.close()
+            other.close()
+            assert os.listdir("/proc/self/fd") == before
         """,
         *("unshare", "--user", "--map-root-user", "--net"),
     )
-    assert answer.split() == ["refused", "True"]
+    assert answer.split() == ["refused", "True", "raised", "raised"]
 
 
 def test_receive_buffer_is_8_mib_by_default(

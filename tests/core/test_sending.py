@@ -229,7 +229,7 @@ def test_gather_of_as_many_parts_as_the_kernel_takes(
     assert len(parts) == 1_024
     sender.sendmmsg_all([parts])
     assert receive(receiver, 1) == [whole]
-    with pytest.raises(ValueError, match=r"packets\[1\] has 1025 parts"):
+    with pytest.raises(ValueError, match=r"packet 1 has 1025 parts"):
         sender.sendmmsg_all([parts, (*parts, b"x")])
     assert pending(receiver) == []
 
@@ -330,9 +330,64 @@ def test_no_buffer_stays_exported_after_the_call(sender: RawSocket) -> None:
     sender.send(packet)
     with pytest.raises(TypeError):
         sender.sendmmsg_all([packet, 7])  # type: ignore[list-item]
-    with raises(errno.EINVAL):
+    with raises(errno.EINVAL, "packet 1: 5 bytes, shorter"):
         sender.sendmmsg_all([packet, b"short"])
     packet.append(0)
+
+
+# A range of the packets
+
+
+@pytest.mark.parametrize("start", range(4))
+@pytest.mark.parametrize("stop", [*range(4), None])
+def test_range_is_that_of_a_slice(
+    sender: RawSocket,
+    receiver: RawSocket,
+    shape: Callable[..., Packets],
+    start: int,
+    stop: int | None,
+) -> None:
+    given = frames(3)
+    packets = shape(given)
+    if stop is not None and stop < start:
+        with pytest.raises(ValueError, match=f"stop must be {start} .* to 3"):
+            sender.sendmmsg(packets, start, stop)
+    else:
+        sent = given[start:stop]
+        assert sender.sendmmsg(packets, start, stop) == len(sent)
+        assert receive(receiver, len(sent)) == sent
+    assert pending(receiver) == []
+
+
+def test_range_is_at_most_1024_packets(sender: RawSocket) -> None:
+    packets = [numbered(0)] * 2_000
+    assert sender.sendmmsg(packets, stop=1_500) == 1_024
+    assert sender.sendmmsg(packets, 1_024, stop=1_500) == 476
+
+
+def test_packets_outside_the_range_are_not_looked_at(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    packets: Any = [None, numbered(1), None]
+    assert sender.sendmmsg(packets, 1, 2) == 1
+    batch = PacketBatch(3, 64)
+    batch.extend(frames(3, 60))
+    batch.lengths[0] = batch.lengths[2] = 65
+    assert sender.sendmmsg(batch, start=1, stop=2) == 1
+    assert receive(receiver, 2) == [numbered(1), frames(3, 60)[1]]
+
+
+def test_range_counts_addresses_as_well(
+    link: Veth, receiver: RawSocket
+) -> None:
+    """One for each packet of the sequence, whatever is sent of it."""
+    with RawSocket(protocol=0x88B5) as sock:
+        addresses: Any = [(link.a, 0)] * 2 + ["wrong"]
+        packets = frames(3)
+        assert sock.sendmmsg(packets, 1, 2, addresses=addresses) == 1
+        with pytest.raises(ValueError, match="each of 3 packets, not 1"):
+            sock.sendmmsg(packets, 1, 2, addresses=addresses[:1])
+    assert receive(receiver, 1) == packets[1:2]
 
 
 # What the kernel refuses
@@ -352,6 +407,11 @@ REFUSED: Final = {
     "far longer": (with_size(100_000, numbered(0)), errno.EMSGSIZE),
     "tagged and longer": (with_size(1_519, TAGGED), errno.EMSGSIZE),
 }
+# What the errors say.
+TEXTS: Final = {
+    errno.EINVAL: r"bytes, shorter than the link header \(14\)",
+    errno.EMSGSIZE: "bytes, the MTU of .* allows 1,514",
+}
 TAKEN: Final = {
     "as long as the MTU": with_size(1_514, numbered(0)),
     "tagged, four bytes more": with_size(1_518, TAGGED),
@@ -364,11 +424,46 @@ def test_frame_that_the_kernel_refuses_raises_its_errno(
     sender: RawSocket, receiver: RawSocket, method: str
 ) -> None:
     for packet, number in REFUSED.values():
-        with raises(number) as caught:
+        which = "the packet" if method == "send" else "packet 0"
+        text = f"{which}: {len(packet):,} {TEXTS[number]}"
+        with raises(number, text) as caught:
             getattr(sender, method)(packet if method == "send" else [packet])
         assert caught.value.filename == sender.interface
-        assert "sendmmsg: " in str(caught.value)
     assert pending(receiver) == []
+
+
+def test_error_counts_no_offload_header(link: Veth) -> None:
+    with RawSocket(link.a, protocol=0, vnet_hdr=12) as sock:
+        with raises(errno.EINVAL, "packet 0: 5 bytes, shorter"):
+            sock.sendmmsg([b"short"])
+        with raises(errno.EMSGSIZE, "packet 0: 2,000 bytes, the MTU"):
+            sock.sendmmsg([(bytes(1_000), bytes(1_000))])
+
+
+def test_error_of_a_packet_without_link_header(link: Veth) -> None:
+    with RawSocket(link.a, protocol=0, type=socket.SOCK_DGRAM) as sock:
+        with raises(errno.EMSGSIZE, "packet 0: 1,501 .* allows 1,500"):
+            address = (link.a, 0x88B5, 0, 1, bytes(6))
+            sock.sendmmsg([bytes(1_501)], addresses=[address])
+
+
+def test_error_on_a_socket_of_all_interfaces_names_the_length(
+    link: Veth,
+) -> None:
+    """Which interface is meant, the address says."""
+    with RawSocket(protocol=0x88B5) as sock:
+        with raises(errno.EINVAL, r"packet 0 \(5 bytes\): Invalid argument"):
+            sock.sendmmsg([b"short"], addresses=[(link.a, 0)])
+
+
+def test_error_of_another_family_names_packet_and_length() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with other, RawSocket(fileno=one.detach()) as sock:
+        with raises(errno.EMSGSIZE, r"packet 0 \(16,777,216 bytes\): Mess"):
+            sock.sendmmsg([bytes(1 << 24)])
+        other.close()
+        with raises(errno.ENOTCONN, r"the packet \(1 byte\): Transport"):
+            sock.send(b"a")
 
 
 def test_frame_at_the_limit_is_taken(
@@ -388,7 +483,7 @@ def test_bad_packet_in_the_middle_is_the_next_calls_error(
         # As much of it as the frames of the batch hold.
         packets = shape([*good[:2], bad[:2_048], *good[2:]])
         assert sender.sendmmsg(packets) == 2
-        with raises(number):
+        with raises(number, f"packet 2: .* {TEXTS[number]}"):
             sender.sendmmsg(packets, start=2)
         assert sender.sendmmsg(packets, start=3) == 3
         assert receive(receiver, 5) == good
@@ -400,7 +495,7 @@ def test_sendmmsg_all_tells_which_packet_is_bad(
 ) -> None:
     good = frames(5)
     packets = shape([*good[:2], bytes(5), *good[2:]])
-    with raises(errno.EINVAL) as caught:
+    with raises(errno.EINVAL, f"packet 2: 5 {TEXTS[errno.EINVAL]}") as caught:
         sender.sendmmsg_all(packets)
     assert packets_sent(caught.value) == 2
     assert receive(receiver, 2) == good[:2]
@@ -410,7 +505,7 @@ def test_sendmmsg_all_tells_which_packet_is_bad(
 def test_sendmmsg_all_counts_across_calls(sender: RawSocket) -> None:
     packets = [numbered(0)] * 2_000
     packets[1_500] = b"short"
-    with raises(errno.EINVAL) as caught:
+    with raises(errno.EINVAL, "packet 1500: 5 bytes, ") as caught:
         sender.sendmmsg_all(packets)
     assert packets_sent(caught.value) == 1_500
 
@@ -649,13 +744,13 @@ def test_full_queue_and_refused_packet_are_both_named(pair: Veth) -> None:
             packets = [frame(bytes(46)), frame(bytes(3000)), frame(bytes(46))]
             sock.settimeout(0.05)
             with pytest.raises(
-                TimeoutError, match=r"packets\[1\], tried \d+ times.* MTU"
+                TimeoutError, match=r"packet 1, tried \d+ times.* MTU"
             ) as caught:
                 sock.sendmmsg_all(packets)
             assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
             sock.settimeout(None)
             with pytest.raises(
-                OSError, match=r"packets\[1\], tried \d+ times.* MTU"
+                OSError, match=r"packet 1, tried \d+ times.* MTU"
             ) as refused:
                 sock.sendmmsg_all(packets)
             assert refused.value.errno == errno.ENOBUFS

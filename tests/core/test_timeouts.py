@@ -161,8 +161,8 @@ def test_errors_name_call_and_interface(veth: Veth) -> None:
         with pytest.raises(BlockingIOError, match="recvmmsg: ") as caught:
             sock.recv(2048)
         assert caught.value.filename is None
-        with pytest.raises(OSError, match="sendmmsg: ") as refused:
-            sock.send(b"short")
+        with pytest.raises(OSError, match="getsockopt: ") as refused:
+            sock.getsockopt(socket.SOL_SOCKET, 999)
         assert refused.value.filename == veth.a
 
 
@@ -389,7 +389,7 @@ def test_handler_that_closes_the_socket_ends_the_call(stuck: Stuck) -> None:
         handler(stuck.sock.close),
         when_main_thread_waits(interrupt_main_thread),
     ):
-        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        with pytest.raises(OSError, match="the socket was closed") as caught:
             stuck()
     assert caught.value.errno == errno.EBADF
     assert stuck.sock.closed

@@ -46,7 +46,10 @@ COLUMNS: Final = (
 # "?": or left out; "name=": by name.
 SOCKET_CALLS: Final = {
     "recvmmsg_into": ("batch",),
-    "sendmmsg": ("packets", "start=number?", "addresses=addresses?"),
+    "sendmmsg": (
+        *("packets", "start=number?", "stop=number?"),
+        "addresses=addresses?",
+    ),
     "sendto": ("buffer", "address"),
     "sendmmsg_all": ("packets",),
     "recv": ("size",),
@@ -65,12 +68,13 @@ SOCKET_CALLS: Final = {
     "fileno": (),
     "settimeout": ("timeout",),
     "gettimeout": (),
+    "getblocking": (),
     "__enter__": (),
     "__repr__": (),
 }
 SOCKET_ATTRIBUTES: Final = (
     *("closed", "family", "type", "interface", "ifindex", "link_type", "mtu"),
-    *("vnet_hdr", "fanout_group", "peer", "strangers"),
+    *("vnet_hdr", "fanout_group", "peer", "strangers", "proto", "timeout"),
 )
 BATCH_CALLS: Final = {
     "append": ("buffer",),

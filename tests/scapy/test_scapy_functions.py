@@ -212,7 +212,7 @@ def test_layer_3_answers_come_by_each_protocol_that_was_used(
             L3RawMmsgSocket(iface=other.a) as sock,
         ):
             answered, unanswered = sock.sr(questions, timeout=WAIT)
-            assert len(sock.links) == 3, "one for each protocol"
+            assert len(sock.inbox.links) == 3, "one for each protocol"
     finally:
         del neighbours["2001:db8::2"]
     assert not unanswered
@@ -222,7 +222,7 @@ def test_layer_3_answers_come_by_each_protocol_that_was_used(
 def test_layer_3_socket_of_one_protocol_stays_so(veth: Veth) -> None:
     with addressed(veth), L3RawMmsgSocket(iface=veth.a, type=0x86DD) as sock:
         sock.send(IP(dst=B4) / ICMP())
-        assert len(sock.links) == 1
+        assert len(sock.inbox.links) == 1
 
 
 def test_layer_3_fragments_what_is_too_long(veth: Veth) -> None:

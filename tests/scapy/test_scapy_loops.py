@@ -33,7 +33,6 @@ from rawmmsg.scapy import (
     L2RawMmsgSocket,
     L3RawMmsgSocket,
     RawSniffer,
-    sockets,
 )
 from rawmmsg.testing import Veth
 
@@ -480,8 +479,8 @@ def test_close_in_a_handler_while_the_descriptor_is_in_use(
         return True
 
     arrive(veth, sock, 0, 1)
-    assert sock.fill()
-    assert sock.discard_until(close)
+    assert sock.inbox.fill()
+    assert sock.inbox.discard_until(close)
     assert sock.closed
     assert next_number(sock) == 0, "what is held can still be read"
 
@@ -557,7 +556,7 @@ def test_fork_while_another_thread_opens_a_descriptor(
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with sockets._opening:
+        with sock.inbox.opening:
             held.set()
             release.wait()
 

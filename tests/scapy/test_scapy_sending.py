@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import signal
 import subprocess
 import sys
 import termios
@@ -30,10 +29,10 @@ from support import WAIT
 from support.calls import Call, eventually
 from support.child import environment
 from support.frames import numbered, pending, receive, until_stamped
-from support.linux import descriptors, interface_counters, tc
+from support.linux import descriptors
+from support.pacing import arrived, interrupting
 
 from rawmmsg import PacketBatch, RawSocket
-from rawmmsg.pacing.pace import TICK, Pacer
 from rawmmsg.scapy import sendp_batch
 from rawmmsg.testing import Veth
 
@@ -50,28 +49,6 @@ def udp(number: int) -> Packet:
 def at(seconds: float, packet: Packet) -> Packet:
     packet.time = seconds
     return packet
-
-
-def arrived(interface: str) -> tuple[int, int]:
-    """Frames and bytes that the interface has received, by its own count."""
-    size, frames, *_ = interface_counters(interface)
-    return frames, size
-
-
-@contextmanager
-def interrupting(interface: str, more: int) -> Iterator[None]:
-    """Sends SIGINT to the main thread when so many more frames have come."""
-    main = threading.main_thread().ident
-    assert main is not None
-    until = arrived(interface)[0] + more
-
-    def interrupt() -> None:
-        eventually(lambda: arrived(interface)[0] >= until, "nothing is sent")
-        signal.pthread_kill(main, signal.SIGINT)
-
-    with Call(interrupt) as call:
-        yield
-    call.result()
 
 
 # What is sent
@@ -318,24 +295,6 @@ def test_frames_are_spread(pair: Veth) -> None:
     assert times[49] - times[0] >= 0.09e9
 
 
-def test_delay_is_made_up_for_at_twice_the_pace() -> None:
-    rate = 10_000
-    positions = range(10_001)
-    pacer = Pacer(rate, lambda: False)
-    assert pacer.wait(0)
-    first = start = pacer.due(positions, 0, 0.0)
-    time.sleep(0.1)  # what keeps a machine from sending
-    assert pacer.wait(positions[first])
-    begin = time.monotonic()
-    for _ in range(20):
-        last = pacer.due(positions, first, 0.0)
-        assert 1 < last - first <= 2 * TICK * rate + 1, "a burst"
-        first = last
-        assert pacer.wait(positions[first])
-    rate_then = (first - start) / (time.monotonic() - begin)
-    assert rate_then <= 2.01 * rate
-
-
 def test_packets_older_than_those_before_do_not_wait(pair: Veth) -> None:
     packets = [at(when, udp(1)) for when in (9.0, 9.05, 3.0, 9.05)]
     result = sendp_batch(packets, pair.a, realtime=True)
@@ -468,23 +427,6 @@ def test_link_that_goes_down_is_an_error_that_counts(veth: Veth) -> None:
     assert error.errno == errno.ENETDOWN
     packets_sent = error.packets_sent  # type: ignore[attr-defined]
     assert packets_sent >= arrived(veth.b)[0] > 0
-
-
-def test_full_queue_is_tried_again_and_counted(veth: Veth) -> None:
-    """A queue of about 20 frames, emptied at 2 Mbit/s: far slower than any
-    machine fills it."""
-    shape = "rate 2mbit burst 2000 limit 2000"
-    tc(*f"qdisc add dev {veth.a} root tbf {shape}".split())
-    given = [numbered(i) for i in range(500)]
-    with (
-        RawSocket(veth.b) as receiver,
-        Call(receive, receiver, 500) as received,
-    ):
-        result = sendp_batch(given, veth.a)
-        # Two CPUs take frames out of the queue, and not always in turn.
-        assert sorted(received.result()) == given
-    assert (result.frames, result.errors) == (500, 0)
-    assert result.retries > 0
 
 
 REFUSED: Final[dict[str, tuple[dict[str, Any], type[Exception], str]]] = {

@@ -180,9 +180,15 @@ def assert_ended_by_close(call: Call) -> None:
 
 
 @contextmanager
-def raises(number: int) -> Iterator[pytest.ExceptionInfo[OSError]]:
-    """Expects an OSError with this number and its text."""
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+def raises(
+    number: int, text: str | None = None
+) -> Iterator[pytest.ExceptionInfo[OSError]]:
+    """Expects an OSError with this number, and with `text`, or the text that
+    goes with the number."""
+    if text is None:
+        closed = number == errno.EBADF
+        text = "the socket was closed" if closed else os.strerror(number)
+    with pytest.raises(OSError, match=text) as caught:
         yield caught
     assert caught.value.errno == number
 

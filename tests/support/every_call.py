@@ -28,8 +28,8 @@ COLUMNS: Final = (
     *("checksum_offsets", "buffer_counts"),
 )
 PROPERTIES: Final = (
-    *("closed", "family", "type", "interface", "ifindex", "link_type"),
-    *("vnet_hdr", "fanout_group", "mtu"),
+    *("closed", "family", "type", "proto", "interface", "ifindex"),
+    *("link_type", "vnet_hdr", "fanout_group", "mtu", "timeout"),
 )
 
 
@@ -356,7 +356,7 @@ OF_SOCKETS: Final[dict[str, tuple[Prepare, Bind]]] = {
     "recv_into": (queue, on("plain", "recv_into", bytearray(2048))),
     "send": (nothing, on("plain", "send", PACKET)),
     "send a long one": (nothing, on("sender", "send", bytes(9000))),
-    "sendmmsg": (fill_plain, on("plain", "sendmmsg", "batch", 1)),
+    "sendmmsg": (fill_plain, on("plain", "sendmmsg", "batch", 1, 2)),
     "sendmmsg a super-frame": (fill, on("plain", "sendmmsg", "batch", 2)),
     "sendmmsg a sequence": (
         nothing,
@@ -443,6 +443,7 @@ OF_SOCKETS: Final[dict[str, tuple[Prepare, Bind]]] = {
     "no timeout": (nothing, on("sender", "settimeout", -1)),
     "gettimeout": (nothing, on("sender", "gettimeout")),
     "setblocking": (nothing, on("sender", "setblocking", False)),
+    "getblocking": (nothing, on("sender", "getblocking")),
     "enter": (renew, on("sock", "__enter__")),
     "exit": (renew, on("sock", "__exit__", None, None, None)),
     "close": (renew, on("sock", "close")),

@@ -1,16 +1,17 @@
-"""Arithmetic: numbers, operators, fields of the packet."""
+"""Parses arithmetic: numbers, operators and fields of the packet."""
 
 from __future__ import annotations
 
-from . import ast, keywords, lexer
-from .tokens import Cursor
+from . import ast, keywords
+from .tokens import NUMBER, TokenStream
 
 __all__ = ["RELATIONS", "arithmetic", "at_arithmetic", "is_operator"]
 
 _MAX_OPERATORS = 100
 
-# How tightly an operator binds. The reference grammar gives % and ^ no
-# precedence: its parser takes them at once, and all that follows with them.
+# How tightly an operator binds. libpcap's grammar gives % and ^ no
+# precedence. So its parser always shifts them: all that follows is their right
+# operand.
 _PRECEDENCE = {
     "|": 1,
     "&": 2,
@@ -32,89 +33,91 @@ def is_operator(kind: str) -> bool:
     return kind in _PRECEDENCE or kind in RELATIONS
 
 
-def at_arithmetic(cursor: Cursor) -> bool:
+def at_arithmetic(stream: TokenStream) -> bool:
     """Whether the current token begins arithmetic."""
-    kind = cursor.token.kind
-    if kind in (lexer.NUMBER, "len", "-"):
+    kind = stream.token.kind
+    if kind in (NUMBER, "len", "-"):
         return True
-    return kind in keywords.PROTOCOLS and cursor.peek().kind == "["
+    return kind in keywords.PROTOCOLS and stream.peek().kind == "["
 
 
 def arithmetic(
-    cursor: Cursor, binding: int, left: ast.Arithmetic | None = None
+    stream: TokenStream, binding: int, left: ast.Arithmetic | None = None
 ) -> ast.Arithmetic:
-    """Operands and operators that bind tighter than `binding`."""
-    cursor.enter()
+    """Operands, and operators that bind tighter than `binding`."""
+    stream.enter()
     if left is None:
-        left = _operand(cursor)
+        left = _operand(stream)
     while True:
-        operator = cursor.token.kind
+        operator = stream.token.kind
         precedence = _PRECEDENCE.get(operator, 0)
         if precedence <= binding:
             break
-        left = _binary(cursor, left, 0 if operator in _GREEDY else precedence)
-    cursor.nesting -= 1
+        left = _binary(stream, left, 0 if operator in _GREEDY else precedence)
+    stream.nesting -= 1
     return left
 
 
 def _binary(
-    cursor: Cursor, left: ast.Arithmetic, binding: int
+    stream: TokenStream, left: ast.Arithmetic, binding: int
 ) -> ast.Arithmetic:
-    """The operator at the current token and what is right of it."""
-    cursor.operators += 1
-    if cursor.operators > _MAX_OPERATORS:
-        cursor.fail(f"more than {_MAX_OPERATORS} arithmetic operators")
-    token = cursor.advance()
-    position = cursor.token.position
-    right = arithmetic(cursor, binding)
+    """The current operator and its right operand, behind `left`."""
+    stream.operators += 1
+    if stream.operators > _MAX_OPERATORS:
+        stream.fail(f"more than {_MAX_OPERATORS} arithmetic operators")
+    token = stream.advance()
+    position = stream.token.position
+    right = arithmetic(stream, binding)
     return ast.Binary(token.kind, left, right, position)
 
 
-def _operand(cursor: Cursor) -> ast.Arithmetic:
+def _operand(stream: TokenStream) -> ast.Arithmetic:
     """A number, len, -x, (x) or protocol[...]."""
-    token = cursor.token
+    token = stream.token
     kind = token.kind
-    if kind == lexer.NUMBER:
-        return ast.Number(cursor.number())
+    if kind == NUMBER:
+        return ast.Number(stream.number())
     if kind in keywords.UNSUPPORTED:
-        cursor.unsupported(token)
+        stream.unsupported(token)
     if kind == "len":
-        cursor.advance()
+        stream.advance()
         return ast.Length()
     if kind == "-":
-        cursor.advance()
-        cursor.enter()
-        operand = _operand(cursor)
-        while cursor.token.kind in _GREEDY:
-            operand = _binary(cursor, operand, 0)
-        cursor.nesting -= 1
+        stream.advance()
+        stream.enter()
+        operand = _operand(stream)
+        while stream.token.kind in _GREEDY:
+            operand = _binary(stream, operand, 0)
+        stream.nesting -= 1
         return ast.Negative(operand)
     if kind == "(":
-        cursor.advance()
-        inner = arithmetic(cursor, 0)
-        cursor.expect(")")
+        stream.advance()
+        inner = arithmetic(stream, 0)
+        stream.expect(")")
         return inner
     if kind in keywords.PROTOCOLS:
-        return _access(cursor)
-    cursor.unexpected("a number, 'len' or 'protocol[offset]'")
+        return _access(stream)
+    stream.unexpected("a number, 'len' or 'protocol[offset]'")
 
 
-def _access(cursor: Cursor) -> ast.Arithmetic:
+def _access(stream: TokenStream) -> ast.Arithmetic:
     """protocol[offset:size]"""
-    token = cursor.advance()
-    cursor.expect("[")
-    index = arithmetic(cursor, 0)
+    token = stream.advance()
+    stream.expect("[")
+    index = arithmetic(stream, 0)
     size = 1
-    if cursor.token.kind == ":":
-        cursor.advance()
-        size_token = cursor.token
-        size = cursor.number()
+    if stream.token.kind == ":":
+        stream.advance()
+        size_token = stream.token
+        size = stream.number()
         if size not in (1, 2, 4):
-            cursor.fail("the size is 1, 2 or 4 bytes", size_token)
-    cursor.expect("]")
+            stream.invalid(size_token, "size", "it must be 1, 2 or 4")
+    stream.expect("]")
     protocol = token.kind
     if protocol in keywords.LINK_NAMES:
         protocol = "ether"
     elif protocol in keywords.NO_ACCESS:
-        cursor.fail(f"{token.text}[...] is not possible", token)
+        stream.fail(
+            f"the header of {token.text!r} cannot be accessed by offset", token
+        )
     return ast.Access(protocol, index, size)

@@ -1,43 +1,12 @@
-"""The parse tree: primitives with all qualifiers resolved."""
+"""The parse tree. The qualifiers of its primitives are resolved."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-__all__ = [
-    "Access",
-    "Arithmetic",
-    "Binary",
-    "Broadcast",
-    "Chain",
-    "Direction",
-    "EtherHost",
-    "EtherType",
-    "Expression",
-    "Host",
-    "Host6",
-    "IfIndex",
-    "IpProtocol",
-    "IsoProtocol",
-    "Leaf",
-    "Length",
-    "Llc",
-    "Mpls",
-    "Multicast",
-    "Negative",
-    "Not",
-    "Number",
-    "Port",
-    "PppoeSession",
-    "Primitive",
-    "Relation",
-    "Tunnel",
-    "Vlan",
-]
-
 
 class EtherType(NamedTuple):
-    """The link layer says that it carries protocol `number`."""
+    """The link layer carries protocol `number`."""
 
     number: int
 
@@ -56,14 +25,14 @@ class IsoProtocol(NamedTuple):
 
 
 class Llc(NamedTuple):
-    """An IEEE 802.2 frame whose control byte is `number` under `mask`."""
+    """An IEEE 802.2 frame whose control byte under `mask` is `number`."""
 
     mask: int
     number: int
 
 
 class Host(NamedTuple):
-    """An IPv4 address, in the headers of these protocols."""
+    """An IPv4 address or network, in the headers of these protocols."""
 
     address: int
     mask: int
@@ -72,7 +41,7 @@ class Host(NamedTuple):
 
 
 class Host6(NamedTuple):
-    """An IPv6 address."""
+    """An IPv6 address or network."""
 
     address: int
     mask: int
@@ -89,7 +58,7 @@ class EtherHost(NamedTuple):
 class Port(NamedTuple):
     """A port from `low` to `high` of one of these protocols.
 
-    `port 80` has no `high`; `portrange 80` has, though it means the same.
+    `port 80` has no `high`. `portrange 80` has one; both mean the same.
     """
 
     low: int
@@ -99,50 +68,50 @@ class Port(NamedTuple):
 
 
 class Broadcast(NamedTuple):
-    """Broadcast of layer "ether" or "ip"."""
+    """A broadcast address of layer "ether" or "ip"."""
 
     layer: str
 
 
 class Multicast(NamedTuple):
-    """Multicast of layer "ether", "ip" or "ip6"."""
+    """A multicast address of layer "ether", "ip" or "ip6"."""
 
     layer: str
 
 
 class Vlan(NamedTuple):
-    """A VLAN tag; the rest of the expression looks behind it."""
+    """A VLAN tag. The rest of the expression is about what is behind it."""
 
     number: int | None
 
 
 class Mpls(NamedTuple):
-    """An MPLS label; the rest of the expression looks behind it."""
+    """An MPLS label. The rest is about what is behind it."""
 
     number: int | None
 
 
 class PppoeSession(NamedTuple):
-    """A PPPoE session packet; the rest looks into it."""
+    """A PPPoE session packet. The rest is about what is inside it."""
 
     number: int | None
 
 
 class Tunnel(NamedTuple):
-    """Geneve or VXLAN; the rest of the expression looks inside."""
+    """Geneve or VXLAN. The rest is about what is inside."""
 
     protocol: str
     number: int | None
 
 
 class Direction(NamedTuple):
-    """Sent by this host, or not."""
+    """Whether this host sent the packet."""
 
     outbound: bool
 
 
 class IfIndex(NamedTuple):
-    """Seen on this interface."""
+    """The interface of the packet."""
 
     number: int
 
@@ -172,7 +141,7 @@ class Negative(NamedTuple):
 
 
 class Binary(NamedTuple):
-    """left operator right; the position is that of `right`."""
+    """left operator right. `position` is where `right` begins."""
 
     operator: str
     left: Arithmetic
@@ -184,7 +153,7 @@ Arithmetic: TypeAlias = Number | Length | Access | Negative | Binary
 
 
 class Relation(NamedTuple):
-    """left operator right, operator one of = != > >= < <="""
+    """left operator right; the operator is one of = != > >= < <="""
 
     operator: str
     left: Arithmetic
@@ -213,7 +182,7 @@ Primitive: TypeAlias = (
 
 
 class Leaf(NamedTuple):
-    """A primitive at its place in the text.
+    """A primitive, with its position in the text.
 
     `number` counts the primitives of the expression from the left.
     """
@@ -230,9 +199,9 @@ class Not(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """`first`, then ("and" or "or", operand)..., all of one precedence.
+    """`first`, then ("and" or "or", operand)..., of the same precedence.
 
-    Evaluated from the left: ((first op operand) op operand)...
+    They associate to the left: ((first op operand) op operand)...
     """
 
     first: Expression

@@ -1,4 +1,7 @@
-"""Names and numbers of the language: keywords, constants, databases."""
+"""The words of the language: keywords, constants, names of services.
+
+Numbers of protocols are here as well.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ SAP_STP = 0x42
 SAP_IPX = 0xE0
 SAP_NETBEUI = 0xF0
 SAP_ISO = 0xFE
-# IPX without an LLC header begins with its checksum, which is never used.
+# IPX without an LLC header begins with its checksum, which is always this.
 IPX_RAW = 0xFFFF
 
 # Protocols that are a test of the link layer's type field.
@@ -55,7 +58,7 @@ ETHER_TYPES = {
     "ipx": SAP_IPX,
     "netbeui": SAP_NETBEUI,
 }
-# `ether proto \name` knows some more.
+# `ether proto \name` knows one more.
 ETHER_TYPE_NAMES = ETHER_TYPES | {"loopback": 0x9000}
 
 # Protocols that are a test of the IP header: number, IP versions.
@@ -81,7 +84,7 @@ ISO_PROTOCOLS = {
     "isis": 0x83,
     "is-is": 0x83,
 }
-# What has no header at a known place for `protocol[offset]`.
+# Protocols whose header `protocol[offset]` cannot access.
 NO_ACCESS = frozenset(
     {"ah", "esp", "aarp", "iso", "stp", "ipx", "netbeui", *ISO_PROTOCOLS}
 )
@@ -101,114 +104,48 @@ LLC_TYPES = {
     "xid": (0xEF, 0xAF),
     "frmr": (0xEF, 0x87),
 }
-# The link layer under all its names.
+# The names of the link layer.
 LINK_NAMES = frozenset({"link", "ether", "fddi", "tr", "wlan", "ppp", "slip"})
 
 PROTOCOLS = frozenset(
     LINK_NAMES | set(ETHER_TYPES) | set(IP_PROTOCOLS) | set(ISO_PROTOCOLS)
 )
 
-# What is left out: the remedy is in the parser's message.
+# Keywords that are not supported, by what they belong to.
+_UNSUPPORTED = {
+    "DECnet": "decnet",
+    "802.11": (
+        "wlan type subtype dir direction ra ta addr1 addr2 addr3 "
+        "addr4 address1 address2 address3 address4"
+    ),
+    "the radiotap header": "radio",
+    "chasing of header chains": "protochain",
+    "host names": "gateway",
+    "IS-IS": "l1 l2 iih lsp snp csnp psnp",
+    "ATM": (
+        "lane vpi vci metac bcc oam oamf4 oamf4ec oamf4sc sc ilmic "
+        "connectmsg metaconnect"
+    ),
+    "pf logs": (
+        "on ifname rset ruleset rnr srnr rulenum subrulenum reason action"
+    ),
+    "SS7": (
+        "fisu lssu lsu msu hfisu hlssu hmsu sio opc dpc sls hsio hopc "
+        "hdpc hsls"
+    ),
+}
 UNSUPPORTED = {
-    "decnet": "DECnet",
-    "wlan": "802.11",
-    "radio": "the radiotap header",
-    "type": "802.11",
-    "subtype": "802.11",
-    "dir": "802.11",
-    "direction": "802.11",
-    "ra": "802.11",
-    "ta": "802.11",
-    "addr1": "802.11",
-    "addr2": "802.11",
-    "addr3": "802.11",
-    "addr4": "802.11",
-    "address1": "802.11",
-    "address2": "802.11",
-    "address3": "802.11",
-    "address4": "802.11",
-    "protochain": "chasing of header chains",
-    "gateway": "host names",
-    "l1": "IS-IS",
-    "l2": "IS-IS",
-    "iih": "IS-IS",
-    "lsp": "IS-IS",
-    "snp": "IS-IS",
-    "csnp": "IS-IS",
-    "psnp": "IS-IS",
-    "lane": "ATM",
-    "vpi": "ATM",
-    "vci": "ATM",
-    "metac": "ATM",
-    "bcc": "ATM",
-    "oam": "ATM",
-    "oamf4": "ATM",
-    "oamf4ec": "ATM",
-    "oamf4sc": "ATM",
-    "sc": "ATM",
-    "ilmic": "ATM",
-    "connectmsg": "ATM",
-    "metaconnect": "ATM",
-    "on": "pf logs",
-    "ifname": "pf logs",
-    "rset": "pf logs",
-    "ruleset": "pf logs",
-    "rnr": "pf logs",
-    "srnr": "pf logs",
-    "rulenum": "pf logs",
-    "subrulenum": "pf logs",
-    "reason": "pf logs",
-    "action": "pf logs",
-    "fisu": "SS7",
-    "lssu": "SS7",
-    "lsu": "SS7",
-    "msu": "SS7",
-    "hfisu": "SS7",
-    "hlssu": "SS7",
-    "hmsu": "SS7",
-    "sio": "SS7",
-    "opc": "SS7",
-    "dpc": "SS7",
-    "sls": "SS7",
-    "hsio": "SS7",
-    "hopc": "SS7",
-    "hdpc": "SS7",
-    "hsls": "SS7",
+    word: what
+    for what, words in _UNSUPPORTED.items()
+    for word in words.split()
 }
 
-KEYWORDS = (
-    PROTOCOLS
-    | set(UNSUPPORTED)
-    | {
-        "src",
-        "dst",
-        "host",
-        "net",
-        "mask",
-        "port",
-        "portrange",
-        "proto",
-        "less",
-        "greater",
-        "byte",
-        "broadcast",
-        "multicast",
-        "and",
-        "or",
-        "not",
-        "len",
-        "length",
-        "inbound",
-        "outbound",
-        "ifindex",
-        "llc",
-        "vlan",
-        "mpls",
-        "pppoed",
-        "pppoes",
-        "geneve",
-        "vxlan",
-    }
+KEYWORDS = PROTOCOLS.union(
+    UNSUPPORTED,
+    "src dst host net mask port portrange proto".split(),
+    "less greater byte len length broadcast multicast and or not".split(),
+    "inbound outbound ifindex llc".split(),
+    "vlan mpls pppoed pppoes geneve vxlan".split(),
 )
 
 # Offsets and values of header fields.
@@ -274,7 +211,7 @@ CONSTANTS = {
 
 
 def _service(name: str, protocol: str) -> int | None:
-    import socket  # needed for names only
+    import socket  # only needed for names
 
     try:
         return socket.getservbyname(name, protocol)
@@ -285,8 +222,8 @@ def _service(name: str, protocol: str) -> int | None:
 def service_port(name: str) -> tuple[int, tuple[int, ...]] | None:
     """The port of a service, and the protocols that the name implies.
 
-    A name that only one of TCP and UDP knows implies that protocol; one
-    that both know implies none, so all that have ports are meant.
+    If only TCP or only UDP has a service of this name, the name implies that
+    protocol. If both have one, it means all protocols with ports.
     """
     tcp = _service(name, "tcp")
     udp = _service(name, "udp")
@@ -301,7 +238,7 @@ def service_port(name: str) -> tuple[int, tuple[int, ...]] | None:
 
 
 def protocol_number(name: str) -> int | None:
-    """The number of an IP protocol by the system's database."""
+    """The number of an IP protocol, from the system's database."""
     import socket
 
     try:

@@ -1,29 +1,15 @@
-"""Text to tokens."""
+"""Divides an expression into tokens."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..errors import FilterError
 from .keywords import CONSTANTS, KEYWORDS
+from .tokens import END, IPV4, IPV6, MAC, NAME, NETWORK, NUMBER, Token
 
-__all__ = ["END", "Token", "tokenize"]
-
-# Kinds of tokens that carry a value. Every other token is its own kind:
-# a keyword or an operator.
-NUMBER = "number"
-IPV4 = "IPv4 address"
-IPV6 = "IPv6 address"
-MAC = "MAC address"
-NAME = "name"
-NETWORK = "network"
-END = "end of the expression"
-
-# A value as an address: (number, prefix length). An IPv4 address of text
-# may be partial, so its prefix length may be below 32.
-Address = tuple[int, int]
+__all__ = ["number", "tokenize"]
 
 _SCANNER = re.compile(
     r"""
@@ -44,7 +30,7 @@ _SYNONYMS = {
     "length": "len",
 }
 _NUMBER = re.compile(r"0[xX][0-9A-Fa-f]+|[0-9]+")
-_DOTTED = re.compile(r"[0-9]+(\.[0-9]+){1,3}")
+_DOTTED = re.compile(r"[0-9]+(\.[0-9]+)+")
 _MAC_FORMS = re.compile(
     r"""
     [0-9A-Fa-f]{12}
@@ -55,23 +41,14 @@ _MAC_FORMS = re.compile(
 )
 
 
-class Token(NamedTuple):
-    """One token: `text` is what the user wrote, `value` what it means."""
-
-    kind: str
-    text: str
-    position: int
-    value: object = None
-
-
 def number(text: str) -> int | None:
-    """A number in the notation of C: decimal, 0x hexadecimal, 0 octal."""
+    """A number in the notation of C: decimal, hexadecimal or octal."""
     if not _NUMBER.fullmatch(text):
         return None
     if text[1:2] in ("x", "X"):
         return int(text[:20], 16)
     try:
-        # Twenty digits are too many for any use.
+        # Twenty digits are more than 32 bits need.
         return int(text[:20], 8 if text[0] == "0" else 10)
     except ValueError:
         return None
@@ -95,7 +72,7 @@ class _Lexer:
         return FilterError(reason, self.expression, position)
 
     def tokens(self) -> list[Token]:
-        """All tokens, an END behind them."""
+        """All tokens, and an END behind them."""
         result: list[Token] = []
         expression = self.expression
         match_at = _SCANNER.match
@@ -104,7 +81,10 @@ class _Lexer:
             match = match_at(expression, position)
             if match is None:
                 shown = expression[position]
-                raise self.error(f"{shown!r} has no meaning here", position)
+                reason = f"unexpected character {shown!r}"
+                if shown in "{}":
+                    reason += ": a placeholder is '{}'"
+                raise self.error(reason, position)
             kind = match.lastgroup
             if kind == "word":
                 result.append(self._word(match[0], position))
@@ -116,8 +96,8 @@ class _Lexer:
             position = match.end()
         if self.used != len(self.values):
             raise self.error(
-                f"more values ({len(self.values)}) than placeholders "
-                f"({self.used})",
+                f"there are {len(self.values)} values for {self.used} "
+                "placeholders",
                 len(expression),
             )
         result.append(Token(END, "", len(expression)))
@@ -152,17 +132,20 @@ class _Lexer:
         value = number(text)
         if value is None:
             raise self.error(
-                f"{text} starts with 0, so it is octal, but is not", position
+                f"{text!r} is not a valid number: a leading 0 means octal",
+                position,
             )
         if value > 0xFFFFFFFF:
-            raise self.error(f"{text} does not fit in 32 bits", position)
+            raise self.error(_too_large(text), position)
         return Token(NUMBER, text, position, value)
 
     def _dotted(self, text: str, position: int) -> Token:
-        """A whole or partial IPv4 address; its numbers are decimal."""
+        """A whole or partial IPv4 address, of decimal numbers."""
         parts = text.split(".")
-        if any(len(part) > 8 or int(part) > 255 for part in parts):
-            raise self.error(f"{text} is no IPv4 address", position)
+        if len(parts) > 4 or any(
+            len(part) > 8 or int(part) > 255 for part in parts
+        ):
+            raise self.error(f"{text!r} is not a valid IPv4 address", position)
         bits = 8 * len(parts)
         address = int.from_bytes(bytes(map(int, parts)), "big") << 32 - bits
         return Token(IPV4, text, position, (address, bits))
@@ -171,38 +154,45 @@ class _Lexer:
         mac = _mac(text)
         if mac is not None:
             return Token(MAC, text, position, mac)
-        import socket  # needed for IPv6 only
+        import socket  # only needed for IPv6
 
         try:
             packed = socket.inet_pton(socket.AF_INET6, text)
         except OSError:
             raise self.error(
-                f"{text} is neither an IPv6 nor a MAC address", position
+                f"{text!r} is not a valid IPv6 or MAC address", position
             ) from None
         address = int.from_bytes(packed, "big")
         return Token(IPV6, text, position, (address, 128))
 
     def _placeholder(self, position: int) -> Token:
         if self.used >= len(self.values):
-            raise self.error("no value for this placeholder", position)
+            raise self.error(
+                f"there are only {len(self.values)} values for the "
+                "placeholders",
+                position,
+            )
         value = self.values[self.used]
         self.used += 1
         kind, meaning = self._bind(value, position)
         return Token(kind, str(value), position, meaning)
 
     def _bind(self, value: object, position: int) -> tuple[str, object]:
-        """Kind and meaning of a value given beside the expression."""
+        """The kind and the meaning of a value for a placeholder."""
         import ipaddress
 
         if isinstance(value, int) and not isinstance(value, bool):
             if 0 <= value <= 0xFFFFFFFF:
                 return NUMBER, int(value)
-            raise self.error(f"{value} does not fit in 32 bits", position)
+            raise self.error(_too_large(str(int(value))), position)
         if isinstance(value, ipaddress.IPv4Address):
             return IPV4, (int(value), 32)
         if isinstance(value, ipaddress.IPv6Address):
             if value.scope_id is not None:
-                raise self.error(f"{value} has a scope", position)
+                raise self.error(
+                    f"'{value}' has a scope, which filters cannot test",
+                    position,
+                )
             return IPV6, (int(value), 128)
         if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
             return NETWORK, value
@@ -211,12 +201,16 @@ class _Lexer:
             if len(address) == 6:
                 return MAC, address
         raise self.error(
-            "a value is an int, an ipaddress object or a MAC address of 6 "
-            f"bytes, not {type(value).__name__}",
+            "a value must be an int, an ipaddress object or a MAC address of "
+            f"6 bytes, not {type(value).__name__}",
             position,
         )
 
 
+def _too_large(text: str) -> str:
+    return f"{text!r} is not a valid number: it must fit in 32 bits"
+
+
 def tokenize(expression: str, values: Sequence[object] = ()) -> list[Token]:
-    """The tokens of an expression; each `{}` takes one of `values`."""
+    """The tokens of an expression. Each `{}` takes one of `values`."""
     return _Lexer(expression, values).tokens()

@@ -1,8 +1,8 @@
-"""Tokens to a parse tree, every qualifier resolved.
+"""Makes a parse tree of tokens, with all qualifiers resolved.
 
-The language is that of pcap-filter(7). `and` and `or` have one precedence
-and associate to the left. An address, port or name without qualifiers
-takes those of the primitive before it (`port 80 or 443`).
+The language is that of pcap-filter(7). `and` and `or` have the same precedence
+and associate to the left. An address, port or name without qualifiers takes
+those of the primitive before it (`port 80 or 443`).
 """
 
 from __future__ import annotations
@@ -10,18 +10,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NoReturn, TypeAlias
 
-from . import ast, keywords, lexer
+from . import ast, keywords
 from .arithmetic import RELATIONS, arithmetic, at_arithmetic, is_operator
-from .lexer import Token
+from .lexer import tokenize
 from .qualifiers import Qualifiers, Resolver
-from .tokens import Cursor
+from .tokens import (
+    END,
+    IPV4,
+    IPV6,
+    MAC,
+    NAME,
+    NETWORK,
+    NUMBER,
+    Token,
+    TokenStream,
+)
 
 __all__ = ["parse"]
 
 _KINDS = frozenset({"host", "net", "port", "portrange", "proto"})
-_IDENTIFIERS = frozenset(
-    {lexer.IPV4, lexer.IPV6, lexer.MAC, lexer.NAME, lexer.NETWORK}
-)
+_IDENTIFIERS = frozenset({IPV4, IPV6, MAC, NAME, NETWORK})
+_ADDRESSES = _IDENTIFIERS - {NAME}
 _ARITHMETIC_TYPES = (
     ast.Number,
     ast.Length,
@@ -38,38 +47,38 @@ _LIMITS = {
 }
 
 
-# What a term hands to the identifiers behind it; None: nothing to inherit.
+# The qualifiers that the identifiers behind a term inherit. None: none.
 Carried: TypeAlias = Qualifiers | None
 Item: TypeAlias = ast.Expression | ast.Arithmetic
 
 
 class _Parser:
-    """Recursive descent over the tokens, a room for each kind of phrase."""
+    """Parses by recursive descent, with a method for each kind of phrase."""
 
-    def __init__(self, cursor: Cursor) -> None:
-        self.cursor = cursor
-        self.resolver = Resolver(cursor)
+    def __init__(self, stream: TokenStream) -> None:
+        self.stream = stream
+        self.resolver = Resolver(stream)
 
     def parse(self) -> ast.Expression | None:
-        """The whole text, None when there is none."""
-        if self.cursor.token.kind == lexer.END:
+        """The whole expression. None if it is empty."""
+        if self.stream.token.kind == END:
             return None
         item, _ = self.chain(None)
-        if self.cursor.token.kind != lexer.END:
-            self.cursor.unexpected("'and', 'or' or the end")
+        if self.stream.token.kind != END:
+            self.stream.unexpected("'and', 'or' or the end")
         if isinstance(item, _ARITHMETIC_TYPES):
-            self.cursor.unexpected("a comparison")
+            self.stream.unexpected("a comparison")
         return item
 
     def chain(self, carried: Carried) -> tuple[Item, Carried]:
-        """Terms with `and` and `or` between; or arithmetic, on its own."""
+        """Terms with `and` and `or` in between, or arithmetic alone."""
         first, carried = self.term(carried)
-        if self.cursor.token.kind not in ("and", "or"):
+        if self.stream.token.kind not in ("and", "or"):
             return first, carried
         first = self.boolean(first)
         rest = []
-        while self.cursor.token.kind in ("and", "or"):
-            operator = self.cursor.advance().kind
+        while self.stream.token.kind in ("and", "or"):
+            operator = self.stream.advance().kind
             if self.at_identifier():
                 operand = self.identifier(carried)
             else:
@@ -79,29 +88,29 @@ class _Parser:
         return ast.Chain(first, rest), carried
 
     def boolean(self, item: Item) -> ast.Expression:
-        """The item, which must not be arithmetic."""
+        """The item. FilterError if it is arithmetic."""
         if isinstance(item, _ARITHMETIC_TYPES):
-            self.cursor.unexpected("a comparison")
+            self.stream.unexpected("a comparison")
         return item
 
     def at_identifier(self) -> bool:
-        """Whether an address or number without qualifiers is next.
+        """Whether the next term is an address or number without qualifiers.
 
         A number, in parentheses or not, may also begin a comparison.
         """
-        tokens = self.cursor.list
-        at = start = self.cursor.at
+        tokens = self.stream.list
+        at = start = self.stream.at
         while tokens[at].kind in ("not", "("):
             at += 1
             if tokens[at - 1].kind == "not":
                 start = at
-        if tokens[at].kind != lexer.NUMBER:
+        if tokens[at].kind != NUMBER:
             return tokens[at].kind in _IDENTIFIERS
         return not is_operator(tokens[self.behind_number(start)].kind)
 
     def behind_number(self, at: int) -> int:
-        """Where a number ends, with the parentheses around it."""
-        tokens = self.cursor.list
+        """The index behind a number and the parentheses around it."""
+        tokens = self.stream.list
         opened = 0
         while tokens[at].kind == "(":
             at += 1
@@ -113,7 +122,7 @@ class _Parser:
         return at
 
     def term(self, carried: Carried) -> tuple[Item, Carried]:
-        """A primitive or a parenthesis, with any number of `not`."""
+        """A primitive or a parenthesis, behind any number of `not`."""
         negations = self.negations()
         item, carried = self.operand(carried)
         if negations:
@@ -123,72 +132,72 @@ class _Parser:
         return item, carried
 
     def negations(self) -> int:
-        """Skip `not`s; how many there were."""
+        """Skip `not`s; returns how many."""
         count = 0
-        while self.cursor.token.kind == "not":
-            self.cursor.advance()
+        while self.stream.token.kind == "not":
+            self.stream.advance()
             count += 1
         return count
 
     def operand(self, carried: Carried) -> tuple[Item, Carried]:
         """A primitive, a parenthesis or arithmetic."""
-        token = self.cursor.token
+        token = self.stream.token
         kind = token.kind
         if kind in keywords.UNSUPPORTED:
-            self.cursor.unsupported(token)
+            self.stream.unsupported(token)
         if kind == "(":
             return self.parenthesis(carried)
-        if at_arithmetic(self.cursor):
-            return self.relation(arithmetic(self.cursor, 0), token), None
+        if at_arithmetic(self.stream):
+            return self.relation(arithmetic(self.stream, 0), token), None
         special = self.special(token)
         if special is not None:
-            return self.cursor.leaf(special, token), None
+            return self.stream.leaf(special, token), None
         return self.qualified()
 
     def parenthesis(self, carried: Carried) -> tuple[Item, Carried]:
         """( expression ), or a comparison that begins with ( arithmetic ).
 
-        What follows inherits what was carried up to here: the last of
-        `port 80 or (arp) or 443` is a port.
+        What follows inherits the qualifiers from before the parenthesis: 443
+        in `port 80 or (arp) or 443` is a port.
         """
-        opening = self.cursor.advance()
-        self.cursor.enter()
+        opening = self.stream.advance()
+        self.stream.enter()
         inner, _ = self.chain(carried)
-        self.cursor.nesting -= 1
-        self.cursor.expect(")")
+        self.stream.nesting -= 1
+        self.stream.expect(")")
         if isinstance(inner, _ARITHMETIC_TYPES):
-            left = arithmetic(self.cursor, 0, inner)
+            left = arithmetic(self.stream, 0, inner)
             return self.relation(left, opening), None
         return inner, carried
 
     def relation(self, left: ast.Arithmetic, token: Token) -> Item:
-        """left RELATION right; left itself if no relation follows."""
-        if self.cursor.token.kind not in RELATIONS:
-            if self.cursor.token.kind == ")" and self.cursor.nesting:
+        """left RELATION right, or just left if a parenthesis ends here."""
+        if self.stream.token.kind not in RELATIONS:
+            if self.stream.token.kind == ")" and self.stream.nesting:
                 return left
-            self.cursor.unexpected("a comparison")
-        operator = self.cursor.advance().kind
-        right = arithmetic(self.cursor, 0)
-        return self.cursor.leaf(ast.Relation(operator, left, right), token)
+            self.stream.unexpected("a comparison")
+        operator = self.stream.advance().kind
+        right = arithmetic(self.stream, 0)
+        return self.stream.leaf(ast.Relation(operator, left, right), token)
 
     def special(self, token: Token) -> ast.Primitive | None:
-        """A primitive that takes no qualifiers, None if it is none."""
+        """A primitive that takes no qualifiers. None if there is none here."""
         kind = token.kind
         if kind in _LIMITS:
             return self.encapsulation()
         if kind == "pppoed":
-            self.cursor.advance()
+            self.stream.advance()
             return ast.EtherType(keywords.ETH_PPPOE_DISCOVERY)
         if kind in ("inbound", "outbound"):
-            self.cursor.advance()
+            self.stream.advance()
             return ast.Direction(kind == "outbound")
         if kind == "ifindex":
-            self.cursor.advance()
-            return ast.IfIndex(self.cursor.number())
+            self.stream.advance()
+            return ast.IfIndex(self.stream.number())
         if kind in ("less", "greater"):
-            self.cursor.advance()
+            self.stream.advance()
             operator = "<=" if kind == "less" else ">="
-            limit = ast.Number(self.cursor.number())
+            limit = ast.Number(self.stream.number())
             return ast.Relation(operator, ast.Length(), limit)
         if kind == "byte":
             return self.byte()
@@ -198,15 +207,16 @@ class _Parser:
 
     def encapsulation(self) -> ast.Primitive:
         """vlan, mpls, pppoes, geneve, vxlan, with an optional number."""
-        keyword = self.cursor.advance()
+        keyword = self.stream.advance()
         name, limit = _LIMITS[keyword.kind]
         number = None
-        token = self.cursor.token
-        if token.kind in (lexer.NUMBER, "("):
+        token = self.stream.token
+        if token.kind in (NUMBER, "("):
             number = self.parenthesised_number()
             if number > limit:
-                self.cursor.fail(
-                    f"{name} {number} is greater than {limit}", token
+                why = f"the greatest is {limit}"
+                self.stream.invalid(
+                    token._replace(text=str(number)), name, why
                 )
         if keyword.kind == "vlan":
             return ast.Vlan(number)
@@ -217,88 +227,78 @@ class _Parser:
         return ast.Tunnel(keyword.kind, number)
 
     def parenthesised_number(self) -> int:
-        """A number, which may stand in parentheses."""
+        """A number, perhaps in parentheses."""
         depth = 0
-        while self.cursor.token.kind == "(":
-            self.cursor.advance()
+        while self.stream.token.kind == "(":
+            self.stream.advance()
             depth += 1
-        number = self.cursor.number()
+        number = self.stream.number()
         for _ in range(depth):
-            self.cursor.expect(")")
+            self.stream.expect(")")
         return number
 
     def llc(self) -> ast.Primitive:
         """llc [TYPE]: an IEEE 802.2 frame."""
-        self.cursor.advance()
-        token = self.cursor.token
+        self.stream.advance()
+        token = self.stream.token
         if token.text in keywords.LLC_TYPES:
-            self.cursor.advance()
+            self.stream.advance()
             return ast.Llc(*keywords.LLC_TYPES[token.text])
-        if token.kind == lexer.NAME:
-            self.cursor.fail(f"{token.text!r} is no type of LLC frame")
+        if token.kind == NAME:
+            self.stream.invalid(token, "type of LLC frame")
         return ast.Llc(0, 0)
 
     def byte(self) -> ast.Primitive:
         """byte OFFSET OPERATOR NUMBER: a byte of the link-layer header."""
-        self.cursor.advance()
-        access = ast.Access("ether", ast.Number(self.cursor.number()), 1)
-        operator = self.cursor.advance()
-        value = ast.Number(self.cursor.number())
+        self.stream.advance()
+        access = ast.Access("ether", ast.Number(self.stream.number()), 1)
+        if self.stream.token.kind not in ("=", "<", ">", "&", "|"):
+            self.stream.unexpected("one of = < > & |")
+        operator = self.stream.advance()
+        value = ast.Number(self.stream.number())
         if operator.kind in ("=", "<", ">"):
             return ast.Relation(operator.kind, access, value)
-        if operator.kind in ("&", "|"):
-            masked = ast.Binary(
-                operator.kind, access, value, operator.position
-            )
-            return ast.Relation("!=", masked, ast.Number(0))
-        self.cursor.fail("expected one of = < > & |", operator)
+        masked = ast.Binary(operator.kind, access, value, operator.position)
+        return ast.Relation("!=", masked, ast.Number(0))
 
     def qualified(self) -> tuple[ast.Expression, Carried]:
         """[protocol] [direction] [kind] identifier, or a protocol alone."""
-        start = self.cursor.token
+        start = self.stream.token
         protocol = None
         if start.kind in keywords.PROTOCOLS:
-            protocol = self.cursor.advance().kind
+            protocol = self.stream.advance().kind
             if protocol in keywords.LINK_NAMES:
                 protocol = "ether"
-        if self.cursor.token.kind in ("broadcast", "multicast"):
-            return self.cursor.leaf(self.cast(protocol), start), None
+        if self.stream.token.kind in ("broadcast", "multicast"):
+            return self.stream.leaf(self.cast(protocol), start), None
         direction = self.direction()
         kind = None
-        if self.cursor.token.kind in _KINDS:
-            if self.cursor.token.kind == "proto" and direction:
-                self.cursor.fail("'proto' takes no direction")
-            kind = self.cursor.advance().kind
+        if self.stream.token.kind in _KINDS:
+            if self.stream.token.kind == "proto" and direction:
+                self.stream.fail("'proto' cannot follow 'src' or 'dst'")
+            kind = self.stream.advance().kind
         if direction or kind:
             qualifiers = Qualifiers(protocol, direction or "or", kind)
             return self.identifier(qualifiers), qualifiers
         if protocol is None:
-            self.missing_primitive()
-        return self.cursor.leaf(self.protocol(protocol, start), start), None
-
-    def missing_primitive(self) -> NoReturn:
-        """Raise where a primitive should begin."""
-        token = self.cursor.token
-        if token.kind in _IDENTIFIERS:
-            self.cursor.fail(
-                f"{token.text!r} needs a qualifier such as 'host', 'net' "
-                "or 'port' before it"
-            )
-        self.cursor.unexpected("a primitive")
+            if self.stream.token.kind in _ADDRESSES:
+                self.missing_qualifier(self.stream.token)
+            self.stream.unexpected("a primitive")
+        return self.stream.leaf(self.protocol(protocol, start), start), None
 
     def direction(self) -> str | None:
-        """src, dst, or both with `or` or `and` between."""
-        if self.cursor.token.kind not in ("src", "dst"):
+        """src, dst, or both with `or` or `and` in between."""
+        if self.stream.token.kind not in ("src", "dst"):
             return None
-        first = self.cursor.advance().kind
-        following = self.cursor.peek().kind
+        first = self.stream.advance().kind
+        following = self.stream.peek().kind
         if (
-            self.cursor.token.kind in ("and", "or")
+            self.stream.token.kind in ("and", "or")
             and following in ("src", "dst")
             and following != first
         ):
-            joined = self.cursor.advance().kind
-            self.cursor.advance()
+            joined = self.stream.advance().kind
+            self.stream.advance()
             return joined
         return first
 
@@ -310,45 +310,49 @@ class _Parser:
             return ast.EtherType(keywords.ETHER_TYPES[protocol])
         if protocol in keywords.ISO_PROTOCOLS:
             return ast.IsoProtocol(keywords.ISO_PROTOCOLS[protocol])
-        self.cursor.fail(f"{token.text!r} alone is no test", token)
+        self.stream.fail(
+            f"{token.text!r} needs a qualifier such as 'host' or 'proto' "
+            "after it",
+            token,
+        )
 
     def cast(self, protocol: str | None) -> ast.Primitive:
         """broadcast or multicast, of a layer."""
-        token = self.cursor.advance()
+        token = self.stream.advance()
         layer = protocol or "ether"
         if token.kind == "broadcast" and layer in ("ether", "ip"):
             return ast.Broadcast(layer)
         if token.kind == "multicast" and layer in ("ether", "ip", "ip6"):
             return ast.Multicast(layer)
-        self.cursor.fail(f"there is no {protocol} {token.kind}", token)
+        self.stream.fail(f"{protocol!r} has no {token.kind} addresses", token)
 
     def identifier(self, qualifiers: Carried) -> ast.Expression:
         """An address, port or name, or a parenthesis of them."""
         negations = self.negations()
-        if self.cursor.token.kind == "(":
+        if self.stream.token.kind == "(":
             result = self.identifiers(qualifiers)
         else:
-            token = self.cursor.token
-            if token.kind not in _IDENTIFIERS and token.kind != lexer.NUMBER:
+            token = self.stream.token
+            if token.kind not in _IDENTIFIERS and token.kind != NUMBER:
                 self.missing_identifier(qualifiers)
             if qualifiers is None:
-                self.missing_primitive_for(token)
-            self.cursor.advance()
-            result = self.cursor.leaf(
+                self.missing_qualifier(token)
+            self.stream.advance()
+            result = self.stream.leaf(
                 self.resolver.resolve(qualifiers, token), token
             )
         return ast.Not(result) if negations % 2 else result
 
     def missing_identifier(self, qualifiers: Carried) -> NoReturn:
-        """Raise where an identifier should be."""
-        token = self.cursor.token
+        """Raise FilterError where an identifier should be."""
+        token = self.stream.token
         name = token.text
         kind = qualifiers.kind if qualifiers else None
         if kind in ("proto", "port") and token.kind in keywords.KEYWORDS:
-            self.cursor.fail(
-                f"{name!r} is a keyword: write \\{name} for the name"
+            self.stream.fail(
+                f"{name!r} is a keyword: write '\\{name}' for the name"
             )
-        self.cursor.unexpected(
+        self.stream.unexpected(
             {
                 "port": "a port",
                 "portrange": "a range of ports",
@@ -357,47 +361,50 @@ class _Parser:
             }.get(kind or "", "an address")
         )
 
-    def missing_primitive_for(self, token: Token) -> NoReturn:
-        """Raise for an identifier that inherits no qualifiers."""
-        self.cursor.fail(
-            f"{token.text!r} has no qualifier, and there is none before it "
-            "to inherit",
+    def missing_qualifier(self, token: Token) -> NoReturn:
+        """Raise FilterError for an identifier without any qualifiers."""
+        if token.kind == NAME:
+            self.stream.unexpected("a primitive")
+        self.stream.fail(
+            f"{token.text!r} needs a qualifier such as 'host', 'net' or "
+            "'port' before it",
             token,
         )
 
     def at_number(self) -> bool:
-        """Whether a number in nothing but parentheses is next."""
-        tokens = self.cursor.list
-        start = at = self.cursor.at
+        """Whether the next phrase is a number in parentheses, and no more."""
+        tokens = self.stream.list
+        start = at = self.stream.at
         while tokens[at].kind == "(":
             at += 1
         closing = tokens[at + 1 : at + 1 + at - start]
-        return tokens[at].kind == lexer.NUMBER and all(
+        return tokens[at].kind == NUMBER and all(
             token.kind == ")" for token in closing
         )
 
     def identifiers(self, qualifiers: Carried) -> ast.Expression:
         """( identifier and|or identifier ... )
 
-        As in the reference grammar, the first is in parentheses of its own
-        only if it is a number.
+        As in libpcap's grammar, the first one may only be in parentheses of
+        its own if it is a number.
         """
-        self.cursor.advance()
-        self.cursor.enter()
-        if self.cursor.token.kind == "(" and not self.at_number():
+        self.stream.advance()
+        self.stream.enter()
+        if self.stream.token.kind == "(" and not self.at_number():
             self.missing_identifier(qualifiers)
         first = self.identifier(qualifiers)
         rest = []
-        while self.cursor.token.kind in ("and", "or"):
-            operator = self.cursor.advance().kind
+        while self.stream.token.kind in ("and", "or"):
+            operator = self.stream.advance().kind
             rest.append((operator, self.identifier(qualifiers)))
-        self.cursor.nesting -= 1
-        self.cursor.expect(")")
+        self.stream.nesting -= 1
+        self.stream.expect(")")
         return ast.Chain(first, rest) if rest else first
 
 
 def parse(
     expression: str, values: Sequence[object] = ()
 ) -> ast.Expression | None:
-    """The parse tree of an expression, None for an empty one."""
-    return _Parser(Cursor(expression, values)).parse()
+    """The parse tree of an expression. None if it is empty."""
+    stream = TokenStream(expression, tokenize(expression, values))
+    return _Parser(stream).parse()

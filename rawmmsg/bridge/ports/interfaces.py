@@ -2,8 +2,8 @@
 
 import socket
 
-from .._rawmmsg import RawSocket
-from . import filters
+from ..._rawmmsg import RawSocket
+from .. import filters
 from .port import Port, PortError
 
 __all__ = ["Descriptor", "Interface"]

@@ -1,4 +1,4 @@
-"""Frames as they are, beside sniff(): no Packet is made of them."""
+"""RawSniffer: frames as memoryviews, not made into Packet objects."""
 
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -9,8 +9,9 @@ from scapy.interfaces import NetworkInterface
 from rawmmsg import SUPER_FRAME, PacketBatch
 
 from .events import Event, renew_after_fork
-from .links import BATCH_SIZE, receive
-from .sockets import L2RawMmsgListenSocket, L2RawMmsgSocket, wait_for
+from .inbox import wait_for
+from .links import BATCH_SIZE
+from .sockets import L2RawMmsgListenSocket, L2RawMmsgSocket
 
 _Judge: TypeAlias = Callable[[memoryview], object]
 _Views: TypeAlias = Generator[memoryview, None, None]
@@ -18,8 +19,9 @@ _Batches: TypeAlias = Generator[Iterator[memoryview], None, None]
 
 
 class _SnifferSocket(L2RawMmsgListenSocket):
-    """Receives each packet once on the loopback interface too, where a packet
-    that goes out also comes in. To sniff() ours gives both, as Scapy's own."""
+    """Receives each packet once on the loopback interface too, where every
+    packet goes out and comes in. (To sniff(), L2RawMmsgListenSocket gives
+    both, as Scapy's own socket does.)"""
 
     _ignore_outgoing = None
 
@@ -31,24 +33,27 @@ class RawSniffer:
             for frame in frames:
                 lengths.append(len(frame))
 
-    A view is valid until the next one is asked for: keep bytes(frame). `time`
-    is when the frames of this batch arrived.
+    The next view overwrites the contents of this one. To keep a frame, copy
+    it: bytes(frame). `time` is when the batch of this frame arrived.
 
-    iface          as for sniff(); conf.iface unless given
-    opened_socket  instead: one of ours, which stays open; what the sniff
-                   leaves of a batch is there for the next one
-    count          frames to give; 0: no limit
-    timeout        seconds; None: no limit
-    lfilter        called with each view: false for one not to be given
-    stop_filter    called with each view given, after it has been worked on:
-                   true to stop
+    iface          the interface, as for sniff(); conf.iface unless given
+    opened_socket  a socket of rawmmsg.scapy to use instead, which stays open;
+                   if the sniff does not take a whole batch, the next one on
+                   the socket gets the rest
+    count          how many frames to give; 0: no limit
+    timeout        seconds until the end; None: no limit
+    lfilter        called with each view; if it returns false, the frame is
+                   skipped
+    stop_filter    called with each view after the loop has handled it; if it
+                   returns true, the sniff ends
 
     Other arguments (filter, promisc, nofilter) are those of
-    L2RawMmsgListenSocket, and its errors are raised.
+    L2RawMmsgListenSocket, which also raises what it raises.
     Raises OSError when the interface is deleted.
 
-    stop() ends it from anywhere. A `for` loop that is left early goes on
-    where it was with the next; close(), or the end of `with`, ends it.
+    Any thread or signal handler may call stop(). After leaving a `for` loop
+    early, another one continues with the next frame; close(), or the end of
+    `with`, ends the sniff.
     """
 
     def __init__(
@@ -63,7 +68,10 @@ class RawSniffer:
         **options: Any,
     ) -> None:
         if opened_socket is not None and (iface is not None or options):
-            raise ValueError("an opened socket has its interface and filter")
+            raise ValueError(
+                "an opened socket has its own interface and filter: pass"
+                " opened_socket, or iface and the other options"
+            )
         self._owned = opened_socket is None
         self._socket = opened_socket or _SnifferSocket(iface, **options)
         self._batch = PacketBatch(BATCH_SIZE, SUPER_FRAME)
@@ -77,16 +85,16 @@ class RawSniffer:
         return self._frames
 
     def stop(self) -> None:
-        """Ends the iteration, also from another thread or a signal handler:
-        the frame that is being worked on is the last."""
+        """Ends the iteration after the frame that is being handled. Any thread
+        or signal handler may call it."""
         self._stopped = True
         alarm = self._alarm
         if alarm is not None:
             alarm.set()
 
     def close(self) -> None:
-        """Ends the iteration, in the thread that iterates. Harmless when it
-        has ended."""
+        """Ends the iteration; only the thread that iterates may call it.
+        Harmless if the iteration has ended."""
         self._frames.close()
         self._finish()
 
@@ -97,7 +105,7 @@ class RawSniffer:
         self.close()
 
     def __del__(self) -> None:
-        # Nothing is there yet where the constructor has failed.
+        # If the constructor has failed, there is nothing to close.
         if hasattr(self, "_frames"):
             self.close()
 
@@ -107,7 +115,8 @@ class RawSniffer:
             self._socket.close()
 
     def renew_after_fork(self) -> None:
-        """In a forked child: its stop() does not wake the parent."""
+        """Gives a forked child an alarm of its own, so that its stop() does
+        not wake the parent."""
         alarm = self._alarm
         if alarm is not None:
             alarm.renew()
@@ -123,7 +132,8 @@ class RawSniffer:
         given = 0
         batches = self._received(deadline)
         try:
-            # Two loops: a generator between them would cost every frame.
+            # Two loops instead of one over a flat generator, which would cost
+            # time for every frame.
             for views in batches:
                 for view in views:
                     if lfilter is None or lfilter(view):
@@ -133,7 +143,7 @@ class RawSniffer:
                             return
                         if stop_filter is not None and stop_filter(view):
                             return
-                    # Asked after a frame that was rejected as well.
+                    # Also after a frame that was rejected.
                     if self._stopped:
                         return
                     if deadline is not None and time.monotonic() >= deadline:
@@ -143,16 +153,16 @@ class RawSniffer:
             self._finish()
 
     def _received(self, deadline: float | None) -> _Batches:
-        """All frames, in the batches in which they come, until stopped, out
-        of time or closed. What is not taken of a batch, the socket keeps."""
-        alarm = self._alarm
+        """Yields all frames, batch by batch, until stopped, out of time or
+        closed. The socket keeps the frames of a batch that are not taken."""
+        alarm, inbox = self._alarm, self._socket.inbox
         while not self._stopped:
             yield self._held()
             came = False
-            for link in self._socket.links:
+            for link in inbox.links:
                 try:
-                    if not receive(link.receiver, self._batch):
-                        continue  # and the batch is still the last one
+                    if not link.receive_into(self._batch):
+                        continue  # the batch holds old frames
                 except BlockingIOError:
                     continue
                 except EOFError:
@@ -163,7 +173,7 @@ class RawSniffer:
                 try:
                     yield views
                 finally:
-                    self._socket.put_back(
+                    inbox.put_back(
                         [(link, bytes(view), self.time) for view in views]
                     )
             if came:
@@ -171,10 +181,10 @@ class RawSniffer:
             rest = None if deadline is None else deadline - time.monotonic()
             if rest is not None and rest <= 0:
                 return
-            wait_for([self._socket, alarm], rest)
+            wait_for([inbox, alarm], rest)
 
     def _held(self) -> _Views:
-        """What the socket holds of a batch."""
-        while (frame := self._socket.pop()) is not None:
+        """Yields the frames of a batch that the socket still holds."""
+        while (frame := self._socket.inbox.pop()) is not None:
             self.time = frame[2]
             yield memoryview(frame[1])

@@ -1,13 +1,15 @@
-"""sendp_batch: its pace, whatever the list, by a clock of the test's own."""
+"""Paced sending: its rate, whatever the list, by a clock of the test's own."""
 
+import time
 from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
 from support.frames import numbered
+from support.pacing import paced
 
 from rawmmsg.pacing import loads, outlet, pace, sending
-from rawmmsg.scapy import sendp_batch
+from rawmmsg.pacing.pace import TICK, Pacer
 from rawmmsg.testing import Veth
 
 SIZE: Final = 64
@@ -55,7 +57,7 @@ def test_list_of_any_length_is_looped_at_the_pace(
     """Within 1 %, over two seconds or 200 frames of it."""
     loop = max(2, -(-max(200, min(2 * pps, 30_000)) // count))
     frames = [numbered(number, SIZE) for number in range(count)]
-    result = sendp_batch(frames, pair.a, loop=loop, **pace_options(axis, pps))
+    result = paced(frames, pair.a, loop=loop, **pace_options(axis, pps))
     assert result.frames == count * loop
     ideal = (result.frames - 1) / pps
     assert result.seconds == pytest.approx(ideal, rel=0.01, abs=0.0003)
@@ -69,14 +71,32 @@ def test_endless_loop_of_one_frame_keeps_the_pace(
             return clock.now > begin + 2
 
     begin = clock.now
-    result = sendp_batch(
-        numbered(1, SIZE),
+    result = paced(
+        [numbered(1, SIZE)],
         pair.a,
         loop=0,
         pps=20_000,
         stop=Stop(),
     )
     assert result.frames == pytest.approx(40_000, rel=0.01)
+
+
+def test_pacer_catches_up_at_twice_the_rate() -> None:
+    rate = 10_000
+    positions = range(10_001)
+    pacer = Pacer(rate, lambda: False)
+    assert pacer.wait(0)
+    first = start = pacer.due(positions, 0, 0.0)
+    time.sleep(0.1)  # as a busy machine does
+    assert pacer.wait(positions[first])
+    begin = time.monotonic()
+    for _ in range(20):
+        last = pacer.due(positions, first, 0.0)
+        assert 1 < last - first <= 2 * TICK * rate + 1, "a burst"
+        first = last
+        assert pacer.wait(positions[first])
+    rate_then = (first - start) / (time.monotonic() - begin)
+    assert rate_then <= 2.01 * rate
 
 
 @pytest.mark.parametrize("loop", [1, 2, 3, 1023, 1024, 1025, 2500])
@@ -86,7 +106,7 @@ def test_list_is_sent_as_often_as_asked(
 ) -> None:
     """Repeated within its batch where it is short."""
     frames = [numbered(number, SIZE) for number in range(count)]
-    result = sendp_batch(frames, pair.a, loop=loop)
+    result = paced(frames, pair.a, loop=loop)
     assert (result.frames, result.bytes) == (count * loop, count * loop * SIZE)
 
 
@@ -102,8 +122,8 @@ def test_one_looped_frame_takes_as_few_calls_as_a_thousand(
             outlets.append(self)
 
     monkeypatch.setattr(sending, "Outlet", Kept)
-    sendp_batch(numbered(1), pair.a, loop=4096)
-    sendp_batch([numbered(i) for i in range(1024)], pair.a, loop=4)
+    paced([numbered(1)], pair.a, loop=4096)
+    paced([numbered(i) for i in range(1024)], pair.a, loop=4)
     one, thousand = (kept._sock.statistics() for kept in outlets)
     assert one.packets_sent == thousand.packets_sent == 4096
     assert one.batches_sent <= 2 * thousand.batches_sent

@@ -1,10 +1,10 @@
-"""Scapy's configuration, told to use our sockets."""
+"""install() and uninstall(): which sockets Scapy opens."""
 
 import functools
 from types import TracebackType
 from typing import Any, Final
 
-import scapy.arch  # it chooses Scapy's own sockets, which must not come later
+import scapy.arch  # first: it sets Scapy's own sockets in conf
 import scapy.config
 from scapy.config import conf
 
@@ -21,7 +21,7 @@ _OURS: Final[dict[str, Any]] = {
     "L3socket6": functools.partial(L3RawMmsgSocket, filter="ip6"),
 }
 
-# What conf would have without us; empty while we are not installed.
+# The sockets that conf would use without rawmmsg; empty unless installed.
 _theirs: dict[str, Any] = {}
 
 _choose_sockets: Final = scapy.config._set_conf_sockets
@@ -34,15 +34,15 @@ def _apply() -> None:
 
 
 def _choose_and_apply() -> None:
-    """In place of the function by which Scapy sets its sockets, whenever
-    conf.use_pcap changes."""
+    """Replaces the function that sets Scapy's sockets whenever conf.use_pcap
+    changes."""
     _choose_sockets()
     _apply()
 
 
 class Installation:
-    """What install() returns: leaving its `with` block uninstalls, unless the
-    sockets were installed before."""
+    """What install() returns. The end of its `with` block uninstalls the
+    sockets, unless they were installed before."""
 
     def __init__(self, first: bool) -> None:
         self._first = first
@@ -61,11 +61,11 @@ class Installation:
 
 
 def install() -> Installation:
-    """Makes our sockets those of conf.L2socket, L2listen, L3socket and
-    L3socket6, until uninstall(), whatever happens to conf.use_pcap.
+    """Makes Scapy use the sockets of rawmmsg (conf.L2socket, L2listen,
+    L3socket and L3socket6) until uninstall(), even if conf.use_pcap changes.
 
-    To be used as a context manager, or not. Scapy keeps sockets of its own for
-    layer 3 on the loopback interface.
+    Can be used as a context manager. For layer 3 on the loopback interface,
+    Scapy keeps using its own sockets.
     """
     first = not _theirs
     if first:
@@ -75,8 +75,8 @@ def install() -> Installation:
 
 
 def uninstall() -> None:
-    """Gives conf the sockets back that it would have by now without us, but
-    where somebody has set another meanwhile. Harmless when not installed."""
+    """Restores the sockets that `conf` would use without rawmmsg, except where
+    other code has replaced them since. Harmless if not installed."""
     if not _theirs:
         return
     scapy.config._set_conf_sockets = _choose_sockets

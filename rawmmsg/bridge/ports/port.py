@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-from .._rawmmsg import PacketBatch, RawSocket
+from ..._rawmmsg import PacketBatch, RawSocket
 
 __all__ = ["Port", "PortClosed", "PortError"]
 

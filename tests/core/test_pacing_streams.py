@@ -1,4 +1,5 @@
-"""sendp_batch: what a generator has yielded leaves while it waits or works."""
+"""Paced sending: what a generator has yielded is sent while it waits or
+works."""
 
 import errno
 import signal
@@ -9,14 +10,14 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support.calls import Call, eventually
+from support.calls import Call, eventually, packets_sent
 from support.frames import numbered, pending, receive
+from support.pacing import paced
 
 from rawmmsg import RawSocket
 from rawmmsg.pacing import relay as relay_module
 from rawmmsg.pacing.loads import MOST_BYTES, MOST_FRAMES
 from rawmmsg.pacing.relay import Relay
-from rawmmsg.scapy import sendp_batch
 from rawmmsg.testing import Veth
 
 PACES = pytest.mark.parametrize(
@@ -25,9 +26,8 @@ PACES = pytest.mark.parametrize(
 
 
 def no_thread_is_left() -> None:
-    names = {"rawmmsg-send", "rawmmsg-close"}
     eventually(
-        lambda: not names & {t.name for t in threading.enumerate()},
+        lambda: "rawmmsg-send" not in {t.name for t in threading.enumerate()},
         "a thread is left",
     )
 
@@ -45,7 +45,7 @@ def test_generator_may_wait_for_the_answer(
             threads.add(threading.current_thread())
 
     threads: set[threading.Thread] = set()
-    assert sendp_batch(requests(), pair.a, **pace).frames == 20
+    assert paced(requests(), pair.a, **pace).frames == 20
     assert threads == {threading.current_thread()}
     no_thread_is_left()
 
@@ -60,7 +60,7 @@ def test_each_burst_leaves_before_the_next(
             yield from burst
             assert receive(receiver, 8) == burst
 
-    assert sendp_batch(bursts(), pair.a, **pace).frames == 80
+    assert paced(bursts(), pair.a, **pace).frames == 80
 
 
 def test_buffer_may_be_used_again_when_it_was_yielded(
@@ -72,7 +72,7 @@ def test_buffer_may_be_used_again_when_it_was_yielded(
             buffer[:] = numbered(i)
             yield buffer
 
-    sendp_batch(packets(), pair.a)
+    paced(packets(), pair.a)
     assert pending(receiver) == [numbered(i) for i in range(500)]
 
 
@@ -87,7 +87,7 @@ def test_generator_does_not_run_far_ahead_of_a_slow_pace(pair: Veth) -> None:
 
     stop = threading.Event()
     options: dict[str, Any] = {"pps": 2, "stop": stop}
-    with Call(lambda: sendp_batch(packets(), pair.a, **options)) as call:
+    with Call(lambda: paced(packets(), pair.a, **options)) as call:
         eventually(lambda: yielded >= 2, "nothing is yielded")
         stop.set()
         result = call.result()
@@ -111,9 +111,9 @@ def test_generator_ends_where_sending_fails(veth: Veth) -> None:
             ended = True
 
     with pytest.raises(OSError) as caught:
-        sendp_batch(packets(), veth.a)
+        paced(packets(), veth.a)
     assert caught.value.errno == errno.ENETDOWN
-    assert caught.value.packets_sent >= 0  # type: ignore[attr-defined]
+    assert packets_sent(caught.value) >= 0
     no_thread_is_left()
     del caught
     assert ended, "the generator is not closed"
@@ -130,8 +130,9 @@ def test_ctrl_c_ends_it_while_the_generator_waits(
         yield numbered(2)
         raise AssertionError("it goes on")
 
-    result = sendp_batch(packets(), pair.a, **pace)
-    assert result.frames == 1
+    with pytest.raises(KeyboardInterrupt) as caught:
+        paced(packets(), pair.a, **pace)
+    assert packets_sent(caught.value) == 1
     no_thread_is_left()
 
 
@@ -146,11 +147,9 @@ def test_ctrl_c_ends_it_while_the_pace_is_waited_for(
         assert receive(receiver, 1) == [numbered(1)]
         signal.pthread_kill(main, signal.SIGINT)
 
-    with Call(interrupt):
-        result = sendp_batch(
-            iter([numbered(1), numbered(2)]), pair.a, pps=0.01
-        )
-    assert result.frames == 1
+    with Call(interrupt), pytest.raises(KeyboardInterrupt) as caught:
+        paced(iter([numbered(1), numbered(2)]), pair.a, pps=0.01)
+    assert packets_sent(caught.value) == 1
     no_thread_is_left()
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from .._rawmmsg import RawSocket
-from . import filters
+from ..._rawmmsg import RawSocket
+from .. import filters
 from .port import Port, PortError
 
 __all__ = ["Access", "UnixSocket"]

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .._rawmmsg import RawSocket
-from . import filters
+from ..._rawmmsg import RawSocket
+from .. import filters
 from .port import Port, PortError
 
 __all__ = ["UdpSocket"]
@@ -17,6 +17,7 @@ _RECEIVE_BUFFER: Final = 8 << 20
 # asm-generic/socket.h, linux/bpf_common.h
 _SO_ATTACH_FILTER: Final = 26
 _SO_DETACH_FILTER: Final = 27
+_SO_RCVBUFFORCE: Final = 33
 _RETURN: Final = 0x06
 
 
@@ -42,13 +43,8 @@ class UdpSocket(Port):
             if plain.getsockname() == plain.getpeername():
                 raise PortError(f"{self.name}: its own peer")
             plain.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-            self.take(
-                RawSocket(
-                    fileno=plain.fileno(),
-                    filter=program,
-                    rcvbuf=_RECEIVE_BUFFER,
-                )
-            )
+            _enlarge_receive_buffer(plain)
+            self.take(RawSocket(fileno=plain.fileno(), filter=program))
             plain.detach()
 
     def _resolve(self) -> tuple[socket.AddressFamily, Any, Any]:
@@ -61,6 +57,14 @@ class UdpSocket(Port):
             if family in remotes:
                 return family, address, remotes[family]
         raise PortError(f"{self.name}: one address is IPv4, the other IPv6")
+
+
+def _enlarge_receive_buffer(sock: socket.socket) -> None:
+    """Not by rcvbuf=, which warns where the kernel gives less."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
 def _look_up(

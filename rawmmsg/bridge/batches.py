@@ -2,7 +2,7 @@
 
 from .._rawmmsg import PacketBatch
 from ..constants import SUPER_FRAME
-from .port import Port
+from .ports import Port
 
 __all__ = ["Slot", "Stacks", "make_stacks"]
 

@@ -1,0 +1,1 @@
+"""Scapy with its own sockets and functions, and with those of rawmmsg."""

@@ -1,0 +1,271 @@
+"""The examples in README.md, CONTRIBUTING.md and docs/ do what they say."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+from support import WAIT
+from support.blocks import ROOT, Block, blocks, pages
+from support.child import tool
+
+import rawmmsg
+from rawmmsg import RawSocket
+from rawmmsg.testing import Veth
+
+BLOCKS = list(blocks())
+LANGUAGES = {"python", "sh", "console", "text"}
+
+# Why blocks are not run, and how many of each kind there are.
+NOT_RUN = {
+    "needs a fresh machine, see .ci/fresh.sh": 4,
+    "needs a virtual machine, see tests/qemu": 1,
+}
+
+IPV4_FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x08\x00" + bytes(46)
+
+
+def those_in(*languages: str) -> list[Block]:
+    return [
+        block
+        for block in BLOCKS
+        if block.language in languages and block.not_run is None
+    ]
+
+
+def is_pytest(block: Block) -> bool:
+    return "conftest.py" in block.files()
+
+
+@contextmanager
+def feeding(interface: str) -> Iterator[None]:
+    """Sends a frame every millisecond on `interface`."""
+    stop = threading.Event()
+
+    def feed() -> None:
+        with RawSocket(interface, protocol=0) as sock:
+            while not stop.wait(0.001):
+                sock.send(IPV4_FRAME)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def running(
+    command: list[str], folder: Path
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs the command as a user of this installation would."""
+    scripts = os.path.dirname(sys.executable)
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ
+        | {
+            "PATH": f"{scripts}:{os.environ['PATH']}",
+            "PYTHONUNBUFFERED": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Returns what the command prints."""
+    with running(command, folder) as process:
+        output, _ = process.communicate(timeout=WAIT)
+    assert process.returncode == 0, output
+    return output
+
+
+def run_until_interrupted(
+    command: list[str], folder: Path, until: Callable[[], object] | None
+) -> str:
+    """Interrupts the command after `until`, or when it has printed a line."""
+    with running(command, folder) as process:
+        assert process.stdout is not None
+        first = ""
+        if until is None:
+            first = process.stdout.readline()
+        else:
+            until()
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=WAIT)
+    assert process.returncode in (0, -signal.SIGINT), first + rest
+    return first + rest
+
+
+@pytest.fixture
+def far_side(veth_factory: Callable[..., Veth]) -> Iterator[RawSocket]:
+    """The interfaces that examples name, and a socket that sees what they
+    send on eth1."""
+    tool("ip")
+    veth_factory("eth0", "peer0")
+    veth_factory("eth1", "peer1")
+    veth_factory("tap0", "peer2")
+    with RawSocket("peer1") as sock:
+        sock.settimeout(WAIT)
+        yield sock
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for block in those_in("python") if not is_pytest(block)],
+    ids=str,
+)
+def test_program_runs_and_prints(
+    block: Block, far_side: RawSocket, tmp_path: Path
+) -> None:
+    ((name, text),) = block.files().items()
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    # Where the kernel allows small buffers only, a socket warns of it.
+    options = ["-W", "error", "-W", "default::RuntimeWarning"]
+    command = [sys.executable, *options, name]
+    sends = "eth1" in text
+    fed = feeding("peer0") if "feed" in block.marks else nullcontext()
+    with fed:
+        if "interrupt" in block.marks:
+            until = (lambda: far_side.recv(2048)) if sends else None
+            output = run_until_interrupted(command, tmp_path, until)
+        else:
+            output = run(command, tmp_path)
+            if sends:
+                assert far_side.recv(2048), "what the program sends arrives"
+    if "print(" in text:
+        assert output, "the program prints nothing"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for block in those_in("python") if is_pytest(block)],
+    ids=str,
+)
+def test_pytest_example_passes(block: Block, tmp_path: Path) -> None:
+    """Tests that the pages show, run as their reader would run them."""
+    tool("ip")
+    for name, text in block.files().items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    assert "1 passed" in run(command, tmp_path)
+
+
+@pytest.mark.parametrize("block", those_in("sh"), ids=str)
+def test_commands_run(
+    block: Block, far_side: RawSocket, tmp_path: Path
+) -> None:
+    """Line by line where each runs until it is interrupted."""
+    fed = feeding("peer0") if "feed" in block.marks else nullcontext()
+    with fed:
+        if "interrupt" not in block.marks:
+            run(["bash", "-euc", block.text], tmp_path)
+            return
+        for line in block.text.replace("\\\n", "").splitlines():
+            command = ["bash", "-euc", f"exec {line}"]
+            run_until_interrupted(command, tmp_path, None)
+
+
+@pytest.mark.parametrize("block", those_in("console"), ids=str)
+def test_commands_print_what_the_page_shows(
+    block: Block, far_side: RawSocket, tmp_path: Path
+) -> None:
+    shown = re.findall(
+        r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE
+    )
+    assert shown
+    for line, output in shown:
+        with running(["bash", "-c", line], tmp_path) as process:
+            printed, _ = process.communicate(timeout=WAIT)
+        assert printed == output, line
+
+
+@pytest.mark.no_network
+def test_every_block_is_of_a_known_language() -> None:
+    """Indented blocks and other fences would not be found."""
+    assert {block.language for block in BLOCKS} <= LANGUAGES
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        for block in BLOCKS:
+            if ROOT / block.page == page:
+                text = text.replace(
+                    f"```{block.language}\n{block.text}```\n", "", 1
+                )
+        assert not re.search(r"```|~~~|^\n( {4}|\t)", text, re.MULTILINE), page
+
+
+@pytest.mark.no_network
+def test_every_mark_is_known() -> None:
+    marks = {mark for block in BLOCKS for mark in block.marks}
+    assert marks <= {"feed", "interrupt"}
+
+
+@pytest.mark.no_network
+def test_few_blocks_are_not_run() -> None:
+    reasons = Counter(b.not_run for b in BLOCKS if b.not_run is not None)
+    assert reasons == NOT_RUN
+
+
+@pytest.mark.no_network
+def test_links_lead_somewhere() -> None:
+    """To files and headings of this repository; others are not looked at."""
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if target.startswith(("http:", "https:")):
+                continue
+            name, _, heading = target.partition("#")
+            linked = page.parent / name if name else page
+            assert linked.exists(), f"{page}: {target}"
+            if heading:
+                assert heading in headings(linked), f"{page}: {target}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a forge makes of the headings."""
+    text = page.read_text(encoding="utf-8")
+    return {
+        re.sub(r"[^\w -]", "", line.lower()).strip().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+
+
+@pytest.mark.no_network
+def test_architecture_names_what_exists() -> None:
+    """Files as `path`, and functions and classes in them as `path:name()`."""
+    page = ROOT / "docs" / "architecture.md"
+    names = re.findall(
+        r"`(_?rawmmsg[\w./]*|(?:bench|tests)/[\w./]*)(?::(\w+)(?:\(\))?)?`",
+        page.read_text(encoding="utf-8"),
+    )
+    assert len(names) > 30
+    # The tests may run in a tree without the package, on an installed one.
+    package = Path(rawmmsg.__file__).parents[1]
+    for path, name in names:
+        file = (package if path.startswith("rawmmsg") else ROOT) / path
+        assert file.exists(), path
+        if name:
+            defined = rf"^(?:static .*)?(?: *def | *class )?{name}\b"
+            text = file.read_text(encoding="utf-8")
+            assert re.search(defined, text, re.MULTILINE), f"{path}: {name}"
+
+
+@pytest.mark.no_network
+def test_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 130

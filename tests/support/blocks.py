@@ -1,0 +1,95 @@
+"""The blocks of code in README.md, CONTRIBUTING.md and docs/.
+
+A comment on the line before a block says how the block is tested:
+
+    <!-- test: feed -->        frames arrive on eth0 while it runs
+    <!-- test: interrupt -->   it runs until it gets SIGINT (Ctrl-C)
+    <!-- not run: REASON -->   it cannot run here
+
+Two words for `test` are separated by a comma. A block without a comment runs
+to its end. The languages are
+
+    python    a program, or, with the line "# conftest.py", a pytest suite
+    sh        commands for a shell
+    console   commands after "$ ", each followed by what it prints
+    text      not code
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+_BLOCK: Final = re.compile(
+    r"(?:^<!-- (?P<key>[a-z ]+): (?P<value>.*) -->\n)?"
+    r"^```(?P<language>.*)\n(?P<text>(?:.*\n)*?)^```$",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block; `line` is the number of its first line."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    marks: frozenset[str] = frozenset()
+    not_run: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    def files(self) -> dict[str, str]:
+        """The files of a Python block, by name.
+
+        Blank lines before the code make its line numbers those of the page.
+        """
+        stem = re.sub(r"\W", "_", self.page.removesuffix(".md"))
+        if "# conftest.py\n" not in self.text:
+            return {f"{stem}_{self.line}.py": self._moved(0)}
+        parts = re.finditer(
+            r"^# (\w+\.py)\n((?:(?!# \w+\.py\n).*\n)*)",
+            self.text,
+            re.MULTILINE,
+        )
+        return {
+            part[1]: self._moved(part.start(2), part.end(2)) for part in parts
+        }
+
+    def _moved(self, start: int, end: int | None = None) -> str:
+        before = self.line - 1 + self.text.count("\n", 0, start)
+        return "\n" * before + self.text[start:end]
+
+
+def pages() -> list[Path]:
+    """The files whose blocks are tested."""
+    return [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    ]
+
+
+def blocks() -> Iterator[Block]:
+    """Every block of every page."""
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        for found in _BLOCK.finditer(text):
+            key, value = found["key"], found["value"]
+            if key not in (None, "test", "not run"):
+                raise ValueError(f"{page}: unknown comment {key!r}")
+            yield Block(
+                page=str(page.relative_to(ROOT)),
+                line=text.count("\n", 0, found.start("text")) + 1,
+                language=found["language"],
+                text=found["text"],
+                marks=frozenset(value.split(", "))
+                if key == "test"
+                else frozenset(),
+                not_run=value if key == "not run" else None,
+            )
