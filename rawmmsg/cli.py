@@ -15,16 +15,16 @@ _LINK_TYPES = {"EN10MB": 1, "RAW": 65534}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand and returns the exit code: 0, 1 for a failure, 2 for
-    a command line that makes no sense."""
+    """Runs a subcommand and returns its exit code: 1 after a failure, 2 for
+    wrong arguments."""
     arguments = _parser().parse_args(argv)
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Who reads has seen enough (| head). The interpreter flushes again
-        # when it ends, and would complain.
+        # The reader has closed the pipe (| head). The interpreter flushes
+        # again when it exits, and that must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rawmmsg",
-        description="Direct packet I/O in batches, from the command line.",
+        description="Tools for rawmmsg, a library that sends and receives "
+        "many network packets with one system call.",
     )
     parser.add_argument(
         "--version", action="version", version=f"rawmmsg {__version__}"
@@ -43,12 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
-        help="send and receive through a private pair of interfaces, and "
-        "compare with the stdlib's socket",
-        description="Sends numbered frames and receives a part of them "
-        "through a kernel filter, on a veth pair in a network namespace of "
-        "its own: no real interface is touched, and no privilege needed "
-        "where user namespaces are allowed. Verifies every frame.",
+        help="send and receive on a private pair of interfaces, and compare "
+        "with Python's own sockets",
+        description="Send numbered frames through a pair of virtual "
+        "interfaces, receive half of them through a filter in the kernel, "
+        "check every frame, and compare rawmmsg with Python's own sockets. "
+        "It runs in a network namespace of its own, so it uses no real "
+        "interface. It needs no privilege if user namespaces are allowed.",
     )
     demo.set_defaults(run=lambda _: run_demo())
     _add_filter(commands)

@@ -189,7 +189,7 @@ def test_error_names_the_valid_modes(
         sock.set_fanout(mode)
 
 
-def test_group_of_no_members_is_refused(pair: Veth) -> None:
+def test_group_of_zero_sockets_is_refused(pair: Veth) -> None:
     with pytest.raises(ValueError, match="at least one"):
         open_fanout_group(0, pair.b)
 

@@ -74,6 +74,24 @@ def test_packets_arrive_as_they_were_given(
     assert (result.retries, result.errors, result.refusal) == (0, 0, None)
 
 
+@pytest.mark.parametrize("make", [list, iter])
+@pytest.mark.parametrize("pace", [{}, {"pps": 2e5}], ids=str)
+def test_more_than_a_batch_keeps_its_order(
+    pair: Veth, make: Callable[..., Any], pace: dict[str, Any]
+) -> None:
+    """Checked where batches meet: a small receive buffer does not hold all
+    frames."""
+    number = "ether[20:2]"
+    seams = f"{number} & 1023 >= 1000 or {number} & 1023 < 24"
+    given = [numbered(i) for i in range(2_500)]
+    kept = [packet for i, packet in enumerate(given) if (i + 24) % 1024 < 48]
+    before = arrived(pair.b)[0]
+    with RawSocket(pair.b, filter=seams) as receiver:
+        assert paced(make(given), pair.a, **pace).frames == 2_500
+        assert pending(receiver) == kept
+    assert arrived(pair.b)[0] - before == 2_500
+
+
 @pytest.mark.parametrize("loop", [0, 1, 5])
 @pytest.mark.parametrize("empty", [list, PacketBatch, lambda: iter([])])
 def test_nothing_to_send_ends_at_once(
@@ -84,14 +102,16 @@ def test_nothing_to_send_ends_at_once(
 
 
 def test_batch_is_left_as_it_was(pair: Veth) -> None:
+    """A batch that was received, with its columns."""
     batch = PacketBatch()
     with RawSocket(pair.b) as sock:
         paced(FRAMES, pair.a)
         sock.recvmmsg_into(batch)
-    before = batch.tolist()
+    assert batch.wire_lengths is not None
+    before = batch.tolist(), list(batch.wire_lengths[:5])
     for options in ({}, {"pps": 1e5}, {"loop": 700}):
         paced(batch, pair.a, **options)
-    assert batch.tolist() == before
+    assert (batch.tolist(), list(batch.wire_lengths[:5])) == before
 
 
 @pytest.mark.parametrize("loop", [1, 3])
@@ -124,13 +144,32 @@ def test_stop_gives_an_exact_result(pair: Veth, pace: dict[str, Any]) -> None:
         lambda: paced(packets, pair.a, loop=0, stop=stop, **pace)
     ) as call:
         eventually(
-            lambda: arrived(pair.b)[0] > before[0] + 500, "nothing is sent"
+            lambda: arrived(pair.b)[0] > before[0] + 500, "nothing was sent"
         )
         stop.set()
     result = call.result()
     after = arrived(pair.b)
     assert result.frames == after[0] - before[0]
     assert result.bytes == after[1] - before[1]
+
+
+def test_thread_stops_a_long_pause(pair: Veth, receiver: RawSocket) -> None:
+    stop = threading.Event()
+    with Call(
+        lambda: paced([numbered(1)] * 2, pair.a, inter=3600, stop=stop)
+    ) as call:
+        assert receive(receiver, 1) == [numbered(1)]
+        stop.set()
+    assert call.result().frames == 1
+
+
+def test_stop_set_before_sends_nothing(
+    pair: Veth, receiver: RawSocket
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert paced([numbered(1)], pair.a, stop=stop).frames == 0
+    assert pending(receiver) == []
 
 
 @PACES
@@ -170,7 +209,7 @@ def test_refused_packets_are_skipped_and_counted(
 
 def test_link_that_goes_down_is_an_error(veth: Veth) -> None:
     with Call(lambda: paced(FRAMES, veth.a, loop=0, pps=1e4)) as call:
-        eventually(lambda: arrived(veth.b)[0] > 0, "nothing is sent")
+        eventually(lambda: arrived(veth.b)[0] > 0, "nothing was sent")
         veth.down("a")
     error = call.error()
     assert isinstance(error, OSError)
@@ -269,7 +308,7 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], type[Exception], str]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_arguments_that_make_no_sense_are_refused(
+def test_wrong_arguments_are_refused(
     pair: Veth, receiver: RawSocket, name: str
 ) -> None:
     options, kind, words = REFUSED[name]
@@ -281,7 +320,7 @@ def test_arguments_that_make_no_sense_are_refused(
 
 
 @pytest.mark.no_network
-def test_it_does_without_scapy() -> None:
+def test_pacing_does_not_import_scapy() -> None:
     run_python(
         "import sys, rawmmsg\n"
         "rawmmsg.pacing.send\n"

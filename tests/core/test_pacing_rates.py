@@ -5,9 +5,11 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from support.frames import numbered
+from support import WAIT
+from support.frames import numbered, until_stamped
 from support.pacing import paced
 
+from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.pacing import loads, outlet, pace, sending
 from rawmmsg.pacing.pace import TICK, Pacer
 from rawmmsg.testing import Veth
@@ -18,8 +20,8 @@ PACES: Final = (1, 10, 1_000, 5_000, 20_000, 100_000)
 
 
 class Clock:
-    """Time that passes by sleeping, 60 us longer than asked for, and by being
-    looked at, 1 us."""
+    """Its time passes when somebody sleeps, 60 us longer than asked for, and
+    by 1 us when somebody reads it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -54,7 +56,7 @@ def pace_options(axis: str, pps: int) -> dict[str, Any]:
 def test_list_of_any_length_is_looped_at_the_pace(
     pair: Veth, clock: Clock, count: int, pps: int, axis: str
 ) -> None:
-    """Within 1 %, over two seconds or 200 frames of it."""
+    """Within 1 %, over two seconds or 200 frames."""
     loop = max(2, -(-max(200, min(2 * pps, 30_000)) // count))
     frames = [numbered(number, SIZE) for number in range(count)]
     result = paced(frames, pair.a, loop=loop, **pace_options(axis, pps))
@@ -81,6 +83,28 @@ def test_endless_loop_of_one_frame_keeps_the_pace(
     assert result.frames == pytest.approx(40_000, rel=0.01)
 
 
+def test_pace_goes_on_from_pass_to_pass(pair: Veth) -> None:
+    result = paced([numbered(1)], pair.a, pps=200, loop=21)
+    assert 0.0999 <= result.seconds < WAIT
+
+
+def test_frames_are_spread(pair: Veth) -> None:
+    """The kernel's stamps say that they do not all come in one burst."""
+    batch = PacketBatch()
+    with (
+        RawSocket(pair.b, timestamps="software") as sock,
+        RawSocket(pair.a, protocol=0) as sender,
+    ):
+        until_stamped(sender, sock, numbered(1))
+        sock.settimeout(WAIT)
+        paced([numbered(i) for i in range(50)], pair.a, pps=500)
+        assert sock.recvmmsg_into(batch) == 50
+        assert batch.timestamps_ns is not None
+        times = list(batch.timestamps_ns[:50])
+    assert times[25] - times[0] >= 0.045e9
+    assert times[49] - times[0] >= 0.09e9
+
+
 def test_pacer_catches_up_at_twice_the_rate() -> None:
     rate = 10_000
     positions = range(10_001)
@@ -104,7 +128,7 @@ def test_pacer_catches_up_at_twice_the_rate() -> None:
 def test_list_is_sent_as_often_as_asked(
     pair: Veth, count: int, loop: int
 ) -> None:
-    """Repeated within its batch where it is short."""
+    """A short list is repeated within its batch."""
     frames = [numbered(number, SIZE) for number in range(count)]
     result = paced(frames, pair.a, loop=loop)
     assert (result.frames, result.bytes) == (count * loop, count * loop * SIZE)
@@ -113,7 +137,7 @@ def test_list_is_sent_as_often_as_asked(
 def test_one_looped_frame_takes_as_few_calls_as_a_thousand(
     pair: Veth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unpaced, what a frame costs is its share of a call."""
+    """Without a pace, the cost of a frame is its share of a call."""
     outlets: list[outlet.Outlet] = []
 
     class Kept(outlet.Outlet):

@@ -21,7 +21,7 @@ MOST_RETRIES: Final = 12
 """For each refused frame; they take some milliseconds. The second for which a
 full queue is tried has more than 200 retries."""
 
-QUEUE: Final = 20  # frames that a tap has room for
+QUEUE: Final = 20  # how many frames fit into a tap
 TO_TAP: Final = [numbered(i) for i in range(150)]
 
 
@@ -52,7 +52,7 @@ def with_refused(count: int, places: set[int], size: int) -> list[bytes]:
     [{0}, {50}, {98}, {99}, {0, 99}, {50, 51, 52}, {97, 98, 99}],
     ids=str,
 )
-def test_refused_frame_costs_no_other(
+def test_refused_frame_loses_no_other(
     veth: Veth,
     refuse: Callable[[Veth], int],
     places: set[int],
@@ -125,7 +125,7 @@ def read_when_full(descriptor: int, name: str) -> list[bytes]:
             fits = rest <= QUEUE and select([descriptor], [], [], 0)[0]
             return bool(fits) or tx_dropped(name) >= often
 
-        eventually(ready, "the sender does not try a full tap again")
+        eventually(ready, "the sender did not try the full tap again")
         try:
             while True:
                 frame = os.read(descriptor, 2048)
@@ -153,10 +153,10 @@ def test_full_tap_is_waited_for(
         assert sorted(call.result()) == sorted(TO_TAP)
 
 
-def test_queue_that_stays_full_costs_no_frame_after_a_refused_one(
+def test_queue_that_stays_full_loses_no_frame_after_a_refused_one(
     veth: Veth,
 ) -> None:
-    """tc-tbf(8) at 8 bit/s: frames wait in the queue, which has room."""
+    """With tc-tbf(8) at 8 bit/s, frames wait in the queue, which has room."""
     size = egress_filter(veth)
     shape = "rate 8bit burst 2000 limit 100000"
     tc(*f"qdisc add dev {veth.a} root tbf {shape}".split())
@@ -176,7 +176,7 @@ def test_full_queue_is_tried_again_and_counted(veth: Veth) -> None:
         Call(receive, receiver, 500) as received,
     ):
         result = paced(given, veth.a)
-        # Two CPUs take frames out of the queue, and not always in turn.
+        # Two CPUs empty the queue, and not always in order.
         assert sorted(received.result()) == given
     assert (result.frames, result.errors) == (500, 0)
     assert result.retries > 0

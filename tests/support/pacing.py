@@ -1,4 +1,4 @@
-"""rawmmsg.pacing over a socket of its own, and who watches or stops it."""
+"""Paced sending over a new socket; what has arrived; Ctrl-C while sending."""
 
 import signal
 import threading
@@ -19,7 +19,7 @@ def paced(
 
 
 def arrived(interface: str) -> tuple[int, int]:
-    """Frames and bytes that the interface has received, by its own count."""
+    """How many frames and bytes the interface has received."""
     size, frames, *_ = interface_counters(interface)
     return frames, size
 
@@ -33,7 +33,7 @@ def interrupting(interface: str, more: int) -> Iterator[None]:
     until = arrived(interface)[0] + more
 
     def interrupt() -> None:
-        eventually(lambda: arrived(interface)[0] >= until, "nothing is sent")
+        eventually(lambda: arrived(interface)[0] >= until, "nothing was sent")
         signal.pthread_kill(main, signal.SIGINT)
 
     with Call(interrupt) as call:
