@@ -3639,6 +3639,25 @@ static PyStructSequence_Field Statistics_fields[] = {
     {NULL, NULL},
 };
 
+static PyObject *
+Statistics_asdict(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *dict = PyDict_New();
+    Py_ssize_t i;
+
+    for (i = 0; dict != NULL && Statistics_fields[i].name != NULL; i++) {
+        if (PyDict_SetItemString(dict, Statistics_fields[i].name,
+                                 PyTuple_GetItem(self, i))
+            < 0) {
+            Py_CLEAR(dict);
+        }
+    }
+    return dict;
+}
+
+static PyMethodDef Statistics_asdict_method = {
+    "_asdict", Statistics_asdict, METH_NOARGS, Statistics__asdict_doc};
+
 static PyStructSequence_Desc Statistics_desc = {
     "rawmmsg.Statistics",
     Statistics_doc,
@@ -4246,6 +4265,27 @@ make_type(PyObject *module, PyType_Spec *spec, bool publish)
     return type;
 }
 
+/* Statistics, a struct sequence that has the _asdict() of a namedtuple; NULL
+   with an exception set. */
+static PyTypeObject *
+make_statistics_type(void)
+{
+    PyTypeObject *type =
+        check_type(PyStructSequence_NewType(&Statistics_desc));
+    PyObject *method;
+
+    if (type == NULL) {
+        return NULL;
+    }
+    method = PyDescr_NewMethod(type, &Statistics_asdict_method);
+    if (method == NULL
+        || PyObject_SetAttrString((PyObject *)type, "_asdict", method) < 0) {
+        Py_CLEAR(type);
+    }
+    Py_XDECREF(method);
+    return type;
+}
+
 static int
 rawmmsg_exec(PyObject *module)
 {
@@ -4271,8 +4311,7 @@ rawmmsg_exec(PyObject *module)
             return -1;
         }
     }
-    state->statistics_type =
-        check_type(PyStructSequence_NewType(&Statistics_desc));
+    state->statistics_type = make_statistics_type();
     if (state->statistics_type == NULL
         || PyModule_AddType(module, state->statistics_type) < 0) {
         return -1;

@@ -513,6 +513,18 @@ share_memory(const BatchMemory *a, const BatchMemory *b)
     return false;
 }
 
+/* Declares that the rows are full: what the caller's memory holds is there
+   already. */
+static void
+fill_lengths(BatchMemory *m)
+{
+    Py_ssize_t i;
+
+    for (i = 0; i < m->capacity; i++) {
+        atomic_init(&m->lengths[i], (uint32_t)room_of(m, i));
+    }
+}
+
 /* New memory, armed; NULL with an exception set. */
 static BatchMemory *
 BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
@@ -547,6 +559,9 @@ BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
             arm_slot(m, i, m->frames + i * m->strides[0],
                      (size_t)m->frame_size);
         }
+    }
+    if (buffer != NULL || buffers != NULL) {
+        fill_lengths(m);
     }
     return m;
 }
@@ -1357,6 +1372,28 @@ struct column {
     bool readonly;
 };
 
+/* Raises AttributeError that names the option which collects the column;
+   always NULL. */
+static PyObject *
+raise_not_collected(unsigned needs)
+{
+    const char *reason =
+        needs == COLLECT_VLAN ? "no wire lengths and tags: "
+                                "RawSocket(..., vlan=True)"
+        : needs == COLLECT_TIMES
+            ? "no time stamps: RawSocket(..., timestamps='software')"
+        : needs == COLLECT_ADDRESSES
+            ? "no addresses: RawSocket(..., addresses=True)"
+        : needs == COLLECT_OFFLOADS
+            ? "no offload headers: RawSocket(..., vnet_hdr=True)"
+        : needs == COLLECT_BUFFER_COUNTS
+            ? "no buffer counts: RawSocket(..., vnet_hdr=12)"
+            : "no flags: the batch does not hold what was received";
+
+    PyErr_SetString(PyExc_AttributeError, reason);
+    return NULL;
+}
+
 static PyObject *
 PacketBatch_get_column(PyObject *self, void *closure)
 {
@@ -1371,7 +1408,7 @@ PacketBatch_get_column(PyObject *self, void *closure)
         return NULL;
     }
     if ((collected & column->needs) != column->needs) {
-        Py_RETURN_NONE;
+        return raise_not_collected(column->needs);
     }
     memcpy(&start, (char *)b->memory + column->offset, sizeof(start));
     return view_of(b->memory, state->window_type, start + column->field,

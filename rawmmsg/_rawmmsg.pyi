@@ -3,7 +3,16 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from socket import AddressFamily, SocketKind
-from typing import Any, Final, Literal, Self, TypeAlias, final, overload
+from typing import (
+    Any,
+    Final,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    final,
+    overload,
+)
 
 from _typeshed import structseq
 from typing_extensions import Buffer
@@ -39,8 +48,21 @@ _PeerAddress: TypeAlias = (
 # What an address is when it is read: of AF_PACKET, AF_UNIX (None: a sender
 # without a name), AF_INET, AF_INET6.
 _Address: TypeAlias = Any
+
+class _Rows(Protocol):
+    """A NumPy array of frames, which typing does not call a Sequence."""
+
+    def __len__(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...
+
 _Packets: TypeAlias = (
-    PacketBatch | Sequence[Buffer] | Sequence[Buffer | tuple[Buffer, ...]]
+    PacketBatch
+    | Sequence[Buffer]
+    | Sequence[Buffer | tuple[Buffer, ...]]
+    | _Rows
 )
 
 @final
@@ -172,41 +194,41 @@ class PacketBatch:
         against the frame, at every use."""
 
     @property
-    def wire_lengths(self) -> memoryview[int] | None:
+    def wire_lengths(self) -> memoryview[int]:
         """Bytes each packet had on the wire, its tags included ("I"), also
         where the frame or a filter cut it. Collected on AF_PACKET with
         vlan=True (packet(7), tp_len)."""
 
     @property
-    def timestamps_ns(self) -> memoryview[int] | None:
+    def timestamps_ns(self) -> memoryview[int]:
         """When the kernel or the interface received each packet, ns since
         the epoch ("q"). 0: it has no stamp. Collected with timestamps=."""
 
     @property
-    def ifindexes(self) -> memoryview[int] | None:
+    def ifindexes(self) -> memoryview[int]:
         """Index of the interface of each packet ("i"). Collected with
         addresses=True."""
 
     @property
-    def packet_types(self) -> memoryview[int] | None:
+    def packet_types(self) -> memoryview[int]:
         """PACKET_HOST, PACKET_OUTGOING ... of each packet ("B"). Collected
         with addresses=True."""
 
     @property
-    def flags(self) -> memoryview[int] | None:
+    def flags(self) -> memoryview[int]:
         """TRUNCATED, CHECKSUM_NOT_READY, CHECKSUM_VALID, VLAN_RESTORED,
         CONTROL_TRUNCATED and FOREIGN of each packet ("H"). The checksum flags
         and VLAN_RESTORED need vlan=True, FOREIGN needs a `peer`. Collected by
         every receive."""
 
     @property
-    def vlan_tcis(self) -> memoryview[int] | None:
+    def vlan_tcis(self) -> memoryview[int]:
         """Tag control information of each frame's outer tag, in host order
         ("H"), whether it came stripped or inline. Collected with
         vlan=True."""
 
     @property
-    def vlan_tpids(self) -> memoryview[int] | None:
+    def vlan_tpids(self) -> memoryview[int]:
         """EtherType of each frame's outer tag, 0x8100 or 0x88a8, in host
         order ("H"). 0: no tag. Collected with vlan=True."""
 
@@ -216,32 +238,32 @@ class PacketBatch:
     # them too, zero until written (append() zeroes its frame's).
 
     @property
-    def vnet_flags(self) -> memoryview[int] | None:
+    def vnet_flags(self) -> memoryview[int]:
         """VNET_NEEDS_CSUM, VNET_DATA_VALID of each frame ("B")."""
 
     @property
-    def gso_types(self) -> memoryview[int] | None:
+    def gso_types(self) -> memoryview[int]:
         """GSO_NONE, or what kind of super-frame each frame is ("B")."""
 
     @property
-    def header_lengths(self) -> memoryview[int] | None:
+    def header_lengths(self) -> memoryview[int]:
         """Bytes of headers in front of a super-frame's payload, a hint
         ("H")."""
 
     @property
-    def gso_sizes(self) -> memoryview[int] | None:
+    def gso_sizes(self) -> memoryview[int]:
         """Bytes of payload in each segment of a super-frame ("H")."""
 
     @property
-    def checksum_starts(self) -> memoryview[int] | None:
+    def checksum_starts(self) -> memoryview[int]:
         """Where the bytes begin that a missing checksum covers ("H")."""
 
     @property
-    def checksum_offsets(self) -> memoryview[int] | None:
+    def checksum_offsets(self) -> memoryview[int]:
         """Where the checksum belongs, counted from there ("H")."""
 
     @property
-    def buffer_counts(self) -> memoryview[int] | None:
+    def buffer_counts(self) -> memoryview[int]:
         """num_buffers of each header ("H"). Collected with vnet_hdr=12; None
         while the batch holds headers of 10 bytes."""
 
@@ -259,6 +281,9 @@ class Statistics(
         "batches_sent",
         "send_retries",
     )
+
+    def _asdict(self) -> dict[str, int | None]:
+        """The counts by their names, as a namedtuple has it: for json."""
 
     @property
     def packets_received(self) -> int:

@@ -90,8 +90,8 @@ class Direct:
         return False
 
     def mark(self) -> int:
-        types = self.batch.gso_types
-        return 0 if types is None else types[self._at]
+        types = getattr(self.batch, "gso_types", None)
+        return 0 if types is None else int(types[self._at])
 
     def skip(self) -> None:
         if self.passed:
@@ -168,8 +168,8 @@ class Segmented:
         self.gained += len(self._target) - (self._next[0] - frame)
 
     def mark(self) -> int:
-        types = self.batch.gso_types
-        return 0 if types is None else types[self._next[0]]
+        types = getattr(self.batch, "gso_types", None)
+        return 0 if types is None else int(types[self._next[0]])
 
     def skip(self) -> None:
         if self._at < len(self._target):

@@ -67,7 +67,7 @@ def test_datagrams_go_to_an_address_and_tell_whose_they_are(
         assert [batch.address(i) for i in range(4)] == [here] * 4
         assert theirs.sendto(b"back", batch.address(0)) == 4
         assert ours.recvfrom(10) == (b"back", there)
-        assert batch.ifindexes is None
+        assert not hasattr(batch, "ifindexes")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,7 +83,6 @@ def test_strangers_are_flagged_and_counted(
         assert sock.strangers == 0
         stranger.sendto(b"before", address)
         receive_batch(sock, batch, 1)
-        assert batch.flags is not None
         assert batch.flags[0] == 0
         sock.peer = peer
         assert sock.peer == peer
@@ -127,7 +126,6 @@ def test_sender_without_a_name_is_none_and_a_stranger(
         nobody.sendto(b"4", address)
         receive_batch(sock, batch, 4)
         assert [batch.address(i) for i in range(4)] == [peer, None] * 2
-        assert batch.flags is not None
         assert list(batch.flags[:4]) == [0, FOREIGN] * 2
         nobody.sendto(b"5", address)
         assert sock.recvfrom(10) == (b"5", None)
@@ -159,7 +157,6 @@ def test_names_of_every_length(
         friend.sendto(b"hello", address)
         receive_batch(sock, batch, 1)
         assert batch.address(0) == expected
-        assert batch.flags is not None
         assert batch.flags[0] == 0
         assert sock.strangers == 0
         sock.sendto(b"back", batch.address(0))
@@ -367,7 +364,6 @@ def test_peer_may_change_while_others_use_it(short_path: Path) -> None:
                 assert sock.peer in names
                 friend.sendto(b"x", address)
                 sock.recvmmsg_into(batch)
-                assert batch.flags is not None
                 assert batch.flags[0] in (0, FOREIGN)
         except BaseException as error:
             failures.append(error)

@@ -378,9 +378,7 @@ def test_filter_cuts_frames(pair: Veth, kept: int) -> None:
         assert sock.recvmmsg_into(batch) == 1
         assert batch.tolist() == [packet[:kept]]
         assert batch.lengths[0] == kept
-        assert batch.wire_lengths is not None
         assert batch.wire_lengths[0] == len(packet)
-        assert batch.flags is not None
         assert batch.flags[0] & TRUNCATED
 
 
@@ -391,7 +389,6 @@ def test_filter_that_keeps_all_does_not_flag_truncation(pair: Veth) -> None:
         batch = PacketBatch()
         send(pair.a, packet)
         sock.recvmmsg_into(batch)
-        assert batch.flags is not None
         assert not batch.flags[0] & TRUNCATED
 
 

@@ -254,7 +254,6 @@ def test_receiving(pair: tuple[socket.socket, RawSocket]) -> None:
         assert receiver.recv(2048) == FRAME
         assert receiver.recv_into(buffer) == 60
         assert receiver.recvmmsg_into(batch) == 2
-        assert batch.flags is not None
 
     assert_no_leak(receive)
 
@@ -490,8 +489,6 @@ def test_packet_sockets(veth: Veth) -> None:
             sender.sendmmsg_all([FRAME])
             receiver.settimeout(10)
             receiver.recvmmsg_into(batch)
-            assert batch.timestamps_ns is not None
-            assert batch.ifindexes is not None
             receiver.getsockname()
             receiver.statistics()
             assert receiver.mtu == 1500

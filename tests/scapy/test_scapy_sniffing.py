@@ -411,7 +411,10 @@ def test_except_filter_is_honoured(veth: Veth, filter: str | None) -> None:
 
 
 def test_except_filter_cannot_be_joined_to_a_program(veth: Veth) -> None:
-    with except_filter("udp"), pytest.raises(ValueError, match="cannot be added"):
+    with (
+        except_filter("udp"),
+        pytest.raises(ValueError, match="cannot be added"),
+    ):
         L2RawMmsgSocket(iface=veth.a, filter=bpf.compile("arp"))
 
 
