@@ -97,7 +97,7 @@ PyErr_SetRaisedException(PyObject *exception)
 #define PYTHREAD_INVALID_THREAD_ID ((unsigned long)-1)
 #endif
 
-/* ---- Constants ------------------------------------------------------------ */
+/* ---- Constants ---------------------------------------------------------- */
 
 #define DEFAULT_RCVBUF (8 << 20)
 
@@ -118,7 +118,7 @@ PyErr_SetRaisedException(PyObject *exception)
 #define LAST_PAUSE_NS INT64_C(10000000)
 #define FULL_LIMIT_NS NS_PER_S
 
-/* ---- Forks ---------------------------------------------------------------- */
+/* ---- Forks -------------------------------------------------------------- */
 
 struct forks forks;
 
@@ -143,7 +143,7 @@ begin_counting_forks(void)
     return 0;
 }
 
-/* ---- RawSocket: state ----------------------------------------------------- */
+/* ---- RawSocket: state --------------------------------------------------- */
 
 /* RawSocket.state: the calls in flight, whether close() or detach() has been
    called, whether a thread is about to move the socket into this process, and,
@@ -430,7 +430,7 @@ close_socket(RawSocket *s)
     leave_call(s, this_process());
 }
 
-/* ---- RawSocket: the interface --------------------------------------------- */
+/* ---- RawSocket: the interface ------------------------------------------- */
 
 /* The index that the kernel has for the socket: -1 when its interface is
    gone (net/packet/af_packet.c:packet_notifier()). */
@@ -475,7 +475,7 @@ link_is_up(RawSocket *s)
            && (answer.ifr_flags & IFF_UP);
 }
 
-/* ---- RawSocket: system calls and waiting ---------------------------------- */
+/* ---- RawSocket: system calls and waiting -------------------------------- */
 
 /* musl's sendmmsg() is a loop of sendmsg(). The headers are zeroed, pads of
    64-bit musl included. */
@@ -964,7 +964,7 @@ parse_index(PyObject *value, Py_ssize_t *number)
     return *number == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* ---- RawSocket: addresses ------------------------------------------------- */
+/* ---- RawSocket: addresses ----------------------------------------------- */
 
 /* 0, or -1 with ValueError set for a family whose addresses are not
    supported. */
@@ -1465,7 +1465,7 @@ RawSocket_get_strangers(PyObject *self, void *Py_UNUSED(closure))
         &((RawSocket *)self)->strangers, memory_order_relaxed));
 }
 
-/* ---- RawSocket: receiving ------------------------------------------------- */
+/* ---- RawSocket: receiving ----------------------------------------------- */
 
 static int
 enter_receive(RawSocket *s, unsigned *process)
@@ -1681,7 +1681,7 @@ RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return length < 0 ? NULL : PyLong_FromSsize_t(length);
 }
 
-/* ---- RawSocket: sending --------------------------------------------------- */
+/* ---- RawSocket: sending ------------------------------------------------- */
 
 /* Where the packets of one sendmmsg() go. */
 struct destinations {
@@ -2126,7 +2126,7 @@ RawSocket_sendto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     return send_one((RawSocket *)self, args[0], args[1], "sendto");
 }
 
-/* ---- RawSocket: filters --------------------------------------------------- */
+/* ---- RawSocket: filters ------------------------------------------------- */
 
 static const char attach_call[] = "setsockopt(SO_ATTACH_FILTER)";
 
@@ -2508,7 +2508,7 @@ RawSocket_lock_filter(PyObject *self, PyObject *Py_UNUSED(unused))
     return change_filter(self, SO_LOCK_FILTER, "setsockopt(SO_LOCK_FILTER)");
 }
 
-/* ---- RawSocket: fanout ---------------------------------------------------- */
+/* ---- RawSocket: fanout -------------------------------------------------- */
 
 /* What rawmmsg._options.parse_fanout() has made of the arguments. */
 struct fanout {
@@ -2673,7 +2673,7 @@ RawSocket_set_fanout(PyObject *self, PyObject *args, PyObject *kwargs)
     return group < 0 ? NULL : PyLong_FromLong(group);
 }
 
-/* ---- RawSocket: construction ---------------------------------------------- */
+/* ---- RawSocket: construction -------------------------------------------- */
 
 /* Which time stamps: the numbers of rawmmsg._options. */
 enum {
@@ -3613,7 +3613,7 @@ RawSocket_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* ---- RawSocket: options and state ----------------------------------------- */
+/* ---- RawSocket: options and state --------------------------------------- */
 
 static PyObject *
 RawSocket_repr(PyObject *self)
@@ -4140,7 +4140,7 @@ RawSocket_get_fanout_group(PyObject *self, void *Py_UNUSED(closure))
     return PyLong_FromLong(group);
 }
 
-/* ---- RawSocket: type ------------------------------------------------------ */
+/* ---- RawSocket: type ---------------------------------------------------- */
 
 static PyMethodDef RawSocket_methods[] = {
     {"recvmmsg_into", RawSocket_recvmmsg_into, METH_O,
@@ -4237,7 +4237,7 @@ static PyType_Spec RawSocket_spec = {
     .slots = RawSocket_slots,
 };
 
-/* ---- Module --------------------------------------------------------------- */
+/* ---- Module ------------------------------------------------------------- */
 
 /* Returns the type. If it is NULL, an exception is set: CPython (3.11 to 3.13
    at least) does not set one when there is no memory for the type's name. */

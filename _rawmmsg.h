@@ -12,12 +12,13 @@
 
    Rules that hold throughout:
 
-   - Between the release of the GIL and its return, only memory is touched
-     that a BatchMemory or the call's own Py_buffers keep alive.
-   - A PacketBatch is used by one call at a time (`busy`); what user code can
-     write at any time (`lengths`) is read once and then checked.
-   - A RawSocket's descriptors are closed by close() where no call is in
-     flight, otherwise by the last call that leaves (`state`).
+   - Code that runs without the GIL uses only memory that a BatchMemory or the
+     call's own Py_buffers keep alive.
+   - Only one call at a time uses a PacketBatch (`busy`). User code can write
+     to `lengths`, offload headers and frames at any time, so each value that
+     decides about memory is read once and then checked.
+   - close() closes a RawSocket's descriptors if no call is in progress.
+     Otherwise the last of these calls closes them when it ends (`state`).
 
    Locals of one letter:
 
@@ -59,7 +60,7 @@
 #define Py_READONLY READONLY
 #endif
 
-/* ---- Constants ------------------------------------------------------------ */
+/* ---- Constants ---------------------------------------------------------- */
 
 #define NS_PER_S INT64_C(1000000000)
 
@@ -67,8 +68,8 @@
 #define VNET_HEADER offsetof(struct offload_header, buffer_count)
 #define MERGEABLE_HEADER sizeof(struct offload_header)
 
-/* struct tpacket_auxdata as of Linux 3.14: older headers name the last field
-   tp_padding. */
+/* struct tpacket_auxdata as of Linux 3.14. Older kernel headers have
+   tp_padding in place of its last field. */
 struct auxdata {
     uint32_t tp_status;
     uint32_t tp_len;
@@ -79,25 +80,28 @@ struct auxdata {
     uint16_t tp_vlan_tpid;
 };
 
-/* tpacket_auxdata, scm_timestamping, and the SO_RXQ_OVFL counter. */
+/* Bytes for the control messages of one packet: struct tpacket_auxdata, struct
+   scm_timestamping, and the SO_RXQ_OVFL counter. */
 #define CONTROL_SIZE                           \
     (CMSG_SPACE(sizeof(struct auxdata))        \
      + CMSG_SPACE(3 * sizeof(struct timespec)) \
      + CMSG_SPACE(sizeof(uint32_t)))
 
-/* What a socket collects with each packet, and so which columns hold it. */
+/* What a socket collects with each packet: the columns that are valid. */
 enum collected {
-    COLLECT_ALWAYS = 1 << 0, /* flags */
-    COLLECT_VLAN = 1 << 1,   /* auxdata: tags, wire lengths */
-    COLLECT_ADDRESSES = 1 << 2,
+    COLLECT_ALWAYS = 1 << 0,    /* flags */
+    COLLECT_VLAN = 1 << 1,      /* vlan_tcis, vlan_tpids, wire_lengths */
+    COLLECT_ADDRESSES = 1 << 2, /* ifindexes, packet_types; AF_PACKET only */
     COLLECT_TIMES = 1 << 3,
-    COLLECT_OFFLOADS = 1 << 4,
+    COLLECT_OFFLOADS = 1 << 4, /* the offload headers */
     COLLECT_BUFFER_COUNTS = 1 << 5,
-    COLLECT_NAMES = 1 << 6, /* senders, off AF_PACKET */
+    COLLECT_NAMES = 1 << 6, /* senders; other families than AF_PACKET */
 };
 
 /* ---- Module state ------------------------------------------------------- */
 
+/* Strong references, set when the module is executed; then constant until the
+   collector clears the module. */
 typedef struct {
     PyTypeObject *memory_type;
     PyTypeObject *window_type;
@@ -106,9 +110,10 @@ typedef struct {
     PyTypeObject *statistics_type;
 } module_state;
 
-/* The state of the module that made a type; the types are final, so that is
-   the type of every object. NULL with RuntimeError set where the collector has
-   taken the module apart, and user code still uses an object. */
+/* Returns the state of the module that made the type of an object. (The types
+   are final, so no object is of a subclass.) NULL with RuntimeError set if the
+   collector has already cleared the module and user code still uses one of its
+   objects. */
 static inline module_state *
 state_of(PyTypeObject *type)
 {
@@ -121,17 +126,21 @@ state_of(PyTypeObject *type)
     return state;
 }
 
-/* ---- Forks ---------------------------------------------------------------- */
+/* ---- Forks -------------------------------------------------------------- */
 
-/* A forked child has copies of everything that counts the calls and marks the
-   batches of its parent's threads, which it does not have. So whatever says
-   "in use" says in which process: after how many forks since the module was
-   loaded. This is the only static object that changes, since a fork is of all
-   interpreters; it changes in a child that has no other thread yet. */
+/* A forked child has a copy of every mark that says "in use", but it does not
+   have the threads of its parent that set them: it would wait for ever for
+   calls that cannot end. So each mark also says in which process it was set,
+   and a mark of another process does not count. A process is identified by the
+   number of forks since the module was loaded.
+
+   `forks` is the only static object that changes. It cannot belong to a module
+   state, because a fork affects all interpreters. Only count_fork() changes
+   it, in a child that has no second thread yet. */
 struct forks {
-    atomic_bool counted;
+    atomic_bool counted; /* count_fork() is registered */
     atomic_uint count;
-    atomic_ulong thread; /* that forked: it goes on in the child */
+    atomic_ulong thread; /* the thread that forked, which runs in the child */
 };
 
 extern struct forks forks;
@@ -142,20 +151,20 @@ this_process(void)
     return atomic_load_explicit(&forks.count, memory_order_relaxed);
 }
 
-/* ---- Addresses ------------------------------------------------------------ */
+/* ---- Addresses ---------------------------------------------------------- */
 
-/* The longest hardware address, InfiniBand's; sockaddr_ll has room for 8
-   bytes. */
+/* Bytes of the longest hardware address, InfiniBand's. struct sockaddr_ll has
+   room for 8. */
 #define MAX_HARDWARE 20
 
-/* A name of AF_PACKET. */
+/* The name of an AF_PACKET socket, with room for any hardware address. */
 struct link_name {
     struct sockaddr_ll ll;
     unsigned char rest[offsetof(struct sockaddr_ll, sll_addr) + MAX_HARDWARE
                        - sizeof(struct sockaddr_ll)];
 };
 
-/* A name of any family, as the kernel gives and takes it. */
+/* The name of a socket of any family, in the form of the system calls. */
 struct name {
     union {
         struct sockaddr_storage storage;
@@ -164,7 +173,7 @@ struct name {
         struct sockaddr_in in;
         struct sockaddr_in6 in6;
     };
-    socklen_t length; /* 0: a sender without a name */
+    socklen_t length; /* 0: the sender has no name */
 };
 
 #define NAME_WORDS (sizeof(struct name) / sizeof(uint64_t))
@@ -172,41 +181,44 @@ struct name {
 
 _Static_assert(sizeof(struct name) % sizeof(uint64_t) == 0, "whole words");
 
-/* ---- BatchMemory ---------------------------------------------------------- */
+/* ---- BatchMemory -------------------------------------------------------- */
 
+/* BatchMemory_create() sets all fields. They are constant then, except
+   `names`; so are the caller's buffers, which stay exported. The memory that
+   they point to changes: a call that uses the batch may write to it, and user
+   code to what is marked "user code". */
 typedef struct {
     PyObject_HEAD
     Py_ssize_t capacity;
-    Py_ssize_t frame_size; /* 0 where each buffer has its own */
+    Py_ssize_t frame_size; /* 0 if each buffer has its own */
 
-    /* The caller's memory, exported to us; released in dealloc. */
+    /* Owned. The exported memory of the caller, released by dealloc. */
     Py_buffer *pins;
     Py_ssize_t pin_count;
 
-    /* One allocation, that holds all below but the spans (frames where they
-       are ours). */
+    /* Owned. One allocation: all that the pointers below point into, except
+       `spans`, `names` and the caller's frames. */
     void *block;
     size_t block_size;
 
-    /* All that is written for the batch: `block` and the frames, in the order
-       of the addresses; pin_count + 1 of them, apart from one another. */
+    /* Owned. All memory that the batch writes to, in order of address: `block`
+       and the frames. pin_count + 1 of them, and none overlaps another. */
     struct span *spans;
 
-    /* Armed for life: part 2i is frame i's offload header, part 2i + 1 the
-       frame. The parts of `rx` are never changed and so tell where a frame
-       is and how much fits; those of `tx` have the length of what is sent.
-       All are used under the batch's `busy`. */
+    /* The messages of recvmmsg(2) and of sendmmsg(2), and their parts. Part 2i
+       is the offload header of frame i, part 2i + 1 the frame. Those of `rx`
+       never change, so they also tell where each frame is and how many bytes
+       it has room for. Those of `tx` have the length of the packet to send. */
     struct mmsghdr *rx;
     struct mmsghdr *tx;
     struct iovec *rx_parts;
     struct iovec *tx_parts;
     struct link_name *addresses;
-    char *control; /* CONTROL_SIZE each */
+    char *control; /* CONTROL_SIZE bytes for each frame */
 
-    /* The columns. `offload_headers` (several of them) and `lengths` are open
-       to user code at any time. */
-    struct offload_header *offload_headers;
-    _Atomic uint32_t *lengths;
+    /* The columns. */
+    struct offload_header *offload_headers; /* several columns; user code */
+    _Atomic uint32_t *lengths;              /* user code */
     uint32_t *wire_lengths;
     int64_t *timestamps_ns;
     int32_t *ifindexes;
@@ -215,54 +227,62 @@ typedef struct {
     uint16_t *vlan_tcis;
     uint16_t *vlan_tpids;
 
-    /* The senders off AF_PACKET: NULL until a receive collects them. Used
-       under the batch's `busy`. */
+    /* Owned. The senders on sockets that are not AF_PACKET. NULL until the
+       first receive that collects them; changed only by the call that uses
+       the batch. */
     struct name *names;
 
-    char *frames;          /* NULL where scattered */
+    char *frames;          /* user code; NULL if the buffers are scattered */
     Py_ssize_t shape[2];   /* of the frames */
     Py_ssize_t strides[2]; /* of the frames */
 } BatchMemory;
 
-/* ---- PacketBatch ---------------------------------------------------------- */
+/* ---- PacketBatch -------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
-    BatchMemory *memory; /* strong, for life */
-    PyObject *weakrefs;
-    atomic_uint busy;           /* a call of process `busy` - 1 is using it */
-    atomic_ulong user;          /* the thread of that call */
-    atomic_uint_fast32_t count; /* packets held; written under busy */
-    atomic_uint collected;      /* enum collected; written under busy */
-    unsigned armed;             /* what `rx` asks for; used under busy */
-    unsigned sending;           /* how `tx` is armed; used under busy */
+    BatchMemory *memory; /* strong; constant */
+    PyObject *weakrefs;  /* CPython's */
+
+    /* 0, or 1 + this_process() while a call uses the batch, and the thread of
+       that call: take_batch(). Only that call changes the fields below. */
+    atomic_uint busy;
+    atomic_ulong user;
+    atomic_uint_fast32_t count; /* packets held; anybody reads it */
+    atomic_uint collected;      /* enum collected; anybody reads it */
+    unsigned armed;             /* what `rx` asks for: arm_receive() */
+    unsigned sending;           /* how `tx` begins: arm_send() */
 } PacketBatch;
 
-/* ---- RawSocket ------------------------------------------------------------ */
+/* ---- RawSocket ---------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
-    PyObject *weakrefs;
-    _Atomic uint64_t state;
+    PyObject *weakrefs;     /* CPython's */
+    _Atomic uint64_t state; /* SOCKET_CLOSED ... */
 
-    /* Set by the constructor, then constant. The descriptors are valid while
-       the object is open or a call is in flight. */
+    /* The constructor sets these. They are constant then, except `wake_fd`,
+       which a forked child replaces. The descriptors are owned, and valid
+       while the object is open or a call is in progress. */
     int fd;
     unsigned made_in;    /* this_process() */
-    int wake_fd;         /* eventfd; close() makes it readable. -1 where a
-                            forked child could not have its own */
-    PyObject *interface; /* str, or NULL: all interfaces */
+    int wake_fd;         /* an eventfd that close() makes readable; -1 if a
+                            forked child could not make its own */
+    PyObject *interface; /* strong; a str, or NULL for all interfaces */
     int family;
     int type;
     int proto;         /* AF_PACKET: the EtherType, in host order */
     int ifindex;       /* 0: all interfaces, or not AF_PACKET */
     int link_type;     /* ARPHRD_ of the interface; -1: all interfaces */
-    bool receives;     /* false: protocol 0 */
-    bool names_needed; /* ask for names: addresses, or to know the
-                           link type of each frame */
+    bool receives;     /* false if the protocol is 0 */
+    bool names_needed; /* ask for the name with each packet: for addresses, or
+                          for the link type of the frame */
     unsigned collects; /* enum collected */
     unsigned vnet_hdr; /* bytes of offload header with each frame, or 0 */
-    unsigned stamp;    /* which of scm_timestamping's (timestamping.rst) */
+    unsigned stamp;    /* which stamp of struct scm_timestamping to use
+                          (timestamping.rst) */
+
+    /* The fields below are atomic: any thread reads and writes them. */
 
     atomic_int fanout_group; /* -1: none */
     atomic_llong timeout_ns; /* < 0: none, 0: never wait */
@@ -290,7 +310,7 @@ typedef struct {
     atomic_ullong strangers; /* datagrams of others while it was set */
 } RawSocket;
 
-/* Bytes of a name that the kernel may write for this socket. */
+/* How many bytes of a name the kernel may write for this socket. */
 static inline socklen_t
 name_room(const RawSocket *s)
 {
@@ -305,7 +325,7 @@ is_ethernet(int link_type)
     return link_type == ARPHRD_ETHER || link_type == ARPHRD_LOOPBACK;
 }
 
-/* What the kernel tells of one packet. */
+/* What the kernel says about one packet. A local of the receiving call. */
 struct arrival {
     uint32_t length;
     uint32_t wire_length;
@@ -314,71 +334,77 @@ struct arrival {
     uint16_t tci;
     uint16_t tpid;
     uint8_t name_length;
-    bool stripped; /* the tag is in tci and tpid, not in the frame */
+    bool stripped; /* the tag is in tci and tpid but not in the frame */
 };
 
-/* The messages of one sendmmsg(2): a batch's own, or made for a sequence. */
+/* The messages of one sendmmsg(2): those of a batch, or made for a sequence. A
+   local of the sending call. */
 struct outgoing {
-    unsigned vnet_hdr;  /* RawSocket.vnet_hdr */
-    PacketBatch *batch; /* taken, borrowed; NULL for a sequence */
-    struct mmsghdr *messages;
+    unsigned vnet_hdr;        /* as RawSocket.vnet_hdr */
+    PacketBatch *batch;       /* borrowed, and taken for this call; NULL for a
+                                 sequence */
+    struct mmsghdr *messages; /* the batch's, or owned */
     Py_ssize_t count;
 
-    /* For a sequence: owned. */
+    /* Owned, for a sequence only. */
     struct iovec *parts;
     Py_ssize_t part_count;
-    Py_buffer *views; /* acquired up to view_count */
+    Py_buffer *views; /* the first view_count are acquired */
     Py_ssize_t view_count;
 };
 
-/* ---- What _rawmmsg_batch.c does for _rawmmsg.c ---------------------------- */
+/* ---- What _rawmmsg_batch.c does for _rawmmsg.c -------------------------- */
 
 extern PyType_Spec BatchMemory_spec, Window_spec, PacketBatch_spec;
 
-/* Takes the batch for a receive, until end_receive(), and asks for what this
-   socket collects: 0, or -1 with an exception set. */
+/* Takes the batch for this call, until end_receive(), and prepares its
+   messages for what this socket collects. 0, or -1 with an exception set. */
 int begin_receive(PacketBatch *b, const RawSocket *s);
 
-/* Fills rows 0..count-1 of the columns from the messages received. Needs no
-   GIL. */
+/* Fills rows 0..count-1 of the columns from the received messages. Runs
+   without the GIL. */
 void parse_messages(const RawSocket *s, BatchMemory *m, int count);
 
-/* Declares that the batch holds `count` packets, where that is not negative,
-   and releases it. What others than `peer` have sent, if that is not NULL, is
-   flagged: how many packets. */
+/* Stores that the batch holds `count` packets, unless that is negative, and
+   releases the batch. If `peer` is not NULL, marks each packet of another
+   sender and returns how many there are. */
 unsigned long long end_receive(PacketBatch *b, const RawSocket *s, int count,
                                const struct name *peer);
 
-/* Reads what came with a message, completes its frame, and makes the header
-   ready for the next call. Needs no GIL. */
+/* Parses what came with one message, restores a stripped tag in its frame, and
+   prepares the header for the next call. Runs without the GIL. */
 void parse_message(const RawSocket *s, struct mmsghdr *message,
                    struct arrival *a);
 
-/* How many packets there are: a batch is taken for the call, until
-   end_outgoing(). -1 with an exception set. */
+/* Takes a batch for this call, until end_outgoing(); a sequence stays as it
+   is. Returns how many packets there are, or -1 with an exception set. */
 Py_ssize_t begin_outgoing(struct outgoing *out, const RawSocket *s,
                           const module_state *state, PyObject *packets);
 
-/* Makes packets from `start` on, before `stop`, ready, as many as one call
-   takes: 0, or -1 with an exception set. */
+/* Prepares messages for packets start..stop-1, or for the first of them if one
+   system call does not take so many: `count` says how many. 0, or -1 with an
+   exception set. */
 int prepare_outgoing(struct outgoing *out, PyObject *packets, Py_ssize_t start,
                      Py_ssize_t stop);
+
+/* Releases the batch, or what was allocated and acquired for a sequence. */
 void end_outgoing(struct outgoing *out);
 
-/* Raises ValueError about packet i; always -1. */
+/* Raises ValueError about packet i. Always returns -1. */
 int raise_bad_frame(Py_ssize_t i, const char *reason);
 
+/* Where the hardware address begins. */
 unsigned char *hardware_of(struct link_name *n);
 
-/* Whether both are the name of the same socket. */
+/* Whether both names are those of the same socket. */
 bool is_same_name(const struct name *a, const struct name *b);
 
-/* The tuple of an AF_PACKET name; takes the reference to `interface`, and
-   fails with NULL where that is NULL. */
+/* Returns the address tuple for an AF_PACKET name, or NULL with an exception
+   set. Steals the reference to `interface`; if that is NULL, returns NULL. */
 PyObject *make_link_address(struct link_name *n, PyObject *interface);
 
-/* The address that a name of another family stands for, in the form of the
-   socket module; None where the sender has none. */
+/* Returns the address for a name of another family, in the form of the socket
+   module; None if the sender has no name. NULL with an exception set. */
 PyObject *make_address(const struct name *n);
 
 #endif

@@ -1,18 +1,18 @@
-/* The memory of batches, and the messages of recvmmsg(2) and sendmmsg(2).
+/* Batches, and the messages of recvmmsg(2) and sendmmsg(2).
 
    In Python pseudo-code:
 
-       class BatchMemory:               # private; what a batch is made of
-           "All memory that recvmmsg(2) and sendmmsg(2) need for a batch, and
-            the caller's buffers where the frames are there."
+       class BatchMemory:               # private; one for each PacketBatch
+           "All memory that recvmmsg(2) and sendmmsg(2) need for a batch. It
+            also holds the caller's buffers if the frames are in them."
 
-       class Window:                    # private; one memoryview's exporter
-           "A part of a BatchMemory: a frame, or a column. A memoryview does
-            not tell its exporter which part was asked for, so each part has
-            an exporter of its own; it pins the memory, never the batch."
+       class Window:                    # private; the exporter of a view
+           "A part of a BatchMemory: a frame, or a column. An exporter is not
+            told which part of it a memoryview shows, so each part has an
+            exporter of its own. It keeps the memory alive, not the batch."
 
        class PacketBatch:
-           "How many packets a BatchMemory holds, and who is using it."
+           "How many packets a BatchMemory holds, and which call uses it."
 */
 
 #include "_rawmmsg.h"
@@ -36,23 +36,23 @@
 #define TP_STATUS_CSUM_VALID (1 << 7)
 #endif
 
-/* ---- Constants ------------------------------------------------------------ */
+/* ---- Constants ---------------------------------------------------------- */
 
 #define DEFAULT_CAPACITY 64
 #define DEFAULT_FRAME_SIZE 2048
 #define MAX_CAPACITY (1 << 20)
 
-/* net/socket.c:__sys_sendmmsg() takes UIO_MAXIOV messages a call, and
-   uio(7) as many parts a message. */
+/* UIO_MAXIOV: the messages that one call sends (net/socket.c:
+   __sys_sendmmsg()), and the parts that a message can have. */
 #define MAX_SEND 1024
 #define MAX_PARTS 1024
 
 #define CACHE_LINE 64
 
-/* What a batch that is filled for send holds. */
+/* What a batch collects that user code fills with packets to send. */
 #define FILLED (COLLECT_OFFLOADS | COLLECT_BUFFER_COUNTS)
 
-/* ---- Addresses ------------------------------------------------------------ */
+/* ---- Addresses ---------------------------------------------------------- */
 
 unsigned char *
 hardware_of(struct link_name *n)
@@ -60,9 +60,10 @@ hardware_of(struct link_name *n)
     return (unsigned char *)n + offsetof(struct sockaddr_ll, sll_addr);
 }
 
-/* The path of an AF_UNIX name: its bytes, the NUL behind a path in the file
-   system not counted (the kernel counts it, and a path of 108 bytes has it
-   beyond sun_path; unix(7)). */
+/* The bytes of the path in an AF_UNIX name. A path in the file system ends
+   before its NUL, which the kernel includes in the length of the name; that of
+   a path of 108 bytes is beyond sun_path (unix(7)). An abstract name begins
+   with NUL. */
 static size_t
 path_length(const struct name *n)
 {
@@ -128,16 +129,17 @@ make_address(const struct name *n)
     }
 }
 
-/* ---- BatchMemory ---------------------------------------------------------- */
+/* ---- BatchMemory -------------------------------------------------------- */
 
-/* Addresses from start to end - 1. */
+/* The memory at start..end-1. */
 struct span {
     uintptr_t start;
     uintptr_t end;
-    Py_ssize_t buffer; /* index in `buffers`; -1: another */
+    Py_ssize_t buffer; /* index in the argument `buffers`; -1: not of it */
 };
 
-/* Shares out one block. With base NULL it only measures. */
+/* Divides one block into arrays. While base is NULL, it only adds up the size.
+   A local of allocate(). */
 struct carver {
     char *base;
     size_t used;
@@ -159,6 +161,7 @@ carve(struct carver *c, size_t count, size_t size)
     return c->base == NULL ? NULL : c->base + start;
 }
 
+/* Points each field of the memory at its part of the block. */
 static void
 lay_out(BatchMemory *m, struct carver *c, bool own_frames)
 {
@@ -186,14 +189,14 @@ lay_out(BatchMemory *m, struct carver *c, bool own_frames)
     }
 }
 
-/* Returns 0, or -1 with MemoryError set. */
+/* Allocates the block. 0, or -1 with MemoryError set. */
 static int
 allocate(BatchMemory *m, bool own_frames)
 {
     struct carver c = {NULL, 0, false};
 
     lay_out(m, &c, own_frames);
-    /* Room to begin on a cache line. */
+    /* Add room to begin on a cache line. */
     if (c.overflow || c.used > PY_SSIZE_T_MAX - CACHE_LINE) {
         PyErr_NoMemory();
         return -1;
@@ -211,7 +214,7 @@ allocate(BatchMemory *m, bool own_frames)
     return 0;
 }
 
-/* Points slot i at its frame, for receiving and for sending. */
+/* Points messages i, for receiving and for sending, at frame i. */
 static void
 arm_slot(BatchMemory *m, Py_ssize_t i, char *frame, size_t size)
 {
@@ -230,6 +233,7 @@ arm_slot(BatchMemory *m, Py_ssize_t i, char *frame, size_t size)
     m->tx[i].msg_hdr.msg_iovlen = 1;
 }
 
+/* How many bytes frame i has room for. */
 static size_t
 room_of(const BatchMemory *m, Py_ssize_t i)
 {
@@ -242,8 +246,9 @@ frame_of(const BatchMemory *m, Py_ssize_t i)
     return m->rx_parts[2 * i + 1].iov_base;
 }
 
-/* Frames at multiples of a large power of two compete for the same few cache
-   sets: an odd number of cache lines apart they use all of them. */
+/* The distance between frames. If it were a multiple of a large power of two,
+   the beginnings of all frames would compete for the same few sets of the
+   cache. With an odd number of cache lines they are spread over all sets. */
 static size_t
 stride_for(Py_ssize_t frame_size)
 {
@@ -278,7 +283,8 @@ check_sizes(Py_ssize_t capacity, Py_ssize_t frame_size)
     return 0;
 }
 
-/* Sizes below: -1 where the caller gave none. */
+/* In the functions below, a size of -1 was not given by the caller. Each sets
+   up the memory: 0, or -1 with an exception set. */
 
 static int
 use_own_memory(BatchMemory *m, Py_ssize_t capacity, Py_ssize_t frame_size)
@@ -293,7 +299,8 @@ use_own_memory(BatchMemory *m, Py_ssize_t capacity, Py_ssize_t frame_size)
     return allocate(m, true);
 }
 
-/* How a two-dimensional buffer is divided, and whether the caller agrees. */
+/* Takes the sizes from the shape of a two-dimensional buffer. 0, or -1 with
+   ValueError set if the caller gave other sizes. */
 static int
 divide_rows(const Py_buffer *view, Py_ssize_t *capacity,
             Py_ssize_t *frame_size)
@@ -318,6 +325,8 @@ divide_rows(const Py_buffer *view, Py_ssize_t *capacity,
     return check_sizes(*capacity, *frame_size);
 }
 
+/* Computes the sizes for a one-dimensional buffer. 0, or -1 with ValueError
+   set. */
 static int
 divide_flat(const Py_buffer *view, Py_ssize_t *capacity,
             Py_ssize_t *frame_size)
@@ -382,7 +391,7 @@ use_buffer(BatchMemory *m, PyObject *buffer, Py_ssize_t capacity,
     return allocate(m, false);
 }
 
-/* Pins element i of `buffers` and returns 0, or -1. */
+/* Acquires the buffer of element i. 0, or -1 with an exception set. */
 static int
 pin_buffer(BatchMemory *m, PyObject *buffers, Py_ssize_t i)
 {
@@ -454,9 +463,9 @@ compare_spans(const void *left, const void *right)
     return (a->start > b->start) - (a->start < b->start);
 }
 
-/* Notes what memory the batch writes to. -1 with ValueError set where two
-   frames share a part of it, and so each would be overwritten by the other;
-   or with MemoryError. */
+/* Lists the memory that the batch writes to. 0, or -1 with an exception set:
+   ValueError if two frames overlap, because a packet in one would overwrite
+   the other. */
 static int
 note_spans(BatchMemory *m)
 {
@@ -493,7 +502,7 @@ note_spans(BatchMemory *m)
     return 0;
 }
 
-/* Whether both write to some of the same memory. */
+/* Whether there is memory that both write to. */
 static bool
 share_memory(const BatchMemory *a, const BatchMemory *b)
 {
@@ -525,7 +534,8 @@ fill_lengths(BatchMemory *m)
     }
 }
 
-/* New memory, armed; NULL with an exception set. */
+/* Returns new memory with its messages prepared, or NULL with an exception
+   set. */
 static BatchMemory *
 BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
                    Py_ssize_t frame_size, PyObject *buffer, PyObject *buffers)
@@ -566,9 +576,10 @@ BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
     return m;
 }
 
-/* No tp_clear for any type here: the references never change, and letting go
-   of the caller's memory while views of it exist would be a use after free. A
-   cycle through them always has a container that can be cleared. */
+/* No type in this module has a tp_clear. Their references never change, and if
+   the caller's memory were released while views of it exist, the views would
+   use freed memory. A cycle can still be broken: it always contains some other
+   container, which the collector can clear. */
 static int
 BatchMemory_traverse(PyObject *self, visitproc visit, void *arg)
 {
@@ -601,6 +612,8 @@ BatchMemory_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* The layout of an exported buffer; `shape` and `strides` are borrowed from
+   the exporter. */
 struct geometry {
     void *start;
     const char *format;
@@ -626,7 +639,8 @@ is_contiguous(const struct geometry *g)
     return true;
 }
 
-/* Answers a request for `exporter`'s buffer; -1 with BufferError set. */
+/* Fills in the view that is requested of `exporter`. 0, or -1 with BufferError
+   set. */
 static int
 fill_view(Py_buffer *view, int flags, PyObject *exporter,
           const struct geometry *g)
@@ -642,7 +656,7 @@ fill_view(Py_buffer *view, int flags, PyObject *exporter,
         PyErr_SetString(PyExc_BufferError, "this column is read-only");
         return -1;
     }
-    /* Rows of more than one dimension are never in Fortran's order. */
+    /* Two-dimensional memory is never in Fortran order. */
     if (!dense
         && ((flags & PyBUF_STRIDES) != PyBUF_STRIDES
             || (flags & contiguous))) {
@@ -704,18 +718,18 @@ PyType_Spec BatchMemory_spec = {
     .slots = BatchMemory_slots,
 };
 
-/* ---- Window --------------------------------------------------------------- */
+/* ---- Window ------------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
-    BatchMemory *memory; /* strong */
+    BatchMemory *memory; /* strong; this field and those below are constant */
     struct geometry geometry;
     Py_ssize_t shape;
     Py_ssize_t stride;
 } Window;
 
-/* A memoryview of `count` items at `start`, `stride` bytes apart; NULL with an
-   exception set. */
+/* Returns a memoryview of `count` items from `start` on, `stride` bytes apart,
+   or NULL with an exception set. */
 static PyObject *
 view_of(BatchMemory *m, PyTypeObject *window_type, void *start,
         Py_ssize_t count, Py_ssize_t stride, Py_ssize_t itemsize,
@@ -732,7 +746,7 @@ view_of(BatchMemory *m, PyTypeObject *window_type, void *start,
     w->stride = stride;
     w->geometry = (struct geometry){start,     format,     itemsize, 1,
                                     &w->shape, &w->stride, readonly};
-    /* Only the caller's buffers can close a cycle. */
+    /* Without the caller's buffers it cannot be part of a cycle. */
     if (m->pin_count > 0) {
         PyObject_GC_Track(w);
     }
@@ -782,7 +796,7 @@ PyType_Spec Window_spec = {
     .slots = Window_slots,
 };
 
-/* ---- PacketBatch ---------------------------------------------------------- */
+/* ---- PacketBatch -------------------------------------------------------- */
 
 static int
 raise_in_use(void)
@@ -791,8 +805,9 @@ raise_in_use(void)
     return -1;
 }
 
-/* Whether a call is using the batch: `busy` has the value that says so. Not
-   the call of a thread that a fork has left in the parent. */
+/* Whether a call is using the batch, given the value of its `busy`. After a
+   fork, a mark of the parent counts only if the thread that forked has set it,
+   because only that thread exists in the child. */
 static bool
 is_in_use(PacketBatch *b, unsigned busy)
 {
@@ -803,7 +818,8 @@ is_in_use(PacketBatch *b, unsigned busy)
                                               memory_order_relaxed));
 }
 
-/* Takes the batch for a call: 0, or -1 with BufferError set. */
+/* Marks the batch as used by this call, until release_batch(). 0, or -1 with
+   BufferError set if another call is using it. */
 static int
 take_batch(PacketBatch *b)
 {
@@ -833,7 +849,7 @@ count_of(PacketBatch *b)
     return (Py_ssize_t)atomic_load_explicit(&b->count, memory_order_acquire);
 }
 
-/* Declares what the batch holds now. The caller has taken it. */
+/* Stores what the batch holds now. The caller has taken it. */
 static void
 set_held(PacketBatch *b, Py_ssize_t count, unsigned collected)
 {
@@ -849,8 +865,8 @@ raise_bad_frame(Py_ssize_t i, const char *reason)
     return -1;
 }
 
-/* The length of packet i, read once; -1 with ValueError set where it was
-   written beyond the frame. */
+/* Reads the length of packet i once. Returns it, or -1 with ValueError set if
+   user code has written a length that is beyond the frame. */
 static Py_ssize_t
 checked_length(BatchMemory *m, Py_ssize_t i)
 {
@@ -866,7 +882,8 @@ checked_length(BatchMemory *m, Py_ssize_t i)
     return (Py_ssize_t)length;
 }
 
-/* "O&": None is -1; beyond Py_ssize_t, its limit. */
+/* A converter for "O&": stores -1 for None, and the largest Py_ssize_t for a
+   greater number. */
 static int
 convert_optional_size(PyObject *value, void *result)
 {
@@ -1028,7 +1045,7 @@ PacketBatch_tolist(PyObject *self, PyObject *Py_UNUSED(unused))
     return list;
 }
 
-/* Sets the offload headers of frames first..end-1 to zero. */
+/* Zeroes the offload headers of frames first..end-1. */
 static void
 zero_headers(BatchMemory *m, Py_ssize_t first, Py_ssize_t end)
 {
@@ -1043,9 +1060,10 @@ has_headers(PacketBatch *b)
            & COLLECT_OFFLOADS;
 }
 
-/* What a batch holds that is filled for send: the headers that it has, or new
-   ones of zero where the last receive collected none: those that an earlier
-   one left must not come back, in any row. The caller has taken it. */
+/* Returns what the batch collects once user code has filled it with packets to
+   send. It keeps its offload headers if it has any. If the last receive did
+   not collect headers, those in memory are of an earlier one, so all rows are
+   zeroed. The caller has taken the batch. */
 static unsigned
 filled_headers(PacketBatch *b)
 {
@@ -1059,8 +1077,9 @@ filled_headers(PacketBatch *b)
     return FILLED;
 }
 
-/* Copies `data` into the next free frame: 0, or -1 with an exception set. The
-   batch is taken after the exporter's own code has run. */
+/* Copies `data` into the next free frame. 0, or -1 with an exception set. It
+   takes the batch only after it has acquired the buffer of `data`: that may
+   run Python code, which may use the batch. */
 static int
 append_packet(PacketBatch *b, PyObject *data)
 {
@@ -1087,7 +1106,7 @@ append_packet(PacketBatch *b, PyObject *data)
                      view.len, room_of(m, n));
     }
     else {
-        /* It may be a frame of this very batch. */
+        /* `data` may be a view of this frame. */
         memmove(frame_of(m, n), view.buf, (size_t)view.len);
         atomic_store_explicit(&m->lengths[n], (uint32_t)view.len,
                               memory_order_relaxed);
@@ -1165,13 +1184,14 @@ PacketBatch_set_count(PyObject *self, PyObject *value)
     if (take_batch(b) < 0) {
         return NULL;
     }
-    /* What was received keeps its headers: its frames are no good without. */
+    /* Received frames keep their headers: without them they are incomplete. */
     set_held(b, count, filled_headers(b));
     release_batch(b);
     Py_RETURN_NONE;
 }
 
-/* The first `count` frames, for the functions of _rawmmsg_offload.h. */
+/* Returns a table of the first `count` frames for the functions of
+   _rawmmsg_offload.h. */
 static struct frame_table
 table_of(BatchMemory *m, Py_ssize_t count)
 {
@@ -1219,8 +1239,8 @@ PacketBatch_complete_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyLong_FromSize_t(done);
 }
 
-/* From `start` and `segment` on. 0, or -1 with an exception set. Both batches
-   are taken. */
+/* Fills batch `to` with frames of `from`, beginning with that segment of frame
+   `start`. 0, or -1 with an exception set. The caller has taken both. */
 static int
 segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
               Py_ssize_t segment, struct segmentation *g)
@@ -1230,7 +1250,7 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
     if (!has_headers(from)) {
         return raise_no_headers();
     }
-    /* Segments would be written over frames that are still to be read. */
+    /* Segments would overwrite frames that have not been read yet. */
     if (share_memory(from->memory, to->memory)) {
         PyErr_SetString(PyExc_ValueError,
                         "the target's memory overlaps the batch's");
@@ -1264,8 +1284,8 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
     segment_frames(g);
     Py_END_ALLOW_THREADS
     set_held(to, (Py_ssize_t)g->written, FILLED);
-    /* As with sendmmsg(): the caller comes back for it. Every frame and every
-       segment that is done fills a frame of the target. */
+    /* As with sendmmsg(), a frame is refused only if it is the first: the
+       caller gets those before it now, and the error at the next call. */
     if (g->reason != NULL && g->written == 0) {
         return raise_bad_frame(start, g->reason);
     }
@@ -1291,7 +1311,7 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
     if (take_batch(from) < 0) {
         return NULL;
     }
-    /* The batch itself is in use by now, too. */
+    /* Raises BufferError if both are the same batch. */
     if (take_batch(to) == 0) {
         result = segment_batch(from, to, start, segment, &g);
         release_batch(to);
@@ -1340,7 +1360,7 @@ PacketBatch_address(PyObject *self, PyObject *argument)
 static int
 PacketBatch_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
-    /* Exported by the memory, so that a view does not keep the batch. */
+    /* The memory is the exporter, so a view does not keep the batch alive. */
     return PyObject_GetBuffer((PyObject *)((PacketBatch *)self)->memory, view,
                               flags);
 }
@@ -1362,10 +1382,11 @@ PacketBatch_get_frame_size(PyObject *self, void *Py_UNUSED(closure))
     return PyLong_FromSsize_t(size);
 }
 
+/* A column of the batch; constant. */
 struct column {
-    size_t offset; /* of its pointer in BatchMemory */
-    size_t field;  /* offset in what that points to */
-    unsigned needs;
+    size_t offset;  /* of its pointer in BatchMemory */
+    size_t field;   /* offset of its first item from that pointer */
+    unsigned needs; /* enum collected */
     Py_ssize_t stride;
     Py_ssize_t itemsize;
     const char *format;
@@ -1518,9 +1539,10 @@ PyType_Spec PacketBatch_spec = {
     .slots = PacketBatch_slots,
 };
 
-/* ---- Receiving: arming messages ------------------------------------------- */
+/* ---- Receiving: arming messages ----------------------------------------- */
 
-/* Has a message begin with its offload header, or with the frame. */
+/* Makes a message begin with its offload header, or with the frame if there is
+   no header. */
 static void
 arm_parts(struct msghdr *header, struct iovec *parts, unsigned vnet_hdr)
 {
@@ -1529,9 +1551,9 @@ arm_parts(struct msghdr *header, struct iovec *parts, unsigned vnet_hdr)
     header->msg_iovlen = vnet_hdr > 0 ? 2 : 1;
 }
 
-/* Asks for a name, control data and headers as this socket needs them. Only
-   where the last receive into the batch was through a socket that needs
-   others. 0, or -1 with MemoryError set. */
+/* Prepares all messages to receive the names, control messages and offload
+   headers that this socket needs. There is nothing to do if the last receive
+   into the batch needed the same. 0, or -1 with MemoryError set. */
 static int
 arm_receive(PacketBatch *b, const RawSocket *s)
 {
@@ -1539,7 +1561,7 @@ arm_receive(PacketBatch *b, const RawSocket *s)
         CONTROL = 1,
         NAME = 2,
         ARMED = 4,
-        HEADER = 8, /* times its size */
+        HEADER = 8, /* times the size of a header */
         SENDER = 1 << 16
     };
     BatchMemory *m = b->memory;
@@ -1588,7 +1610,7 @@ begin_receive(PacketBatch *b, const RawSocket *s)
     return 0;
 }
 
-/* ---- Receiving: parsing messages ------------------------------------------ */
+/* ---- Receiving: parsing messages ---------------------------------------- */
 
 static void
 read_auxdata(struct arrival *a, const struct cmsghdr *c)
@@ -1603,7 +1625,7 @@ read_auxdata(struct arrival *a, const struct cmsghdr *c)
     if (aux.tp_status & TP_STATUS_CSUM_VALID) {
         a->flags |= CHECKSUM_VALID;
     }
-    /* Not tci != 0: id 0 with priority 0 is a tag too. */
+    /* Do not look at tci: a tag with id 0 and priority 0 is a tag. */
     if (aux.tp_status & TP_STATUS_VLAN_VALID) {
         a->stripped = true;
         a->tci = aux.tp_vlan_tci;
@@ -1613,8 +1635,10 @@ read_auxdata(struct arrival *a, const struct cmsghdr *c)
     }
 }
 
-/* The sender of a UNIX datagram can send descriptors with it (unix(7)), which
-   are open in this process by now, whoever asked for them. */
+/* Closes descriptors that came with a packet. The sender of an AF_UNIX
+   datagram can attach descriptors (unix(7)). The kernel has opened them in
+   this process although we did not ask for any, and nobody else would close
+   them. */
 static void
 close_sent(const struct cmsghdr *c)
 {
@@ -1628,6 +1652,7 @@ close_sent(const struct cmsghdr *c)
     }
 }
 
+/* Parses the control messages of one packet. */
 static void
 read_control(const RawSocket *s, struct arrival *a, struct msghdr *header)
 {
@@ -1654,8 +1679,9 @@ read_control(const RawSocket *s, struct arrival *a, struct msghdr *header)
     }
 }
 
-/* Puts a stripped tag back behind the addresses, as far as there is room.
-   False for a frame cut before that. */
+/* Inserts a stripped tag behind the addresses. If there is no room for all
+   bytes, the last ones are dropped. Returns false if the frame is cut before
+   the place of the tag. */
 static bool
 restore_tag(struct arrival *a, unsigned char *frame, size_t room)
 {
@@ -1681,14 +1707,15 @@ restore_tag(struct arrival *a, unsigned char *frame, size_t room)
     return true;
 }
 
-/* Tags, where frames begin with an Ethernet header. */
+/* Restores a stripped tag, and fills in tci and tpid. The frame begins with an
+   Ethernet header. */
 static void
 parse_tag(struct arrival *a, unsigned char *frame, size_t room)
 {
     uint16_t tpid;
 
     if (a->stripped) {
-        /* tp_len is what is left without the tag. */
+        /* The kernel counted the length after it had stripped the tag. */
         a->wire_length += TAG_SIZE;
         if (restore_tag(a, frame, room)) {
             a->flags |= VLAN_RESTORED;
@@ -1711,7 +1738,7 @@ parse_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
     int link_type = s->link_type;
 
     memset(a, 0, sizeof(*a));
-    /* msg_len counts the offload header. */
+    /* msg_len includes the offload header. */
     if (message->msg_len > s->vnet_hdr) {
         a->length = message->msg_len - s->vnet_hdr;
     }
@@ -1727,7 +1754,8 @@ parse_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
         if (link_type < 0 && s->family == AF_PACKET) {
             link_type = ((struct sockaddr_ll *)header->msg_name)->sll_hatype;
         }
-        /* The kernel says how long the name was, which may be more. */
+        /* The kernel returns the full length of the name even if it has cut
+           the name. */
         a->name_length =
             (uint8_t)(header->msg_namelen < name_room(s) ? header->msg_namelen
                                                          : name_room(s));
@@ -1737,7 +1765,7 @@ parse_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
         && is_ethernet(link_type)) {
         parse_tag(a, part->iov_base, part->iov_len);
     }
-    /* A filter that cuts sets no MSG_TRUNC. */
+    /* If a filter has cut the packet, the kernel does not set MSG_TRUNC. */
     if ((header->msg_flags & MSG_TRUNC)
         || ((s->collects & COLLECT_VLAN) && a->length < a->wire_length)) {
         a->flags |= TRUNCATED;
@@ -1745,9 +1773,9 @@ parse_message(const RawSocket *s, struct mmsghdr *message, struct arrival *a)
     header->msg_flags = 0;
 }
 
-/* A tag put into the frame moves what the header points at
-   (include/linux/virtio_net.h:virtio_net_hdr_from_skb() does the same for one
-   that is to be put in). */
+/* Adjusts the offsets in the header of a frame in which a tag was restored.
+   (For a tag that is still to be inserted, the kernel does the same:
+   include/linux/virtio_net.h:virtio_net_hdr_from_skb().) */
 static void
 shift_header(struct offload_header *h)
 {
@@ -1759,7 +1787,7 @@ shift_header(struct offload_header *h)
     }
 }
 
-/* Fills row i of the columns. */
+/* Fills row i of the columns from message i. */
 static void
 parse_slot(const RawSocket *s, BatchMemory *m, Py_ssize_t i)
 {
@@ -1800,7 +1828,7 @@ parse_messages(const RawSocket *s, BatchMemory *m, int count)
     }
 }
 
-/* Flags what others than the peer have sent: how many packets. */
+/* Marks packets of other senders than the peer. Returns how many there are. */
 static unsigned long long
 mark_strangers(BatchMemory *m, int count, const struct name *peer)
 {
@@ -1832,9 +1860,9 @@ end_receive(PacketBatch *b, const RawSocket *s, int count,
     return strangers;
 }
 
-/* ---- Sending: preparing messages ------------------------------------------ */
+/* ---- Sending: preparing messages ---------------------------------------- */
 
-/* What goes out with a frame that has no offload header of its own. */
+/* The header for frames that have no offload header of their own. */
 static const struct offload_header no_offload;
 
 Py_ssize_t
@@ -1850,7 +1878,7 @@ begin_outgoing(struct outgoing *out, const RawSocket *s,
         out->batch = (PacketBatch *)packets;
         return count_of(out->batch);
     }
-    /* Sequences all the same, but one packet and not many. */
+    /* These are sequences too, but each is probably meant as one packet. */
     if (PyBytes_Check(packets) || PyByteArray_Check(packets)
         || PyUnicode_Check(packets) || !PySequence_Check(packets)) {
         PyErr_Format(PyExc_TypeError,
@@ -1887,15 +1915,16 @@ end_outgoing(struct outgoing *out)
     }
 }
 
-/* Has the batch's messages begin with their headers, or with zeroes where it
-   has none, or with the frames. Only where the last send was another way. */
+/* Makes all messages begin with the batch's offload headers, with zeroes if it
+   has no headers, or with the frame if the socket has no vnet_hdr. There is
+   nothing to do if the last send from the batch needed the same. */
 static void
 arm_send(PacketBatch *b, unsigned vnet_hdr)
 {
     enum {
         ARMED = 1,
         NO_OFFLOAD = 2,
-        HEADER = 4 /* times its size */
+        HEADER = 4 /* times the size of a header */
     };
     BatchMemory *m = b->memory;
     bool own = has_headers(b);
@@ -1915,8 +1944,7 @@ arm_send(PacketBatch *b, unsigned vnet_hdr)
     b->sending = wanted;
 }
 
-/* Why frame i cannot go out as it is, without its offload header; NULL where
-   it can. */
+/* Returns why frame i cannot be sent without its offload header, or NULL. */
 static const char *
 refuse_plain(const BatchMemory *m, Py_ssize_t i)
 {
@@ -1933,9 +1961,9 @@ refuse_plain(const BatchMemory *m, Py_ssize_t i)
     return NULL;
 }
 
-/* The messages of a batch: those before the first frame that cannot go out. 0,
-   or -1 with an exception set where that is the first of all, or where a
-   length was written beyond its frame. */
+/* Prepares the messages of a batch up to the first frame that cannot be sent.
+   0, or -1 with an exception set: if that frame is the first of all, or if
+   user code has written a length that is beyond its frame. */
 static int
 prepare_batch(struct outgoing *out, Py_ssize_t start, Py_ssize_t count)
 {
@@ -1962,7 +1990,7 @@ prepare_batch(struct outgoing *out, Py_ssize_t start, Py_ssize_t count)
     if (headers && !plain) {
         struct frame_table t = table_of(m, i);
 
-        t.parts = m->tx_parts; /* with the lengths that were checked */
+        t.parts = m->tx_parts; /* they have the checked lengths */
         i = start + (Py_ssize_t)check_frames(&t, (size_t)start, &reason);
     }
     if (reason != NULL && i == start) {
@@ -1973,8 +2001,9 @@ prepare_batch(struct outgoing *out, Py_ssize_t start, Py_ssize_t count)
     return 0;
 }
 
-/* Strong references to elements start..start+count-1, in a new tuple, and how
-   many buffers they have; NULL with an exception set. */
+/* Returns a new tuple of elements start..start+count-1 and sets *view_count to
+   the number of their buffers. NULL with an exception set, also if an element
+   has more than `limit` buffers. */
 static PyObject *
 fetch_packets(PyObject *packets, Py_ssize_t start, Py_ssize_t count,
               Py_ssize_t limit, Py_ssize_t *view_count)
@@ -2012,7 +2041,8 @@ add_part(struct outgoing *out, void *start, size_t length)
     out->parts[out->part_count++] = (struct iovec){start, length};
 }
 
-/* Pins one buffer as the next part. */
+/* Acquires a buffer and adds it as the next part. 0, or -1 with an exception
+   set. */
 static int
 add_buffer(struct outgoing *out, PyObject *data)
 {
@@ -2026,6 +2056,8 @@ add_buffer(struct outgoing *out, PyObject *data)
     return 0;
 }
 
+/* Adds the message for a packet: a buffer, or a tuple of buffers. 0, or -1
+   with an exception set. */
 static int
 add_packet(struct outgoing *out, PyObject *packet)
 {
@@ -2053,6 +2085,8 @@ add_packet(struct outgoing *out, PyObject *packet)
     return 0;
 }
 
+/* Prepares messages for elements start..start+count-1. 0, or -1 with an
+   exception set. */
 static int
 prepare_sequence(struct outgoing *out, PyObject *packets, Py_ssize_t start,
                  Py_ssize_t count)

@@ -1,4 +1,5 @@
-/* Checksums and segments; see the header. */
+/* Completes checksums and cuts super-frames into segments, as the kernel does
+   in software for a device that cannot: _rawmmsg_offload.h says what for. */
 
 #define _DEFAULT_SOURCE /* le64toh() */
 
@@ -11,11 +12,11 @@
 
 #include "_rawmmsg_offload.h"
 
-/* ---- Constants ------------------------------------------------------------ */
+/* ---- Constants ---------------------------------------------------------- */
 
-/* VLAN_MAX_DEPTH in include/linux/if_vlan.h */
+/* VLAN_MAX_DEPTH in include/linux/if_vlan.h. */
 #define MAX_TAGS 8
-/* GSO_BY_FRAGS in include/linux/skbuff.h: no size */
+/* GSO_BY_FRAGS in include/linux/skbuff.h: this value does not give a size. */
 #define NO_GSO_SIZE 0xffff
 #define MAX_SEGMENTS UINT16_MAX
 
@@ -46,26 +47,32 @@ enum {
     TCP_CWR = 0x80
 };
 
+/* What read_super_frame() has read of a frame and its header, once, and has
+   checked. A local of one call: nobody else can change it. */
 struct super_frame {
-    size_t length;         /* of the frame */
+    size_t length;         /* of the whole frame */
     size_t network;        /* offset of the IP header */
     size_t transport;      /* offset of the TCP or UDP header */
-    size_t payload;        /* offset of what is cut */
+    size_t payload;        /* offset of the bytes that are cut */
     size_t payload_length; /* without padding */
-    size_t removed;        /* after the IPv6 header, in each segment */
-    size_t gso_size;
+    size_t removed;  /* bytes of the jumbo header, behind the IPv6 header:
+                              segments do not have it */
+    size_t gso_size; /* bytes of payload in each segment but the last */
     uint32_t segment_count;
-    uint32_t sequence;        /* TCP */
-    uint32_t seed;            /* of a segment's checksum, but its length */
-    uint16_t id;              /* IPv4 */
-    uint16_t checksum_start;  /* of a frame that is its only segment */
-    uint16_t checksum_offset; /* the same */
+    uint32_t sequence;        /* of the first byte (TCP) */
+    uint32_t seed;            /* see read_seed() */
+    uint16_t id;              /* of the first segment (IPv4) */
+    uint16_t checksum_start;  /* as in the header */
+    uint16_t checksum_offset; /* as in the header */
     uint8_t tcp_flags;
-    uint8_t next_header; /* what follows the removed */
+    uint8_t next_header; /* the type of what follows the removed header */
     bool needs_checksum;
     bool ipv6;
     bool udp;
 };
+
+/* ---- Bytes and checksums ------------------------------------------------ */
+
 
 static uint32_t
 load_be32(const unsigned char *p)
@@ -89,9 +96,9 @@ store_be32(unsigned char *p, uint32_t value)
 
 typedef uint64_t word_pair __attribute__((vector_size(16)));
 
-/* The Internet checksum's sum of n bytes, not folded. RFC 1071: words of any
-   size, in the machine's byte order, have the same sum; 32 bits in lanes of 64
-   cannot overflow. */
+/* The sum of n bytes that the Internet checksum folds into 16 bits. It may be
+   taken over words of any size, in the machine's byte order (RFC 1071, 2).
+   Here they have 32 bits, and 64-bit lanes cannot overflow. */
 static uint64_t
 sum_bytes(const unsigned char *p, size_t n)
 {
@@ -115,7 +122,7 @@ sum_bytes(const unsigned char *p, size_t n)
     return sum + (word & UINT32_MAX) + (word >> 32);
 }
 
-/* The sum in 16 bits, in the machine's byte order. */
+/* Folds a sum into 16 bits, in the machine's byte order. */
 static uint16_t
 fold(uint64_t sum)
 {
@@ -130,14 +137,16 @@ store_checksum(unsigned char *p, uint64_t sum, bool mangle)
 {
     uint16_t checksum = (uint16_t)~fold(sum);
 
-    /* CSUM_MANGLED_0: in UDP, 0 means that there is none. */
+    /* CSUM_MANGLED_0: a checksum of 0 tells a receiver of UDP that there is
+       none, and 0xffff is the same number. */
     if (mangle && checksum == 0) {
         checksum = UINT16_MAX;
     }
     memcpy(p, &checksum, sizeof(checksum));
 }
 
-/* As net/core/dev.c:skb_checksum_help(), for all protocols but SCTP. */
+/* Completes the checksum of any protocol except SCTP, as
+   net/core/dev.c:skb_checksum_help() does. */
 static void
 finish_checksum(unsigned char *frame, size_t length, uint16_t start,
                 uint16_t offset)
@@ -147,10 +156,12 @@ finish_checksum(unsigned char *frame, size_t length, uint16_t start,
     store_checksum(frame + start + offset, sum, true);
 }
 
-/* What a super-frame's type means; transport 0: no type that is known. */
+/* ---- Which headers are possible ----------------------------------------- */
+
+/* What a gso_type says about the headers of a frame. */
 struct gso_kind {
-    size_t network;   /* the shortest header */
-    size_t transport; /* the same */
+    size_t network;   /* bytes of the shortest IP header; 0: unknown type */
+    size_t transport; /* bytes of the shortest TCP or UDP header, or 0 */
     uint16_t checksum_offset;
 };
 
@@ -197,11 +208,11 @@ check_checksum(const struct offload_header *h, size_t length,
     return NULL;
 }
 
-/* Why the kernel does not take a frame with this header; as
-   net/packet/af_packet.c:packet_snd() and
-   include/linux/virtio_net.h:__virtio_net_hdr_to_skb() have it. What only
-   newer kernels refuse is refused too; a UDP super-frame of more segments than
-   the kernel likes is left to it. */
+/* Returns why the kernel would refuse a frame with this header
+   (net/packet/af_packet.c:packet_snd(),
+   include/linux/virtio_net.h:__virtio_net_hdr_to_skb()), or NULL. Refuses what
+   only newer kernels refuse, too. Lets pass a UDP super-frame with too many
+   segments: their number depends on the kernel, which refuses it itself. */
 static const char *
 check_offload(const struct offload_header *h, size_t length)
 {
@@ -229,12 +240,15 @@ check_offload(const struct offload_header *h, size_t length)
     return NULL;
 }
 
-/* Below, the frame is read from the outside in: each step finds a header
-   within `end`, which is at most the frame's length, or gives a reason. */
+/* ---- Reading a frame ---------------------------------------------------- */
+
+/* The functions below read a frame from the outside in. Each finds the next
+   header before offset `end`, which is never beyond the frame, or returns why
+   it cannot. */
 
 static const char too_short[] = "its headers do not fit its length";
 
-/* Finds the IP header behind Ethernet's and any tags. */
+/* Finds the IP header, behind the Ethernet header and any VLAN tags. */
 static const char *
 read_ethernet(struct super_frame *f, const unsigned char *frame, size_t end,
               uint16_t *protocol)
@@ -260,8 +274,8 @@ read_ethernet(struct super_frame *f, const unsigned char *frame, size_t end,
     return NULL;
 }
 
-/* Takes the padding behind a datagram off. Length 0: more than 64 KiB (BIG
-   TCP), and so not padded. */
+/* Moves *end to the end of the datagram, before any padding. An IP length of 0
+   stands for more than 64 KiB (BIG TCP), and such a frame has no padding. */
 static const char *
 trim(size_t start, uint16_t ip_length, size_t *end)
 {
@@ -304,8 +318,9 @@ read_ipv4(struct super_frame *f, const unsigned char *frame, size_t *end,
     return NULL;
 }
 
-/* BIG TCP: a Hop-by-Hop header with nothing but the jumbo payload option, that
-   a segment must not have; include/net/ipv6.h:ipv6_hopopt_jumbo_remove(). */
+/* BIG TCP: whether this Hop-by-Hop header has the jumbo payload option and
+   nothing else. The kernel removes it from each segment
+   (include/net/ipv6.h:ipv6_hopopt_jumbo_remove()). */
 static bool
 is_jumbo_header(const unsigned char *header)
 {
@@ -314,8 +329,9 @@ is_jumbo_header(const unsigned char *header)
     return memcmp(header + 1, lone_jumbo, sizeof(lone_jumbo)) == 0;
 }
 
-/* Those that net/ipv6/exthdrs_offload.c allows: Hop-by-Hop, Routing,
-   Destination. */
+/* Whether it is one of the extension headers that the kernel allows in a
+   super-frame: Hop-by-Hop, Routing, Destination
+   (net/ipv6/exthdrs_offload.c). */
 static bool
 is_extension(uint8_t next)
 {
@@ -396,15 +412,17 @@ read_network(struct super_frame *f, const unsigned char *frame, size_t *end,
     }
 }
 
-/* SCTP: a CRC32c of the packet (RFC 9260, 6.8), where TCP and UDP have the
-   Internet checksum. The kernel leaves it open too
-   (net/sctp/output.c:sctp_packet_pack()), but says so in the sk_buff alone
-   (csum_not_inet), not in the offload header: the protocol has to tell. In a
-   tunnel it is never left open, because tunnels do not have
-   NETIF_F_SCTP_CRC. */
+/* ---- SCTP --------------------------------------------------------------- */
 
-/* Entry i of a table of 256, where a..h are entries 1, 2, 4 ... 128: the CRC
-   is linear, so that the others are sums of these. */
+/* SCTP has a CRC32c of the packet (RFC 9260, 6.8) where TCP and UDP have the
+   Internet checksum. The kernel can leave both to the device
+   (net/sctp/output.c:sctp_packet_pack()). Which one is missing is noted in the
+   sk_buff (csum_not_inet) but not in the offload header, so we have to look at
+   the protocol. We need not look into tunnels: their devices do not have
+   NETIF_F_SCTP_CRC, so the kernel completes the CRC before. */
+
+/* Entry i of a table of 256, given entries 1, 2, 4 ... 128 as a..h. A CRC is
+   linear, so every other entry is a sum (xor) of some of these. */
 #define CRC_ENTRY(i, a, b, c, d, e, f, g, h)                             \
     (((i) & 1 ? (a) : 0) ^ ((i) & 2 ? (b) : 0) ^ ((i) & 4 ? (c) : 0)     \
      ^ ((i) & 8 ? (d) : 0) ^ ((i) & 16 ? (e) : 0) ^ ((i) & 32 ? (f) : 0) \
@@ -422,8 +440,8 @@ read_network(struct super_frame *f, const unsigned char *frame, size_t *end,
     CRC_64((i), __VA_ARGS__), CRC_64((i) + 64, __VA_ARGS__), \
         CRC_64((i) + 128, __VA_ARGS__), CRC_64((i) + 192, __VA_ARGS__)
 
-/* crc_tables[i][x]: the CRC32c, begun with 0 and not inverted, of the 8 bytes
-   that are x at i and 0 elsewhere. */
+/* crc_tables[i][x] is the CRC32c of 8 bytes, of which byte i is x and all
+   others are 0; it starts from 0 and is not inverted. */
 static const uint32_t crc_tables[8][256] = {
     {CRC_256(0, 0x493c7d27, 0x9278fa4e, 0x211d826d, 0x423b04da, 0x847609b4,
              0x0d006599, 0x1a00cb32, 0x34019664)},
@@ -464,9 +482,9 @@ update_crc32c(uint32_t crc, const unsigned char *p, size_t n)
     return crc;
 }
 
-/* Whether the checksum that h leaves open is an SCTP packet's; where that ends
-   without padding, which a CRC would not leave alone. Almost every frame is
-   told by its header. */
+/* Whether the missing checksum is that of an SCTP packet. Then *end is where
+   the packet ends: padding behind it must not count in a CRC. The header's
+   checksum_offset rules out almost every other frame at once. */
 static bool
 leaves_sctp_open(const struct offload_header *h, const unsigned char *frame,
                  size_t length, size_t *end)
@@ -482,7 +500,8 @@ leaves_sctp_open(const struct offload_header *h, const unsigned char *frame,
            && f.transport == h->checksum_start;
 }
 
-/* As net/core/dev.c:skb_crc32c_csum_help(). start <= end. */
+/* Completes the CRC32c of the packet from `start` to `end`, as
+   net/core/dev.c:skb_crc32c_csum_help() does; start <= end. */
 static const char *
 finish_sctp(unsigned char *frame, size_t start, size_t end)
 {
@@ -498,6 +517,8 @@ finish_sctp(unsigned char *frame, size_t start, size_t end)
     return NULL;
 }
 
+/* Completes the checksum if the header says that it is missing, and clears
+   that flag in *h. */
 static const char *
 complete_checksum(struct offload_header *h, unsigned char *frame,
                   size_t length)
@@ -522,6 +543,8 @@ complete_checksum(struct offload_header *h, unsigned char *frame,
     }
     return reason;
 }
+
+/* ---- Segments ----------------------------------------------------------- */
 
 static const char *
 read_transport(struct super_frame *f, const unsigned char *frame, size_t end)
@@ -548,11 +571,22 @@ read_transport(struct super_frame *f, const unsigned char *frame, size_t end)
     return NULL;
 }
 
-/* The sum that each segment's checksum begins with, but the segment's length.
-   A sender that left the checksum open put the pseudo-header into its field,
-   with the length of all; that counts, because the header's addresses are not
-   the pseudo-header's where there is a source route. net/ipv4/tcp_offload.c:
-   tcp_gso_segment(), net/ipv4/udp_offload.c:__udp_gso_segment(). */
+/* Finds the sum that the checksum of every segment starts from: that of the
+   pseudo-header without its length field, because lengths differ.
+
+   The pseudo-header cannot always be made from the IP header: with a source
+   route, the destination address there is only the next router's, and every
+   receiver would drop segments with a checksum made from it. But a sender that
+   left the checksum to the device has stored the pseudo-header's sum in the
+   checksum field, with the length of the whole super-frame. So we take that
+   and subtract the length, as the kernel does
+   (net/ipv4/tcp_offload.c:tcp_gso_segment(),
+   net/ipv4/udp_offload.c:__udp_gso_segment()).
+
+   What remains: a TCP super-frame whose checksum is not missing has no such
+   sum in the field. For it we use the addresses of the IP header, so with a
+   source route its segments have wrong checksums. (For UDP the kernel requires
+   the missing checksum.) */
 static void
 read_seed(struct super_frame *f, const unsigned char *frame, size_t end)
 {
@@ -588,8 +622,9 @@ check_kind(const struct super_frame *f, const struct offload_header *h,
     return NULL;
 }
 
-/* How it is cut. A small one is not: it stays as it is, as in
-   __virtio_net_hdr_to_skb(). */
+/* Decides into how many segments the frame is cut. One whose payload fits into
+   a single segment stays as it is, as in
+   include/linux/virtio_net.h:__virtio_net_hdr_to_skb(). */
 static const char *
 count_segments(struct super_frame *f)
 {
@@ -607,6 +642,7 @@ count_segments(struct super_frame *f)
     return NULL;
 }
 
+/* Fills *f from the frame and its header. */
 static const char *
 read_super_frame(struct super_frame *f, const struct offload_header *h,
                  const unsigned char *frame, size_t length)
@@ -643,7 +679,7 @@ read_super_frame(struct super_frame *f, const struct offload_header *h,
     return count_segments(f);
 }
 
-/* Bytes of payload in segment i. */
+/* The bytes of payload in segment i < f->segment_count. */
 static size_t
 payload_of(const struct super_frame *f, uint32_t i)
 {
@@ -652,7 +688,7 @@ payload_of(const struct super_frame *f, uint32_t i)
     return left < f->gso_size ? left : f->gso_size;
 }
 
-/* i < f->segment_count. */
+/* The bytes of segment i < f->segment_count. */
 static size_t
 segment_length(const struct super_frame *f, uint32_t i)
 {
@@ -662,8 +698,9 @@ segment_length(const struct super_frame *f, uint32_t i)
     return f->payload - f->removed + payload_of(f, i);
 }
 
-/* As net/ipv4/af_inet.c:inet_gso_segment() and
-   net/ipv6/ip6_offload.c:ipv6_gso_segment(). */
+/* Completes the IP header of segment i, which with its payload has `size`
+   bytes, as net/ipv4/af_inet.c:inet_gso_segment() and
+   net/ipv6/ip6_offload.c:ipv6_gso_segment() do. */
 static void
 fix_network(const struct super_frame *f, unsigned char *ip, uint32_t i,
             size_t size)
@@ -681,8 +718,9 @@ fix_network(const struct super_frame *f, unsigned char *ip, uint32_t i,
     store_checksum(ip + 10, sum_bytes(ip, f->transport - f->network), false);
 }
 
-/* As net/ipv4/tcp_offload.c:tcp_gso_segment() and
-   net/ipv4/udp_offload.c:__udp_gso_segment(). */
+/* The same for its TCP or UDP header, as
+   net/ipv4/tcp_offload.c:tcp_gso_segment() and
+   net/ipv4/udp_offload.c:__udp_gso_segment() do. */
 static void
 fix_transport(const struct super_frame *f, unsigned char *header, uint32_t i,
               size_t size)
@@ -710,8 +748,8 @@ fix_transport(const struct super_frame *f, unsigned char *header, uint32_t i,
                    f->udp);
 }
 
-/* Writes segment i's segment_length() bytes. i < f->segment_count; `out` and
-   the frame do not overlap. */
+/* Writes segment i < f->segment_count to `out`, which has room for its
+   segment_length() bytes and does not overlap the frame. */
 static void
 write_segment(const struct super_frame *f, const unsigned char *frame,
               uint32_t i, unsigned char *out)
@@ -742,7 +780,7 @@ write_segment(const struct super_frame *f, const unsigned char *frame,
     fix_transport(f, out + transport, i, length - transport);
 }
 
-/* ---- Tables of frames ----------------------------------------------------- */
+/* ---- Tables of frames --------------------------------------------------- */
 
 static const char beyond_frame[] = "its length is beyond the frame";
 
@@ -758,7 +796,7 @@ frame_of(const struct frame_table *t, size_t i)
     return t->parts[2 * i + 1].iov_base;
 }
 
-/* The offload header of frame i, each field read once. */
+/* Returns the offload header of frame i, with each field read once. */
 static struct offload_header
 load_header(const struct frame_table *t, size_t i)
 {
@@ -776,8 +814,8 @@ load_header(const struct frame_table *t, size_t i)
     };
 }
 
-/* Reads the length and header of frame i, once; false where the length was
-   written beyond the frame. */
+/* Reads the length and header of frame i once. Returns false if user code has
+   written a length that is beyond the frame. */
 static bool
 load_frame(const struct frame_table *t, size_t i, size_t *length,
            struct offload_header *h)
@@ -787,8 +825,7 @@ load_frame(const struct frame_table *t, size_t i, size_t *length,
     return *length <= room_of(t, i);
 }
 
-/* Completes the checksum of frame i, whose length and header are those read:
-   NULL, or why it cannot be done. */
+/* Completes the checksum of frame i. Its length and header have been read. */
 static const char *
 complete_frame(const struct frame_table *t, size_t i, size_t length,
                struct offload_header *h)
@@ -826,7 +863,6 @@ complete_frames(const struct frame_table *t, size_t *at, const char **reason)
     return done;
 }
 
-/* The kernel, too, reads the header once, and checks it. */
 size_t
 check_frames(const struct frame_table *t, size_t start, const char **reason)
 {
@@ -848,8 +884,8 @@ check_frames(const struct frame_table *t, size_t start, const char **reason)
     return i - start;
 }
 
-/* The next free frame of the target, declared to be of `length` bytes; NULL
-   with the reason set where it is too small. */
+/* Takes the next frame of the target and stores its length. Returns the frame,
+   or NULL with the reason set if `length` bytes do not fit. */
 static unsigned char *
 next_target(struct segmentation *g, size_t length)
 {
@@ -862,7 +898,7 @@ next_target(struct segmentation *g, size_t length)
     return frame_of(&g->to, g->written++);
 }
 
-/* Frame and checksum, if it needs one. */
+/* Copies a frame that is not a super-frame and completes its checksum. */
 static void
 copy_frame(struct segmentation *g, struct offload_header *h, size_t length)
 {
@@ -887,6 +923,7 @@ copy_frame(struct segmentation *g, struct offload_header *h, size_t length)
     g->frame++;
 }
 
+/* Writes segments of a super-frame, as many as the target has frames for. */
 static void
 cut_frame(struct segmentation *g, const struct offload_header *h,
           size_t length)

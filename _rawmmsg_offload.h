@@ -1,13 +1,16 @@
-/* Offloads: what a NIC would have done to a frame, done here.
+/* Offloads: the work that a sender leaves to the network device, done here.
 
-   A frame of a socket with vnet_hdr may lack its checksum, or be a
-   super-frame of many segments; the header beside it (struct offload_header)
-   says so. The functions below complete such frames for a receiver that
-   needs whole ones. They know nothing of Python. Frames and headers may come
-   from a stranger, and user code may write to them while the functions run,
-   so each value that decides about memory is read once and then checked.
+   On a socket with vnet_hdr, the checksum of a frame may be missing, and a
+   frame may be a super-frame, which the device would cut into segments. The
+   header beside each frame (struct offload_header) says so. The functions
+   below do that work for whoever needs complete frames. They know nothing of
+   Python.
 
-   Reasons are static strings that say why a frame cannot be used; NULL
+   Frames and headers may come from a hostile sender, and user code may write
+   to them while these functions run. So each value that decides about memory
+   is read once and then checked.
+
+   A reason is a static string that says why a frame cannot be processed. NULL
    means that it can. */
 
 #ifndef RAWMMSG_OFFLOAD_H
@@ -19,10 +22,9 @@
 
 #include <sys/uio.h>
 
-/* struct virtio_net_hdr_mrg_rxbuf (linux/virtio_net.h) in the machine's byte
-   order, as packet sockets have it: the longest header that
-   PACKET_VNET_HDR_SZ allows. The usual one, struct virtio_net_hdr, lacks the
-   last field. */
+/* struct virtio_net_hdr_mrg_rxbuf (linux/virtio_net.h): the longest header
+   that PACKET_VNET_HDR_SZ allows. The usual one, struct virtio_net_hdr, does
+   not have the last field. Packet sockets use the machine's byte order. */
 struct offload_header {
     uint8_t flags;
     uint8_t gso_type;
@@ -35,8 +37,8 @@ struct offload_header {
 
 _Static_assert(sizeof(struct offload_header) == 12, "no padding");
 
-/* offload_header.flags and .gso_type: VIRTIO_NET_HDR_F_ and
-   VIRTIO_NET_HDR_GSO_. */
+/* Values of offload_header.flags (the kernel's VIRTIO_NET_HDR_F_) and of
+   .gso_type (VIRTIO_NET_HDR_GSO_). */
 enum {
     VNET_NEEDS_CSUM = 1
 };
@@ -48,6 +50,7 @@ enum {
     GSO_ECN = 0x80
 };
 
+/* Bits of the column `flags`. */
 enum packet_flag {
     TRUNCATED = 1 << 0,
     CHECKSUM_NOT_READY = 1 << 1,
@@ -57,48 +60,56 @@ enum packet_flag {
     FOREIGN = 1 << 5,
 };
 
-/* A tag is put in after the two addresses of an Ethernet header. */
+/* A VLAN tag follows the two addresses of an Ethernet header. */
 #define TAG_OFFSET 12
 #define TAG_SIZE 4
 
-/* Rows of frames and what belongs to each; all is the caller's. Other threads
-   may write to frames, headers and lengths at any time. */
+/* The frames of a batch, one in each row. All memory belongs to the caller.
+   User code may write to the frames, headers and lengths at any time; nobody
+   else uses the rest meanwhile. */
 struct frame_table {
     size_t count;              /* rows */
-    const struct iovec *parts; /* 2i + 1: frame i, and the room it has */
+    const struct iovec *parts; /* part 2i + 1 is frame i: where its memory is,
+                                  and how much it has */
     struct offload_header *headers;
     _Atomic uint32_t *lengths;
     uint16_t *flags; /* enum packet_flag */
 };
 
-/* Whether the kernel takes the frames from `start` on with their headers: how
-   many of them, with *reason set where that is not all. A frame is as long as
-   the room that it has. One that lacks an SCTP checksum gets it here, because
-   the kernel would write an Internet checksum. */
+/* Checks whether the kernel accepts the frames from `start` on with their
+   headers. Returns how many it does, and sets *reason if the next one is
+   refused. Here a frame is as long as its memory.
+
+   If the checksum of an SCTP packet is missing, completes it in the frame: no
+   offload header can ask for a CRC32c, so the kernel would write an Internet
+   checksum. */
 size_t check_frames(const struct frame_table *t, size_t start,
                     const char **reason);
 
-/* Completes the checksums of the frames, except super-frames: how many it
-   has completed, with *reason set where the frame at *at cannot be. */
+/* Completes the missing checksums of all frames except super-frames. Returns
+   how many it has completed. Stops at the first frame with a reason: then
+   *reason is set, and *at is the row. */
 size_t complete_frames(const struct frame_table *t, size_t *at,
                        const char **reason);
 
-/* A walk from the frames of one table to what a sink without offloads needs:
-   frames as they are, with their checksums, or cut into segments. */
+/* The state of segment_frames(). The caller's; nobody else uses it. */
 struct segmentation {
     struct frame_table from;
     struct frame_table to; /* shares no memory with `from` */
-    size_t written;        /* rows of `to` */
+    size_t written;        /* rows of `to` that are filled */
 
-    size_t frame;       /* where it is now */
-    uint32_t segment;   /* of that frame */
-    const char *reason; /* why it stopped there; NULL: done, or `to` is full */
+    size_t frame;       /* the row of `from` to go on with */
+    uint32_t segment;   /* and the segment of that frame */
+    const char *reason; /* why that frame cannot be processed, or NULL */
 };
 
-/* Goes on until all is done, the target is full, or a frame cannot be done. */
+/* Fills the rows of `to` with what a device without offloads needs: frames as
+   they are, with complete checksums, or cut into segments. Stops when all of
+   `from` is done, when `to` is full, or at a frame that cannot be
+   processed. */
 void segment_frames(struct segmentation *g);
 
-/* One load, that the compiler does not repeat. */
+/* Loads a byte once: without this, the compiler may load it again later. */
 static inline uint8_t
 load_byte(const unsigned char *p)
 {

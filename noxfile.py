@@ -115,6 +115,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("mypy")
     session.run("mypy", "--python-version", "3.13")
+    session.run("python", ".ci/examples.py")
     c_files = map(str, Path().rglob("*.[ch]"))
     session.run("clang-format", "--dry-run", "-Werror", *c_files)
     scripts = (".ci/run", *map(str, Path(".ci").glob("*.sh")))
@@ -287,6 +288,15 @@ def sanitizers(session: nox.Session) -> None:
         for file in report.parent.glob("report.*"):
             print(file.read_text())
         raise
+
+
+@nox.session(python="3.11")
+def fuzz(session: nox.Session) -> None:
+    """Fuzzes the offload code with libFuzzer for 60 seconds."""
+    copy = tree(session)
+    install(session, str(copy))
+    options = session.posargs or ("--seconds", "60")
+    session.run("python", str(copy / "tests/fuzz/offload.py"), *options)
 
 
 @nox.session(python="3.11")

@@ -1,5 +1,17 @@
-"""Direct, ring-less packet I/O for Linux: batches of frames in and out of
-memory that the caller owns, filtered in the kernel, stamped only on request.
+"""Batched raw packet I/O for Linux.
+
+One system call moves a batch of frames between an AF_PACKET socket and memory
+that the caller owns. Filters run in the kernel, and nothing is time-stamped
+unless the caller asks for it.
+
+    RawSocket, PacketBatch   sockets, and memory for batches of frames
+    open_fanout_group()      several sockets that share the traffic
+    aio                      batches in asyncio
+    bpf                      the filter compiler
+    constants                the numbers of the kernel, as enumerations
+    pacing                   sending at a given rate
+    scapy                    sockets and senders for Scapy (needs Scapy)
+    testing                  private networks for tests, and a pytest plugin
 """
 
 from importlib import import_module
@@ -110,7 +122,7 @@ __all__ = [
     "open_fanout_group",
 ]
 
-_SUBMODULES = frozenset({"aio", "bpf", "scapy", "testing"})
+_SUBMODULES = frozenset({"aio", "bpf", "pacing", "scapy", "testing"})
 
 
 def __getattr__(name: str) -> ModuleType:

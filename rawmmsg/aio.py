@@ -4,16 +4,16 @@
     async for batch in rawmmsg.aio.batches(sock, PacketBatch()):
         await rawmmsg.aio.send(sink, batch)
 
-The event loop waits; the system calls are those of RawSocket, on the caller's
-memory, and never wait themselves. A packet leaves the kernel only in the step
-that hands it over: a task that is cancelled, or that asyncio.timeout() ends,
-loses none.
+The event loop does the waiting. The system calls are those of RawSocket, use
+the caller's memory, and never block. A packet leaves the kernel only in the
+step that returns it to the task, so no packet is lost if a task is cancelled
+or asyncio.timeout() ends it.
 
-Tasks may share a socket, in both directions at once; each packet goes to one
-of those that receive, each with a batch of its own. Calls that wait notice
-within a second that the socket was closed: cancel them first.
+Several tasks may receive and send on one socket. Each packet goes to one of
+the receiving tasks, and each of these needs a batch of its own. A task that
+waits notices within one second that the socket was closed, so cancel it first.
 
-Works on every event loop that has add_reader() and add_writer().
+The event loop needs add_reader() and add_writer().
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["batches", "send"]
 
-# Seconds; the same as in RawSocket's own waits.
+# Seconds, the same as when RawSocket itself waits.
 _LINK_CHECK: Final = 1.0
 _FIRST_PAUSE: Final = 50e-6
 _LAST_PAUSE: Final = 10e-3
@@ -41,32 +41,33 @@ _FULL_LIMIT: Final = 1.0
 
 
 def batches(sock: RawSocket, batch: PacketBatch) -> AsyncIterator[PacketBatch]:
-    """Receives for ever: each step fills `batch` anew, with at least one
-    packet, and yields it.
+    """Receives until the caller leaves the loop: each step fills `batch` with
+    at least one packet and yields it.
 
-    What it holds stays until the next step. Nothing is held between steps:
-    leaving the loop needs no clean-up, and after an error (ENETDOWN, of a link
-    that comes back) the iterator can go on. Each step lets other tasks run.
+    The packets stay in the batch until the next step. Between steps the
+    iterator keeps no state, so the caller may leave the loop at any time, and
+    may continue after an error (such as ENETDOWN when the link is up again).
+    Each step lets other tasks run.
 
-    Raises ValueError for a socket that may block (its timeout is not 0), and
-    what recvmmsg_into() raises.
+    Raises ValueError if the socket may block (its timeout is not 0), and every
+    error of recvmmsg_into().
     """
     _require_nonblocking(sock)
     return _Batches(sock, batch)
 
 
 async def send(sock: RawSocket, packets: _Packets) -> None:
-    """Sends every packet; `packets` must stay as they are until it returns.
+    """Sends all packets. `packets` must not change until it returns.
 
-    ENOBUFS is retried as sendmmsg_all() does, for a second without progress;
-    the error then says how often the packet was tried, since the kernel says
-    the same of a full queue and of a packet that something on the way out
-    drops. Lets other tasks run before each system call. An exception,
-    CancelledError too, carries how far it came in `packets_sent`
-    (asyncio.timeout() keeps the CancelledError as `__context__`).
+    Other tasks run before each system call. After ENOBUFS, a packet is tried
+    again for one second, as in sendmmsg_all(). The kernel returns ENOBUFS if
+    the queue is full, and also if something drops the packet on its way out,
+    so the error says how often the packet was tried.
 
-    Raises ValueError for a socket that may block (its timeout is not 0), and
-    what sendmmsg() raises.
+    Every exception, even CancelledError, has the number of packets sent in
+    `packets_sent` (asyncio.timeout() keeps the CancelledError as
+    `__context__`). Raises ValueError if the socket may block (its timeout is
+    not 0), and every error of sendmmsg().
     """
     sent = 0
     try:
@@ -97,10 +98,10 @@ class _Batches(AsyncIterator[PacketBatch]):
 async def _attempt(
     sock: RawSocket, step: partial[int], *, sending: bool = False
 ) -> int:
-    """Does the step, one system call, as soon as it need not wait.
+    """Makes the system call of `step` as soon as it does not block.
 
-    Once it is done nothing awaits any more: there, cancelling would lose what
-    it has received.
+    Nothing is awaited after the call, because packets that it received would
+    be lost if the task were cancelled there.
     """
     await asyncio.sleep(0)
     false_alarms = 0
@@ -124,8 +125,9 @@ async def _attempt(
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE)
         elif false_alarms > 1:
-            # Ready for ever without a packet, as an error queue that nobody
-            # reads makes a socket. (The first time another task was quicker.)
+            # The socket is always ready although it has no packet, for
+            # example because its error queue is not read. (The first time,
+            # another task may have taken the packet.)
             false_alarms = 0
             await asyncio.sleep(_LAST_PAUSE)
         else:
@@ -143,10 +145,11 @@ def _full_error(error: OSError, step: partial[int], tries: int) -> OSError:
 
 
 async def _wait_ready(sock: RawSocket, sending: bool) -> bool:
-    """Waits until the loop calls the socket ready, or it is time to look at
-    the link again; says whether it is ready.
+    """Waits until the socket is ready, or for one second. Returns whether it
+    is ready.
 
-    A deleted interface may leave no event behind, and close() leaves none.
+    The caller then tries again, because close() causes no event, and neither
+    does deleting an interface in some cases.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[bool] = loop.create_future()
@@ -155,8 +158,9 @@ async def _wait_ready(sock: RawSocket, sending: bool) -> bool:
         if not answer.done():
             answer.set_result(ready)
 
-    # A loop keeps one callback per descriptor and direction, the latest, and
-    # has to forget a descriptor before it is closed: this one is ours alone.
+    # A loop keeps only the latest callback for each descriptor and direction,
+    # and must remove a descriptor before it is closed. So this call uses a
+    # descriptor of its own.
     descriptor = os.dup(sock.fileno())
     try:
         timer = loop.call_later(_LINK_CHECK, wake, False)
@@ -177,6 +181,6 @@ async def _wait_ready(sock: RawSocket, sending: bool) -> bool:
 
 
 def _require_nonblocking(sock: RawSocket) -> None:
-    """A call that waits would stop every task of the loop."""
+    """Raises ValueError if calls may block: that would stop all tasks."""
     if sock.gettimeout() != 0:
         raise ValueError("the socket must be non-blocking: setblocking(False)")

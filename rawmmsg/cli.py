@@ -15,16 +15,16 @@ _LINK_TYPES = {"EN10MB": 1, "RAW": 65534}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand and returns the exit code: 0, 1 for a failure, 2 for
-    a command line that makes no sense."""
+    """Runs a subcommand and returns its exit code: 1 after a failure, 2 for
+    wrong arguments."""
     arguments = _parser().parse_args(argv)
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Who reads has seen enough (| head). The interpreter flushes again
-        # when it ends, and would complain.
+        # The reader has closed the pipe (| head). The interpreter flushes
+        # again when it exits, and that must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rawmmsg",
-        description="Direct packet I/O in batches, from the command line.",
+        description="Tools for rawmmsg, a library that sends and receives "
+        "many network packets with one system call.",
     )
     parser.add_argument(
         "--version", action="version", version=f"rawmmsg {__version__}"
@@ -43,12 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
-        help="send and receive through a private pair of interfaces, and "
-        "compare with the stdlib's socket",
-        description="Sends numbered frames and receives a part of them "
-        "through a kernel filter, on a veth pair in a network namespace of "
-        "its own: no real interface is touched, and no privilege needed "
-        "where user namespaces are allowed. Verifies every frame.",
+        help="send and receive on a private pair of interfaces, and compare "
+        "with Python's own sockets",
+        description="Send numbered frames through a pair of virtual "
+        "interfaces, receive half of them through a filter in the kernel, "
+        "check every frame, and compare rawmmsg with Python's own sockets. "
+        "It runs in a network namespace of its own, so it uses no real "
+        "interface. It needs no privilege if user namespaces are allowed.",
     )
     demo.set_defaults(run=lambda _: run_demo())
     _add_filter(commands)
@@ -61,35 +63,38 @@ def _add_filter(
 ) -> None:
     command = commands.add_parser(
         "filter",
-        help="compile a filter and print its program, as tcpdump -d does",
-        description="Compiles an expression of pcap-filter(7) for an "
-        "AF_PACKET socket and prints the program.",
+        help="compile a filter expression and print its program",
+        description="Compile a filter expression, as in pcap-filter(7), for "
+        "an AF_PACKET socket, and print the BPF program as tcpdump -d does.",
     )
     command.add_argument(
         "-d",
         dest="form",
         action="count",
         default=0,
-        help="readable (the default); -dd: as C; -ddd: as numbers",
+        help="print the instructions in words (the default); -dd: as C "
+        "structs; -ddd: as decimal numbers",
     )
     command.add_argument(
         "--file",
         action="store_true",
-        help="for packets in a file, where a VLAN tag is in the frame",
+        help="compile for packets in a file, whose VLAN tags are inside the "
+        "frame",
     )
     command.add_argument(
         "-y",
         dest="link_type",
         choices=_LINK_TYPES,
         default="EN10MB",
-        help="what frames begin with: EN10MB (Ethernet, the default) or RAW "
-        "(IP, as on a tun device)",
+        help="link type: EN10MB, packets begin with an Ethernet header (the "
+        "default); RAW, with an IP header, as on a tun device",
     )
     command.add_argument(
         "expression",
         nargs="*",
         metavar="EXPRESSION",
-        help="words of the expression; none: accept everything",
+        help="the filter expression, in one or more arguments; without it, "
+        "the program accepts every packet",
     )
     command.set_defaults(run=_print_filter)
 

@@ -1,4 +1,4 @@
-"""`rawmmsg demo`: the main job in one command, beside the stdlib's socket."""
+"""`rawmmsg demo`: sends, filters and receives, and compares with `socket`."""
 
 import socket
 import struct
@@ -15,14 +15,14 @@ BATCH = 64
 FRAMES = 16 * 1024
 SLICES = 8
 SLICE_SECONDS = 0.25
-# Far beyond what a frame takes through a veth pair; what has not come by then
-# is lost.
+# A frame that has not arrived after this time is lost. A veth pair takes some
+# microseconds.
 LOSS_SECONDS = 0.5
 
 _HEADER = struct.Struct("!6s6sHI")
 
-# Keeps the frames with an even number: the last byte of the number is at
-# offset 17. As `tcpdump -ddd 'ether[17] & 1 = 0'` gives it: code, jt, jf, k.
+# Accepts frames with an even number, whose last byte is at offset 17: the
+# output of `tcpdump -ddd 'ether[17] & 1 = 0'` (code, jt, jf, k).
 _KEEP_EVEN = b"".join(
     struct.pack("HBBI", *instruction)
     for instruction in (
@@ -35,20 +35,20 @@ _KEEP_EVEN = b"".join(
 
 
 def make_frame(number: int) -> bytes:
-    """A frame that carries its number and a checksum of it: EtherType 0x88b5
-    is for experiments (IEEE 802)."""
+    """Returns a frame with its number and a checksum. The EtherType 0x88b5 is
+    for experiments (IEEE 802)."""
     start = _HEADER.pack(b"\xff" * 6, b"\x02" * 6, 0x88B5, number)
     body = start + struct.pack("!I", zlib.crc32(start))
     return body.ljust(FRAME_SIZE, b"\0")
 
 
 def is_kept(number: int) -> bool:
-    """What the filter does, in Python."""
+    """The same filter in Python."""
     return number % 2 == 0
 
 
 class Side(ABC):
-    """One way to move the frames, and what it took."""
+    """One method to send and receive the frames, and its counters."""
 
     name: str
 
@@ -58,7 +58,7 @@ class Side(ABC):
         self.received = 0
         self.wrong = 0
         self.calls = 0
-        self.receipts = 0  # receiving calls that brought something
+        self.receipts = 0  # receiving calls that returned a frame
         self.seconds = 0.0
 
     @abstractmethod
@@ -69,19 +69,19 @@ class Side(ABC):
 
     @abstractmethod
     def send(self, frames: Sequence[bytes]) -> None:
-        """Sends them all, counting system calls."""
+        """Sends all frames, and counts the system calls."""
 
     @abstractmethod
     def receive(self) -> int:
-        """Receives what waits, in one system call; 0 when there is nothing."""
+        """Makes one receiving call. Returns the number of frames received."""
 
     @abstractmethod
     def take(self) -> list[bytes]:
-        """Copies of what receive() brought since the last take()."""
+        """Returns copies of the frames received since the last take()."""
 
     def exchange(self, frames: Sequence[bytes], kept: list[bytes]) -> None:
-        """Sends `frames` and receives what the filter keeps of them. Only
-        this is timed; the check is not."""
+        """Sends `frames` and receives those that the filter accepts, `kept`.
+        The time that checking takes is not measured."""
         start = time.perf_counter()
         deadline = start + LOSS_SECONDS
         self.send(frames)
@@ -97,13 +97,13 @@ class Side(ABC):
         self.sent += len(frames)
         self.expected += len(kept)
         self.received += got
-        # All of them, in order: each is looked for behind the one before.
+        # In order: each is searched behind the one before.
         rest = iter(kept)
         self.wrong += sum(frame not in rest for frame in self.take())
 
 
 class Batched(Side):
-    """rawmmsg: a batch a call, into memory laid out once."""
+    """rawmmsg: one call for a batch, into memory that is used again."""
 
     name = "rawmmsg"
 
@@ -141,14 +141,14 @@ class Batched(Side):
 
 
 class Single(Side):
-    """The stdlib's socket: a packet a call."""
+    """The socket module: one call for each packet."""
 
     name = "socket"
 
     def open(self, veth: Veth) -> None:
         self.sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.sender.bind((veth.a, 0))
-        # The socket module has no call for a filter: borrow ours.
+        # The socket module cannot attach a filter.
         receiver = RawSocket(veth.b, filter=_KEEP_EVEN, vlan=False)
         self.receiver = socket.socket(fileno=receiver.detach())
         self.receiver.setblocking(False)
@@ -184,7 +184,7 @@ class Single(Side):
 
 
 def run_demo() -> int:
-    """Prints the comparison; 0 when every frame came as it should."""
+    """Prints the comparison. Returns 0 if every frame arrived unchanged."""
     enter_namespace()
     chunks = []
     for first in range(0, FRAMES, BATCH):
@@ -199,7 +199,7 @@ def run_demo() -> int:
                 run_slice(side, veth, chunks)
     report(sides)
     good = all(s.received == s.expected and not s.wrong for s in sides)
-    print("every frame verified" if good else "FRAMES LOST OR WRONG")
+    print("Every frame was checked." if good else "FRAMES WERE LOST OR WRONG.")
     return 0 if good else 1
 
 
@@ -208,7 +208,8 @@ def run_slice(
     veth: Veth,
     chunks: Sequence[tuple[list[bytes], list[bytes]]],
 ) -> None:
-    """Lets a side work alone: every open socket costs the other a copy."""
+    """Lets one side work alone, because the kernel copies each frame for every
+    open socket."""
     side.open(veth)
     end = time.perf_counter() + SLICE_SECONDS
     try:
@@ -222,25 +223,25 @@ def run_slice(
 
 def report(sides: Sequence[Side]) -> None:
     print(
-        f"{FRAME_SIZE}-byte frames through a veth pair, {BATCH} at a time;"
-        " the kernel's filter keeps every second one"
+        f"{FRAME_SIZE}-byte frames through a veth pair, {BATCH} at a time."
+        " A filter in the kernel accepts every second frame."
     )
     rows = [
         ("frames sent", [f"{s.sent:,}" for s in sides]),
-        ("kept by the filter", [f"{s.expected:,}" for s in sides]),
+        ("accepted by the filter", [f"{s.expected:,}" for s in sides]),
         ("received", [f"{s.received:,}" for s in sides]),
         ("lost", [f"{s.expected - s.received:,}" for s in sides]),
         ("wrong", [f"{s.wrong:,}" for s in sides]),
         (
-            "frames a receiving call",
+            "frames per receiving call",
             [f"{s.received / max(s.receipts, 1):.1f}" for s in sides],
         ),
         (
-            "system calls a frame sent",
+            "system calls per frame sent",
             [f"{s.calls / s.sent:.3f}" for s in sides],
         ),
         (
-            "frames sent and filtered a second",
+            "frames sent per second",
             [f"{s.sent / s.seconds:,.0f}" for s in sides],
         ),
     ]
@@ -248,4 +249,7 @@ def report(sides: Sequence[Side]) -> None:
     for label, values in rows:
         print(f"{label:34}" + "".join(f"{v:>14}" for v in values))
     first, second = (s.sent / s.seconds for s in sides)
-    print(f"{sides[0].name} moved {first / second:.2f} times as many")
+    print(
+        f"{sides[0].name} sends {first / second:.2f} times as many frames per"
+        f" second as {sides[1].name}."
+    )

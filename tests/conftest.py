@@ -1,7 +1,6 @@
 """Fixtures and options for all tests. The suite runs in a network namespace of
 its own."""
 
-import importlib
 import os
 import socket
 import sys
@@ -9,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.bridging import Network
@@ -86,10 +84,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def _errors_of_missing_tools() -> tuple[type[Exception], ...]:
     """The errors that skip a test. bench/ has one of its own, if it was
     imported."""
-    framework = sys.modules.get("bench.framework")
-    if framework is None:
+    contender = sys.modules.get("bench.lab.contender")
+    if contender is None:
         return (FileNotFoundError,)
-    return (FileNotFoundError, framework.Unavailable)
+    return (FileNotFoundError, contender.UnavailableError)
 
 
 def _skip_without_tool() -> Generator[None, object, object]:
@@ -225,9 +223,3 @@ def _tun_device(kind: str) -> Iterator[tuple[int, str]]:
         pytest.skip(f"{error}: modprobe tun; chmod 666 /dev/net/tun")
     with tun_device(kind) as made:
         yield made
-
-
-@pytest.fixture
-def bench() -> Callable[[str], Any]:
-    """Imports a module of bench/."""
-    return lambda name: importlib.import_module(f"bench.{name}")

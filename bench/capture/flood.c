@@ -1,6 +1,7 @@
 /* Sends numbered frames by sendmmsg(2) as fast as it can, for a time. */
 
-#include "batch.h"
+#include "receive_calls.h"
+#include "exchange.h"
 
 struct flood {
     uint64_t sent;
@@ -8,37 +9,6 @@ struct flood {
     uint64_t wall_ns;
     uint64_t cpu_ns; /* of this thread, including the kernel's work */
 };
-
-struct side {
-    int tx; /* belongs to the caller */
-    struct batch *out;
-};
-
-void
-side_close(struct side *s)
-{
-    if (s != NULL) {
-        batch_close(s->out);
-        free(s);
-    }
-}
-
-struct side *
-side_open(const struct side_setup *setup, char error[ERROR_SIZE])
-{
-    struct side *s = calloc(1, sizeof(*s));
-
-    if (s != NULL) {
-        s->tx = setup->tx;
-        s->out = batch_open_full(setup);
-    }
-    if (s == NULL || s->out == NULL) {
-        snprintf(error, ERROR_SIZE, "out of memory");
-        side_close(s);
-        return NULL;
-    }
-    return s;
-}
 
 /* One system call: how many frames it sent, or -errno. */
 static int

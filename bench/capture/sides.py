@@ -61,10 +61,14 @@ class Receipt(ctypes.Structure):
     changed: int
     last_ns: int
     cpu_ns: int
+    number: int
 
     _fields_ = tuple(
         (name, ctypes.c_uint64)
-        for name in ("frames", "disordered", "changed", "last_ns", "cpu_ns")
+        for name in (
+            *("frames", "disordered", "changed"),
+            *("last_ns", "cpu_ns", "number"),
+        )
     )
 
 
@@ -86,9 +90,9 @@ class Receiver(Protocol):
     def set_options(self) -> None:
         """Asks the kernel for what this way needs."""
 
-    def run(self, over: ctypes.c_int, more: bool, receipt: Receipt) -> None:
-        """Receives until the sender is `over` and nothing has arrived since.
-        Numbers start anew unless `more`."""
+    def run(self, over: ctypes.c_int, receipt: Receipt) -> None:
+        """Receives until the sender is `over` and nothing has arrived since;
+        adds to the receipt."""
 
 
 class _InC:
@@ -96,11 +100,16 @@ class _InC:
     for one with a socket of its own."""
 
     def __init__(
-        self, side: Side, frames: Frames, ends: Ends, place: Place
+        self,
+        side: Side,
+        frames: Frames,
+        ends: Ends,
+        place: Place,
+        options: int | None = None,
     ) -> None:
         self.frames = frames
         self.ends = ends
-        self.options: int | None = None
+        self._options = options
         self._side = side
         self._place = place
         self.counter: Counter | None = None
@@ -110,11 +119,11 @@ class _InC:
             )
 
     def set_options(self) -> None:
-        if self.options is not None:
-            _set_options(self._place.link, self.options)
+        if self._options is not None:
+            _set_options(self._place.link, self._options)
 
-    def run(self, over: ctypes.c_int, more: bool, receipt: Receipt) -> None:
-        self._side.call("run", ctypes.byref(over), more, ctypes.byref(receipt))
+    def run(self, over: ctypes.c_int, receipt: Receipt) -> None:
+        self._side.call("run", ctypes.byref(over), ctypes.byref(receipt))
 
 
 def _set_options(link: Link, options: int) -> None:
@@ -131,20 +140,15 @@ def calls(options: int) -> Start:
 
     def start(place: Place) -> Receiver:
         frames, link = Frames(BATCH, place.size), place.link
-        side = Side(
-            place.stack,
-            *("capture/calls.c", (), frames, link.names),
-            rx=link.rx.fileno(),
-            options=options,
-        )
-        receiver = _InC(side, frames, link, place)
-        receiver.options = options
-        return receiver
+        setup = ("capture/calls.c", link.names, frames)
+        rx = link.rx.fileno()
+        side = Side(place.stack, *setup, rx=rx, options=options)
+        return _InC(side, frames, link, place, options)
 
     return start
 
 
-def in_c(source: str, *libraries: str, options: int = 0) -> Start:
+def in_c(source: str, options: int = 0) -> Start:
     """Another contender in C, which receives with a socket of its own on a
     veth pair of its own: two sockets on one pair would slow each other
     down."""
@@ -152,11 +156,8 @@ def in_c(source: str, *libraries: str, options: int = 0) -> Start:
     def start(place: Place) -> Receiver:
         frames = Frames(BATCH, place.size)
         ends = place.stack.enter_context(Ends())
-        side = Side(
-            place.stack,
-            *(source, libraries, frames, ends.names),
-            options=options | FLOOD,
-        )
+        setup = (source, ends.names, frames)
+        side = Side(place.stack, *setup, options=options | FLOOD)
         return _InC(side, frames, ends, place)
 
     return start
@@ -190,7 +191,6 @@ class _InPython:
         self._link = link
         self._options = options
         self._take = take
-        self._number = 0
         self._body = frames.packets[0][SHORTEST:]
         # Written over each frame that has been compared.
         self._zeros = bytes(len(self._body))
@@ -198,12 +198,12 @@ class _InPython:
     def set_options(self) -> None:
         _set_options(self._link, self._options)
 
-    def run(self, over: ctypes.c_int, more: bool, receipt: Receipt) -> None:
+    def run(self, over: ctypes.c_int, receipt: Receipt) -> None:
         begin = time.thread_time_ns()
         take, views = self._take, self.frames.into_views
         size = self.frames.size
         frames = batches = last_ns = 0
-        number = self._number if more else 0
+        number = receipt.number
         while True:
             was_over = over.value
             count = take()
@@ -221,7 +221,7 @@ class _InPython:
             if batches % _COMPARED_EVERY == 1:
                 receipt.changed += view[SHORTEST:size] != self._body
                 view[SHORTEST:size] = self._zeros
-        self._number = number
+        receipt.number = number
         receipt.frames += frames
         receipt.last_ns = last_ns or receipt.last_ns
         receipt.cpu_ns += time.thread_time_ns() - begin
@@ -303,7 +303,7 @@ class Slices:
 
         thread = Elsewhere(self.place.senders_cpu, send)
         try:
-            self.receiver.run(thread.over, False, receipt)
+            self.receiver.run(thread.over, receipt)
         finally:
             thread.finish()
         self.check(flood, receipt)
@@ -338,7 +338,7 @@ class Slices:
             and receipt.frames + dropped < flood.sent
             and time.monotonic() < deadline
         ):
-            self.receiver.run(ctypes.c_int(1), True, receipt)
+            self.receiver.run(ctypes.c_int(1), receipt)
             more_arrived, more_dropped = self._counts()
             arrived, dropped = arrived + more_arrived, dropped + more_dropped
         told = f"{flood.sent} frames sent, {receipt.frames} received"
@@ -360,11 +360,9 @@ class Slices:
 def slices(start: Start, place: Place) -> Slices:
     """A receiver in its place, and the flood for it."""
     receiver = start(place)
-    sender = Side(
-        place.stack,
-        *("capture/flood.c", (), receiver.frames, receiver.ends.names),
-        tx=receiver.ends.tx.fileno(),
-    )
+    ends = receiver.ends
+    setup = ("capture/flood.c", ends.names, receiver.frames)
+    sender = Side(place.stack, *setup, tx=ends.tx.fileno())
     return Slices(receiver, sender, place)
 
 

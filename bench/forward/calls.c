@@ -3,18 +3,15 @@
    one batch for both directions. */
 
 #include "batch.h"
+#include "forward.h"
 
 /* How often a frame is tried again if the queue that it goes to is full. */
 #define TRIES 10
 #define PAUSE_NS 100000
 
-struct port {
-    int fd;                           /* belongs to the caller */
-    uint64_t received, sent, dropped; /* frames that came from here */
-};
-
 struct side {
-    struct port ports[2];
+    int fds[2]; /* belong to the caller */
+    struct counts counts[2];
     struct batch *batch;
 };
 
@@ -34,8 +31,8 @@ side_open(const struct side_setup *setup, char error[ERROR_SIZE])
     struct side *s = calloc(1, sizeof(*s));
 
     if (s != NULL) {
-        s->ports[0].fd = setup->tx;
-        s->ports[1].fd = setup->rx;
+        s->fds[0] = setup->tx;
+        s->fds[1] = setup->rx;
         s->batch = batch_open(setup, NULL);
     }
     if (s == NULL || s->batch == NULL) {
@@ -64,7 +61,7 @@ wait_for_room(int fd, int error)
 
 /* Sends all frames of the batch; drops those that are refused. */
 static void
-send_all(struct port *from, int to, struct batch *b)
+send_all(struct batch *b, int to, struct counts *counts)
 {
     unsigned at = 0, tries = 0;
 
@@ -73,7 +70,7 @@ send_all(struct port *from, int to, struct batch *b)
 
         if (n > 0) {
             at += (unsigned)n;
-            from->sent += (unsigned)n;
+            counts->sent += (unsigned)n;
             tries = 0;
         }
         else if ((n == -EAGAIN || n == -ENOBUFS) && tries < TRIES) {
@@ -82,65 +79,33 @@ send_all(struct port *from, int to, struct batch *b)
         }
         else {
             at++;
-            from->dropped++;
+            counts->dropped++;
             tries = 0;
         }
     }
 }
 
-/* Moves a batch of the frames that wait at a port: how many, or -errno. */
 static int
-forward_batch(struct side *s, int i)
+forward_fd(const struct side *s, int i)
 {
-    struct port *from = &s->ports[i];
-    int n = batch_receive(s->batch, from->fd, NULL, NULL);
+    return s->fds[i];
+}
+
+static struct counts *
+forward_counts(struct side *s, int i)
+{
+    return &s->counts[i];
+}
+
+/* Moves a batch: how many frames, or -errno. */
+static int
+forward_some(struct side *s, int i)
+{
+    int n = batch_receive(s->batch, s->fds[i], NULL, NULL);
 
     if (n > 0) {
-        from->received += (unsigned)n;
-        send_all(from, s->ports[1 - i].fd, s->batch);
+        s->counts[i].received += (unsigned)n;
+        send_all(s->batch, s->fds[1 - i], &s->counts[i]);
     }
     return n == -EAGAIN || n == -EINTR ? 0 : n;
-}
-
-/* Returns after it has moved so many frames; 0: when standard input ends. The
-   other port has its turn after every batch. 0, or -errno. */
-int
-side_run(struct side *s, unsigned frames)
-{
-    struct pollfd ready[] = {{.fd = s->ports[0].fd, .events = POLLIN},
-                             {.fd = s->ports[1].fd, .events = POLLIN},
-                             {.fd = frames == 0 ? 0 : -1, .events = POLLIN}};
-    unsigned moved = 0;
-
-    while (frames == 0 || moved < frames) {
-        int n = poll(ready, 3, frames == 0 ? -1 : PATIENCE_MS), i;
-
-        if (n <= 0) {
-            return n == 0 ? -ETIMEDOUT : -errno;
-        }
-        if (ready[2].revents != 0) {
-            return 0;
-        }
-        for (i = 0; i < 2; i++) {
-            n = ready[i].revents != 0 ? forward_batch(s, i) : 0;
-            if (n < 0) {
-                return n;
-            }
-            moved += (unsigned)n;
-        }
-    }
-    return moved == frames ? 0 : -EPROTO;
-}
-
-/* Three counts of each port: received, sent on, dropped. */
-void
-side_get_counts(const struct side *s, uint64_t counts[6])
-{
-    int i;
-
-    for (i = 0; i < 2; i++) {
-        *counts++ = s->ports[i].received;
-        *counts++ = s->ports[i].sent;
-        *counts++ = s->ports[i].dropped;
-    }
 }

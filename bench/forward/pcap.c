@@ -3,7 +3,7 @@
 
    Hosts must send frames that fit a wire: libpcap has no offload headers. */
 
-#include "side.h"
+#include "forward.h"
 
 #include <pcap/pcap.h>
 
@@ -12,7 +12,7 @@
 
 struct port {
     pcap_t *pcap, *to;
-    uint64_t received, sent, dropped; /* packets that came from here */
+    struct counts counts;
 };
 
 struct side {
@@ -82,61 +82,33 @@ forward_packet(u_char *user, const struct pcap_pkthdr *header,
 {
     struct port *p = (struct port *)user;
 
-    p->received++;
+    p->counts.received++;
     if (header->caplen == header->len
         && pcap_inject(p->to, frame, header->caplen) >= 0) {
-        p->sent++;
+        p->counts.sent++;
     }
     else {
-        p->dropped++;
+        p->counts.dropped++;
     }
 }
 
-/* Returns after it has moved so many packets; 0: when standard input ends. 0,
-   or -errno. */
-int
-side_run(struct side *s, unsigned packets)
+static int
+forward_fd(const struct side *s, int i)
 {
-    struct pollfd ready[] = {
-        {.fd = pcap_get_selectable_fd(s->ports[0].pcap), .events = POLLIN},
-        {.fd = pcap_get_selectable_fd(s->ports[1].pcap), .events = POLLIN},
-        {.fd = packets == 0 ? 0 : -1, .events = POLLIN},
-    };
-    unsigned moved = 0;
-
-    while (packets == 0 || moved < packets) {
-        int n = poll(ready, 3, packets == 0 ? -1 : PATIENCE_MS), i;
-
-        if (n <= 0) {
-            return n == 0 ? -ETIMEDOUT : -errno;
-        }
-        if (ready[2].revents != 0) {
-            return 0;
-        }
-        for (i = 0; i < 2; i++) {
-            struct port *p = &s->ports[i];
-
-            n = ready[i].revents != 0
-                    ? pcap_dispatch(p->pcap, -1, forward_packet, (u_char *)p)
-                    : 0;
-            if (n < 0) {
-                return -EIO;
-            }
-            moved += (unsigned)n;
-        }
-    }
-    return moved == packets ? 0 : -EPROTO;
+    return pcap_get_selectable_fd(s->ports[i].pcap);
 }
 
-/* Three counts of each port: received, sent on, dropped. */
-void
-side_get_counts(const struct side *s, uint64_t counts[6])
+static struct counts *
+forward_counts(struct side *s, int i)
 {
-    int i;
+    return &s->ports[i].counts;
+}
 
-    for (i = 0; i < 2; i++) {
-        *counts++ = s->ports[i].received;
-        *counts++ = s->ports[i].sent;
-        *counts++ = s->ports[i].dropped;
-    }
+static int
+forward_some(struct side *s, int i)
+{
+    struct port *p = &s->ports[i];
+    int n = pcap_dispatch(p->pcap, -1, forward_packet, (u_char *)p);
+
+    return n < 0 ? -EIO : n;
 }

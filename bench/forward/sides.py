@@ -29,10 +29,7 @@ Join: TypeAlias = Callable[[str, str], AbstractContextManager[None]]
 def worker(kind: str) -> Join:
     """A forwarder of worker.py."""
     # Compiled here, where an error is noticed, and not in each process.
-    if kind == "libpcap":
-        native.library("forward/pcap.c", "pcap")
-    else:
-        native.library("forward/calls.c")
+    native.library(f"forward/{'pcap' if kind == 'libpcap' else 'calls'}.c")
     command = [sys.executable, "-P", "-m", f"{__package__}.worker", kind]
 
     def finish(process: subprocess.Popen[str]) -> Sequence[int]:

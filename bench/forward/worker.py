@@ -36,7 +36,6 @@ def calls(
     return Side(
         stack,
         "forward/calls.c",
-        *((), None, ("", "")),
         tx=a.fileno(),
         rx=b.fileno(),
         options=options,
@@ -47,7 +46,7 @@ def calls(
 
 def libpcap(stack: contextlib.ExitStack, ports: tuple[str, str]) -> Side:
     """pcap.c, which opens the interfaces itself."""
-    return Side(stack, "forward/pcap.c", ("pcap",), None, ports)
+    return Side(stack, "forward/pcap.c", ports)
 
 
 def open_ports(

@@ -1,50 +1,73 @@
-/* A batch to send and a receiver, for contenders that do both. Included after
-   one of receive_calls.h, receive_ring.h and receive_pcap.h. */
+/* A side that sends a batch and receives. Included after a receiver
+   (receive_calls.h, receive_ring.h, receive_pcap.h); the file that includes it
+   adds side_run(). */
 
 #ifndef EXCHANGE_H
 #define EXCHANGE_H
 
 #include "batch.h"
+#include "inbox.h"
 
-struct exchange {
-    int tx; /* belongs to the caller */
-    struct batch *out;
+struct side {
+    int tx;            /* belongs to the caller */
+    struct batch *out; /* the frames to send */
     struct receiver receiver;
+    struct inbox inbox;
+    uint64_t sent;
+    int one_by_one;
 };
 
-static void
-exchange_close(struct exchange *x)
+void
+side_close(struct side *s)
 {
-    batch_close(x->out);
-    receiver_close(&x->receiver);
+    if (s != NULL) {
+        batch_close(s->out);
+        receiver_close(&s->receiver);
+        inbox_close(&s->inbox);
+        free(s);
+    }
 }
 
-/* 0, or -1 with the reason in `error`; exchange_close() may follow. */
-static int
-exchange_open(struct exchange *x, const struct side_setup *setup, char *error)
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
-    x->tx = setup->tx;
-    if (receiver_open(&x->receiver, setup, error) < 0) {
-        return -1;
+    struct side *s = calloc(1, sizeof(*s));
+
+    snprintf(error, ERROR_SIZE, "out of memory");
+    if (s == NULL || receiver_open(&s->receiver, setup, error) < 0
+        || inbox_open(&s->inbox, setup) < 0
+        || (s->out = batch_open_full(setup)) == NULL) {
+        side_close(s);
+        return NULL;
     }
-    x->out = batch_open_full(setup);
-    if (x->out == NULL) {
-        snprintf(error, ERROR_SIZE, "out of memory");
-        return -1;
-    }
-    return 0;
+    s->tx = setup->tx;
+    s->one_by_one = (setup->options & SIDE_ONE_BY_ONE) != 0;
+    return s;
+}
+
+/* The packet socket that receives and counts; -1: there is none. */
+int
+side_fileno(const struct side *s)
+{
+    return s->receiver.in_place < 0 ? -1 : receiver_fileno(&s->receiver);
+}
+
+void
+side_get_totals(const struct side *s, struct totals *totals)
+{
+    *totals = s->inbox.totals;
 }
 
 /* Sends the batch: 0, or -errno. */
 static inline int
-exchange_send(struct exchange *x)
+exchange_send(struct side *s)
 {
 #ifdef CAPTURE_H
-    if (x->receiver.injector != NULL) {
-        return inject_all(x->receiver.injector, x->out->parts, x->out->count);
+    if (s->receiver.injector != NULL) {
+        return inject_all(s->receiver.injector, s->out->parts, s->out->count);
     }
 #endif
-    return batch_send_all(x->out, x->tx);
+    return batch_send_all(s->out, s->tx);
 }
 
 #endif

@@ -65,15 +65,14 @@ inbox_copy(struct inbox *b, unsigned i)
     struct sighting seen = b->last[i];
     char *to = b->in + i * b->stride;
 
-    memcpy(to, seen.data, seen.length < b->room ? seen.length : b->room);
-    return to;
+    return memcpy(to, seen.data,
+                  seen.length < b->room ? seen.length : b->room);
 }
 
-/* Of type arrival_put. */
-static inline void
-inbox_put(void *inbox, const struct arrival *frame)
+/* Returns the address of the frame, which may be a copy. */
+static inline const char *
+inbox_keep(struct inbox *b, const struct arrival *frame)
 {
-    struct inbox *b = inbox;
     unsigned i = b->next < b->batch ? b->next : 0;
 
     b->last[i] = (struct sighting){frame->data, frame->length};
@@ -82,9 +81,14 @@ inbox_put(void *inbox, const struct arrival *frame)
     b->totals.tags += frame->tagged ? 1 : 0;
     b->totals.stamps += frame->stamped ? 1 : 0;
     b->next = i + 1;
-    if (b->copy) {
-        inbox_copy(b, i);
-    }
+    return b->copy ? inbox_copy(b, i) : frame->data;
+}
+
+/* Of type arrival_put. */
+static inline void
+inbox_put(void *inbox, const struct arrival *frame)
+{
+    inbox_keep(inbox, frame);
 }
 
 /* Copies the frames seen last, if that is `needed` and has not been done.

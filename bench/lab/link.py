@@ -7,7 +7,7 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 from rawmmsg import PacketBatch, RawSocket
@@ -178,23 +178,43 @@ class Counter:
         self._sock.close()
 
 
+def numbered(size: int, header: bytes = HEADER) -> Callable[[int, int], bytes]:
+    """Makes frames of `size` bytes with two numbers after their header."""
+    if size < SHORTEST:
+        raise ValueError(f"frames have at least {SHORTEST} bytes")
+    body = bytes(i & 0xFF for i in range(size - SHORTEST))
+    return lambda *numbers: header + NUMBERS.pack(*numbers) + body
+
+
 class Frames:
     """A batch of numbered frames to send (`out`; the same as bytes in
     `packets`), and a batch to receive them in (`into`).
 
     `stride` is the distance between frames in memory, by default that of
-    PacketBatch.
+    PacketBatch; `room` the bytes for each. `make` returns a frame, given the
+    number of the slice and its index.
     """
 
     def __init__(
-        self, batch: int, size: int, stride: int | None = None
+        self,
+        batch: int,
+        size: int,
+        *,
+        stride: int | None = None,
+        room: int = 2048,
+        make: Callable[[int, int], bytes] | None = None,
     ) -> None:
-        if size < SHORTEST:
-            raise ValueError(f"frames have at least {SHORTEST} bytes")
         self.batch = batch
         self.size = size
-        self.out = _new_batch(batch, stride)
-        self.into = _new_batch(batch, stride)
+        self._make = numbered(size) if make is None else make
+        self.out, self.into = (
+            PacketBatch(batch, room)
+            if stride is None
+            else PacketBatch(
+                batch, stride, buffer=mmap.mmap(-1, batch * stride)
+            )
+            for _ in range(2)
+        )
         all_frames = memoryview(self.into)
         assert all_frames.strides is not None
         assert all_frames.shape is not None
@@ -219,10 +239,8 @@ class Frames:
         """Gives the frames to send new numbers, and overwrites those
         received with zeros."""
         self._slice += 1
-        body = bytes(i & 0xFF for i in range(self.size - SHORTEST))
         self.packets[:] = [
-            HEADER + NUMBERS.pack(self._slice, i) + body
-            for i in range(self.batch)
+            self._make(self._slice, i) for i in range(self.batch)
         ]
         zeros = bytes(self.size)
         for i, packet in enumerate(self.packets):
@@ -251,10 +269,3 @@ class Frames:
             raise GroundTruthError(
                 f"frames {wrong} of slice {self._slice} differ from those sent"
             )
-
-
-def _new_batch(batch: int, stride: int | None) -> PacketBatch:
-    if stride is None:
-        return PacketBatch(batch)
-    memory = mmap.mmap(-1, batch * stride)
-    return PacketBatch(batch, stride, buffer=memory)

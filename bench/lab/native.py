@@ -36,24 +36,23 @@ _NOT_FOUND: Final = re.compile(
 )
 
 
-def library(source: str, *libraries: str) -> ctypes.CDLL:
-    """Compiles a source ("loop/calls.c") to a shared library that is linked
-    with `libraries`, and loads it.
+def library(source: str) -> ctypes.CDLL:
+    """Compiles a source ("loop/calls.c") to a shared library and loads it.
 
     Raises UnavailableError if a compiler or a header is missing, and
     RuntimeError with the compiler's message for anything else.
     """
-    return ctypes.CDLL(str(_compiled(source, libraries)))
+    return ctypes.CDLL(str(_compiled(source)))
 
 
 @functools.cache
-def _compiled(source: str, libraries: Sequence[str]) -> Path:
+def _compiled(source: str) -> Path:
     path = folder() / source.replace("/", "-").replace(".c", ".so")
     if path.exists():
         return path
     command = [*compiler(), *_FLAGS, f"-I{SOURCES / 'lab'}"]
     command += ["-shared", "-fPIC", "-o", str(path), str(SOURCES / source)]
-    command += [f"-l{name}" for name in libraries]
+    command += ["-lpcap"] if source.endswith("pcap.c") else []
     done = subprocess.run(
         command,
         env=environment(),
@@ -151,9 +150,8 @@ class Side:
         self,
         stack: contextlib.ExitStack,
         source: str,
-        libraries: Sequence[str],
-        frames: Frames | None,
-        names: tuple[str, str],
+        names: tuple[str, str] = ("", ""),
+        frames: Frames | None = None,
         *,
         tx: int = -1,
         rx: int = -1,
@@ -161,7 +159,7 @@ class Side:
         batch: int = 0,
         room: int = 0,
     ) -> None:
-        self._library = library(source, *libraries)
+        self._library = library(source)
         self._source = source
         self._frames = frames  # whose memory it uses
         memory: tuple[int | None, ...] = (None, None, 0, room, 0, batch)

@@ -1,4 +1,5 @@
-/* Receiving with libpcap, and (SIDE_INJECT) sending with it. */
+/* Receiving with libpcap, and (SIDE_INJECT) sending with it: on the same
+   handle if the interface is the same. */
 
 #ifndef RECEIVER_H
 #define RECEIVER_H
@@ -45,7 +46,9 @@ receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
     if (setup->options & SIDE_FLOOD) {
         wanted.room = FLOOD_SIZE;
     }
-    r->handle = capture_open(&wanted, error);
+    r->handle = setup->options & SIDE_SEND_ONLY
+                    ? injector_open(setup->rx_name, error)
+                    : capture_open(&wanted, error);
     if (r->handle != NULL && setup->options & SIDE_INJECT) {
         r->injector = strcmp(setup->tx_name, setup->rx_name) == 0
                           ? r->handle

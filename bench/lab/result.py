@@ -91,13 +91,13 @@ def rows(
     contenders: Sequence[Contender[Any]],
     comparisons: Sequence[Comparison],
     samples: Samples,
-) -> list[Row]:
+) -> tuple[Row, ...]:
     """The rows of a table: the contenders that ran, then the comparisons."""
     found = [_row(one, samples) for one in contenders if one.name in samples]
     for two in comparisons:
         if two.name in samples and two.baseline in samples:
             found.append(_row(two, samples))
-    return found
+    return tuple(found)
 
 
 def _row(one: Contender[Any] | Comparison, samples: Samples) -> Row:
@@ -200,8 +200,9 @@ def _compact(value: Any) -> Any:
 
 def _table(data: dict[str, Any]) -> Table:
     return Table(
-        rows=[_loaded_row(row) for row in data.pop("rows", [])],
-        missing=[Missing(**one) for one in data.pop("missing", [])],
+        rows=tuple(map(_loaded_row, data.pop("rows", []))),
+        missing=tuple(Missing(**one) for one in data.pop("missing", [])),
+        notes=tuple(data.pop("notes", [])),
         **data,
     )
 

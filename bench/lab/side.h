@@ -35,7 +35,7 @@ enum side_option {
     SIDE_ONE_BY_ONE = 16, /* send(2) and recv(2), a packet a call */
     SIDE_INJECT = 32,     /* send with pcap_inject() */
     SIDE_LARGE = 64,      /* a ring of 8 MiB, the size of a socket's queue */
-    SIDE_SEND_ONLY = 128, /* libpcap: a handle that receives nothing */
+    SIDE_SEND_ONLY = 128, /* libpcap: receive nothing */
     SIDE_BUFFERED = 256,  /* libpcap: not in immediate mode */
     SIDE_VNET_HDR = 512,  /* frames have offload headers */
     SIDE_FLOOD = 1024,    /* a ring of 16 MiB, with large blocks */

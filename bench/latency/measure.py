@@ -22,16 +22,14 @@ from .sides import Place, batches, in_c, one_by_one, prepared, stdlib
 
 SIZES: Final = (64, 1500)
 
-_C: Final = Contender(
-    "C recvmmsg", prepared(in_c("latency/calls.c", options=AUXDATA))
-)
+_C: Final = Contender("C recvmmsg", prepared(in_c("latency/calls.c", AUXDATA)))
 
 CONTENDERS: Final = (
     _C,
     control(_C),
     Contender(
         "C recv",
-        prepared(in_c("latency/calls.c", options=ONE_BY_ONE)),
+        prepared(in_c("latency/calls.c", ONE_BY_ONE)),
         "C recvmmsg",
     ),
     Contender("rawmmsg", prepared(batches), "C recvmmsg"),
@@ -41,7 +39,7 @@ CONTENDERS: Final = (
     Contender("stdlib", prepared(stdlib), "C recvmmsg"),
     Contender(
         "libpcap (C)",
-        prepared(in_c("latency/pcap.c", "pcap", options=INJECT)),
+        prepared(in_c("latency/pcap.c", INJECT)),
         "C recvmmsg",
     ),
 )

@@ -2,35 +2,6 @@
 
 #include "exchange.h"
 
-struct side {
-    struct exchange exchange;
-    int one_by_one;
-    char room[2048]; /* for recv(2) */
-};
-
-void
-side_close(struct side *s)
-{
-    if (s != NULL) {
-        exchange_close(&s->exchange);
-        free(s);
-    }
-}
-
-struct side *
-side_open(const struct side_setup *setup, char error[ERROR_SIZE])
-{
-    struct side *s = calloc(1, sizeof(*s));
-
-    snprintf(error, ERROR_SIZE, "out of memory");
-    if (s == NULL || exchange_open(&s->exchange, setup, error) < 0) {
-        side_close(s);
-        return NULL;
-    }
-    s->one_by_one = (setup->options & SIDE_ONE_BY_ONE) != 0;
-    return s;
-}
-
 /* Of type arrival_put. */
 static inline void
 keep(void *arrival, const struct arrival *frame)
@@ -38,12 +9,12 @@ keep(void *arrival, const struct arrival *frame)
     *(struct arrival *)arrival = *frame;
 }
 
-/* By the batch: 0, or -errno. */
+/* By the calls for batches: 0, or -errno. */
 static inline int
 exchange_one(struct side *s, struct arrival *arrived)
 {
-    struct receiver *r = &s->exchange.receiver;
-    int n = exchange_send(&s->exchange);
+    struct receiver *r = &s->receiver;
+    int n = exchange_send(s);
 
     /* libpcap would ask the kernel in vain before it waits. */
     if (n == 0 && WAITS_FIRST) {
@@ -58,15 +29,15 @@ exchange_one(struct side *s, struct arrival *arrived)
 /* By send(2) and recv(2), which waits; the socket has a timeout (SO_RCVTIMEO).
    0, or -errno. */
 static inline int
-exchange_by_hand(struct side *s, struct arrival *arrived)
+exchange_one_by_one(struct side *s, struct arrival *arrived)
 {
-    const struct iovec *frame = part_of(s->exchange.out, 0);
-    ssize_t n = send(s->exchange.tx, frame->iov_base, frame->iov_len, 0);
+    const struct iovec *frame = s->out->parts;
+    ssize_t n = send(s->tx, frame->iov_base, frame->iov_len, 0);
 
     if (n >= 0) {
-        n = recv(s->exchange.tx, s->room, sizeof(s->room), 0);
+        n = recv(s->tx, s->inbox.in, s->inbox.room, 0);
     }
-    *arrived = (struct arrival){s->room, (uint32_t)n, 0, 0};
+    *arrived = (struct arrival){s->inbox.in, (uint32_t)n, 0, 0};
     return n < 0 ? -errno : 0;
 }
 
@@ -76,7 +47,7 @@ exchange_by_hand(struct side *s, struct arrival *arrived)
 int
 side_run(struct side *s, unsigned times, uint64_t *taken)
 {
-    const struct iovec *frame = part_of(s->exchange.out, 0);
+    const struct iovec *frame = s->out->parts;
     unsigned i;
 
     for (i = 0; i < times; i++) {
@@ -86,7 +57,7 @@ side_run(struct side *s, unsigned times, uint64_t *taken)
 
         write_number(frame->iov_base, i + 1);
         begin = now_ns();
-        result = s->one_by_one ? exchange_by_hand(s, &arrived)
+        result = s->one_by_one ? exchange_one_by_one(s, &arrived)
                                : exchange_one(s, &arrived);
         if (result < 0) {
             return result;

@@ -19,7 +19,7 @@ from ..lab import native
 from ..lab.contender import GroundTruthError, Ready, Slice
 from ..lab.cpus import Elsewhere
 from ..lab.link import PATIENCE, Frames, set_timeout
-from ..lab.native import AUXDATA, Side
+from ..lab.native import AUXDATA, INJECT, Side
 
 _NUMBER: Final = struct.Struct("!Q")
 _NUMBER_AT: Final = 14  # lab/side.h
@@ -87,7 +87,7 @@ def prepared(start: Start) -> Callable[[Place], Ready]:
     return prepare
 
 
-def in_c(source: str, *libraries: str, options: int = 0) -> Start:
+def in_c(source: str, options: int = 0) -> Start:
     """A contender in C. libpcap opens the interface itself; another socket
     there would slow it down."""
 
@@ -95,18 +95,12 @@ def in_c(source: str, *libraries: str, options: int = 0) -> Start:
         mirror: Mirror, frames: Frames, stack: contextlib.ExitStack
     ) -> Run:
         descriptor = -1
-        if not libraries:
+        if not options & INJECT:
             sock = _socket(mirror, stack, vlan=bool(options & AUXDATA))
             descriptor = sock.fileno()
+        setup = (source, (mirror.veth.a, mirror.veth.a), frames)
         side = Side(
-            stack,
-            source,
-            libraries,
-            frames,
-            (mirror.veth.a, mirror.veth.a),
-            tx=descriptor,
-            rx=descriptor,
-            options=options,
+            stack, *setup, tx=descriptor, rx=descriptor, options=options
         )
 
         def run(times: int) -> list[int]:

@@ -1,44 +1,12 @@
-/* The loop: sends a batch and receives it back, `times` times. Included after
-   one of the receivers of bench/lab. */
+/* The loop: sends a batch and receives it back. Included after a receiver. */
 
 #include "exchange.h"
-#include "inbox.h"
-
-struct side {
-    struct exchange exchange;
-    struct inbox inbox;
-    uint64_t sent;
-};
-
-void
-side_close(struct side *s)
-{
-    if (s != NULL) {
-        exchange_close(&s->exchange);
-        inbox_close(&s->inbox);
-        free(s);
-    }
-}
-
-struct side *
-side_open(const struct side_setup *setup, char error[ERROR_SIZE])
-{
-    struct side *s = calloc(1, sizeof(*s));
-
-    snprintf(error, ERROR_SIZE, "out of memory");
-    if (s == NULL || exchange_open(&s->exchange, setup, error) < 0
-        || inbox_open(&s->inbox, setup) < 0) {
-        side_close(s);
-        return NULL;
-    }
-    return s;
-}
 
 /* Receives until all frames sent have arrived: 0, or -errno. */
 static int
 receive_all(struct side *s)
 {
-    struct receiver *r = &s->exchange.receiver;
+    struct receiver *r = &s->receiver;
 
     while (s->inbox.totals.packets < s->sent) {
         int n;
@@ -63,18 +31,17 @@ receive_all(struct side *s)
 static int
 receive_half(struct side *s)
 {
-    struct receiver *r = &s->exchange.receiver;
-
-    if (!r->lazy) {
+    if (!s->receiver.lazy) {
         return receive_all(s);
     }
-    while (receiver_take(r, inbox_put, &s->inbox) > 0) {
+    while (receiver_take(&s->receiver, inbox_put, &s->inbox) > 0) {
     }
     return 0;
 }
 
-/* Adds the nanoseconds that sending and receiving took to `parts` unless that
-   is NULL; reading the clock has its cost. 0, or -errno. */
+/* Sends the batch and receives it, `times` times. Adds the nanoseconds that
+   sending and receiving took to `parts` unless that is NULL; reading the clock
+   has its cost. 0, or -errno. */
 int
 side_run(struct side *s, unsigned times, uint64_t parts[2])
 {
@@ -84,7 +51,7 @@ side_run(struct side *s, unsigned times, uint64_t parts[2])
         uint64_t begin = parts != NULL ? now_ns() : 0, middle = 0;
 
         s->sent += s->inbox.batch;
-        result = exchange_send(&s->exchange);
+        result = exchange_send(s);
         if (parts != NULL) {
             middle = now_ns();
             parts[0] += middle - begin;
@@ -107,21 +74,6 @@ side_prove(struct side *s, uint32_t *lengths)
 {
     int error = receive_all(s);
 
-    if (error < 0) {
-        return error;
-    }
-    return inbox_prove(&s->inbox, lengths, !s->exchange.receiver.in_place);
-}
-
-/* The packet socket that receives. */
-int
-side_fileno(const struct side *s)
-{
-    return receiver_fileno(&s->exchange.receiver);
-}
-
-void
-side_get_totals(const struct side *s, struct totals *totals)
-{
-    *totals = s->inbox.totals;
+    return error < 0 ? error
+                     : inbox_prove(&s->inbox, lengths, !s->receiver.in_place);
 }

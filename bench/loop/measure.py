@@ -77,11 +77,11 @@ def contenders(batch: int) -> list[Contender[Place]]:
         control(c, 0.01 if batch >= PROMISED_FROM else None),
         Contender("rawmmsg", _rawmmsg(), "C", at_most=promised),
         Contender("stdlib", stdlib(), "C"),
-        Contender("TPACKET_V2", in_c("loop/ring.c", options=LARGE), "C"),
-        Contender("TPACKET_V3", in_c("loop/ring.c", options=V3 | LARGE), "C"),
+        Contender("TPACKET_V2", in_c("loop/ring.c", LARGE), "C"),
+        Contender("TPACKET_V3", in_c("loop/ring.c", V3 | LARGE), "C"),
         Contender(
             "libpcap, inject",
-            in_c("loop/pcap.c", "pcap", options=INJECT),
+            in_c("loop/pcap.c", INJECT),
             "C",
         ),
     ]
@@ -113,7 +113,7 @@ def _with_options() -> list[Contender[Place]]:
 
 def _others() -> list[Contender[Place]]:
     rings = [
-        Contender(name, in_c("loop/ring.c", options=options), baseline)
+        Contender(name, in_c("loop/ring.c", options), baseline)
         for name, options, baseline in (
             ("TPACKET_V2, copied", LARGE | COPY, "C, bare"),
             ("TPACKET_V3, copied", LARGE | COPY | V3, "C, bare"),
@@ -129,7 +129,7 @@ def _others() -> list[Contender[Place]]:
         Contender("rawmmsg, from a list", _rawmmsg(from_list=True), "C"),
         Contender("stdlib, stamps", stdlib(STAMPS), "stdlib"),
         *rings,
-        Contender("libpcap", in_c("loop/pcap.c", "pcap"), "C"),
+        Contender("libpcap", in_c("loop/pcap.c"), "C"),
     ]
 
 
@@ -225,10 +225,14 @@ def _by_batch(size: int, batches: Sequence[int]) -> list[Contender[Place]]:
 
 def _by_stride(size: int, batch: int) -> list[Contender[Place]]:
     own = f"{own_stride():,}"
-    one = Contender(own, _with(Frames(batch, size, own_stride()), calls()))
+    one = Contender(
+        own, _with(Frames(batch, size, stride=own_stride()), calls())
+    )
     others = [
         Contender(
-            f"{stride:,}", _with(Frames(batch, size, stride), calls()), own
+            f"{stride:,}",
+            _with(Frames(batch, size, stride=stride), calls()),
+            own,
         )
         for stride in STRIDES
         if stride != own_stride()

@@ -73,7 +73,7 @@ class Loop(Protocol):
 
 
 @dataclass
-class _Slices:
+class Slices:
     """Runs and checks the slices of a loop."""
 
     loop: Loop
@@ -81,16 +81,22 @@ class _Slices:
     number: int = 0
 
     def run(self, times: int) -> Slice:
+        """The nanoseconds that a packet takes."""
         self.number += 1
         parts: Mapping[str, float] = {}
         if self.number % _SPLIT_EVERY == 1:
             parts = self._split(max(1, times // _SPLIT_PART))
+        taken = self.time(times)
+        return Slice(taken / (times * self.frames.batch), taken, parts)
+
+    def time(self, times: int) -> int:
+        """The nanoseconds that a slice takes."""
         self._begin()
         begin = time.perf_counter_ns()
         self.loop.run(times)
         taken = time.perf_counter_ns() - begin
         self._check(times)
-        return Slice(taken / (times * self.frames.batch), taken, parts)
+        return taken
 
     def _split(self, times: int) -> Mapping[str, float]:
         self._begin()
@@ -115,7 +121,7 @@ class _Slices:
 def ready(loop: Loop, place: Place) -> Ready:
     """A loop as the runner takes it."""
     place.link.require_room(place.frames)
-    return Ready(_Slices(loop, place.frames).run, work=place.frames.batch)
+    return Ready(Slices(loop, place.frames).run, work=place.frames.batch)
 
 
 class Totals(ctypes.Structure):
@@ -178,16 +184,9 @@ class CLoop:
 def calls_loop(place: Place, options: int) -> CLoop:
     """recvmmsg and sendmmsg in C, on the shared sockets and memory."""
     link = place.link
-    side = Side(
-        place.stack,
-        "loop/calls.c",
-        (),
-        place.frames,
-        link.names,
-        tx=link.tx.fileno(),
-        rx=link.rx.fileno(),
-        options=options,
-    )
+    setup = ("loop/calls.c", link.names, place.frames)
+    tx, rx = link.tx.fileno(), link.rx.fileno()
+    side = Side(place.stack, *setup, tx=tx, rx=rx, options=options)
     return CLoop(place, side, options)
 
 
@@ -200,21 +199,15 @@ def calls(options: int = 0) -> Prepare:
     return prepare
 
 
-def in_c(source: str, *libraries: str, options: int = 0) -> Prepare:
+def in_c(source: str, options: int = 0) -> Prepare:
     """Another loop in C, which receives with a socket of its own on a veth
     pair of its own: two sockets on one pair would slow each other down."""
 
     def prepare(place: Place) -> Ready:
         ends = place.stack.enter_context(Ends())
-        side = Side(
-            place.stack,
-            source,
-            libraries,
-            place.frames,
-            ends.names,
-            tx=ends.tx.fileno(),
-            options=options,
-        )
+        setup = (source, ends.names, place.frames)
+        tx = ends.tx.fileno()
+        side = Side(place.stack, *setup, tx=tx, options=options)
         return ready(CLoop(place, side), place)
 
     return prepare

@@ -144,11 +144,8 @@ def _objects(
 def _least(place: Place) -> tuple[Ends, Send]:
     """Builds the packets, and sends them in C when they are in its memory."""
     ends, frames = place.shared, place.frames
-    side = Side(
-        place.stack,
-        *("send/calls.c", (), frames, ends.names),
-        tx=ends.tx.fileno(),
-    )
+    setup = ("send/calls.c", ends.names, frames)
+    side = Side(place.stack, *setup, tx=ends.tx.fileno())
 
     def send(packets: Packets, times: int) -> int:
         begin = time.perf_counter_ns()

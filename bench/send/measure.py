@@ -22,7 +22,7 @@ from typing import Final
 
 from ..lab import cpus
 from ..lab.contender import Contender, control
-from ..lab.native import COPY, SEND_ONLY
+from ..lab.native import COPY, INJECT, SEND_ONLY
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab
 from . import sides
@@ -52,20 +52,20 @@ IN_PROCESS: Final = (
     Contender("rawmmsg, qdisc_bypass", sides.rawmmsg_bypass, "C sendmmsg"),
     Contender(
         "TX ring (C)",
-        sides.in_c("send/ring.c", options=COPY),
+        sides.in_c("send/ring.c", COPY),
         "rawmmsg",
         at_most=1 / OF_A_RING,
     ),
     Contender("TX ring (C), in place", sides.in_c("send/ring.c"), "rawmmsg"),
     Contender(
         "libpcap inject (C)",
-        sides.in_c("send/pcap.c", "pcap", own=True),
+        sides.in_c("send/pcap.c", INJECT),
         "rawmmsg",
         at_most=1 / OF_LIBPCAP,
     ),
     Contender(
         "libpcap inject (C), send-only",
-        sides.in_c("send/pcap.c", "pcap", options=SEND_ONLY, own=True),
+        sides.in_c("send/pcap.c", INJECT | SEND_ONLY),
         "rawmmsg",
     ),
     Contender("pcapy-ng", sides.pcapy, "rawmmsg"),

@@ -79,6 +79,7 @@ fill(struct tpacket2_hdr *slot, const struct iovec *part)
     memcpy((char *)slot + DATA_OFFSET, part->iov_base, part->iov_len);
 }
 
+/* Called after the frames have changed. */
 void
 side_prepare(struct side *s)
 {

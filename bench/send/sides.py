@@ -21,6 +21,7 @@ from ..lab import native, peers
 from ..lab.contender import Ready, Slice, UnavailableError
 from ..lab.far_side import FarSide
 from ..lab.link import HEADER, NUMBERS, Ends, Frames
+from ..lab.native import INJECT, Side
 
 # The values that libpcap uses by default.
 _SNAPLEN: Final = 65535
@@ -95,27 +96,24 @@ def ready(
     return Ready(run, frames.batch, far_side.capacity)
 
 
-def in_c(
-    source: str, *libraries: str, options: int = 0, own: bool = False
-) -> Prepare:
-    """A sender in C, which shares its veth pair or has its `own`."""
+def in_c(source: str, options: int = 0) -> Prepare:
+    """A sender in C. libpcap gets a veth pair of its own."""
 
     def prepare(place: Place) -> Ready:
-        ends = place.stack.enter_context(Ends()) if own else place.shared
-        side = native.Side(
-            place.stack,
-            source,
-            libraries,
-            place.frames,
-            ends.names,
-            tx=ends.tx.fileno(),
-            options=options,
-        )
+        ends = place.shared
+        if options & INJECT:
+            ends = place.stack.enter_context(Ends())
+        names = (ends.veth.a, ends.veth.a)  # never receives at the far side
+        setup = (source, names, place.frames)
+        tx = ends.tx.fileno()
+        side = Side(place.stack, *setup, tx=tx, options=options)
 
         def send(times: int) -> None:
             side.call("run", times)
 
-        return ready(place, ends, send, partial(side.call, "prepare"))
+        if source == "send/ring.c":
+            return ready(place, ends, send, partial(side.call, "prepare"))
+        return ready(place, ends, send)
 
     return prepare
 

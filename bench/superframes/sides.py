@@ -4,26 +4,23 @@ without offload headers: in C and with rawmmsg."""
 import contextlib
 import ctypes
 import socket
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import veth_pair
 
 from ..lab.contender import (
-    AgainError,
     GroundTruthError,
     Ready,
     Slice,
     UnavailableError,
 )
-from ..lab.link import PATIENCE, Counter
+from ..lab.link import PATIENCE, Counter, Frames
 from ..lab.native import AUXDATA, VNET_HDR, Side
+from ..loop.sides import Slices
 from .frames import Kind, OffloadHeader, VirtioNetHeader
-
-Frame: TypeAlias = tuple[bytes, OffloadHeader | None]
 
 
 class Place:
@@ -60,166 +57,126 @@ class Place:
         return tx, rx
 
 
-class Loop(Protocol):
-    """A loop, ready to run."""
-
-    def load(self, frames: list[bytes]) -> None:
-        """Takes the frames to send, and overwrites those received."""
-
-    def run(self, times: int) -> int:
-        """Sends and receives the batch so many times; returns how many frames
-        the last call received."""
-
-    def received(self, index: int) -> Frame:
-        """A frame of the last call, and its header."""
-
-
 class PythonLoop:
-    """rawmmsg."""
+    """rawmmsg: a Loop of bench/loop that checks offload headers, too."""
 
     def __init__(self, place: Place, kind: Kind) -> None:
         tx, rx = place.sockets(kind)
+        self.kind = kind
+        self.frames = Frames(
+            place.batch, kind.size, room=kind.room, make=kind.frame
+        )
+        self.counter = place.stack.enter_context(
+            contextlib.closing(Counter(rx.fileno()))
+        )
         self._send = tx.sendmmsg_all
         self._receive = rx.recvmmsg_into
-        self._size = place.batch
-        self._header = kind.header
-        self._out = PacketBatch(place.batch, kind.room)
-        self._into = PacketBatch(place.batch, kind.room)
 
-    def load(self, frames: list[bytes]) -> None:
-        out, into = self._out, self._into
-        out.clear()
-        out.extend(frames)
-        into.clear()
-        into.extend(bytes(len(frame)) for frame in frames)
-        if self._header is not None:
-            for name, value in self._header._asdict().items():
-                column = getattr(out, name)
-                for i in range(len(out)):
-                    column[i] = value
+    def set_options(self) -> None:
+        """Writes the headers of the frames to send."""
+        if self.kind.header is not None:
+            for i in range(self.frames.batch):
+                self.write_header(i, self.kind.header)
 
-    def run(self, times: int) -> int:
-        out, into, size = self._out, self._into, self._size
-        send, receive = self._send, self._receive
+    def write_header(self, index: int, header: OffloadHeader) -> None:
+        for name, value in header._asdict().items():
+            getattr(self.frames.out, name)[index] = value
+
+    def read_header(self, index: int) -> OffloadHeader:
+        into = self.frames.into
+        return OffloadHeader(
+            *(getattr(into, name)[index] for name in OffloadHeader._fields)
+        )
+
+    def run(self, times: int) -> None:
+        out, into = self.frames.out, self.frames.into
+        send, receive, size = self._send, self._receive, self.frames.batch
         for _ in range(times):
             send(out)
             done = receive(into)
             while done < size:
                 done += receive(into)
-        return len(into)
 
-    def received(self, index: int) -> Frame:
-        frame = bytes(self._into[index])
-        if self._header is None:
-            return frame, None
-        return frame, OffloadHeader(
-            *(getattr(self._into, n)[index] for n in OffloadHeader._fields)
-        )
+    def prove(self) -> Sequence[int]:
+        lengths = self.lengths()
+        wanted = self.kind.header
+        for i in range(len(lengths) if wanted is not None else 0):
+            header = self.read_header(i)
+            assert wanted is not None
+            # The kernel makes this hint anew.
+            header = header._replace(header_lengths=wanted.header_lengths)
+            if header != wanted:
+                raise GroundTruthError(f"frame {i} has the header {header}")
+        return lengths
+
+    def lengths(self) -> Sequence[int]:
+        """Of the frames that the last call received."""
+        into: PacketBatch = self.frames.into
+        return into.lengths[: len(into)]
+
+    def split(self, _: int) -> tuple[int, int]:
+        raise NotImplementedError
+
+    def stamped(self) -> None:
+        """Not counted."""
 
 
-class CLoop:
-    """calls.c, on the same sockets."""
+class CLoop(PythonLoop):
+    """C, on the same sockets and memory."""
 
     def __init__(self, place: Place, kind: Kind) -> None:
-        tx, rx = place.sockets(kind)
-        self._kind = kind
-        self._side = Side(
-            place.stack,
-            "superframes/calls.c",
-            *((), None, ("", "")),
-            tx=tx.fileno(),
-            rx=rx.fileno(),
-            options=AUXDATA | (VNET_HDR if kind.vnet_hdr else 0),
-            batch=place.batch,
-            room=kind.room,
+        super().__init__(place, kind)
+        tx, rx = (sock.fileno() for sock in place.sockets(kind))
+        options = AUXDATA | (VNET_HDR if kind.vnet_hdr else 0)
+        setup = ("loop/calls.c", ("", ""), self.frames)
+        self._side = Side(place.stack, *setup, tx=tx, rx=rx, options=options)
+        self._lengths = (ctypes.c_uint32 * place.batch)()
+
+    def _header(self, received: bool, index: int) -> VirtioNetHeader:
+        address = self._side.address("header", received, index)
+        return VirtioNetHeader.from_address(address)
+
+    def write_header(self, index: int, header: OffloadHeader) -> None:
+        ctypes.pointer(self._header(False, index))[0] = VirtioNetHeader(
+            *header
         )
 
-    def _at(self, what: str, type_: Any, received: bool, index: int) -> Any:
-        address = self._side.address(what, received, index)
-        return type_.from_address(address)
-
-    def load(self, frames: list[bytes]) -> None:
-        header = self._kind.header
-        for i, frame in enumerate(frames):
-            size = len(frame)
-            bytes_of = ctypes.c_char * size
-            self._at("frame", bytes_of, False, i).raw = frame
-            self._at("frame", bytes_of, True, i).raw = bytes(size)
-            self._at("length", ctypes.c_size_t, False, i).value = size
-            if header is not None:
-                into = self._at("header", VirtioNetHeader, False, i)
-                ctypes.pointer(into)[0] = VirtioNetHeader(*header)
-
-    def run(self, times: int) -> int:
-        return self._side.call("run", times)
-
-    def received(self, index: int) -> Frame:
-        length = self._at("length", ctypes.c_size_t, True, index).value
-        frame = self._at("frame", ctypes.c_char * length, True, index).raw
-        if self._kind.header is None:
-            return frame, None
-        header = self._at("header", VirtioNetHeader, True, index)
-        return frame, OffloadHeader(
+    def read_header(self, index: int) -> OffloadHeader:
+        header = self._header(True, index)
+        return OffloadHeader(
             *(getattr(header, name) for name, _ in header._fields_)
         )
 
+    def run(self, times: int) -> None:
+        self._side.call("run", times, None)
 
-@dataclass
-class Slices:
-    """Runs and checks the slices of a loop."""
-
-    loop: Loop
-    kind: Kind
-    batch: int
-    counter: Counter
-    number: int = 0
-
-    def run(self, times: int) -> Slice:
-        self.number += 1
-        frames = [self.kind.frame(self.number, i) for i in range(self.batch)]
-        self.loop.load(frames)
-        self.counter.read()
-        begin = time.perf_counter_ns()
-        try:
-            count = self.loop.run(times)
-        except TimeoutError:
-            raise GroundTruthError(
-                f"{self.kind.name}: a frame did not arrive"
-            ) from None
-        taken = time.perf_counter_ns() - begin
-        self.counter.check(times * self.batch)
-        if count < self.batch:
-            raise AgainError
-        self._check(frames)
-        return Slice(8 * self.kind.size * self.batch * times / taken, taken)
-
-    def _check(self, frames: Sequence[bytes]) -> None:
-        wanted = self.kind.header
-        for i, frame in enumerate(frames):
-            received, header = self.loop.received(i)
-            if header is not None and wanted is not None:
-                header = header._replace(header_lengths=wanted.header_lengths)
-            if received != frame or header != wanted:
-                raise GroundTruthError(
-                    f"{self.kind.name}: frame {i} of slice {self.number}"
-                    f" differs from the one sent; header {header}"
-                )
+    def lengths(self) -> Sequence[int]:
+        count = self._side.call("prove", self._lengths)
+        lengths: list[int] = self._lengths[:count]
+        return lengths
 
 
-def prepared(
-    make: Callable[[Place, Kind], Loop], kind: Kind
-) -> Callable[[Place], Ready]:
-    """A loop with frames of a kind, as the runner takes it."""
+Make: TypeAlias = Callable[[Place, Kind], PythonLoop]
+
+
+def slices(make: Make, kind: Kind, place: Place) -> Slices:
+    loop = make(place, kind)
+    return Slices(loop, loop.frames)
+
+
+def prepared(make: Make, kind: Kind) -> Callable[[Place], Ready]:
+    """A loop with frames of a kind, as the runner takes it: Gbit/s."""
 
     def prepare(place: Place) -> Ready:
-        _, rx = place.sockets(kind)
-        loop = make(place, kind)
-        counter = place.stack.enter_context(
-            contextlib.closing(Counter(rx.fileno()))
-        )
-        return Ready(Slices(loop, kind, place.batch, counter).run, place.batch)
+        return Ready(partial(_run, slices(make, kind, place)), place.batch)
 
     return prepare
 
 
-LOOPS: Final = {"C": CLoop, "rawmmsg": PythonLoop}
+def _run(slices: Slices, times: int) -> Slice:
+    try:
+        ns = slices.time(times)
+    except TimeoutError:
+        raise GroundTruthError("a frame did not arrive") from None
+    frames = slices.frames
+    return Slice(8 * frames.size * frames.batch * times / ns, ns)

@@ -42,7 +42,7 @@ def compile(
     outermost VLAN tag out of a received frame; without, for packets in
     memory or in a file. Only `ip broadcast` needs `netmask`, a number.
 
-    FilterError tells what is wrong, and where. UnsupportedFilterError, a
+    FilterError says what is wrong, and where. UnsupportedFilterError, a
     subclass, is for what is valid but not supported: 802.11, ATM, DECnet, SS7,
     IS-IS, packet-filter logs, `protochain`, `gateway`, and other link types.
     For these, Program.from_tcpdump() reads the program that tcpdump prints.
@@ -55,7 +55,7 @@ def compile(
     headers may be accepted by libpcap's optimised program and not by its
     unoptimised one: this program does what the unoptimised one does.
     """
-    # Importing this package does not import the compiler.
+    # Only programs that compile import the compiler.
     from .compiler import compile_expression
 
     if not isinstance(expression, str):
@@ -69,5 +69,5 @@ def compile(
             expression, values, link_type, snaplen, live, netmask
         )
     except FilterError as error:
-        # The user's mistake: the compiler's own frames do not matter.
+        # The traceback of a mistyped filter ends here.
         raise error.with_traceback(None) from None

@@ -11,8 +11,10 @@ from . import opcodes as op
 from .cfg import (
     ACCEPT,
     COMMUTES,
+    OPERATIONS,
     REJECT,
     STATEMENTS,
+    TESTS,
     TOO_LONG,
     Graph,
     Node,
@@ -29,25 +31,7 @@ _Registers = tuple[int, int]
 _NONE = -1
 
 _SIZES = {4: op.BPF_W, 2: op.BPF_H, 1: op.BPF_B}
-_OPERATIONS = {
-    "+": op.BPF_ALU | op.BPF_ADD,
-    "-": op.BPF_ALU | op.BPF_SUB,
-    "*": op.BPF_ALU | op.BPF_MUL,
-    "/": op.BPF_ALU | op.BPF_DIV,
-    "|": op.BPF_ALU | op.BPF_OR,
-    "&": op.BPF_ALU | op.BPF_AND,
-    "<<": op.BPF_ALU | op.BPF_LSH,
-    ">>": op.BPF_ALU | op.BPF_RSH,
-    "%": op.BPF_ALU | op.BPF_MOD,
-    "^": op.BPF_ALU | op.BPF_XOR,
-}
 _JUMP = op.BPF_JMP | op.BPF_JA
-_JUMPS = {
-    "=": op.BPF_JMP | op.BPF_JEQ,
-    ">": op.BPF_JMP | op.BPF_JGT,
-    ">=": op.BPF_JMP | op.BPF_JGE,
-    "&": op.BPF_JMP | op.BPF_JSET,
-}
 _FAR = 255  # the longest conditional jump
 # The kinds of value that one instruction brings into X.
 _EASY = frozenset({"header", "const", "scratch"})
@@ -128,7 +112,7 @@ class _Block:
 
     def operation(self, value: Value) -> None:
         operator, left, right, _ = value
-        code = _OPERATIONS[operator]
+        code = op.BPF_ALU | OPERATIONS[operator]
         operand = self.values[right]
         if operand.kind == "const" and is_operand(operator, operand.a):
             self.to_a(left)
@@ -284,9 +268,11 @@ class _Layout:
         if test in STATEMENTS:
             self.go(node.yes)
         elif test[-1] == "x":
-            self.jump(_JUMPS[test[:-1]] | op.BPF_X, 0, node.yes, node.no)
+            code = op.BPF_JMP | TESTS[test[:-1]] | op.BPF_X
+            self.jump(code, 0, node.yes, node.no)
         else:
-            self.jump(_JUMPS[test], node.operand, node.yes, node.no)
+            code = op.BPF_JMP | TESTS[test]
+            self.jump(code, node.operand, node.yes, node.no)
         for code, k in reversed(statements):
             self.put(code, 0, 0, k)
         self.begins[number] = len(self.reversed)

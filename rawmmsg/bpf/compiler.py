@@ -49,8 +49,8 @@ def compile_expression(
     root = ACCEPT
     try:
         if tree is not None:
-            fields = Fields(graph, expression, netmask)
-            root = generate(fields, tree, layer)
+            fields = Fields(graph, layer, expression, netmask)
+            root = generate(fields, tree)
             root = optimize(graph, root)
             check_operands(fields, root)
         if root == REJECT:

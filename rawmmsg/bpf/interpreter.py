@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from . import opcodes as op
 
-__all__ = ["Packet", "run"]
+__all__ = ["Packet", "arithmetic", "holds", "run"]
 
 _WORD = 0xFFFFFFFF
 _SIZES = {op.BPF_W: 4, op.BPF_H: 2, op.BPF_B: 1}
@@ -80,7 +80,7 @@ class Packet:
         return 0
 
 
-def _arithmetic(operation: int, a: int, b: int) -> int | None:
+def arithmetic(operation: int, a: int, b: int) -> int | None:
     """a operation b in 32 bits. None for a division by zero."""
     match operation:
         case op.BPF_ADD:
@@ -107,16 +107,15 @@ def _arithmetic(operation: int, a: int, b: int) -> int | None:
             return a ^ b
 
 
-def _holds(operation: int, a: int, b: int) -> bool:
-    match operation:
-        case op.BPF_JEQ:
-            return a == b
-        case op.BPF_JGT:
-            return a > b
-        case op.BPF_JGE:
-            return a >= b
-        case _:
-            return a & b != 0
+def holds(operation: int, a: int, b: int) -> bool:
+    """Whether a jump compares a with b and finds what it tests."""
+    if operation == op.BPF_JEQ:
+        return a == b
+    if operation == op.BPF_JGT:
+        return a > b
+    if operation == op.BPF_JGE:
+        return a >= b
+    return a & b != 0
 
 
 def _load(
@@ -165,7 +164,7 @@ def run(
             if operation == op.BPF_JA:
                 pc += k
             else:
-                pc += jt if _holds(operation, a, operand) else jf
+                pc += jt if holds(operation, a, operand) else jf
         elif kind == op.BPF_RET:
             return a if code & op.BPF_A else k
         elif kind in (op.BPF_LD, op.BPF_LDX):
@@ -180,7 +179,7 @@ def run(
             else:
                 x = value
         elif kind == op.BPF_ALU:
-            value = _arithmetic(code & op.BPF_OP, a, operand)
+            value = arithmetic(code & op.BPF_OP, a, operand)
             if value is None:
                 return 0
             a = value

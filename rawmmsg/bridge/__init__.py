@@ -1,14 +1,15 @@
 """`rawmmsg bridge`: a switch with two ports.
 
-command     the command line, signals, exit codes
-loop        one thread, one poll(2), both directions
-directions  one direction: receive, send, try again
-drops       what is dropped, and why
-outlets     how a batch leaves: as it is, or cut into segments
-ports       how the command line names them
-interfaces  Ethernet interfaces, and what the parent opened
-unix, udp   datagram sockets
-port        what is true of all of them
+Each module uses only those below it:
+
+command     the command line, signals and exit codes
+console     the lines of statistics and the summary
+loop        one thread and one poll(2) for both directions
+direction   one direction: receives batches and passes them on
+sending     sends; full queues (ENOBUFS, EAGAIN) and refused frames
+outgoing    the frames to be sent, as they are or cut into segments
+drops       the reasons for which frames are dropped
+batches     the memory that both directions share
+ports       interfaces and sockets, and their names on the command line
 filters     pcap-filter expressions for each kind of port
-console     statistics and the summary
 """

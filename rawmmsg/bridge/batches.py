@@ -1,4 +1,4 @@
-"""The batches that frames are in on their way through a bridge."""
+"""The batches that the directions of a bridge receive into."""
 
 from .._rawmmsg import PacketBatch
 from ..constants import SUPER_FRAME
@@ -7,22 +7,22 @@ from .ports import Port
 __all__ = ["Slot", "Stacks", "make_stacks"]
 
 Slot = tuple[PacketBatch, "memoryview[int]"]
-"""A batch, and its lengths."""
+"""A batch and its lengths."""
 
 Stacks = tuple[list[Slot], list[Slot]]
-"""Batches of few frames, so that super-frames are in the cache still when they
-are sent, and of many, so that small frames share a system call. On top of each
-lies the batch that was used last."""
+"""A stack of batches of few frames, so that super-frames are still in the CPU
+cache when they are sent, and one of many, so that small frames share a system
+call. The batch that was used last is on top."""
 
 _FEW = 8
 _MANY = 64
 
 
 def make_stacks(a: Port, b: Port, size: int | None) -> tuple[Stacks, Stacks]:
-    """For the frames that enter at `a`, and for those that enter at `b`.
+    """Returns the stacks for the frames that enter at `a`, and at `b`.
 
-    Two interfaces share them, for the cache's sake again. A direction takes up
-    to two batches of a size from its stacks while frames wait for room.
+    Two interfaces share one pair of stacks, so that less memory has to be in
+    the cache. A direction takes at most two batches of a size from its stacks.
     """
     if a.is_interface and b.is_interface:
         shared = _for_interface(size, 4)

@@ -17,25 +17,46 @@ if TYPE_CHECKING:
 
 __all__ = ["add_bridge"]
 
-_PORTS = """\
-A and B are each the name of an Ethernet interface, or a socket that carries
+_MORE_HELP = """\
+A and B are ports. A port is an Ethernet interface, or a socket that carries
 one frame in each message:
 
   eth0                        an Ethernet interface
-  unix:LOCAL,REMOTE           a datagram socket: the bridge creates the path
-                              LOCAL, the peer the path REMOTE
-  udp:HOST:PORT,HOST:PORT     a UDP socket: local and remote address
+  unix:LOCAL,REMOTE           a Unix datagram socket: the bridge creates the
+                              path LOCAL, the peer creates the path REMOTE
+  udp:HOST:PORT,HOST:PORT     a UDP socket: local address, remote address
   fd:N                        descriptor N, which the parent process opened: a
                               packet, datagram or SOCK_SEQPACKET socket
 
-Between interfaces, super-frames and unfinished checksums pass unchanged,
-except that SCTP's checksums are completed. Before a frame goes to a socket, a
-super-frame is cut into segments, and checksums are completed. The bridge
-changes no setting of an interface.
+For example, `rawmmsg bridge eth0 unix:/run/switch.sock,/run/vm.sock` connects
+a virtual machine to eth0. Both interfaces are promiscuous while the bridge
+runs. It changes no other setting of an interface.
 
-The bridge runs until SIGINT or SIGTERM (exit code 0), or until an interface
+Between two interfaces, super-frames (packets that the network card will cut
+into segments) pass in one piece. Before a frame goes to a socket, a
+super-frame is cut into segments, and missing checksums are filled in.
+
+Statistics and the summary go to standard error. For each direction:
+
+  frames/s, Mbit/s            received from its first port
+  dropped                     received, but not sent; or dropped by the kernel
+                              before the bridge could receive them
+  frames/call                 average number of frames received by one system
+                              call
+
+Frames are dropped for these reasons:
+
+  queue full                  the output queue was full for 50 ms
+  too long                    longer than the output, or the bridge, allows
+  link down                   the output is down
+  refused                     the kernel refused the frame (nftables, tc, or no
+                              peer at the other end of a socket)
+  malformed                   not an Ethernet frame, or its offload header
+                              does not fit it
+  from strangers              the sender is not the peer of the socket
+
+The bridge ends after SIGINT or SIGTERM (exit code 0), or if an interface
 disappears or the peer of a SOCK_SEQPACKET socket closes it (exit code 1).
-Statistics and the summary go to standard error.
 """
 
 
@@ -49,28 +70,28 @@ def add_bridge(
     """Adds the subcommand to the parser of `rawmmsg`."""
     command = commands.add_parser(
         "bridge",
-        help="switch frames between two interfaces, or an interface and a "
-        "virtual machine",
-        description="Moves every Ethernet frame that enters at one of two "
-        "ports to the other port.",
-        epilog=_PORTS,
+        help="forward frames between two interfaces, or between an interface "
+        "and a virtual machine",
+        description="Forward every Ethernet frame that arrives at one port "
+        "to the other port.",
+        epilog=_MORE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("a", metavar="A", help="one port")
     command.add_argument("b", metavar="B", help="the other port")
-    for way, port in (("ab", "A"), ("ba", "B")):
+    for direction, source, sink in (("ab", "A", "B"), ("ba", "B", "A")):
         command.add_argument(
-            f"--filter-{way}",
+            f"--filter-{direction}",
             metavar="EXPRESSION",
-            help=f"take only frames that match this pcap-filter(7) "
-            f"expression at {port}",
+            help=f"from {source} to {sink}, forward only frames that match "
+            "this pcap-filter(7) expression, such as 'not port 22'",
         )
     command.add_argument(
         "--mode",
         type=_mode,
         metavar="OCTAL",
-        help="permissions of the path LOCAL, such as 660; a peer needs write "
-        "permission (default: 777 less the umask)",
+        help="permissions of the path LOCAL, such as 660; the peer needs "
+        "write permission (default: 777 less the umask)",
     )
     command.add_argument(
         "--owner",
@@ -82,24 +103,24 @@ def add_bridge(
         "--batch",
         type=_number(int, _LARGEST_BATCH),
         metavar="N",
-        help="receive up to N frames with one system call (default: 64, or 8 "
-        "while frames are large)",
+        help="receive at most N frames with one system call (default: 64, or "
+        "8 while frames are large)",
     )
     command.add_argument(
         "--duration",
         type=_number(float, _LONGEST),
         metavar="SECONDS",
-        help="end after SECONDS",
+        help="end after SECONDS seconds",
     )
     command.add_argument(
         "--stats",
         type=_number(float, _LONGEST),
         metavar="SECONDS",
         help="print statistics every SECONDS seconds, even if standard error "
-        "is not a terminal (default: every second on a terminal)",
+        "is not a terminal (default: every second, only on a terminal)",
     )
     command.add_argument(
-        "-q", "--quiet", action="store_true", help="print errors only"
+        "-q", "--quiet", action="store_true", help="print only errors"
     )
     command.set_defaults(run=_run)
 
@@ -107,17 +128,17 @@ def add_bridge(
 def _number(
     kind: type[int] | type[float], largest: int
 ) -> Callable[[str], float]:
-    """Returns a converter for argparse: to a number above 0."""
+    """Returns a function that converts text to a number for argparse."""
 
     def convert(text: str) -> float:
         value = kind(text)
         if not 0 < value <= largest:
             raise argparse.ArgumentTypeError(
-                f"{text} is not above 0 and at most {largest:,}"
+                f"{text} must be greater than 0 and at most {largest:,}"
             )
         return value
 
-    convert.__name__ = "number"  # what argparse calls it in its message
+    convert.__name__ = "number"  # for argparse's error message
     return convert
 
 
@@ -130,8 +151,8 @@ def _mode(text: str) -> int:
 
 
 def _owner(text: str) -> tuple[int, int]:
-    """The numbers of USER, USER:GROUP or :GROUP; -1 for one that is not
-    given."""
+    """Converts USER, USER:GROUP or :GROUP to a uid and a gid. -1 means that
+    one is not given."""
     user, _, group = text.partition(":")
     try:
         if not (user or group):
@@ -163,7 +184,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if access != Access() and not (
             isinstance(a, UnixSocket) or isinstance(b, UnixSocket)
         ):
-            raise PortError("--mode and --owner are for a unix: port")
+            raise PortError("--mode and --owner need a unix: port")
         with ExitStack() as opened, _signals() as wake:
             for port, expression in (
                 (a, arguments.filter_ab),
@@ -189,7 +210,7 @@ def _access(arguments: argparse.Namespace) -> "Access":
 
 
 def _open(port: "Port", expression: str | None) -> None:
-    """An error says which port it is about."""
+    """Opens the port. The message of an OSError names it."""
     try:
         port.open(expression)
     except OSError as error:
@@ -256,10 +277,10 @@ def _say(message: str) -> None:
 
 @contextmanager
 def _signals() -> Iterator[int]:
-    """A descriptor that can be read once SIGINT or SIGTERM has come, however
-    long before it is looked at."""
+    """Gives a descriptor that is readable from the moment when SIGINT or
+    SIGTERM arrives."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    # Before the handlers, which do nothing: what came in between would be
+    # Before the handlers, which do nothing: a signal in between would be
     # lost.
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     numbers = (signal.SIGINT, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What the user sees: a line a second, and the summary."""
+"""What the user sees: a line of statistics each second, and the summary."""
 
 import contextlib
 import os
@@ -8,49 +8,51 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from time import monotonic
 
-from .direction import Direction, Dropped
+from .direction import Direction
+from .drops import Dropped
 
 __all__ = ["Ticker", "is_terminal", "say", "summary"]
 
 _HEADER_EVERY = 20
-_COLUMNS = " frames/s    Mbit/s  dropped  fill"
+_COLUMNS = " frames/s    Mbit/s  dropped  frames/call"
 _BETWEEN = " | "
 
 
 def say(text: str) -> None:
-    """Prints it on standard error, if it can be: a pipe whose reader has gone,
-    a full disk or no standard error at all end no bridge."""
+    """Prints a line on standard error. Ignores errors: the bridge continues
+    if the reader of a pipe has gone, a disk is full, or there is no standard
+    error."""
     if sys.stderr is None:
         return
-    # Past its buffer, which would keep what could not be written and fail
-    # again when the interpreter ends.
+    # Not through its buffer: it would keep a line that could not be written,
+    # and fail again when the interpreter exits.
     with contextlib.suppress(OSError):
         line = f"{text}\n".encode(sys.stderr.encoding, "backslashreplace")
         os.write(sys.stderr.fileno(), line)
 
 
 def is_terminal() -> bool:
-    """Whether somebody looks at standard error."""
+    """Returns whether standard error is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Ticker:
-    """Prints a line of what has happened since the last one."""
+    """Prints lines of statistics, each for the time since the last one."""
 
     def __init__(self, directions: Sequence[Direction]) -> None:
         self._rates = [_Rate(one) for one in directions]
         self._lines = 0
 
     def show(self) -> None:
-        """Unless that had to wait: a terminal that has been stopped (Ctrl-S)
-        stops no frames."""
+        """Prints a line, unless that would block: if the user stops the
+        terminal (Ctrl-S), frames still pass."""
         if sys.stderr is None or not _has_room(sys.stderr.fileno()):
             return
         if self._lines % _HEADER_EVERY == 0:
-            self._say(
-                f"{rate.name[: len(_COLUMNS)]:^{len(_COLUMNS)}}"
-                for rate in self._rates
-            )
+            names = [rate.name for rate in self._rates]
+            if max(map(len, names)) > len(_COLUMNS):
+                names = ["A > B", "B > A"]
+            self._say(f"{name:^{len(_COLUMNS)}}" for name in names)
             self._say(_COLUMNS for _ in self._rates)
         self._lines += 1
         self._say(rate.next() for rate in self._rates)
@@ -60,7 +62,7 @@ class Ticker:
 
 
 class _Rate:
-    """One direction's part of the line."""
+    """The part of a line that is about one direction."""
 
     def __init__(self, direction: Direction) -> None:
         self.name = _name(direction)
@@ -75,10 +77,10 @@ class _Rate:
             new - old for new, old in zip(counts, self._before, strict=True)
         )
         self._then, self._before = now, counts
-        fill = frames / batches if batches else 0.0
+        per_call = frames / batches if batches else 0.0
         return (
             f"{frames / seconds:9,.0f} {size * 8e-6 / seconds:9,.2f}"
-            f" {dropped:8,} {fill:5.1f}"
+            f" {dropped:8,} {per_call:12.1f}"
         )
 
 
@@ -102,16 +104,16 @@ def _name(direction: Direction) -> str:
 
 
 def summary(direction: Direction) -> str:
-    """What has become of its frames."""
+    """Returns the lines about all frames of a direction."""
     received, batches = direction.received, direction.batches
-    fill = received / batches if batches else 0.0
+    per_call = received / batches if batches else 0.0
     lines = [
         _name(direction),
         f"{received:,} frames received, {direction.bytes_received:,} bytes,"
-        f" {fill:.1f} a batch",
+        f" {per_call:.1f} frames per call",
     ]
     if direction.gained:
-        lines.append(f"{direction.gained:,} frames more by segmentation")
+        lines.append(f"{direction.gained:,} more frames by segmentation")
     lines += [
         f"{direction.sent:,} frames sent",
         f"{direction.dropped.total:,} frames dropped"

@@ -1,4 +1,4 @@
-"""Frames that are received and not sent: why, and how they are marked."""
+"""Frames that are received but not sent: the reasons, and the marks."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -18,8 +18,8 @@ __all__ = [
     "truncated",
 ]
 
-# An Ethernet header. What is shorter is not a frame, and an empty datagram
-# ends a connection for some receivers (QEMU).
+# The length of an Ethernet header. A shorter message is not a frame, and some
+# receivers (QEMU) take an empty datagram for the end of the connection.
 SHORTEST = 14
 
 
@@ -31,16 +31,16 @@ class Mark(IntEnum):
     TOO_LONG = 0xFE
     FROM_STRANGER = 0xFD
     DROPPED = 0xFC
-    """It has been counted already."""
+    """The frame has been counted already."""
 
 
 Marked = tuple[int, Mark]
-"""The index of a frame, and its mark."""
+"""The index of a frame and its mark."""
 
 
 @dataclass(slots=True)
 class Dropped:
-    """Frames that were received and not sent, by reason."""
+    """How many frames were received but not sent, by reason."""
 
     queue_full: int = 0
     too_long: int = 0
@@ -55,13 +55,14 @@ class Dropped:
 
 
 def truncated(batch: PacketBatch) -> list[Marked]:
-    """Frames that did not fit: they are not sent on, cut. An administrator can
-    allow super-frames that long (ip link, gso_max_size)."""
+    """Finds frames that were cut because they are longer than a row of the
+    batch. An administrator can allow such super-frames (ip link,
+    gso_max_size)."""
     return _flagged(batch, TRUNCATED, Mark.TOO_LONG)
 
 
 def short(batch: PacketBatch) -> list[Marked]:
-    """Datagrams that are too short for a frame."""
+    """Finds datagrams that are shorter than an Ethernet header."""
     lengths = batch.lengths
     return [
         (i, Mark.TOO_SHORT) for i in range(len(batch)) if lengths[i] < SHORTEST
@@ -71,7 +72,7 @@ def short(batch: PacketBatch) -> list[Marked]:
 def foreign(
     batch: PacketBatch, is_peer: Callable[[object], bool]
 ) -> list[Marked]:
-    """Datagrams of others than the peer."""
+    """Finds datagrams whose sender is not the peer."""
     return [
         (i, value)
         for i, value in _flagged(batch, FOREIGN, Mark.FROM_STRANGER)
@@ -85,8 +86,8 @@ def _flagged(batch: PacketBatch, flag: int, value: Mark) -> list[Marked]:
 
 
 def mark(batch: PacketBatch, marked: Iterable[Marked]) -> None:
-    """Marks these frames so that sending them raises ValueError. Afterwards
-    the batch may have no other columns."""
+    """Marks these frames so that sending them raises ValueError. If the batch
+    had no offload headers, its other columns are lost."""
     if not hasattr(batch, "gso_types"):
         count = len(batch)
         batch.clear()  # zeroes the headers

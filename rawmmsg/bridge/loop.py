@@ -1,4 +1,4 @@
-"""One thread that moves frames both ways."""
+"""One thread that moves frames in both directions."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from .ports import Port
 
 __all__ = ["Bridge"]
 
-# How often the ports are looked after.
+# Seconds between two calls of Port.tend().
 TEND = 0.25
 
 
@@ -38,7 +38,7 @@ class Bridge:
         self._ended = False
 
     def every(self, seconds: float, call: Callable[[], object]) -> None:
-        """Has it called, again and again, while the bridge runs."""
+        """Calls `call` every `seconds` seconds while the bridge runs."""
         self._timers.append(_Timer(seconds, call))
 
     def end(self) -> None:
@@ -46,9 +46,11 @@ class Bridge:
         self._ended = True
 
     def run(self, wake: int) -> None:
-        """Moves frames until end(), or until a byte can be read from `wake`.
+        """Moves frames until end() is called or a byte can be read from the
+        descriptor `wake`.
 
-        OSError ENODEV, its filename the interface, when one has disappeared.
+        Raises OSError (ENODEV) if an interface disappears: `filename` is its
+        name.
         """
         readers: dict[int, Callable[[], bool]] = {
             descriptor: direction.forward
@@ -77,17 +79,17 @@ class Bridge:
         return False
 
     def _serve(self, descriptor: int, events: int) -> None:
-        """Room, an error, or several things at once."""
+        """Handles any events other than "readable" alone."""
         for direction in self.directions:
             if direction.room == descriptor:
                 direction.resume()
-        away = self._from.get(descriptor)
-        if away is not None and events != select.POLLOUT and away.accepts:
-            away.forward()
+        source = self._from.get(descriptor)
+        if source is not None and events != select.POLLOUT and source.accepts:
+            source.forward()
         self._rearm()
 
     def _attend(self) -> None:
-        """What is due now."""
+        """Makes the calls that are due."""
         now = monotonic()
         for direction in self.directions:
             if now >= direction.due:
@@ -103,7 +105,7 @@ class Bridge:
             port.tend()
 
     def _rearm(self) -> None:
-        """Has the poll wait for what the directions want now."""
+        """Makes poll(2) wait for what the directions wait for."""
         wanted = dict.fromkeys(self._watched, 0)
         for descriptor, direction in self._from.items():
             if direction.accepts:
@@ -121,8 +123,8 @@ class Bridge:
         self._wait_ms = math.ceil(left * 1000)
 
     def _watch(self, descriptor: int, events: int) -> None:
-        """One that nothing is wanted of is not watched: poll(2) would report
-        its errors all the same, again and again."""
+        """Sets the events of a descriptor. Without events it is unregistered,
+        because poll(2) would still report its errors, again and again."""
         if events == self._watched.get(descriptor, 0):
             return
         if events:

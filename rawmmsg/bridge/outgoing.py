@@ -1,4 +1,7 @@
-"""How a batch leaves through a port: resumed wherever the queue was full."""
+"""The frames that are to be sent, and which of them is next.
+
+A send can stop at any frame, and continues there later.
+"""
 
 from typing import Protocol
 
@@ -7,82 +10,89 @@ from ..constants import SUPER_FRAME
 from .drops import Mark, mark
 from .ports import Port
 
-__all__ = ["Direct", "Outlet", "Segmented", "outlet_for"]
+__all__ = ["Outgoing", "Segmented", "Unchanged", "outgoing_for"]
 
-# Segments to send with one system call: a super-frame has some 45 of them.
+# Segments to send with one system call: a super-frame has about 45 of them.
 _SEGMENTS = 64
 
 
-class Outlet(Protocol):
-    """Sends what is loaded.
+class Outgoing(Protocol):
+    """The frames of the batches that are being sent.
 
-    Frames can be passed over for now, to see whether the kernel takes a later
-    one. `passed` counts them.
+    A frame can be passed over, to see whether the kernel takes a later one.
     """
 
     gained: int
-    """Frames that were made on the way, beyond those loaded."""
+    """How many more frames there are after segmentation than before."""
     passed: int
-    batch: PacketBatch
-    """Where the frame that comes next is."""
+    """How many frames are passed over."""
 
     def load(self, batch: PacketBatch) -> None:
-        """Goes on with another batch, which is to stay as it is until it has
-        left. Nothing comes next, but frames may have been passed over."""
+        """Continues with this batch, which must not change until it is sent.
+        There must be no next frame, but frames may be passed over."""
+
+    def needs(self, batch: PacketBatch) -> bool:
+        """Returns whether frames of this batch are still to be sent."""
 
     def is_end(self) -> bool:
-        """Whether no frame comes next."""
+        """Returns whether there is no next frame."""
 
     def send(self) -> bool:
-        """Makes one system call. Returns what is_end() would; what it raises
-        is about the frame that comes next."""
+        """Makes one system call and returns is_end(). An exception is about
+        the next frame."""
 
     def mark(self) -> int:
-        """The gso_types entry of the frame that comes next."""
+        """Returns the gso_types entry of the next frame."""
 
     def skip(self) -> None:
-        """Leaves out the frame that comes next."""
+        """Leaves the next frame out."""
 
     def pass_over(self) -> None:
-        """Leaves out the frame that comes next, for now."""
+        """Leaves the next frame out for now."""
 
     def go_back(self) -> None:
-        """Returns to the first frame that was passed over."""
+        """Makes the first frame that was passed over the next one."""
 
-    def give_up_passed(self) -> int:
-        """Leaves out the frames that were passed over. Returns how many."""
+    def drop_passed(self) -> int:
+        """Leaves out the frames that were passed over, and returns their
+        number."""
 
     def abandon(self) -> int:
-        """Leaves out all that is left. Returns how many frames."""
+        """Leaves out all frames, and returns their number."""
 
 
-class Direct:
-    """Frames leave as they came, with their offload headers."""
+class Unchanged:
+    """Sends frames as they were received, with their offload headers."""
 
     def __init__(self, sink: Port) -> None:
         self.gained = 0
         self.passed = 0
         self._sendmmsg = sink.sendmmsg
-        self.batch = PacketBatch(1, 1)
+        self._batch = PacketBatch(1, 1)
         self._at = self._count = 0
+        # The batch behind this one, after go_back() from it.
         self._more: PacketBatch | None = None
-        # Where the first frame that was passed over is.
-        self._first = self.batch, 0
+        # The first frame that was passed over.
+        self._first = self._batch, 0
 
     def load(self, batch: PacketBatch) -> None:
-        self.batch = batch
+        self._batch = batch
         self._at = 0
         self._count = len(batch)
+
+    def needs(self, batch: PacketBatch) -> bool:
+        has_passed = self.passed > 0 and batch is self._first[0]
+        return batch is self._batch or batch is self._more or has_passed
 
     def is_end(self) -> bool:
         return self._at == self._count
 
     def send(self) -> bool:
-        self._at += self._sendmmsg(self.batch, self._at)
+        self._at += self._sendmmsg(self._batch, self._at)
         return self._at == self._count and self._is_last_batch()
 
     def _is_last_batch(self) -> bool:
-        """If it is not, goes on with the other one."""
+        """If this is not the last batch, continues with the next."""
         if self._more is None:
             return True
         self.load(self._more)
@@ -90,18 +100,18 @@ class Direct:
         return False
 
     def mark(self) -> int:
-        types = getattr(self.batch, "gso_types", None)
+        types = getattr(self._batch, "gso_types", None)
         return 0 if types is None else int(types[self._at])
 
     def skip(self) -> None:
         if self.passed:
-            # It may come next again.
-            mark(self.batch, [(self._at, Mark.DROPPED)])
+            # go_back() can make it the next one again.
+            mark(self._batch, [(self._at, Mark.DROPPED)])
         self._move_on()
 
     def pass_over(self) -> None:
         if not self.passed:
-            self._first = self.batch, self._at
+            self._first = self._batch, self._at
         self.passed += 1
         self._move_on()
 
@@ -112,15 +122,15 @@ class Direct:
 
     def go_back(self) -> None:
         first, at = self._first
-        if first is not self.batch:
-            self._more = self.batch
+        if first is not self._batch:
+            self._more = self._batch
         self.load(first)
         self._at = at
         self.passed = 0
 
-    def give_up_passed(self) -> int:
-        given_up, self.passed = self.passed, 0
-        return given_up
+    def drop_passed(self) -> int:
+        dropped, self.passed = self.passed, 0
+        return dropped
 
     def abandon(self) -> int:
         if self.passed:
@@ -133,73 +143,77 @@ class Direct:
 
 
 class Segmented:
-    """For a peer without offloads: checksums complete, super-frames cut, in
-    C."""
+    """Cuts super-frames into segments and completes checksums, in C, for a
+    peer without offloads."""
 
     def __init__(self, sink: Port) -> None:
         self.gained = 0
-        self.passed = 0  # 1: the frame that comes next
+        self.passed = 0  # 1: the next frame
         self._sendmmsg = sink.sendmmsg
-        self._target = PacketBatch(_SEGMENTS, SUPER_FRAME)
-        self.batch = self._target
+        self._segments = PacketBatch(_SEGMENTS, SUPER_FRAME)
+        self._batch = self._segments
         self._at = self._count = 0
         self._next = 0, 0  # frame of the batch, segment of the frame
 
     def load(self, batch: PacketBatch) -> None:
-        self.batch = batch
+        self._batch = batch
         self._count = len(batch)
         self._next = 0, 0
-        self._target.clear()
+        self._segments.clear()
         self._at = 0
 
+    def needs(self, batch: PacketBatch) -> bool:
+        return batch is self._batch
+
     def send(self) -> bool:
-        if self._at == len(self._target):
+        if self._at == len(self._segments):
             self._refill()
-        self._at += self._sendmmsg(self._target, self._at)
+        self._at += self._sendmmsg(self._segments, self._at)
         return self.is_end()
 
     def is_end(self) -> bool:
-        return self._at == len(self._target) and self._next[0] == self._count
+        return self._at == len(self._segments) and self._next[0] == self._count
 
     def _refill(self) -> None:
         frame, segment = self._next
-        self._at = 0  # of a target that is empty where this raises
-        self._next = self.batch.segment_into(self._target, frame, segment)
-        self.gained += len(self._target) - (self._next[0] - frame)
+        self._at = 0  # if segment_into() raises, there are no segments
+        self._next = self._batch.segment_into(self._segments, frame, segment)
+        self.gained += len(self._segments) - (self._next[0] - frame)
 
     def mark(self) -> int:
-        types = getattr(self.batch, "gso_types", None)
+        types = getattr(self._batch, "gso_types", None)
         return 0 if types is None else int(types[self._next[0]])
 
     def skip(self) -> None:
-        if self._at < len(self._target):
+        if self._at < len(self._segments):
             self._at += 1
         else:
             self._next = self._next[0] + 1, 0
 
     def pass_over(self) -> None:
-        # The next segments may not have been made yet: it stays the next.
+        # It stays the next frame, because the segments behind it may not have
+        # been made yet.
         self.passed = 1
 
     def go_back(self) -> None:
         self.passed = 0
 
-    def give_up_passed(self) -> int:
-        given_up, self.passed = self.passed, 0
-        if given_up:
+    def drop_passed(self) -> int:
+        dropped, self.passed = self.passed, 0
+        if dropped:
             self.skip()
-        return given_up
+        return dropped
 
     def abandon(self) -> int:
         self.passed = 0
-        left = len(self._target) - self._at + self._count - self._next[0]
-        self._at = len(self._target)
+        left = len(self._segments) - self._at + self._count - self._next[0]
+        self._at = len(self._segments)
         self._next = self._count, 0
         return left
 
 
-def outlet_for(source: Port, sink: Port) -> Outlet:
-    """What has offload headers, and none to go to, is segmented."""
+def outgoing_for(source: Port, sink: Port) -> Outgoing:
+    """Frames are segmented if only the source has offload headers."""
     if source.sock.vnet_hdr and not sink.sock.vnet_hdr:
         return Segmented(sink)
-    return Direct(sink)
+    return Unchanged(sink)

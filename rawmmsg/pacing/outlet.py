@@ -18,7 +18,7 @@ LONGEST_PAUSE: Final = 5e-3
 
 PATIENCE: Final = 1.0
 """Seconds of ENOBUFS, without a frame sent, until it is an error, as in
-RawSocket.sendall()."""
+RawSocket.sendmmsg_all()."""
 
 SUSPICION: Final = 0.002
 """Seconds of ENOBUFS after which the frame may be the reason, and not the
@@ -98,7 +98,6 @@ class Outlet:
             lengths = self._load.batch.lengths
             taken = (i for i in count() if i not in self._refused)
             size += sum(lengths[next(taken)] for _ in range(sent - frames))
-        self._load.batch.set_count(self._load.frames)
         self._totals, self._load = (sent, size), None
 
     def push(self, first: int, last: int) -> int:
@@ -136,9 +135,8 @@ class Outlet:
         assert self._load is not None
         if self._may_block and not self._is_writable():
             return 0
-        self._load.batch.set_count(last)
         try:
-            taken = self._sock.sendmmsg(self._load.batch, first)
+            taken = self._sock.sendmmsg(self._load.batch, first, last)
         except (BlockingIOError, TimeoutError):
             self._is_writable()
             return 0

@@ -1,9 +1,9 @@
-"""Print the figures of the filter compiler: ``python tests/bpf/figures.py``,
-root and tcpdump for the last ones.
+"""Print the figures of the filter compiler: ``python tests/bpf/figures.py``.
+The last ones need root and tcpdump.
 
-Instructions executed on the published packets and program lengths, beside
-libpcap's; and the time to compile, beside the time that ``tcpdump -ddd`` takes
-from start to end.
+Instructions executed on the published packets, and program lengths, compared
+with libpcap's. Then the time to compile, compared with the time that a whole
+``tcpdump -ddd`` takes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def tcpdump_time(expression: str) -> float:
 
 
 def import_time() -> float:
-    """What importing the compiler adds to the start of an interpreter, in
-    milliseconds.
+    """The time that importing the compiler adds to the start of an
+    interpreter, in milliseconds.
     """
     times = []
     for statement in (

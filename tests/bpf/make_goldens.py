@@ -1,9 +1,10 @@
-"""Write the golden files: libpcap's answers for both corpora and for a fixed
-sample of generated expressions.
+"""Write the golden files: libpcap's answers for all expressions in data/ and
+for a fixed sample of generated ones.
 
-Run it where cypcap and netbase are installed, after a change of a corpus or
-of the grammar: ``python tests/bpf/make_goldens.py``. The names in the corpus
-are looked up in this system's databases; bpfkit.names must agree with them.
+Run it as root after a change in data/ or in the grammar, where cypcap, tcpdump
+and netbase are installed: ``python tests/bpf/make_goldens.py``. Names in the
+corpus are looked up in this system's databases. They must have the numbers
+that bpfkit.names gives them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ DISASSEMBLED = (
 
 
 def sample() -> list[str]:
-    """The first distinct expressions that the grammar gives."""
+    """The first different expressions that the grammar generates."""
     found: dict[str, None] = {}
 
     @settings(
@@ -66,7 +67,7 @@ def check_names() -> None:
 
 
 def write(libpcap: LiveOracle, name: str, keys: list[tuple[int, str]]) -> None:
-    """Ask for each (link type, expression) and write one golden file."""
+    """Ask libpcap about each (link type, expression) and write the answers."""
     answers: dict[tuple[int, str], Answer] = {
         key: libpcap.ask(key[1], key[0]) for key in keys
     }
@@ -94,7 +95,7 @@ def tcpdump(expression: str, *options: str) -> Instructions:
 
 
 def live_answer(expression: str) -> Answer:
-    """tcpdump's programs, or what it says instead."""
+    """tcpdump's programs, or its error message."""
     try:
         return Pair(tcpdump(expression), tcpdump(expression, "-O"))
     except subprocess.CalledProcessError as error:
@@ -118,8 +119,8 @@ def write_live() -> None:
 
 
 def write_disassembly(libpcap: LiveOracle) -> None:
-    """Programs, optimised and not, as text of ``tcpdump -d``: between them
-    every instruction libpcap emits.
+    """Write programs, optimised and not, as ``tcpdump -d`` prints them.
+    Together they have every instruction that libpcap emits.
     """
     parts = [
         "# libpcap's disassembly, by make_goldens.py: an expression, then the "
@@ -134,9 +135,7 @@ def write_disassembly(libpcap: LiveOracle) -> None:
 
 
 def write_packets() -> None:
-    """Publish the structured traffic: the set that instruction counts are
-    measured on.
-    """
+    """Write the frames on which executed instructions are counted."""
     lines = [
         "# The Ethernet frames that instruction counts are measured on: "
         "name and bytes, by make_goldens.py."

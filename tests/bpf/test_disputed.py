@@ -1,8 +1,7 @@
-"""Where libpcap is wrong: each case shown on one packet, whose right verdict
-a person can tell.
+"""Expressions that libpcap compiles wrongly. One packet shows each mistake: a
+person can see the right verdict.
 
-These are the only expressions of one meaning that are compiled to another
-than libpcap's, or measured apart from the others.
+Only for these does a program differ from libpcap's on purpose.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ TUNNEL = ipv4(UDP, udp(1, 6081, geneve(11, 0x6558, CLNP)))
 
 
 class Case(NamedTuple):
-    """A packet, the verdict that the expression means, and what libpcap's
-    programs say of it, optimised and not; or libpcap's message.
+    """A packet, its right verdict, and the verdicts of libpcap's programs,
+    optimised and not, or libpcap's error message.
     """
 
     packet: bytes
@@ -105,9 +104,9 @@ def test_ours_is_right_and_libpcap_is_not(expression: str, case: Case) -> None:
     assert said == case.libpcap, f"libpcap is wrong about {expression!r}"
 
 
-def test_an_alternative_more_loses_no_packet() -> None:
-    """What libpcap accepts of `B` it accepts of `A or B`, unless A's scratch
-    memory is read by B.
+def test_libpcap_loses_a_packet_because_of_an_added_alternative() -> None:
+    """A packet that `B` accepts, `A or B` must accept too. libpcap's program
+    does not if B reads scratch words that A has written.
     """
     whole = "ip[8] + 1 = 5 or not geneve and ip proto 17"
     part = "not geneve and ip proto 17"

@@ -1,4 +1,4 @@
-"""Mistakes: what is wrong, where, and a caret under the place."""
+"""Errors say what is wrong and where, with a caret under the mistake."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_fault_has_one_wording(expression: str, reason: str) -> None:
 
 @pytest.mark.parametrize("expression", ["tcp @", "tcp port", "tcp and udp"])
 def test_the_traceback_ends_at_the_call(expression: str) -> None:
-    """The compiler's own frames are of no use to somebody who mistypes."""
+    """The frames of the compiler do not help somebody who mistyped."""
     error = error_of(expression)
     frames = traceback.extract_tb(error.__traceback__)
     assert [frame.name for frame in frames] == ["error_of", "compile"], (
@@ -163,10 +163,10 @@ def test_the_traceback_ends_at_the_call(expression: str) -> None:
     ],
 )
 @pytest.mark.parametrize("live", [True, False], ids=["live", "dead"])
-def test_a_computed_mistake_that_decides_nothing_is_none(
+def test_a_computed_mistake_is_no_error_if_it_decides_nothing(
     expression: str, live: bool
 ) -> None:
-    """As in libpcap, whose optimiser finds what is left of them."""
+    """As in libpcap, whose optimiser finds the mistakes that are left."""
     program = bpf.compile(expression, live=live)
     assert len(program.instructions) < 40, f"{expression!r} is compiled"
 
@@ -210,7 +210,9 @@ UNSUPPORTED = [entry.expression for entry in corpus.unsupported()]
 
 
 @pytest.mark.parametrize("expression", UNSUPPORTED)
-def test_what_is_left_out_says_what_to_do_instead(expression: str) -> None:
+def test_the_error_for_an_unsupported_primitive_names_the_remedy(
+    expression: str,
+) -> None:
     with pytest.raises(UnsupportedFilterError) as caught:
         bpf.compile(expression)
     message = str(caught.value)
@@ -235,7 +237,7 @@ def test_the_two_errors_are_value_errors() -> None:
 
 @pytest.mark.parametrize("link_type", [32, 803, 0xFFFF, -1])
 def test_an_unknown_link_type_is_refused(link_type: int) -> None:
-    """A program for Ethernet would be silently wrong there."""
+    """A program for Ethernet would be wrong there, without an error."""
     with pytest.raises((FilterError, ValueError), match=r"link"):
         bpf.compile("tcp", link_type=link_type)
 

@@ -1,5 +1,5 @@
-"""Filters on a real packet socket: tags that the kernel moved, directions,
-interfaces, beside tcpdump's programs.
+"""Filters on real packet sockets, compared with tcpdump's programs: tags that
+the kernel moved out of the frame, directions, interfaces.
 
 Every frame goes over a veth pair and is read by sockets on the receiving end
 (received frames, tag beside the frame) and on the sending end (outgoing
@@ -59,8 +59,8 @@ TAGGED = {
 
 
 class Seen:
-    """What one socket received: (frame, tag or None, packet type, ifindex) by
-    the order of arrival.
+    """The frames that one socket received, in order: (frame, tag or None,
+    packet type, ifindex).
     """
 
     def __init__(self, sock: socket.socket, name: str) -> None:
@@ -70,7 +70,7 @@ class Seen:
         self.frames: list[tuple[bytes, tuple[int, int] | None, int, int]] = []
 
     def read(self) -> None:
-        """Read all that has arrived."""
+        """Read all frames that have arrived."""
         while True:
             try:
                 frame, messages, _, address = self.socket.recvmsg(
@@ -89,9 +89,9 @@ class Seen:
 class Wire:
     """A veth pair, a sender on one end, and a reader without a filter on each.
 
-    The kernel gives a frame to the sockets of an interface one after the
-    other, the one bound last first. So what these two readers have seen, all
-    that are opened later have seen, too.
+    The kernel passes a frame to the sockets of an interface one after the
+    other, starting with the one that was bound last. So when these two readers
+    have a frame, all readers that were opened later have seen it.
     """
 
     def __init__(self, pair: Veth) -> None:
@@ -103,7 +103,7 @@ class Wire:
         ]
 
     def open(self, name: str, protocol: int, program: bytes | None) -> Seen:
-        """A bound socket; its filter is there before any frame can be."""
+        """A bound socket. Its filter is attached before it is bound."""
         sock = self.stack.enter_context(
             socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         )
@@ -158,8 +158,8 @@ def names_of(seen: Seen) -> set[str]:
 
 
 def verdicts(program: bpf.Program, seen: Seen) -> set[str]:
-    """The names of the frames that matches() accepts of those that a socket
-    without a filter saw.
+    """The names of the frames of a socket without a filter that matches()
+    accepts.
     """
     accepted = Seen(seen.socket, seen.name)
     accepted.frames = [
@@ -195,7 +195,7 @@ def test_the_kernel_accepts_what_tcpdump_accepts(
     ):
         end = f"{entry.expression!r} at {all_frames.name}"
         assert names_of(our_reader) == verdicts(program, all_frames), (
-            f"{end}: matches() foretells the kernel's verdict"
+            f"{end}: matches() and the kernel agree"
         )
         assert names_of(our_reader) == names_of(their_reader), (
             f"{end}: accepts what tcpdump's program accepts"

@@ -1,4 +1,4 @@
-"""The parser under text of all kinds: a program or a FilterError, and soon."""
+"""Text of any kind gives a program or a FilterError, and soon."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def check_outcome(expression: str) -> None:
 
 
 @pytest.mark.parametrize("expression", HUGE.values(), ids=HUGE)
-def test_a_huge_expression_ends_soon(expression: str) -> None:
+def test_a_huge_expression_is_compiled_or_refused_soon(
+    expression: str,
+) -> None:
     start = time.perf_counter()
     result = outcome(expression)
     spent = time.perf_counter() - start
@@ -113,7 +115,7 @@ def test_a_huge_expression_ends_soon(expression: str) -> None:
     )
 
 
-def test_a_program_longer_than_the_kernel_takes_is_an_error() -> None:
+def test_a_program_longer_than_the_kernel_accepts_is_an_error() -> None:
     expression = " or ".join(
         f"host 10.0.{n >> 8}.{n & 255}" for n in range(3000)
     )
@@ -123,8 +125,8 @@ def test_a_program_longer_than_the_kernel_takes_is_an_error() -> None:
 
 @pytest.mark.parametrize("count", [60, 100, 150, 300])
 def test_long_jumps_are_split(count: int) -> None:
-    """A conditional jump reaches 255 instructions; what is further takes a
-    detour.
+    """A conditional jump can skip 255 instructions. Longer ones need another
+    jump in between.
     """
     ports = range(1000, 1000 + 7 * count, 7)
     program = bpf.compile(

@@ -1,4 +1,4 @@
-"""The goldens are complete, and they are what libpcap says."""
+"""The golden files are complete and agree with libpcap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.no_network
 
 
 def recorded_version() -> str:
-    """The first line of the goldens: the libpcap that gave them."""
+    """The version of libpcap that gave the answers: their first line."""
     path = oracle.GOLDEN / "golden-corpus.txt.gz"
     return gzip.decompress(path.read_bytes()).decode().splitlines()[0][2:]
 
@@ -50,7 +50,7 @@ def test_no_golden_is_left_over() -> None:
 
 
 def test_the_goldens_are_what_libpcap_says() -> None:
-    """Another libpcap may write other programs that mean the same."""
+    """Another version of libpcap may write equivalent programs."""
     libpcap = oracle.live()
     same = libpcap is not None and libpcap.version == recorded_version()
     source = libpcap if libpcap is not None and same else oracle.goldens()

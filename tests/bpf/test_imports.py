@@ -1,13 +1,18 @@
-"""What is imported when: the compiler costs those who compile, and it needs
-nothing outside the standard library.
+"""Imports: only programs that compile import the compiler, it needs nothing
+outside the standard library, and its modules depend on each other one way.
 """
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from rawmmsg import bpf
 
 pytestmark = pytest.mark.no_network
 
@@ -32,11 +37,55 @@ def test_importing_the_package_does_not_import_the_compiler() -> None:
 
 def test_a_program_needs_no_compiler() -> None:
     loaded = modules_after("import rawmmsg.bpf; rawmmsg.bpf.Program")
-    compiler = {"parser", "lexer", "codegen", "optimizer", "compiler"}
-    names = {f"rawmmsg.bpf.{name}" for name in compiler}
-    assert loaded & names == set(), (
-        "who has a program already does not import the compiler"
+    ours = {name for name in loaded if name.startswith("rawmmsg.bpf.")}
+    needed = ("errors", "opcodes", "interpreter", "program")
+    assert ours == {f"rawmmsg.bpf.{name}" for name in needed}, (
+        "the compiler is imported only by programs that compile"
     )
+
+
+# The modules and folders of rawmmsg.bpf. Each imports only from those before
+# it, and from its own folder.
+ORDER = (
+    *("errors", "opcodes", "interpreter", "program", "cfg", "syntax"),
+    *("codegen", "optimize", "assembler", "compiler", "__init__"),
+)
+FOLDER = Path(bpf.__file__).parent
+MODULES = set(FOLDER.rglob("*.py"))
+
+
+def imported_by(module: Path) -> set[Path]:
+    """The modules of rawmmsg.bpf that a module imports anywhere in it."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = module.parents[node.level - 1]
+            base = folder / (node.module or "").replace(".", "/")
+            found.add(base.with_suffix(".py"))
+            found |= {base / f"{alias.name}.py" for alias in node.names}
+    return found & MODULES
+
+
+def place_of(module: Path) -> int:
+    first = module.relative_to(FOLDER).parts[0]
+    return ORDER.index(first.removesuffix(".py"))
+
+
+def test_dependencies_point_one_way() -> None:
+    for module in MODULES:
+        for other in imported_by(module):
+            same_folder = module.parent == other.parent != FOLDER
+            assert same_folder or place_of(other) < place_of(module), (
+                f"{module} must not import {other}"
+            )
+
+
+def test_no_import_is_a_circle() -> None:
+    sorter = graphlib.TopologicalSorter(
+        {module: imported_by(module) for module in MODULES}
+    )
+    order = list(sorter.static_order())  # CycleError names the circle
+    assert len(order) == len(MODULES) > 20, "every module was looked at"
 
 
 def test_compiling_needs_nothing_but_the_standard_library() -> None:

@@ -1,5 +1,5 @@
-"""The kernel takes every program, and its verdict is the one that
-``Program.accept_length`` foretells.
+"""The kernel accepts every program, and its verdict on a packet is that of
+``Program.accept_length()``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_our_programs(
     for expression in expressions(section):
         program = bpf.compile(expression, live=live)
         if not live and program == bpf.compile(expression):
-            continue  # it had its turn
+            continue  # checked as the live program
         check(
             filtered, effort, program, ETHERNET, f"{expression!r}, live={live}"
         )
@@ -96,8 +96,8 @@ def test_our_programs_for_raw_ip(
 def test_programs_of_libpcap(
     filtered: kernel.Filtered, effort: Effort, section: str
 ) -> None:
-    """Programs of another compiler use instructions that ours does not,
-    scratch memory above all.
+    """libpcap uses instructions that our compiler does not emit, above all
+    those for scratch memory.
     """
     for expression in expressions(section)[:: effort.limit(3, 1)]:
         answer = oracle.goldens().ask(expression)
@@ -183,7 +183,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("instructions", REFUSED.values(), ids=REFUSED)
-def test_what_the_kernel_refuses_is_no_program(
+def test_a_program_that_the_kernel_refuses_is_a_value_error(
     filtered: kernel.Filtered,
     instructions: tuple[tuple[int, int, int, int], ...],
 ) -> None:
@@ -210,7 +210,7 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("instructions", TAKEN.values(), ids=TAKEN)
-def test_what_the_kernel_takes_is_a_program(
+def test_a_program_that_the_kernel_accepts_is_accepted(
     filtered: kernel.Filtered,
     instructions: tuple[tuple[int, int, int, int], ...],
 ) -> None:
@@ -223,7 +223,7 @@ def test_what_the_kernel_takes_is_a_program(
     )
 
 
-def test_a_program_is_the_array_that_the_kernel_takes(
+def test_a_program_is_the_array_that_the_kernel_expects(
     filtered: kernel.Filtered,
 ) -> None:
     program = bpf.compile("udp port 53")

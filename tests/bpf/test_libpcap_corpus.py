@@ -1,13 +1,15 @@
-"""Expressions written by hand mean what they mean to libpcap, for Ethernet and
-for raw IP.
+"""Programs for expressions written by hand accept what libpcap's accept, for
+Ethernet and for raw IP.
 """
 
 from __future__ import annotations
 
 import pytest
-from bpfkit import compare, corpus, oracle
+from bpfkit import compare, corpus, leftovers, machine, oracle
 from bpfkit.names import fixed_names as fixed_names
 from bpfkit.oracle import ETHERNET, LOOPBACK, RAW_IP, Pair
+
+from rawmmsg import bpf
 
 pytestmark = pytest.mark.no_network
 
@@ -51,6 +53,34 @@ def test_compiles_nothing_that_libpcap_refuses(
         compare.differences(entry.expression, answer, link_type), None
     )
     assert found is None, f"what libpcap refuses accepts no packet: {found}"
+
+
+def test_accepts_what_the_unoptimised_program_accepts_cut_short() -> None:
+    """A load may only be dropped if another one reaches as far."""
+    folded = {
+        "1 << 30 + 2 = 0 and tcp",
+        "mpls 100000 or ((20 & 8) * (5 / udp[4:2]) <= 0x1fff and "
+        "(20 & 8) * (5 / udp[4:2]) <= 0x1fff)",
+    }
+    for entry in corpus.compiled():
+        answer = oracle.goldens().ask(entry.expression)
+        ours = compare.compile_ours(entry.expression, ETHERNET)
+        assert isinstance(answer, Pair)
+        assert isinstance(ours, bpf.Program)
+        if entry.expression in folded or leftovers.reads_leftovers(
+            answer.unoptimised
+        ):
+            continue
+        programs = [ours.instructions, answer.unoptimised]
+        for packet, length in compare.feed(programs, ETHERNET, limit=20):
+            got, wanted = (
+                machine.run(program, packet, length)[0] for program in programs
+            )
+            assert got == wanted, (
+                f"{entry.expression!r} accepts what libpcap's unoptimised "
+                f"program accepts: {len(packet)} of {length} bytes, "
+                f"{packet.hex()}"
+            )
 
 
 @pytest.mark.parametrize(("ours", "theirs"), corpus.extensions())

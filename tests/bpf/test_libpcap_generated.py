@@ -1,4 +1,4 @@
-"""Expressions drawn from the grammar mean what they mean to libpcap.
+"""Programs for generated expressions accept what libpcap's accept.
 
 ``pytest tests/bpf/test_libpcap_generated.py --examples 20000 --timeout 0``
 compares that many, other ones on every run.

@@ -1,8 +1,9 @@
-"""Programs for a packet socket: the tag may be beside the frame or in it, the
-direction is beside it.
+"""Programs for a packet socket: the VLAN tag may be beside the frame, in the
+kernel's metadata, or inside it.
 
-The judge is what tcpdump attaches to an interface (goldens), and for what
-stands behind ``vlan`` the program for bytes in memory, given the whole frame.
+They are compared with the programs that tcpdump attaches to an interface
+(golden files). Expressions behind ``vlan`` are also compared with the program
+for bytes in memory, which gets the whole frame.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ BESIDE = (
 def live_traffic(
     programs: list[Instructions], limit: int
 ) -> Iterator[tuple[bytes, Ancillary]]:
-    """Frames with and without their tags, and what is beside them, aimed at
-    the programs.
+    """Frames with and without their tags, with metadata, aimed at the
+    programs.
     """
     for frame in FRAMES.values():
         rest, tag = packets.stripped(frame)
@@ -113,7 +114,7 @@ BEHIND_VLAN = [
 
 
 def outcome(expression: str, live: bool) -> bpf.Program | None:
-    """The program; None for an expression that no packet can match."""
+    """The program. None if the expression rejects all packets."""
     try:
         return bpf.compile(expression, live=live)
     except bpf.FilterError:
@@ -121,7 +122,7 @@ def outcome(expression: str, live: bool) -> bpf.Program | None:
 
 
 @pytest.mark.parametrize("expression", dict.fromkeys(BEHIND_VLAN))
-def test_a_tag_beside_the_frame_is_as_good_as_one_in_it(
+def test_a_tag_beside_the_frame_is_treated_like_one_inside(
     expression: str,
 ) -> None:
     check_behind_vlan(expression)
@@ -152,10 +153,10 @@ def test_any_expression_behind_a_tag_beside_the_frame(effort: Effort) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_frame_with_nothing_beside_it_is_judged_as_in_memory(
+def test_a_frame_without_metadata_is_treated_as_in_memory(
     section: str,
 ) -> None:
-    """So for sent frames, whose tag is inline."""
+    """Frames that this host sends have their tag inside."""
     beside = Ancillary(interface=7)
     for entry in corpus.compiled():
         if entry.section != section:
@@ -209,7 +210,7 @@ def test_direction_is_the_packet_type(
     )
 
 
-def test_ifindex_is_that_of_the_frame() -> None:
+def test_ifindex_is_the_interface_of_the_frame() -> None:
     program = bpf.compile("ifindex 7")
     frame = FRAMES["ip-tcp-http"]
     assert program.matches(frame, ifindex=7), (
@@ -224,8 +225,8 @@ def test_ifindex_is_that_of_the_frame() -> None:
 
 
 @pytest.mark.parametrize("tci", [0, 0xA000, 100, 0xE064, 4095])
-def test_a_tag_is_told_by_its_presence_not_by_its_value(tci: int) -> None:
-    """A priority tag has VLAN id 0."""
+def test_a_tag_is_recognised_by_its_presence_not_its_value(tci: int) -> None:
+    """A priority tag, for example, has VLAN id 0."""
     frame = FRAMES["ip-tcp-http"]
     assert bpf.compile("vlan").matches(frame, vlan=tci), (
         f"'vlan' accepts a frame tagged {tci:#x}"

@@ -1,4 +1,4 @@
-"""``Program``: an immutable array of instructions with a readable face."""
+"""``Program``: an immutable array of instructions, to show and to run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bpfkit.names import fixed_names as fixed_names
 from bpfkit.oracle import Pair
 
 from rawmmsg import bpf
-from rawmmsg.bpf import Program
+from rawmmsg.bpf import FilterError, Program
 
 pytestmark = pytest.mark.no_network
 
@@ -85,7 +85,7 @@ def test_dumps_read_back(expression: str) -> None:
     )
 
 
-def test_what_tcpdump_printed_is_read() -> None:
+def test_the_output_of_tcpdump_is_read() -> None:
     """tcpdump -ddd 'ip' and tcpdump -dd 'ip', copied from a terminal."""
     ddd = "4\n40 0 0 12\n21 0 1 2048\n6 0 0 262144\n6 0 0 0\n"
     dd = (
@@ -122,7 +122,7 @@ def test_what_tcpdump_printed_is_read() -> None:
         "0\n",
     ],
 )
-def test_what_is_no_dump_is_a_value_error(text: str) -> None:
+def test_text_that_is_not_a_dump_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Program.from_tcpdump(text)
 
@@ -153,7 +153,7 @@ def test_a_program_is_its_bytes(expression: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_a_program_travels_by_pickle(protocol: int) -> None:
+def test_a_program_can_be_pickled_and_copied(protocol: int) -> None:
     program = bpf.compile("tcp port 80")
     again = pickle.loads(pickle.dumps(program, protocol))
     assert type(again) is Program, "a pickled program is a Program again"
@@ -173,7 +173,7 @@ def test_a_program_cannot_be_changed() -> None:
         program.note = "mine"  # type: ignore[attr-defined]
 
 
-def test_the_repr_is_short_and_tells_the_size() -> None:
+def test_the_repr_is_short_and_shows_the_size() -> None:
     program = bpf.compile("tcp port 80 or host 10.0.0.1")
     assert "Program" in repr(program), "the repr names the type"
     assert str(len(program.instructions)) in repr(program), (
@@ -183,7 +183,7 @@ def test_the_repr_is_short_and_tells_the_size() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", bytes(7), bytes(9)])
-def test_bytes_that_are_no_array_are_refused(data: bytes) -> None:
+def test_bytes_that_are_not_an_array_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"empty|multiple|bytes"):
         Program(data)
 
@@ -196,7 +196,7 @@ def test_matches_takes_any_buffer(kind: type[bytes]) -> None:
     )
 
 
-def test_the_wire_length_is_what_len_means() -> None:
+def test_len_is_the_length_on_the_wire() -> None:
     program = bpf.compile("greater 1000")
     frame = packets.ethernet_frames()["ip-tcp-http"]
     assert not program.matches(frame), (
@@ -208,7 +208,7 @@ def test_the_wire_length_is_what_len_means() -> None:
 
 
 @pytest.mark.parametrize("snaplen", [1, 96, 65535, 262144])
-def test_the_snaplen_is_the_verdict(snaplen: int) -> None:
+def test_the_snaplen_is_the_accepted_length(snaplen: int) -> None:
     frame = packets.ethernet_frames()["ip-tcp-http"]
     program = bpf.compile("tcp", snaplen=snaplen)
     assert program.accept_length(frame) == snaplen, (
@@ -230,6 +230,50 @@ def test_the_same_expression_gives_the_same_program() -> None:
     assert first == again[::-1], (
         "no state is left from one compilation to the next"
     )
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        *EXPRESSIONS,
+        "greater 100",
+        "len - 5 = 95 or len & 3 = 0",
+        "ip[ip[0] - 60] = 0x45",
+        "ether[0xffffffff] = 1 or arp",
+        "udp port " + " or ".join(map(str, range(1, 60))),
+    ],
+)
+@pytest.mark.parametrize("offset", [0, 8, 100])
+def test_a_shifted_program_accepts_the_same_packets_behind_a_header(
+    expression: str, offset: int
+) -> None:
+    program = bpf.compile(expression, live=False)
+    shifted = program.shifted(offset)
+    for name, frame in packets.ethernet_frames().items():
+        for end in (len(frame), 40, 20):
+            cut = frame[:end]
+            assert shifted.accept_length(
+                bytes(offset) + cut
+            ) == program.accept_length(cut), f"{expression!r}: {name}"
+
+
+def test_a_shifted_program_still_reads_what_is_beside_the_packet() -> None:
+    shifted = bpf.compile("vlan 5 and inbound").shifted(8)
+    frame = bytes(8) + packets.ethernet_frames()["ip-tcp-http"]
+    assert shifted.matches(frame, vlan=5, packet_type=0), (
+        "offsets of ancillary data are not shifted"
+    )
+
+
+def test_a_program_that_cannot_be_shifted_is_an_error() -> None:
+    length_in_x = Program.from_instructions([(0x81, 0, 0, 0), (6, 0, 0, 1)])
+    with pytest.raises(FilterError, match="length of the packet into X"):
+        length_in_x.shifted(8)
+    load_length, far = (0x80, 0, 0, 0), (0x15, 0, 255, 5)
+    rest = [load_length] * 255 + [(6, 0, 0, 1), (6, 0, 0, 0)]
+    too_far = Program.from_instructions([far, *rest])
+    with pytest.raises(FilterError, match="more than 255 instructions"):
+        too_far.shifted(8)
 
 
 def test_instructions_have_names() -> None:

@@ -1,4 +1,4 @@
-"""Values beside the expression: bound to ``{}``, never pasted into it."""
+"""Values for ``{}``: bound, never pasted into the expression."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_value_that_does_not_fit_is_refused(
     ("expression", "values"),
     [("host {}", ()), ("tcp", (5,)), ("port {} or {}", (1, 2, 3))],
 )
-def test_placeholders_and_values_are_as_many(
+def test_the_number_of_values_must_be_that_of_the_placeholders(
     expression: str, values: tuple[object, ...]
 ) -> None:
     with pytest.raises(FilterError, match="value"):
@@ -105,20 +105,20 @@ def test_placeholders_and_values_are_as_many(
 
 
 class Text(int):
-    """A number that says to be something else."""
+    """A number whose text is not that number."""
 
     def __str__(self) -> str:
         return "80 or tcp"
 
 
 class Six(bytes):
-    """Bytes that are fewer than they say."""
+    """Bytes that claim a length of 6."""
 
     def __len__(self) -> int:
         return 6
 
 
-def test_a_value_is_what_it_is_not_what_it_says() -> None:
+def test_the_text_of_a_value_has_no_effect() -> None:
     assert bpf.compile("port {}", Text(80)) == bpf.compile("port 80"), (
         "the text of a value is never part of the expression"
     )
@@ -136,7 +136,7 @@ def test_a_placeholder_is_a_word_of_its_own(expression: str) -> None:
 
 
 def test_an_interface_address_is_an_address() -> None:
-    """IPv4Interface is an IPv4Address with a network beside it."""
+    """IPv4Interface is an IPv4Address that has a network as well."""
     assert bpf.compile("host {}", IPv4Interface("10.0.0.1/8")) == bpf.compile(
         "host 10.0.0.1"
     ), "an interface's address is taken as its address"

@@ -13,7 +13,7 @@ from rawmmsg.bpf import FilterError
 
 pytestmark = pytest.mark.no_network
 
-# Frames cut short are no tunnels and no evidence against one.
+# A frame that is cut short can neither be accepted nor prove a mistake.
 FRAMES = {
     name: frame
     for name, frame in packets.ethernet_frames().items()
@@ -76,7 +76,7 @@ def test_a_vni_has_24_bits(vni: int) -> None:
         bpf.compile(f"vxlan {vni}")
 
 
-def test_a_fragment_is_no_tunnel() -> None:
+def test_a_later_fragment_is_not_a_tunnel() -> None:
     inner = packets.vxlan(
         11,
         packets.ether(

@@ -266,11 +266,11 @@ def test_statistics_tell_what_passes(network: Network, ends: Ends) -> None:
             "frames are never told of",
         )
         busy = next(row for row in rows() if row[0] != "0")
-    frames, megabits, dropped, fill = busy[:4]
+    frames, megabits, dropped, per_call = busy[:4]
     per_frame = float(megabits.replace(",", "")) / int(frames.replace(",", ""))
     assert per_frame == pytest.approx(0.008, rel=0.05), "1,000 bytes each"
     assert dropped == "0"
-    assert 1 <= float(fill) <= 64
+    assert 1 <= float(per_call) <= 64
     assert busy[4:] == ("0", "0.00", "0", "0.0")
 
 

@@ -31,7 +31,7 @@ from rawmmsg.testing import Veth
 @pytest.mark.parametrize(
     ("port", "words"),
     [
-        ("", "the name of a port is empty"),
+        ("", "the name of a port must not be empty"),
         ("unix:/a", "unix:LOCAL,REMOTE"),
         ("unix:/a,", "unix:LOCAL,REMOTE"),
         ("unix:/a,/b,/c", "unix:LOCAL,REMOTE"),
@@ -41,9 +41,9 @@ from rawmmsg.testing import Veth
         ("udp:127.0.0.1:5,127.0.0.1:0", "udp:HOST:PORT,HOST:PORT"),
         ("udp:::1:5,::1:6", "udp:HOST:PORT,HOST:PORT"),
         ("udp:127.0.0.1:5,[::1]:5", "one address is IPv4"),
-        ("udp:a..b:5,127.0.0.1:5", "'a..b': not the name of a host"),
-        (f"udp:127.0.0.1:5,{'a' * 64}:5", "not the name of a host"),
-        ("udp:127.0.0.1:5,127.0.0.1:5", "its own peer"),
+        ("udp:a..b:5,127.0.0.1:5", "'a..b': not a valid host name"),
+        (f"udp:127.0.0.1:5,{'a' * 64}:5", "not a valid host name"),
+        ("udp:127.0.0.1:5,127.0.0.1:5", "both addresses are the same"),
         ("fd:", "fd:N"),
         ("fd:-1", "fd:N"),
         ("fd:one", "fd:N"),
@@ -100,7 +100,7 @@ def test_path_is_not_its_own_peer(
     with Running(pair.b, f"unix:{local},{short_path}/{remote}") as bridge:
         outcome = bridge.outcome()
     assert outcome.code == 2
-    assert outcome.text.endswith("its own peer\n")
+    assert outcome.text.endswith("both paths are the same\n")
     assert not local.exists()
 
 

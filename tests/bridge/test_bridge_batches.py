@@ -113,7 +113,7 @@ def test_statistics_show_the_batches(network: Network) -> None:
             left.sendmmsg_all([numbered(i) for i in range(200)])
         take(right, 200)
         ab, _ = bridge.end().directions
-    assert 8 < ab.fill <= 50
+    assert 8 < ab.per_call <= 50
 
 
 # Order

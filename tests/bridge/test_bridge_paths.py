@@ -187,7 +187,7 @@ def test_mode_and_owner_need_a_path(pair: Veth, option: str) -> None:
     with Running(pair.a, pair.b, option) as bridge:
         outcome = bridge.outcome()
     assert outcome.code == 2
-    assert outcome.text == "rawmmsg: --mode and --owner are for a unix: port\n"
+    assert outcome.text == "rawmmsg: --mode and --owner need a unix: port\n"
 
 
 def test_peer_that_is_not_there_is_said_to_be_waited_for(

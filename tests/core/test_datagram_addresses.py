@@ -1,4 +1,5 @@
-"""Addresses of adopted datagram sockets: AF_UNIX, UDP over IPv4 and IPv6."""
+"""Addresses of adopted datagram sockets: AF_UNIX, and UDP over IPv4 and
+IPv6."""
 
 import contextlib
 import ctypes
@@ -23,7 +24,7 @@ from support.frames import (
 from rawmmsg import FOREIGN, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
-# Datagram sockets
+# Addresses of each family
 
 
 def adopt(sock: socket.socket, **options: Any) -> RawSocket:
@@ -33,7 +34,7 @@ def adopt(sock: socket.socket, **options: Any) -> RawSocket:
 
 
 def bound(kind: str, folder: Path, name: str) -> tuple[socket.socket, Any]:
-    """A datagram socket of the kind and its address."""
+    """A bound datagram socket of the given kind, and its address."""
     if kind in ("inet", "inet6"):
         family = socket.AF_INET if kind == "inet" else socket.AF_INET6
         sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -51,7 +52,7 @@ KINDS = ["path", "abstract", "inet", "inet6"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_datagrams_go_to_an_address_and_tell_whose_they_are(
+def test_datagrams_are_sent_and_received_with_addresses(
     kind: str, short_path: Path
 ) -> None:
     one, here = bound(kind, short_path, "one")
@@ -108,7 +109,7 @@ def test_strangers_are_flagged_and_counted(
         assert sock.strangers == 6
 
 
-def test_sender_without_a_name_is_none_and_a_stranger(
+def test_unbound_sender_has_no_address_and_is_a_stranger(
     short_path: Path,
 ) -> None:
     receiver, address = bound("path", short_path, "receiver")
@@ -134,11 +135,11 @@ def test_sender_without_a_name_is_none_and_a_stranger(
 
 @pytest.mark.parametrize("length", [1, 18, 19, 20, 105, 106, 107, 108])
 @pytest.mark.parametrize("abstract", [False, True])
-def test_names_of_every_length(
+def test_unix_paths_of_every_length(
     length: int, abstract: bool, short_path: Path, monkeypatch: Any
 ) -> None:
-    """unix(7) allows a path of 108 bytes, that no NUL ends: the kernel counts
-    one behind it all the same."""
+    """unix(7) allows a path of 108 bytes without a terminating NUL, for which
+    the kernel returns a length of one more."""
     monkeypatch.chdir(short_path)
     if abstract:
         path = (b"\0" + os.urandom(16).hex().encode() * 4)[:length]
@@ -177,10 +178,10 @@ def bind_raw(sock: socket.socket, name: bytes) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def test_batch_serves_sockets_of_all_families(
+def test_one_batch_works_with_sockets_of_all_families(
     pair: Veth, short_path: Path
 ) -> None:
-    """Each receive has the names that its socket needs, and no other."""
+    """Each receive allocates the addresses that its socket needs."""
     batch = PacketBatch()
     with contextlib.ExitStack() as stack:
         receivers: list[tuple[RawSocket, partial[int], Any]] = []
@@ -265,7 +266,7 @@ WRONG_FOR: dict[str, dict[str, tuple[Any, type[Exception], str]]] = {
         f"{kind}-{name}" for kind, cases in WRONG_FOR.items() for name in cases
     ],
 )
-def test_wrong_form_for_the_family_is_refused(
+def test_address_of_another_family_is_refused(
     kind: str,
     address: Any,
     error: type[Exception],
@@ -289,7 +290,7 @@ def test_wrong_form_for_the_family_is_refused(
         assert sock.statistics().packets_sent == 0
 
 
-def test_ipv6_address_may_leave_out_flow_and_scope(short_path: Path) -> None:
+def test_ipv6_address_may_omit_flow_and_scope(short_path: Path) -> None:
     one, here = bound("inet6", short_path, "")
     other, there = bound("inet6", short_path, "")
     with adopt(one) as ours, adopt(other, addresses=True) as theirs:
@@ -349,9 +350,9 @@ def test_other_families_have_no_addresses() -> None:
                 attempt()
 
 
-def test_peer_may_change_while_others_use_it(short_path: Path) -> None:
-    """They see one of the two, which differ in every byte, never a
-    mixture."""
+def test_peer_may_be_changed_by_another_thread(short_path: Path) -> None:
+    """Readers see one of the two names, which differ in every byte, and never
+    a mixture."""
     receiver, address = bound("path", short_path, "receiver")
     names = [b"\0" + letter * 100 for letter in (b"a", b"b")]
     rounds = 1000
@@ -384,8 +385,8 @@ def test_peer_may_change_while_others_use_it(short_path: Path) -> None:
         assert 0 <= sock.strangers <= rounds
 
 
-def test_batch_in_use_tells_no_address(short_path: Path) -> None:
-    """A call that waits holds the batch, its addresses too."""
+def test_address_of_a_batch_in_use_is_refused(short_path: Path) -> None:
+    """A receive that waits holds the batch, including its addresses."""
     receiver, address = bound("path", short_path, "receiver")
     friend, name = bound("path", short_path, "friend")
     batch = PacketBatch()
@@ -396,7 +397,7 @@ def test_batch_in_use_tells_no_address(short_path: Path) -> None:
             try:
                 batch.address(0)
             except IndexError:
-                continue  # it has not begun
+                continue  # the call has not started
             except BufferError:
                 break
         friend.sendto(b"x", address)

@@ -1,4 +1,4 @@
-"""sendmmsg(addresses=...) and sendto() of packet sockets: each packet goes
+"""sendmmsg(addresses=...) and sendto() on packet sockets: each packet goes
 where its address says."""
 
 import contextlib
@@ -41,14 +41,13 @@ ARPHRD_INFINIBAND = 32
 def two(
     veth_factory: Callable[..., Veth],
 ) -> tuple[Veth, Veth]:
-    """Two pairs: what one socket hears on both must go back by the right
-    one."""
+    """Two veth pairs. Frames received on one must go back to the same one."""
     return veth_factory(), veth_factory()
 
 
 @pytest.fixture
 def everywhere() -> Iterator[Callable[..., RawSocket]]:
-    """Makes sockets on all interfaces that keep one EtherType."""
+    """Makes sockets on all interfaces that receive one EtherType."""
     with contextlib.ExitStack() as stack:
 
         def make(kind: int = socket.SOCK_RAW, **options: Any) -> RawSocket:
@@ -67,7 +66,7 @@ def everywhere() -> Iterator[Callable[..., RawSocket]]:
 # All interfaces
 
 
-def test_batch_goes_back_by_the_interface_it_came_from(
+def test_batch_goes_back_to_the_interfaces_it_came_from(
     two: tuple[Veth, Veth], everywhere: Callable[..., RawSocket]
 ) -> None:
     sock = everywhere()
@@ -87,7 +86,7 @@ def test_batch_goes_back_by_the_interface_it_came_from(
             assert numbers == list(range(half, COUNT, 2))
 
 
-def test_start_and_columns_are_aligned(
+def test_start_applies_to_packets_and_addresses(
     two: tuple[Veth, Veth], everywhere: Callable[..., RawSocket]
 ) -> None:
     sock = everywhere()
@@ -105,10 +104,10 @@ def test_start_and_columns_are_aligned(
         assert pending(other) == [numbered(1)]
 
 
-def test_frames_of_datagram_socket_go_back_to_their_senders(
+def test_packets_of_dgram_sockets_go_back_to_their_senders(
     two: tuple[Veth, Veth], everywhere: Callable[..., RawSocket]
 ) -> None:
-    """With SOCK_DGRAM the kernel makes the link header of the address."""
+    """With SOCK_DGRAM, the kernel makes the link header from the address."""
     sock = everywhere(socket.SOCK_DGRAM)
     batch = PacketBatch(2 * COUNT)
     senders = [bytes([2, 0, 0, 0, 0, i]) for i in range(4)]
@@ -172,7 +171,8 @@ def test_address_is_that_of_the_socket_module(
 def test_address_of_a_batch_has_the_index(
     pair: Veth, sender: RawSocket, everywhere: Callable[..., RawSocket]
 ) -> None:
-    """A batch has no socket to ask for the name; sendto() takes both."""
+    """A batch has no socket that could look up the name; sendto() accepts
+    both."""
     sock = everywhere()
     batch = PacketBatch()
     sender.send(numbered(1))
@@ -194,8 +194,8 @@ def test_address_of_a_batch_has_the_index(
 def test_tagged_frame_goes_back_with_its_tag(
     pair: Veth, everywhere: Callable[..., RawSocket]
 ) -> None:
-    """Its protocol is the tag's, which the kernel has to find in the frame,
-    not the one behind it that came with the address."""
+    """The kernel must read the protocol from the frame's tag. The protocol in
+    the received address is the one after the tag."""
     tagged = frame(bytes.fromhex("0005 88b5") + bytes(46), ethertype=0x8100)
     sock = everywhere()
     batch = PacketBatch()
@@ -215,7 +215,7 @@ def test_tagged_frame_goes_back_with_its_tag(
         assert address[1:3] == (0x8100, PACKET_OUTGOING)
 
 
-# Sequences
+# Sequences of addresses
 
 
 def test_each_packet_of_a_sequence_has_its_address(
@@ -236,7 +236,7 @@ def test_each_packet_of_a_sequence_has_its_address(
 
 
 @pytest.mark.parametrize("start", ["position", "keyword"])
-def test_sequence_of_addresses_goes_with_start(start: str, pair: Veth) -> None:
+def test_start_skips_addresses_too(start: str, pair: Veth) -> None:
     packets = [numbered(i) for i in range(3)]
     addresses: list[Any] = [("no such if", 0), (pair.a, 0), (pair.a, 0)]
     with RawSocket(pair.b) as end, RawSocket() as sock:
@@ -248,7 +248,7 @@ def test_sequence_of_addresses_goes_with_start(start: str, pair: Veth) -> None:
         assert pending(end) == packets[1:]
 
 
-def test_addresses_of_none_are_none(pair: Veth) -> None:
+def test_addresses_of_none_means_no_addresses(pair: Veth) -> None:
     with RawSocket(pair.b) as end, RawSocket(pair.a) as sock:
         assert sock.sendmmsg([numbered(1)], addresses=None) == 1
         assert sock.sendmmsg([numbered(2)], 0, addresses=None) == 1
@@ -256,7 +256,7 @@ def test_addresses_of_none_are_none(pair: Veth) -> None:
 
 
 def test_batch_with_a_sequence_keeps_no_address(pair: Veth) -> None:
-    """What is sent with addresses leaves nothing behind in the batch."""
+    """Sending with addresses leaves nothing in the batch."""
     batch = PacketBatch()
     batch.append(numbered(1))
     with (
@@ -285,7 +285,7 @@ def test_gathered_packets_have_addresses(pair: Veth) -> None:
         assert pending(end) == [whole]
 
 
-def test_offload_headers_go_along(pair: Veth) -> None:
+def test_offload_headers_are_sent_with_addresses(pair: Veth) -> None:
     with (
         RawSocket(pair.b, vnet_hdr=True) as end,
         RawSocket(vnet_hdr=True) as sock,
@@ -298,7 +298,7 @@ def test_offload_headers_go_along(pair: Veth) -> None:
 
 
 @pytest.mark.parametrize("method", ["sendto", "recvfrom"])
-def test_single_packets_need_a_socket_without_offloads(method: str) -> None:
+def test_sendto_needs_a_socket_without_offload_headers(method: str) -> None:
     with RawSocket("lo", vnet_hdr=True) as sock:
         arguments: tuple[Any, ...] = (64,)
         if method == "sendto":
@@ -308,9 +308,9 @@ def test_single_packets_need_a_socket_without_offloads(method: str) -> None:
         assert caught.value.errno == errno.EOPNOTSUPP
 
 
-def test_name_is_looked_up_on_the_socket() -> None:
-    """Its namespace is another than the caller's, which has no interface of
-    that name, and has one that the socket's has not."""
+def test_name_is_looked_up_in_the_sockets_namespace() -> None:
+    """The caller's namespace lacks an interface that the socket's has, and has
+    one that the socket's lacks."""
     run_python(
         """
             import errno, subprocess
@@ -367,8 +367,8 @@ def test_name_is_looked_up_on_the_socket() -> None:
 # Refused
 
 
-def test_bound_socket_takes_no_addresses(pair: Veth) -> None:
-    """The kernel would let the address win over bind()."""
+def test_bound_socket_accepts_no_addresses(pair: Veth) -> None:
+    """For the kernel, the address would override bind()."""
     batch = PacketBatch()
     address = (pair.b, LOCAL_EXPERIMENTAL)
     with RawSocket(pair.b) as end, RawSocket(pair.a) as sock:
@@ -392,10 +392,10 @@ def test_bound_socket_takes_no_addresses(pair: Veth) -> None:
         assert pending(end) == []
 
 
-def test_bound_datagram_socket_sends_on_its_interface_only(
+def test_bound_dgram_socket_sends_only_on_its_interface(
     two: tuple[Veth, Veth],
 ) -> None:
-    """It can send nothing without a hardware address."""
+    """It needs an address to send at all: the hardware address."""
     bound, other = two[0].a, two[1].a
     address = (bound, OTHER_EXPERIMENTAL, 0, 0, SOURCE)
     options: Any = {"type": socket.SOCK_DGRAM, "ignore_outgoing": True}
@@ -418,10 +418,11 @@ def test_bound_datagram_socket_sends_on_its_interface_only(
         ]
 
 
-def test_columns_of_another_interface_are_refused(
+def test_received_addresses_of_another_interface_are_refused(
     two: tuple[Veth, Veth],
 ) -> None:
-    """A batch received on all interfaces, sent on a bound SOCK_DGRAM one."""
+    """A batch received on all interfaces is sent on a bound SOCK_DGRAM
+    socket."""
     batch = PacketBatch()
     options: Any = {"type": socket.SOCK_DGRAM, "ignore_outgoing": True}
     with (
@@ -439,7 +440,7 @@ def test_columns_of_another_interface_are_refused(
         assert bound.statistics().packets_sent == 0
 
 
-def test_true_needs_a_batch_that_holds_addresses(pair: Veth) -> None:
+def test_addresses_true_needs_a_batch_with_addresses(pair: Veth) -> None:
     batch = PacketBatch()
     with (
         RawSocket() as sock,
@@ -502,7 +503,7 @@ WRONG_ADDRESSES: dict[str, tuple[Any, type[Exception], str]] = {
     WRONG_ADDRESSES.values(),
     ids=WRONG_ADDRESSES,
 )
-def test_wrong_address_is_named_and_nothing_is_sent(
+def test_error_names_the_wrong_address_and_nothing_is_sent(
     address: Any, error: type[Exception], match: str
 ) -> None:
     good = ("lo", LOCAL_EXPERIMENTAL)
@@ -521,19 +522,19 @@ def test_wrong_address_is_named_and_nothing_is_sent(
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_addresses_are_as_many_as_packets(count: int) -> None:
+def test_number_of_addresses_must_be_that_of_packets(count: int) -> None:
     with RawSocket() as sock, pytest.raises(ValueError, match="each of 2"):
         sock.sendmmsg([b"", b""], 1, addresses=[("lo", 0)] * count)
 
 
 @pytest.mark.parametrize("addresses", [False, 1, "lo", object()])
-def test_addresses_are_a_sequence(addresses: Any) -> None:
+def test_addresses_must_be_a_sequence(addresses: Any) -> None:
     with RawSocket() as sock, pytest.raises(TypeError, match="must be a seq"):
         sock.sendmmsg([b""], addresses=addresses)
 
 
 class Hostile:
-    """A number that runs code of the caller's."""
+    """A number that runs code of the caller when it is used."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         self.action = action
@@ -544,7 +545,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("use", ["sendto", "sendmmsg", "batch"])
-def test_address_that_closes_the_socket(use: str) -> None:
+def test_address_that_closes_the_socket_is_ebadf(use: str) -> None:
     batch = PacketBatch()
     batch.append(numbered(1))
     with RawSocket() as sock:
@@ -554,8 +555,8 @@ def test_address_that_closes_the_socket(use: str) -> None:
 
 
 @pytest.mark.parametrize("use", ["sendto", "sendmmsg", "batch"])
-def test_address_that_uses_the_batch_of_its_call(use: str) -> None:
-    """It is held, where it is sent."""
+def test_address_may_use_the_batch_of_its_call(use: str) -> None:
+    """During a send, the batch is in use."""
     batch = PacketBatch()
     batch.append(numbered(1))
     with RawSocket() as sock:
@@ -577,7 +578,7 @@ def send(sock: RawSocket, use: str, batch: PacketBatch, address: Any) -> None:
 
 
 class Shrinking:
-    """A sequence that has fewer addresses than it says."""
+    """A sequence with fewer addresses than its length."""
 
     def __len__(self) -> int:
         return 3
@@ -586,15 +587,17 @@ class Shrinking:
         return [("lo", 0), ("lo", 0)][index]
 
 
-def test_sequence_of_addresses_that_shrinks() -> None:
+def test_sequence_shorter_than_its_length_raises() -> None:
     addresses: Any = Shrinking()
     with RawSocket() as sock, pytest.raises(IndexError):
         sock.sendmmsg([numbered(1)] * 3, addresses=addresses)
 
 
-def test_hardware_address_of_twenty_bytes(tun: tuple[int, str]) -> None:
-    """InfiniBand's is longer than sockaddr_ll has room for, and the kernel
-    wants all of it."""
+def test_hardware_address_of_twenty_bytes_is_sent_whole(
+    tun: tuple[int, str],
+) -> None:
+    """InfiniBand's is longer than the field in sockaddr_ll, and the kernel
+    needs all of it."""
     descriptor, interface = tun
     ip("link", "set", interface, "down")
     fcntl.ioctl(descriptor, TUNSETLINK, ARPHRD_INFINIBAND)

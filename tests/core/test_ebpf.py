@@ -1,7 +1,7 @@
-"""Filters and fanout programs in eBPF, given by their descriptor.
+r"""Filters and fanout programs in eBPF, given as descriptors.
 
-bpf(2) is for the privileged on most systems. Where it refuses, each test
-asserts that this is the reason.
+On most systems bpf(2) needs privilege. If it refuses, each test asserts that
+this is the reason.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from support.frames import HEADER_SIZE, frame, pending, receive
 from rawmmsg import RawSocket, open_fanout_group
 from rawmmsg.testing import Veth
 
-# <asm/unistd.h>, or that of most machines: <asm-generic/unistd.h>
+# <asm/unistd.h>; for most machines, <asm-generic/unistd.h>
 _NUMBERS = {"x86_64": 321, "i686": 357, "armv7l": 386, "ppc64le": 361}
 SYS_BPF = _NUMBERS.get(platform.machine(), 280)
 
@@ -30,7 +30,7 @@ BPF_PROG_TYPE_SOCKET_FILTER = 1
 BPF_PROG_TYPE_SCHED_CLS = 3
 MOVE_VALUE = 0xB7
 MOVE = 0xBF
-LOAD_BYTE = 0x30  # from the packet, which register 6 stands for
+LOAD_BYTE = 0x30  # loads from the packet, which register 6 refers to
 EXIT = 0x95
 
 # <linux/capability.h>
@@ -39,17 +39,18 @@ CAP_BPF = 39
 
 
 def instruction(code: int, registers: int = 0, value: int = 0) -> bytes:
-    """struct bpf_insn; `registers`: the source times 16, the destination."""
+    """struct bpf_insn. `registers` is 16 times the source register plus the
+    destination register."""
     return struct.pack("=BBhi", code, registers, 0, value)
 
 
 def returning(value: int) -> bytes:
-    """A program that returns a number; -1: the largest."""
+    """A program that returns the number; -1 is the largest."""
     return instruction(MOVE_VALUE, 0, value) + instruction(EXIT)
 
 
 def returning_byte(offset: int) -> bytes:
-    """A program that returns a byte of the packet."""
+    """A program that returns one byte of the packet."""
     return (
         instruction(MOVE, 0x16)  # register 6 = register 1, the packet
         + instruction(LOAD_BYTE, 0, offset)
@@ -58,7 +59,7 @@ def returning_byte(offset: int) -> bytes:
 
 
 def load(code: bytes, kind: int) -> int:
-    """bpf(BPF_PROG_LOAD); the descriptor of the program."""
+    """bpf(BPF_PROG_LOAD); returns the descriptor of the program."""
     libc = ctypes.CDLL(None, use_errno=True)
     instructions = ctypes.create_string_buffer(code, len(code))
     license = ctypes.create_string_buffer(b"MIT")
@@ -68,7 +69,7 @@ def load(code: bytes, kind: int) -> int:
         len(code) // 8,
         ctypes.addressof(instructions),
         ctypes.addressof(license),
-        *(0, 0, 0, 0, 0),  # no log of the verifier, no version, no flags
+        *(0, 0, 0, 0, 0),  # no verifier log, version or flags
     )
     descriptor = libc.syscall(
         ctypes.c_long(SYS_BPF),
@@ -82,8 +83,8 @@ def load(code: bytes, kind: int) -> int:
     return int(descriptor)
 
 
-def is_for_the_privileged() -> bool:
-    """Whether bpf(2) has a reason to refuse us."""
+def bpf_needs_privilege() -> bool:
+    """Whether this process lacks the privilege that bpf(2) asks for."""
     status = dict(
         line.split(":\t", 1)
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -94,7 +95,7 @@ def is_for_the_privileged() -> bool:
     if initial and capabilities & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN):
         return False
     sysctl = Path("/proc/sys/kernel/unprivileged_bpf_disabled")
-    # A container may forbid the call to those without privilege.
+    # A container may forbid the call.
     return sysctl.read_text() != "0\n" or status["Seccomp"] != "0"
 
 
@@ -102,12 +103,14 @@ def is_for_the_privileged() -> bool:
 def loaded(
     code: bytes, kind: int = BPF_PROG_TYPE_SOCKET_FILTER
 ) -> Iterator[int | None]:
-    """The descriptor of the program; None where bpf(2) refuses to have any,
-    for a reason."""
+    """The descriptor of the program, or None if bpf(2) refuses it for lack of
+    privilege."""
     try:
         descriptor = load(code, kind)
     except PermissionError as error:
-        assert is_for_the_privileged(), f"{error}, and nothing says why"
+        assert bpf_needs_privilege(), (
+            f"{error}, but this process has the privilege"
+        )
         yield None
         return
     try:
@@ -117,14 +120,15 @@ def loaded(
 
 
 def marked(*marks: int) -> list[bytes]:
-    """Frames whose payload begins with these bytes."""
+    """Frames whose payloads begin with these bytes."""
     return [frame(bytes([mark]) * 46) for mark in marks]
 
 
-def test_filter_keeps_what_the_program_returns(
+def test_ebpf_filter_cuts_to_what_the_program_returns(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """It sees the frame from its link header on; 0 rejects, more cuts."""
+    """The program sees the frame from its link header on. 0 rejects the
+    packet, other numbers cut it."""
     with loaded(returning_byte(HEADER_SIZE)) as program:
         if program is None:
             return
@@ -136,7 +140,7 @@ def test_filter_keeps_what_the_program_returns(
 
 
 @pytest.mark.parametrize(("value", "kept"), [(0, []), (-1, marked(1, 2))])
-def test_filter_keeps_all_or_nothing(
+def test_ebpf_filter_accepts_all_or_nothing(
     pair: Veth, sender: RawSocket, value: int, kept: list[bytes]
 ) -> None:
     with loaded(returning(value)) as program:
@@ -151,8 +155,10 @@ def test_filter_keeps_all_or_nothing(
             assert receive(sock, len(kept)) + pending(sock) == kept
 
 
-def test_filter_is_changed_and_removed(pair: Veth, sender: RawSocket) -> None:
-    """From classic to eBPF, and away."""
+def test_ebpf_filter_is_replaced_and_removed(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """From classic BPF to eBPF, and removed."""
     with loaded(returning(20)) as program:
         if program is None:
             return
@@ -166,9 +172,11 @@ def test_filter_is_changed_and_removed(pair: Veth, sender: RawSocket) -> None:
             assert receive(sock, 1) == marked(3)
 
 
-def test_program_chooses_the_socket(pair: Veth, sender: RawSocket) -> None:
-    """It sees the packet from its network header on; its number is taken
-    modulo the sockets."""
+def test_ebpf_program_chooses_the_socket(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """The program sees the packet from its network header on. Its result,
+    modulo the number of sockets, selects the socket."""
     with loaded(returning_byte(0)) as program:
         if program is None:
             return
@@ -183,7 +191,7 @@ def test_program_chooses_the_socket(pair: Veth, sender: RawSocket) -> None:
                 assert pending(sock) == []
 
 
-def test_socket_joins_and_brings_its_program(
+def test_set_fanout_sets_the_ebpf_program(
     pair: Veth, sender: RawSocket
 ) -> None:
     with loaded(returning(1)) as program:
@@ -197,9 +205,9 @@ def test_socket_joins_and_brings_its_program(
             assert pending(first) == []
 
 
-def test_descriptor_of_something_else_is_refused(pair: Veth) -> None:
-    """A file, and none: as a filter, which leaves the earlier one, and as a
-    fanout program."""
+def test_descriptor_that_is_not_a_program_is_refused(pair: Veth) -> None:
+    """Neither a file nor a closed descriptor works as a filter or as a fanout
+    program. An earlier filter stays attached."""
     with open(os.devnull) as file, RawSocket(pair.b, filter="ip") as sock:
         for descriptor, number in (
             (file.fileno(), errno.EINVAL),
@@ -215,7 +223,7 @@ def test_descriptor_of_something_else_is_refused(pair: Veth) -> None:
         sock.detach_filter()
 
 
-def test_program_for_another_purpose_is_refused(pair: Veth) -> None:
+def test_ebpf_program_of_another_type_is_refused(pair: Veth) -> None:
     with loaded(returning(0), BPF_PROG_TYPE_SCHED_CLS) as program:
         if program is None:
             return

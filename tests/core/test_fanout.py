@@ -1,4 +1,4 @@
-"""Fanout groups: every packet to exactly one socket."""
+"""Fanout groups: every packet goes to exactly one socket."""
 
 import errno
 import socket
@@ -30,11 +30,12 @@ FRAMES = 200
 def shares(
     sockets: list[RawSocket], sender: RawSocket, first: int = 0
 ) -> list[list[int]]:
-    """The numbers of the frames that each socket gets; each is sent once.
+    r"""Sends each frame once; returns the numbers of the frames that each
+    socket received.
 
-    A frame is in a queue when send() returns on a veth pair: its receiver
-    runs on the same CPU at the end of the system call, unless that CPU is
-    busy; so wait for the last of them.
+    On a veth pair, a frame is usually queued when send() returns, because its
+    receiver runs on the same CPU at the end of the system call. If that CPU is
+    busy it comes later, so this waits for the last frame.
     """
     sender.sendmmsg_all([numbered(first + i) for i in range(FRAMES)])
     found: list[list[int]] = [[] for _ in sockets]
@@ -50,7 +51,7 @@ def shares(
         (mode, flags)
         for mode in ["hash", "lb", "cpu", "rollover", "random", "queue"]
         for flags in [0, FANOUT_FLAG_DEFRAG, FANOUT_FLAG_ROLLOVER]
-        # The kernel refuses to roll over twice.
+        # The kernel refuses "rollover" with the flag of the same name.
         if not (mode == "rollover" and flags == FANOUT_FLAG_ROLLOVER)
     ],
 )
@@ -66,10 +67,12 @@ def test_every_packet_goes_to_one_socket(
         assert sorted(chain.from_iterable(found)) == list(range(FRAMES))
         assert all(share == sorted(share) for share in found)
         if mode == "lb" and not flags:
-            assert all(found), "round robin has left out a socket"
+            assert all(found), "round robin skipped a socket"
 
 
-def test_program_chooses_the_socket(pair: Veth, sender: RawSocket) -> None:
+def test_classic_program_chooses_the_socket(
+    pair: Veth, sender: RawSocket
+) -> None:
     with ExitStack() as stack:
         choose = program((RET, 0, 0, 1))
         group = open_fanout_group(2, pair.b, "cbpf", program=choose)
@@ -79,7 +82,7 @@ def test_program_chooses_the_socket(pair: Veth, sender: RawSocket) -> None:
 
 
 def test_members_join_by_number(pair: Veth, sender: RawSocket) -> None:
-    """As processes do."""
+    """As separate processes do."""
     with (
         RawSocket(pair.b, fanout=("lb", 77)) as one,
         RawSocket(pair.b, fanout=("lb", 77)) as other,
@@ -89,9 +92,7 @@ def test_members_join_by_number(pair: Veth, sender: RawSocket) -> None:
         assert sorted(chain.from_iterable(found)) == list(range(FRAMES))
 
 
-def test_groups_of_their_own_get_every_packet(
-    pair: Veth, sender: RawSocket
-) -> None:
+def test_every_group_gets_every_packet(pair: Veth, sender: RawSocket) -> None:
     with (
         RawSocket(pair.b, fanout="hash") as one,
         RawSocket(pair.b, fanout="hash") as other,
@@ -103,8 +104,11 @@ def test_groups_of_their_own_get_every_packet(
             assert number_of(sock.recv(100)) == 1
 
 
-def test_what_came_before_joining_stays(pair: Veth, sender: RawSocket) -> None:
-    """Nobody else need have it: to discard it would lose it."""
+def test_packets_queued_before_joining_stay(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """No other member may have received them, so discarding them would lose
+    them."""
     queued = [numbered(i) for i in range(50)]
     with RawSocket(pair.b) as one, RawSocket(pair.b) as other:
         sender.sendmmsg_all(queued)
@@ -118,7 +122,7 @@ def test_what_came_before_joining_stays(pair: Veth, sender: RawSocket) -> None:
         )
 
 
-def test_filter_of_a_member_holds(pair: Veth, sender: RawSocket) -> None:
+def test_filter_of_a_member_is_kept(pair: Veth, sender: RawSocket) -> None:
     keep = "ether[14:4] = 0 and ether[18:4] < 10"
     with RawSocket(pair.b, fanout="lb", filter=keep) as sock:
         sender.sendmmsg_all([numbered(i) for i in range(20)])
@@ -129,17 +133,16 @@ def test_filter_of_a_member_holds(pair: Veth, sender: RawSocket) -> None:
         assert found == list(range(10))
 
 
-def test_outgoing_packets_are_ignored_in_a_group_too(
+def test_ignore_outgoing_works_in_a_group(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """The option of the socket does not work there; a flag of the group
-    does."""
+    """The socket option has no effect in a group; a flag of the group does."""
     with RawSocket(pair.a, fanout="lb", ignore_outgoing=True) as sock:
         sender.send(numbered(1))
         assert pending(sock) == []
 
 
-def test_members_that_differ_are_refused(pair: Veth) -> None:
+def test_member_with_another_mode_is_refused(pair: Veth) -> None:
     with RawSocket(pair.b, fanout=("lb", 5)) as first:
         for options in (
             {"interface": pair.a, "fanout": ("lb", 5)},
@@ -186,12 +189,12 @@ def test_error_of_a_mode_names_those_that_there_are(
         sock.set_fanout(mode)
 
 
-def test_group_of_none_is_refused(pair: Veth) -> None:
+def test_group_of_zero_sockets_is_refused(pair: Veth) -> None:
     with pytest.raises(ValueError, match="at least one"):
         open_fanout_group(0, pair.b)
 
 
-def test_adopted_member_tells_its_group(pair: Veth) -> None:
+def test_adopted_member_knows_its_group(pair: Veth) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as std:
         std.bind((pair.b, 3))
         std.setsockopt(SOL_PACKET, PACKET_FANOUT, 9 | 1 << 16)
@@ -200,7 +203,7 @@ def test_adopted_member_tells_its_group(pair: Veth) -> None:
         adopted.detach()
 
 
-def test_adopted_descriptor_joins(pair: Veth, sender: RawSocket) -> None:
+def test_adopted_descriptor_can_join(pair: Veth, sender: RawSocket) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as std:
         std.bind((pair.b, 3))
         sender.send(numbered(1))

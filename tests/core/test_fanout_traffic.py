@@ -1,5 +1,5 @@
-"""Sockets that join a fanout group while packets come: none is lost that is
-not counted, and whatever is doubled came before."""
+"""Joining a fanout group under traffic: every lost packet is counted, and
+packets are duplicated only before the join."""
 
 import struct
 import threading
@@ -23,7 +23,7 @@ _NUMBER: Final = 42
 
 
 def datagram(number: int) -> bytes:
-    """Of IPv4 and UDP, in one of 256 flows, for "hash"."""
+    """An IPv4 UDP datagram, in one of 256 flows (for the mode "hash")."""
     udp = struct.pack("!HHHHI", 1000 + number % 256, 9, 12, 0, number)
     ip = struct.pack(
         *("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0),
@@ -36,14 +36,14 @@ PACKETS: Final = [datagram(number) for number in range(FRAMES)]
 
 
 def number_of(packet: bytes) -> int | None:
-    """None for what the kernel sends of its own accord."""
+    """None for a packet that the kernel sent itself."""
     if packet[:14] != PACKETS[0][:14]:
         return None
     return int.from_bytes(packet[_NUMBER : _NUMBER + 4])
 
 
 class Traffic:
-    """Sends all packets from a thread; `sent` is how many so far."""
+    """Sends all packets in a thread; `sent` is the number so far."""
 
     def __init__(self, interface: str) -> None:
         self.sent = 0
@@ -64,12 +64,12 @@ class Traffic:
                     self._joined.wait(WAIT)
 
     def begin(self) -> None:
-        """Returns when a quarter has been sent."""
+        """Returns once a quarter of the packets have been sent."""
         self._thread.start()
         assert self._begun.wait(WAIT), "nothing is sent"
 
     def end(self) -> None:
-        """The last quarter comes when the second member has joined."""
+        """Sends the last quarter, which waits for the second member."""
         self._joined.set()
         self._thread.join()
 
@@ -86,8 +86,8 @@ def dropped(*sockets: RawSocket) -> int:
 def join_under_traffic(
     pair: Veth, open_second: Callable[[int], RawSocket], mode: Any
 ) -> tuple[list[int], list[int], int, int]:
-    """What each member has got, the drops, and the number of the first packet
-    that was sent after the second had joined."""
+    """Returns what each member received, the number of drops, and the number
+    of the first packet sent after the second member had joined."""
     with RawSocket(pair.b, fanout=mode, rcvbuf=RCVBUF) as one:
         traffic = Traffic(pair.a)
         assert one.fanout_group is not None
@@ -99,7 +99,7 @@ def join_under_traffic(
 
 
 @pytest.mark.parametrize("mode", ["lb", "hash"])
-def test_no_packet_is_lost_where_a_bound_socket_joins(
+def test_bound_socket_joins_without_losing_packets(
     pair: Veth, mode: Any, scaled: Callable[[int], int]
 ) -> None:
     def open_second(group: int) -> RawSocket:
@@ -109,23 +109,28 @@ def test_no_packet_is_lost_where_a_bound_socket_joins(
 
     for _ in range(scaled(2)):
         one, two, drops, joined = join_under_traffic(pair, open_second, mode)
-        # One that the kernel delivers at that moment can reach the second
-        # member twice: as a socket of its own, and as one of the group.
+        # A packet that the kernel delivers during the join can reach the
+        # second member twice, as a bound socket and as a member.
         times = Counter([*one, *two])
         doubled = [number for number, count in times.items() if count > 1]
         lost = FRAMES - len(times)
         print(f"{mode}: {len(doubled)} doubled, {lost} lost, {drops} dropped")
-        assert lost <= drops, "a packet is lost and not counted"
-        assert len(one) == len(set(one)), "the first has a packet twice"
-        assert not doubled or max(doubled) < joined, "doubled after the join"
-        assert two, "the second member gets nothing"
+        assert lost <= drops, "a packet was lost and not counted"
+        assert len(one) == len(set(one)), (
+            "the first member received a packet twice"
+        )
+        assert not doubled or max(doubled) < joined, (
+            "a packet was duplicated after the join"
+        )
+        assert two, "the second member received nothing"
 
 
 @pytest.mark.parametrize("mode", ["lb", "hash"])
-def test_no_packet_is_doubled_where_the_constructor_joins(
+def test_constructor_joins_without_duplicating_packets(
     pair: Veth, mode: Any, scaled: Callable[[int], int]
 ) -> None:
-    """The other half: what comes between its join and its filter is lost."""
+    """Packets between its join and the end of its filter change are lost
+    instead."""
 
     def open_second(group: int) -> RawSocket:
         return RawSocket(pair.b, fanout=(mode, group), rcvbuf=RCVBUF)
@@ -134,7 +139,7 @@ def test_no_packet_is_doubled_where_the_constructor_joins(
         one, two, drops, _ = join_under_traffic(pair, open_second, mode)
         lost = FRAMES - len(one) - len(two) - drops
         print(f"{mode}: {lost} lost by joining")
-        assert not set(one) & set(two), "a packet is doubled"
+        assert not set(one) & set(two), "a packet was duplicated"
         assert len(one) == len(set(one))
         assert len(two) == len(set(two))
-        assert two, "the second member gets nothing"
+        assert two, "the second member received nothing"

@@ -43,7 +43,7 @@ LD_B_ABS = 0x30
 
 
 def keep_first_byte(byte: bytes) -> bytes:
-    """A program that rejects datagrams that begin otherwise."""
+    """A program that accepts only datagrams that begin with this byte."""
     return program(
         (LD_B_ABS, 0, 0, 0),
         (JEQ, 0, 1, byte[0]),
@@ -53,7 +53,7 @@ def keep_first_byte(byte: bytes) -> bytes:
 
 
 def queue(sock: RawSocket, interface: str, *packets: bytes) -> None:
-    """Sends the packets, and waits until they are in the socket's queue."""
+    """Sends the packets and waits until they are in the socket's queue."""
     with (
         RawSocket(sock.interface) as witness,
         socket.socket(fileno=os.dup(sock.fileno())) as std,
@@ -75,7 +75,7 @@ class Instruction(ctypes.Structure):
     )
 
 
-# What a program may be given as
+# Forms of a program
 
 
 def as_ctypes(code: bytes) -> Any:
@@ -99,32 +99,32 @@ def test_any_buffer_of_instructions_is_a_filter(
 
 
 @pytest.mark.parametrize("wrong", [None, True, 1.5, [b"\0" * 8], object()])
-def test_what_is_no_buffer_is_a_type_error(wrong: Any) -> None:
+def test_filter_must_be_a_buffer_or_an_expression(wrong: Any) -> None:
     sender, sock = datagram_pair()
     with sender, sock, pytest.raises(TypeError):
         sock.attach_filter(wrong)
 
 
-def test_buffer_that_is_not_contiguous_is_refused() -> None:
+def test_filter_that_is_not_contiguous_is_refused() -> None:
     sender, sock = datagram_pair()
     with sender, sock, pytest.raises(BufferError):
         sock.attach_filter(memoryview(accept() * 4)[::2])
 
 
 @pytest.mark.parametrize("size", [1, 7, 9, 4095])
-def test_size_must_be_a_multiple_of_8(size: int) -> None:
+def test_size_of_a_filter_must_be_a_multiple_of_8(size: int) -> None:
     sender, sock = datagram_pair()
     with sender, sock:
         with pytest.raises(ValueError, match=f"8 bytes each: not {size} "):
             sock.attach_filter(bytes(size))
 
 
-def test_the_buffer_is_free_when_attached() -> None:
+def test_buffer_is_released_after_attaching() -> None:
     sender, sock = datagram_pair()
     code = bytearray(accept())
     with sender, sock:
         sock.attach_filter(code)
-        code[:] = b"\0" * 100  # may be resized: nothing holds it
+        code[:] = b"\0" * 100  # can be resized, because nothing holds it
         sender.send(b"message")
         assert receive(sock, 1) == [b"message"]
 
@@ -144,7 +144,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_program_that_the_kernel_refuses_is_einval(name: str) -> None:
+def test_program_refused_by_the_kernel_is_einval(name: str) -> None:
     sender, sock = datagram_pair()
     with sender, sock:
         sock.attach_filter(keep_first_byte(b"+"))
@@ -155,12 +155,12 @@ def test_program_that_the_kernel_refuses_is_einval(name: str) -> None:
         sender.send(b"-")
         sender.send(b"+after")
         assert receive(sock, 2) == [b"+queued", b"+after"], (
-            "the filter of before, and what it let through, must stay"
+            "the earlier filter, and packets it accepted, must stay"
         )
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_constructor_raises_what_the_kernel_refuses(
+def test_constructor_raises_if_the_kernel_refuses_the_filter(
     pair: Veth, name: str
 ) -> None:
     with pytest.raises(OSError, match="SO_ATTACH_FILTER") as caught:
@@ -169,14 +169,15 @@ def test_constructor_raises_what_the_kernel_refuses(
     assert caught.value.filename == pair.b
 
 
-def test_4096_instructions_are_taken() -> None:
+def test_4096_instructions_are_accepted() -> None:
     sender, sock = datagram_pair()
     with sender, sock:
         try:
             sock.attach_filter(accept() * 4096)
         except OSError as error:
-            # Until Linux 6.7 net.core.optmem_max was 20 KiB by default, and
-            # then 128 KiB: such a program takes 32 KiB and a little.
+            # The program needs a little more than 32 KiB. The default of
+            # net.core.optmem_max was 20 KiB until Linux 6.7, and is 128 KiB
+            # since.
             assert error.errno == errno.ENOMEM
             assert os.uname().release.split(".") < ["6", "7"]
         else:
@@ -185,7 +186,7 @@ def test_4096_instructions_are_taken() -> None:
 
 
 def test_program_beyond_optmem_max_is_enomem() -> None:
-    # The kernel counts its own instructions: several for each of these.
+    # The kernel counts its own instructions, several for each of these.
     large = program(*[(LDX_MSH, 0, 0, 0)] * 4095, (RET, 0, 0, 1))
     sender, sock = datagram_pair()
     with sender, sock:
@@ -195,13 +196,13 @@ def test_program_beyond_optmem_max_is_enomem() -> None:
         assert caught.value.errno == errno.ENOMEM
         sender.send(b"-")
         sender.send(b"+after")
-        assert receive(sock, 1) == [b"+after"], "the filter of before is gone"
+        assert receive(sock, 1) == [b"+after"], "the earlier filter is gone"
 
 
 # Detaching and locking
 
 
-def test_detach_lets_everything_through() -> None:
+def test_detach_accepts_everything() -> None:
     sender, sock = datagram_pair()
     with sender, sock:
         sock.attach_filter(accept(0))
@@ -237,7 +238,7 @@ def test_locked_filter_can_be_neither_replaced_nor_detached() -> None:
         assert receive(sock, 2) == [b"+queued", b"+after"]
 
 
-def test_lock_without_a_filter_forbids_one() -> None:
+def test_lock_without_a_filter_forbids_attaching() -> None:
     sender, sock = datagram_pair()
     with sender, sock:
         sock.lock_filter()
@@ -252,13 +253,13 @@ def test_locking_twice_is_harmless() -> None:
         sock.lock_filter()
 
 
-# Replacing on a socket that receives
+# Replacing a filter while packets are queued
 
 
-def test_kernel_delivers_what_an_attached_filter_would_reject(
+def test_kernel_does_not_filter_queued_packets(
     pair: Veth,
 ) -> None:
-    """Why attach_filter() drains: packets queued before are not filtered."""
+    """This is why attach_filter() drains the queue."""
     code = ctypes.create_string_buffer(accept(0))
     with RawSocket(pair.b) as sock:
         queue(sock, pair.a, frame(b"queued"))
@@ -294,7 +295,7 @@ def test_datagrams_queued_under_the_old_filter_are_discarded() -> None:
         assert receive(sock, 1) == [b"+after"]
 
 
-def test_what_a_discarded_queue_held_is_not_counted(pair: Veth) -> None:
+def test_discarded_packets_are_not_counted(pair: Veth) -> None:
     with RawSocket(pair.b) as sock:
         queue(sock, pair.a, frame(b"1"), frame(b"2"))
         sock.attach_filter(accept())
@@ -303,9 +304,9 @@ def test_what_a_discarded_queue_held_is_not_counted(pair: Veth) -> None:
         assert counts.batches_received == 0
 
 
-def test_pending_error_does_not_save_the_queue() -> None:
-    """A refusal (ICMP) that waits in front of queued datagrams, and stays for
-    the receiver."""
+def test_queue_is_discarded_behind_a_pending_error() -> None:
+    """An ICMP error is pending before queued datagrams. It stays for the
+    receiver."""
     ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     ours.bind(("127.0.0.1", 0))
@@ -318,12 +319,12 @@ def test_pending_error_does_not_save_the_queue() -> None:
         sock.send(b"nobody is there")
         poll = select.poll()
         poll.register(sock.fileno(), 0)
-        assert poll.poll(1000 * WAIT), "no refusal"  # POLLERR
+        assert poll.poll(1000 * WAIT), "no ICMP error arrives"  # POLLERR
         sock.attach_filter(accept(0))
         with pytest.raises(ConnectionRefusedError):
             sock.recv(100)
         assert pending(sock) == [], (
-            "a datagram that the filter rejects came out"
+            "a datagram that the filter rejects was received"
         )
 
 
@@ -339,11 +340,11 @@ def test_pending_enetdown_survives_a_new_filter(veth: Veth) -> None:
         assert receive(sock, 1) == [frame(b"yes")]
 
 
-def test_nothing_that_a_new_filter_rejects_is_read_under_a_flood(
+def test_new_filter_holds_under_a_flood(
     veth: Veth, scaled: Callable[[int], int]
 ) -> None:
-    """All on one CPU: a packet that another CPU is just queueing while the
-    filter changes can still slip in, and is documented to."""
+    """Everything runs on one CPU. A packet that another CPU queues during the
+    change may still be received, as documented."""
     cpu = min(os.sched_getaffinity(0))
     allowed = os.sched_getaffinity(0)
     flooded = [
@@ -359,13 +360,13 @@ def test_nothing_that_a_new_filter_rejects_is_read_under_a_flood(
                 sock.attach_filter(keep_ethertype(ethertype))
                 for packet in receive(sock, 64):
                     assert packet[12:14] == ethertype.to_bytes(2, "big"), (
-                        "a packet that the filter rejects came out"
+                        "a packet that the filter rejects was received"
                     )
     finally:
         os.sched_setaffinity(0, allowed)
 
 
-# Filters that cut
+# Filters that cut packets
 
 
 @pytest.mark.parametrize("kept", [1, 13, 14, 40, 59])
@@ -382,7 +383,7 @@ def test_filter_cuts_frames(pair: Veth, kept: int) -> None:
         assert batch.flags[0] & TRUNCATED
 
 
-def test_filter_that_keeps_all_does_not_flag_truncation(pair: Veth) -> None:
+def test_filter_that_cuts_nothing_sets_no_flag(pair: Veth) -> None:
     packet = frame(b"x" * 46)
     with RawSocket(pair.b, filter=accept(len(packet))) as sock:
         sock.settimeout(WAIT)
@@ -392,9 +393,9 @@ def test_filter_that_keeps_all_does_not_flag_truncation(pair: Veth) -> None:
         assert not batch.flags[0] & TRUNCATED
 
 
-def test_kernel_does_not_tell_that_a_filter_cut(pair: Veth) -> None:
-    """Why TRUNCATED needs vlan=True there: no MSG_TRUNC, and a length that
-    MSG_TRUNC in the flags would not correct."""
+def test_kernel_does_not_report_that_a_filter_cut(pair: Veth) -> None:
+    """This is why TRUNCATED needs vlan=True then: recvmsg(2) sets no
+    MSG_TRUNC, and returns the length after the cut."""
     with (
         RawSocket(pair.b, filter=accept(20), vlan=False) as sock,
         socket.socket(fileno=os.dup(sock.fileno())) as std,
@@ -428,7 +429,7 @@ def test_filter_cuts_datagrams() -> None:
     ],
     ids=["all interfaces", "SOCK_DGRAM"],
 )
-def test_expression_that_cannot_be_compiled_for_the_socket_says_why(
+def test_expression_for_an_unsuitable_socket_is_explained(
     options: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
@@ -438,7 +439,7 @@ def test_expression_that_cannot_be_compiled_for_the_socket_says_why(
             sock.attach_filter("udp")
 
 
-def test_expression_off_packet_sockets_says_why() -> None:
+def test_expression_needs_a_packet_socket() -> None:
     sender, sock = datagram_pair()
     with sender, sock:
         with pytest.raises(ValueError, match="frames of AF_PACKET"):
@@ -446,7 +447,7 @@ def test_expression_off_packet_sockets_says_why() -> None:
 
 
 def udp(source: int, destination: int, payload: bytes) -> bytes:
-    """A frame with a UDP datagram; no checksum is given (0)."""
+    """A frame with a UDP datagram without checksum (0)."""
     length = 8 + len(payload)
     datagram = struct.pack(">HHHH", source, destination, length, 0) + payload
     header = struct.pack(
@@ -464,14 +465,14 @@ NOT_DNS = [
 ]
 
 
-def test_expression_keeps_only_such_packets(pair: Veth) -> None:
+def test_expression_in_the_constructor_filters(pair: Veth) -> None:
     with RawSocket(pair.b, filter="udp port 53") as sock:
         send(pair.a, *NOT_DNS, DNS[0], *NOT_DNS, DNS[1])
         assert receive(sock, 2) == DNS
         assert pending(sock) == []
 
 
-def test_attached_expression_keeps_only_such_packets(pair: Veth) -> None:
+def test_attached_expression_filters(pair: Veth) -> None:
     with RawSocket(pair.b) as sock:
         sock.attach_filter("udp port 53")
         send(pair.a, *NOT_DNS, DNS[0], *NOT_DNS, DNS[1])
@@ -496,7 +497,7 @@ def test_expression_is_compiled_for_the_link_type(
     assert asked == [("udp port 53", 1), ("tcp", 772)]
 
 
-def test_wrong_expression_is_a_filter_error(pair: Veth) -> None:
+def test_invalid_expression_is_a_filter_error(pair: Veth) -> None:
     from rawmmsg import bpf
 
     with pytest.raises(bpf.FilterError):
@@ -507,14 +508,15 @@ def test_wrong_expression_is_a_filter_error(pair: Veth) -> None:
             sock.attach_filter("udp port")
         send(pair.a, frame(b"no", ethertype=OTHER_EXPERIMENTAL), frame(b"yes"))
         assert receive(sock, 1) == [frame(b"yes")], (
-            "the filter of before is gone"
+            "the earlier filter is gone"
         )
 
 
-def test_filter_sees_a_received_tag_only_as_the_kernel_keeps_it(
+def test_filter_finds_received_tags_in_the_metadata(
     pair: Veth,
 ) -> None:
-    """SKF_AD_VLAN_TAG_PRESENT (48), for the frame has no tag by then."""
+    """By SKF_AD_VLAN_TAG_PRESENT (48): the kernel has removed the tag from the
+    frame."""
     plain = frame(b"plain" * 10)
     tagged = plain[:12] + bytes.fromhex("81000064") + plain[12:]
     inline = keep_ethertype(0x8100)
@@ -537,8 +539,8 @@ def test_filter_sees_a_received_tag_only_as_the_kernel_keeps_it(
 def test_filter_is_changed_by_one_call_at_a_time(
     scaled: Callable[[int], int],
 ) -> None:
-    """An attach_filter() in the middle of another would let packets through
-    the other's drain: it is refused."""
+    """An attach_filter() during another one is refused. It would let packets
+    through the other one's drain."""
     peer, sock = datagram_pair()
     refused = 0
 
@@ -557,21 +559,22 @@ def test_filter_is_changed_by_one_call_at_a_time(
             thread.start()
         for thread in threads:
             thread.join()
-        sock.attach_filter(accept(3))  # nothing is left taken
+        sock.attach_filter(accept(3))  # the socket can be changed again
         peer.send(b"packet")
         assert sock.recv(100) == b"pac"
-    assert refused < scaled(800), "at least one call is let in at a time"
+    assert refused < scaled(800), "too many calls were refused"
 
 
 def test_filter_is_read_once(scaled: Callable[[int], int]) -> None:
-    """What another thread writes into the buffer meanwhile is not read."""
+    """Changes that another thread makes to the buffer during the call have no
+    effect."""
     peer, sock = datagram_pair()
     code = bytearray(accept())
     stop = threading.Event()
 
     def scribble() -> None:
         while not stop.is_set():
-            code[0] = 0xFF  # no instruction
+            code[0] = 0xFF  # not an instruction
             code[0] = RET
 
     with peer, sock:
@@ -585,7 +588,9 @@ def test_filter_is_read_once(scaled: Callable[[int], int]) -> None:
                 except OSError as error:
                     assert error.errno == errno.EINVAL
                     peer.send(b"packet")
-                    assert sock.recv(100) == b"pac", "the old filter is gone"
+                    assert sock.recv(100) == b"pac", (
+                        "the earlier filter is gone"
+                    )
         finally:
             stop.set()
             thread.join()

@@ -1,5 +1,5 @@
-"""A forked child has its own copies of the object and of its descriptors; the
-queue, the filter and the eventfd behind them it shares with its parent."""
+"""A forked child has its own copy of the object and of its descriptors. It
+shares the queue, the filter and the eventfd with its parent."""
 
 import errno
 import fcntl
@@ -32,12 +32,12 @@ from rawmmsg.testing import Veth
 
 @contextmanager
 def receiving(peer: socket.socket, sock: RawSocket) -> Iterator[Call]:
-    """A call that receives meanwhile, goes on after, and gets the next
-    packet."""
+    """The parent receives in a thread; the child must not disturb it, and it
+    gets the next packet."""
     with Call(sock.recv, 2048) as call:
         call.until_blocked()
         yield call
-        assert call.pending, "the child has ended the parent's call"
+        assert call.pending, "the child ended the parent's call"
         peer.send(PACKET)
     assert call.result() == PACKET
 
@@ -59,7 +59,7 @@ def test_close_in_the_child_leaves_the_parents_call_alone(
         sock.close()
         assert sock.closed
         assert len(descriptors()) == len(before) - 2, (
-            "the child keeps descriptors"
+            "the child left descriptors open"
         )
         sock.close()
         with raises(errno.EBADF):
@@ -70,11 +70,11 @@ def test_close_in_the_child_leaves_the_parents_call_alone(
     assert not sock.closed
 
 
-def test_close_in_the_child_leaves_no_spinning_parent(
+def test_close_in_the_child_costs_the_parent_no_cpu(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """Were the shared eventfd signalled, the parent's calls would find it
-    readable for ever."""
+    """If it signalled the shared eventfd, that would stay readable for the
+    parent's calls."""
     with receiving(*pair):
         in_child(pair[1].close)
         assert spent_while(lambda: time.sleep(0.3)) < 0.1
@@ -83,7 +83,7 @@ def test_close_in_the_child_leaves_no_spinning_parent(
 
 
 def test_dealloc_in_the_child_is_harmless() -> None:
-    """It warns, and closes the child's descriptors only."""
+    """It warns, and closes only the child's descriptors."""
     peer, sock = datagram_pair()
     held = [sock]
     del sock
@@ -98,7 +98,7 @@ def test_dealloc_in_the_child_is_harmless() -> None:
             held.clear()
         assert [one.category for one in caught] == [ResourceWarning]
         assert len(descriptors()) == len(before) - 2, (
-            "the child keeps descriptors"
+            "the child left descriptors open"
         )
 
     process = Child(child)
@@ -109,10 +109,10 @@ def test_dealloc_in_the_child_is_harmless() -> None:
     os.close(waiting)
 
 
-def test_detach_in_the_child_works_beside_the_parents_call(
+def test_detach_in_the_child_works_during_the_parents_call(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """The call in flight is the parent's."""
+    """Only the parent has a call in flight."""
     peer, sock = pair
 
     def child() -> None:
@@ -131,7 +131,7 @@ def test_detach_in_the_child_works_beside_the_parents_call(
 def test_close_in_the_child_wakes_the_childs_calls(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """By an eventfd of its own."""
+    """By the child's own eventfd."""
     sock = pair[1]
 
     def child() -> None:
@@ -146,10 +146,10 @@ def test_close_in_the_child_wakes_the_childs_calls(
         in_child(child)
 
 
-def test_detach_in_the_child_waits_for_the_childs_calls(
+def test_detach_in_the_child_is_refused_during_its_own_calls(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """For those alone: not for the parent's, as the test above shows."""
+    """The child's calls count, the parent's do not."""
     peer, sock = pair
 
     def child() -> None:
@@ -187,7 +187,7 @@ def test_child_receives_and_closes_with_its_own_calls(
 
 
 def spent_while(function: Callable[[], object]) -> float:
-    """Seconds of processor time."""
+    """The CPU seconds that this process uses while the action runs."""
     before = time.process_time()
     function()
     return time.process_time() - before
@@ -200,8 +200,9 @@ def time_out(sock: RawSocket) -> None:
 
 @pytest.mark.parametrize("waits", [False, True], ids=["before", "in a call"])
 def test_close_in_the_parent_leaves_the_child_working(waits: bool) -> None:
-    """The parent signals the eventfd for its own call: the child's calls see
-    it for ever, and neither end, nor spin, nor lose a packet."""
+    """The parent signals the eventfd for its own call. For the child's calls
+    it stays readable, but they neither end, nor use CPU time, nor lose a
+    packet."""
     peer, sock = datagram_pair()
     ready, go = os.pipe()
 
@@ -210,7 +211,9 @@ def test_close_in_the_parent_leaves_the_child_working(waits: bool) -> None:
         if not waits:
             assert os.read(ready, 1) == b""
         sock.settimeout(1)
-        assert spent_while(lambda: time_out(sock)) < 0.1, "the child spins"
+        assert spent_while(lambda: time_out(sock)) < 0.1, (
+            "the child uses CPU time"
+        )
         sock.settimeout(WAIT)
         peer.send(PACKET)
         assert sock.recv(2048) == PACKET
@@ -236,13 +239,13 @@ def test_close_in_the_parent_leaves_the_child_working(waits: bool) -> None:
 
 
 def sleeps(pid: int) -> bool:
-    """Whether the process sleeps, which in the test above is in its call."""
+    """Whether the process sleeps, that is, waits in its call."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as file:
         return file.read().rpartition(")")[2].split()[0] == "S"
 
 
 def test_child_of_a_closed_parent_waits_for_packets() -> None:
-    """The wake-up of a packet is not lost among those of the eventfd."""
+    """It notices packets, although the eventfd is always readable."""
     peer, sock = datagram_pair()
     report = os.pipe()
 
@@ -265,10 +268,11 @@ def test_child_of_a_closed_parent_waits_for_packets() -> None:
         os.close(one)
 
 
-def test_fork_in_a_handler_and_close_in_the_child(
+def test_fork_in_a_signal_handler_and_close_in_the_child(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """There are two calls then: the child's ends, the parent's goes on."""
+    """Both processes are then in a call. The child's ends, the parent's
+    continues."""
     peer, sock = pair
     parent = os.getpid()
     reader, writer = os.pipe()
@@ -280,7 +284,7 @@ def test_fork_in_a_handler_and_close_in_the_child(
             sock.close()
         else:
             children.append(pid)
-            os.close(writer)  # the reader ends with the child
+            os.close(writer)  # the child ends, and with it the reader
 
     def expect_ebadf() -> None:
         assert isinstance(error, OSError), f"{error!r}"
@@ -311,7 +315,7 @@ def test_fork_in_a_handler_and_close_in_the_child(
 
 
 def test_child_shares_the_queue(veth: Veth) -> None:
-    """A packet goes to whoever reads it first."""
+    """Whoever reads first gets the packet."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sock.settimeout(WAIT)
         sender.sendmmsg_all([PACKET, PACKET + b"second"])
@@ -331,8 +335,8 @@ def test_child_shares_the_filter(veth: Veth) -> None:
         assert sock.recv(2048) == PACKET[:14]
 
 
-def test_packets_go_on_coming_when_the_child_has_closed(veth: Veth) -> None:
-    """The kernel's socket lives as long as anybody has it open."""
+def test_parent_still_receives_after_the_child_closed(veth: Veth) -> None:
+    """The kernel's socket lives until the last descriptor is closed."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sock.settimeout(WAIT)
         in_child(sock.close)
@@ -345,7 +349,7 @@ def test_socket_and_eventfd_are_closed_on_exec(veth: Veth) -> None:
     with RawSocket(veth.a) as sock:
         opened = open_numbers() - before
         assert sock.fileno() in opened
-        assert len(opened) == 2, "not a socket and an eventfd"
+        assert len(opened) == 2, "expected a socket and an eventfd"
         for number in opened:
             assert fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
 
@@ -359,8 +363,9 @@ def open_numbers() -> set[int]:
 def test_close_in_the_child_waits_for_the_childs_calls(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """A call of the parent's, in flight at the fork, does not count there: or
-    the descriptor's number would be freed under a call of the child's."""
+    """A call of the parent that was in flight at the fork does not count in
+    the child. Otherwise the descriptor's number would be freed during a call
+    of the child."""
     sock = pair[1]
 
     def child() -> None:
@@ -371,7 +376,7 @@ def test_close_in_the_child_waits_for_the_childs_calls(
             assert isinstance(call.error(), OSError)
         with pytest.raises(OSError) as caught:
             os.fstat(number)
-        assert caught.value.errno == errno.EBADF, "the child keeps it"
+        assert caught.value.errno == errno.EBADF, "the child left it open"
 
     with receiving(*pair):
         in_child(child)
@@ -380,8 +385,8 @@ def test_close_in_the_child_waits_for_the_childs_calls(
 def test_socket_closed_in_the_parent_is_closed_in_the_child(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """Also where the parent's call, which is to close the descriptors, has
-    not left yet at the fork."""
+    """Also if, at the fork, the parent's call that closes the descriptors has
+    not ended."""
     peer, sock = pair
     children: list[Child] = []
     number = sock.fileno()
@@ -407,11 +412,11 @@ def test_socket_closed_in_the_parent_is_closed_in_the_child(
 
 
 @pytest.mark.parametrize("rounds", [20])
-def test_child_changes_the_filter_whatever_the_parent_was_doing(
+def test_child_can_change_the_filter_after_any_fork(
     pair: tuple[socket.socket, RawSocket], rounds: int
 ) -> None:
-    """A fork may fall into a change of filter by another thread, which the
-    child does not have."""
+    """The fork may happen during a change of filter by another thread, which
+    the child does not have."""
     sock = pair[1]
     stop = threading.Event()
 
@@ -431,7 +436,7 @@ def test_child_changes_the_filter_whatever_the_parent_was_doing(
             stop.set()
 
 
-def test_batch_of_a_thread_of_the_parent_is_free_in_the_child(
+def test_batch_used_by_another_thread_is_free_in_the_child(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
     peer, sock = pair
@@ -455,7 +460,8 @@ def test_batch_of_a_thread_of_the_parent_is_free_in_the_child(
 def test_batch_of_the_call_that_forked_is_in_use_in_the_child(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """A signal handler forks: the call below it goes on in the child."""
+    """A signal handler forks, and the call that it interrupted continues in
+    the child."""
     peer, sock = pair
     batch = PacketBatch(2)
     children: list[Child] = []
@@ -473,7 +479,7 @@ def test_batch_of_the_call_that_forked_is_in_use_in_the_child(
     children[0].join()
 
 
-def test_statistics_of_the_parent_miss_nothing_when_the_child_closes(
+def test_statistics_are_complete_after_the_child_closed(
     veth: Veth,
 ) -> None:
     """The kernel's counters are shared, and reading resets them."""

@@ -1,4 +1,4 @@
-"""Every call in a forked child: it does there what it does in the parent."""
+"""Every call does the same in a forked child as in the parent."""
 
 import pytest
 from support.child import in_child
@@ -37,23 +37,27 @@ CALLS: dict[str, tuple[Prepare, Bind]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_call_in_a_child(pair: Veth, name: str) -> None:
+def test_call_does_the_same_in_a_child(pair: Veth, name: str) -> None:
     prepare, bind = CALLS[name]
 
     def child() -> None:
         got = outcome(bind, prepare, scene)
-        assert got == expected, f"{got} in the child, {expected} before"
+        assert got == expected, (
+            f"{got} in the child, but {expected} in the parent"
+        )
 
     with make_scene(pair) as scene:
         expected = outcome(bind, prepare, scene)
         in_child(child)
         again = outcome(bind, prepare, scene)
-        assert again == expected, f"{again} after the child, {expected} before"
+        assert again == expected, (
+            f"{again} in the parent after the child, but {expected} before"
+        )
 
 
 @pytest.mark.no_network
 @pytest.mark.parametrize("kind", [RawSocket, PacketBatch])
-def test_no_call_is_missing(kind: type) -> None:
+def test_every_public_call_is_tested(kind: type) -> None:
     public = {name for name in vars(kind) if not name.startswith("_")}
     missing = public - {*OF_BATCHES, *OF_SOCKETS, *ATTRIBUTES}
     assert not missing

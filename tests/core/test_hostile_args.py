@@ -1,4 +1,4 @@
-"""Arguments that run code, change or lie while a call uses them."""
+"""Arguments that run code, or change, while a call uses them."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ from rawmmsg import PacketBatch, RawSocket
 
 
 class Hostile:
-    """Runs code of the caller's wherever it can."""
+    """An object that runs code of the caller wherever it can."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         self.action = action
@@ -41,8 +41,8 @@ class Hostile:
         return memoryview(bytearray(8))
 
 
-# What takes a number or a sequence, and, from Python 3.12 on, what takes a
-# buffer: PEP 688.
+# Calls that take a number or a sequence, and those that take a buffer, which
+# can run Python code since 3.12 (PEP 688).
 NUMBERS: dict[str, Callable[[RawSocket, Any], object]] = {
     "recv": lambda sock, bad: sock.recv(bad),
     "getsockopt": lambda sock, bad: sock.getsockopt(1, bad),
@@ -86,7 +86,7 @@ def test_exception_of_an_argument_is_passed_on(
 def test_argument_cannot_detach_the_socket_of_its_own_call(
     sock: RawSocket,
 ) -> None:
-    """sendmmsg_all() is in flight while it asks the sequence for packets."""
+    """sendmmsg_all() is in flight while it reads the sequence."""
     with raises(errno.EBUSY):
         sock.sendmmsg_all(Hostile(sock.detach))  # type: ignore[arg-type]
 
@@ -97,7 +97,7 @@ def test_argument_may_use_the_socket_of_its_own_call(sock: RawSocket) -> None:
 
 
 class Shrinking:
-    """A sequence that has fewer packets than it says."""
+    """A sequence with fewer packets than its length."""
 
     def __init__(self, claimed: int, real: int) -> None:
         self.claimed = claimed
@@ -113,7 +113,7 @@ class Shrinking:
 
 
 @pytest.mark.parametrize("claimed", [2, 1024, 1025, 2**31, 2**62])
-def test_sequence_that_is_shorter_than_it_says_raises(
+def test_sequence_shorter_than_its_length_raises(
     sock: RawSocket, claimed: int
 ) -> None:
     packets: Any = Shrinking(claimed, 1)
@@ -124,7 +124,7 @@ def test_sequence_that_is_shorter_than_it_says_raises(
     assert caught.value.packets_sent == 0  # type: ignore[attr-defined]
 
 
-def test_length_of_a_sequence_must_be_one(sock: RawSocket) -> None:
+def test_length_of_a_sequence_must_be_valid(sock: RawSocket) -> None:
     for length, error in [(-1, ValueError), (2**64, OverflowError)]:
         packets: Any = Shrinking(length, 1)
         with pytest.raises(error):
@@ -169,9 +169,8 @@ REFUSALS = (
         if not name.startswith("_") and callable(getattr(RawSocket, name))
     ],
 )
-def test_garbage_is_refused_and_does_no_harm(name: str) -> None:
-    """Whatever is given to a method, it returns or raises, and the socket
-    works after."""
+def test_random_arguments_do_no_harm(name: str) -> None:
+    """The method returns or raises, and the socket still works."""
     with same_descriptors():
         for arguments in [(), *((bad,) for bad in GARBAGE)] + [
             pair
@@ -196,7 +195,7 @@ def test_garbage_is_refused_and_does_no_harm(name: str) -> None:
     "option",
     "interface protocol type filter timestamps rcvbuf sndbuf netns".split(),
 )
-def test_garbage_as_an_option_is_refused_or_means_something(
+def test_random_options_do_no_harm(
     option: str,
 ) -> None:
     with same_descriptors():
@@ -211,7 +210,7 @@ def test_garbage_as_an_option_is_refused_or_means_something(
 
 
 @pytest.mark.parametrize("method", ["append", "extend", "set_count"])
-def test_garbage_in_a_batch_is_refused(method: str) -> None:
+def test_random_objects_are_refused_by_a_batch(method: str) -> None:
     for bad in GARBAGE:
         batch = PacketBatch(4, 64)
         with contextlib.suppress(*REFUSALS):

@@ -1,8 +1,8 @@
-"""Packets that an offload header cannot express (UDP fragmentation offload):
-the kernel loses such a packet when it is read, with EINVAL, and keeps the
-error for the next call on the socket if others were read before it. Whoever
-draws the error, the receiver learns of it, and a change of filter reads such
-packets away with the rest."""
+"""Packets that an offload header cannot express (UDP fragmentation offload).
+Reading such a packet loses it with EINVAL. If other packets were read before
+it in the same call, the kernel keeps the error for the next call on the
+socket. Whichever call gets the error, the receiver is told, and a change of
+filter discards such packets too."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ SENDS: Final[dict[str, Callable[[RawSocket, bytes], Any]]] = {
 
 
 def udp_packet(payload: bytes) -> bytes:
-    """IPv4 and UDP, for the kernel looks at what it is to fragment."""
+    """An IPv4 UDP packet: the kernel checks what it is to fragment."""
     udp = struct.pack("!HHHH", 1, 2, 8 + len(payload), 0) + payload
     ip = struct.pack(
         "!BBHHHBBH4s4s",
@@ -60,7 +60,7 @@ def number(count: int) -> list[bytes]:
 
 
 class Wire:
-    """A tap device: what is fed to it arrives on the interface."""
+    """A tap device: frames written to it arrive on the interface."""
 
     def __init__(self, descriptor: int, interface: str) -> None:
         self.descriptor = descriptor
@@ -87,7 +87,7 @@ def receive_error(sock: RawSocket) -> int | None:
 
 
 @pytest.mark.parametrize("send", SENDS.values(), ids=SENDS)
-def test_sender_does_not_draw_the_receivers_error(
+def test_receivers_error_is_not_raised_by_a_send(
     wire: Wire, send: Callable[[RawSocket, bytes], Any]
 ) -> None:
     first, second, sent = number(3)
@@ -103,11 +103,11 @@ def test_sender_does_not_draw_the_receivers_error(
         assert batch.tolist() == [first]
         send(sock, sent)
         assert os.read(wire.descriptor, 2048)[10:] == sent
-        assert receive_error(sock) == errno.EINVAL, "the receiver never hears"
+        assert receive_error(sock) == errno.EINVAL, "the receiver is not told"
         assert receive(sock, 1) == [second]
 
 
-def test_senders_own_error_is_raised_beside_the_receivers(wire: Wire) -> None:
+def test_send_raises_its_own_error_and_keeps_the_receivers(wire: Wire) -> None:
     with RawSocket(
         wire.interface, vnet_hdr=True, ignore_outgoing=True
     ) as sock:
@@ -120,7 +120,7 @@ def test_senders_own_error_is_raised_beside_the_receivers(wire: Wire) -> None:
         assert receive_error(sock) == errno.EAGAIN
 
 
-def test_receiver_draws_its_own_error(wire: Wire) -> None:
+def test_receiver_raises_its_own_error(wire: Wire) -> None:
     with RawSocket(
         wire.interface, vnet_hdr=True, ignore_outgoing=True
     ) as sock:
@@ -167,7 +167,7 @@ def adopted_that_has_one(
 
 
 def queue_packets(wire: Wire) -> None:
-    """More than 16 inexpressible ones in a row among 100."""
+    """Queues 100 packets, with more than 16 inexpressible ones in a row."""
     for packet in number(40):
         wire.feed(packet)
     for _ in range(20):
@@ -180,7 +180,7 @@ def queue_packets(wire: Wire) -> None:
 @pytest.mark.parametrize(
     "change", [changed_filter, adopted_with_header, adopted_that_has_one]
 )
-def test_change_of_filter_leaves_nothing_that_it_rejects(
+def test_change_of_filter_discards_inexpressible_packets(
     wire: Wire, change: Any, size: Literal[10, 12]
 ) -> None:
     wanted = frame(bytes(46), ethertype=0x1234)
@@ -196,7 +196,7 @@ def test_change_of_filter_leaves_nothing_that_it_rejects(
 def test_change_of_filter_does_not_disturb_a_receiver(
     pair: Veth, sender: RawSocket, size: Literal[10, 12]
 ) -> None:
-    """It waits, gets what the filter accepts, and no error."""
+    """The receiver waits, gets what the filter accepts, and no error."""
     wanted = frame(bytes(46), ethertype=0x1234)
     with (
         RawSocket(pair.b, vnet_hdr=size) as sock,

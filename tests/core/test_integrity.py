@@ -1,5 +1,5 @@
-"""Many numbered frames through a veth pair, a thread at each end: what is sent
-arrives once, in order and unchanged, or is counted as dropped."""
+"""Many numbered frames through a veth pair, with a thread at each end: each
+frame arrives once, in order and unchanged, or is counted as dropped."""
 
 import threading
 import time
@@ -20,8 +20,8 @@ WINDOW: Final = 3 * CAPACITY
 """Frames under way at most: the receive buffer that users without privilege
 can have holds more."""
 
-# A frame: the header, and then these, and then up to 63 bytes of a tail that
-# follows from the number, as its length does.
+# A frame is a header, these fields, and a tail of up to 63 bytes, whose length
+# and contents depend on the number.
 FRAME: Final = numpy.dtype(
     [
         ("header", "V14"),
@@ -53,7 +53,7 @@ def lengths_of(numbers: Array) -> Array:
 
 
 def checksum(records: Array) -> Array:
-    """Of the number and the filler; the place of each counts."""
+    """A checksum of the number and the filler that depends on their order."""
     total = records["number"].astype("u8")
     for i in range(4):
         total = (total ^ records["filler"][:, i]) * FACTORS[i]
@@ -67,7 +67,7 @@ def tails_of(numbers: Array) -> Array:
 
 
 def number(rows: Array, lengths: Array, first: int) -> None:
-    """Makes frames number `first`, first + 1 ... of the rows."""
+    """Fills the rows with frames number `first`, first + 1 and so on."""
     numbers = numpy.arange(first, first + len(rows), dtype="u8")
     records = rows[:, :SIZE].view(FRAME)[:, 0]
     rows[:, : len(HEADER)] = HEADER
@@ -79,23 +79,27 @@ def number(rows: Array, lengths: Array, first: int) -> None:
 
 
 def verify(rows: Array, lengths: Array, due: int) -> int:
-    """Checks every byte of the frames, and that none of them comes before
-    number `due`; returns which may come next."""
+    """Checks every byte of the frames, and that their numbers increase from
+    `due` on. Returns the next number that may come."""
     records = rows[:, :SIZE].view(FRAME)[:, 0]
     numbers = records["number"].astype("u8")
-    assert (records["checksum"] == checksum(records)).all(), "corrupted"
-    assert (rows[:, : len(HEADER)] == HEADER).all(), "header corrupted"
-    assert (lengths == lengths_of(numbers)).all(), "cut, or prolonged"
+    assert (records["checksum"] == checksum(records)).all(), (
+        "a field was changed"
+    )
+    assert (rows[:, : len(HEADER)] == HEADER).all(), "the header was changed"
+    assert (lengths == lengths_of(numbers)).all(), "a length was changed"
     inside = PLACES < (numbers % TAIL)[:, None]
     right = rows[:, SIZE:] == tails_of(numbers)
-    assert (right | ~inside).all(), "tail corrupted"
+    assert (right | ~inside).all(), "the tail was changed"
     assert numbers[0] >= due, f"{numbers[0]} came after {due - 1}"
-    assert (numbers[1:] > numbers[:-1]).all(), "out of order, or twice"
+    assert (numbers[1:] > numbers[:-1]).all(), (
+        "frames are out of order or duplicated"
+    )
     return int(numbers[-1]) + 1
 
 
 class Window:
-    """Frames that may be under way."""
+    """Limits the number of frames in flight."""
 
     def __init__(self, size: int) -> None:
         self._free = size
@@ -104,7 +108,7 @@ class Window:
     def take(self, count: int) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: self._free >= count, WAIT), (
-                "frames are missing"
+                "frames do not arrive"
             )
             self._free -= count
 
@@ -134,8 +138,8 @@ def receive_all(
     all_sent: threading.Event,
     give: Callable[[int], object],
 ) -> tuple[int, int]:
-    """Receives and verifies until every frame is accounted for; returns how
-    many were received, and dropped by the kernel."""
+    """Receives and verifies until every frame was received or counted as
+    dropped; returns both numbers."""
     batch = PacketBatch(CAPACITY, SIZE + TAIL)
     rows, lengths = numpy.asarray(batch), numpy.asarray(batch.lengths)
     sock.settimeout(0.1)
@@ -161,8 +165,8 @@ def receive_all(
 def transfer(
     sender: RawSocket, receiver: RawSocket, total: int, window: Window | None
 ) -> tuple[int, int]:
-    """Sends in one thread, receives in another; prints what came of it, for
-    runs by hand, and returns it."""
+    """Sends in one thread and receives in another. Prints the result and
+    returns it."""
     all_sent = threading.Event()
     give = window.give if window else lambda count: None
     take = window.take if window else lambda count: None
@@ -191,7 +195,8 @@ def transfer(
 def test_windowed_transfer_loses_nothing(
     veth: Veth, scaled: Callable[[int], int]
 ) -> None:
-    """The sender waits for the receiver: received = sent, no drops."""
+    """The sender waits for the receiver: all frames arrive, none is
+    dropped."""
     total = scaled(100_000)
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         received, dropped = transfer(sender, sock, total, Window(WINDOW))
@@ -202,7 +207,8 @@ def test_windowed_transfer_loses_nothing(
 def test_free_running_transfer_accounts_for_every_frame(
     veth: Veth, rcvbuf: int | None, scaled: Callable[[int], int]
 ) -> None:
-    """Nobody waits: received + drops = sent, exactly."""
+    """The sender does not wait: frames received and frames dropped add up
+    exactly."""
     total = scaled(100_000)
     with (
         RawSocket(veth.a, protocol=0) as sender,
@@ -217,7 +223,7 @@ def test_verification_finds_every_kind_of_damage() -> None:
     """A wrong bit in any byte, another length, another order."""
     rows = numpy.zeros((8, SIZE + TAIL), "u1")
     lengths = numpy.zeros(8, "u4")
-    number(rows, lengths, 56)  # the last is as long as they get
+    number(rows, lengths, 56)  # the last one has the maximum length
     assert verify(rows, lengths, 56) == 64
     for byte in range(int(lengths[7])):
         rows[7, byte] ^= 1 << byte % 8
@@ -225,12 +231,14 @@ def test_verification_finds_every_kind_of_damage() -> None:
             verify(rows, lengths, 56)
         rows[7, byte] ^= 1 << byte % 8
     lengths[3] -= 1
-    with pytest.raises(AssertionError, match="cut"):
+    with pytest.raises(AssertionError, match="a length was"):
         verify(rows, lengths, 56)
     lengths[3] += 1
     with pytest.raises(AssertionError, match="56 came after 56"):
         verify(rows, lengths, 57)
     for wrong in ([0, 2, 1], [0, 0, 1]):
-        with pytest.raises(AssertionError, match="out of order, or twice"):
+        with pytest.raises(
+            AssertionError, match="frames are out of order or duplicated"
+        ):
             verify(rows[wrong], lengths[wrong], 56)
     assert verify(rows, lengths, 56) == 64

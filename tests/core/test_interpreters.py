@@ -1,5 +1,5 @@
-"""Sub-interpreters, each with a module of its own, and a GIL of its own where
-Python has that (3.12 and later)."""
+"""Sub-interpreters. Each has its own copy of the module, and from Python 3.12
+on its own GIL."""
 
 import importlib
 import importlib.util
@@ -22,14 +22,14 @@ import rawmmsg
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
-# Sub-interpreters have no interface of one name: PEP 554, PEP 684, PEP 734.
+# The module's name depends on the version (PEP 554, PEP 684, PEP 734).
 _interpreters: Any = importlib.import_module(
     "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
 )
 
 
 class Interpreter:
-    """Runs code, with the package importable."""
+    """Runs code in a sub-interpreter that can import the package."""
 
     def __init__(self, own_gil: bool) -> None:
         self.id: Any
@@ -41,14 +41,14 @@ class Interpreter:
         self.run(f"import sys; sys.path[:] = {paths!r}")
 
     def run(self, code: str) -> None:
-        """Raises what the code does."""
+        """Runs the code and raises what it raises."""
         failure = _interpreters.run_string(self.id, textwrap.dedent(code))
-        # Until 3.12 it raises itself.
+        # Until 3.12, run_string() raises by itself.
         if failure is not None:
             raise AssertionError(failure.formatted)
 
     def destroy(self) -> None:
-        """Harmless when destroyed already."""
+        """Ends the interpreter; does nothing if it has ended."""
         if self.id is not None:
             _interpreters.destroy(self.id)
             self.id = None
@@ -69,7 +69,7 @@ both = pytest.mark.parametrize(
 
 
 def second_module() -> Any:
-    """The extension loaded once more into this interpreter."""
+    """The extension, loaded a second time into this interpreter."""
     spec = importlib.util.find_spec("rawmmsg._rawmmsg")
     assert spec is not None
     assert spec.loader is not None
@@ -85,7 +85,7 @@ def second_module() -> Any:
 def test_interpreter_imports_and_uses_the_package(
     own_gil: bool, veth: Veth
 ) -> None:
-    """Frames of this interpreter arrive in the other, and go back."""
+    """Frames of this interpreter arrive in the other one, and go back."""
     with RawSocket(veth.a) as near, interpreter(own_gil) as other:
         near.settimeout(WAIT)
         near.attach_filter(b"\x06\0\0\0\xff\xff\0\0")
@@ -137,12 +137,12 @@ def test_types_of_interpreters_are_distinct(own_gil: bool) -> None:
         os.close(writer)
     ours = [id(rawmmsg.PacketBatch), id(rawmmsg.RawSocket)]
     numbers += [b"%d" % number for number in ours]
-    assert len(set(numbers)) == 12, "a type is shared by two interpreters"
+    assert len(set(numbers)) == 12, "two interpreters share a type"
 
 
 @both
 def test_types_outlive_other_interpreters(own_gil: bool) -> None:
-    """The end of one interpreter takes nothing from another."""
+    """Ending one interpreter does not affect the others."""
     sender, receiver = datagram_pair()
     with sender, receiver, interpreter(own_gil) as staying:
         staying.run("import rawmmsg; batch = rawmmsg.PacketBatch(2)")
@@ -163,8 +163,8 @@ def test_types_outlive_other_interpreters(own_gil: bool) -> None:
 
 @both
 def test_interpreter_ends_with_objects_alive(own_gil: bool) -> None:
-    """A socket that nobody closed is closed with its interpreter; memory is
-    given back with views, batches and modules in whatever order."""
+    """A socket that was not closed is closed with its interpreter. Views,
+    batches and modules may be freed in any order."""
     peer, adopted = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with peer, interpreter(own_gil) as other:
         peer.settimeout(WAIT)
@@ -183,7 +183,7 @@ def test_interpreter_ends_with_objects_alive(own_gil: bool) -> None:
         """)
         assert peer.recv(100) == b"packet"
         other.destroy()
-        # Nobody holds the other end any more.
+        # The other end is closed.
         with pytest.raises(ConnectionError):
             peer.send(b"packet")
 
@@ -192,7 +192,7 @@ def test_interpreter_ends_with_objects_alive(own_gil: bool) -> None:
 def test_interpreters_transfer_at_the_same_time(
     own_gil: bool, scaled: Callable[[int], int]
 ) -> None:
-    """Each in a thread of its own; what is shared would be torn."""
+    """Each in a thread of its own. Shared state would be corrupted."""
     rounds = scaled(300)
     failures: list[BaseException] = []
 
@@ -233,7 +233,7 @@ def test_interpreters_transfer_at_the_same_time(
 
 @both
 def test_close_wakes_a_call_of_the_same_interpreter(own_gil: bool) -> None:
-    """A receive that waits lets go of the GIL of its own interpreter."""
+    """A receive that waits releases the GIL of its interpreter."""
     one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with one, interpreter(own_gil) as other:
         other.run(f"""
@@ -277,8 +277,8 @@ def test_module_loaded_twice_has_its_own_types() -> None:
     assert type(ours.lengths.obj) is not type(theirs.lengths.obj)
 
 
-def test_batch_of_another_module_is_not_received_into() -> None:
-    """Its memory may be laid out in another way."""
+def test_batch_of_another_module_is_refused_by_receives() -> None:
+    """Its memory layout may differ."""
     module = second_module()
     sender, receiver = datagram_pair()
     with sender, receiver:
@@ -287,7 +287,7 @@ def test_batch_of_another_module_is_not_received_into() -> None:
             receiver.recvmmsg_into(module.PacketBatch(1))
 
 
-def test_batch_of_another_module_is_a_sequence_like_any_other() -> None:
+def test_batch_of_another_module_can_be_sent_as_a_sequence() -> None:
     batch = second_module().PacketBatch(2)
     batch.extend([b"one", b"two"])
     receiver, sender = datagram_pair()
@@ -311,9 +311,9 @@ def test_objects_outlive_their_module() -> None:
             sock.recvmmsg_into(PacketBatch(1))
 
 
-def test_types_go_with_their_module() -> None:
-    """In a process without threads: free-threaded Pythons keep all types for
-    ever once there are any."""
+def test_types_are_freed_with_their_module() -> None:
+    """In a process without threads, because free-threaded Python keeps all
+    types once it has had a thread."""
     answer = run_python("""
         import gc, importlib.util, weakref
 
@@ -333,13 +333,13 @@ def test_types_go_with_their_module() -> None:
     assert answer == "[None, None, None, None, None]\n"
 
 
-# A __release_buffer__ in Python (PEP 688) runs while the collector takes
-# objects apart, in an order of its own.
+# A __release_buffer__ in Python (PEP 688) runs while the garbage collector
+# clears objects in any order.
 if sys.version_info >= (3, 12):
 
-    def test_use_while_the_module_goes_does_not_crash() -> None:
-        """User code that runs between the ends of the module and of a batch
-        meets an error, or an attribute that is gone."""
+    def test_use_while_the_module_is_freed_does_not_crash() -> None:
+        """Code that runs after the module is cleared and before the batch is
+        gets an error, or finds an attribute missing."""
         printed = run_python(
             """
             import gc, sys

@@ -1,5 +1,5 @@
-"""Nothing leaks: each case runs many times, and neither descriptors nor
-memory grow with it; on a debug build of Python, nor do references."""
+"""Leaks: each case runs many times, and neither descriptors, nor memory, nor
+(on a debug build of Python) references increase."""
 
 import ctypes
 import errno
@@ -33,7 +33,7 @@ in all of them: the round that grew least tells."""
 
 
 class MallocInfo(ctypes.Structure):
-    """mallinfo2(3)"""
+    """struct mallinfo2 of mallinfo2(3)"""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -45,7 +45,8 @@ class MallocInfo(ctypes.Structure):
 
 
 def native_bytes() -> int:
-    """What malloc() has handed out; 0 where libc cannot tell (glibc can)."""
+    """The bytes that malloc() has handed out; 0 if libc cannot tell (glibc
+    can)."""
     function = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if function is None:
         return 0
@@ -55,16 +56,16 @@ def native_bytes() -> int:
 
 
 def measure() -> dict[str, int]:
-    """Each of these rises by at least one with every run that leaks."""
+    """Quantities that increase by at least one with every run that leaks."""
     gc.collect()
     count_references = getattr(sys, "gettotalrefcount", lambda: 0)
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "references": count_references(),
-        # Free-threaded 3.13 itself keeps some for each type, as making the
-        # stdlib's _struct or _csv again and again shows.
+        # Free-threaded 3.13 leaks some references per type, also for the
+        # standard library's _struct and _csv.
         "memory blocks": 0 if FREE_THREADED else sys.getallocatedblocks(),
-        # The least that malloc() spends on anything.
+        # The smallest block of malloc().
         "native memory": native_bytes() // 32,
     }
 
@@ -73,14 +74,19 @@ def assert_no_leak(case: Callable[[], object], runs: int = 100) -> None:
     for _ in range(runs):
         case()
     growth: dict[str, int] = {}
-    for _ in range(ROUNDS):
-        before = measure()
-        for _ in range(runs):
-            case()
-        after = measure()
-        for what in after:
-            grown = after[what] - before[what]
-            growth[what] = min(grown, growth.get(what, grown))
+    gc.collect()
+    gc.freeze()  # makes each later collection short
+    try:
+        for _ in range(ROUNDS):
+            before = measure()
+            for _ in range(runs):
+                case()
+            after = measure()
+            for what in after:
+                grown = after[what] - before[what]
+                growth[what] = min(grown, growth.get(what, grown))
+    finally:
+        gc.unfreeze()
     leaks = {what: n for what, n in growth.items() if n >= runs // 2}
     assert not leaks, f"{case.__name__} leaks in {runs} runs: {leaks}"
     assert growth["descriptors"] <= 0
@@ -88,7 +94,7 @@ def assert_no_leak(case: Callable[[], object], runs: int = 100) -> None:
 
 @contextmanager
 def refused(*expected: type[BaseException]) -> Iterator[None]:
-    """As pytest.raises(), which keeps what it caught for longer."""
+    """Like pytest.raises(), which however keeps the exception alive longer."""
     try:
         yield
     except expected:
@@ -105,7 +111,7 @@ def refused(*expected: type[BaseException]) -> Iterator[None]:
         ("native memory", lambda: ctypes.CDLL(None).malloc(40)),
     ],
 )
-def test_a_leak_is_seen(what: str, leak: Callable[[], object]) -> None:
+def test_a_leak_is_detected(what: str, leak: Callable[[], object]) -> None:
     if not measure()[what]:
         return  # not counted by this build of Python
     kept: list[object] = []
@@ -236,14 +242,16 @@ def module_made_again() -> None:
         module_made_again,
     ],
 )
-def test_batches(case: Callable[[], None]) -> None:
+def test_batches_do_not_leak(case: Callable[[], None]) -> None:
     assert_no_leak(case)
 
 
 # Packets
 
 
-def test_receiving(pair: tuple[socket.socket, RawSocket]) -> None:
+def test_receiving_does_not_leak(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
     sender, receiver = pair
     batch = PacketBatch(4, 64)
     buffer = bytearray(64)
@@ -258,7 +266,7 @@ def test_receiving(pair: tuple[socket.socket, RawSocket]) -> None:
     assert_no_leak(receive)
 
 
-def test_addresses(short_path: Path) -> None:
+def test_addresses_do_not_leak(short_path: Path) -> None:
     path = str(short_path / "receiver")
     peer = str(short_path / "peer")
     receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -296,7 +304,7 @@ def test_addresses(short_path: Path) -> None:
         assert_no_leak(use)
 
 
-def test_addresses_of_interfaces(veth: Veth) -> None:
+def test_addresses_of_interfaces_do_not_leak(veth: Veth) -> None:
     batch = PacketBatch(4, 64)
     address = (veth.a, 0x88B5, 0, 0, b"\xff" * 6)
 
@@ -329,7 +337,9 @@ def test_addresses_of_interfaces(veth: Veth) -> None:
         assert_no_leak(use)
 
 
-def test_receiving_nothing(pair: tuple[socket.socket, RawSocket]) -> None:
+def test_receiving_nothing_does_not_leak(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
     receiver = pair[1]
     batch = PacketBatch(4, 64)
 
@@ -353,7 +363,7 @@ def test_receiving_nothing(pair: tuple[socket.socket, RawSocket]) -> None:
     assert_no_leak(receive)
 
 
-def test_sending(pair: tuple[socket.socket, RawSocket]) -> None:
+def test_sending_does_not_leak(pair: tuple[socket.socket, RawSocket]) -> None:
     peer, sock = pair
     batch = PacketBatch(2, 64)
     batch.extend([FRAME, FRAME])
@@ -369,7 +379,7 @@ def test_sending(pair: tuple[socket.socket, RawSocket]) -> None:
     assert_no_leak(send)
 
 
-def test_sending_what_is_refused(
+def test_refused_sends_do_not_leak(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
     peer, sock = pair
@@ -399,7 +409,9 @@ def test_sending_what_is_refused(
 # Sockets
 
 
-def test_filters_and_options(pair: tuple[socket.socket, RawSocket]) -> None:
+def test_filters_and_options_do_not_leak(
+    pair: tuple[socket.socket, RawSocket],
+) -> None:
     sock = pair[1]
 
     def use() -> None:
@@ -468,11 +480,11 @@ def adopt_what_is_refused() -> None:
         adopt_what_is_refused,
     ],
 )
-def test_adopted_sockets(case: Callable[[], None]) -> None:
+def test_adopted_sockets_do_not_leak(case: Callable[[], None]) -> None:
     assert_no_leak(case)
 
 
-def test_packet_sockets(veth: Veth) -> None:
+def test_packet_sockets_do_not_leak(veth: Veth) -> None:
     batch = PacketBatch(4, 64)
 
     def use() -> None:
@@ -496,7 +508,7 @@ def test_packet_sockets(veth: Veth) -> None:
     assert_no_leak(use, 16)
 
 
-def test_packet_sockets_that_are_refused(veth: Veth) -> None:
+def test_refused_packet_sockets_do_not_leak(veth: Veth) -> None:
     def construct() -> None:
         with refused(OSError):
             RawSocket("none")
@@ -514,7 +526,7 @@ def test_packet_sockets_that_are_refused(veth: Veth) -> None:
     assert_no_leak(construct, 16)
 
 
-def test_close_in_a_blocked_call(
+def test_close_during_a_call_does_not_leak(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
     def close() -> None:

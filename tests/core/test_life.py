@@ -1,4 +1,4 @@
-"""The life of a RawSocket: closing, detaching, and what comes after."""
+"""The life of a RawSocket: closing, detaching, and use after that."""
 
 import errno
 import gc
@@ -16,7 +16,7 @@ from support.programs import accept
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
-# The life of the object
+# Closing and detaching
 
 
 def test_context_manager_closes(pair: Veth) -> None:
@@ -39,12 +39,12 @@ def test_context_manager_does_not_hide_exceptions(pair: Veth) -> None:
     assert sock.closed
 
 
-def test_close_is_harmless_when_closed(veth: Veth) -> None:
+def test_closing_twice_does_nothing(veth: Veth) -> None:
     sock = RawSocket(veth.b)
     before = descriptors()
     sock.close()
     after = descriptors()
-    assert len(after) == len(before) - 2, "a descriptor stays open"
+    assert len(after) == len(before) - 2, "a descriptor was left open"
     with open(os.devnull, "rb") as reused:
         sock.close()
         os.fstat(reused.fileno())
@@ -79,15 +79,17 @@ def test_every_call_on_a_closed_socket_is_ebadf(
     assert caught.value.filename == pair.b
 
 
-def test_detach_leaves_the_descriptor_to_the_caller(veth: Veth) -> None:
+def test_detach_gives_the_descriptor_to_the_caller(veth: Veth) -> None:
     sock = RawSocket(veth.b)
     descriptor = sock.fileno()
     before = descriptors()
     assert sock.detach() == descriptor
     assert sock.closed
     assert sock.fileno() == -1
-    assert sock.detach() == -1, "a second detach() gives the descriptor again"
-    assert len(descriptors()) == len(before) - 1, "the eventfd stays open"
+    assert sock.detach() == -1, (
+        "a second detach() returned the descriptor again"
+    )
+    assert len(descriptors()) == len(before) - 1, "the eventfd was left open"
     sock.close()
     with socket.socket(fileno=descriptor) as std:
         std.settimeout(WAIT)
@@ -95,7 +97,7 @@ def test_detach_leaves_the_descriptor_to_the_caller(veth: Veth) -> None:
         assert std.recv(2048) == frame(b"detached")
 
 
-def test_socket_that_is_not_closed_warns_and_closes(veth: Veth) -> None:
+def test_socket_that_is_freed_open_warns_and_closes(veth: Veth) -> None:
     sock = RawSocket(veth.b)
     descriptor = sock.fileno()
     before = descriptors()
@@ -109,7 +111,7 @@ def test_socket_that_is_not_closed_warns_and_closes(veth: Veth) -> None:
 
 
 def test_closed_or_detached_socket_does_not_warn(veth: Veth) -> None:
-    """Warnings are errors in this suite, unraisable ones too."""
+    """This suite turns warnings into errors, including unraisable ones."""
     closed, detached = RawSocket(veth.b), RawSocket(veth.b)
     closed.close()
     descriptor = detached.detach()

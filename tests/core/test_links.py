@@ -1,5 +1,5 @@
-"""Links that go down, come back, and interfaces that are deleted under a
-socket."""
+"""Links that go down and come back, and interfaces that are deleted while a
+socket is open."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def send(request: pytest.FixtureRequest) -> Callable[[RawSocket], Any]:
 
 
 def nothing_pending(sock: RawSocket) -> None:
-    """Neither a packet nor an error waits."""
+    """Asserts that neither a packet nor an error is pending."""
     timeout = sock.gettimeout()
     sock.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -40,13 +40,13 @@ def nothing_pending(sock: RawSocket) -> None:
     sock.settimeout(timeout)
 
 
-# Down and up
+# Links that go down and up
 
 
 def test_link_going_down_ends_a_receive_that_waits(
     veth: Veth, receive: Callable[[RawSocket], Any]
 ) -> None:
-    """Once, and the socket works again when the link is up."""
+    """One error, and the socket works again when the link is up."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         call = Call(receive, sock)
         call.until_blocked()
@@ -69,7 +69,9 @@ def test_error_names_the_interface(veth: Veth) -> None:
     assert caught.value.filename == veth.b
 
 
-def test_receive_after_the_error_waits_for_the_link(veth: Veth) -> None:
+def test_receive_after_the_error_waits_until_the_link_is_up(
+    veth: Veth,
+) -> None:
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         veth.down("b")
         with raises(errno.ENETDOWN):
@@ -81,14 +83,14 @@ def test_receive_after_the_error_waits_for_the_link(veth: Veth) -> None:
         assert call.result() == PACKET
 
 
-def test_link_of_the_other_end_is_no_error(veth: Veth) -> None:
-    """Only the carrier is lost."""
+def test_lost_carrier_is_not_an_error(veth: Veth) -> None:
+    """The other end of the veth pair goes down."""
     with RawSocket(veth.b) as sock:
         veth.down("a")
         nothing_pending(sock)
 
 
-def test_each_time_down_is_an_error_of_its_own(veth: Veth) -> None:
+def test_every_link_down_is_one_error(veth: Veth) -> None:
     with RawSocket(veth.b) as sock:
         for _ in range(3):
             veth.down("b")
@@ -98,14 +100,14 @@ def test_each_time_down_is_an_error_of_its_own(veth: Veth) -> None:
             nothing_pending(sock)
 
 
-def test_packets_queued_before_come_after_the_error(veth: Veth) -> None:
+def test_queued_packets_are_received_after_the_error(veth: Veth) -> None:
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sender.sendmmsg_all([numbered(i) for i in range(5)])
         veth.down("b")
         batch = PacketBatch(8)
         with raises(errno.ENETDOWN):
             sock.recvmmsg_into(batch)
-        assert len(batch) == 0, "a call that raises has changed the batch"
+        assert len(batch) == 0, "a call that raised changed the batch"
         assert sock.recvmmsg_into(batch) == 5
         assert [number_of(packet) for packet in batch.tolist()] == [*range(5)]
 
@@ -124,7 +126,7 @@ def test_every_send_while_the_link_is_down_is_an_error(
         assert sock.recv(2048) == PACKET
 
 
-def test_send_while_the_link_is_down_leaves_the_error_to_the_receiver(
+def test_send_on_a_down_link_keeps_the_receivers_error(
     veth: Veth, send: Callable[[RawSocket], Any]
 ) -> None:
     with RawSocket(veth.b) as sock:
@@ -137,8 +139,9 @@ def test_send_while_the_link_is_down_leaves_the_error_to_the_receiver(
 
 
 def test_kernel_gives_the_error_to_whoever_calls_first(veth: Veth) -> None:
-    """Once per socket: a send on a link that is up again draws it, and the
-    receiver would never learn that packets are missing."""
+    """The kernel reports ENETDOWN once per socket. A send on a link that is up
+    again would get it, and the receiver would not learn that packets are
+    missing."""
     plain = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     with plain:
         plain.bind((veth.b, 3))
@@ -151,10 +154,10 @@ def test_kernel_gives_the_error_to_whoever_calls_first(veth: Veth) -> None:
             plain.recv(2048)
 
 
-def test_sender_that_draws_the_error_keeps_it_for_the_receiver(
+def test_send_that_gets_the_receivers_error_keeps_it(
     veth: Veth, send: Callable[[RawSocket], Any]
 ) -> None:
-    """The link is up: the error is not about what is sent now."""
+    """The link is up again, so the error is not about this send."""
     with RawSocket(veth.b) as sock:
         veth.down("b")
         veth.up("b")
@@ -164,15 +167,15 @@ def test_sender_that_draws_the_error_keeps_it_for_the_receiver(
         nothing_pending(sock)
 
 
-def test_send_only_socket_is_told_by_its_sends_alone(veth: Veth) -> None:
+def test_send_only_socket_gets_errors_from_sends(veth: Veth) -> None:
     with RawSocket(veth.a, protocol=0) as sender:
         veth.down("a")
         veth.up("a")
         sender.send(PACKET)
 
 
-def test_kept_error_reaches_a_receive_that_waits_already(veth: Veth) -> None:
-    """Whichever of the two the kernel tells."""
+def test_kept_error_reaches_a_waiting_receive(veth: Veth) -> None:
+    """Whether the kernel reports it to the send or to the receive."""
     with RawSocket(veth.b) as sock:
         call = Call(sock.recv, 2048)
         call.until_blocked()
@@ -183,7 +186,7 @@ def test_kept_error_reaches_a_receive_that_waits_already(veth: Veth) -> None:
             call.result()
 
 
-def test_allow_down_waits_for_the_link(veth: Veth) -> None:
+def test_allow_down_receive_waits_for_the_link(veth: Veth) -> None:
     veth.down("b")
     with RawSocket(veth.b, allow_down=True) as sock:
         nothing_pending(sock)
@@ -195,7 +198,7 @@ def test_allow_down_waits_for_the_link(veth: Veth) -> None:
         assert call.result() == PACKET
 
 
-def test_allow_down_and_the_link_that_goes_down_again(veth: Veth) -> None:
+def test_allow_down_raises_when_the_link_goes_down_again(veth: Veth) -> None:
     veth.down("b")
     with RawSocket(veth.b, allow_down=True) as sock:
         veth.up("b")
@@ -205,8 +208,8 @@ def test_allow_down_and_the_link_that_goes_down_again(veth: Veth) -> None:
         nothing_pending(sock)
 
 
-def test_allow_down_and_the_interface_that_never_comes(veth: Veth) -> None:
-    """No event tells: it is down already when it is deleted."""
+def test_allow_down_raises_when_the_interface_is_deleted(veth: Veth) -> None:
+    """There is no event, because it is down when it is deleted."""
     veth.down("b")
     with RawSocket(veth.b, allow_down=True) as sock:
         call = Call(sock.recv, 2048)
@@ -216,12 +219,11 @@ def test_allow_down_and_the_interface_that_never_comes(veth: Veth) -> None:
             call.result()
 
 
-# Deleted
+# Deleted interfaces
 
 
 def until_gone(sock: RawSocket) -> float:
-    """Receives until it is ENODEV, through what may come before; returns
-    when that was."""
+    """Receives until a receive raises ENODEV; returns the time of that."""
     batch = PacketBatch(4)
     while True:
         try:
@@ -233,7 +235,8 @@ def until_gone(sock: RawSocket) -> float:
 
 
 class Lateness:
-    """How late this machine wakes a thread that sleeps, at worst."""
+    """Measures how late this machine wakes a sleeping thread in the worst
+    case."""
 
     def __init__(self) -> None:
         self.worst = 0.0
@@ -255,7 +258,7 @@ class Lateness:
 
 
 def many_interfaces(count: int, directory: Path) -> list[str]:
-    """Makes pairs and returns the names of their ends b, up and silent."""
+    """Makes veth pairs and sets the ends b up; returns their names."""
     lines = []
     for i in range(count):
         lines += [
@@ -269,7 +272,7 @@ def many_interfaces(count: int, directory: Path) -> list[str]:
 
 
 def delete_at_once(name: str) -> None:
-    """As ip(8) does, without the time that a program takes to start."""
+    """Deletes an interface like ip(8), without starting a program."""
     index = socket.if_nametoindex(name)
     # <linux/netlink.h>, <linux/rtnetlink.h>: nlmsghdr, ifinfomsg
     delete, flags = 17, 0x01 | 0x04  # RTM_DELLINK, NLM_F_REQUEST | NLM_F_ACK
@@ -282,11 +285,11 @@ def delete_at_once(name: str) -> None:
     assert error == 0, os.strerror(-error)
 
 
-def test_deleted_interface_is_noticed_by_a_receive_that_waits(
+def test_waiting_receive_notices_a_deleted_interface(
     tmp_path: Path, scaled: Callable[[int], int]
 ) -> None:
-    """Within 1.5 s of each of 100 deletes. In some the only event comes before
-    the kernel itself knows that the interface is gone."""
+    """Within 1.5 s of each of 100 deletes. For some of them, the only event
+    comes before the kernel itself has removed the interface."""
     before = descriptors()
     late: list[float] = []
     for _ in range(scaled(1)):
@@ -308,8 +311,8 @@ def test_deleted_interface_is_noticed_by_a_receive_that_waits(
             sock.close()
         limit = 1.5 + lateness.worst
         assert max(late) < limit, (
-            f"{sum(one >= limit for one in late)} of {len(late)} noticed late,"
-            f" one only after {max(late):.2f} s"
+            f"{sum(one >= limit for one in late)} of {len(late)} were"
+            f" noticed late, the last after {max(late):.2f} s"
         )
     assert descriptors() == before
 
@@ -330,23 +333,23 @@ def test_every_call_after_the_delete_is_enodev(
 
 
 @pytest.mark.parametrize("timeout", [0, 1e-3])
-def test_delete_is_noticed_by_calls_that_hardly_wait(
+def test_delete_is_noticed_by_calls_with_a_short_timeout(
     veth: Veth, timeout: float
 ) -> None:
     with RawSocket(veth.b) as sock:
         sock.settimeout(timeout)
         veth.delete()
-        # Both of the kernel's notifications have run when ip(8) returns.
+        # When ip(8) returns, the kernel has sent both notifications.
         for _ in range(3):
             with raises(errno.ENODEV):
                 sock.recv(2048)
 
 
 @pytest.mark.parametrize("first_down", [False, True])
-def test_packets_queued_before_the_delete_do_not_hide_it(
+def test_packets_queued_before_the_delete_are_received_first(
     veth: Veth, first_down: bool
 ) -> None:
-    """They still come; what follows them is ENODEV."""
+    """After them, the receive raises ENODEV."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sock.setblocking(False)
         sender.sendmmsg_all([numbered(i) for i in range(3)])
@@ -365,10 +368,10 @@ def test_packets_queued_before_the_delete_do_not_hide_it(
                 sock.recv(2048)
 
 
-def test_sender_is_told_of_the_delete(
+def test_send_on_a_deleted_interface_raises(
     veth: Veth, send: Callable[[RawSocket], Any]
 ) -> None:
-    """The kernel says ENXIO."""
+    """The kernel returns ENXIO."""
     plain = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     with plain, RawSocket(veth.a, protocol=0) as sender:
         plain.bind((veth.a, 0))
@@ -380,8 +383,8 @@ def test_sender_is_told_of_the_delete(
                 send(sender)
 
 
-def test_kernel_forgets_the_index_of_a_deleted_interface(veth: Veth) -> None:
-    """The one thing that tells for ever; getsockname() shows it as no name."""
+def test_kernel_resets_the_index_after_a_delete(veth: Veth) -> None:
+    """This is the one permanent sign. getsockname() returns an empty name."""
     with RawSocket(veth.b) as sock:
         assert sock.getsockname()[0] == veth.b
         veth.delete()
@@ -390,10 +393,10 @@ def test_kernel_forgets_the_index_of_a_deleted_interface(veth: Veth) -> None:
         assert sock.getsockname()[0] == ""
 
 
-def test_interface_of_the_same_name_is_another_one(
+def test_new_interface_of_the_same_name_is_not_used(
     veth_factory: Callable[..., Veth],
 ) -> None:
-    """It is not attached to: packets of it never appear."""
+    """The socket does not attach to it and receives nothing from it."""
     first = veth_factory("again-a", "again-b")
     with RawSocket("again-b") as sock, RawSocket("again-a") as sender:
         first.delete()
@@ -412,8 +415,8 @@ def test_interface_of_the_same_name_is_another_one(
             assert new.ifindex != sock.ifindex
 
 
-def test_two_receivers_are_both_told_of_the_delete(veth: Veth) -> None:
-    """The kernel tells one of them."""
+def test_both_waiting_receivers_notice_the_delete(veth: Veth) -> None:
+    """The kernel wakes one of them."""
     with RawSocket(veth.b) as sock:
         calls = [Call(until_gone, sock) for _ in range(2)]
         for call in calls:
@@ -423,7 +426,7 @@ def test_two_receivers_are_both_told_of_the_delete(veth: Veth) -> None:
             call.result()
 
 
-def test_deleted_interface_does_not_hinder_close(veth: Veth) -> None:
+def test_close_works_after_the_delete(veth: Veth) -> None:
     before = descriptors()
     with RawSocket(veth.b, promisc=True) as sock:
         veth.delete()
@@ -432,7 +435,7 @@ def test_deleted_interface_does_not_hinder_close(veth: Veth) -> None:
     assert descriptors() == before
 
 
-def test_renamed_interface_is_the_same_one(veth: Veth) -> None:
+def test_renamed_interface_is_still_used(veth: Veth) -> None:
     """The socket is bound to the index."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         ip("link", "set", veth.b, "name", "renamed-b")
@@ -441,7 +444,9 @@ def test_renamed_interface_is_the_same_one(veth: Veth) -> None:
         sock.settimeout(0)
         with pytest.raises(BlockingIOError) as blocked:
             sock.recv(2048)
-        assert blocked.value.filename is None, "that costs a system call"
+        assert blocked.value.filename is None, (
+            "the new name is not looked up, to save a system call"
+        )
         with pytest.raises(OSError) as caught:
             sock.send(b"short")
         assert caught.value.filename == "renamed-b"

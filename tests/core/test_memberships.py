@@ -1,4 +1,5 @@
-"""Multicast: what a socket has its interface receive besides."""
+"""Memberships: multicast addresses that an interface receives while a socket
+is open."""
 
 import json
 
@@ -30,7 +31,7 @@ def test_membership_is_added_and_dropped(pair: Veth) -> None:
         assert GROUP.hex() in members(pair.b)
         sock.drop_membership(GROUP)
         assert GROUP.hex() not in members(pair.b)
-        sock.drop_membership(GROUP)  # the kernel does not mind
+        sock.drop_membership(GROUP)  # the kernel accepts it twice
         with pytest.raises(ValueError, match="1 to 8 bytes"):
             sock.add_membership(bytes(9))
         with pytest.raises(TypeError):

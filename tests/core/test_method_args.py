@@ -1,5 +1,5 @@
-"""Methods that are given what makes no sense: each mistake raises the error
-stated, never crashes, and leaves no descriptor behind."""
+"""Invalid arguments of methods: each raises the stated error, never crashes,
+and leaves no descriptor open."""
 
 import errno
 import socket
@@ -182,18 +182,20 @@ CALLS: dict[str, tuple[Callable[[Any], object], Any]] = {
 
 
 @pytest.mark.parametrize(("call", "error"), CALLS.values(), ids=CALLS)
-def test_call_that_makes_no_sense_raises(
+def test_invalid_argument_raises(
     sock: RawSocket, call: Callable[[Any], object], error: Any
 ) -> None:
     with same_descriptors(), pytest.raises(error):
         call(sock)
     assert not sock.closed
-    assert sock.statistics()[2:] == (0, 0, 0, 0), "something was transferred"
+    assert sock.statistics()[2:] == (0, 0, 0, 0), (
+        "a packet was sent or received"
+    )
 
 
-def test_closed_socket_still_tells_its_state() -> None:
-    """What needs no descriptor works on a closed socket, as in the socket
-    module."""
+def test_attributes_of_a_closed_socket_work() -> None:
+    """As in the socket module, attributes that need no descriptor still
+    work."""
     with RawSocket("lo") as sock:
         pass
     sock.settimeout(1)
@@ -241,15 +243,15 @@ def test_closed_datagram_socket_is_ebadf(
     with pytest.raises(OSError, match="the socket was closed") as caught:
         call(sock)
     assert caught.value.errno == errno.EBADF
-    assert caught.value.filename is None, "it has no interface"
+    assert caught.value.filename is None, "the socket has no interface"
 
 
-def test_every_method_is_known_to_these_tests() -> None:
+def test_every_method_is_tested_on_a_closed_socket() -> None:
     """A method that is added needs its closed socket tested too."""
     harmless = {
         *("fileno", "detach", "close", "settimeout", "gettimeout"),
         *("setblocking", "getblocking", "getsockname", "statistics"),
-        # of AF_PACKET
+        # only on AF_PACKET
         *("add_membership", "drop_membership"),
     }
     methods = {
@@ -260,7 +262,7 @@ def test_every_method_is_known_to_these_tests() -> None:
     assert methods == harmless | {name.split()[0] for name in CLOSED}
 
 
-def test_error_of_sendmmsg_all_tells_what_was_sent(sock: RawSocket) -> None:
+def test_error_of_sendmmsg_all_has_packets_sent(sock: RawSocket) -> None:
     for packets in ([b"sent", None], [None], None):
         with pytest.raises(TypeError) as caught:
             sock.sendmmsg_all(packets)  # type: ignore[arg-type]
@@ -288,7 +290,7 @@ TOO_LONG: dict[str, Callable[[RawSocket, PacketBatch], object]] = {
 @pytest.mark.parametrize("length", [65, 2**16, 2**31, 2**32 - 1])
 @pytest.mark.parametrize("use", TOO_LONG.values(), ids=TOO_LONG)
 @pytest.mark.parametrize("memory", ["own", "buffer", "buffers"])
-def test_length_beyond_the_frame_is_refused_at_every_use(
+def test_length_beyond_the_frame_is_refused_by_every_use(
     memory: str,
     use: Callable[[RawSocket, PacketBatch], object],
     length: int,
@@ -311,10 +313,10 @@ def test_length_beyond_the_frame_is_refused_at_every_use(
     assert bytes(batch[2]) == b"three"
     batch.lengths[1] = 64
     assert len(batch[1]) == 64
-    assert sock.sendmmsg(batch) == 3, "the batch is of no more use"
+    assert sock.sendmmsg(batch) == 3, "the batch no longer works"
 
 
-def test_only_the_packets_held_need_a_good_length(sock: RawSocket) -> None:
+def test_unused_lengths_are_not_checked(sock: RawSocket) -> None:
     batch = PacketBatch(3, 64)
     batch.append(b"one")
     batch.lengths[1] = 65
@@ -322,4 +324,4 @@ def test_only_the_packets_held_need_a_good_length(sock: RawSocket) -> None:
     assert sock.sendmmsg(batch) == 1
     batch.set_count(3)
     batch.lengths[0], batch.lengths[1] = 65, 3
-    assert sock.sendmmsg(batch, 1) == 2, "those before start are not sent"
+    assert sock.sendmmsg(batch, 1) == 2, "packets before start were sent"

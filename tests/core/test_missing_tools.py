@@ -1,4 +1,5 @@
-"""A test whose tool is not installed is skipped, and names the remedy."""
+"""A test whose tool is not installed is skipped, with the command that
+installs it."""
 
 import subprocess
 import sys
@@ -17,16 +18,17 @@ TESTS = Path(__file__).parents[1]
         "bench/test_bench_scapy.py::test_system_calls_are_counted",
     ],
 )
-def test_skips_with_the_command_that_installs_it(
+def test_skip_names_the_command_that_installs_the_tool(
     tmp_path: Path, test: str
 ) -> None:
-    """The first test looks for strace itself, the second has bench/ do it."""
+    """The first test looks for strace itself; in the second, bench/ does."""
     inherited = environment()
-    for name in ("CI", "PYTEST_ADDOPTS"):  # where a skip may be a failure
+    for name in ("CI", "PYTEST_ADDOPTS"):  # with which a skip can be a failure
         inherited.pop(name, None)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
+            *("-p", "no:hypothesispytest"),
             str(TESTS / test),
         ],
         cwd=TESTS.parent,

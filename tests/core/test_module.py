@@ -1,4 +1,4 @@
-"""The extension as a file, and what importing the package means."""
+"""The extension's file, and what importing the package does."""
 
 import importlib.machinery
 import subprocess
@@ -16,7 +16,7 @@ from rawmmsg import _rawmmsg
 
 
 def symbols(path: str) -> set[str]:
-    """The names that the file takes from others, or gives them."""
+    """The undefined or exported symbols of the file."""
     done = subprocess.run(
         [tool("readelf"), "--dyn-syms", "--wide", path],
         capture_output=True,
@@ -27,9 +27,9 @@ def symbols(path: str) -> set[str]:
     return {row[7].partition("@")[0] for row in rows if len(row) > 7}
 
 
-def test_extension_calls_the_kernel_itself() -> None:
-    """sendmmsg() of musl is a loop of sendmsg(); AddressSanitizer sees what
-    libc's recvmmsg() writes, and nothing of what syscall(2) does."""
+def test_extension_uses_syscall_for_batches() -> None:
+    """musl's sendmmsg() is a loop of sendmsg(). AddressSanitizer checks what
+    libc's recvmmsg() writes, but not what syscall(2) does."""
     names = symbols(_rawmmsg.__file__)
     assert "PyInit__rawmmsg" in names
     sanitized = any(name.startswith("__asan_") for name in names)
@@ -38,7 +38,7 @@ def test_extension_calls_the_kernel_itself() -> None:
     assert "syscall" in names or sanitized
 
 
-def test_extension_exports_nothing_but_its_init_function() -> None:
+def test_extension_exports_only_its_init_function() -> None:
     done = subprocess.run(
         [tool("readelf"), "--dyn-syms", "--wide", _rawmmsg.__file__],
         capture_output=True,
@@ -54,10 +54,10 @@ def test_extension_exports_nothing_but_its_init_function() -> None:
     assert exported == {"PyInit__rawmmsg"}
 
 
-def test_file_is_for_one_python_or_for_all_with_the_limited_api() -> None:
-    """The buffer protocol and METH_FASTCALL are in the Limited API of 3.11,
-    and all that is needed in that of 3.12; free-threaded Pythons have none
-    before 3.15."""
+def test_file_name_matches_the_api_used() -> None:
+    """The Limited API has the buffer protocol and METH_FASTCALL since 3.11,
+    and everything that the extension needs since 3.12. Free-threaded Python
+    has no Limited API before 3.15."""
     name = Path(_rawmmsg.__file__).name
     if sys.version_info >= (3, 12) and not FREE_THREADED:
         assert name == "_rawmmsg.abi3.so"
@@ -67,9 +67,9 @@ def test_file_is_for_one_python_or_for_all_with_the_limited_api() -> None:
     assert name.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES))
 
 
-def test_package_imports_nothing_but_what_it_needs() -> None:
-    """Not typing, numpy, Scapy, asyncio or ctypes; the other submodules on
-    first use."""
+def test_import_loads_few_modules() -> None:
+    """Not typing, numpy, Scapy, asyncio or ctypes. Other submodules are loaded
+    at their first use."""
     done = run_python("""
         import sys
         before = set(sys.modules)
@@ -83,13 +83,13 @@ def test_package_imports_nothing_but_what_it_needs() -> None:
         *("rawmmsg.constants", "rawmmsg.fanout", "importlib"),
         *("importlib._bootstrap", "importlib._bootstrap_external", "types"),
         *("warnings", "operator", "_operator", "__future__", "contextlib"),
-        # What enum imports.
+        # Imported by enum.
         *("enum", "functools", "_functools", "collections", "_collections"),
         *("itertools", "keyword", "reprlib"),
     }
 
 
-def test_submodules_come_on_first_use() -> None:
+def test_submodules_are_loaded_at_their_first_use() -> None:
     assert isinstance(rawmmsg.testing, types.ModuleType)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         rawmmsg.nothing  # noqa: B018
@@ -97,7 +97,7 @@ def test_submodules_come_on_first_use() -> None:
         from rawmmsg import nothing  # noqa: F401
 
 
-# As where only rawmmsg is installed.
+# As if only rawmmsg were installed.
 ALONE = """
     import sys
     for name in ("scapy", "pytest", "tqdm", "numpy"):
@@ -110,8 +110,9 @@ ALONE = """
 """
 
 
-def test_package_can_be_looked_at_without_scapy() -> None:
-    """By help(), by Tab and by name; what is missing is not there."""
+def test_package_can_be_inspected_without_scapy() -> None:
+    """With help(), by completion and by name; missing modules do not
+    appear."""
     done = run_python(f"""{ALONE}
     page = pydoc.plain(pydoc.render_doc(rawmmsg))
     assert page.startswith("Python Library Documentation: package rawmmsg")
@@ -152,7 +153,7 @@ def test_import_without_scapy_names_the_remedy(statement: str) -> None:
     )
 
 
-def test_every_other_module_imports_alone() -> None:
+def test_every_other_module_can_be_imported_alone() -> None:
     """Except the pytest plugin, which only pytest imports. tqdm and numpy are
     imported where they are used."""
     done = run_python(f"""{ALONE}
@@ -168,8 +169,8 @@ def test_every_other_module_imports_alone() -> None:
     assert {"rawmmsg.__main__", "rawmmsg.bpf", "rawmmsg.testing"} <= names
 
 
-def test_import_keeps_the_gil_off() -> None:
-    """On a free-threaded Python; on any other there is no choice."""
+def test_import_does_not_enable_the_gil() -> None:
+    """On a free-threaded Python."""
     done = run_python("""
         import sys
         import rawmmsg
@@ -178,4 +179,4 @@ def test_import_keeps_the_gil_off() -> None:
     free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     assert done == f"{not free_threaded}\n"
     here = getattr(sys, "_is_gil_enabled", lambda: True)()
-    assert here != free_threaded, "another module has switched the GIL on"
+    assert here != free_threaded, "another module enabled the GIL"

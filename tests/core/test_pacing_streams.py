@@ -1,22 +1,24 @@
-"""sendp_batch: what a generator has yielded leaves while it waits or works."""
+"""Paced sending: what a generator has yielded is sent while it waits or
+works."""
 
 import errno
 import signal
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import pytest
-from support.calls import Call, eventually
+from support.calls import Call, eventually, packets_sent
 from support.frames import numbered, pending, receive
+from support.pacing import paced
 
 from rawmmsg import RawSocket
 from rawmmsg.pacing import relay as relay_module
 from rawmmsg.pacing.loads import MOST_BYTES, MOST_FRAMES
 from rawmmsg.pacing.relay import Relay
-from rawmmsg.scapy import sendp_batch
 from rawmmsg.testing import Veth
 
 PACES = pytest.mark.parametrize(
@@ -25,9 +27,8 @@ PACES = pytest.mark.parametrize(
 
 
 def no_thread_is_left() -> None:
-    names = {"rawmmsg-send", "rawmmsg-close"}
     eventually(
-        lambda: not names & {t.name for t in threading.enumerate()},
+        lambda: "rawmmsg-send" not in {t.name for t in threading.enumerate()},
         "a thread is left",
     )
 
@@ -36,7 +37,7 @@ def no_thread_is_left() -> None:
 def test_generator_may_wait_for_the_answer(
     pair: Veth, receiver: RawSocket, pace: dict[str, Any]
 ) -> None:
-    """To each request; and it runs in the caller's thread."""
+    """It gets an answer to each request, and runs in the caller's thread."""
 
     def requests() -> Iterator[bytes]:
         for i in range(20):
@@ -45,9 +46,27 @@ def test_generator_may_wait_for_the_answer(
             threads.add(threading.current_thread())
 
     threads: set[threading.Thread] = set()
-    assert sendp_batch(requests(), pair.a, **pace).frames == 20
+    assert paced(requests(), pair.a, **pace).frames == 20
     assert threads == {threading.current_thread()}
     no_thread_is_left()
+
+
+def test_generator_takes_little_memory(pair: Veth) -> None:
+    size, number = 1_400, 10_000
+
+    def packets() -> Iterator[bytes]:
+        for _ in range(number):
+            yield bytes(size)
+
+    paced([bytes(60)], pair.a)
+    tracemalloc.start()
+    try:
+        result = paced(packets(), pair.a)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.bytes == size * number
+    assert peak < result.bytes / 3, "more than a few batches are in memory"
 
 
 @PACES
@@ -60,7 +79,7 @@ def test_each_burst_leaves_before_the_next(
             yield from burst
             assert receive(receiver, 8) == burst
 
-    assert sendp_batch(bursts(), pair.a, **pace).frames == 80
+    assert paced(bursts(), pair.a, **pace).frames == 80
 
 
 def test_buffer_may_be_used_again_when_it_was_yielded(
@@ -72,7 +91,7 @@ def test_buffer_may_be_used_again_when_it_was_yielded(
             buffer[:] = numbered(i)
             yield buffer
 
-    sendp_batch(packets(), pair.a)
+    paced(packets(), pair.a)
     assert pending(receiver) == [numbered(i) for i in range(500)]
 
 
@@ -87,7 +106,7 @@ def test_generator_does_not_run_far_ahead_of_a_slow_pace(pair: Veth) -> None:
 
     stop = threading.Event()
     options: dict[str, Any] = {"pps": 2, "stop": stop}
-    with Call(lambda: sendp_batch(packets(), pair.a, **options)) as call:
+    with Call(lambda: paced(packets(), pair.a, **options)) as call:
         eventually(lambda: yielded >= 2, "nothing is yielded")
         stop.set()
         result = call.result()
@@ -111,12 +130,12 @@ def test_generator_ends_where_sending_fails(veth: Veth) -> None:
             ended = True
 
     with pytest.raises(OSError) as caught:
-        sendp_batch(packets(), veth.a)
+        paced(packets(), veth.a)
     assert caught.value.errno == errno.ENETDOWN
-    assert caught.value.packets_sent >= 0  # type: ignore[attr-defined]
+    assert packets_sent(caught.value) >= 0
     no_thread_is_left()
     del caught
-    assert ended, "the generator is not closed"
+    assert ended, "the generator was not closed"
 
 
 @pytest.mark.parametrize("pace", [{}, {"pps": 0.01}], ids=str)
@@ -128,17 +147,18 @@ def test_ctrl_c_ends_it_while_the_generator_waits(
         assert receive(receiver, 1) == [numbered(1)]
         signal.raise_signal(signal.SIGINT)
         yield numbered(2)
-        raise AssertionError("it goes on")
+        raise AssertionError("the generator continues")
 
-    result = sendp_batch(packets(), pair.a, **pace)
-    assert result.frames == 1
+    with pytest.raises(KeyboardInterrupt) as caught:
+        paced(packets(), pair.a, **pace)
+    assert packets_sent(caught.value) == 1
     no_thread_is_left()
 
 
 def test_ctrl_c_ends_it_while_the_pace_is_waited_for(
     pair: Veth, receiver: RawSocket
 ) -> None:
-    """All is yielded, and the second frame is due in 100 s."""
+    """Everything is yielded, and the second frame is due in 100 s."""
     main = threading.main_thread().ident
     assert main is not None
 
@@ -146,18 +166,16 @@ def test_ctrl_c_ends_it_while_the_pace_is_waited_for(
         assert receive(receiver, 1) == [numbered(1)]
         signal.pthread_kill(main, signal.SIGINT)
 
-    with Call(interrupt):
-        result = sendp_batch(
-            iter([numbered(1), numbered(2)]), pair.a, pps=0.01
-        )
-    assert result.frames == 1
+    with Call(interrupt), pytest.raises(KeyboardInterrupt) as caught:
+        paced(iter([numbered(1), numbered(2)]), pair.a, pps=0.01)
+    assert packets_sent(caught.value) == 1
     no_thread_is_left()
 
 
 def test_fast_generator_is_sent_in_full_batches(
     pair: Veth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a batch is being sent the next one fills."""
+    """While a batch is sent, the next one fills."""
     relay = Relay(1024, lambda: False)
     with Call(put_all, relay, 3000):
         sizes: list[int] = []
@@ -174,7 +192,7 @@ def put_all(relay: Relay, count: int) -> None:
     relay.close()
 
 
-def test_relay_holds_no_more_than_its_share_of_memory() -> None:
+def test_relay_holds_a_bounded_number_of_bytes() -> None:
     relay = Relay(1024, lambda: False)
     frame = bytes(MOST_BYTES // 4)
     with Call(lambda: [relay.put(frame, 0.0) for _ in range(10)]):
@@ -185,7 +203,7 @@ def test_relay_holds_no_more_than_its_share_of_memory() -> None:
     assert max(sizes) <= 4
 
 
-def test_relay_that_is_closed_takes_no_more() -> None:
+def test_closed_relay_takes_no_more_frames() -> None:
     relay = Relay(1, lambda: False)
     assert relay.put(b"1", 1.0)
     with Call(relay.put, b"2", 2.0) as call:
@@ -195,7 +213,7 @@ def test_relay_that_is_closed_takes_no_more() -> None:
     assert relay.take() == ([], [])
 
 
-def test_relay_stops_waiting_where_it_is_to_stop() -> None:
+def test_relay_stops_waiting_when_stopped() -> None:
     stop = threading.Event()
     relay = Relay(1, stop.is_set)
     with Call(relay.take) as call:
@@ -204,8 +222,8 @@ def test_relay_stops_waiting_where_it_is_to_stop() -> None:
 
 
 def interrupted(call: Callable[[], object], step: int) -> bool:
-    """Whether KeyboardInterrupt, raised before this step of the interpreter
-    in the call, has come out of it; else the call has fewer steps."""
+    """Raises KeyboardInterrupt before this step of the interpreter in the
+    call; returns False if the call has fewer steps."""
     left = step
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
@@ -217,7 +235,7 @@ def interrupted(call: Callable[[], object], step: int) -> bool:
         return trace
 
     before = sys.gettrace()
-    # Python 3.12 looks at this when tracing begins.
+    # Python 3.12 reads this when tracing begins.
     sys._getframe().f_trace_opcodes = True
     sys.settrace(trace)
     try:
@@ -230,11 +248,11 @@ def interrupted(call: Callable[[], object], step: int) -> bool:
 
 
 @pytest.mark.parametrize("waiting", [0, 1], ids=["with room", "full"])
-def test_ctrl_c_between_any_two_steps_leaves_the_relay_in_order(
+def test_ctrl_c_between_any_two_steps_does_no_harm_to_the_relay(
     monkeypatch: pytest.MonkeyPatch, waiting: int
 ) -> None:
-    """put() ends, and the sender after it. Where the relay is full, it is
-    interrupted in its first waits, which take no time here."""
+    """put() ends, and so does the sender after it. If the relay is full, put()
+    is interrupted in its first waits, which take no time in this test."""
     monkeypatch.setattr(relay_module, "NAP", 0.0)
     for step in range(1, 400):
         relay = Relay(1, lambda: False)
@@ -249,4 +267,4 @@ def test_ctrl_c_between_any_two_steps_leaves_the_relay_in_order(
             frames, times = call.result()
         assert len(frames) == len(times) >= waiting
         assert relay.take() == ([], [])
-    assert step > 20, "put() has not been interrupted"
+    assert step > 20, "put() was not interrupted"

@@ -110,8 +110,11 @@ def user_suite(
         )
         (tmp_path / "test_user.py").write_text(textwrap.dedent(tests))
         command = [sys.executable, "-m", "pytest", "-ra", "--strict-markers"]
+        # Importing hypothesis takes longer than the whole suite.
+        for unused in ("cacheprovider", "hypothesispytest"):
+            command += ["-p", f"no:{unused}"]
         return subprocess.run(
-            [*(prefix or []), *command, "-p", "no:cacheprovider", *arguments],
+            [*(prefix or []), *command, *arguments],
             cwd=tmp_path,
             env=environment(OUTER=str(namespace()), **changes),
             capture_output=True,

@@ -1,5 +1,5 @@
-"""Our sockets and Scapy's own see the same: the same packets, captured by both
-at the same time."""
+"""The sockets of rawmmsg receive what Scapy's own do. Both capture the same
+packets at the same time."""
 
 import os
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ LAST = frame(END.ljust(46, b"\0"))
 
 @pytest.fixture(scope="module")
 def wide() -> Iterator[Veth]:
-    """A pair for frames of every size."""
+    """A pair that carries frames of any size."""
     with veth_pair(mtu=65535) as made:
         yield made
 
@@ -46,15 +46,15 @@ def wide() -> Iterator[Veth]:
 @pytest.mark.parametrize("outgoing", [False, True], ids=["in", "out"])
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("case", TRAFFIC)
-def test_same_packets(
+def test_sockets_receive_the_same_packets(
     wide: Veth,
     case: str,
     kind: str,
     outgoing: bool,
     session: type[BatchSession] | None,
 ) -> None:
-    """Bytes, order, count and layers, whether the traffic comes from the wire
-    or from another program of this machine."""
+    """Bytes, order, count and layers are the same, whether the traffic comes
+    from the wire or from another program on this machine."""
     theirs, ours = PAIRS[kind]
     sent = TRAFFIC[case]
     with (
@@ -63,14 +63,14 @@ def test_same_packets(
         ours(iface=wide.a) as sock,
     ):
         send(wide.a if outgoing else wide.b, [*sent, LAST])
-        if outgoing:  # which a two-way socket does not see
+        if outgoing:  # a two-way socket does not receive it
             send(wide.b, [LAST])
         expected = until_end(reference)
         found = until_end(sock, session=session)
     assert read(found) == read(expected)
     if kind == "listening" or not outgoing:
         assert [packet.original for packet in expected] == wire(sent), (
-            "the reference itself is not what was sent"
+            "Scapy's own socket did not receive what was sent"
         )
 
 
@@ -89,8 +89,8 @@ def test_raw_sniffer_gives_the_same_bytes(wide: Veth, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", TRAFFIC)
-def test_sendp_puts_the_same_on_the_wire(wide: Veth, case: str) -> None:
-    """One by one, through our socket as through Scapy's own."""
+def test_sendp_sends_the_same_by_either_socket(wide: Veth, case: str) -> None:
+    """Frame by frame."""
     sent = TRAFFIC[case][:20]
     seen = []
     for make in PAIRS["two-way"]:
@@ -110,11 +110,11 @@ def test_sendp_puts_the_same_on_the_wire(wide: Veth, case: str) -> None:
     assert seen[1] == seen[0] == wire(sent)
 
 
-def test_defragmented_the_same(veth: Veth) -> None:
-    """A session of Scapy's own on a batch of fragments."""
+def test_fragments_are_reassembled_the_same(veth: Veth) -> None:
+    """A batch of fragments goes through Scapy's own session."""
 
     class BatchIPSession(BatchSession, IPSession):
-        """Defragments, a batch at a time."""
+        """Defragments one batch at a time."""
 
     theirs, ours = PAIRS["listening"]
     sent = TRAFFIC["fragments"]
@@ -123,14 +123,14 @@ def test_defragmented_the_same(veth: Veth) -> None:
         expected = until_end(reference, session=IPSession)
         found = until_end(sock, session=BatchIPSession)
     assert wire(found) == wire(expected)
-    assert len(found) == 2, "not put together again"
+    assert len(found) == 2, "the fragments were not reassembled"
 
 
-def test_tcp_session_on_batches_the_same(veth: Veth) -> None:
-    """A session that has recv() of its own."""
+def test_tcp_session_reassembles_the_same_from_batches(veth: Veth) -> None:
+    """This session defines its own recv()."""
 
     class BatchTCPSession(BatchSession, TCPSession):
-        """Reassembles, a batch at a time."""
+        """Reassembles one batch at a time."""
 
     theirs, ours = PAIRS["listening"]
     with theirs(iface=veth.a) as reference, ours(iface=veth.a) as sock:
@@ -142,8 +142,9 @@ def test_tcp_session_on_batches_the_same(veth: Veth) -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_loopback_is_seen_the_same(kind: str) -> None:
-    """By a listening socket twice: as it goes and as it comes."""
+def test_loopback_gives_the_same(kind: str) -> None:
+    """A listening socket receives each packet twice, when it goes out and when
+    it comes in."""
     theirs, ours = PAIRS[kind]
     sent = [bytes(one) for one in TRAFFIC["ARP"]]
     with theirs(iface="lo") as reference, ours(iface="lo") as sock:
@@ -155,10 +156,10 @@ def test_loopback_is_seen_the_same(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_packets_of_a_tunnel_are_seen_the_same(
+def test_tunnel_gives_the_same(
     kind: str,
 ) -> None:
-    """No link layer: the packet begins with IP, of either version."""
+    """It has no link layer: packets begin with an IPv4 or IPv6 header."""
     sent: list[Packet] = [
         IP(src=A4, dst=B4) / UDP() / Raw(b"four"),
         IPv6(src=A6, dst=B6) / UDP() / Raw(b"six"),
@@ -178,7 +179,7 @@ def test_packets_of_a_tunnel_are_seen_the_same(
     assert wire(found) == wire(sent[:2])
 
 
-def test_a_tunnel_is_sent_to() -> None:
+def test_packets_are_sent_to_a_tunnel() -> None:
     packet = IP(src=A4, dst=B4) / UDP() / Raw(b"out")
     with (
         tunnel() as (name, descriptor),
@@ -190,7 +191,7 @@ def test_a_tunnel_is_sent_to() -> None:
 
 @pytest.mark.parametrize("length", [1, 13])
 def test_short_frames_are_padded_the_same(veth: Veth, length: int) -> None:
-    """One shorter than its header would be refused by the kernel."""
+    """The kernel would refuse a frame that is shorter than its header."""
     arrived = []
     for make in PAIRS["two-way"]:
         with RawSocket(veth.b) as wire_end, make(iface=veth.a) as sock:
@@ -200,7 +201,7 @@ def test_short_frames_are_padded_the_same(veth: Veth, length: int) -> None:
     assert len(arrived[1]) == conf.min_pkt_size
 
 
-def test_one_protocol_is_seen_the_same(veth: Veth) -> None:
+def test_one_protocol_gives_the_same(veth: Veth) -> None:
     theirs, ours = PAIRS["two-way"]
     sent = [frame(bytes([i]) * 46) for i in range(3)]
     with (

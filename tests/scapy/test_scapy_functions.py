@@ -1,4 +1,5 @@
-"""What Scapy builds on sockets works on ours."""
+"""Functions and classes of Scapy that use sockets work with those of
+rawmmsg."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -58,7 +59,7 @@ def installed() -> Iterator[None]:
 
 
 def answer(request: Packet) -> Packet | None:
-    """What the host at the far end says."""
+    """What the host at the far end answers."""
     back = Ether(src=PEER, dst=request.src)
     reply: Packet | None = None
     if ARP in request and request[ARP].op == 1:
@@ -124,14 +125,14 @@ def test_srp_matches_answers(veth: Veth) -> None:
         assert 0 <= float(got.time) - float(sent.sent_time) < WAIT
 
 
-def test_srp1(veth: Veth) -> None:
+def test_srp1_returns_the_answer(veth: Veth) -> None:
     with answering(veth.b):
         got = srp1(who_has(2), iface=veth.a, timeout=WAIT)
     assert got is not None
     assert got[ARP].hwsrc == PEER
 
 
-def test_srploop(veth: Veth) -> None:
+def test_srploop_repeats(veth: Veth) -> None:
     with answering(veth.b):
         answered, unanswered = srploop(
             who_has(2), iface=veth.a, inter=0.01, count=3, timeout=WAIT
@@ -139,7 +140,7 @@ def test_srploop(veth: Veth) -> None:
     assert (len(answered), len(unanswered)) == (3, 0)
 
 
-def test_arping(veth: Veth) -> None:
+def test_arping_finds_the_peer(veth: Veth) -> None:
     with addressed(veth), answering(veth.b):
         answered, _ = arping(B4, iface=veth.a, timeout=int(WAIT))
     assert [got[ARP].hwsrc for _, got in answered] == [PEER]
@@ -159,7 +160,7 @@ def test_sr1_is_answered_as_with_scapys_own_socket(veth: Veth) -> None:
     assert bytes(ours) == bytes(theirs)
 
 
-def test_sr1_by_ipv6(veth_factory: Callable[..., Veth]) -> None:
+def test_sr1_over_ipv6(veth_factory: Callable[..., Veth]) -> None:
     veth = veth_factory(ipv6=True)
     ip("address", "add", "2001:db8::1/64", "dev", veth.a, "nodad")
     reload_network()
@@ -175,10 +176,10 @@ def test_sr1_by_ipv6(veth_factory: Callable[..., Veth]) -> None:
     assert reply[ICMPv6EchoReply].data == b"?"
 
 
-def test_layer_3_answers_come_by_the_interface_sent_to(
+def test_layer_3_answer_comes_by_the_interface_of_the_request(
     veth_factory: Callable[..., Veth],
 ) -> None:
-    """Also where the socket was opened on another."""
+    """Also if the socket was opened on another interface."""
     other, veth = veth_factory(), veth_factory()
     with (
         addressed(veth),
@@ -191,11 +192,10 @@ def test_layer_3_answers_come_by_the_interface_sent_to(
     assert not unanswered
 
 
-def test_layer_3_answers_come_by_each_protocol_that_was_used(
+def test_layer_3_answers_of_each_protocol_come_once(
     veth_factory: Callable[..., Veth],
 ) -> None:
-    """On one interface, other than the one that the socket was opened on: not
-    only by the first; nor are they received twice."""
+    """By an interface other than that on which the socket was opened."""
     other, veth = veth_factory(), veth_factory(ipv6=True)
     ip("address", "add", "2001:db8::1/64", "dev", veth.a, "nodad")
     neighbours: Any = conf.netcache.in6_neighbor  # type: ignore[attr-defined]
@@ -219,14 +219,14 @@ def test_layer_3_answers_come_by_each_protocol_that_was_used(
     assert sorted(str(got.name) for _, got in answered) == ["IP", "IP", "IPv6"]
 
 
-def test_layer_3_socket_of_one_protocol_stays_so(veth: Veth) -> None:
+def test_layer_3_socket_of_one_protocol_opens_no_other(veth: Veth) -> None:
     with addressed(veth), L3RawMmsgSocket(iface=veth.a, type=0x86DD) as sock:
         sock.send(IP(dst=B4) / ICMP())
         assert len(sock.inbox.links) == 1
 
 
 def test_layer_3_fragments_what_is_too_long(veth: Veth) -> None:
-    """As Scapy's own socket does, and on the same terms."""
+    """As Scapy's own socket does, and in the same cases."""
     long = IP(src=A4, dst=B4, id=9) / UDP() / Raw(bytes(4000))
     arrived = []
     with addressed(veth), RawSocket(veth.b) as far_side:
@@ -238,7 +238,7 @@ def test_layer_3_fragments_what_is_too_long(veth: Veth) -> None:
         try:
             with (
                 L3RawMmsgSocket(iface=veth.a) as sock,
-                pytest.raises(OSError, match="too long"),
+                pytest.raises(OSError, match="the MTU of"),
             ):
                 send(long, socket=sock)
         finally:
@@ -246,7 +246,7 @@ def test_layer_3_fragments_what_is_too_long(veth: Veth) -> None:
     assert arrived[1] == arrived[0]
 
 
-def test_sr_on_a_filter_for_answers(veth: Veth) -> None:
+def test_sr_with_a_filter_for_answers(veth: Veth) -> None:
     with addressed(veth), answering(veth.b):
         answered, _ = sr(
             IP(dst=B4) / ICMP(), filter="icmp[0] = 0", timeout=WAIT
@@ -254,7 +254,7 @@ def test_sr_on_a_filter_for_answers(veth: Veth) -> None:
     assert len(answered) == 1
 
 
-def test_bridge_and_sniff(veth_factory: Callable[..., Veth]) -> None:
+def test_bridge_and_sniff_forwards(veth_factory: Callable[..., Veth]) -> None:
     left, right = veth_factory(), veth_factory()
     sent = [frame(bytes([i]) * 46) for i in range(200)]
     with RawSocket(right.a) as far_side:
@@ -270,7 +270,7 @@ def test_bridge_and_sniff(veth_factory: Callable[..., Veth]) -> None:
         assert receive(far_side, 100) == sent[::2]
 
 
-def test_answering_machine(veth: Veth) -> None:
+def test_answering_machine_answers(veth: Veth) -> None:
     class Echo(AnsweringMachine[Packet]):
         """Answers as the peer does."""
 
@@ -289,7 +289,7 @@ def test_answering_machine(veth: Veth) -> None:
     with L2RawMmsgSocket(iface=veth.b) as sock:
         sniffer = Echo(opened_socket=sock, verbose=False).bg()
         eventually(
-            lambda: hasattr(sniffer, "continue_sniff"), "it does not start"
+            lambda: hasattr(sniffer, "continue_sniff"), "it did not start"
         )
         try:
             got = srp1(who_has(2), iface=veth.a, timeout=WAIT)
@@ -299,12 +299,12 @@ def test_answering_machine(veth: Veth) -> None:
     assert got[ARP].psrc == B4
 
 
-STATES: Any = ATMT  # whose types do not fit the use of it
+STATES: Any = ATMT  # its own types do not fit its use
 
 
 # mypy: disable-error-code="untyped-decorator"
 class Pinger(Automaton):
-    """Asks three times, each time when the last answer is there."""
+    """Asks three times, each time after the last answer has come."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> None:
         self.peer = kwargs.pop("peer")
@@ -332,21 +332,21 @@ class Pinger(Automaton):
         return self.answers
 
 
-def test_automaton(veth: Veth) -> None:
+def test_automaton_gets_its_answers(veth: Veth) -> None:
     with addressed(veth), answering(veth.b):
         automaton = Pinger(peer=B4, iface=veth.a)
         try:
             assert automaton.run() == [0, 1, 2]
         finally:
-            eventually(lambda: not automaton.isrunning(), "it does not end")
+            eventually(lambda: not automaton.isrunning(), "it did not end")
             automaton.destroy()
 
 
 def test_scapypipes_forward_whole_batches(
     veth_factory: Callable[..., Veth],
 ) -> None:
-    """Pipes wait by select(2) on fileno(), one packet at a time: it must be
-    readable as long as packets of a batch are left."""
+    """A pipe calls select(2) on fileno() before each packet. So fileno() must
+    be readable while packets of a batch are left."""
     left, right = veth_factory(), veth_factory()
     sent = [frame(bytes([i]) * 46) for i in range(200)]
     source, seen = SniffSource(iface=left.b), QueueSink()
@@ -356,7 +356,7 @@ def test_scapypipes_forward_whole_batches(
     with RawSocket(right.a) as far_side:
         engine.start()
         try:
-            eventually(lambda: source.s is not None, "it does not start")
+            eventually(lambda: source.s is not None, "it did not start")
             send_frames(left.a, sent)
             assert receive(far_side, len(sent)) == sent
         finally:

@@ -1,4 +1,4 @@
-"""What our sockets promise to sniff() beyond the packets themselves."""
+"""What the sockets promise to sniff(), apart from the packets themselves."""
 
 import errno
 import gc
@@ -43,11 +43,11 @@ def numbers(packets: Any) -> list[int]:
 
 @contextmanager
 def background(**options: Any) -> Iterator[AsyncSniffer]:
-    """An AsyncSniffer that has begun."""
+    """An AsyncSniffer that has started."""
     started = threading.Event()
     sniffer = AsyncSniffer(started_callback=started.set, **options)
     sniffer.start()
-    assert started.wait(WAIT), "the sniffer does not start"
+    assert started.wait(WAIT), "the sniffer did not start"
     try:
         yield sniffer
     finally:
@@ -58,7 +58,7 @@ def background(**options: Any) -> Iterator[AsyncSniffer]:
 # Several sockets
 
 
-def test_list_of_sockets(veth_factory: Callable[..., Veth]) -> None:
+def test_sniff_on_a_list_of_sockets(veth_factory: Callable[..., Veth]) -> None:
     pairs = [veth_factory() for _ in range(3)]
     sockets = [L2RawMmsgListenSocket(iface=pair.a) for pair in pairs]
     try:
@@ -73,7 +73,7 @@ def test_list_of_sockets(veth_factory: Callable[..., Veth]) -> None:
         assert numbers(of_one) == list(range(200))
 
 
-def test_labelled_sockets(veth_factory: Callable[..., Veth]) -> None:
+def test_sniff_on_labelled_sockets(veth_factory: Callable[..., Veth]) -> None:
     left, right = veth_factory(), veth_factory()
     with (
         L2RawMmsgListenSocket(iface=left.a) as one,
@@ -90,7 +90,9 @@ def test_labelled_sockets(veth_factory: Callable[..., Veth]) -> None:
     }
 
 
-def test_list_of_interfaces(veth_factory: Callable[..., Veth]) -> None:
+def test_sniff_on_a_list_of_interfaces(
+    veth_factory: Callable[..., Veth],
+) -> None:
     left, right = veth_factory(), veth_factory()
 
     def feed() -> None:
@@ -110,10 +112,11 @@ def test_list_of_interfaces(veth_factory: Callable[..., Veth]) -> None:
     }
 
 
-def test_socket_of_another_make_comes_first(
+def test_socket_of_another_class_comes_first(
     veth_factory: Callable[..., Veth],
 ) -> None:
-    """Its select() serves all, and must see what is left of our batch."""
+    """Its select() serves all sockets, and must notice the packets of a batch
+    that are left."""
     left, right = veth_factory(), veth_factory()
     with (
         conf.L2listen(iface=left.a) as theirs,
@@ -141,13 +144,13 @@ def test_select_returns_what_can_be_read(
         assert L2RawMmsgSocket.select(sockets, WAIT) == [other, pipe]
         other.recv()
         assert L2RawMmsgSocket.select(sockets, 0) == [other], (
-            "what a batch holds comes first"
+            "sockets that hold packets come first"
         )
     pipe.close()
 
 
-def test_two_thousand_descriptors_are_open(veth: Veth) -> None:
-    """select(2) knows none beyond 1,023."""
+def test_sniff_while_two_thousand_descriptors_are_open(veth: Veth) -> None:
+    """select(2) takes none above 1,023."""
     least = 2100
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, hard = before
@@ -172,8 +175,8 @@ def test_two_thousand_descriptors_are_open(veth: Veth) -> None:
     assert numbers(found) == list(range(200))
 
 
-def test_burst_is_kept_of_which_scapys_socket_loses_most(veth: Veth) -> None:
-    """By default, which in Scapy is room for some 90 small frames."""
+def test_burst_of_which_scapys_socket_loses_most_is_kept(veth: Veth) -> None:
+    """With the default buffers; Scapy's holds some 90 small frames."""
     burst = [numbered(i) for i in range(400)]
     with (
         conf.L2listen(iface=veth.a) as theirs,
@@ -190,12 +193,11 @@ def test_burst_is_kept_of_which_scapys_socket_loses_most(veth: Veth) -> None:
     assert 0 < kept < 400
 
 
-# Start, stop and what is left
+# Start, stop, and the rest of a batch
 
 
 def test_two_hundred_sniffers_leave_nothing(veth: Veth) -> None:
-    """Neither descriptor nor thread; an idle one stops within half a
-    second."""
+    """No descriptor and no thread. An idle one stops within half a second."""
 
     def cycle() -> float:
         with background(
@@ -211,12 +213,12 @@ def test_two_hundred_sniffers_leave_nothing(veth: Veth) -> None:
     stops = sorted(cycle() for _ in range(200))
     gc.collect()
     assert (descriptors(), threading.active_count()) == before
-    # A few may have had to wait for a CPU.
+    # A few may have waited for a CPU.
     assert stops[-5] < 0.5, f"a stop takes {stops[-5]} s"
 
 
 @pytest.mark.parametrize("session", [None, BatchSession])
-def test_what_a_sniff_leaves_the_next_one_gets(
+def test_next_sniff_gets_the_rest_of_a_batch(
     veth: Veth, session: type[BatchSession] | None
 ) -> None:
     with L2RawMmsgListenSocket(iface=veth.a) as sock:
@@ -259,10 +261,12 @@ def test_recv_raw_gives_class_bytes_and_time(veth: Veth) -> None:
         assert (layer, data) == (Ether, numbered(1))
         assert when is not None
         assert before <= when <= time.time()
-        assert sock.recv_raw(20)[1] == numbered(2)[:20], "cut as asked"
+        assert sock.recv_raw(20)[1] == numbered(2)[:20], (
+            "not cut to the size asked for"
+        )
 
 
-def test_recv_of_a_closed_socket_is_its_end(veth: Veth) -> None:
+def test_recv_of_a_closed_socket_raises_eof_error(veth: Veth) -> None:
     sock = L2RawMmsgSocket(iface=veth.a)
     sock.close()
     sock.close()
@@ -283,7 +287,7 @@ def test_close_from_another_thread_ends_a_sniff(veth: Veth) -> None:
 
 
 def test_link_that_goes_down_and_comes_back(veth: Veth) -> None:
-    """As if nothing had been: Scapy would close the socket at the error."""
+    """The sniff continues. After an error Scapy would close the socket."""
     with (
         L2RawMmsgListenSocket(iface=veth.a) as sock,
         background(opened_socket=sock, count=2) as sniffer,
@@ -293,7 +297,7 @@ def test_link_that_goes_down_and_comes_back(veth: Veth) -> None:
         veth.up("a")
         send(veth.b, [numbered(2)])
         sniffer.join(WAIT)
-        assert not sniffer.running, "packets after the link came back"
+        assert not sniffer.running, "no packets after the link came back"
         assert numbers(sniffer.results) == [1, 2]
 
 
@@ -324,7 +328,8 @@ def test_deleted_interface_ends_a_sniff(
 )
 @pytest.mark.parametrize("bad", ["udp prot 53", "host", "no such word"])
 def test_bad_filter_is_an_error(veth: Veth, make: Any, bad: str) -> None:
-    """Under Scapy's name and ours; nothing is sniffed, and nothing leaks."""
+    """Its class is that of Scapy and of rawmmsg. Nothing is sniffed or left
+    open."""
     gc.collect()
     before = descriptors()
     with pytest.raises(Scapy_Exception):
@@ -352,17 +357,18 @@ def test_bad_filter_of_a_background_sniff_is_raised(veth: Veth) -> None:
     [
         ("vlan 42", ["one tag", "one tag"]),
         ("vlan", ["one tag", "one tag"]),
-        # A tag does not hide what it is on.
+        # A tag does not hide the packet behind it.
         ("arp", ["ARP"] * 2 + ["one tag"]),
         ("udp port 2", ["one tag"]),
         ("not arp and not vlan", ["fragments"] * 9),
         ("", ["ARP"] * 2 + ["one tag"] * 2 + ["fragments"] * 9),
     ],
 )
-def test_filter_keeps_what_it_says(
+def test_filter_selects_packets(
     veth: Veth, filter: str, expected: list[str]
 ) -> None:
-    """Tags too, which libpcap's programs never find in received frames."""
+    """By their tags too, which programs of libpcap never find in received
+    frames."""
     cases = ["ARP", "one tag", "fragments"]
     name_of = {bytes(one): name for name in cases for one in TRAFFIC[name]}
     end = numbered(1)
@@ -379,7 +385,7 @@ def test_filter_keeps_what_it_says(
     assert [name_of[packet.original] for packet in found[:-1]] == expected
 
 
-def test_compiled_filter(veth: Veth) -> None:
+def test_compiled_filter_selects_packets(veth: Veth) -> None:
     for program in (bpf.compile("arp"), keep_ethertype(0x0806)):
         with L2RawMmsgSocket(iface=veth.a, filter=program) as sock:
             send(veth.b, [numbered(1), *TRAFFIC["ARP"]])
@@ -410,7 +416,7 @@ def test_except_filter_is_honoured(veth: Veth, filter: str | None) -> None:
         assert wire(both) == wire([udp, Ether(numbered(1))])
 
 
-def test_except_filter_cannot_be_joined_to_a_program(veth: Veth) -> None:
+def test_except_filter_cannot_be_added_to_a_program(veth: Veth) -> None:
     with (
         except_filter("udp"),
         pytest.raises(ValueError, match="cannot be added"),
@@ -431,8 +437,8 @@ def test_time_is_when_the_batch_arrived(veth: Veth) -> None:
 
 
 def test_timestamps_are_the_kernels(veth: Veth) -> None:
-    """Each packet's own, from before it was read. Packets that come before the
-    kernel has begun to stamp have the time of their batch."""
+    """Each packet has its own, from before it was read. Packets that come
+    before the kernel starts to stamp have the time of their batch."""
     with (
         RawSocket(veth.a, timestamps="software") as probe,
         RawSocket(veth.b, protocol=0) as sender,
@@ -454,7 +460,7 @@ def test_timestamps_are_the_kernels(veth: Veth) -> None:
 
 
 def test_lfilter_of_the_session_comes_before_dissection(veth: Veth) -> None:
-    """What it rejects is neither made a packet nor counted."""
+    """A frame that it rejects is not made into a Packet and not counted."""
     made = []
 
     class Counted(Ether):
@@ -473,7 +479,7 @@ def test_lfilter_of_the_session_comes_before_dissection(veth: Veth) -> None:
     assert len(made) == 10
 
 
-def test_session_takes_sockets_of_other_makes(veth: Veth) -> None:
+def test_session_takes_sockets_of_other_classes(veth: Veth) -> None:
     with conf.L2listen(iface=veth.a) as sock:
         send(veth.b, [numbered(i) for i in range(5)])
         found = sniff(
@@ -484,7 +490,7 @@ def test_session_takes_sockets_of_other_makes(veth: Veth) -> None:
             list(BatchSession(len).recv(sock))
 
 
-def test_session_of_sessions(veth: Veth) -> None:
+def test_session_with_another_session_inside(veth: Veth) -> None:
     from scapy.sessions import IPSession
 
     with L2RawMmsgListenSocket(iface=veth.a) as sock:
@@ -509,12 +515,12 @@ def test_listening_socket_does_not_send(veth: Veth) -> None:
         sock.send(Ether())
 
 
-def test_interface_that_is_not_there(veth: Veth) -> None:
+def test_missing_interface_is_an_error(veth: Veth) -> None:
     with pytest.raises(ValueError, match="not found"):
         L2RawMmsgSocket(iface="nosuch0")
 
 
-def test_monitor_mode_is_not_promised(
+def test_monitor_mode_gives_a_warning(
     veth: Veth, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -522,7 +528,7 @@ def test_monitor_mode_is_not_promised(
     assert "monitor mode" in caplog.text
 
 
-def test_promiscuous_as_conf_says(veth: Veth) -> None:
+def test_promiscuous_mode_follows_conf(veth: Veth) -> None:
     stranger = frame(bytes(46), dst=bytes.fromhex("020000000099"))
     with (
         L2RawMmsgSocket(iface=veth.a) as default,
@@ -537,16 +543,14 @@ def test_promiscuous_as_conf_says(veth: Veth) -> None:
 
 
 def test_tag_is_dissected(veth: Veth) -> None:
-    """As on the wire, not as the kernel hands it over."""
+    """It is in the frame, although the kernel has taken it out."""
     with L2RawMmsgSocket(iface=veth.a) as sock:
         send(veth.b, TRAFFIC["one tag"])
         (packet,) = sniff(opened_socket=sock, count=1, timeout=WAIT)
     assert (packet[Dot1Q].vlan, packet[Dot1Q].prio) == (42, 3)
 
 
-def test_unknown_layer_falls_back_to_raw(veth: Veth) -> None:
-    """What the dissector fails at is a packet all the same."""
-
+def test_packet_that_cannot_be_dissected_is_raw(veth: Veth) -> None:
     class Broken(Packet):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             raise RuntimeError("this dissector fails")
@@ -566,7 +570,7 @@ def test_unknown_layer_falls_back_to_raw(veth: Veth) -> None:
 
 
 def test_send_and_receive_from_two_threads(veth: Veth) -> None:
-    """As Scapy uses one socket: neither direction waits for the other."""
+    """As Scapy does. Neither direction waits for the other."""
     with (
         L2RawMmsgSocket(iface=veth.a) as sock,
         Call(sock.recv) as call,

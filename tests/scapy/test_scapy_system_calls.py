@@ -1,4 +1,4 @@
-"""Which system calls a sniff costs, as strace(1) sees them."""
+"""How many system calls a sniff makes, counted by strace(1)."""
 
 from collections import Counter
 from pathlib import Path
@@ -45,19 +45,22 @@ RUNS = {
 def test_sniffing_makes_few_system_calls(
     tmp_path: Path, pair: Veth, run: str
 ) -> None:
-    """Scapy's own socket makes three for a packet; none of ours stamps."""
+    """Scapy's own socket makes three for each packet. None of these asks for
+    time stamps."""
     code = CODE.format(count=PACKETS, run=RUNS[run])
     lines = trace(tmp_path, pair, code)
     counts: Counter[str] = between(lines, "begin", "end")
-    # How Python gets memory for its objects is not a matter of the socket.
+    # Memory that Python allocates for its objects does not count.
     for name in ("mmap", "munmap", "brk", "madvise", "mremap"):
         del counts[name]
-    assert counts["recvmmsg"] >= PACKETS // 1024, "not what was to be seen"
+    assert counts["recvmmsg"] >= PACKETS // 1024, (
+        "the trace does not show the sniff"
+    )
     assert counts.total() <= 0.05 * PACKETS, f"{counts}"
     assert not [line for line in lines if line.startswith("epoll_ctl")], (
-        "only fileno() needs it"
+        "an epoll descriptor although fileno() was not called"
     )
     options = [line for line in lines if line.startswith("setsockopt")]
-    assert options, "the trace has no options at all"
+    assert options, "the trace shows no options at all"
     assert not [line for line in options if "TIMESTAMP" in line]
     assert not [line for line in lines if "SIOCGSTAMP" in line]

@@ -23,8 +23,8 @@ COMMAND = (sys.executable, "-m", "rawmmsg", "bridge")
 _ONE_WAY = re.compile(
     r"^(?P<name>\S+ > \S+)\n"
     r"  (?P<received>[\d,]+) frames received, (?P<bytes>[\d,]+) bytes,"
-    r" (?P<fill>[\d.]+) a batch\n"
-    r"(?:  (?P<gained>[\d,]+) frames more by segmentation\n)?"
+    r" (?P<per_call>[\d.]+) frames per call\n"
+    r"(?:  (?P<gained>[\d,]+) more frames by segmentation\n)?"
     r"  (?P<sent>[\d,]+) frames sent\n"
     r"  (?P<dropped>[\d,]+) frames dropped(?:: (?P<reasons>.*))?\n"
     r"(?:  (?P<kernel>[\d,]+) frames dropped by kernel\n)?",
@@ -55,7 +55,7 @@ class OneWay:
     name: str
     received: int
     bytes: int
-    fill: float
+    per_call: float
     gained: int
     sent: int
     dropped: int
@@ -94,8 +94,8 @@ def _one_way(match: re.Match[str]) -> OneWay:
             reasons[reason] = _number(count)
     names = ("received", "bytes", "gained", "sent", "dropped", "kernel")
     counts = {name: _number(match[name]) for name in names}
-    fill = float(match["fill"])
-    return OneWay(match["name"], **counts, fill=fill, reasons=reasons)
+    per_call = float(match["per_call"])
+    return OneWay(match["name"], **counts, per_call=per_call, reasons=reasons)
 
 
 class Running:

@@ -1,5 +1,5 @@
-"""What the tests with Scapy share: sockets of both makes side by side, and
-traffic for them."""
+"""What the tests with Scapy share: sockets of Scapy and of rawmmsg side by
+side, and traffic for them."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +32,8 @@ from support.linux import ip, tun_device
 
 conf.verb = 0
 
-# Whether a socket also sees what this machine sends, and who makes it.
+# Scapy's socket and that of rawmmsg. A listening one also receives what this
+# machine sends.
 PAIRS: Final[dict[str, tuple[Any, Any]]] = {
     "listening": (L2ListenSocket, L2RawMmsgListenSocket),
     "two-way": (L2Socket, L2RawMmsgSocket),
@@ -58,7 +59,7 @@ def to_host() -> Packet:
 
 
 def _handshake() -> list[Packet]:
-    """A TCP connection by hand: three ways, data, and the end."""
+    """A TCP connection: the three-way handshake, data, and the end."""
     out = IP(src=A4, dst=B4) / TCP(sport=4000, dport=80, seq=1000)
     back = IP(src=B4, dst=A4) / TCP(sport=80, dport=4000, seq=5000, ack=1001)
     syn, ack = out.copy(), out.copy()
@@ -132,7 +133,7 @@ _PLANS: Final[dict[str, list[Packet]]] = {
         to_peer() / IP(src=A4, dst=B4) / UDP() / Raw(bytes([i]) * 65450)
         for i in range(2)
     ],
-    "802.3 and what no dissector knows": [
+    "802.3 and payloads that no dissector knows": [
         Dot3(src=HOST, dst=PEER) / Raw(bytes(40)),
         Ether(frame(bytes(range(46)))),
         Ether(frame(b"", ethertype=0x0800)),  # an IP packet of no bytes
@@ -140,8 +141,8 @@ _PLANS: Final[dict[str, list[Packet]]] = {
     ],
 }
 
-# Built once, which takes longer than sending: of each kind, what goes over the
-# wire.
+# The packets of each kind as they go over the wire. They are built once,
+# because building takes longer than sending.
 TRAFFIC: Final = {
     kind: [type(plan)(bytes(plan)) for plan in plans]
     for kind, plans in _PLANS.items()
@@ -153,32 +154,34 @@ def wire(packets: Iterable[Packet]) -> list[bytes]:
 
 
 def send(interface: str, frames: Sequence[Packet | bytes]) -> None:
-    """Sends by neither make's code."""
+    """Sends without any socket under test."""
     with RawSocket(interface, protocol=0) as sock:
         sock.sendmmsg_all([bytes(one) for one in frames])
 
 
 def until_end(sock: SuperSocket, **options: Any) -> list[Packet]:
-    """What sniff() makes of everything before the frame that ends it."""
+    """Sniffs until the frame with END, and returns the packets before it."""
     found = sniff(
         opened_socket=sock,
         stop_filter=lambda packet: END in bytes(packet),
         timeout=WAIT,
         **options,
     )
-    assert found and END in bytes(found[-1]), "frames were lost: no end"
+    assert found and END in bytes(found[-1]), (
+        "frames were lost: END did not arrive"
+    )
     return list(found[:-1])
 
 
 def read(packets: Sequence[Packet]) -> list[tuple[bytes, list[Any]]]:
-    """The bytes of each packet and what its layers were taken for."""
+    """The bytes of each packet, and the classes of its layers."""
     return [(packet.original, packet.layers()) for packet in packets]
 
 
 @contextlib.contextmanager
 def large_buffers() -> Iterator[None]:
-    """Room for the test's traffic in the sockets of Scapy, which has some 90
-    small frames by default."""
+    """Makes Scapy's sockets hold the test's traffic; by default they hold some
+    90 small frames."""
     before = conf.bufsize
     conf.bufsize = 1 << 22
     try:
@@ -189,8 +192,8 @@ def large_buffers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def addressed(veth: Veth) -> Iterator[None]:
-    """Has Scapy know the end `a` by A4, the way to B4 through it, and the
-    neighbour's address there; the kernel answers nothing."""
+    """Gives the end `a` the address A4, and Scapy the route to B4 and its
+    hardware address. The kernel sends no answers."""
     ip("address", "add", f"{A4}/24", "dev", veth.a)
     reload_network()
     neighbours: Any = conf.netcache.arp_cache  # type: ignore[attr-defined]
@@ -204,7 +207,7 @@ def addressed(veth: Veth) -> Iterator[None]:
 
 
 def reload_network() -> None:
-    """Scapy reads interfaces and routes but once."""
+    """Makes Scapy read interfaces and routes again."""
     conf.ifaces.reload()
     conf.route.resync()
     conf.route6.resync()
@@ -212,8 +215,8 @@ def reload_network() -> None:
 
 @contextlib.contextmanager
 def tunnel() -> Iterator[tuple[str, int]]:
-    """A tun interface, up, with its descriptor: what is written to that comes
-    in by the interface."""
+    """A tun interface that is up, and its descriptor. A packet that is written
+    to the descriptor comes in by the interface."""
     with tun_device("tun") as (descriptor, name):
         reload_network()
         yield name, descriptor

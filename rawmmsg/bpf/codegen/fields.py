@@ -49,16 +49,26 @@ class Fields:
     """
 
     def __init__(
-        self, graph: Graph, expression: str, netmask: int | None
+        self,
+        graph: Graph,
+        layer: Layer,
+        expression: str,
+        netmask: int | None,
     ) -> None:
         self.graph = graph
         self.expression = expression
         self.netmask = netmask
-        # Where the current primitive begins, for error messages.
+        # Of the current primitive: its position in the text, and the layer at
+        # which it reads the packet.
         self.position = 0
+        self.layer = layer
         # Values with an operand that the kernel would refuse: the reason,
         # and the position of the operand.
         self.mistakes: dict[int, tuple[str, int]] = {}
+
+    @property
+    def payload(self) -> Offset:
+        return self.layer.payload
 
     def fail(self, reason: str) -> NoReturn:
         """Raise FilterError at the current primitive."""
@@ -86,104 +96,100 @@ class Fields:
             value = graph.operation("&", value, graph.constant(mask))
         return lambda yes, no: graph.test(value, "=", number, yes, no)
 
-    def carries(self, layer: Layer, number: int, yes: int, no: int) -> int:
+    def carries(self, number: int, yes: int, no: int) -> int:
         """Whether the link layer carries a protocol."""
-        if layer.link == "ether":
+        if self.layer.link == "ether":
             if number <= _MAX_LENGTH_FIELD or number in _ALSO_LLC:
-                return self.llc(layer, number, yes, no)
-            return self.equals(2, layer.type, 0, number)(yes, no)
-        if layer.link == "ppp":
+                return self.llc(number, yes, no)
+            return self.equals(2, self.layer.type, 0, number)(yes, no)
+        if self.layer.link == "ppp":
             number = _PPP_TYPES.get(number, number)
-            return self.equals(2, layer.type, 0, number)(yes, no)
+            return self.equals(2, self.layer.type, 0, number)(yes, no)
         version = _IP_VERSIONS.get(number)
-        if layer.link == "mpls":
+        if self.layer.link == "mpls":
             if version is None:
                 self.fail("behind an MPLS label, only IP can be tested")
-            version_test = self.masked(1, layer.payload, 0, 0xF0, version)
-            return self.bottom_of_stack(layer, version_test(yes, no), no)
+            version_test = self.masked(1, self.payload, 0, 0xF0, version)
+            return self.bottom_of_stack(version_test(yes, no), no)
         if version is None:
             return no
-        return self.masked(1, layer.payload, 0, 0xF0, version)(yes, no)
+        return self.masked(1, self.payload, 0, 0xF0, version)(yes, no)
 
-    def bottom_of_stack(self, layer: Layer, yes: int, no: int) -> int:
+    def bottom_of_stack(self, yes: int, no: int) -> int:
         """Whether the label before the payload is the last label."""
-        return self.masked(1, layer.payload, -2, 1, 1)(yes, no)
+        return self.masked(1, self.payload, -2, 1, 1)(yes, no)
 
-    def llc(self, layer: Layer, number: int, yes: int, no: int) -> int:
+    def llc(self, number: int, yes: int, no: int) -> int:
         """Protocols that (also) come in IEEE 802.2 frames."""
-        payload = layer.payload
+        payload = self.payload
         if number in _BOTH_SAPS:
             saps = number << 8 | number
-            return self.in_802_3(
-                layer, self.equals(2, payload, 0, saps)(yes, no), no
-            )
+            return self.in_802_3(self.equals(2, payload, 0, saps)(yes, no), no)
         if number == keywords.SAP_IPX:
-            return self.ipx(layer, yes, no)
+            return self.ipx(yes, no)
         if number in _ALSO_LLC:
-            snap = self.in_snap(layer, *_ALSO_LLC[number], yes, no)
-            other = self.in_802_3(layer, snap, no)
-            return self.equals(2, layer.type, 0, number)(yes, other)
-        sap = self.equals(1, layer.type, 2, number)(yes, no)
-        return self.in_802_3(layer, sap, no)
+            snap = self.in_snap(*_ALSO_LLC[number], yes, no)
+            other = self.in_802_3(snap, no)
+            return self.equals(2, self.layer.type, 0, number)(yes, other)
+        sap = self.equals(1, self.layer.type, 2, number)(yes, no)
+        return self.in_802_3(sap, no)
 
-    def in_802_3(self, layer: Layer, yes: int, no: int) -> int:
+    def in_802_3(self, yes: int, no: int) -> int:
         """Whether the type field is a length, as in IEEE 802.3."""
-        value = self.load(2, layer.type, 0)
+        value = self.load(2, self.layer.type, 0)
         return self.graph.test(value, ">", _MAX_LENGTH_FIELD, no, yes)
 
-    def in_snap(
-        self, layer: Layer, start: int, identifier: int, yes: int, no: int
-    ) -> int:
+    def in_snap(self, start: int, identifier: int, yes: int, no: int) -> int:
         """Whether a SNAP header carries a protocol."""
-        header = self.equals(4, layer.payload, 0, start)(yes, no)
-        return self.equals(4, layer.payload, 4, identifier)(header, no)
+        header = self.equals(4, self.payload, 0, start)(yes, no)
+        return self.equals(4, self.payload, 4, identifier)(header, no)
 
-    def ipx(self, layer: Layer, yes: int, no: int) -> int:
+    def ipx(self, yes: int, no: int) -> int:
         """IPX, in each of its frame types."""
-        payload = layer.payload
+        payload = self.payload
         raw = self.equals(2, payload, 0, keywords.IPX_RAW)(yes, no)
         sap = self.equals(1, payload, 0, keywords.SAP_IPX)(yes, raw)
-        snap = self.in_snap(layer, _SNAP, keywords.ETH_IPX, yes, sap)
-        framed = self.in_802_3(layer, snap, no)
-        return self.equals(2, layer.type, 0, keywords.ETH_IPX)(yes, framed)
+        snap = self.in_snap(_SNAP, keywords.ETH_IPX, yes, sap)
+        framed = self.in_802_3(snap, no)
+        return self.equals(2, self.layer.type, 0, keywords.ETH_IPX)(
+            yes, framed
+        )
 
-    def need_ethernet(self, layer: Layer, yes: int, no: int) -> int:
+    def need_ethernet(self, yes: int, no: int) -> int:
         """Go to `yes`; in Geneve, only if there is an Ethernet header."""
-        if not layer.addresses:
+        if not self.layer.addresses:
             self.fail("there are no Ethernet addresses at this point")
-        if not layer.headless:
+        if not self.layer.headless:
             return yes
-        header = self.graph.scratch(layer.header.word)
-        payload = self.graph.scratch(layer.payload.word)
+        header = self.graph.scratch(self.layer.header.word)
+        payload = self.graph.scratch(self.payload.word)
         return self.graph.compare(header, "=", payload, no, yes)
 
-    def mac(
-        self, layer: Layer, offset: int, address: bytes, yes: int, no: int
-    ) -> int:
+    def mac(self, offset: int, address: bytes, yes: int, no: int) -> int:
         """Whether the six bytes at `offset` equal `address`."""
         high = int.from_bytes(address[:2], "big")
         low = int.from_bytes(address[2:], "big")
-        yes = self.equals(2, layer.header, offset, high)(yes, no)
-        return self.equals(4, layer.header, offset + 2, low)(yes, no)
+        yes = self.equals(2, self.layer.header, offset, high)(yes, no)
+        return self.equals(4, self.layer.header, offset + 2, low)(yes, no)
 
-    def first_fragment(self, layer: Layer, yes: int, no: int) -> int:
+    def first_fragment(self, yes: int, no: int) -> int:
         """Whether an IPv4 packet is not a later fragment."""
-        value = self.load(2, layer.payload, 6)
+        value = self.load(2, self.payload, 6)
         return self.graph.test(value, "&", 0x1FFF, no, yes)
 
-    def behind_ip(self, layer: Layer) -> tuple[int, int]:
+    def behind_ip(self) -> tuple[int, int]:
         """Where the IPv4 payload begins: a value, and an offset from it."""
         graph = self.graph
-        start = layer.payload
+        start = self.payload
         if start.word < 0:
             return graph.header_length(-1, start.offset), start.offset
         base = graph.scratch(start.word)
         length = graph.header_length(base, start.offset)
         return graph.operation("+", length, base), start.offset
 
-    def behind_ip6(self, layer: Layer) -> tuple[int, int]:
+    def behind_ip6(self) -> tuple[int, int]:
         """The same for IPv6, if there are no extension headers."""
-        start = layer.payload
+        start = self.payload
         base = self.graph.scratch(start.word) if start.word >= 0 else -1
         return base, start.offset + keywords.IP6_HEADER
 

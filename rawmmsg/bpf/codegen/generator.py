@@ -39,10 +39,9 @@ Target: TypeAlias = int | Fork
 
 
 class _Generator:
-    def __init__(self, fields: Fields, layer: Layer) -> None:
+    def __init__(self, fields: Fields) -> None:
         self.graph = fields.graph
         self.fields = fields
-        self.layer = layer
         # The layers at which each primitive reads the packet, by the leaf's
         # number: two behind a tag that may be beside the frame.
         self.views: list[tuple[Layer, ...]] = []
@@ -56,7 +55,7 @@ class _Generator:
 
     def look(self, leaves: Iterable[ast.Leaf]) -> None:
         """Find the layers of each primitive, from left to right."""
-        views: tuple[Layer, ...] = (self.layer,)
+        views: tuple[Layer, ...] = (self.fields.layer,)
         for leaf in leaves:
             self.views.append(views)
             primitive = leaf.primitive
@@ -132,24 +131,26 @@ class _Generator:
             and layer.outermost
             and isinstance(primitive, ast.Vlan)
         ):
-            return self.outermost_vlan(primitive, layer, yes, no)
+            return self.outermost_vlan(primitive, yes, no)
         return self.primitive(leaf, layer, self.join(yes), self.join(no))
 
     def primitive(
         self, leaf: ast.Leaf, layer: Layer, yes: int, no: int
     ) -> int:
         """A primitive at one layer."""
+        self.fields.layer = layer
         primitive = leaf.primitive
         if isinstance(primitive, ast.Tunnel):
             inside = self.tunnels[leaf.number]
-            return tunnel(self.fields, primitive, inside, layer, yes, no)
+            return tunnel(self.fields, primitive, inside, yes, no)
         emitter = _EMITTERS[type(primitive)]
-        return emitter(self.fields, primitive, layer, yes, no)
+        return emitter(self.fields, primitive, yes, no)
 
     def outermost_vlan(
-        self, primitive: ast.Vlan, layer: Layer, yes: Target, no: Target
+        self, primitive: ast.Vlan, yes: Target, no: Target
     ) -> int:
         """A tag that the kernel may have moved out of the frame."""
+        self.fields.layer = self.views[0][0]
         beside = _beside(yes)
         if primitive.number is not None:
             graph = self.graph
@@ -159,7 +160,7 @@ class _Generator:
                 tag, "=", primitive.number, beside, _beside(no)
             )
         inline = primitives.vlan(
-            self.fields, primitive, layer, _inline(yes), _inline(no)
+            self.fields, primitive, _inline(yes), _inline(no)
         )
         return self.tag_beside(beside, inline)
 
@@ -199,8 +200,8 @@ def _inline(target: Target) -> int:
     return target if isinstance(target, int) else target.inline
 
 
-# Each takes the fields, a primitive of its type, the layer, yes and no.
-_EMITTERS: dict[type, Callable[[Fields, Any, Layer, int, int], int]] = {
+# Each takes the fields, a primitive of its type, yes and no.
+_EMITTERS: dict[type, Callable[[Fields, Any, int, int], int]] = {
     ast.EtherType: primitives.ether_type,
     ast.EtherHost: primitives.ether_host,
     ast.Broadcast: primitives.broadcast,
@@ -220,6 +221,6 @@ _EMITTERS: dict[type, Callable[[Fields, Any, Layer, int, int], int]] = {
 }
 
 
-def generate(fields: Fields, root: ast.Expression, layer: Layer) -> int:
+def generate(fields: Fields, root: ast.Expression) -> int:
     """Add the tests of an expression to the graph; returns the first node."""
-    return _Generator(fields, layer).generate(root)
+    return _Generator(fields).generate(root)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..cfg import ACCEPT, REJECT, is_operand
 from ..syntax import ast, keywords
 from .fields import Fields, Test
-from .offsets import Layer
 
 __all__ = ["check_operands", "relation"]
 
@@ -16,21 +15,19 @@ _MISTAKES = {
 
 
 def relation(
-    fields: Fields, primitive: ast.Relation, layer: Layer, yes: int, no: int
+    fields: Fields, primitive: ast.Relation, yes: int, no: int
 ) -> int:
     """A comparison, behind tests for the protocols that it names."""
     checks: list[Test] = []
-    left = _value(fields, primitive.left, layer, checks)
-    right = _value(fields, primitive.right, layer, checks)
+    left = _value(fields, primitive.left, checks)
+    right = _value(fields, primitive.right, checks)
     yes = fields.graph.compare(left, primitive.operator, right, yes, no)
     for check in reversed(checks):
         yes = check(yes, no)
     return yes
 
 
-def _value(
-    fields: Fields, node: ast.Arithmetic, layer: Layer, checks: list[Test]
-) -> int:
+def _value(fields: Fields, node: ast.Arithmetic, checks: list[Test]) -> int:
     """The value of an arithmetic expression.
 
     Appends to `checks` the tests for the protocols that it names.
@@ -41,15 +38,15 @@ def _value(
     if isinstance(node, ast.Length):
         return graph.length()
     if isinstance(node, ast.Access):
-        return _access(fields, node, layer, checks)
+        return _access(fields, node, checks)
     if isinstance(node, ast.Negative):
-        operand = _value(fields, node.operand, layer, checks)
+        operand = _value(fields, node.operand, checks)
         return graph.operation("-", graph.constant(0), operand)
-    left = _value(fields, node.left, layer, checks)
+    left = _value(fields, node.left, checks)
     # As in libpcap, the protocols of an operation's right operand are not
     # tested; those on both sides of a relation are.
     unused: list[Test] = []
-    right = _value(fields, node.right, layer, unused)
+    right = _value(fields, node.right, unused)
     for check in unused:
         check(ACCEPT, REJECT)  # it may raise FilterError
     result = graph.operation(node.operator, left, right)
@@ -114,37 +111,33 @@ def _mistake(fields: Fields, value: int) -> tuple[str, int] | None:
     return found
 
 
-def _access(
-    fields: Fields, node: ast.Access, layer: Layer, checks: list[Test]
-) -> int:
+def _access(fields: Fields, node: ast.Access, checks: list[Test]) -> int:
     """protocol[offset:size]; appends the tests for the protocol."""
     inner: list[Test] = []
-    offset = _value(fields, node.offset, layer, inner)
+    offset = _value(fields, node.offset, inner)
     protocol = node.protocol
     if protocol == "ether":
         checks.extend(inner)
-        return fields.indexed(node.size, layer.header, offset)
+        return fields.indexed(node.size, fields.layer.header, offset)
     if protocol in keywords.ETHER_TYPES:
         number = keywords.ETHER_TYPES[protocol]
         checks.extend(inner)
-        checks.append(lambda yes, no: fields.carries(layer, number, yes, no))
-        return fields.indexed(node.size, layer.payload, offset)
+        checks.append(lambda yes, no: fields.carries(number, yes, no))
+        return fields.indexed(node.size, fields.payload, offset)
     number, _ = keywords.IP_PROTOCOLS[protocol]
     if number == keywords.IPPROTO_ICMPV6:
         checks.extend(inner)
         checks.append(
-            lambda yes, no: fields.carries(layer, keywords.ETH_IPV6, yes, no)
+            lambda yes, no: fields.carries(keywords.ETH_IPV6, yes, no)
         )
-        checks.append(fields.equals(1, layer.payload, 6, number))
-        start = layer.payload.moved(keywords.IP6_HEADER)
+        checks.append(fields.equals(1, fields.payload, 6, number))
+        start = fields.payload.moved(keywords.IP6_HEADER)
         return fields.indexed(node.size, start, offset)
     # As in libpcap, IPv4 is tested before what the offset needs.
-    checks.append(
-        lambda yes, no: fields.carries(layer, keywords.ETH_IP, yes, no)
-    )
+    checks.append(lambda yes, no: fields.carries(keywords.ETH_IP, yes, no))
     checks.extend(inner)
-    checks.append(fields.equals(1, layer.payload, 9, number))
-    checks.append(lambda yes, no: fields.first_fragment(layer, yes, no))
-    base, first = fields.behind_ip(layer)
+    checks.append(fields.equals(1, fields.payload, 9, number))
+    checks.append(lambda yes, no: fields.first_fragment(yes, no))
+    base, first = fields.behind_ip()
     base = fields.graph.operation("+", offset, base)
     return fields.graph.load(node.size, base, first)

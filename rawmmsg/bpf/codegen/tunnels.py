@@ -46,13 +46,12 @@ def tunnel(
     fields: Fields,
     primitive: ast.Tunnel,
     inside: Layer,
-    outside: Layer,
     yes: int,
     no: int,
 ) -> int:
     """UDP over IPv4 or IPv6 to the port of the tunnel, and its header."""
     graph = fields.graph
-    payload = outside.payload
+    payload = fields.payload
     geneve = primitive.protocol == "geneve"
     port = _GENEVE_PORT if geneve else _VXLAN_PORT
     header = _geneve if geneve else _vxlan
@@ -66,13 +65,13 @@ def tunnel(
         value = graph.load(2, base, offset + 2)
         return graph.test(value, "=", port, first, no)
 
-    first = over_udp(*fields.behind_ip6(outside), no)
+    first = over_udp(*fields.behind_ip6(), no)
     first = fields.equals(1, payload, 6, keywords.IPPROTO_UDP)(first, no)
-    six = fields.carries(outside, keywords.ETH_IPV6, first, no)
-    first = over_udp(*fields.behind_ip(outside), six)
-    first = fields.first_fragment(outside, first, six)
+    six = fields.carries(keywords.ETH_IPV6, first, no)
+    first = over_udp(*fields.behind_ip(), six)
+    first = fields.first_fragment(first, six)
     first = fields.equals(1, payload, 9, keywords.IPPROTO_UDP)(first, six)
-    return fields.carries(outside, keywords.ETH_IP, first, six)
+    return fields.carries(keywords.ETH_IP, first, six)
 
 
 def _geneve(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import FilterError, UnsupportedFilterError
 from . import ast, keywords
@@ -69,7 +69,7 @@ class Token(NamedTuple):
     kind: str
     text: str
     position: int
-    value: object = None
+    value: Any = None
 
 
 class TokenStream:
@@ -137,9 +137,7 @@ class TokenStream:
 
     def number(self) -> int:
         """A number."""
-        value = self.expect(NUMBER).value
-        assert isinstance(value, int)
-        return value
+        return int(self.expect(NUMBER).value)
 
     def leaf(self, primitive: ast.Primitive, token: Token) -> ast.Leaf:
         """The next primitive of the expression."""

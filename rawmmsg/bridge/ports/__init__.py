@@ -1,4 +1,4 @@
-"""The ports, and how the command line names them."""
+"""The ports of a bridge, and their names on the command line."""
 
 import re
 from typing import Final
@@ -19,23 +19,24 @@ __all__ = [
 
 _BY_UMASK: Final = Access()
 
-_DESCRIPTOR: Final = re.compile(r"\d{1,9}")  # what a C int holds
+_DESCRIPTOR: Final = re.compile(r"\d{1,9}")  # fits in a C int
 
-# [HOST]:PORT, where a HOST with colons stands in brackets.
+# [HOST]:PORT. A HOST with colons must be in brackets.
 _ADDRESS: Final = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*)):(\d{1,5})")
 
 
 def parse_port(text: str, access: Access = _BY_UMASK) -> Port:
-    """Returns the port that the words stand for, not opened. PortError."""
+    """Returns the port with this name, which is not open yet. Raises PortError
+    if the name has a wrong form."""
     kind, colon, rest = text.partition(":")
     if not colon:
         if not text:
-            raise PortError("the name of a port is empty")
+            raise PortError("the name of a port must not be empty")
         return Interface(text)
     if kind == "fd":
         if not _DESCRIPTOR.fullmatch(rest):
             raise PortError(
-                f"{text!r}: the N of fd:N must be the number of a descriptor"
+                f"{text!r}: the N of fd:N must be a descriptor number"
             )
         return Descriptor(text, int(rest))
     parts = rest.split(",")

@@ -1,4 +1,4 @@
-"""Ports that are Ethernet interfaces, and those that the parent opened."""
+"""Ethernet interfaces, and sockets that the parent process has opened."""
 
 import socket
 
@@ -29,7 +29,7 @@ class Interface(Port):
 
 
 class Descriptor(Port):
-    """fd:N, a socket that was opened by whoever started the program."""
+    """fd:N, a socket that the parent process has opened."""
 
     def __init__(self, name: str, number: int) -> None:
         super().__init__(name)

@@ -1,4 +1,4 @@
-"""What a bridge can be put between."""
+"""What all kinds of ports have in common."""
 
 import errno
 import fcntl
@@ -23,15 +23,15 @@ _IFF_RUNNING: Final = 0x40
 
 
 class PortError(ValueError):
-    """Words that name no port, or one that a bridge cannot use."""
+    """The name is not that of a port, or the bridge cannot use the port."""
 
 
 class PortClosed(Exception):
-    """The peer of a port has closed its socket, for good."""
+    """The peer of a port has closed the connection."""
 
 
 class Port(ABC):
-    """One side of the bridge. `sock` and `sendmmsg` are there from open() to
+    """One side of a bridge. It has `sock` and `sendmmsg` from open() until
     close()."""
 
     sock: RawSocket
@@ -39,16 +39,16 @@ class Port(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # Frames that the kernel could not hand over: no offload header tells
-        # what they are (EINVAL).
+        # Frames that the kernel did not deliver, because an offload header
+        # cannot describe them (EINVAL).
         self.lost = 0
 
     @abstractmethod
     def open(self, expression: str | None) -> None:
-        """Opens it, for frames that the filter accepts.
+        """Opens the port for frames that match the filter expression.
 
-        OSError, FilterError, or PortError where it is no port for Ethernet
-        frames; nothing is left open then.
+        Raises OSError, FilterError, or PortError if the port does not carry
+        Ethernet frames. Nothing is left open then.
         """
 
     @property
@@ -57,11 +57,12 @@ class Port(ABC):
 
     @property
     def has_end(self) -> bool:
-        """Whether an empty message means that the peer has closed."""
+        """Whether an empty message means that the peer has closed the
+        connection."""
         return self.sock.type == socket.SOCK_SEQPACKET
 
     def missing(self) -> str | None:
-        """Why no frame passes yet, if that is known."""
+        """Returns why no frame can pass yet, if that is known."""
         if not self.is_interface or self.sock.interface is None:
             return None
         flags = self._interface_flags()
@@ -78,9 +79,9 @@ class Port(ABC):
         return int(struct.unpack_from("16xH", answer)[0])
 
     def is_same(self, other: "Port") -> bool:
-        """Whether both are one socket, or sockets of one interface."""
+        """Returns whether both ports are the same socket or interface."""
         if not (self.is_interface and other.is_interface):
-            # A socket has an inode of its own, a duplicate the same.
+            # Duplicates of a descriptor have the same inode.
             return os.path.sameopenfile(
                 self.sock.fileno(), other.sock.fileno()
             )
@@ -90,27 +91,26 @@ class Port(ABC):
         )
 
     def _namespace(self) -> bytes:
-        """Tells network namespaces apart, each of which numbers interfaces
-        from 1."""
+        """Returns an identifier of the network namespace. An ifindex is
+        unique only within one."""
         try:
             return self.sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
         except OSError:
             return b""  # before Linux 5.14
 
     def is_peer(self, address: object) -> bool:
-        """Whether the port takes frames of a sender that the kernel names in
-        this way; asked for each that is flagged as FOREIGN."""
+        """Returns whether the port takes frames from this address. It is
+        called for each frame with the flag FOREIGN."""
         return True
 
     def room_descriptor(self) -> int:
-        """What can be written (POLLOUT) when it is worth sending again, after
-        EAGAIN."""
+        """Returns the descriptor to poll for POLLOUT after EAGAIN."""
         return self.sock.fileno()
 
     def tend(self) -> None:
-        """What there is to do a few times a second. OSError ENODEV where an
-        interface has disappeared."""
-        # An interface that was down before leaves no event behind.
+        """Checks the port, a few times each second. Raises OSError (ENODEV) if
+        an interface has disappeared."""
+        # poll(2) reports nothing if the interface was down before.
         if self.sock.interface is not None and not self.sock.getsockname()[0]:
             raise OSError(
                 errno.ENODEV, os.strerror(errno.ENODEV), self.sock.interface
@@ -120,7 +120,8 @@ class Port(ABC):
         self.sock.close()
 
     def take(self, sock: RawSocket) -> None:
-        """Makes it the port's, or closes it."""
+        """Makes this the socket of the port. Closes it if the port cannot use
+        it."""
         if sock.family == socket.AF_PACKET and sock.link_type != _ETHERNET:
             sock.close()
             raise PortError(f"{self.name}: not an Ethernet interface")

@@ -1,4 +1,4 @@
-"""A port that is a UDP socket."""
+"""UDP sockets."""
 
 import array
 import socket
@@ -22,7 +22,7 @@ _RETURN: Final = 0x06
 
 
 class UdpSocket(Port):
-    """udp:HOST:PORT,HOST:PORT, local and remote."""
+    """udp:HOST:PORT,HOST:PORT: the local and the remote address."""
 
     def __init__(
         self, name: str, local: tuple[str, int], remote: tuple[str, int]
@@ -35,20 +35,20 @@ class UdpSocket(Port):
         program = filters.for_udp(expression)
         family, local, remote = self._resolve()
         with socket.socket(family, socket.SOCK_DGRAM) as plain:
-            # From bind() to connect() anybody's datagrams are queued, and stay
-            # in the queue.
+            # Between bind() and connect(), the kernel would queue datagrams
+            # from any sender, and they would stay in the queue.
             _reject_all(plain)
             plain.bind(local)
             plain.connect(remote)
             if plain.getsockname() == plain.getpeername():
-                raise PortError(f"{self.name}: its own peer")
+                raise PortError(f"{self.name}: both addresses are the same")
             plain.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
             _enlarge_receive_buffer(plain)
             self.take(RawSocket(fileno=plain.fileno(), filter=program))
             plain.detach()
 
     def _resolve(self) -> tuple[socket.AddressFamily, Any, Any]:
-        """Two addresses of one family."""
+        """Returns the family, the local and the remote address."""
         remotes = {
             family: address
             for family, _, _, _, address in reversed(_look_up(*self.remote))
@@ -70,7 +70,7 @@ def _enlarge_receive_buffer(sock: socket.socket) -> None:
 def _look_up(
     host: str, port: int
 ) -> Sequence[tuple[socket.AddressFamily, int, int, str, Any]]:
-    """What getaddrinfo(3) says; no host: any address."""
+    """Calls getaddrinfo(3). An empty host means any address."""
     try:
         return socket.getaddrinfo(
             host or None,
@@ -78,8 +78,8 @@ def _look_up(
             type=socket.SOCK_DGRAM,
             flags=socket.AI_PASSIVE,
         )
-    except UnicodeError:  # from IDNA: a label that is empty, or too long
-        raise PortError(f"{host!r}: not the name of a host") from None
+    except UnicodeError:  # from IDNA: a label is empty or too long
+        raise PortError(f"{host!r}: not a valid host name") from None
 
 
 def _reject_all(sock: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""A port that is a datagram socket between two paths."""
+"""Unix datagram sockets."""
 
 import contextlib
 import errno
@@ -23,7 +23,8 @@ _PATH_SIZE: Final = 108  # sun_path, linux/un.h
 
 @dataclass(frozen=True)
 class Access:
-    """Who may send to LOCAL. None: what the umask says; -1: who runs it."""
+    """Who may send to the path LOCAL. A mode of None leaves it to the umask;
+    user or group -1 is that of the bridge's process."""
 
     mode: int | None = None
     user: int = -1
@@ -31,7 +32,7 @@ class Access:
 
 
 class UnixSocket(Port):
-    """unix:LOCAL,REMOTE, datagrams between two paths."""
+    """unix:LOCAL,REMOTE: datagrams between two paths."""
 
     def __init__(
         self, name: str, local: str, remote: str, access: Access
@@ -39,13 +40,16 @@ class UnixSocket(Port):
         super().__init__(name)
         for path in (local, remote):
             if len(os.fsencode(path)) >= _PATH_SIZE:
-                raise PortError(f"{name}: a path is too long for a socket")
+                raise PortError(
+                    f"{name}: the path is too long for a socket (at most"
+                    f" {_PATH_SIZE - 1} bytes)"
+                )
         self.local = local
         self.remote = remote
         self.access = access
         self._ours: os.stat_result | None = None
-        # Never sends: it tells when the peer's queue has room, and how the
-        # peer spells its own path.
+        # Never sends. It is connected to the peer to see when the peer's queue
+        # has room, and which path the peer has given to bind(2).
         self._room: socket.socket
 
     def open(self, expression: str | None) -> None:
@@ -58,7 +62,7 @@ class UnixSocket(Port):
             opened.callback(self._unlink)
             self._give_away()
             if self._is_ours(self.remote):
-                raise PortError(f"{self.name}: its own peer")
+                raise PortError(f"{self.name}: both paths are the same")
             self._room = opened.enter_context(_datagram_socket())
             self.take(
                 RawSocket(
@@ -67,8 +71,8 @@ class UnixSocket(Port):
             )
             plain.detach()
             opened.pop_all()
-        # The socket is never connected: from one that is, a peer that has been
-        # started again gets EPERM (net/unix/af_unix.c:unix_may_send()).
+        # The socket is never connected: if it were, a peer that has been
+        # restarted would get EPERM (net/unix/af_unix.c:unix_may_send()).
         self.sock.peer = self.remote
         self.sendmmsg = partial(self.sock.sendmmsg, addresses=self.remote)
 
@@ -83,20 +87,24 @@ class UnixSocket(Port):
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
                 return f"nobody has opened {self.remote}"
-            if error.errno != errno.EPERM:  # connected to LOCAL itself
+            if error.errno != errno.EPERM:  # it is connected to LOCAL
                 return f"{self.remote}: {error.strerror}"
         return None
 
     def is_peer(self, address: object) -> bool:
-        """The kernel names a sender by the path that it has given to bind(),
-        relative to its own directory. REMOTE can be another path to it."""
+        """Returns whether the sender's socket is at REMOTE.
+
+        Its address is the path that it has given to bind(2), which may be
+        relative to its working directory. REMOTE can be another path to the
+        same socket.
+        """
         if not isinstance(address, str):
             return False
         try:
             self._room.connect(self.remote)
             is_same = bool(self._room.getpeername() == address)
         except OSError:
-            # It has gone since, or takes nothing from others than LOCAL.
+            # The peer has gone, or accepts messages only from LOCAL.
             found = _look_at(address)
             remote = _look_at(self.remote)
             is_same = (
@@ -109,20 +117,20 @@ class UnixSocket(Port):
         return is_same
 
     def room_descriptor(self) -> int:
-        """A socket that is not connected counts as writable although the
-        peer's queue is full. Another one that is connected to the peer is
-        writable when the queue has room."""
+        """A socket that is not connected is writable even if the peer's queue
+        is full. A socket that is connected to the peer is writable only if the
+        queue has room."""
         own = self.sock.fileno()
         poll = select.poll()
         poll.register(own, select.POLLOUT)
         if not poll.poll(0):
             return own
         try:
-            # To who is at REMOTE now.
+            # To the socket that is at REMOTE now.
             self._room.connect(self.remote)
         except OSError:
-            # It has gone, or takes nothing from others than LOCAL: then its
-            # queue has no limit of its own.
+            # The peer has gone, or accepts messages only from LOCAL. Then the
+            # only limit is the send buffer of LOCAL.
             return own
         return self._room.fileno()
 
@@ -132,14 +140,14 @@ class UnixSocket(Port):
         super().close()
 
     def _unlink(self) -> None:
-        """Removes our end, if it is still ours."""
+        """Removes the path LOCAL, unless somebody has replaced it."""
         if self._is_ours(self.local):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.local)
 
     def _is_ours(self, path: str) -> bool:
-        """Whether it is what we have made at LOCAL, whatever its owner and
-        mode by now: its number is not given away while we have it open."""
+        """Returns whether this path is the socket that open() made at LOCAL.
+        Its inode number cannot be reused while the socket is open."""
         found = _look_at(path)
         return (
             found is not None
@@ -153,7 +161,7 @@ def _datagram_socket() -> socket.socket:
 
 
 def _look_at(path: str) -> os.stat_result | None:
-    """None where there is nothing to be seen."""
+    """Returns None if the path cannot be found."""
     try:
         return os.stat(path)
     except OSError:
@@ -162,8 +170,8 @@ def _look_at(path: str) -> os.stat_result | None:
 
 @contextlib.contextmanager
 def _creating(sock: socket.socket, mode: int | None) -> Iterator[None]:
-    """What is bound meanwhile has this mode from the first moment on: bind()
-    gives a path the socket's own, less the umask
+    """Gives a path that is bound in the block this mode from the start.
+    bind(2) gives it the mode of the socket's inode, less the umask
     (net/unix/af_unix.c:unix_bind_bsd())."""
     if mode is None:
         yield
@@ -177,7 +185,7 @@ def _creating(sock: socket.socket, mode: int | None) -> Iterator[None]:
 
 
 def _bind_path(sock: socket.socket, path: str) -> None:
-    """Binds it, in the place of a socket that nobody has open any more."""
+    """Binds the socket. Replaces a path whose socket nobody has open."""
     try:
         sock.bind(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Compare what a compiled expression accepts with what libpcap's does."""
+"""Compares which packets our program and libpcap's programs accept."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Feed = list[tuple[bytes, int]]
 
 
 class Difference(NamedTuple):
-    """One packet on which a program disagrees with libpcap; ``reason`` when it
-    is an error on one side.
+    """One packet on which our program and libpcap's disagree: the accepted
+    lengths, or the error.
     """
 
     expression: str
@@ -40,8 +40,8 @@ class Difference(NamedTuple):
 
 @cache
 def _starts(link_type: int) -> tuple[bytes, ...]:
-    """The structured traffic without its two big frames, which say nothing
-    that shorter ones do not.
+    """The structured traffic without its two long frames, which test nothing
+    more than shorter ones do.
     """
     return tuple(
         packet
@@ -112,19 +112,19 @@ def compile_ours(
 
 
 class Side(NamedTuple):
-    """One of the three programs compared, or the error in its place."""
+    """One of the three programs, or its error."""
 
     program: Instructions | None
     error: str = ""
 
     def accepts(self, packet: bytes, length: int) -> int:
-        """The accept length; an error accepts nothing."""
+        """The accepted length. An error accepts nothing."""
         if self.program is None:
             return 0
         return machine.run(self.program, packet, length)[0]
 
     def says(self, packet: bytes, length: int) -> int | str:
-        """The accept length, or the error."""
+        """The accepted length, or the error."""
         return self.error or self.accepts(packet, length)
 
 
@@ -154,13 +154,13 @@ def differences(
     *,
     thorough: bool = False,
 ) -> Iterator[Difference]:
-    """Every packet on which our program differs from both of libpcap's; an
+    """Every packet on which our program differs from both of libpcap's. An
     error counts as accepting nothing.
 
-    A program of libpcap's that reads leftovers is no judge of anything.
-    Where libpcap's optimiser is wrong, its two programs differ on whole
-    packets (for `src net 2001:db8::/33` twice over, say). Then it is no
-    judge of what a packet cut short does, and only whole ones count.
+    Nothing follows from a program of libpcap's that reads leftovers. If
+    libpcap's two programs differ on whole packets, its optimiser is wrong (as
+    for `src net 2001:db8::/33` twice in a row). Then nothing follows from its
+    verdicts on packets cut short, and only whole packets are compared.
     """
     ours, optimised, unoptimised = sides = _sides(
         expression, answer, link_type

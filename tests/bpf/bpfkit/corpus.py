@@ -1,4 +1,4 @@
-"""The corpora: expressions by section, from text files that a person can read
+"""The corpora: text files of expressions, in sections, that a person can read
 and extend.
 """
 
@@ -11,7 +11,7 @@ DATA = Path(__file__).parent.parent / "data"
 
 
 class Entry(NamedTuple):
-    """One expression and the section it stands in."""
+    """One expression and its section."""
 
     section: str
     expression: str
@@ -42,8 +42,8 @@ def rejected() -> list[Entry]:
 
 
 def extensions() -> list[tuple[str, str]]:
-    """(an expression that libpcap refuses and we compile, the same in
-    libpcap's words).
+    """Expressions that libpcap refuses and we compile, each with an equivalent
+    that libpcap compiles.
     """
     return [
         (ours, theirs)
@@ -60,10 +60,10 @@ def live() -> list[Entry]:
 
 
 def unsupported() -> list[Entry]:
-    """Expressions of the language that are left out."""
+    """Valid expressions that we do not support."""
     return read("unsupported.txt")
 
 
 def disputed() -> list[Entry]:
-    """Expressions that libpcap gets wrong, by what it does."""
+    """Expressions that libpcap compiles wrongly, by its mistake."""
     return read("disputed.txt")

@@ -1,5 +1,5 @@
-"""hypothesis strategies for filter expressions: mostly sound ones, over values
-that the structured traffic carries.
+"""hypothesis strategies for filter expressions: mostly valid ones, with values
+that occur in the structured traffic.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ SMALL = ("0", "1", "2", "4", "8", "31")
 
 
 def one_of(*options: str) -> Text:
-    """One of some words."""
+    """One of these words."""
     return st.sampled_from(options)
 
 
@@ -225,8 +225,8 @@ def _direction() -> Text:
 
 
 def _operand() -> Text:
-    """The right side of a division or shift, a constant that no compiler
-    refuses.
+    """The right operand of a division or shift: a constant that every compiler
+    accepts.
     """
     return one_of("1", "2", "3", "4", "8", "16", "31")
 
@@ -467,7 +467,7 @@ TOKENS = (
 
 
 def soup() -> Text:
-    """Words of the language in no order, and text of no language at all."""
+    """Words of the language in any order, and any other text."""
     words = st.lists(st.sampled_from(TOKENS), max_size=12)
     return st.one_of(
         words.map(" ".join),
@@ -478,7 +478,7 @@ def soup() -> Text:
 
 
 def _damaged() -> Text:
-    """A sound expression with a piece missing or repeated."""
+    """A valid expression with a part missing or repeated."""
 
     def damage(picked: tuple[str, int, int, bool]) -> str:
         text, start, length, doubled = picked

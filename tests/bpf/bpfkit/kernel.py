@@ -1,5 +1,5 @@
-"""The kernel's own verdict, without privileges: a datagram socketpair with the
-program attached to the reading end.
+"""The kernel's verdict, without privileges: the program is attached to one end
+of a datagram socketpair.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Filtered:
         attach(self.reader, program)
 
     def delivered(self, packet: bytes) -> bytes | None:
-        """What the reader gets of ``packet``; None if it is rejected."""
+        """What the reader receives of ``packet``. None if it is rejected."""
         self.writer.send(packet)
         try:
             return self.reader.recv(1 << 17)

@@ -1,9 +1,9 @@
-"""Scratch words that libpcap reads although nothing put a meaning there.
+"""Finds programs of libpcap's that read scratch words left by other code.
 
-Behind ``geneve`` libpcap keeps the inner offsets in scratch words, and stores
-them only if there is a tunnel. In ``ip[8] + 1 = 5 or not geneve and ip`` the
-last test looks for its offset where the addition left its operands: what it
-finds is an accident of both programs.
+For tests behind ``geneve``, libpcap keeps the inner offsets in scratch words,
+and stores them only if there is a tunnel. In ``ip[8] + 1 = 5 or not geneve and
+ip`` the last test reads its offset from a word that still holds an operand of
+the addition. Its verdict has no meaning.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ SUBTRACT_X = 0x1C
 
 
 def reads_leftovers(program: Instructions) -> bool:
-    """Whether a program of libpcap's may read what arithmetic left behind.
+    """Whether a program of libpcap's may read words that arithmetic has left.
 
-    A comparison of two values ends in a jump on X, or in one on A - X, and
-    what its block stores is for that block only. Jumps go forward, so one
-    pass finds all.
+    A comparison of two values ends with a jump that tests X, or A - X. Words
+    stored in its block are only meant for that block. Jumps only go forward,
+    so one pass finds all.
     """
     left_at = [0] * len(program)
     left = stored = before = 0

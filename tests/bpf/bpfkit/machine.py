@@ -1,5 +1,5 @@
-"""A second, independent machine for classic BPF: it counts instructions and
-can tell what it saw on the way.
+"""A second, independent interpreter for classic BPF. It counts instructions,
+and can record loads and comparisons.
 
 It is written from bpf(4) and ``net/core/filter.c``, not from ``rawmmsg.bpf``,
 so that the two check each other.
@@ -56,8 +56,8 @@ class Origin(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """One conditional jump on the way: its place, what it did, and the field
-    and constant that decided it.
+    """One conditional jump: its place, whether it was taken, and the field and
+    the constant that it compared.
     """
 
     place: int
@@ -68,7 +68,7 @@ class Compared(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """A run with its story: the verdict, instructions executed, the (offset,
+    """A run: the verdict, the number of instructions executed, the (offset,
     size) of loads, the comparisons.
     """
 
@@ -79,9 +79,7 @@ class Trace(NamedTuple):
 
 
 class Ancillary(NamedTuple):
-    """What the kernel knows of a frame beside its bytes; ``None`` for bytes in
-    memory, which have no such thing.
-    """
+    """The kernel's metadata of a frame. Bytes in memory have none."""
 
     protocol: int = 0
     packet_type: int = 0
@@ -90,8 +88,8 @@ class Ancillary(NamedTuple):
     vlan_tpid: int = 0x8100
 
     def read(self, field: int) -> int | None:
-        """The value of one field; None where the kernel ends the filter, with
-        what is in A.
+        """The value of one field. None if the kernel then ends the filter with
+        the value of A.
         """
         tagged = self.vlan_tci is not None
         values = {
@@ -197,12 +195,11 @@ def trace(
     wire_length: int | None = None,
     ancillary: Ancillary | None = None,
 ) -> Trace:
-    """Run and keep the story: the loads made, and which field each comparison
-    was about.
+    """Run, and record the loads and the field that each comparison tests.
 
-    A field is known through loads, masks by a constant, right shifts by a
-    constant, registers and memory; after any other arithmetic it is unknown,
-    which only makes the mutations built from it fewer.
+    A field stays known through loads, masks by a constant, right shifts by a
+    constant, registers and memory. After any other arithmetic it is unknown,
+    and fewer mutations can be made of it.
     """
     length = len(packet) if wire_length is None else wire_length
     end = len(packet)

@@ -1,5 +1,5 @@
-"""How good the code is: instructions executed and program lengths beside
-libpcap's, on the published packets.
+"""Measures instructions executed on the published packets, and program
+lengths, compared with libpcap's.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ class Figure(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Instructions executed, in units of what libpcap's optimised program
-        executes.
-        """
+        """Instructions executed, relative to libpcap's optimised program."""
         return self.executed / self.executed_libpcap
 
 
@@ -41,8 +39,8 @@ def executed(program: Instructions, frames: list[bytes]) -> int:
 
 
 def figures() -> list[Figure]:
-    """Every expression of the corpus, for bytes in memory, against the
-    goldens.
+    """Every expression of the corpus, for bytes in memory, compared with the
+    golden files.
     """
     frames = list(packets.published().values())
     rows = []
@@ -82,14 +80,14 @@ def same_work(row: Figure) -> bool:
 
 
 def total_ratio(rows: list[Figure]) -> float:
-    """Instructions executed by all programs, in units of libpcap's."""
+    """Instructions executed by all programs, relative to libpcap's."""
     return sum(row.executed for row in rows) / sum(
         row.executed_libpcap for row in rows
     )
 
 
 def length_ratio(rows: list[Figure]) -> float:
-    """Instructions in all programs, in units of libpcap's."""
+    """The length of all programs, relative to libpcap's."""
     return sum(row.length for row in rows) / sum(
         row.length_libpcap for row in rows
     )

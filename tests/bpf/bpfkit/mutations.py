@@ -1,12 +1,12 @@
-"""Packets aimed at given programs: every compared field at one below, at and
-one above, and every load cut short.
+"""Packets aimed at given programs: compared fields get the values around the
+constant that they are compared with, and packets are cut short at loads.
 
-A program is followed with :func:`machine.trace`; each comparison on the way
-tells which field of the packet decided it and against which constant. That
-field is rewritten so that the comparison falls on the other side and on the
-boundary, and what comes out is followed in turn, as long as it takes a jump
-nobody took before. So the packets reach the depth of the program, whatever the
-starting traffic was.
+:func:`machine.trace` runs a program and records which field of the packet each
+comparison tests, and the constant. The field is rewritten so that the
+comparison has the other outcome, or is at the boundary. The new packets are
+traced in turn, as long as they take jumps that no other packet has taken. So
+some packets reach every part of the program, whatever the traffic was at the
+start.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Edge = tuple[int, int, bool]
 
 
 def boundary_values(comparison: Compared, size: int) -> set[int]:
-    """k-1, k, k+1 in units of what was compared; for a bit test also nothing,
-    all, and each bit of the mask.
+    """The constant, one less and one more. For a bit test also 0, the lowest
+    bit of the mask, and all bits outside it.
     """
     k = comparison.constant
     values = {k - 1, k, k + 1}
@@ -36,9 +36,7 @@ def boundary_values(comparison: Compared, size: int) -> set[int]:
 
 
 def rewritten(packet: bytes, comparison: Compared) -> Iterator[bytes]:
-    """``packet`` with the compared field at each boundary value, other bits of
-    the field left alone.
-    """
+    """``packet`` with each boundary value in the bits that were compared."""
     origin = comparison.origin
     if origin is None or origin.offset + origin.size > len(packet):
         return
@@ -74,8 +72,8 @@ def explore(
     ancillary: Ancillary | None = None,
     limit: int = LIMIT,
 ) -> tuple[list[bytes], list[tuple[bytes, int]]]:
-    """(whole packets, (cut packet, its length on the wire)) that take every
-    reachable side of every comparison.
+    """Whole packets, and cut packets with their length on the wire, that reach
+    both outcomes of every comparison if possible.
     """
     seen: set[Edge] = set()
     known: set[bytes] = set()

@@ -1,5 +1,5 @@
-"""A fixed table of service and protocol names, so that no test depends on a
-system's databases (slim images have none).
+"""A fixed table of the names of services and protocols, so that no test needs
+the system's databases, which slim images do not have.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def protocol(name: str) -> int:
 
 
 def fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answer every look-up from the tables."""
+    """Let every look-up use the tables."""
     monkeypatch.setattr(socket, "getservbyname", service)
     monkeypatch.setattr(socket, "getprotobyname", protocol)
 
 
 @pytest.fixture(autouse=True)
 def fixed_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For every test of a module that imports it."""
+    """Fixes the names for all tests of a module that imports it."""
     fix(monkeypatch)

@@ -1,5 +1,5 @@
-"""What libpcap says: asked live where the ``cypcap`` wheel and netbase are
-installed, read from committed goldens where they are not.
+"""libpcap's answers: from libpcap itself if the ``cypcap`` wheel and netbase
+are installed, otherwise from the golden files.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def _names_known() -> bool:
 
 
 NAMES_KNOWN = _names_known()
-"""Asked at once: tests may replace what looks names up."""
+"""Found out on import, because tests replace the functions that look up."""
 
 
-# libpcap 1.10 takes a divisor or a shift count for a constant if only its
-# first instruction loads one, as that of ``ip[0]`` and of ``33 - ip[0]`` does
-# (gen_arth() looks no further). Generated expressions with such an answer say
-# nothing.
+# If the first instruction for a divisor or a shift count loads a constant,
+# libpcap 1.10 assumes that it is a constant (gen_arth()). This is wrong for
+# ``ip[0]`` and ``33 - ip[0]``. Generated expressions with such an answer are
+# not compared.
 MISTAKEN = (
     "division by zero",
     "modulus by zero",
@@ -47,8 +47,8 @@ MISTAKEN = (
 
 
 class Pair(NamedTuple):
-    """libpcap's program before and after its optimiser; ``optimised`` is None
-    if only that pass refused.
+    """libpcap's program after and before its optimiser. ``optimised`` is None
+    if only the optimiser refused the expression.
     """
 
     optimised: Instructions | None
@@ -65,17 +65,15 @@ Answer = Pair | Refused
 
 
 def mistaken(answer: Answer) -> bool:
-    """Whether libpcap may have refused a sound expression."""
+    """Whether libpcap may have refused a valid expression."""
     return isinstance(answer, Refused) and answer.message in MISTAKEN
 
 
 class Oracle(Protocol):
-    """Something that knows libpcap's programs."""
+    """A source of libpcap's answers."""
 
     def ask(self, expression: str, link_type: int = ETHERNET) -> Answer:
-        """libpcap's answer for an expression that it compiles with no live
-        handle and no netmask.
-        """
+        """libpcap's answer for bytes in memory, without a netmask."""
 
 
 class LiveOracle:
@@ -97,7 +95,7 @@ class LiveOracle:
         )
 
     def disassembly(self, expression: str, optimise: bool) -> str:
-        """libpcap's own text of its program for Ethernet."""
+        """libpcap's program for Ethernet, as libpcap prints it."""
         datalink = self.cypcap.DatalinkType(DATALINKS[ETHERNET])
         program = self.cypcap.compile(
             datalink, SNAPLEN, expression, optimise, UNKNOWN_NETMASK
@@ -118,8 +116,8 @@ class LiveOracle:
 
 
 def pack(program: Instructions | None) -> str:
-    """A program as in ``tcpdump -ddd``, with commas for line ends; '-' for
-    none.
+    """A program as in ``tcpdump -ddd``, with commas instead of line ends. '-'
+    if there is none.
     """
     if program is None:
         return "-"
@@ -127,7 +125,7 @@ def pack(program: Instructions | None) -> str:
 
 
 def unpack(text: str) -> Instructions | None:
-    """The program that pack() wrote."""
+    """The reverse of pack()."""
     if text == "-":
         return None
     fields = (map(int, line.split()) for line in text.split(","))
@@ -137,8 +135,8 @@ def unpack(text: str) -> Instructions | None:
 def write_goldens(
     path: Path, header: str, answers: dict[tuple[int, str], Answer]
 ) -> None:
-    """One line per expression: link type, expression, then two packed programs
-    or one message, between tabs.
+    """Write one line for each expression, with tabs in between: link type,
+    expression, then two packed programs or one message.
     """
     lines = [f"# {line}" for line in header.splitlines()]
     for (link_type, expression), answer in answers.items():
@@ -152,7 +150,7 @@ def write_goldens(
 
 
 def read_goldens(path: Path) -> dict[tuple[int, str], Answer]:
-    """What write_goldens() wrote."""
+    """The reverse of write_goldens()."""
     answers: dict[tuple[int, str], Answer] = {}
     for line in gzip.decompress(path.read_bytes()).decode().splitlines():
         if line.startswith("# "):
@@ -172,8 +170,8 @@ def read_goldens(path: Path) -> dict[tuple[int, str], Answer]:
 
 
 class GoldenOracle:
-    """The goldens: it knows the corpus and a fixed sample of generated
-    expressions, nothing else.
+    """The golden files: answers for the corpora and for a fixed sample of
+    generated expressions only.
     """
 
     def __init__(self) -> None:
@@ -188,18 +186,18 @@ class GoldenOracle:
 
 @cache
 def goldens() -> GoldenOracle:
-    """The one reading of the goldens."""
+    """The golden files, read once."""
     return GoldenOracle()
 
 
 @cache
 def live() -> LiveOracle | None:
-    """libpcap itself, or None where there is no cypcap, or no database of
-    names (netbase), in which libpcap looks up "tcp" of ``ip proto \\tcp``."""
+    """libpcap itself. None without cypcap, or without netbase, the database in
+    which libpcap looks up "tcp" of ``ip proto \\tcp``."""
     found = NAMES_KNOWN and importlib.util.find_spec("cypcap")
     return LiveOracle() if found else None
 
 
 def best() -> Oracle:
-    """libpcap itself where it can be asked, the goldens elsewhere."""
+    """libpcap itself if it can be asked, otherwise the golden files."""
     return live() or goldens()

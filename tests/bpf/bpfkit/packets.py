@@ -1,7 +1,7 @@
-"""Frames built by hand: one function per header, and the traffic that every
-comparison is fed.
+"""Frames built by hand: one function for each header, and the traffic that all
+comparisons use.
 
-Checksums are left zero where no filter looks at them.
+Checksums that no filter tests are zero.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def vxlan(vni: int, payload: bytes, flags: int = 8) -> bytes:
 
 
 def _transport() -> Iterator[tuple[str, int, bytes]]:
-    """(name, IP protocol, payload) of what travels in IPv4 and IPv6 alike."""
+    """(name, IP protocol, payload) of what both IPv4 and IPv6 carry."""
     yield "tcp-http", TCP, tcp(40000, 80)
     yield "tcp-https-syn", TCP, tcp(443, 50000, 0x02, options=bytes(20))
     yield "tcp-ssh-push", TCP, tcp(22, 22, 0x18, b"SSH-2.0-x\r\n")
@@ -278,7 +278,7 @@ def _transport() -> Iterator[tuple[str, int, bytes]]:
 
 
 def _internet() -> Iterator[tuple[str, int, bytes]]:
-    """(name, EtherType, packet) of all that is IP above the link layer."""
+    """(name, EtherType, packet) of everything that is IP."""
     for name, protocol, payload in _transport():
         yield f"ip-{name}", IP, ipv4(protocol, payload)
         yield f"ip6-{name}", IP6, ipv6(protocol, payload)
@@ -434,9 +434,7 @@ def _tunnelled() -> Iterator[tuple[str, int, bytes]]:
 
 
 def _tagged() -> Iterator[tuple[str, int, bytes]]:
-    """What stands between the link layer and IP: VLAN tags, MPLS labels,
-    PPPoE.
-    """
+    """Packets with VLAN tags, MPLS labels or PPPoE in front of IP."""
     four, six = ipv4(TCP, tcp(40000, 80)), ipv6(UDP, udp(53, 53))
     four_options = ipv4(TCP, tcp(40000, 80), options=bytes(4))
     yield "vlan-100-ip", *vlan(100, IP, four)
@@ -475,7 +473,7 @@ def _tagged() -> Iterator[tuple[str, int, bytes]]:
 
 
 def _frames() -> Iterator[tuple[str, bytes]]:
-    """Whole Ethernet frames that are not just a payload between two hosts."""
+    """Whole Ethernet frames that are not a payload between the two hosts."""
     yield "arp-request", ether(ARP, arp(1, HOST_A, HOST_B), BROADCAST)
     yield "arp-reply", ether(ARP, arp(2, HOST_B, HOST_A))
     yield "rarp", ether(RARP, arp(3, HOST_A, HOST_B), BROADCAST)
@@ -563,8 +561,8 @@ def raw_packets() -> dict[str, bytes]:
 
 
 def stripped(frame: bytes) -> tuple[bytes, tuple[int, int] | None]:
-    """What a packet socket reads of a received frame: the outer tag apart as
-    (TCI, TPID), None if there is none.
+    """A received frame as a packet socket reads it: without its outer tag, and
+    the tag as (TCI, TPID), or None.
     """
     if len(frame) < 18 or int.from_bytes(frame[12:14], "big") not in (
         VLAN,
@@ -581,8 +579,8 @@ def traffic(link_type: int) -> dict[str, bytes]:
 
 
 def published() -> dict[str, bytes]:
-    """The committed set that instruction counts are measured on: Ethernet
-    frames by name.
+    """The committed Ethernet frames, by name, on which executed instructions
+    are counted.
     """
     lines = PUBLISHED.read_text().splitlines()
     pairs = (

@@ -1,4 +1,4 @@
-"""install() and uninstall(): whose sockets Scapy opens."""
+"""install() and uninstall(): which sockets Scapy opens."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,13 +39,13 @@ def undone() -> Iterator[None]:
     assert chosen() == THEIRS
 
 
-def test_context_manager() -> None:
+def test_end_of_the_block_uninstalls() -> None:
     with install():
         assert chosen() == OURS
     assert chosen() == THEIRS
 
 
-def test_until_uninstalled() -> None:
+def test_sockets_stay_installed_until_uninstall() -> None:
     install()
     assert chosen() == OURS
     uninstall()
@@ -53,14 +53,14 @@ def test_until_uninstalled() -> None:
     uninstall()
 
 
-def test_ipv6_at_layer_3(veth: Veth) -> None:
+def test_layer_3_socket_of_ipv6(veth: Veth) -> None:
     before = conf.L3socket6
     with install(), conf.L3socket6(iface=veth.a) as sock:
         assert type(sock) is L3RawMmsgSocket
     assert conf.L3socket6 is before
 
 
-def test_only_the_first_of_two_undoes_it() -> None:
+def test_only_the_outer_of_two_blocks_uninstalls() -> None:
     with install():
         with install():
             assert chosen() == OURS
@@ -68,13 +68,13 @@ def test_only_the_first_of_two_undoes_it() -> None:
     assert chosen() == THEIRS
 
 
-def test_undone_when_the_block_raises() -> None:
+def test_block_that_raises_uninstalls() -> None:
     with pytest.raises(KeyError), install():
         raise KeyError
     assert chosen() == THEIRS
 
 
-def test_changes_of_use_pcap_leave_it() -> None:
+def test_sockets_stay_when_use_pcap_changes() -> None:
     with install():
         conf.use_pcap = True
         assert chosen() == OURS
@@ -82,8 +82,8 @@ def test_changes_of_use_pcap_leave_it() -> None:
         assert chosen() == OURS
 
 
-def test_afterwards_use_pcap_decides() -> None:
-    """Not what it was when we came."""
+def test_after_uninstall_use_pcap_decides() -> None:
+    """Its value then, not when install() was called."""
     conf.use_pcap = True
     if not conf.use_pcap:
         raise missing("libpcap", "libpcap-dev")
@@ -96,9 +96,9 @@ def test_afterwards_use_pcap_decides() -> None:
     assert chosen() == THEIRS
 
 
-def test_another_choice_made_meanwhile_stays() -> None:
+def test_socket_that_other_code_has_set_stays() -> None:
     class Mine(L2Socket):
-        """A user's own."""
+        """Made by a user."""
 
     try:
         with install():
@@ -108,7 +108,7 @@ def test_another_choice_made_meanwhile_stays() -> None:
         conf.L2socket = L2Socket
 
 
-def test_scapy_opens_ours(veth: Veth) -> None:
+def test_scapy_opens_the_sockets_of_rawmmsg(veth: Veth) -> None:
     reload_network()
     with install():
         interface = resolve_iface(veth.a)
@@ -130,7 +130,7 @@ def test_options_of_sniff_reach_the_socket(veth: Veth) -> None:
     assert number_of(found[0].original) == 1
 
 
-def test_loopback_at_layer_3_stays_with_scapy() -> None:
+def test_scapy_keeps_its_own_layer_3_socket_for_loopback() -> None:
     with install():
         make: Callable[..., Any] = resolve_iface("lo").l3socket(False)
         assert make is not L3RawMmsgSocket

@@ -1,4 +1,5 @@
-"""Our sockets in event loops: whoever waits for fileno() gets every packet."""
+"""The sockets in event loops: code that waits for fileno() gets every
+packet."""
 
 import asyncio
 import errno
@@ -48,7 +49,7 @@ def sock(veth: Veth) -> Iterator[L2RawMmsgSocket]:
 
 
 def memory(sock: L2RawMmsgSocket) -> int:
-    """What the packets that wait in the kernel take there."""
+    """The memory of the packets that wait in the kernel."""
     option = sock.ins.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
     used: int = struct.unpack_from("I", option)[0]
     return used
@@ -59,11 +60,11 @@ def arrive(veth: Veth, sock: L2RawMmsgSocket, *numbers: int) -> None:
     assert memory(sock) == 0
     first, *others = [numbered(number) for number in numbers]
     send(veth.b, [first])
-    eventually(lambda: memory(sock) > 0, "the first frame arrives")
+    eventually(lambda: memory(sock) > 0, "the first frame did not arrive")
     whole = memory(sock) * len(numbers)
     if others:
         send(veth.b, others)
-    eventually(lambda: memory(sock) >= whole, "all frames arrive")
+    eventually(lambda: memory(sock) >= whole, "not all frames arrived")
 
 
 def next_number(sock: L2RawMmsgSocket) -> int:
@@ -81,7 +82,7 @@ def readable(descriptor: int) -> bool:
 
 @pytest.mark.parametrize("make", CLASSES)
 def test_asyncio_gets_each_packet_of_a_burst(veth: Veth, make: Any) -> None:
-    """Also a reader that is removed, and added again, in the middle."""
+    """Also if the reader is removed and added again in the middle."""
     got: list[int] = []
 
     async def watch(sock: L2RawMmsgSocket, until: int) -> None:
@@ -110,10 +111,10 @@ def test_asyncio_gets_each_packet_of_a_burst(veth: Veth, make: Any) -> None:
     assert got == [0, 1, 2, 3, 4]
 
 
-def test_asyncio_watcher_that_must_not_block(
+def test_asyncio_reader_that_reads_until_nothing_is_left(
     veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
-    """One that reads until there is nothing, as DHCP watchers do."""
+    """As programs that watch for DHCP do."""
     got: list[int] = []
 
     async def main() -> None:
@@ -174,7 +175,7 @@ def test_trio_task_that_waits_is_woken(
         selectors.SelectSelector,
     ],
 )
-def test_selectors_see_packets_that_are_held(
+def test_selectors_notice_packets_that_are_held(
     veth: Veth, sock: L2RawMmsgSocket, make: Any
 ) -> None:
     arrive(veth, sock, 0, 1, 2)
@@ -195,7 +196,7 @@ def test_edge_triggered_waiter_gets_an_event_for_each_packet(
         poller.register(sock.fileno(), select.EPOLLIN | select.EPOLLET)
         for number in range(3):
             assert len(poller.poll(0)) == 1
-            assert poller.poll(0) == [], "one event, one edge"
+            assert poller.poll(0) == [], "one edge gives one event"
             assert next_number(sock) == number
         assert poller.poll(0) == []
         arrive(veth, sock, 3)
@@ -206,7 +207,7 @@ def test_edge_triggered_waiter_gets_an_event_for_each_packet(
 def test_edge_triggered_waiter_that_reads_until_nothing_is_left(
     veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
-    """As epoll(7) tells it to. 300 frames are more than one batch."""
+    """As epoll(7) recommends. 300 frames are more than one batch."""
     os.set_blocking(sock.fileno(), False)
     got = []
     with select.epoll() as poller:
@@ -224,7 +225,7 @@ def test_edge_triggered_waiter_that_reads_until_nothing_is_left(
 
 
 @pytest.mark.parametrize("make", CLASSES)
-def test_descriptor_is_one_for_the_sockets_life(veth: Veth, make: Any) -> None:
+def test_descriptor_stays_the_same_until_close(veth: Veth, make: Any) -> None:
     with make(iface=veth.a) as sock:
         number = sock.fileno()
         assert number not in {-1, sock.ins.fileno()}
@@ -251,7 +252,7 @@ def test_descriptor_is_readable_while_packets_wait_or_are_held(
     assert not readable(sock.fileno())
 
 
-def test_descriptor_that_is_first_asked_for_while_packets_are_held(
+def test_descriptor_that_is_made_while_packets_are_held(
     veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     arrive(veth, sock, 0, 1)
@@ -261,7 +262,7 @@ def test_descriptor_that_is_first_asked_for_while_packets_are_held(
     assert not readable(sock.fileno())
 
 
-def test_descriptor_follows_whatever_else_reads_the_socket(
+def test_descriptor_is_right_whatever_reads_the_socket(
     veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     number = sock.fileno()
@@ -281,16 +282,16 @@ def test_descriptor_follows_whatever_else_reads_the_socket(
     with RawSniffer(opened_socket=sock, count=1) as frames:
         list(frames)
     assert memory(sock) == 0
-    assert readable(number), "what it has put back"
+    assert readable(number), "because of the packets put back"
     session = BatchSession(lambda data: False)
     assert not list(session.recv(sock))
     assert not readable(number)
 
 
-def test_duplicate_of_the_descriptor(
+def test_duplicate_of_the_descriptor_works_alike(
     veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
-    """As asyncio's transports and others make one."""
+    """asyncio's transports make one, for example."""
     duplicate = os.dup(sock.fileno())
     try:
         arrive(veth, sock, 0, 1)
@@ -304,12 +305,12 @@ def test_duplicate_of_the_descriptor(
         arrive(veth, sock, 2, 3)
         next_number(sock)
         sock.close()
-        assert not readable(duplicate), "nothing can be received any more"
+        assert not readable(duplicate), "no packet can be received any more"
     finally:
         os.close(duplicate)
 
 
-def test_layer_3_descriptor_covers_interfaces_that_come_later(
+def test_layer_3_descriptor_covers_interfaces_opened_later(
     veth_factory: Callable[..., Veth],
 ) -> None:
     other, veth = veth_factory(), veth_factory()
@@ -338,7 +339,7 @@ def test_two_threads_leave_the_descriptor_right(
         with suppress(BlockingIOError):
             while True:
                 data = sock.recv_raw()[1]
-                if data is not None:  # the other thread has been faster
+                if data is not None:  # otherwise the other thread was faster
                     got.append(number_of(data))
         return got
 
@@ -357,7 +358,7 @@ def test_two_threads_leave_the_descriptor_right(
 
 @pytest.mark.parametrize("make", CLASSES)
 @pytest.mark.parametrize("method", ["recv", "recv_raw"])
-def test_nothing_to_read_where_the_descriptor_does_not_block(
+def test_non_blocking_descriptor_without_a_packet_raises(
     veth: Veth, make: Any, method: str
 ) -> None:
     with make(iface=veth.a) as sock:
@@ -369,7 +370,7 @@ def test_nothing_to_read_where_the_descriptor_does_not_block(
         assert next_number(sock) == 1
 
 
-def test_descriptor_that_blocks_again(
+def test_descriptor_can_be_made_blocking_again(
     veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
     os.set_blocking(sock.fileno(), False)
@@ -379,10 +380,9 @@ def test_descriptor_that_blocks_again(
     assert number_of(call.result()[1]) == 5
 
 
-def test_sniff_of_a_descriptor_that_does_not_block(
+def test_sniff_waits_although_the_descriptor_is_non_blocking(
     veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
-    """It waits, as sniff() always does."""
     os.set_blocking(sock.fileno(), False)
     found = sniff(
         opened_socket=sock,
@@ -414,7 +414,7 @@ def test_link_that_goes_down_is_an_event(
 
 
 def test_close_while_it_is_registered(veth: Veth) -> None:
-    """With packets held, and others waiting."""
+    """While packets are held, and others wait in the kernel."""
     with select.epoll() as poller:
         sock = L2RawMmsgSocket(iface=veth.a)
         arrive(veth, sock, 0, 1)
@@ -427,7 +427,7 @@ def test_close_while_it_is_registered(veth: Veth) -> None:
 
 
 def test_close_in_a_reader(veth: Veth) -> None:
-    """As a watcher that is stopped by a packet does it."""
+    """A packet may tell a program to stop."""
     sock = L2RawMmsgSocket(iface=veth.a)
 
     async def main() -> None:
@@ -470,7 +470,7 @@ def test_nothing_is_left_open(veth: Veth, make: Any) -> None:
 def test_close_in_a_handler_while_the_descriptor_is_in_use(
     veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
-    """The frames' owner is asked in the middle of a call about them."""
+    """The handler runs in the middle of a call of the inbox."""
     sock.fileno()
 
     def close(_: bytes) -> bool:
@@ -482,7 +482,7 @@ def test_close_in_a_handler_while_the_descriptor_is_in_use(
     assert sock.inbox.fill()
     assert sock.inbox.discard_until(close)
     assert sock.closed
-    assert next_number(sock) == 0, "what is held can still be read"
+    assert next_number(sock) == 0, "packets that are held can still be read"
 
 
 # Forked children
@@ -509,7 +509,9 @@ def test_forked_child_does_not_change_what_the_parent_waits_for(
             assert sock.fileno() == number
             assert not os.get_blocking(number)
             assert not os.get_inheritable(number)
-            assert readable(number), "the child has a copy of what is held"
+            assert readable(number), (
+                "the child has its own copy of the held packets"
+            )
             assert next_number(sock) == 1
             assert not readable(number)
             sock.send(IP(dst=B4) / ICMP())
@@ -526,8 +528,8 @@ def test_forked_child_does_not_change_what_the_parent_waits_for(
 def test_forked_child_gets_packets_of_its_own(
     veth: Veth, sock: L2RawMmsgSocket
 ) -> None:
-    """The parent's queue, which they share; the parent is not woken by what
-    the child holds."""
+    """Parent and child share the queue in the kernel, but packets that the
+    child holds do not wake the parent."""
     number = sock.fileno()
 
     def child() -> None:
@@ -571,8 +573,8 @@ def test_fork_while_another_thread_opens_a_descriptor(
             release.set()
 
 
-def test_scapys_own_socket_does_the_same(veth: Veth) -> None:
-    """What all this is measured against."""
+def test_scapys_own_socket_is_non_blocking_in_the_same_way(veth: Veth) -> None:
+    """It is the model for the tests above."""
     with conf.L2listen(iface=veth.a) as theirs:
         os.set_blocking(theirs.fileno(), False)
         with pytest.raises(BlockingIOError):

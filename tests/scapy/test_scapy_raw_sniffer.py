@@ -1,4 +1,4 @@
-"""RawSniffer: frames without Packet objects, sniffed as sniff() does."""
+"""RawSniffer: sniffs like sniff(), without Packet objects."""
 
 import gc
 import os
@@ -28,15 +28,15 @@ from rawmmsg.scapy import (
 from rawmmsg.testing import Veth
 
 
-def test_count_ends_it(veth: Veth) -> None:
+def test_count_ends_the_sniff(veth: Veth) -> None:
     with RawSniffer(veth.a, count=150) as frames:
         send(veth.b, [numbered(i) for i in range(200)])
         assert [number_of(view) for view in frames] == list(range(150))
-        assert list(frames) == [], "it has ended"
+        assert list(frames) == [], "the sniff has ended"
 
 
-def test_views_are_of_the_received_memory(veth: Veth) -> None:
-    """Not copies: neither of the kernel's frame, nor read-only."""
+def test_views_show_the_memory_of_the_batch(veth: Veth) -> None:
+    """They are writable, so they are not copies."""
     with RawSniffer(veth.a, count=2, timeout=WAIT) as frames:
         send(veth.b, [numbered(1), numbered(2)])
         first, second = frames
@@ -44,14 +44,14 @@ def test_views_are_of_the_received_memory(veth: Veth) -> None:
     assert (bytes(first), bytes(second)) == (numbered(1), numbered(2))
 
 
-def test_timeout_ends_it(veth: Veth) -> None:
+def test_timeout_ends_the_sniff(veth: Veth) -> None:
     begin = time.monotonic()
     with RawSniffer(veth.a, timeout=0.1) as frames:
         assert list(frames) == []
     assert 0.1 <= time.monotonic() - begin < WAIT
 
 
-def test_timeout_ends_it_in_the_middle_of_a_batch(veth: Veth) -> None:
+def test_timeout_ends_the_sniff_in_the_middle_of_a_batch(veth: Veth) -> None:
     with RawSniffer(veth.a, timeout=0.2) as frames:
         send(veth.b, [numbered(i) for i in range(100)])
         given = 0
@@ -61,12 +61,14 @@ def test_timeout_ends_it_in_the_middle_of_a_batch(veth: Veth) -> None:
     assert 0 < given < 100
 
 
-def test_timeout_ends_it_while_every_frame_is_rejected(veth: Veth) -> None:
+def test_timeout_ends_the_sniff_while_every_frame_is_rejected(
+    veth: Veth,
+) -> None:
     """On a link that is never idle."""
     begin = time.monotonic()
 
     def reject(_: memoryview) -> bool:
-        assert time.monotonic() - begin < WAIT, "it does not end"
+        assert time.monotonic() - begin < WAIT, "the sniff does not end"
         send(veth.b, [numbered(0)] * 2)
         return False
 
@@ -76,7 +78,7 @@ def test_timeout_ends_it_while_every_frame_is_rejected(veth: Veth) -> None:
     assert time.monotonic() - begin >= 0.1
 
 
-def test_filter(veth: Veth) -> None:
+def test_filter_selects_frames(veth: Veth) -> None:
     with RawSniffer(veth.a, filter="arp", count=2, timeout=WAIT) as frames:
         send(veth.b, [numbered(1), *TRAFFIC["ARP"]])
         assert [bytes(view) for view in frames] == wire(TRAFFIC["ARP"])
@@ -92,8 +94,8 @@ def test_bad_filter_is_an_error(veth: Veth) -> None:
 
 
 def test_lfilter_and_stop_filter(veth: Veth) -> None:
-    """What the one rejects the other does not see; the frame at which it stops
-    is given."""
+    """stop_filter does not see what lfilter rejects. The frame that ends the
+    sniff is given."""
     with RawSniffer(
         veth.a,
         lfilter=lambda view: number_of(view) % 2 == 0,
@@ -104,8 +106,8 @@ def test_lfilter_and_stop_filter(veth: Veth) -> None:
         assert [number_of(view) for view in frames] == [0, 2, 4, 6, 8, 10]
 
 
-def test_opened_socket_keeps_what_is_left(veth: Veth) -> None:
-    """By count, by break, and for sniff() as well."""
+def test_opened_socket_keeps_the_rest_of_a_batch(veth: Veth) -> None:
+    """After the count, after a break, and for sniff() as well."""
     with L2RawMmsgSocket(iface=veth.a) as sock:
         send(veth.b, [numbered(i) for i in range(9)])
         with RawSniffer(opened_socket=sock, count=2) as frames:
@@ -120,7 +122,7 @@ def test_opened_socket_keeps_what_is_left(veth: Veth) -> None:
         assert not sock.closed
 
 
-def test_loop_goes_on_where_it_was_left(veth: Veth) -> None:
+def test_next_loop_continues_after_the_last(veth: Veth) -> None:
     with RawSniffer(veth.a, count=4, timeout=WAIT) as frames:
         send(veth.b, [numbered(i) for i in range(4)])
         for view in frames:
@@ -138,14 +140,14 @@ def test_layer_3_socket_gives_whole_frames_of_all_interfaces(
         L3RawMmsgSocket(iface=other.a) as sock,
         RawSniffer(opened_socket=sock, count=2, timeout=WAIT) as frames,
     ):
-        sock.send(IP(dst="192.0.2.2"))  # opens its interface too
+        sock.send(IP(dst="192.0.2.2"))  # opens that interface too
         (ping, *_) = TRAFFIC["ICMP"]
         send(veth.b, [ping])
         send(other.b, [numbered(2)])
         assert {bytes(view) for view in frames} == {bytes(ping), numbered(2)}
 
 
-def test_packets_of_a_tunnel() -> None:
+def test_tunnel_gives_ip_packets() -> None:
     packet = bytes(IP(src="192.0.2.1", dst="192.0.2.2"))
     with (
         tunnel() as (name, descriptor),
@@ -172,7 +174,7 @@ def test_stop_from_a_signal_handler(veth: Veth) -> None:
         assert list(frames) == []
 
 
-def test_stop_makes_the_present_frame_the_last(veth: Veth) -> None:
+def test_stop_ends_the_sniff_after_the_current_frame(veth: Veth) -> None:
     with RawSniffer(veth.a) as frames:
         send(veth.b, [numbered(i) for i in range(10)])
         seen = []
@@ -185,7 +187,7 @@ def test_stop_makes_the_present_frame_the_last(veth: Veth) -> None:
 
 
 def test_stop_while_every_frame_is_rejected(veth: Veth) -> None:
-    """The next frame is not looked at; it is there for another sniff."""
+    """The frames after it are left for another sniff."""
     seen = []
 
     def reject(view: memoryview) -> bool:
@@ -204,8 +206,8 @@ def test_stop_while_every_frame_is_rejected(veth: Veth) -> None:
 
 
 def test_loopback_gives_each_packet_once() -> None:
-    """To sniff(), Scapy's own sockets and ours give what goes out as well as
-    what comes in."""
+    """With sniff(), the sockets of Scapy and of rawmmsg give it twice, when it
+    goes out and when it comes in."""
     ip("link", "set", "lo", "up")
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
@@ -224,7 +226,7 @@ def test_loopback_gives_each_packet_once() -> None:
             assert last == [0, 0, 1, 1, 2, 2]
 
 
-def test_time_is_that_of_the_batch(veth: Veth) -> None:
+def test_time_is_when_the_batch_arrived(veth: Veth) -> None:
     before = time.time()
     with RawSniffer(veth.a, count=1) as frames:
         send(veth.b, [numbered(1)])
@@ -232,7 +234,7 @@ def test_time_is_that_of_the_batch(veth: Veth) -> None:
         assert before <= frames.time <= time.time()
 
 
-def test_link_down_does_not_end_it(veth: Veth) -> None:
+def test_link_that_goes_down_does_not_end_the_sniff(veth: Veth) -> None:
     with RawSniffer(veth.a, count=1, timeout=WAIT) as frames:
         veth.down("a")
         veth.up("a")
@@ -240,7 +242,7 @@ def test_link_down_does_not_end_it(veth: Veth) -> None:
         assert [number_of(view) for view in frames] == [1]
 
 
-def test_link_down_repeats_no_frame(veth: Veth) -> None:
+def test_link_that_goes_down_repeats_no_frame(veth: Veth) -> None:
     with RawSniffer(veth.a, timeout=WAIT) as frames:
         views = iter(frames)
         send(veth.b, [numbered(i) for i in range(3)])
@@ -259,7 +261,7 @@ def test_deleted_interface_is_an_error(veth: Veth) -> None:
 
 
 def test_nothing_is_left_open(veth: Veth) -> None:
-    """However it ends; nor where it is only made."""
+    """However the sniff ends, and also if it never starts."""
     gc.collect()
     before = descriptors()
     RawSniffer(veth.a).close()
@@ -272,7 +274,7 @@ def test_nothing_is_left_open(veth: Veth) -> None:
     assert descriptors() == before
 
 
-def test_socket_with_a_filter_of_its_own(veth: Veth) -> None:
+def test_opened_socket_takes_no_filter(veth: Veth) -> None:
     with (
         L2RawMmsgSocket(iface=veth.a) as sock,
         pytest.raises(ValueError, match="opened socket"),

@@ -1,0 +1,204 @@
+"""The forwarders of bench/ pass every frame as it is, and what measures them
+finds a frame that is lost or damaged."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from support.child import tool
+from support.datagrams import AD, UDP, Datagram, Q, add, columns, data
+from support.frames import number_of, numbered, pending, receive
+
+from bench.forward import hosts, measure, sides, small
+from bench.forward.hosts import Host, Transfer, two_hosts
+from bench.forward.sides import Join
+from bench.lab import native
+from bench.lab.contender import GroundTruthError
+from bench.superframes.frames import OFFLOAD
+from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg.testing import Veth, veth_pair
+
+COUNT = 50
+
+FORWARDERS: dict[str, Callable[[], Join]] = {
+    "C": partial(sides.worker, "C"),
+    "C, plain frames": partial(sides.worker, "C, plain frames"),
+    "libpcap": partial(sides.worker, "libpcap"),
+    "bare loop": partial(sides.worker, "bare"),
+    "rawmmsg bridge": sides.rawmmsg_bridge,
+    "kernel's bridge": sides.kernel_bridge,
+}
+WITH_OFFLOADS = ["C", "bare loop", "rawmmsg bridge", "kernel's bridge"]
+
+Joined = Callable[[str], tuple[Veth, Veth]]
+
+
+@pytest.fixture
+def joined() -> Iterator[Joined]:
+    """Lets a forwarder join the ends `b` of two veth pairs. At the end it
+    checks its counts."""
+    with contextlib.ExitStack() as stack:
+
+        def join(name: str) -> tuple[Veth, Veth]:
+            one, other = (stack.enter_context(veth_pair()) for _ in range(2))
+            forwarder = FORWARDERS[name]()
+            stack.enter_context(forwarder(one.b, other.b))
+            return one, other
+
+        yield join
+
+
+def exchange(one: str, other: str, frames: list[bytes]) -> None:
+    """Sends the frames in both directions, and asserts that nothing else
+    arrives."""
+    for source, sink in ((one, other), (other, one)):
+        with (
+            RawSocket(sink, ignore_outgoing=True) as receiver,
+            RawSocket(source, protocol=0) as sender,
+        ):
+            sender.sendmmsg_all(frames)
+            received = receive(receiver, len(frames))
+            assert received == frames
+            assert pending(receiver) == []
+
+
+@pytest.mark.parametrize("name", FORWARDERS)
+def test_frames_pass_unchanged(joined: Joined, name: str) -> None:
+    one, other = joined(name)
+    source, sink = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
+    frames = [numbered(i, 64 + i, src=source, dst=sink) for i in range(COUNT)]
+    exchange(one.a, other.a, frames)
+    assert [number_of(frame) for frame in frames] == list(range(COUNT))
+
+
+@pytest.mark.parametrize("name", FORWARDERS)
+@pytest.mark.parametrize("tags", [(Q,), (AD, Q)], ids=["tag", "two tags"])
+def test_tags_pass(joined: Joined, name: str, tags: tuple[int, ...]) -> None:
+    one, other = joined(name)
+    frame = Datagram(data(200), protocol=UDP, tags=tags).build()
+    exchange(one.a, other.a, [frame] * 3)
+
+
+@pytest.mark.parametrize("name", WITH_OFFLOADS)
+@pytest.mark.parametrize("tags", [(), (Q,)], ids=["plain", "tag"])
+def test_super_frames_pass_with_their_headers(
+    joined: Joined, name: str, tags: tuple[int, ...]
+) -> None:
+    one, other = joined(name)
+    batch, received = PacketBatch(1, SUPER_FRAME), PacketBatch(1, SUPER_FRAME)
+    add(batch, Datagram(data(60_000), tags=tags), 1400)
+    with (
+        RawSocket(other.a, vnet_hdr=True, ignore_outgoing=True) as receiver,
+        RawSocket(one.a, protocol=0, vnet_hdr=True) as sender,
+        RawSocket(one.a, vnet_hdr=True, ignore_outgoing=True) as back,
+    ):
+        for source, sink in ((sender, receiver), (receiver, back)):
+            source.sendmmsg_all(batch)
+            sink.settimeout(30)
+            sink.recvmmsg_into(received)
+            assert received.tolist() == batch.tolist()
+            for header, sent in columns(batch).items():
+                found = columns(received)[header][0]
+                # A hint, which the kernel makes anew.
+                assert found == sent[0] or header == "header_lengths", header
+
+
+def test_forwarder_that_cannot_start_says_why() -> None:
+    program = native.start(["sh", "-c", "echo no such port >&2"])
+    with pytest.raises(RuntimeError, match="no such port"):
+        hosts.wait_until_listening(["lo"], program)
+
+
+@pytest.mark.no_network
+@pytest.mark.parametrize("port", ["a", "b"])
+@pytest.mark.parametrize("wrong", [[5, 4, 0], [5, 5, 1], [0, 0, 0]])
+def test_frames_that_are_not_accounted_for_are_found(
+    port: str, wrong: list[int]
+) -> None:
+    """And a direction in which no frame went."""
+    right = [5, 4, 1]
+    sides.check_counts([*right, *right])
+    counts = [*wrong, *right] if port == "a" else [*right, *wrong]
+    with pytest.raises(GroundTruthError, match=f"port {port}"):
+        sides.check_counts(counts)
+
+
+# Bulk
+
+
+def test_damaged_segment_is_found() -> None:
+    """By the host that receives it, and so by the measurement."""
+    # Without its offload header, this segment is damaged.
+    segment = replace(OFFLOAD, size=200).frame(slice_number=1, index=0)
+
+    def transfer(_: Host, host: Host) -> Transfer:
+        (link,) = json.loads(host.run("ip", "-json", "link", "show", "eth0"))
+        address = bytes.fromhex(link["address"].replace(":", ""))
+        with RawSocket(host.port, protocol=0) as sock:
+            sock.send(address + segment[6:])
+        return Transfer(gigabits=1.0, retransmits=0)
+
+    with two_hosts() as made:
+        place = measure.Place(made, transfer)
+        nothing = measure.joined(lambda: lambda a, b: contextlib.nullcontext())
+        with pytest.raises(GroundTruthError, match="1 segments"):
+            nothing(place).run(1)
+        assert [host.checksum_errors() for host in made] == [0, 1]
+
+
+def test_hosts_that_nothing_joins_do_not_reach_each_other() -> None:
+    tool("iperf3")
+    with (
+        two_hosts() as (a, b),
+        pytest.raises(GroundTruthError, match="iperf3"),
+    ):
+        hosts.transfer(a, b, ("-n", "1K"))
+
+
+# Small frames
+
+
+def lose(batch: PacketBatch) -> PacketBatch:
+    batch.set_count(len(batch) - 1)
+    return batch
+
+
+def change(batch: PacketBatch) -> PacketBatch:
+    batch[1][40] ^= 1
+    return batch
+
+
+def duplicate(batch: PacketBatch) -> list[bytes]:
+    return batch.tolist() * 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (lose, "2 frames sent, 1 arrived"),
+        (change, "differ from those sent"),
+        (duplicate, "2 frames sent, 4 arrived"),
+    ],
+)
+def test_forwarder_that_alters_the_stream_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[PacketBatch], PacketBatch | list[bytes]],
+    words: str,
+) -> None:
+    monkeypatch.setattr(small, "PATIENCE", 0.5)
+    with contextlib.ExitStack() as stack:
+        arena = small.Arena(small.Place(stack, False, count=2, size=64))
+        source = stack.enter_context(RawSocket(arena.ports[0]))
+        sink = stack.enter_context(RawSocket(arena.ports[1], protocol=0))
+
+        def forward() -> None:
+            batch = PacketBatch()
+            while len(batch) < arena.frames:
+                source.recvmmsg_into(batch)
+            sink.sendmmsg_all(fault(batch))
+
+        with pytest.raises(GroundTruthError, match=words):
+            arena.run(forward, 1)

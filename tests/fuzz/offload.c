@@ -1,0 +1,587 @@
+/* A libFuzzer target for _rawmmsg_offload.c; tests/fuzz/offload.py builds and
+   runs it.
+
+   An input is a few frames with their offload headers. They go through every
+   function, out of and into memory of exactly their size, so that
+   AddressSanitizer sees each byte too many. What comes out must be, to the
+   byte, what the plain code below makes of the same frame.
+
+       1 byte    rows of the target, less 1 (modulo 16)
+       2 bytes   bytes of each row
+       2 bytes   the segment to begin with
+       then for each frame, at most MAX_FRAMES:
+       12 bytes  struct offload_header
+       2 bytes   n
+       2 bytes   half the number of bytes that follow those n, made up here
+       1 byte    how far the length is below the frame's size, modulo 128; from
+                 128 on: beyond it
+       n bytes   of the frame
+*/
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "_rawmmsg_offload.h"
+
+#define MAX_FRAMES 4
+#define MAX_ROWS 16
+/* A super-frame of 64 KiB may have as many segments, all alike. */
+#define MAX_SEGMENTS_SEEN 600
+
+enum {
+    TCP = 6,
+    UDP = 17,
+    SCTP = 132
+};
+
+/* What is read of the input. */
+struct input {
+    const uint8_t *at;
+    size_t left;
+};
+
+/* Frames in memory of their own. */
+struct rows {
+    struct frame_table table;
+    struct iovec parts[2 * MAX_ROWS];
+    struct offload_header headers[MAX_ROWS];
+    _Atomic uint32_t lengths[MAX_ROWS];
+    uint16_t flags[MAX_ROWS];
+};
+
+/* Where a datagram's parts are, once it is known to be one. */
+struct shape {
+    size_t network;
+    size_t transport;
+    size_t end;     /* without padding */
+    size_t removed; /* bytes of a lone jumbo header */
+    int version;
+    uint8_t protocol;
+};
+
+static void
+promise(bool kept, const char *what)
+{
+    if (!kept) {
+        fprintf(stderr, "broken promise: %s\n", what);
+        abort();
+    }
+}
+
+/* ---- Input -------------------------------------------------------------- */
+
+static void
+take(struct input *in, void *out, size_t size)
+{
+    size_t n = size < in->left ? size : in->left;
+
+    memset(out, 0, size);
+    memcpy(out, in->at, n);
+    in->at += n;
+    in->left -= n;
+}
+
+static unsigned
+take_number(struct input *in, size_t size)
+{
+    uint8_t bytes[2] = {0};
+
+    take(in, bytes, size);
+    return bytes[0] | (unsigned)bytes[1] << 8;
+}
+
+static void
+add_row(struct rows *r, size_t size)
+{
+    size_t i = r->table.count++;
+
+    r->parts[2 * i + 1].iov_base = malloc(size > 0 ? size : 1);
+    r->parts[2 * i + 1].iov_len = size;
+    promise(r->parts[2 * i + 1].iov_base != NULL, "there is memory");
+}
+
+static uint8_t *
+frame_of(const struct rows *r, size_t i)
+{
+    return r->parts[2 * i + 1].iov_base;
+}
+
+static void
+begin_rows(struct rows *r)
+{
+    memset(r, 0, sizeof(*r));
+    r->table.parts = r->parts;
+    r->table.headers = r->headers;
+    r->table.lengths = r->lengths;
+    r->table.flags = r->flags;
+}
+
+static void
+free_rows(struct rows *r)
+{
+    size_t i;
+
+    for (i = 0; i < r->table.count; i++) {
+        free(frame_of(r, i));
+    }
+}
+
+static void
+take_frame(struct input *in, struct rows *r)
+{
+    size_t i = r->table.count;
+    size_t n, more, k;
+    unsigned slack;
+
+    take(in, &r->headers[i], sizeof(r->headers[i]));
+    n = take_number(in, 2);
+    more = 2 * take_number(in, 2);
+    slack = take_number(in, 1);
+    n = n < in->left ? n : in->left;
+    add_row(r, n + more);
+    take(in, frame_of(r, i), n);
+    for (k = n; k < n + more; k++) {
+        frame_of(r, i)[k] = (uint8_t)(k % 251);
+    }
+    r->lengths[i] = (uint32_t)(slack >= 128        ? n + more + slack - 127
+                               : slack <= n + more ? n + more - slack
+                                                   : 0);
+    r->flags[i] = CHECKSUM_NOT_READY;
+}
+
+static void
+copy_rows(const struct rows *from, struct rows *to)
+{
+    size_t i, size;
+
+    begin_rows(to);
+    for (i = 0; i < from->table.count; i++) {
+        size = from->parts[2 * i + 1].iov_len;
+        add_row(to, size);
+        memcpy(frame_of(to, i), frame_of(from, i), size);
+        to->headers[i] = from->headers[i];
+        to->lengths[i] = from->lengths[i];
+        to->flags[i] = from->flags[i];
+    }
+}
+
+/* ---- What is right ------------------------------------------------------ */
+
+static unsigned
+be16(const uint8_t *p)
+{
+    return (unsigned)p[0] << 8 | p[1];
+}
+
+static void
+put16(uint8_t *p, unsigned value)
+{
+    p[0] = (uint8_t)(value >> 8);
+    p[1] = (uint8_t)value;
+}
+
+static unsigned
+fold(uint64_t sum)
+{
+    while (sum > 0xffff) {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    return (unsigned)sum;
+}
+
+/* RFC 1071, to the letter. */
+static uint64_t
+sum_of(const uint8_t *p, size_t n)
+{
+    uint64_t sum = 0;
+    size_t i;
+
+    for (i = 0; i + 1 < n; i += 2) {
+        sum += be16(p + i);
+    }
+    return n % 2 > 0 ? sum + ((unsigned)p[n - 1] << 8) : sum;
+}
+
+static uint32_t
+crc32c(const uint8_t *p, size_t n)
+{
+    uint32_t crc = UINT32_MAX;
+    int bit;
+
+    for (; n > 0; p++, n--) {
+        crc ^= *p;
+        for (bit = 0; bit < 8; bit++) {
+            crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78 : 0);
+        }
+    }
+    return ~crc;
+}
+
+static bool
+parse_ipv4(const uint8_t *p, size_t n, struct shape *s)
+{
+    const uint8_t *ip = p + s->network;
+    size_t header, total;
+
+    if (n - s->network < 20) {
+        return false;
+    }
+    header = (ip[0] & 15u) * 4;
+    total = be16(ip + 2);
+    if (ip[0] >> 4 != 4 || header < 20 || total > n - s->network) {
+        return false;
+    }
+    s->end = total > 0 ? s->network + total : n;
+    s->transport = s->network + header;
+    s->protocol = ip[9];
+    s->version = 4;
+    return s->transport <= s->end;
+}
+
+static bool
+parse_ipv6(const uint8_t *p, size_t n, struct shape *s)
+{
+    const uint8_t *ip = p + s->network;
+    size_t payload;
+
+    if (n - s->network < 40 || ip[0] >> 4 != 6) {
+        return false;
+    }
+    payload = be16(ip + 4);
+    s->transport = s->network + 40;
+    if (payload > n - s->transport) {
+        return false;
+    }
+    s->end = payload > 0 ? s->transport + payload : n;
+    s->protocol = ip[6];
+    s->version = 6;
+    if (payload == 0 && s->protocol == 0 && s->end - s->transport >= 8
+        && memcmp(p + s->transport + 1, "\0\xc2\4", 3) == 0) {
+        s->removed = 8;
+        s->protocol = p[s->transport];
+        s->transport += 8;
+    }
+    while (s->protocol == 0 || s->protocol == 43 || s->protocol == 60) {
+        const uint8_t *extension = p + s->transport;
+
+        if (s->end - s->transport < 8
+            || s->end - s->transport < (extension[1] + 1u) * 8) {
+            return false;
+        }
+        s->protocol = extension[0];
+        s->transport += (extension[1] + 1u) * 8;
+    }
+    return true;
+}
+
+/* Whether the frame is a datagram of IPv4 or IPv6, behind at most 8 tags. */
+static bool
+parse(const uint8_t *p, size_t n, struct shape *s)
+{
+    size_t at = 12;
+
+    memset(s, 0, sizeof(*s));
+    while (at + 2 <= n && (be16(p + at) == 0x8100 || be16(p + at) == 0x88a8)) {
+        at += 4;
+    }
+    if (at + 2 > n || at > 12 + 8 * 4) {
+        return false;
+    }
+    s->network = at + 2;
+    switch (be16(p + at)) {
+    case 0x0800:
+        return parse_ipv4(p, n, s);
+    case 0x86dd:
+        return parse_ipv6(p, n, s);
+    default:
+        return false;
+    }
+}
+
+/* Completes the checksum that the header leaves open. */
+static void
+complete(uint8_t *p, size_t n, const struct offload_header *h)
+{
+    size_t start = h->checksum_start, at = start + h->checksum_offset;
+    unsigned checksum;
+    struct shape s;
+    uint32_t crc;
+
+    promise(at + 2 <= n, "the checksum is within the frame");
+    if (h->checksum_offset == 8 && parse(p, n, &s) && s.protocol == SCTP
+        && s.transport == start) {
+        promise(s.end - start >= 12, "the SCTP header is within the packet");
+        memset(p + at, 0, 4);
+        crc = crc32c(p + start, s.end - start);
+        p[at] = (uint8_t)crc;
+        p[at + 1] = (uint8_t)(crc >> 8);
+        p[at + 2] = (uint8_t)(crc >> 16);
+        p[at + 3] = (uint8_t)(crc >> 24);
+        return;
+    }
+    checksum = 0xffff ^ fold(sum_of(p + start, n - start));
+    put16(p + at, checksum == 0 ? 0xffff : checksum);
+}
+
+/* The checksum of a segment whose header is complete but for that; `all` is
+   the header of the whole super-frame. */
+static unsigned
+segment_checksum(const uint8_t *segment, const uint8_t *all,
+                 const struct offload_header *h, const struct shape *s,
+                 size_t n)
+{
+    size_t transport = s->transport - s->removed, size = n - transport;
+    bool udp = s->protocol == UDP;
+    const uint8_t *field = all + s->transport + (udp ? 6 : 16);
+    const uint8_t *addresses = all + s->network + (s->version == 4 ? 12 : 8);
+    size_t length = udp ? be16(all + s->transport + 4) : s->end - s->transport;
+    unsigned checksum;
+    uint64_t sum;
+
+    if (h->flags & VNET_NEEDS_CSUM) {
+        sum = be16(field) + (0xffff ^ fold(length));
+    }
+    else {
+        sum = s->protocol + sum_of(addresses, s->version == 4 ? 8 : 32);
+    }
+    sum += size + sum_of(segment + transport, size);
+    checksum = 0xffff ^ fold(sum);
+    return udp && checksum == 0 ? 0xffff : checksum;
+}
+
+/* Segment i, of n bytes: the headers as they must be, with `size` bytes of
+   payload. */
+static void
+fix_headers(uint8_t *out, size_t n, const uint8_t *all,
+            const struct offload_header *h, const struct shape *s, size_t i,
+            bool last)
+{
+    uint8_t *ip = out + s->network;
+    uint8_t *header = out + s->transport - s->removed;
+    bool udp = s->protocol == UDP;
+    uint8_t *checksum = header + (udp ? 6 : 16);
+    uint64_t sequence;
+
+    if (s->version == 4) {
+        put16(ip + 2, (unsigned)(n - s->network));
+        put16(ip + 4, be16(ip + 4) + (unsigned)i);
+        put16(ip + 10, 0);
+        put16(ip + 10, 0xffff ^ fold(sum_of(ip, s->transport - s->network)));
+    }
+    else {
+        put16(ip + 4, (unsigned)(n - s->network - 40));
+        if (s->removed > 0) {
+            ip[6] = all[s->network + 40];
+        }
+    }
+    if (udp) {
+        put16(header + 4, (unsigned)(out + n - header));
+    }
+    else {
+        sequence = ((uint64_t)be16(header + 4) << 16 | be16(header + 6))
+                   + i * h->gso_size;
+        put16(header + 4, (unsigned)(sequence >> 16));
+        put16(header + 6, (unsigned)sequence);
+        /* FIN and PSH in the last one alone, CWR in the first. */
+        header[13] &= (uint8_t)~((last ? 0 : 0x09) | (i > 0 ? 0x80 : 0));
+    }
+    put16(checksum, 0);
+    put16(checksum, segment_checksum(out, all, h, s, n));
+}
+
+/* ---- What must hold ----------------------------------------------------- */
+
+static void
+is_same_frame(const struct rows *a, const struct rows *b, size_t i)
+{
+    promise(memcmp(frame_of(a, i), frame_of(b, i), a->parts[2 * i + 1].iov_len)
+                == 0,
+            "a frame is as it must be");
+}
+
+static bool
+is_open(const struct offload_header *h)
+{
+    return h->gso_type == GSO_NONE && (h->flags & VNET_NEEDS_CSUM);
+}
+
+static void
+try_complete(const struct rows *given)
+{
+    const char *reason = NULL, *again = NULL;
+    size_t at = 0, done, ended, expected = 0, i;
+    struct rows got, wanted;
+
+    copy_rows(given, &got);
+    copy_rows(given, &wanted);
+    done = complete_frames(&got.table, &at, &reason);
+    ended = reason == NULL ? given->table.count : at;
+    promise(ended <= given->table.count, "a reason names a frame");
+    for (i = 0; i < ended; i++) {
+        promise(given->lengths[i] <= given->parts[2 * i + 1].iov_len,
+                "no length is beyond its frame");
+        if (is_open(&given->headers[i])) {
+            complete(frame_of(&wanted, i), given->lengths[i],
+                     &given->headers[i]);
+            wanted.headers[i].flags &= (uint8_t)~VNET_NEEDS_CSUM;
+            wanted.flags[i] = 0;
+            expected++;
+        }
+    }
+    promise(done == expected, "each frame completed is counted");
+    for (i = 0; i < given->table.count; i++) {
+        is_same_frame(&wanted, &got, i);
+        promise(wanted.flags[i] == got.flags[i], "flags fit");
+        promise(wanted.headers[i].flags == got.headers[i].flags,
+                "header fits");
+    }
+    promise(complete_frames(&got.table, &at, &again) == 0, "once is enough");
+    promise(again == reason, "a reason stays");
+    free_rows(&got);
+    free_rows(&wanted);
+}
+
+static void
+try_check(const struct rows *given, size_t start)
+{
+    const char *reason = NULL;
+    struct rows got, wanted;
+    size_t done, i;
+
+    copy_rows(given, &got);
+    copy_rows(given, &wanted);
+    done = check_frames(&got.table, start, &reason);
+    promise((reason == NULL) == (start + done == given->table.count),
+            "a reason goes with a frame");
+    for (i = start; i < start + done; i++) {
+        const struct offload_header *h = &given->headers[i];
+        size_t n = given->parts[2 * i + 1].iov_len;
+        struct shape s;
+
+        promise(h->header_length <= n, "header_length is within the frame");
+        promise(!(h->flags & VNET_NEEDS_CSUM)
+                    || h->checksum_start + h->checksum_offset + 2u <= n,
+                "the checksum is within the frame");
+        if (is_open(h) && h->checksum_offset == 8
+            && parse(frame_of(given, i), n, &s) && s.protocol == SCTP
+            && s.transport == h->checksum_start) {
+            complete(frame_of(&wanted, i), n, h);
+        }
+    }
+    for (i = 0; i < given->table.count; i++) {
+        is_same_frame(&wanted, &got, i);
+    }
+    free_rows(&got);
+    free_rows(&wanted);
+}
+
+/* Compares one frame of the target with what it must be: the segment of the
+   frame at *frame, which both move on. */
+static void
+is_right_segment(const struct rows *from, size_t *frame, size_t *segment,
+                 const uint8_t *out, size_t n)
+{
+    const struct offload_header *h = &from->headers[*frame];
+    size_t length = from->lengths[*frame], payload, headers, count = 1, first;
+    const uint8_t *all = frame_of(from, *frame);
+    uint8_t *wanted = malloc(length + 1);
+    struct shape s = {0};
+
+    promise(wanted != NULL, "there is memory");
+    memcpy(wanted, all, length);
+    if (h->gso_type != GSO_NONE) {
+        promise(parse(all, length, &s), "what is cut is a datagram");
+        promise(s.protocol == (h->gso_type == GSO_UDP_L4 ? UDP : TCP),
+                "what is cut is of its gso_type");
+        payload =
+            s.transport
+            + (s.protocol == UDP ? 8 : (all[s.transport + 12] >> 4) * 4u);
+        promise(payload <= s.end, "its headers are within the datagram");
+        count = (s.end - payload + h->gso_size - 1) / h->gso_size;
+    }
+    if (count > 1) {
+        first = payload + *segment * h->gso_size;
+        headers = payload - s.removed;
+        length = headers
+                 + (s.end - first < h->gso_size ? s.end - first : h->gso_size);
+        memmove(wanted + s.network + 40, all + s.network + 40 + s.removed,
+                s.removed > 0 ? headers - s.network - 40 : 0);
+        memcpy(wanted + headers, all + first, length - headers);
+        fix_headers(wanted, length, all, h, &s, *segment,
+                    *segment + 1 == count);
+    }
+    else if (h->flags & VNET_NEEDS_CSUM) {
+        complete(wanted, length, h);
+    }
+    promise(n == length, "a segment has its length");
+    promise(memcmp(wanted, out, n) == 0, "a segment is as it must be");
+    free(wanted);
+    *segment += 1;
+    if (*segment >= count) {
+        *segment = 0;
+        *frame += 1;
+    }
+}
+
+static void
+try_segment(const struct rows *given, size_t rows, size_t room, size_t segment)
+{
+    size_t frame = 0, seen = 0, i;
+    struct rows from, to;
+    struct segmentation g = {.segment = (uint32_t)segment};
+
+    copy_rows(given, &from);
+    begin_rows(&to);
+    while (to.table.count < rows) {
+        add_row(&to, room);
+    }
+    g.from = from.table;
+    g.to = to.table;
+    do {
+        g.written = 0;
+        g.reason = NULL;
+        segment_frames(&g);
+        promise(g.written <= rows, "the target has not more than its rows");
+        promise(g.reason != NULL || g.written == rows
+                    || g.frame == from.table.count,
+                "it goes on until all is done");
+        for (i = 0; i < g.written; i++) {
+            promise(to.lengths[i] <= room, "a segment fits its frame");
+            is_right_segment(given, &frame, &segment, frame_of(&to, i),
+                             to.lengths[i]);
+        }
+        promise(g.frame == frame && g.segment == segment,
+                "it says where it is");
+        seen += g.written;
+    } while (g.written > 0 && g.frame < from.table.count
+             && seen < MAX_SEGMENTS_SEEN);
+    for (i = 0; i < given->table.count; i++) {
+        is_same_frame(given, &from, i);
+    }
+    free_rows(&from);
+    free_rows(&to);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct input in = {data, size};
+    size_t rows = take_number(&in, 1) % MAX_ROWS + 1;
+    size_t room = take_number(&in, 2);
+    size_t segment = take_number(&in, 2);
+    struct rows given;
+
+    begin_rows(&given);
+    while (in.left > 0 && given.table.count < MAX_FRAMES) {
+        take_frame(&in, &given);
+    }
+    try_complete(&given);
+    try_check(&given, 0);
+    try_check(&given, given.table.count / 2);
+    try_segment(&given, rows, room, segment);
+    free_rows(&given);
+    return 0;
+}

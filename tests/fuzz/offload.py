@@ -1,0 +1,186 @@
+"""Fuzzes the offload code with libFuzzer: checksums and segments.
+
+    python tests/fuzz/offload.py --seconds 600
+
+Builds offload.c beside this file with clang, AddressSanitizer and
+UndefinedBehaviorSanitizer, makes its first inputs from the frames of the
+tests, and runs it. An input that breaks a promise is kept, and its path is
+printed with how to repeat it.
+
+Needs clang with libFuzzer (on Debian: apt install clang), no privilege, and
+nothing of pytest.
+"""
+
+import argparse
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from support.datagrams import (
+    CHECKSUM_OFFSETS,
+    SCTP,
+    TAGS,
+    TCP,
+    UDP,
+    Datagram,
+    Q,
+    data,
+)
+
+from rawmmsg import GSO_ECN, GSO_NONE, VNET_NEEDS_CSUM
+
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parents[1]
+SOURCES: Final = [HERE / "offload.c", ROOT / "_rawmmsg_offload.c"]
+FLAGS: Final = [
+    *("-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}"),
+    "-fsanitize=fuzzer,address,undefined",
+    "-fno-sanitize-recover=all",
+]
+LONGEST: Final = 4096
+"""Bytes of an input; a frame can have more than its input gives."""
+
+HOP_BY_HOP: Final = (0, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+DESTINATION: Final = (60, bytes([0, 1, 1, 12, *bytes(12)]))
+JUMBO: Final = (0, bytes([0, 0, 0xC2, 4, 0, 1, 0x20, 0]))
+
+
+def datagrams() -> Iterator[Datagram]:
+    """Of each protocol and version; with tags, options and extensions."""
+    payload = data(200)
+    for protocol in (TCP, UDP, SCTP):
+        for version in (4, 6):
+            plain = Datagram(payload, protocol, version)
+            # The kernel looks behind 8 tags at most.
+            for tags in (*TAGS.values(), (Q,) * 8, (Q,) * 9):
+                yield replace(plain, tags=tags)
+            if version == 4:
+                yield replace(plain, options=bytes([1] * 12))
+            else:
+                for extension in (HOP_BY_HOP, DESTINATION, JUMBO):
+                    yield replace(plain, extensions=(extension,))
+    yield Datagram(payload, tcp_options=bytes([1] * 12), flags=0xFF)
+
+
+def row(
+    datagram: Datagram,
+    gso_size: int = 0,
+    *,
+    whole: bool = False,
+    length: int | None = None,
+    more: int = 0,
+    told: bool = True,
+) -> bytes:
+    """A frame and its header, as offload.c reads them: cut to `length` bytes,
+    or followed by `more`. The IP header tells the length of what is left, or
+    0, which stands for more than 64 KiB."""
+    frame = bytearray(datagram.build(whole=whole)[:length])
+    network = 14 + 4 * len(datagram.tags)
+    at = network + (2 if datagram.version == 4 else 4)
+    size = len(frame) - network - (0 if datagram.version == 4 else 40)
+    if len(frame) >= at + 2:
+        struct.pack_into("!H", frame, at, max(size, 0) if told else 0)
+    header = struct.pack(
+        "=BBHHHHH",
+        *(0 if whole else VNET_NEEDS_CSUM,),
+        *(datagram.gso_type if gso_size else GSO_NONE,),
+        *(0, gso_size, datagram.transport_offset),
+        *(CHECKSUM_OFFSETS[datagram.protocol], 0),
+    )
+    return header + struct.pack("<HHB", len(frame), more // 2, 0) + frame
+
+
+def settings(rows: int = 4, room: int = 2048) -> bytes:
+    """The target, and 0, the segment to begin with."""
+    return struct.pack("<BHH", rows - 1, room, 0)
+
+
+def inputs() -> Iterator[bytes]:
+    """Each datagram whole, open and as a super-frame, into rows that just fit
+    and that do not; cut off everywhere in its headers; some together; and one
+    of more than 64 KiB."""
+    for one in datagrams():
+        yield settings() + row(one, whole=True)
+        for room in (len(one.build()), len(one.build()) - 1):
+            yield settings(room=room) + row(one)
+        for length in range(13, one.header_size + 2):
+            yield settings() + row(one, length=length)
+            for told in (True, False):
+                cut = partial(row, one, 70, length=length, told=told)
+                yield settings() + cut()
+                yield settings() + cut(whole=True)
+        if one.protocol != SCTP:
+            yield settings() + row(one, 70, whole=one.protocol == TCP)
+            for room in (one.header_size + 70, one.header_size + 69):
+                yield settings(room=room) + row(one, 70) + row(one)
+    some = [row(one, 70) for one in datagrams() if one.protocol != SCTP]
+    yield settings() + b"".join(some[:4])
+    jumbo = Datagram(data(200), version=6, extensions=(JUMBO,))
+    yield settings() + row(jumbo, 1400, more=70_000, told=False)
+    ecn = bytearray(row(Datagram(data(200)), 70))
+    ecn[1] |= GSO_ECN
+    yield settings() + ecn
+
+
+def build(folder: Path) -> Path:
+    """The fuzzer, from the sources of this tree."""
+    clang = shutil.which("clang")
+    if clang is None:
+        sys.exit("offload.py: there is no clang on PATH: apt install clang")
+    target = folder / "offload"
+    subprocess.run([clang, *FLAGS, *SOURCES, "-o", target], check=True)
+    return target
+
+
+def fuzz(target: Path, corpus: Path, found: Path, seconds: int) -> int:
+    """Runs it; its exit status."""
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, content in enumerate(inputs()):
+        (corpus / f"seed-{number:03}").write_bytes(content)
+    return subprocess.run(
+        [
+            target,
+            f"-max_total_time={seconds}",
+            f"-max_len={LONGEST}",
+            f"-artifact_prefix={found}/",
+            *("-timeout=30", "-use_value_profile=1", "-verbosity=0"),
+            *("-print_final_stats=1", corpus),
+        ]
+    ).returncode
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        metavar="DIR",
+        help="inputs to begin with, and where new ones are kept",
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        target = build(folder)
+        found = folder / "found"
+        found.mkdir()
+        corpus = arguments.corpus or folder / "corpus"
+        status = fuzz(target, corpus, found, arguments.seconds)
+        for path in found.iterdir():
+            kept = Path.cwd() / path.name
+            shutil.copy(path, kept)
+            print(f"kept {kept}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
