@@ -554,8 +554,8 @@ now_ns(void)
     return now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
-/* Runs signal handlers: 0, or -1 with an exception set. A handler may fork, and
-   the call then goes on in the child, where it is not counted yet. */
+/* Runs signal handlers: 0, or -1 with an exception set. A handler may fork,
+   and the call then goes on in the child, where it is not counted yet. */
 static int
 check_signals(RawSocket *s, const struct transfer *t)
 {
@@ -1213,8 +1213,8 @@ parse_unix_address(PyObject *address, struct name *n)
     }
     else if (bytes[0] != '\0' && strlen(bytes) < (size_t)size) {
         PyErr_SetString(PyExc_ValueError,
-                        "the path has an embedded null byte; an abstract "
-                        "name begins with one");
+                        "the path contains a null byte, with which only "
+                        "an abstract name begins");
     }
     else {
         n->un.sun_family = AF_UNIX;
@@ -1250,8 +1250,8 @@ parse_host(int family, PyObject *host, void *result)
     Py_DECREF(text);
     if (done != 1) {
         PyErr_Format(PyExc_ValueError,
-                     "%R is not an IPv%c address in numbers (names are not "
-                     "looked up: use socket.getaddrinfo())",
+                     "%R is not a numeric IPv%c address (host names are "
+                     "not looked up: use socket.getaddrinfo())",
                      host, family == AF_INET ? '4' : '6');
         return -1;
     }
@@ -1366,8 +1366,8 @@ store_peer(RawSocket *s, const struct name *peer)
 
     (void)state_here(s); /* in a forked child nobody is setting it yet */
     if (atomic_exchange_explicit(&s->peer_busy, true, memory_order_acquire)) {
-        return raise_os_error(
-            EBUSY, "peer: another thread is setting it as well", NULL);
+        return raise_os_error(EBUSY, "peer: another thread is setting it too",
+                              NULL);
     }
     memcpy(words, peer, sizeof(words));
     version = 1 + atomic_load_explicit(&s->peer_version, memory_order_relaxed);
@@ -1437,8 +1437,8 @@ RawSocket_set_peer(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
     }
     if (!(s->collects & COLLECT_NAMES)) {
         PyErr_SetString(PyExc_ValueError,
-                        "peer needs a socket that was adopted with "
-                        "addresses=True and is not of AF_PACKET");
+                        "peer can be set only on a socket that was "
+                        "adopted with addresses=True and is not AF_PACKET");
         return -1;
     }
     if (value != Py_None && parse_address(s, value, &peer) < 0) {
@@ -1451,7 +1451,7 @@ RawSocket_set_peer(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
         if (IN6_IS_ADDR_LINKLOCAL(&peer.in6.sin6_addr)
             && peer.in6.sin6_scope_id == 0) {
             PyErr_SetString(PyExc_ValueError,
-                            "a link-local peer needs its scope_id");
+                            "a link-local address needs its scope_id");
             return -1;
         }
     }
@@ -1471,7 +1471,9 @@ static int
 enter_receive(RawSocket *s, unsigned *process)
 {
     if (!s->receives) {
-        return raise_os_error(EOPNOTSUPP, "recvmmsg: protocol=0 only sends",
+        return raise_os_error(EOPNOTSUPP,
+                              "recvmmsg: a socket with "
+                              "protocol=0 only sends",
                               s->interface);
     }
     return enter_call(s, process, "recvmmsg");
@@ -1972,8 +1974,8 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
 
-/* Between two calls of sendmmsg_all(), as socket.sendall() does: 0, or -1 where a
-   signal handler raised, or the time is up. */
+/* Runs between two system calls of sendmmsg_all(), as socket.sendall() does:
+   0, or -1 if a signal handler raised, or the time is up. */
 static int
 keep_sending(RawSocket *s, struct transfer *t)
 {
@@ -2214,19 +2216,20 @@ compile_filter(RawSocket *s, PyObject *expression)
     PyObject *bpf, *compile, *args, *kwargs, *program = NULL;
 
     if (s->family != AF_PACKET) {
-        reason = "it is written for the frames of AF_PACKET";
+        reason = "expressions describe frames of AF_PACKET";
     }
     else if (s->type != SOCK_RAW) {
-        reason = "SOCK_DGRAM filters see packets without their link header";
+        reason = "filters of SOCK_DGRAM see packets without their link "
+                 "header";
     }
     else if (s->link_type < 0) {
-        reason = "without an interface there is no one link type to compile "
-                 "for";
+        reason = "a socket on all interfaces has no single link type to "
+                 "compile for";
     }
     if (reason != NULL) {
         return PyErr_Format(PyExc_ValueError,
-                            "a filter expression cannot be used here: %s; "
-                            "give a compiled program",
+                            "a filter expression cannot be used on this "
+                            "socket: %s. Give a compiled program",
                             reason);
     }
     bpf = PyImport_ImportModule("rawmmsg.bpf");
@@ -2259,8 +2262,8 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
     p->count = (size_t)view.len / sizeof(*p->code);
     if ((size_t)view.len % sizeof(*p->code) != 0) {
         PyErr_Format(PyExc_ValueError,
-                     "a filter is an array of struct sock_filter, %zu bytes "
-                     "each: not %zd bytes",
+                     "a filter must be an array of struct sock_filter "
+                     "(%zu bytes each), not %zd bytes",
                      sizeof(*p->code), view.len);
     }
     else if (p->count > MAX_INSTRUCTIONS) {
@@ -2280,8 +2283,8 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
     return p->code == NULL ? -1 : 0;
 }
 
-/* Copies a program that is not an expression; free_program() it. 0, or -1 with an
-   exception set. */
+/* Copies a program that is not an expression; free_program() it. 0, or -1 with
+   an exception set. */
 static int
 copy_program(RawSocket *s, PyObject *source, struct program *p)
 {
@@ -3259,9 +3262,9 @@ make_filter(RawSocket *s, struct options *o)
     return o->filter == Py_None ? 0 : make_program(s, o->filter, &o->program);
 }
 
-/* As bind_socket(), for a member of a fanout group. Until it has joined it gets
-   what the other members get too, so it rejects everything until then. What
-   comes between the join and the filter is lost, and counted nowhere. */
+/* As bind_socket(), for a member of a fanout group. Until it has joined it
+   gets what the other members get too, so it rejects everything until then.
+   What comes between the join and the filter is lost, and counted nowhere. */
 static int
 bind_member(RawSocket *s, const struct options *o, int protocol)
 {
@@ -3328,8 +3331,8 @@ inspect_vnet_hdr(RawSocket *s)
     }
     if (size != (int)VNET_HEADER && size != (int)MERGEABLE_HEADER) {
         PyErr_Format(PyExc_ValueError,
-                     "the descriptor has offload headers of %d bytes: only "
-                     "%zu and %zu are known",
+                     "the descriptor has offload headers of %d bytes: "
+                     "rawmmsg supports %zu and %zu",
                      size, VNET_HEADER, MERGEABLE_HEADER);
         return -1;
     }
@@ -3391,8 +3394,8 @@ inspect_packet_socket(RawSocket *s, struct options *o)
     return s->interface == NULL ? -1 : 0;
 }
 
-/* Learns the protocol of an adopted socket of another family, where the options
-   of AF_PACKET make no sense. */
+/* Learns the protocol of an adopted socket of another family, which has no
+   options of AF_PACKET. */
 static int
 inspect_datagram_socket(RawSocket *s, struct options *o)
 {
@@ -3406,8 +3409,8 @@ inspect_datagram_socket(RawSocket *s, struct options *o)
 
     if (name != NULL) {
         PyErr_Format(PyExc_ValueError,
-                     "%s is an option of AF_PACKET: the descriptor is of "
-                     "another family",
+                     "%s is an option of AF_PACKET, but the descriptor is "
+                     "a socket of another family",
                      name);
         return -1;
     }
@@ -3442,8 +3445,9 @@ inspect_descriptor(RawSocket *s, struct options *o)
         && (s->family != AF_PACKET || s->type != SOCK_RAW)
         && (s->family != AF_UNIX || s->type != SOCK_SEQPACKET)) {
         PyErr_SetString(PyExc_ValueError,
-                        "fileno must be an AF_PACKET or a datagram socket, "
-                        "or AF_UNIX and SOCK_SEQPACKET");
+                        "fileno must be an AF_PACKET socket, a datagram "
+                        "socket, or an AF_UNIX socket of type "
+                        "SOCK_SEQPACKET");
         return -1;
     }
     if ((s->family == AF_PACKET ? inspect_packet_socket(s, o)
@@ -3454,8 +3458,8 @@ inspect_descriptor(RawSocket *s, struct options *o)
     needed = interface_needed(o);
     if (s->ifindex == 0 && needed != NULL) {
         PyErr_Format(PyExc_ValueError,
-                     "%s needs an interface, and the descriptor is bound to "
-                     "none",
+                     "%s needs an interface, but the descriptor is not "
+                     "bound to one",
                      needed);
         return -1;
     }
@@ -3737,8 +3741,8 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     if (s->family == AF_PACKET && level == SOL_PACKET
         && name == PACKET_STATISTICS) {
         PyErr_SetString(PyExc_ValueError,
-                        "PACKET_STATISTICS starts again at 0 when it is read: "
-                        "use statistics()");
+                        "reading PACKET_STATISTICS resets it: use "
+                        "statistics()");
         return NULL;
     }
     if (enter_call(s, &process, call) < 0) {
@@ -3779,14 +3783,16 @@ RawSocket_setsockopt(PyObject *self, PyObject *args)
     }
     if ((value == Py_None) != (PyTuple_Size(args) == 4)) {
         PyErr_SetString(PyExc_TypeError,
-                        "optlen goes with a value of None, and only with it");
+                        "optlen must be given if value is None, and only "
+                        "then");
         return NULL;
     }
     if (s->family == AF_PACKET && level == SOL_PACKET
         && (name == PACKET_VNET_HDR || name == PACKET_VNET_HDR_SZ)) {
         PyErr_SetString(PyExc_ValueError,
-                        "PACKET_VNET_HDR would put a header in front of every "
-                        "frame behind the object's back: use vnet_hdr=");
+                        "setsockopt() cannot set PACKET_VNET_HDR, which "
+                        "puts a header in front of every frame: use "
+                        "vnet_hdr=");
         return NULL;
     }
     if (value == Py_None) {

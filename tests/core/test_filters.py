@@ -115,7 +115,7 @@ def test_filter_that_is_not_contiguous_is_refused() -> None:
 def test_size_of_a_filter_must_be_a_multiple_of_8(size: int) -> None:
     sender, sock = datagram_pair()
     with sender, sock:
-        with pytest.raises(ValueError, match=f"8 bytes each: not {size} "):
+        with pytest.raises(ValueError, match=rf"8 bytes each\), not {size} "):
             sock.attach_filter(bytes(size))
 
 
@@ -421,10 +421,10 @@ def test_filter_cuts_datagrams() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "without an interface there is no one link type"),
+        ({}, "a socket on all interfaces has no single link type"),
         (
             {"interface": "lo", "type": socket.SOCK_DGRAM},
-            "SOCK_DGRAM filters see packets without their link header",
+            "filters of SOCK_DGRAM see packets without their link header",
         ),
     ],
     ids=["all interfaces", "SOCK_DGRAM"],

@@ -284,7 +284,7 @@ def test_segment_that_does_not_exist_is_an_error() -> None:
             batch.segment_into(PacketBatch(4), 0, segment)
     with pytest.raises(ValueError, match="segment"):
         batch.segment_into(PacketBatch(4), 0, -1)
-    with pytest.raises(ValueError, match="behind the last frame"):
+    with pytest.raises(ValueError, match="number of packets"):
         batch.segment_into(PacketBatch(4), 1, 1)
 
 
