@@ -456,7 +456,7 @@ def test_each_packet_is_cut_to_its_own_buffer() -> None:
 
 def test_append_is_limited_by_the_next_buffer() -> None:
     batch = PacketBatch(buffers=[bytearray(3), bytearray(6)])
-    with pytest.raises(ValueError, match="6 bytes does not .* of 3 bytes"):
+    with pytest.raises(ValueError, match=r"6 bytes does not .* of 3 bytes"):
         batch.append(b"packet")
     batch.append(b"one")
     batch.append(b"packet")
