@@ -1270,8 +1270,8 @@ parse_unix_address(PyObject *address, struct name *n)
     }
     else if (bytes[0] != '\0' && strlen(bytes) < (size_t)size) {
         PyErr_SetString(PyExc_ValueError,
-                        "the path has an embedded null byte; an abstract "
-                        "name begins with one");
+                        "the path contains a null byte, with which only "
+                        "an abstract name begins");
     }
     else {
         n->un.sun_family = AF_UNIX;
@@ -1308,8 +1308,8 @@ parse_host(int family, PyObject *host, void *result)
     Py_DECREF(text);
     if (done != 1) {
         PyErr_Format(PyExc_ValueError,
-                     "%R is not an IPv%c address in numbers (names are not "
-                     "looked up: use socket.getaddrinfo())",
+                     "%R is not a numeric IPv%c address (host names are "
+                     "not looked up: use socket.getaddrinfo())",
                      host, family == AF_INET ? '4' : '6');
         return -1;
     }
@@ -1426,8 +1426,8 @@ store_peer(RawSocket *s, const struct name *peer)
 
     (void)state_here(s); /* resets peer_busy in a forked child */
     if (atomic_exchange_explicit(&s->peer_busy, true, memory_order_acquire)) {
-        return raise_os_error(
-            EBUSY, "peer: another thread is setting it as well", NULL);
+        return raise_os_error(EBUSY, "peer: another thread is setting it too",
+                              NULL);
     }
     memcpy(words, peer, sizeof(words));
     version = 1 + atomic_load_explicit(&s->peer_version, memory_order_relaxed);
@@ -1498,8 +1498,8 @@ RawSocket_set_peer(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
     }
     if (!(s->collects & COLLECT_NAMES)) {
         PyErr_SetString(PyExc_ValueError,
-                        "peer needs a socket that was adopted with "
-                        "addresses=True and is not of AF_PACKET");
+                        "peer can be set only on a socket that was "
+                        "adopted with addresses=True and is not AF_PACKET");
         return -1;
     }
     if (value != Py_None && parse_address(s, value, &peer) < 0) {
@@ -1512,7 +1512,7 @@ RawSocket_set_peer(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
         if (IN6_IS_ADDR_LINKLOCAL(&peer.in6.sin6_addr)
             && peer.in6.sin6_scope_id == 0) {
             PyErr_SetString(PyExc_ValueError,
-                            "a link-local peer needs its scope_id");
+                            "a link-local address needs its scope_id");
             return -1;
         }
     }
@@ -1533,7 +1533,9 @@ static int
 enter_receive(RawSocket *s, unsigned *process)
 {
     if (!s->receives) {
-        return raise_os_error(EOPNOTSUPP, "recvmmsg: protocol=0 only sends",
+        return raise_os_error(EOPNOTSUPP,
+                              "recvmmsg: a socket with "
+                              "protocol=0 only sends",
                               s->interface);
     }
     return enter_call(s, process, "recvmmsg");
@@ -2283,19 +2285,20 @@ compile_filter(RawSocket *s, PyObject *expression)
     PyObject *bpf, *compile, *args, *kwargs, *program = NULL;
 
     if (s->family != AF_PACKET) {
-        reason = "it is written for the frames of AF_PACKET";
+        reason = "expressions describe frames of AF_PACKET";
     }
     else if (s->type != SOCK_RAW) {
-        reason = "SOCK_DGRAM filters see packets without their link header";
+        reason = "filters of SOCK_DGRAM see packets without their link "
+                 "header";
     }
     else if (s->link_type < 0) {
-        reason = "without an interface there is no one link type to compile "
-                 "for";
+        reason = "a socket on all interfaces has no single link type to "
+                 "compile for";
     }
     if (reason != NULL) {
         return PyErr_Format(PyExc_ValueError,
-                            "a filter expression cannot be used here: %s; "
-                            "give a compiled program",
+                            "a filter expression cannot be used on this "
+                            "socket: %s. Give a compiled program",
                             reason);
     }
     bpf = PyImport_ImportModule("rawmmsg.bpf");
@@ -2329,8 +2332,8 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
     p->count = (size_t)view.len / sizeof(*p->code);
     if ((size_t)view.len % sizeof(*p->code) != 0) {
         PyErr_Format(PyExc_ValueError,
-                     "a filter is an array of struct sock_filter, %zu bytes "
-                     "each: not %zd bytes",
+                     "a filter must be an array of struct sock_filter "
+                     "(%zu bytes each), not %zd bytes",
                      sizeof(*p->code), view.len);
     }
     else if (p->count > MAX_INSTRUCTIONS) {
@@ -3456,8 +3459,8 @@ inspect_vnet_hdr(RawSocket *s)
     }
     if (size != (int)VNET_HEADER && size != (int)MERGEABLE_HEADER) {
         PyErr_Format(PyExc_ValueError,
-                     "the descriptor has offload headers of %d bytes: only "
-                     "%zu and %zu are known",
+                     "the descriptor has offload headers of %d bytes: "
+                     "rawmmsg supports %zu and %zu",
                      size, VNET_HEADER, MERGEABLE_HEADER);
         return -1;
     }
@@ -3534,8 +3537,8 @@ inspect_datagram_socket(RawSocket *s, struct options *o)
 
     if (name != NULL) {
         PyErr_Format(PyExc_ValueError,
-                     "%s is an option of AF_PACKET: the descriptor is of "
-                     "another family",
+                     "%s is an option of AF_PACKET, but the descriptor is "
+                     "a socket of another family",
                      name);
         return -1;
     }
@@ -3571,8 +3574,9 @@ inspect_descriptor(RawSocket *s, struct options *o)
         && (s->family != AF_PACKET || s->type != SOCK_RAW)
         && (s->family != AF_UNIX || s->type != SOCK_SEQPACKET)) {
         PyErr_SetString(PyExc_ValueError,
-                        "fileno must be an AF_PACKET or a datagram socket, "
-                        "or AF_UNIX and SOCK_SEQPACKET");
+                        "fileno must be an AF_PACKET socket, a datagram "
+                        "socket, or an AF_UNIX socket of type "
+                        "SOCK_SEQPACKET");
         return -1;
     }
     if ((s->family == AF_PACKET ? inspect_packet_socket(s, o)
@@ -3583,8 +3587,8 @@ inspect_descriptor(RawSocket *s, struct options *o)
     needed = interface_needed(o);
     if (s->ifindex == 0 && needed != NULL) {
         PyErr_Format(PyExc_ValueError,
-                     "%s needs an interface, and the descriptor is bound to "
-                     "none",
+                     "%s needs an interface, but the descriptor is not "
+                     "bound to one",
                      needed);
         return -1;
     }
@@ -3770,6 +3774,25 @@ static PyStructSequence_Field Statistics_fields[] = {
     {NULL, NULL},
 };
 
+static PyObject *
+Statistics_asdict(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *dict = PyDict_New();
+    Py_ssize_t i;
+
+    for (i = 0; dict != NULL && Statistics_fields[i].name != NULL; i++) {
+        if (PyDict_SetItemString(dict, Statistics_fields[i].name,
+                                 PyTuple_GetItem(self, i))
+            < 0) {
+            Py_CLEAR(dict);
+        }
+    }
+    return dict;
+}
+
+static PyMethodDef Statistics_asdict_method = {
+    "_asdict", Statistics_asdict, METH_NOARGS, Statistics__asdict_doc};
+
 static PyStructSequence_Desc Statistics_desc = {
     "rawmmsg.Statistics",
     Statistics_doc,
@@ -3849,8 +3872,8 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     if (s->family == AF_PACKET && level == SOL_PACKET
         && name == PACKET_STATISTICS) {
         PyErr_SetString(PyExc_ValueError,
-                        "PACKET_STATISTICS starts again at 0 when it is read: "
-                        "use statistics()");
+                        "reading PACKET_STATISTICS resets it: use "
+                        "statistics()");
         return NULL;
     }
     if (enter_call(s, &process, call) < 0) {
@@ -3892,14 +3915,16 @@ RawSocket_setsockopt(PyObject *self, PyObject *args)
     }
     if ((value == Py_None) != (PyTuple_Size(args) == 4)) {
         PyErr_SetString(PyExc_TypeError,
-                        "optlen goes with a value of None, and only with it");
+                        "optlen must be given if value is None, and only "
+                        "then");
         return NULL;
     }
     if (s->family == AF_PACKET && level == SOL_PACKET
         && (name == PACKET_VNET_HDR || name == PACKET_VNET_HDR_SZ)) {
         PyErr_SetString(PyExc_ValueError,
-                        "PACKET_VNET_HDR would put a header in front of every "
-                        "frame behind the object's back: use vnet_hdr=");
+                        "setsockopt() cannot set PACKET_VNET_HDR, which "
+                        "puts a header in front of every frame: use "
+                        "vnet_hdr=");
         return NULL;
     }
     if (value == Py_None) {
@@ -4381,6 +4406,27 @@ make_type(PyObject *module, PyType_Spec *spec, bool publish)
     return type;
 }
 
+/* Statistics, a struct sequence that has the _asdict() of a namedtuple; NULL
+   with an exception set. */
+static PyTypeObject *
+make_statistics_type(void)
+{
+    PyTypeObject *type =
+        check_type(PyStructSequence_NewType(&Statistics_desc));
+    PyObject *method;
+
+    if (type == NULL) {
+        return NULL;
+    }
+    method = PyDescr_NewMethod(type, &Statistics_asdict_method);
+    if (method == NULL
+        || PyObject_SetAttrString((PyObject *)type, "_asdict", method) < 0) {
+        Py_CLEAR(type);
+    }
+    Py_XDECREF(method);
+    return type;
+}
+
 static int
 rawmmsg_exec(PyObject *module)
 {
@@ -4406,8 +4452,7 @@ rawmmsg_exec(PyObject *module)
             return -1;
         }
     }
-    state->statistics_type =
-        check_type(PyStructSequence_NewType(&Statistics_desc));
+    state->statistics_type = make_statistics_type();
     if (state->statistics_type == NULL
         || PyModule_AddType(module, state->statistics_type) < 0) {
         return -1;
