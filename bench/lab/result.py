@@ -140,8 +140,8 @@ class Run:
     """All measurements of a run, by name, and the machine that it ran on."""
 
     mode: str
-    environment: dict[str, Any]
-    peers: dict[str, str]
+    environment: dict[str, Any] = field(default_factory=dict)
+    peers: dict[str, str] = field(default_factory=dict)
     sections: dict[str, Section] = field(default_factory=dict)
 
     def tables(self) -> Iterator[Table]:
@@ -175,7 +175,7 @@ class Run:
                 [Missing(**one) for one in section.pop("missing", [])],
                 **section,
             )
-            for name, section in data.pop("sections").items()
+            for name, section in data.pop("sections", {}).items()
         }
         return cls(**data, sections=sections)
 
