@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..lab.result import Run, Table
+from ..lab.result import Run
 from . import charts, tables
 
 
@@ -45,9 +45,12 @@ def _parts(run: Run) -> Iterator[str]:
     yield from _targets(run)
     for name, section in run.sections.items():
         yield f"\n## {name}\n"
-        lines = [["", "median (quartiles)", "ratio", "to", "target", "more"]]
+        lines = [["", *tables.COLUMNS]]
         for table in section.tables:
-            lines += _table(table)
+            title = f"**{table.title}** `{table.key}`"
+            unit, *notes = tables.footnotes(table)
+            lines.append([title, unit, "", "", "", " ".join(notes)])
+            lines += tables.cells(table)
         yield tables.markdown(lines)
 
 
@@ -71,23 +74,3 @@ def _targets(run: Run) -> Iterator[str]:
             f"- missed: `{table.key}`, {row.name},"
             f" {tables.spread(found, 3)}{to}, target {row.target}"
         )
-
-
-def _table(table: Table) -> Iterator[list[str]]:
-    """The table's title, and a line for each row."""
-    words = [tables.heading(table.unit), *tables.footnotes(table)]
-    title = f"**{table.title}** `{table.key}`"
-    yield [title, words[0], "", "", "", " ".join(words[1:])]
-    for row in table.rows:
-        more = [
-            f"{name} {tables.spread(value)}"
-            for name, value in row.extra.items()
-        ]
-        yield [
-            row.name,
-            tables.spread(row.figure),
-            tables.spread(row.ratio, 3) if row.ratio else "",
-            row.baseline or "",
-            tables.verdict(row),
-            "; ".join(filter(None, [*more, row.note])),
-        ]

@@ -381,7 +381,7 @@ def test_table_for_a_terminal(run: Run) -> None:
         "Mpps (more is better)",
         "1.000 (0.900-1.100)",
         "≤ 0.5: does not hold",
-        "200 rounds",
+        "200 rounds.",
         "A remark.",
         "a note",
         "missing here: trafgen (apt-get install x)",
