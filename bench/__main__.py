@@ -24,7 +24,7 @@ from .lab.runner import Lab, Measurement, Mode
 from .report import document, tables
 
 FAILED: Final = 1
-INTERRUPTED: Final = 130  # what shells return after SIGINT
+INTERRUPTED: Final = 130  # as shells return after SIGINT
 
 # The folders that measure, in the order in which they run.
 NAMES: Final = (

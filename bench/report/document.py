@@ -1,6 +1,6 @@
 """REPORT.md: the targets and tables of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..lab.result import Run
@@ -40,7 +40,8 @@ def _parts(run: Run) -> Iterator[str]:
         for missing in section.missing:
             yield f"The measurement {name} did not run, {missing}.\n"
     yield "## The machine\n"
-    yield tables.markdown([["", ""], *_pairs(facts), *_pairs(run.peers)])
+    yield _list(facts)
+    yield f"\nPeers: {_list(run.peers)}"
     yield "\n## Targets\n"
     yield from _targets(run)
     for name, section in run.sections.items():
@@ -54,8 +55,8 @@ def _parts(run: Run) -> Iterator[str]:
         yield tables.markdown(lines)
 
 
-def _pairs(facts: dict[str, object] | dict[str, str]) -> list[list[str]]:
-    return [[name, str(value)] for name, value in facts.items()]
+def _list(facts: Mapping[str, object]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def _targets(run: Run) -> Iterator[str]:
