@@ -27,7 +27,8 @@ from support.linux import ip, tc
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
 
-Packets = Any  # in one of the forms that sendmmsg() accepts
+# Packets in one of the forms that sendmmsg() and sendmmsg_all() accept.
+Packets = Any
 
 
 def frames(count: int, size: int = 64) -> list[bytes]:
