@@ -125,7 +125,7 @@ class _Block:
             self.put(code | op.BPF_X)
 
     def pair(self, left: int, right: int, commutes: bool) -> None:
-        """Bring left into A and right into X; if commutes, or vice versa."""
+        """Bring left into A and right into X, or if commutes, vice versa."""
         if self.x == right and self.keeps_x(left):
             self.to_a(left)
         elif commutes and self.x == left and self.keeps_x(right):
@@ -149,7 +149,7 @@ class _Block:
             self.through_scratch(left, right)
 
     def through_scratch(self, left: int, right: int) -> None:
-        """A pair in which computing either side takes X."""
+        """A pair of values that both need X to be computed."""
         word = self.free
         self.free -= 1
         if word < self.graph.reserved:
@@ -173,7 +173,7 @@ class _Block:
         return self.a == number or not self.uses_x(number)
 
     def uses_x(self, number: int) -> bool:
-        """Whether computing a value takes X."""
+        """Whether computing a value changes X."""
         kind, a, b, _ = self.values[number]
         if kind in ("const", "length", "ancillary", "scratch"):
             return False
@@ -302,8 +302,9 @@ def assemble(
     graph: Graph, root: int, accept: int
 ) -> list[tuple[int, int, int, int]]:
     """The instructions; `accept` is the return value for accepted packets."""
-    # check_load_and_stores() goes on behind a return as if execution did.
-    # Words written on a path that jumps there would count as unwritten.
+    # check_load_and_stores() continues behind a return as if execution did.
+    # Words that a path has written before it jumps there would then count as
+    # unwritten.
     layout = _Layout(accept, at_end=graph.assigns)
     sequence = graph.order(root)
     if not sequence:

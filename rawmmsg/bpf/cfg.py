@@ -66,9 +66,9 @@ class Value(NamedTuple):
     """One value, by kind.
 
     "const": the number `a`; "load": `a` bytes at offset `c`, plus the value
-    `b` if it is not negative; "header": four times the low nibble of byte
-    `c`; "length": of the packet; "ancillary": SKF_AD_OFF + `c`; "scratch":
-    word `c`; or an operator on the values `a` and `b`.
+    `b` unless it is -1; "header": four times the low nibble of byte `c`;
+    "length": of the packet; "ancillary": SKF_AD_OFF + `c`; "scratch": word
+    `c`; or an operator on the values `a` and `b`.
     """
 
     kind: str
@@ -172,7 +172,7 @@ class Graph:
         return self.value(Value("const", number & WORD))
 
     def load(self, size: int, base: int, offset: int) -> int:
-        """`size` bytes at `offset` plus the value `base`, if not negative."""
+        """`size` bytes at `offset`, plus the value `base` unless it is -1."""
         while base >= 0:
             value = self.values[base]
             if value.kind == "const":
@@ -337,7 +337,7 @@ class Graph:
         return self.evaluate_value(node.value, target)
 
     def evaluate_value(self, value: int, target: int) -> int:
-        """The same for a value. If it cannot reject, `target` itself."""
+        """The same for a value. Just `target` if the value cannot reject."""
         kind, a, b, _ = self.values[value]
         while (
             kind in OPERATIONS
@@ -368,7 +368,7 @@ class Graph:
             operand = self.values[left].a
             if relation == "=":
                 return self.test(right, "=", operand, yes, no)
-            # k > v is not v >= k; k >= v is not v > k
+            # k > v means not v >= k, and k >= v means not v > k.
             opposite = ">=" if relation == ">" else ">"
             return self.test(right, opposite, operand, no, yes)
         return self.node(Node(left, relation + "x", right, yes, no))

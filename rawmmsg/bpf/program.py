@@ -276,9 +276,9 @@ class Program(bytes):
     def shifted(self, offset: int) -> Program:
         """The program for the same packets behind `offset` more bytes.
 
-        A filter on a UDP socket, for example, sees each datagram from its
-        8-byte header on (net/ipv4/udp.c:udp_queue_rcv_one_skb()). FilterError
-        if a conditional jump would become longer than 255 instructions.
+        A filter on a UDP socket, for example, sees the 8-byte UDP header
+        first (net/ipv4/udp.c:udp_queue_rcv_one_skb()). FilterError if a
+        conditional jump would have to skip more than 255 instructions.
         """
         old = self.instructions
         # A subtraction follows each load of the packet's length, so that

@@ -1,6 +1,6 @@
 """Filters for the frames that enter at a port."""
 
-from ..bpf import Program, compile
+from ..bpf import FilterError, Program, compile
 
 __all__ = ["for_datagrams", "for_interface", "for_udp"]
 
@@ -20,4 +20,8 @@ def for_datagrams(expression: str | None) -> Program | None:
 def for_udp(expression: str | None) -> Program | None:
     """The same for a UDP socket, whose filter sees the UDP header as well."""
     program = for_datagrams(expression)
-    return None if program is None else program.shifted(UDP_HEADER)
+    try:
+        return None if program is None else program.shifted(UDP_HEADER)
+    except FilterError as error:
+        reason = f"the filter cannot be used on a UDP port: {error.reason}"
+        raise FilterError(reason, expression, 0) from None

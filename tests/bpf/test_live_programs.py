@@ -91,8 +91,9 @@ def test_accepts_what_tcpdump_accepts(
         )
 
 
-# The frame itself, and its length, differ by the tag.
-OF_THE_FRAME = ("ether[", "link[", "greater", "less", "len")
+# The frame itself and its length differ by the tag. Without an interface,
+# `ifindex` returns what happens to be in the accumulator.
+OF_THE_FRAME = ("ether[", "link[", "greater", "less", "len", "ifindex")
 # A direction is not in the frame at all.
 SECTIONS = sorted(
     {entry.section for entry in corpus.compiled()} - {"direction"}

@@ -27,6 +27,7 @@ from support.frames import frame, numbered, same_frames
 from support.peers import Peer, fd_peer, joined, udp_peer, unix_peer
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
+from rawmmsg.bridge.filters import for_udp
 from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.testing import Veth
 
@@ -122,6 +123,14 @@ def test_filter_for_udp_accepts_what_it_accepted() -> None:
             assert moved.matches(b"\xff" * 8 + packet) == verdict
             accepted += verdict
     assert accepted > 50
+
+
+def test_filter_too_long_for_udp_is_an_error() -> None:
+    """A UDP socket's filter needs an instruction more for each `len`, which
+    may be one too many for a jump to skip."""
+    ports = " or ".join(map(str, range(1, 250)))
+    with pytest.raises(bpf.FilterError, match="cannot be used on a UDP port"):
+        for_udp(f"udp port {ports} or len > 5 or len % 3 = 1 or len % 5 = 2")
 
 
 def test_peer_that_is_not_there_is_waited_for(

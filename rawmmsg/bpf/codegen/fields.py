@@ -16,7 +16,7 @@ _MAX_LENGTH_FIELD = 1500  # a greater number is an EtherType
 _SNAP = 0xAAAA0300
 _SNAP_APPLE = 0xAAAA0308
 
-# These service access points are both the source and the destination.
+# Both SAPs, of destination and source, are compared for these.
 _BOTH_SAPS = (keywords.SAP_IP, keywords.SAP_ISO, keywords.SAP_NETBEUI)
 
 # EtherTypes that SNAP frames carry as well: the LLC header, and the

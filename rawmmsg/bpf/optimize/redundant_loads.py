@@ -102,7 +102,7 @@ def covers(reach: Reach, needed: Reach) -> bool:
 
 
 def furthest(one: Reach, other: Reach) -> Reach:
-    """What is in the packet if both are."""
+    """What is in the packet if both of these are."""
     if not one or not other:
         return one or other
     result = dict(one)
@@ -113,7 +113,7 @@ def furthest(one: Reach, other: Reach) -> Reach:
 
 
 def _common(one: Reach, other: Reach) -> Reach:
-    """What is in the packet in either case."""
+    """What is in the packet if either of these is."""
     if one is other:
         return one
     return {
@@ -139,7 +139,7 @@ def eliminate_redundant_loads(graph: Graph, root: int) -> int:
 
 
 def _covered_behind(graph: Graph, root: int) -> int:
-    """Remove what loads behind it cover."""
+    """Remove loads that loads behind them cover."""
     new = {REJECT: REJECT, ACCEPT: ACCEPT}
     # What every path from a node to ACCEPT loads. None: there is no path.
     ahead: dict[int, Reach | None] = {REJECT: None, ACCEPT: {}}
@@ -167,7 +167,7 @@ def _covered_behind(graph: Graph, root: int) -> int:
 
 
 def _covered_before(graph: Graph, root: int) -> int:
-    """Remove what loads before it cover."""
+    """Remove loads that loads before them cover."""
     nodes = graph.nodes
     # What every path to a node has loaded.
     reached: dict[int, Reach] = {root: {}}

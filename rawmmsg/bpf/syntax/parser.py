@@ -47,7 +47,7 @@ _LIMITS = {
 }
 
 
-# The qualifiers that the identifiers behind a term inherit. None: none.
+# The qualifiers that the identifiers behind a term inherit, if any.
 Carried: TypeAlias = Qualifiers | None
 Item: TypeAlias = ast.Expression | ast.Arithmetic
 
@@ -377,10 +377,8 @@ class _Parser:
         start = at = self.stream.at
         while tokens[at].kind == "(":
             at += 1
-        closing = tokens[at + 1 : at + 1 + at - start]
-        return tokens[at].kind == NUMBER and all(
-            token.kind == ")" for token in closing
-        )
+        end = at + 1 + (at - start)
+        return tokens[at].kind == NUMBER and self.behind_number(start) == end
 
     def identifiers(self, qualifiers: Carried) -> ast.Expression:
         """( identifier and|or identifier ... )
