@@ -20,6 +20,7 @@ import nox
 nox.needs_version = ">= 2025.10"
 nox.options.sessions = ["lint", "tests-3.11"]
 nox.options.error_on_missing_interpreters = True
+nox.options.download_python = "never"
 
 ROOT = Path(__file__).parent
 # Downloads and interpreters that take minutes to make are kept here.
