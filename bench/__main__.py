@@ -154,15 +154,16 @@ def measure_all(options: argparse.Namespace) -> Run:
     for name in options.names or NAMES:
         run.sections[name] = measure(name, lab)
         if options.json is not None:
-            run.save(options.json)
-    return run
+            options.json.write_text(run.to_json(), "utf-8")
+    # Reported with the digits that are saved.
+    return Run.from_json(run.to_json())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         if options.source is not None:
-            run = Run.load(options.source)
+            run = Run.from_json(options.source.read_text("utf-8"))
         else:
             enter()
             if options.list:

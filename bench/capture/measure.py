@@ -22,15 +22,15 @@ from typing import Final
 
 from ..lab import cpus
 from ..lab.contender import Contender, control
-from ..lab.link import Link
-from ..lab.native import AUXDATA, BUFFERED, COPY, STAMPS, V3
+from ..lab.link import AUXDATA, STAMPS, Link
+from ..lab.native import BUFFERED, COPY, V3
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab
-from .sides import Place, calls, in_c, prepared, rawmmsg, stdlib, xdp
+from .sides import Place, in_c, prepared, rawmmsg, stdlib, xdp
 
 SIZES: Final = (64, 1500)
 
-_C: Final = Contender("C", prepared(calls(AUXDATA)))
+_C: Final = Contender("C", prepared(in_c("capture/calls.c", AUXDATA)))
 
 CONTENDERS: Final = (
     _C,
@@ -38,8 +38,8 @@ CONTENDERS: Final = (
     *(
         Contender(name, prepared(start), "C")
         for name, start in (
-            ("C, stamps", calls(AUXDATA | STAMPS)),
-            ("C, bare", calls(0)),
+            ("C, stamps", in_c("capture/calls.c", AUXDATA | STAMPS)),
+            ("C, bare", in_c("capture/calls.c")),
             ("rawmmsg", rawmmsg(lambda link: link.rx, AUXDATA)),
             (
                 "rawmmsg, stamps",

@@ -11,8 +11,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from rawmmsg import RawSocket
 
@@ -32,7 +31,7 @@ from ..lab.link import (
     Link,
     set_timeout,
 )
-from ..lab.native import AUXDATA, FLOOD, STAMPS, Side
+from ..lab.native import FLOOD, Side
 
 BATCH: Final = 64
 WAIT_SECONDS: Final = 0.02  # WAIT_MS of receive.h
@@ -43,8 +42,8 @@ _COMPARED_EVERY: Final = 64
 
 @dataclass(frozen=True)
 class Place:
-    """A link that contenders share, the frames, and how long and on which CPU
-    they are sent."""
+    """A link that contenders share, the size of the frames, and how long and
+    on which CPU they are sent."""
 
     stack: contextlib.ExitStack
     link: Link
@@ -72,93 +71,53 @@ class Receipt(ctypes.Structure):
     )
 
 
-class Receiver(Protocol):
-    """One of the ways, ready to run."""
+@dataclass(frozen=True)
+class Receiver:
+    """One of the ways, ready to run.
 
-    @property
-    def frames(self) -> Frames:
-        """The frames that are sent to it."""
+    `run(over, receipt)` receives until the sender is `over` and nothing has
+    arrived since, and adds to the receipt. `ends` is the veth pair on which
+    `frames` are sent to it, `counter` the kernel's counts of its socket, if
+    it has one. `options` is what it asks of the shared link; None for one
+    with a socket of its own.
+    """
 
-    @property
-    def ends(self) -> Ends:
-        """The veth pair on which they are sent."""
-
-    @property
-    def counter(self) -> Counter | None:
-        """The kernel's counts of its socket; None if it has no such socket."""
-
-    def set_options(self) -> None:
-        """Asks the kernel for what this way needs."""
-
-    def run(self, over: ctypes.c_int, receipt: Receipt) -> None:
-        """Receives until the sender is `over` and nothing has arrived since;
-        adds to the receipt."""
-
-
-class _InC:
-    """A contender in C. `options` is what it asks of the shared link; None
-    for one with a socket of its own."""
-
-    def __init__(
-        self,
-        side: Side,
-        frames: Frames,
-        ends: Ends,
-        place: Place,
-        options: int | None = None,
-    ) -> None:
-        self.frames = frames
-        self.ends = ends
-        self._options = options
-        self._side = side
-        self._place = place
-        self.counter: Counter | None = None
-        if side.fileno >= 0:
-            self.counter = place.stack.enter_context(
-                contextlib.closing(Counter(side.fileno))
-            )
-
-    def set_options(self) -> None:
-        if self._options is not None:
-            _set_options(self._place.link, self._options)
-
-    def run(self, over: ctypes.c_int, receipt: Receipt) -> None:
-        self._side.call("run", ctypes.byref(over), ctypes.byref(receipt))
-
-
-def _set_options(link: Link, options: int) -> None:
-    link.set_options(
-        auxdata=bool(options & AUXDATA), stamps=bool(options & STAMPS)
-    )
+    frames: Frames
+    ends: Ends
+    run: Callable[[ctypes.c_int, Receipt], None]
+    counter: Counter | None
+    options: int | None = None
 
 
 Start: TypeAlias = Callable[[Place], Receiver]
 
 
-def calls(options: int) -> Start:
-    """recvmmsg(2) in C, on the shared socket."""
-
-    def start(place: Place) -> Receiver:
-        frames, link = Frames(BATCH, place.size), place.link
-        setup = ("capture/calls.c", link.names, frames)
-        rx = link.rx.fileno()
-        side = Side(place.stack, *setup, rx=rx, options=options)
-        return _InC(side, frames, link, place, options)
-
-    return start
-
-
 def in_c(source: str, options: int = 0) -> Start:
-    """Another contender in C, which receives with a socket of its own on a
-    veth pair of its own: two sockets on one pair would slow each other
-    down."""
+    """A contender in C. "calls.c" receives from the shared socket; another
+    one with a socket of its own on a veth pair of its own, because two sockets
+    on one pair would slow each other down."""
+    shared = source == "capture/calls.c"
 
     def start(place: Place) -> Receiver:
-        frames = Frames(BATCH, place.size)
-        ends = place.stack.enter_context(Ends())
-        setup = (source, ends.names, frames)
-        side = Side(place.stack, *setup, options=options | FLOOD)
-        return _InC(side, frames, ends, place)
+        frames, stack = Frames(BATCH, place.size), place.stack
+        ends = place.link if shared else stack.enter_context(Ends())
+        side = Side(
+            *(stack, source, ends.names, frames),
+            rx=place.link.rx.fileno() if shared else -1,
+            options=options if shared else options | FLOOD,
+        )
+        counter = None
+        if side.fileno >= 0:
+            counter = stack.enter_context(
+                contextlib.closing(Counter(side.fileno))
+            )
+
+        def run(over: ctypes.c_int, receipt: Receipt) -> None:
+            side.call("run", ctypes.byref(over), ctypes.byref(receipt))
+
+        return Receiver(
+            frames, ends, run, counter, options if shared else None
+        )
 
     return start
 
@@ -173,35 +132,18 @@ def xdp(place: Place) -> Receiver:
         ) from error
 
 
-class _InPython:
+def _in_python(
+    place: Place, frames: Frames, options: int, take: Callable[[], int]
+) -> Receiver:
     """A contender in Python. `take` receives a batch into the memory of
     `frames` and returns its size, or 0 if nothing arrived within
     WAIT_SECONDS."""
+    views, size = frames.into_views, frames.size
+    body = frames.packets[0][SHORTEST:]
+    zeros = bytes(len(body))  # written over each frame that was compared
 
-    def __init__(
-        self,
-        link: Link,
-        frames: Frames,
-        options: int,
-        take: Callable[[], int],
-    ) -> None:
-        self.frames = frames
-        self.ends = link
-        self.counter = link.counter
-        self._link = link
-        self._options = options
-        self._take = take
-        self._body = frames.packets[0][SHORTEST:]
-        # Written over each frame that has been compared.
-        self._zeros = bytes(len(self._body))
-
-    def set_options(self) -> None:
-        _set_options(self._link, self._options)
-
-    def run(self, over: ctypes.c_int, receipt: Receipt) -> None:
+    def run(over: ctypes.c_int, receipt: Receipt) -> None:
         begin = time.thread_time_ns()
-        take, views = self._take, self.frames.into_views
-        size = self.frames.size
         frames = batches = last_ns = 0
         number = receipt.number
         while True:
@@ -219,22 +161,23 @@ class _InPython:
                 receipt.disordered += 1
             batches += 1
             if batches % _COMPARED_EVERY == 1:
-                receipt.changed += view[SHORTEST:size] != self._body
-                view[SHORTEST:size] = self._zeros
+                receipt.changed += view[SHORTEST:size] != body
+                view[SHORTEST:size] = zeros
         receipt.number = number
         receipt.frames += frames
         receipt.last_ns = last_ns or receipt.last_ns
         receipt.cpu_ns += time.thread_time_ns() - begin
+
+    return Receiver(frames, place.link, run, place.link.counter, options)
 
 
 def rawmmsg(socket_of: Callable[[Link], RawSocket], options: int) -> Start:
     """rawmmsg with one of the link's sockets, which asks for `options`."""
 
     def start(place: Place) -> Receiver:
-        frames = Frames(BATCH, place.size)
-        into, sock = frames.into, socket_of(place.link)
+        frames, sock = Frames(BATCH, place.size), socket_of(place.link)
         sock.settimeout(WAIT_SECONDS)
-        receive = sock.recvmmsg_into
+        into, receive = frames.into, sock.recvmmsg_into
 
         def take() -> int:
             try:
@@ -242,7 +185,7 @@ def rawmmsg(socket_of: Callable[[Link], RawSocket], options: int) -> Start:
             except TimeoutError:
                 return 0
 
-        return _InPython(place.link, frames, options, take)
+        return _in_python(place, frames, options, take)
 
     return start
 
@@ -250,9 +193,8 @@ def rawmmsg(socket_of: Callable[[Link], RawSocket], options: int) -> Start:
 def stdlib(place: Place) -> Receiver:
     """The socket module, one packet a call, into the same memory."""
     frames, sock = Frames(BATCH, place.size), place.link.rx_stdlib
-    views = frames.into_views
     set_timeout(sock, WAIT_SECONDS)
-    receive = sock.recv_into
+    views, receive = frames.into_views, sock.recv_into
 
     def take() -> int:
         count = 0
@@ -262,7 +204,7 @@ def stdlib(place: Place) -> Receiver:
                 count += 1
         return count
 
-    return _InPython(place.link, frames, 0, take)
+    return _in_python(place, frames, 0, take)
 
 
 # ---- The flood -------------------------------------------------------------
@@ -287,8 +229,15 @@ class Slices:
     """Floods a receiver, and checks what it received."""
 
     receiver: Receiver
-    sender: Side
     place: Place
+
+    def __post_init__(self) -> None:
+        ends = self.receiver.ends
+        self._sender = Side(
+            *(self.place.stack, "capture/flood.c"),
+            *(ends.names, self.receiver.frames),
+            tx=ends.tx.fileno(),
+        )
 
     def run(self, _: int) -> Slice:
         """Million packets received per second."""
@@ -297,9 +246,8 @@ class Slices:
         ns = ctypes.c_uint64(int(self.place.seconds * 1e9))
 
         def send(over: ctypes.c_int) -> None:
-            self.sender.call(
-                "run", ns, ctypes.byref(over), ctypes.byref(flood)
-            )
+            arguments = (ns, ctypes.byref(over), ctypes.byref(flood))
+            self._sender.call("run", *arguments)
 
         thread = Elsewhere(self.place.senders_cpu, send)
         try:
@@ -319,7 +267,8 @@ class Slices:
 
     def begin(self) -> None:
         """Prepares the receiver, and resets its counts."""
-        self.receiver.set_options()
+        if self.receiver.options is not None:
+            self.place.link.set_options(self.receiver.options)
         self._counts()
 
     def _counts(self) -> tuple[int, int]:
@@ -345,9 +294,8 @@ class Slices:
         if counted and (
             arrived != flood.sent or arrived != receipt.frames + dropped
         ):
-            raise GroundTruthError(
-                f"{told}, {arrived} arrived, {dropped} of these dropped"
-            )
+            told += f", {arrived} arrived, {dropped} of these dropped"
+            raise GroundTruthError(told)
         if not 0 < receipt.frames <= flood.sent:
             raise GroundTruthError(told)
         if receipt.disordered or receipt.changed:
@@ -357,19 +305,6 @@ class Slices:
             )
 
 
-def slices(start: Start, place: Place) -> Slices:
-    """A receiver in its place, and the flood for it."""
-    receiver = start(place)
-    ends = receiver.ends
-    setup = ("capture/flood.c", ends.names, receiver.frames)
-    sender = Side(place.stack, *setup, tx=ends.tx.fileno())
-    return Slices(receiver, sender, place)
-
-
 def prepared(start: Start) -> Callable[[Place], Ready]:
     """A receiver as the runner takes it."""
-    return partial(_prepare, start)
-
-
-def _prepare(start: Start, place: Place) -> Ready:
-    return Ready(slices(start, place).run)
+    return lambda place: Ready(Slices(start(place), place).run)

@@ -13,8 +13,9 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +24,7 @@ from rawmmsg.testing import veth_pair
 from ..lab import native, peers
 from ..lab.contender import GroundTruthError
 
-INTERFACE: Final = "eth0"
-
-# For documentation (RFC 5737).
-ADDRESSES: Final = ("192.0.2.1", "192.0.2.2")
+ADDRESSES: Final = ("192.0.2.1", "192.0.2.2")  # RFC 5737
 
 # Without these a host sends only frames that fit a wire, with complete
 # checksums, and merges none of the frames that it receives.
@@ -50,11 +48,8 @@ class Host:
 
     def argv(self, command: Sequence[str]) -> list[str]:
         """The command line that runs a command on this host."""
-        return [
-            peers.program("nsenter"),
-            f"--net=/proc/{self.pid}/ns/net",
-            *command,
-        ]
+        namespace = f"--net=/proc/{self.pid}/ns/net"
+        return [peers.program("nsenter"), namespace, *command]
 
     def run(self, *command: str) -> str:
         """Runs a command on this host; returns what it prints."""
@@ -65,98 +60,77 @@ class Host:
         interface."""
         state = "on" if on else "off"
         settings = [word for name in OFFLOADS for word in (name, state)]
-        self.run(peers.program("ethtool"), "-K", INTERFACE, *settings)
+        self.run(peers.program("ethtool"), "-K", "eth0", *settings)
 
     def checksum_errors(self) -> int:
-        """How many damaged TCP segments and datagrams it has received."""
-        found = 0
-        for path, protocols in (
-            ("snmp", ("Tcp:", "Udp:", "Icmp:")),
-            ("snmp6", ("Udp6", "Icmp6")),
-        ):
-            for name, value in _counters(self.pid, path):
-                if name.startswith(protocols) and name.endswith("CsumErrors"):
-                    found += value
-        return found
-
-
-def _counters(pid: int, path: str) -> Iterator[tuple[str, int]]:
-    """The counters of /proc/net/snmp or snmp6 in a process's namespace."""
-    file = Path(f"/proc/{pid}/net/{path}")
-    lines = [line.split() for line in file.read_text().splitlines()]
-    if path == "snmp6":
-        for name, value in lines:
-            yield name, int(value)
-        return
-    # A line of names, a line of values; both begin with the protocol.
-    for (protocol, *names), (_, *values) in zip(
-        lines[::2], lines[1::2], strict=True
-    ):
-        for name, value in zip(names, values, strict=True):
-            yield protocol + name, int(value)
+        """How many damaged TCP segments it has received."""
+        text = Path(f"/proc/{self.pid}/net/snmp").read_text()
+        # A line of names, and a line of values.
+        names, values = (
+            line.split()
+            for line in text.splitlines()
+            if line.startswith("Tcp:")
+        )
+        return int(values[names.index("InCsumErrors")])
 
 
 @contextlib.contextmanager
-def two_hosts(mtu: int = 1500) -> Iterator[tuple[Host, Host]]:
+def two_hosts() -> Iterator[tuple[Host, Host]]:
     """Makes two hosts, whose ports are up and not yet joined. Raises
     UnavailableError if a command is missing."""
     with contextlib.ExitStack() as stack:
         first, second = (
-            stack.enter_context(_host(address, mtu)) for address in ADDRESSES
+            stack.enter_context(_host(address)) for address in ADDRESSES
         )
         for host in (first, second):
-            _wait_for(host.port)
+            # A link carries frames a moment after both ends are up.
+            wait_until(partial(_is_up, host.port), "a port has no link")
         yield first, second
 
 
 @contextlib.contextmanager
-def _host(address: str, mtu: int) -> Iterator[Host]:
+def _host(address: str) -> Iterator[Host]:
     ip = peers.program("ip")
     command = [peers.program("unshare"), "--net", "sh", "-c", _HOLD]
-    with contextlib.ExitStack() as stack:
-        holder = stack.enter_context(_until_closed(command))
-        pair = stack.enter_context(veth_pair(mtu=mtu, up=False))
+    with veth_pair(up=False) as pair, native.start(command) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stderr is not None
+        if not holder.stdout.readline():
+            raise RuntimeError(f"{command}: {holder.stderr.read()}")
         host = Host(address, pair.a, holder.pid)
-        run([ip, "link", "set", pair.b, "netns", str(holder.pid)])
-        host.run(ip, "link", "set", pair.b, "name", INTERFACE)
-        # IPv6 would send frames of its own.
-        host.run(ip, "link", "set", INTERFACE, "addrgenmode", "none")
-        host.run(ip, "address", "add", f"{address}/24", "dev", INTERFACE)
-        host.run(ip, "link", "set", INTERFACE, "up")
-        run([ip, "link", "set", pair.a, "up"])
-        yield host
-
-
-@contextlib.contextmanager
-def _until_closed(
-    command: Sequence[str],
-) -> Iterator[subprocess.Popen[str]]:
-    """Runs a program that prints a line when it is ready, and ends with its
-    standard input."""
-    process = native.start(command)
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        if not process.stdout.readline():
-            raise RuntimeError(f"{command}: {process.stderr.read()}")
         try:
-            yield process
+            run([ip, "link", "set", pair.b, "netns", str(holder.pid)])
+            host.run(ip, "link", "set", pair.b, "name", "eth0")
+            # IPv6 would send frames of its own.
+            host.run(ip, "link", "set", "eth0", "addrgenmode", "none")
+            host.run(ip, "address", "add", f"{address}/24", "dev", "eth0")
+            host.run(ip, "link", "set", "eth0", "up")
+            run([ip, "link", "set", pair.a, "up"])
+            yield host
         finally:
-            process.stdin.close()
+            holder.stdin.close()
 
 
-def _wait_for(port: str) -> None:
-    """Waits until a link carries frames, a moment after both ends are up."""
-    command = [peers.program("ip"), "-json", "link", "show", port]
+def _is_up(port: str) -> bool:
+    link = show(port)
+    return bool(link["operstate"] == "UP" and link["qdisc"] != "noop")
+
+
+def wait_until(condition: Callable[[], bool], problem: str) -> None:
+    """Waits for a moment; raises TimeoutError with the problem."""
     deadline = time.monotonic() + PATIENCE
-    while True:
-        (link,) = json.loads(run(command))
-        if link["operstate"] == "UP" and link["qdisc"] != "noop":
-            return
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{port} has no link")
-        time.sleep(0.005)
+            raise TimeoutError(problem)
+        time.sleep(0.002)
+
+
+def show(interface: str) -> Any:
+    """What ip(8) tells of an interface."""
+    command = [peers.program("ip"), "-json", "-details", "link", "show"]
+    (link,) = json.loads(run([*command, interface]))
+    return link
 
 
 def wait_until_listening(
@@ -165,22 +139,18 @@ def wait_until_listening(
     """Waits until `program`, which is starting, has packet sockets that listen
     on all these interfaces."""
     wanted = {str(socket.if_nametoindex(port)) for port in ports}
-    deadline = time.monotonic() + PATIENCE
-    while not wanted <= _listening():
+
+    def is_listening() -> bool:
         if program.poll() is not None:
             _, words = program.communicate()
             raise RuntimeError(f"{program.args!r} has ended: {words}")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{program.args!r} does not listen")
-        time.sleep(0.002)
+        # The sixth column says whether a socket receives, the fifth from which
+        # interface (net/packet/af_packet.c:packet_seq_show()).
+        text = Path("/proc/thread-self/net/packet").read_text()
+        rows = [line.split() for line in text.splitlines()[1:]]
+        return wanted <= {row[4] for row in rows if row[5] == "1"}
 
-
-def _listening() -> set[str]:
-    """The indexes of the interfaces that packet sockets receive from
-    (net/packet/af_packet.c:packet_seq_show())."""
-    text = Path("/proc/thread-self/net/packet").read_text()
-    rows = [line.split() for line in text.splitlines()[1:]]
-    return {row[4] for row in rows if row[5] == "1"}
+    wait_until(is_listening, f"{program.args!r} does not listen")
 
 
 def run(command: Sequence[str]) -> str:
@@ -224,7 +194,9 @@ def transfer(client: Host, server: Host, amount: Sequence[str]) -> Transfer:
         server.argv([iperf3, "--server", "--one-off", "--forceflush"])
     )
     try:
-        _wait_for_server(listener)
+        assert listener.stdout is not None
+        if not any(one.startswith("Server list") for one in listener.stdout):
+            raise GroundTruthError("iperf3 does not listen")
         done = subprocess.run(
             client.argv([*command, *amount]),
             env=native.environment(),
@@ -238,26 +210,15 @@ def transfer(client: Host, server: Host, amount: Sequence[str]) -> Transfer:
     finally:
         listener.kill()
         listener.communicate()
-    if not done.stdout:
-        raise GroundTruthError(f"iperf3: {done.stderr}")
-    return _parse(json.loads(done.stdout))
-
-
-def _wait_for_server(listener: "subprocess.Popen[str]") -> None:
-    assert listener.stdout is not None
-    for line in listener.stdout:
-        if line.startswith("Server listening"):
-            return
-    raise GroundTruthError("iperf3 does not listen")
-
-
-def _parse(report: dict[str, Any]) -> Transfer:
-    if "error" in report:
-        raise GroundTruthError(f"iperf3: {report['error']}")
+    report = json.loads(done.stdout or "{}")
+    if "error" in report or "end" not in report:
+        raise GroundTruthError(
+            f"iperf3: {report.get('error')} {done.stderr.strip()}"
+        )
     end = report["end"]
-    received = [key for key in end if key.startswith("sum_received")]
-    sent = [key for key in end if key.startswith("sum_sent")]
+    received = [end[key] for key in end if key.startswith("sum_received")]
+    sent = [end[key] for key in end if key.startswith("sum_sent")]
     return Transfer(
-        sum(end[key]["bits_per_second"] for key in received) / 1e9,
-        sum(end[key]["retransmits"] for key in sent),
+        sum(one["bits_per_second"] for one in received) / 1e9,
+        sum(one["retransmits"] for one in sent),
     )

@@ -44,11 +44,20 @@ from ..lab.contender import (
     Slice,
     control,
 )
+from ..lab.link import AUXDATA
+from ..lab.native import VNET_HDR
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab
 from . import small
 from .hosts import Host, Transfer, transfer, two_hosts
-from .sides import Join, kernel_bridge, rawmmsg_bridge, worker
+from .sides import (
+    Join,
+    bare_loop,
+    in_c,
+    kernel_bridge,
+    rawmmsg_bridge,
+    with_libpcap,
+)
 
 
 def measure(lab: Lab) -> Iterator[Table]:
@@ -113,22 +122,20 @@ def _without_offloads(hosts: tuple[Host, Host]) -> Iterator[None]:
             host.set_offloads(True)
 
 
-C: Final = Contender("C", joined(lambda: worker("C")))
+C: Final = Contender("C", joined(lambda: in_c(VNET_HDR | AUXDATA)))
 
 BULK: Final = (
     C,
     control(C, None),
-    Contender("C, bare", joined(lambda: worker("C, bare")), "C"),
+    Contender("C, bare", joined(lambda: in_c(VNET_HDR)), "C"),
     Contender("rawmmsg bridge", joined(rawmmsg_bridge), "C", at_least=0.95),
-    Contender("rawmmsg, bare loop", joined(lambda: worker("bare")), "C"),
+    Contender("rawmmsg, bare loop", joined(bare_loop), "C"),
     Contender(
         "C, plain frames",
-        joined(lambda: worker("C, plain frames"), offloads=False),
+        joined(lambda: in_c(AUXDATA), offloads=False),
         "C",
     ),
-    Contender(
-        "libpcap", joined(lambda: worker("libpcap"), offloads=False), "C"
-    ),
+    Contender("libpcap", joined(with_libpcap, offloads=False), "C"),
     Contender("kernel's bridge", joined(kernel_bridge), "C"),
 )
 QUICK: Final = ("C", "rawmmsg bridge", "C, plain frames", "libpcap")
@@ -142,7 +149,7 @@ def measure_bulk(lab: Lab) -> Iterator[Table]:
     quick = [one for one in BULK if one.name in (*QUICK, "kernel's bridge")]
     with two_hosts() as hosts:
         place = Place(hosts, lambda a, b: transfer(a, b, amount))
-        # Programs run on the CPU that starts them.
+        # Threads and programs run on the CPU of the thread that starts them.
         with cpus.pinned(lab.receivers_cpu):
             yield lab.table(
                 "forward/bulk/one-cpu",

@@ -3,15 +3,12 @@
 
    Hosts must send frames that fit a wire: libpcap has no offload headers. */
 
+#include "receive_pcap.h"
 #include "forward.h"
 
-#include <pcap/pcap.h>
-
-#define SNAPLEN 2048
-#define BUFFER_SIZE (8 << 20)
-
 struct port {
-    pcap_t *pcap, *to;
+    struct receiver receiver;
+    pcap_t *to;
     struct counts counts;
 };
 
@@ -22,34 +19,11 @@ struct side {
 void
 side_close(struct side *s)
 {
-    int i;
-
-    for (i = 0; s != NULL && i < 2; i++) {
-        if (s->ports[i].pcap != NULL) {
-            pcap_close(s->ports[i].pcap);
-        }
+    if (s != NULL) {
+        receiver_close(&s->ports[0].receiver);
+        receiver_close(&s->ports[1].receiver);
+        free(s);
     }
-    free(s);
-}
-
-static pcap_t *
-open_interface(const char *name, char *error)
-{
-    pcap_t *pcap = pcap_create(name, error);
-
-    if (pcap == NULL) {
-        return NULL;
-    }
-    if (pcap_set_snaplen(pcap, SNAPLEN) != 0 || pcap_set_promisc(pcap, 1) != 0
-        || pcap_set_immediate_mode(pcap, 1) != 0
-        || pcap_set_buffer_size(pcap, BUFFER_SIZE) != 0
-        || pcap_activate(pcap) < 0 || pcap_setdirection(pcap, PCAP_D_IN) != 0
-        || pcap_setnonblock(pcap, 1, error) != 0) {
-        snprintf(error, PCAP_ERRBUF_SIZE, "%s: %s", name, pcap_geterr(pcap));
-        pcap_close(pcap);
-        return NULL;
-    }
-    return pcap;
 }
 
 /* Between the interfaces `tx_name` and `rx_name`. */
@@ -57,34 +31,29 @@ struct side *
 side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
     struct side *s = calloc(1, sizeof(*s));
-    struct port *a, *b;
+    struct side_setup other = *setup;
 
-    _Static_assert(ERROR_SIZE >= PCAP_ERRBUF_SIZE, "libpcap's message fits");
-    if (s == NULL) {
-        snprintf(error, ERROR_SIZE, "out of memory");
-        return NULL;
-    }
-    a = &s->ports[0];
-    b = &s->ports[1];
-    b->to = a->pcap = open_interface(setup->tx_name, error);
-    a->to = b->pcap =
-        a->pcap != NULL ? open_interface(setup->rx_name, error) : NULL;
-    if (b->pcap == NULL) {
+    other.rx_name = setup->tx_name;
+    snprintf(error, ERROR_SIZE, "out of memory");
+    if (s == NULL || receiver_open(&s->ports[0].receiver, &other, error) < 0
+        || receiver_open(&s->ports[1].receiver, setup, error) < 0) {
         side_close(s);
         return NULL;
     }
+    s->ports[0].to = s->ports[1].receiver.handle;
+    s->ports[1].to = s->ports[0].receiver.handle;
     return s;
 }
 
+/* Of type arrival_put. */
 static void
-forward_packet(u_char *user, const struct pcap_pkthdr *header,
-               const u_char *frame)
+forward_packet(void *port, const struct arrival *frame)
 {
-    struct port *p = (struct port *)user;
+    struct port *p = port;
 
     p->counts.received++;
-    if (header->caplen == header->len
-        && pcap_inject(p->to, frame, header->caplen) >= 0) {
+    if (frame->length > 0
+        && pcap_inject(p->to, frame->data, frame->length) >= 0) {
         p->counts.sent++;
     }
     else {
@@ -95,7 +64,7 @@ forward_packet(u_char *user, const struct pcap_pkthdr *header,
 static int
 forward_fd(const struct side *s, int i)
 {
-    return pcap_get_selectable_fd(s->ports[i].pcap);
+    return receiver_fileno(&s->ports[i].receiver);
 }
 
 static struct counts *
@@ -108,7 +77,6 @@ static int
 forward_some(struct side *s, int i)
 {
     struct port *p = &s->ports[i];
-    int n = pcap_dispatch(p->pcap, -1, forward_packet, (u_char *)p);
 
-    return n < 0 ? -EIO : n;
+    return receiver_take(&p->receiver, forward_packet, p);
 }

@@ -17,10 +17,15 @@ from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.testing import veth_pair
 
 from ..lab.contender import GroundTruthError, Ready, Slice
-from ..lab.link import PATIENCE, Counter, Frames, numbered
-from ..lab.native import AUXDATA, VNET_HDR, Side
-from .sides import kernel_bridge
-from .worker import SMALL_CAPACITY, calls, libpcap, open_ports
+from ..lab.link import AUXDATA, PATIENCE, Counter, Frames, numbered
+from ..lab.native import VNET_HDR, Side
+from .sides import (
+    SMALL_CAPACITY,
+    calls,
+    kernel_bridge,
+    libpcap,
+    open_ports,
+)
 
 # Locally administered addresses, and the EtherType for local experiments, for
 # which the kernel has no handler.
@@ -218,7 +223,7 @@ def with_the_kernel(arena: Arena) -> Callable[[], object]:
 def _call(arena: Arena, side: Side) -> Callable[[], object]:
     def forward() -> None:
         try:
-            side.call("run", arena.frames)
+            side.call("run", arena.frames, -1)
         except OSError as error:
             raise GroundTruthError(str(error)) from error
 

@@ -15,81 +15,54 @@ import rawmmsg
 
 def collect() -> dict[str, Any]:
     """The facts, by name."""
+    with StampProbe() as probe:
+        others_stamp = probe.is_on()
+    clocks = Path("/sys/devices/system/clocksource/clocksource0")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "commit": _commit(),
+        "commit": _printed("git", "describe", "--always", "--dirty=+"),
         "rawmmsg": rawmmsg.__version__,
-        "python": f"{platform.python_implementation()}"
-        f" {platform.python_version()}",
-        "kernel": f"{platform.system()} {platform.release()}",
-        "cpu": f"{_cpu_model()}, {platform.machine()}",
-        "cpus": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        **_cpu(),
+        "CPUs used": len(os.sched_getaffinity(0)),
         "load before": os.getloadavg()[0],
-        "virtual machine": _is_virtual(),
-        "clock source": _read(
-            "/sys/devices/system/clocksource/clocksource0/current_clocksource"
-        ),
-        "mitigations": _mitigations(),
-        "timestamps requested by another process": _others_stamp(),
+        "clock source": (clocks / "current_clocksource").read_text().strip(),
+        "another process asks for timestamps": others_stamp,
     }
 
 
-def _commit() -> str:
-    """The commit that is checked out, with a plus if files have changed
-    since; "unknown" outside of a repository."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def _printed(*command: str) -> str:
+    """What a command prints; "unknown" if it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            env=os.environ | {"LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return "unknown"
-
-
-def _cpu_model() -> str:
-    """The name that x86 gives its CPUs, or the numbers of another one."""
-    facts: dict[str, str] = {}
-    for line in _read("/proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        facts.setdefault(name.strip(), value.strip())
-    if "model name" in facts:
-        return facts["model name"]
-    numbers = [
-        f"{name} {facts[name]}"
-        for name in ("CPU implementer", "CPU part")
-        if name in facts
-    ]
-    return ", ".join(numbers) or "unknown"
-
-
-def _is_virtual() -> bool:
-    flags = [
-        line
-        for line in _read("/proc/cpuinfo").splitlines()
-        if line.startswith("flags")
-    ]
-    return any("hypervisor" in line.split() for line in flags)
-
-
-def _mitigations() -> str:
-    """How the kernel works around flaws of the CPU, which costs time at every
-    system call."""
-    folder = Path("/sys/devices/system/cpu/vulnerabilities")
-    found = []
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            words = _read(str(path))
-            if words != "Not affected":
-                found.append(f"{path.name}: {words}")
-    return "; ".join(found)
+def _cpu() -> dict[str, str]:
+    """The CPU, and the flaws of it that the kernel works around, which costs
+    time at every system call; from lscpu(1)."""
+    lines = [line.partition(":") for line in _printed("lscpu").splitlines()]
+    facts = {name.strip(): value.strip() for name, _, value in lines}
+    found = {
+        name: facts.get(name, "unknown")
+        for name in ("Model name", "Architecture", "Hypervisor vendor")
+    }
+    found["mitigations"] = "; ".join(
+        f"{name.removeprefix('Vulnerability ')}: {value}"
+        for name, value in facts.items()
+        if name.startswith("Vulnerability") and value != "Not affected"
+    )
+    return found
 
 
 # ---- Timestamps ------------------------------------------------------------
@@ -150,8 +123,3 @@ class StampProbe:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _others_stamp() -> bool:
-    with StampProbe() as probe:
-        return probe.is_on()

@@ -62,7 +62,7 @@ side_get_totals(const struct side *s, struct totals *totals)
 static inline int
 exchange_send(struct side *s)
 {
-#ifdef CAPTURE_H
+#ifdef SNAPLEN
     if (s->receiver.injector != NULL) {
         return inject_all(s->receiver.injector, s->out->parts, s->out->count);
     }

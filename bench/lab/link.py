@@ -40,6 +40,11 @@ NUMBERS: Final = struct.Struct("!QI")
 SHORTEST: Final = len(HEADER) + NUMBERS.size
 
 
+# enum side_option of side.h
+AUXDATA: Final = 1
+STAMPS: Final = 2
+
+
 class Ends:
     """A veth pair and the socket that sends on it: as RawSocket, as
     socket.socket and as a descriptor. A context manager.
@@ -99,9 +104,10 @@ class Link(Ends):
             contextlib.closing(Counter(descriptor))
         )
 
-    def set_options(self, *, auxdata: bool, stamps: bool) -> None:
-        """Chooses whether the kernel passes auxdata and timestamps to the
+    def set_options(self, options: int) -> None:
+        """Chooses whether the kernel passes AUXDATA and STAMPS to the
         receiver. Returns when that is so."""
+        auxdata, stamps = bool(options & AUXDATA), bool(options & STAMPS)
         before, self._options = self._options, (auxdata, stamps)
         if before == self._options:
             return

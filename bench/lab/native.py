@@ -47,9 +47,7 @@ def library(source: str) -> ctypes.CDLL:
 
 @functools.cache
 def _compiled(source: str) -> Path:
-    path = folder() / source.replace("/", "-").replace(".c", ".so")
-    if path.exists():
-        return path
+    path = _folder() / source.replace("/", "-").replace(".c", ".so")
     command = [*compiler(), *_FLAGS, f"-I{SOURCES / 'lab'}"]
     command += ["-shared", "-fPIC", "-o", str(path), str(SOURCES / source)]
     command += ["-lpcap"] if source.endswith("pcap.c") else []
@@ -80,15 +78,8 @@ def compiler() -> list[str]:
     return given or [str(found)]
 
 
-# The environment variable that gives the folder to a worker of this process.
-FOLDER: Final = "RAWMMSG_BENCH_FOLDER"
-
-
 @functools.cache
-def folder() -> Path:
-    """The folder of what has been compiled."""
-    if FOLDER in os.environ:
-        return Path(os.environ[FOLDER])
+def _folder() -> Path:
     path = tempfile.mkdtemp(prefix="rawmmsg-bench-")
     atexit.register(_remove, path, os.getpid())
     return Path(path)
@@ -104,9 +95,7 @@ def _remove(path: str, owner: int) -> None:
 
 ERROR_SIZE: Final = 256  # lab/side.h
 
-# enum side_option
-AUXDATA: Final = 1
-STAMPS: Final = 2
+# enum side_option, with AUXDATA and STAMPS
 V3: Final = 4
 COPY: Final = 8
 ONE_BY_ONE: Final = 16
@@ -116,6 +105,7 @@ SEND_ONLY: Final = 128
 BUFFERED: Final = 256
 VNET_HDR: Final = 512
 FLOOD: Final = 1024
+FORWARD: Final = 2048
 
 
 class _Setup(ctypes.Structure):

@@ -83,30 +83,27 @@ def found() -> dict[str, str]:
 def _header(header: str) -> str:
     """Whether the C compiler finds a header."""
     try:
-        command = [*native.compiler(), "-E", "-include", header, "-xc"]
+        command = [*native.compiler(), "-E", "-include", header, "-xc", "-"]
     except UnavailableError as error:
         return f"missing: {error.missing.install}"
-    done = subprocess.run(
-        [*command, "/dev/null"],
-        env=native.environment(),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        return f"missing: {native.INSTALL[header]}"
-    return "found"
+    found = _run(command).returncode == 0
+    return "found" if found else f"missing: {native.INSTALL[header]}"
 
 
 def _version(command: list[str]) -> str:
-    done = subprocess.run(
+    printed = _run(command).stdout.strip()
+    match = re.search(r"\d+(?:\.\d+)+", printed)
+    return match[0] if match else printed.partition("\n")[0]
+
+
+def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
         command,
         env=native.environment(),
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # where tcpreplay prints its version
         text=True,
         check=False,
         timeout=10,
     )
-    # tcpreplay prints it to standard error.
-    words = (done.stdout or done.stderr).strip()
-    match = re.search(r"\d+(?:\.\d+)+", words)
-    return match[0] if match else words.partition("\n")[0]

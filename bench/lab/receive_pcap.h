@@ -1,16 +1,23 @@
-/* Receiving with libpcap, and (SIDE_INJECT) sending with it: on the same
-   handle if the interface is the same. */
+/* Receiving with libpcap and its best settings, and (SIDE_INJECT) sending with
+   it: on the same handle if the interface is the same. */
 
 #ifndef RECEIVER_H
 #define RECEIVER_H
 
 #include "batch.h"
-#include "capture.h"
+
+#include <pcap/pcap.h>
+
+#define SNAPLEN 2048
+#define IMMEDIATE_TIMEOUT_MS 1 /* not used, but must not be 0 */
+#define BUFFER_TIMEOUT_MS 10   /* for a block that is not full */
 
 /* The most that a frame takes in libpcap's ring: SNAPLEN and headers, in a
    block of a power of two. */
 #define PCAP_SLOT_SIZE 4096
-#define FLOOD_SIZE (16 * 1024 * 1024) /* as the queues of the sockets */
+#define DEFAULT_ROOM (2 * 1024 * 1024) /* libpcap's default */
+#define LARGE_ROOM (8 * 1024 * 1024)   /* as the queues of the sockets */
+#define FLOOD_ROOM (16 * 1024 * 1024)
 
 struct receiver {
     pcap_t *handle;
@@ -32,33 +39,64 @@ receiver_close(struct receiver *r)
 }
 
 static int
-receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
+choose_room(const struct side_setup *setup)
 {
     int room = 2 * (int)setup->batch * PCAP_SLOT_SIZE;
-    struct capture_setup wanted = {
-        .interface = setup->rx_name,
-        .buffered = (setup->options & SIDE_BUFFERED) != 0,
-        .room = room > CAPTURE_ROOM ? room : CAPTURE_ROOM,
-    };
+
+    if (setup->options & (SIDE_FLOOD | SIDE_LARGE)) {
+        return setup->options & SIDE_FLOOD ? FLOOD_ROOM : LARGE_ROOM;
+    }
+    return room > DEFAULT_ROOM ? room : DEFAULT_ROOM;
+}
+
+/* A handle whose reads return 0 at once if there is no frame; NULL with the
+   reason in `error`. One that is `send_only` has to listen, too, but for
+   frames that nobody sends: a handle that listens for all slows down each
+   frame that leaves. */
+static pcap_t *
+handle_open(const struct side_setup *setup, const char *interface,
+            int send_only, char *error)
+{
+    pcap_t *p = pcap_create(interface, error);
+    int buffered = (setup->options & SIDE_BUFFERED) != 0;
+    int forward = (setup->options & SIDE_FORWARD) != 0;
 
     _Static_assert(ERROR_SIZE >= PCAP_ERRBUF_SIZE, "libpcap's message fits");
-    *r = (struct receiver){.batch = setup->batch};
-    if (setup->options & SIDE_FLOOD) {
-        wanted.room = FLOOD_SIZE;
+    if (p == NULL) {
+        return NULL;
     }
-    r->handle = setup->options & SIDE_SEND_ONLY
-                    ? injector_open(setup->rx_name, error)
-                    : capture_open(&wanted, error);
-    if (r->handle != NULL && setup->options & SIDE_INJECT) {
+    if (pcap_set_snaplen(p, SNAPLEN) == 0 && pcap_set_promisc(p, forward) == 0
+        && pcap_set_protocol_linux(p, send_only ? ETH_P_LOOPBACK : ETH_P_ALL)
+               == 0
+        && pcap_set_immediate_mode(p, !buffered) == 0
+        && pcap_set_timeout(p, buffered ? BUFFER_TIMEOUT_MS
+                                        : IMMEDIATE_TIMEOUT_MS)
+               == 0
+        && pcap_set_buffer_size(p, choose_room(setup)) == 0
+        && pcap_activate(p) >= 0 /* > 0: a warning */
+        && (!forward || pcap_setdirection(p, PCAP_D_IN) == 0)
+        && pcap_setnonblock(p, 1, error) == 0) {
+        return p;
+    }
+    snprintf(error, ERROR_SIZE, "%.64s: %.180s", interface, pcap_geterr(p));
+    pcap_close(p);
+    return NULL;
+}
+
+static int
+receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
+{
+    int send_only = (setup->options & SIDE_SEND_ONLY) != 0;
+    int inject = (setup->options & SIDE_INJECT) != 0;
+
+    *r = (struct receiver){.batch = setup->batch};
+    r->handle = handle_open(setup, setup->rx_name, send_only, error);
+    if (r->handle != NULL && inject) {
         r->injector = strcmp(setup->tx_name, setup->rx_name) == 0
                           ? r->handle
-                          : injector_open(setup->tx_name, error);
+                          : handle_open(setup, setup->tx_name, 1, error);
     }
-    if (r->handle == NULL
-        || (setup->options & SIDE_INJECT && r->injector == NULL)) {
-        return -1;
-    }
-    return 0;
+    return r->handle == NULL || (inject && r->injector == NULL) ? -1 : 0;
 }
 
 struct pcap_sink {
@@ -66,14 +104,15 @@ struct pcap_sink {
     void *sink;
 };
 
-/* libpcap puts tags back into the frames itself. */
+/* libpcap puts tags back into the frames itself. A frame that it cut short has
+   no length. */
 static inline void
 pcap_put(u_char *to, const struct pcap_pkthdr *header, const u_char *data)
 {
     const struct pcap_sink *s = (const struct pcap_sink *)to;
     struct arrival frame = {
         .data = (const char *)data,
-        .length = header->caplen,
+        .length = header->caplen == header->len ? header->caplen : 0,
         .stamped = header->ts.tv_sec != 0,
     };
 
@@ -93,6 +132,20 @@ static inline int
 receiver_fileno(const struct receiver *r)
 {
     return pcap_get_selectable_fd(r->handle);
+}
+
+/* Sends frames, one a call; libpcap has no batch call. 0, or -EIO. */
+static inline int
+inject_all(pcap_t *p, const struct iovec *frames, unsigned count)
+{
+    unsigned i;
+
+    for (i = 0; i < count; i++) {
+        if (pcap_inject(p, frames[i].iov_base, frames[i].iov_len) < 0) {
+            return -EIO;
+        }
+    }
+    return 0;
 }
 
 #endif

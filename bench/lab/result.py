@@ -5,7 +5,6 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 from .contender import Comparison, Contender, Missing, Slice
@@ -152,9 +151,9 @@ class Run:
     def table(self, key: str) -> Table | None:
         return next((one for one in self.tables() if one.key == key), None)
 
-    def save(self, path: Path) -> None:
-        """Writes the run as JSON: a table a line, numbers with four
-        significant digits, and nothing that is empty."""
+    def to_json(self) -> str:
+        """A table a line, numbers with four significant digits, and nothing
+        that is empty."""
         data = _compact(dataclasses.asdict(self))
         tables: list[str] = []
         for section in data.get("sections", {}).values():
@@ -164,12 +163,12 @@ class Run:
         text = json.dumps(data, ensure_ascii=False, indent=1)
         for i, table in enumerate(tables):
             text = text.replace(f'"table {i}"', table, 1)
-        path.write_text(f"{text}\n", encoding="utf-8")
+        return f"{text}\n"
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Reads a file written by save()."""
-        data = json.loads(path.read_text(encoding="utf-8"))
+    def from_json(cls, text: str) -> Self:
+        """The run that to_json() made this of."""
+        data = json.loads(text)
         sections = {
             name: Section(
                 [_table(one) for one in section.pop("tables", [])],

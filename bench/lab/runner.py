@@ -67,23 +67,19 @@ class Progress:
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
-        self._began = time.monotonic()
-        self._written = 0.0
+        self._next = 0.0
 
-    def show(self, table: str, number: int, of: int) -> None:
-        now = time.monotonic()
-        if self._shown and now - self._written > self._INTERVAL:
-            self._written = now
-            minutes, seconds = divmod(int(now - self._began), 60)
-            line = f"{minutes}:{seconds:02}  {table}  round {number} of {of}"
-            # A line of more than 79 columns could not be overwritten.
-            sys.stderr.write(f"\r\x1b[K{line[:79]}")
-            sys.stderr.flush()
+    def show(self, text: str) -> None:
+        if self._shown and time.monotonic() > self._next:
+            self._next = time.monotonic() + self._INTERVAL
+            self._write(text[:79])  # a longer line could not be overwritten
 
     def clear(self) -> None:
         if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ class Lab:
                 turns.add(one.name, one.prepare(place))
         turns.calibrate()
         for number in range(pace.rounds):
-            self.progress.show(key, number + 1, pace.rounds)
+            self.progress.show(f"{key}: round {number + 1} of {pace.rounds}")
             turns.round()
         self.progress.clear()
         return Table(

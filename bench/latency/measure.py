@@ -15,7 +15,8 @@ from typing import Final
 
 from ..lab import cpus
 from ..lab.contender import Contender, control
-from ..lab.native import AUXDATA, INJECT, ONE_BY_ONE
+from ..lab.link import AUXDATA
+from ..lab.native import INJECT, ONE_BY_ONE
 from ..lab.result import Table
 from ..lab.runner import Lab
 from .sides import Place, batches, in_c, one_by_one, prepared, stdlib

@@ -18,8 +18,8 @@ from rawmmsg.testing import veth_pair
 from ..lab import native
 from ..lab.contender import GroundTruthError, Ready, Slice
 from ..lab.cpus import Elsewhere
-from ..lab.link import PATIENCE, Frames, set_timeout
-from ..lab.native import AUXDATA, INJECT, Side
+from ..lab.link import AUXDATA, PATIENCE, Frames, set_timeout
+from ..lab.native import INJECT, Side
 
 _NUMBER: Final = struct.Struct("!Q")
 _NUMBER_AT: Final = 14  # lab/side.h

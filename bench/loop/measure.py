@@ -30,17 +30,18 @@ EtherType, and numpy reading the EtherTypes of a whole batch.
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from rawmmsg import PacketBatch
 
 from ..lab import cpus, peers
 from ..lab.contender import Contender, GroundTruthError, Ready, control
-from ..lab.link import HEADER, Frames, Link
-from ..lab.native import AUXDATA, COPY, INJECT, LARGE, STAMPS, V3
+from ..lab.link import AUXDATA, HEADER, STAMPS, Frames, Link
+from ..lab.native import COPY, INJECT, LARGE, V3
 from ..lab.result import Table
 from ..lab.runner import Lab
-from .sides import Place, Prepare, calls, in_c, rawmmsg, stdlib
+from .sides import Place, Prepare, in_c, rawmmsg, stdlib
 
 SIZES: Final = (64, 1500)
 BATCHES: Final = (1, 4, 16, 64, 256, 1024)
@@ -68,24 +69,26 @@ def measure(lab: Lab) -> Iterator[Table]:
     yield from _measure_python(lab)
 
 
+calls: Final = partial(in_c, "loop/calls.c")
+_ring: Final = partial(in_c, "loop/ring.c")
+_pcap: Final = partial(in_c, "loop/pcap.c")
+
+
 def contenders(batch: int) -> list[Contender[Place]]:
     """Those that run with batches of this size."""
+    promised = batch >= PROMISED_FROM
+    at_most = AT_MOST if promised else None
     c = Contender("C", calls(AUXDATA))
-    promised = AT_MOST if batch >= PROMISED_FROM else None
     found = [
         c,
-        control(c, 0.01 if batch >= PROMISED_FROM else None),
-        Contender("rawmmsg", _rawmmsg(), "C", at_most=promised),
+        control(c, 0.01 if promised else None),
+        Contender("rawmmsg", _rawmmsg(), "C", at_most=at_most),
         Contender("stdlib", stdlib(), "C"),
-        Contender("TPACKET_V2", in_c("loop/ring.c", LARGE), "C"),
-        Contender("TPACKET_V3", in_c("loop/ring.c", V3 | LARGE), "C"),
-        Contender(
-            "libpcap, inject",
-            in_c("loop/pcap.c", INJECT),
-            "C",
-        ),
+        Contender("TPACKET_V2", _ring(LARGE), "C"),
+        Contender("TPACKET_V3", _ring(V3 | LARGE), "C"),
+        Contender("libpcap, inject", _pcap(INJECT), "C"),
     ]
-    if batch >= PROMISED_FROM:
+    if promised:
         found += _with_options()
     if batch == EVERYONE_AT:
         found += _others()
@@ -93,43 +96,30 @@ def contenders(batch: int) -> list[Contender[Place]]:
 
 
 def _with_options() -> list[Contender[Place]]:
+    without = rawmmsg(lambda link: link.rx_bare)
+    stamps = rawmmsg(lambda link: link.rx_stamped, AUXDATA | STAMPS)
     return [
         Contender("C, bare", calls(), "C"),
-        Contender(
-            "rawmmsg, vlan=False",
-            rawmmsg(lambda link: link.rx_bare),
-            "C, bare",
-            at_most=AT_MOST,
-        ),
+        Contender("rawmmsg, vlan=False", without, "C, bare", at_most=AT_MOST),
         Contender("C, stamps", calls(AUXDATA | STAMPS), "C"),
-        Contender(
-            "rawmmsg, stamps",
-            rawmmsg(lambda link: link.rx_stamped, AUXDATA | STAMPS),
-            "C, stamps",
-            at_most=AT_MOST,
-        ),
+        Contender("rawmmsg, stamps", stamps, "C, stamps", at_most=AT_MOST),
     ]
 
 
 def _others() -> list[Contender[Place]]:
-    rings = [
-        Contender(name, in_c("loop/ring.c", options), baseline)
-        for name, options, baseline in (
-            ("TPACKET_V2, copied", LARGE | COPY, "C, bare"),
-            ("TPACKET_V3, copied", LARGE | COPY | V3, "C, bare"),
-            ("TPACKET_V2, in cache", 0, "C"),
-            ("TPACKET_V3, in cache", V3, "C"),
-            ("TPACKET_V2, in cache, copied", COPY, "C, bare"),
-            ("TPACKET_V3, in cache, copied", COPY | V3, "C, bare"),
-        )
-    ]
+    bare = "C, bare"
     return [
-        control(Contender("C, bare", calls())),
-        Contender("C, bare, stamps", calls(STAMPS), "C, bare"),
+        control(Contender(bare, calls())),
+        Contender("C, bare, stamps", calls(STAMPS), bare),
         Contender("rawmmsg, from a list", _rawmmsg(from_list=True), "C"),
         Contender("stdlib, stamps", stdlib(STAMPS), "stdlib"),
-        *rings,
-        Contender("libpcap", in_c("loop/pcap.c"), "C"),
+        Contender("TPACKET_V2, copied", _ring(LARGE | COPY), bare),
+        Contender("TPACKET_V3, copied", _ring(LARGE | COPY | V3), bare),
+        Contender("TPACKET_V2, in cache", _ring(), "C"),
+        Contender("TPACKET_V3, in cache", _ring(V3), "C"),
+        Contender("TPACKET_V2, in cache, copied", _ring(COPY), bare),
+        Contender("TPACKET_V3, in cache, copied", _ring(COPY | V3), bare),
+        Contender("libpcap", _pcap(), "C"),
     ]
 
 

@@ -17,8 +17,8 @@ from typing import Final, Protocol, TypeAlias
 from rawmmsg import PacketBatch, RawSocket
 
 from ..lab.contender import GroundTruthError, Ready, Slice
-from ..lab.link import Counter, Ends, Frames, Link
-from ..lab.native import AUXDATA, STAMPS, Side
+from ..lab.link import STAMPS, Counter, Ends, Frames, Link
+from ..lab.native import Side
 
 # Sending and receiving are timed separately in one slice of so many, and in a
 # part of it: to read the clock twice a batch has its cost, too.
@@ -37,22 +37,15 @@ class Place:
     frames: Frames
     stack: contextlib.ExitStack  # closes what they open
 
-    def set_options(self, options: int) -> None:
-        """Asks the kernel for AUXDATA, STAMPS, both or neither."""
-        self.link.set_options(
-            auxdata=bool(options & AUXDATA), stamps=bool(options & STAMPS)
-        )
-
 
 Prepare: TypeAlias = Callable[[Place], Ready]
 
 
 class Loop(Protocol):
-    """One of the ways, ready to run."""
+    """One of the ways, ready to run; `counter` is that of its socket."""
 
     @property
-    def counter(self) -> Counter:
-        """Of the socket that receives."""
+    def counter(self) -> Counter: ...
 
     def set_options(self) -> None:
         """Asks the kernel for what this way needs."""
@@ -60,16 +53,13 @@ class Loop(Protocol):
     def run(self, times: int) -> None:
         """Sends and receives the batch so many times."""
 
-    def split(self, times: int) -> tuple[int, int]:
-        """Does the same; returns the nanoseconds that sending and receiving
-        took."""
+    def split(self, times: int) -> Mapping[str, float]:
+        """Does the same; returns the nanoseconds of a batch for sending and
+        receiving, and other figures."""
 
     def prove(self) -> Sequence[int]:
         """Puts the frames of the last batch into the memory of the batch;
         returns the lengths of those that the last call received."""
-
-    def stamped(self) -> float | None:
-        """The percentage of packets with a timestamp; None if unknown."""
 
 
 @dataclass
@@ -83,11 +73,14 @@ class Slices:
     def run(self, times: int) -> Slice:
         """The nanoseconds that a packet takes."""
         self.number += 1
-        parts: Mapping[str, float] = {}
+        extra: Mapping[str, float] = {}
         if self.number % _SPLIT_EVERY == 1:
-            parts = self._split(max(1, times // _SPLIT_PART))
+            part = max(1, times // _SPLIT_PART)
+            self._begin()
+            extra = self.loop.split(part)
+            self._check(part)
         taken = self.time(times)
-        return Slice(taken / (times * self.frames.batch), taken, parts)
+        return Slice(taken / (times * self.frames.batch), taken, extra)
 
     def time(self, times: int) -> int:
         """The nanoseconds that a slice takes."""
@@ -97,15 +90,6 @@ class Slices:
         taken = time.perf_counter_ns() - begin
         self._check(times)
         return taken
-
-    def _split(self, times: int) -> Mapping[str, float]:
-        self._begin()
-        sending, receiving = self.loop.split(times)
-        self._check(times)
-        packets = times * self.frames.batch
-        parts = {"tx, ns": sending / packets, "rx, ns": receiving / packets}
-        share = self.loop.stamped()
-        return parts if share is None else {**parts, "stamped, %": share}
 
     def _begin(self) -> None:
         self.frames.number()
@@ -124,99 +108,72 @@ def ready(loop: Loop, place: Place) -> Ready:
     return Ready(Slices(loop, place.frames).run, work=place.frames.batch)
 
 
-class Totals(ctypes.Structure):
-    """struct totals of lab/inbox.h"""
-
-    packets: int
-    bytes: int
-    tags: int
-    stamps: int
-
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in ("packets", "bytes", "tags", "stamps")
-    )
+def _parts(parts: Sequence[int], packets: int) -> dict[str, float]:
+    sending, receiving = parts
+    return {"tx, ns": sending / packets, "rx, ns": receiving / packets}
 
 
 class CLoop:
-    """A loop in C, with the functions of loop.h. `options` is what it asks of
-    the shared link; None for one with a socket of its own."""
+    """A loop in C, with the functions of loop.h. "calls.c" is on the shared
+    sockets; another one receives with a socket of its own on a veth pair of
+    its own, because two sockets on one pair would slow each other down."""
 
-    def __init__(
-        self, place: Place, side: Side, options: int | None = None
-    ) -> None:
-        self._place = place
-        self._side = side
+    def __init__(self, place: Place, source: str, options: int) -> None:
+        shared = source == "loop/calls.c"
+        stack, frames = place.stack, place.frames
+        ends = place.link if shared else stack.enter_context(Ends())
+        self._side = Side(
+            *(stack, source, ends.names, frames),
+            tx=ends.tx.fileno(),
+            rx=place.link.rx.fileno() if shared else -1,
+            options=options,
+        )
+        self._link = place.link if shared else None
         self._options = options
-        self._lengths = (ctypes.c_uint32 * place.frames.batch)()
-        self._parts = (ctypes.c_uint64 * 2)()
-        self.counter = place.stack.enter_context(
-            contextlib.closing(Counter(side.fileno))
+        self._batch = frames.batch
+        self._lengths = (ctypes.c_uint32 * frames.batch)()
+        self.counter = stack.enter_context(
+            contextlib.closing(Counter(self._side.fileno))
         )
 
     def set_options(self) -> None:
-        if self._options is not None:
-            self._place.set_options(self._options)
+        if self._link is not None:
+            self._link.set_options(self._options)
 
     def run(self, times: int) -> None:
         self._side.call("run", times, None)
 
-    def split(self, times: int) -> tuple[int, int]:
-        self._parts[:] = [0, 0]
-        self._side.call("run", times, self._parts)
-        return self._parts[0], self._parts[1]
+    def split(self, times: int) -> Mapping[str, float]:
+        parts = (ctypes.c_uint64 * 2)()
+        self._side.call("run", times, parts)
+        packets, _, _, stamps = self.totals()
+        found = _parts(parts[:], times * self._batch)
+        if packets:  # a lazy receiver may not have passed on any
+            found["stamped, %"] = 100 * stamps / packets
+        return found
 
     def prove(self) -> Sequence[int]:
         count = self._side.call("prove", self._lengths)
         lengths: list[int] = self._lengths[:count]
         return lengths
 
-    def stamped(self) -> float:
-        totals = self.totals()
-        return 100 * totals.stamps / totals.packets
-
-    def totals(self) -> Totals:
-        totals = Totals()
-        self._side.call("get_totals", ctypes.byref(totals))
-        return totals
-
-
-def calls_loop(place: Place, options: int) -> CLoop:
-    """recvmmsg and sendmmsg in C, on the shared sockets and memory."""
-    link = place.link
-    setup = ("loop/calls.c", link.names, place.frames)
-    tx, rx = link.tx.fileno(), link.rx.fileno()
-    side = Side(place.stack, *setup, tx=tx, rx=rx, options=options)
-    return CLoop(place, side, options)
-
-
-def calls(options: int = 0) -> Prepare:
-    """recvmmsg and sendmmsg in C, with AUXDATA and STAMPS as asked."""
-
-    def prepare(place: Place) -> Ready:
-        return ready(calls_loop(place, options), place)
-
-    return prepare
+    def totals(self) -> list[int]:
+        """struct totals of lab/inbox.h: how many packets and bytes, and how
+        many packets with a VLAN tag and with a timestamp."""
+        totals = (ctypes.c_uint64 * 4)()
+        self._side.call("get_totals", totals)
+        return list(totals)
 
 
 def in_c(source: str, options: int = 0) -> Prepare:
-    """Another loop in C, which receives with a socket of its own on a veth
-    pair of its own: two sockets on one pair would slow each other down."""
-
-    def prepare(place: Place) -> Ready:
-        ends = place.stack.enter_context(Ends())
-        setup = (source, ends.names, place.frames)
-        tx = ends.tx.fileno()
-        side = Side(place.stack, *setup, tx=tx, options=options)
-        return ready(CLoop(place, side), place)
-
-    return prepare
+    """A loop in C with the options of lab/side.h."""
+    return lambda place: ready(CLoop(place, source, options), place)
 
 
 @dataclass(frozen=True)
 class PythonLoop:
     """A loop in Python, made of two functions that send and receive the
-    batch."""
+    batch, and one that returns the lengths received last."""
 
     place: Place
     options: int
@@ -229,10 +186,7 @@ class PythonLoop:
         return self.place.link.counter
 
     def set_options(self) -> None:
-        self.place.set_options(self.options)
-
-    def stamped(self) -> None:
-        """Counted in C only."""
+        self.place.link.set_options(self.options)
 
     def run(self, times: int) -> None:
         send, receive = self.send, self.receive
@@ -240,7 +194,7 @@ class PythonLoop:
             send()
             receive()
 
-    def split(self, times: int) -> tuple[int, int]:
+    def split(self, times: int) -> Mapping[str, float]:
         send, receive, clock = self.send, self.receive, time.perf_counter_ns
         sending = receiving = 0
         for _ in range(times):
@@ -251,7 +205,8 @@ class PythonLoop:
             end = clock()
             sending += middle - begin
             receiving += end - middle
-        return sending, receiving
+        parts = (sending, receiving)
+        return _parts(parts, times * self.place.frames.batch)
 
 
 def rawmmsg(
@@ -286,8 +241,7 @@ def rawmmsg(
 
         packets = frames.packets if from_list else frames.out
         loop = PythonLoop(
-            place,
-            options,
+            *(place, options),
             send=partial(place.link.tx.sendmmsg_all, packets),
             receive=receive if handle is None else receive_and_handle,
             prove=lambda: into.lengths[: len(into)],
@@ -324,13 +278,8 @@ def stdlib(
                 lengths[i] = receive_one(view)
                 handle(view)
 
-        loop = PythonLoop(
-            place,
-            options,
-            send,
-            receive=receive if handle is None else receive_and_handle,
-            prove=lambda: lengths,
-        )
+        take = receive if handle is None else receive_and_handle
+        loop = PythonLoop(place, options, send, take, lambda: lengths)
         return ready(loop, place)
 
     return prepare

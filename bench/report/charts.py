@@ -74,7 +74,8 @@ def _document(title: str, panels: Sequence[Sequence[str]], height: int) -> str:
         _text(width / 2, 16, title, "title mid"),
     ]
     for i, panel in enumerate(panels):
-        lines += [f'<g transform="translate({440 * i} 0)">', *panel, "</g>"]
+        lines.append(f'<g transform="translate({440 * i} 0)">')
+        lines += [" ".join(panel), "</g>"]
     return "\n".join([*lines, "</svg>\n"])
 
 

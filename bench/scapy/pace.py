@@ -5,8 +5,9 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeAlias
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.scapy import SendResult
@@ -21,11 +22,10 @@ from ..lab.runner import Calibrate, Lab, Pace
 from .listeners import SIZE, numbered
 from .worker import Worker
 
-PACES: Final = (1_000, 10_000, 100_000)
-LISTS: Final = (1, 2, 3, 5, 16, 1_000)  # frames of the lists that are looped
-
 # The most milliseconds of 99 % of the gaps, by pace.
-LONGEST_GAPS: Final = {1_000: 2.0}
+PACES: Final = {1_000: 2.0, 10_000: None, 100_000: None}
+
+LISTS: Final = (1, 2, 3, 5, 16, 1_000)  # frames of the lists that are looped
 
 _OURS: Final = "ether proto 0x88b5"  # not frames that the kernel sends
 
@@ -73,34 +73,32 @@ def stamps_of(
     return stamps
 
 
-def _pace(pps: int) -> Callable[[Place], Ready]:
-    def prepare(place: Place) -> Ready:
-        def run(_: int) -> Slice:
-            stamps = stamps_of(place.worker, place.veth, pps, place.seconds)
-            place.stamps[pps] = stamps
-            seconds = (stamps[-1] - stamps[0]) / 1e9
-            return Slice((len(stamps) - 1) / seconds / pps)
-
-        return Ready(run)
-
-    return prepare
+Prepare: TypeAlias = Callable[[Place], Ready]
 
 
-def _gaps(pps: int) -> Callable[[Place], Ready]:
-    def prepare(place: Place) -> Ready:
-        def run(_: int) -> Slice:
-            gaps = sorted(
-                (b - a) / 1e6 for a, b in pairwise(place.stamps[pps])
-            )
-            extra = {
-                "half of them, ms": statistics.median(gaps),
-                "longest, ms": gaps[-1],
-            }
-            return Slice(gaps[math.ceil(0.99 * len(gaps)) - 1], extra=extra)
+def _measured(measure: Callable[[Place], Slice]) -> Prepare:
+    """A function of the place as the runner takes it."""
+    return lambda place: Ready(lambda _: measure(place))
 
-        return Ready(run)
 
-    return prepare
+def _pace(pps: int) -> Prepare:
+    def measure(place: Place) -> Slice:
+        stamps = stamps_of(place.worker, place.veth, pps, place.seconds)
+        place.stamps[pps] = stamps
+        seconds = (stamps[-1] - stamps[0]) / 1e9
+        return Slice((len(stamps) - 1) / seconds / pps)
+
+    return _measured(measure)
+
+
+def _gaps(pps: int) -> Prepare:
+    def measure(place: Place) -> Slice:
+        gaps = sorted((b - a) / 1e6 for a, b in pairwise(place.stamps[pps]))
+        half, longest = statistics.median(gaps), gaps[-1]
+        extra = {"half of them, ms": half, "longest, ms": longest}
+        return Slice(gaps[math.ceil(0.99 * len(gaps)) - 1], extra=extra)
+
+    return _measured(measure)
 
 
 def _looped(
@@ -127,27 +125,21 @@ def _looped(
     return result
 
 
-def _kept(
-    length: int, pps: float, seconds: float, axis: str
-) -> Callable[[Place], Ready]:
+def _kept(length: int, pps: float, seconds: float, axis: str) -> Prepare:
     values = {"pps": pps, "mbps": pps * SIZE * 8 / 1e6, "inter": 1 / pps}
     count = max(3 * length, round(pps * seconds) + 1)
 
-    def prepare(place: Place) -> Ready:
-        def run(_: int) -> Slice:
-            result = _looped(place, length, count, **{axis: values[axis]})
-            return Slice((result.frames - 1) / result.seconds / pps)
+    def measure(place: Place) -> Slice:
+        result = _looped(place, length, count, **{axis: values[axis]})
+        return Slice((result.frames - 1) / result.seconds / pps)
 
-        return Ready(run)
-
-    return prepare
+    return _measured(measure)
 
 
-def _unpaced(length: int, count: int) -> Callable[[Place], Ready]:
-    def prepare(place: Place) -> Ready:
-        return Ready(lambda _: Slice(_looped(place, length, count).rate / 1e6))
-
-    return prepare
+def _unpaced(length: int, count: int) -> Prepare:
+    return _measured(
+        lambda place: Slice(_looped(place, length, count).rate / 1e6)
+    )
 
 
 def _cases(lab: Lab) -> Iterator[tuple[int, float, float, str]]:
@@ -163,58 +155,52 @@ def _cases(lab: Lab) -> Iterator[tuple[int, float, float, str]]:
     yield 3, slowest, longest, "inter"
 
 
-def _exact(name: str, prepare: Callable[[Place], Ready]) -> Contender[Place]:
+def _exact(name: str, prepare: Prepare) -> Contender[Place]:
     return Contender(name, prepare, at_least=0.99, at_most=1.01)
 
 
 def measure(lab: Lab) -> Iterator[Table]:
     seconds = lab.pick(5.0, 0.5, 0.05)
     count = lab.pick(500_000, 100_000, 4_000)
-    once = Calibrate.ONCE
+    lists = [
+        _exact(f"{length:,} at {pps:,g} pps, {axis}=", _kept(*case))
+        for case in _cases(lab)
+        for length, pps, _, axis in [case]
+    ]
     with (
         cpus.pinned(lab.receivers_cpu),
         Worker(lab.senders_cpu) as worker,
         veth_pair() as veth,
     ):
         place = Place(worker, veth, seconds)
-        yield lab.table(
+        table = partial(lab.table, place=place, calibrate=Calibrate.ONCE)
+        yield table(
             "scapy/pace/pps",
             f"sendp_batch(pps=) over {seconds:g} s",
             "of the pace",
-            [_exact(f"{p:,} pps", _pace(p)) for p in PACES],
-            *(place, Pace(1, seconds)),
-            calibrate=once,
+            [_exact(f"{pps:,} pps", _pace(pps)) for pps in PACES],
+            pace=Pace(1, seconds),
         )
-        yield lab.table(
+        yield table(
             "scapy/pace/gaps",
             "The longest gap between frames, without the longest 1 %",
             "ms",
             [
-                Contender(f"{p:,} pps", _gaps(p), at_most=LONGEST_GAPS.get(p))
-                for p in PACES
+                Contender(f"{pps:,} pps", _gaps(pps), at_most=most)
+                for pps, most in PACES.items()
             ],
-            *(place, Pace(1, 0)),
-            calibrate=once,
+            pace=Pace(1, 0),
         )
-        yield lab.table(
+        yield table(
             "scapy/pace/lists",
             "Lists of any length, looped",
-            "of the pace",
-            [
-                _exact(
-                    f"{length:,} at {pps:,g} pps, {axis}=",
-                    _kept(length, pps, duration, axis),
-                )
-                for length, pps, duration, axis in _cases(lab)
-            ],
-            *(place, Pace(1, 0)),
-            calibrate=once,
+            *("of the pace", lists),
+            pace=Pace(1, 0),
         )
-        yield lab.table(
+        yield table(
             "scapy/pace/unpaced",
             "The same without a pace",
             "Mpps",
             [Contender(f"{n:,} looped", _unpaced(n, count)) for n in LISTS],
-            *(place, Pace(lab.pick(5, 3, 1), 0)),
-            calibrate=once,
+            pace=Pace(lab.pick(5, 3, 1), 0),
         )

@@ -171,6 +171,7 @@ def _by_its_own_clock(place: Place) -> Ready:
     return ready(place, place.shared, send)
 
 
+_PRELOADED: Final = ("--preload-pcap", "--no-flow-stats")
 _LEAST: Final = Contender(LEAST, _objects(_least))
 _TCPREPLAY: Final = Contender(TCPREPLAY, tcpreplay())
 
@@ -185,11 +186,7 @@ PROGRAMS: Final = (
     Contender(OURS, _by_its_own_clock, TCPREPLAY, at_least=OF_TCPREPLAY),
     _TCPREPLAY,
     control(_TCPREPLAY, None),
-    Contender(
-        "tcpreplay, preloaded",
-        tcpreplay("--preload-pcap", "--no-flow-stats"),
-        TCPREPLAY,
-    ),
+    Contender("tcpreplay, preloaded", tcpreplay(*_PRELOADED), TCPREPLAY),
     Contender("C sendmmsg", in_c("send/calls.c"), TCPREPLAY),
 )
 

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 # <linux/prctl.h>
 _PR_SET_PTRACER: Final = 0x59616D61
 _ANY: Final = ctypes.c_ulong(-1)
-_NONE: Final = ctypes.c_ulong(0)
+_STATUS: Final = Path("/proc/thread-self/status")
 
 _PATIENCE: Final = 10.0  # seconds, for strace to attach or to detach
 
@@ -38,56 +38,34 @@ def counted(work: Callable[[], _T]) -> tuple[_T, Mapping[str, int]]:
     strace = peers.program("strace")
     with tempfile.TemporaryDirectory(prefix="rawmmsg-bench-") as folder:
         log = Path(folder, "calls")
-        _let_trace(_ANY)
-        tracer = native.start(
-            # It attaches to this thread, so that imports are not traced.
-            [strace, "-qq", "-o", log, "-p", str(os.getpid())]
-        )
+        # strace is not an ancestor, which Yama may require; without Yama
+        # prctl(2) fails, which does not matter.
+        ctypes.CDLL(None).prctl(_PR_SET_PTRACER, _ANY, 0, 0, 0)
+        # It attaches to this thread, so that imports are not traced.
+        command = [strace, "-qq", "-o", str(log), "-p", str(os.getpid())]
+        tracer = native.start(command)
         try:
             _wait_for(tracer)
-            _mark("begin")
+            os.access("/mark/begin", os.F_OK)
             result = work()
-            _mark("end")
+            os.access("/mark/end", os.F_OK)
         finally:
             tracer.terminate()  # it detaches before it ends
             tracer.communicate(timeout=_PATIENCE)
-            _let_trace(_NONE)
-        return result, _between_marks(log.read_text(errors="replace"))
-
-
-def _let_trace(whom: ctypes.c_ulong) -> None:
-    """Allows strace, which is not an ancestor, to trace this process even if
-    Yama restricts ptrace(2). Without Yama prctl(2) fails, which does not
-    matter."""
-    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, whom, 0, 0, 0)
+            ctypes.CDLL(None).prctl(_PR_SET_PTRACER, 0, 0, 0, 0)
+        lines = log.read_text(errors="replace").splitlines()
+        (begin,) = [i for i, one in enumerate(lines) if "/mark/begin" in one]
+        (end,) = [i for i, one in enumerate(lines) if "/mark/end" in one]
+        names = [line.partition("(")[0] for line in lines[begin + 1 : end]]
+        return result, Counter(one for one in names if one not in _MEMORY)
 
 
 def _wait_for(tracer: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + _PATIENCE
-    while _tracer() != tracer.pid:
+    while f"TracerPid:\t{tracer.pid}\n" not in _STATUS.read_text():
         if tracer.poll() is not None or time.monotonic() > deadline:
             raise UnavailableError(
                 "the right to trace system calls",
                 "sysctl -w kernel.yama.ptrace_scope=1, and no other tracer",
             )
         time.sleep(0.002)
-
-
-def _tracer() -> int:
-    """The process that traces this thread; 0: none."""
-    status = Path("/proc/thread-self/status").read_text()
-    _, _, after = status.partition("TracerPid:")
-    return int(after.split(maxsplit=1)[0])
-
-
-def _mark(name: str) -> None:
-    """Makes a system call that marks a place in the log."""
-    os.access(f"/mark/{name}", os.F_OK)
-
-
-def _between_marks(log: str) -> Mapping[str, int]:
-    lines = log.splitlines()
-    (first,) = [i for i, line in enumerate(lines) if "/mark/begin" in line]
-    (last,) = [i for i, line in enumerate(lines) if "/mark/end" in line]
-    names = [line.partition("(")[0] for line in lines[first + 1 : last]]
-    return Counter(name for name in names if name not in _MEMORY)

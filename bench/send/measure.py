@@ -41,31 +41,29 @@ OF_TCPREPLAY: Final = 1.3
 OF_SCAPY: Final = 25.0
 
 _C: Final = Contender("C sendmmsg", sides.in_c("send/calls.c"))
-_FROM_BATCH: Final = sides.rawmmsg(lambda frames: frames.out)
-_FROM_LIST: Final = sides.rawmmsg(lambda frames: frames.packets)
+_BATCH: Final = sides.rawmmsg(lambda frames: frames.out)
+_LIST: Final = sides.rawmmsg(lambda frames: frames.packets)
+_RING: Final = "send/ring.c"
+_PCAP: Final = "send/pcap.c"
 
 IN_PROCESS: Final = (
     _C,
     control(_C),
-    Contender("rawmmsg", _FROM_BATCH, "C sendmmsg", at_least=OF_C),
-    Contender("rawmmsg, list", _FROM_LIST, "C sendmmsg"),
+    Contender("rawmmsg", _BATCH, "C sendmmsg", at_least=OF_C),
+    Contender("rawmmsg, list", _LIST, "C sendmmsg"),
     Contender("rawmmsg, qdisc_bypass", sides.rawmmsg_bypass, "C sendmmsg"),
     Contender(
-        "TX ring (C)",
-        sides.in_c("send/ring.c", COPY),
-        "rawmmsg",
+        *("TX ring (C)", sides.in_c(_RING, COPY), "rawmmsg"),
         at_most=1 / OF_A_RING,
     ),
-    Contender("TX ring (C), in place", sides.in_c("send/ring.c"), "rawmmsg"),
+    Contender("TX ring (C), in place", sides.in_c(_RING), "rawmmsg"),
     Contender(
-        "libpcap inject (C)",
-        sides.in_c("send/pcap.c", INJECT),
-        "rawmmsg",
+        *("libpcap inject (C)", sides.in_c(_PCAP, INJECT), "rawmmsg"),
         at_most=1 / OF_LIBPCAP,
     ),
     Contender(
         "libpcap inject (C), send-only",
-        sides.in_c("send/pcap.c", INJECT | SEND_ONLY),
+        sides.in_c(_PCAP, INJECT | SEND_ONLY),
         "rawmmsg",
     ),
     Contender("pcapy-ng", sides.pcapy, "rawmmsg"),
@@ -73,27 +71,22 @@ IN_PROCESS: Final = (
     Contender("stdlib", sides.stdlib, "rawmmsg"),
 )
 
+_PRELOADED: Final = ("--preload-pcap", "--no-flow-stats")
+
 PROGRAMS: Final = (
-    Contender("rawmmsg", _FROM_BATCH),
-    control(Contender("rawmmsg", _FROM_BATCH), None),
+    Contender("rawmmsg", _BATCH),
+    control(Contender("rawmmsg", _BATCH), None),
     Contender(
-        "tcpreplay --topspeed",
-        sides.tcpreplay(),
-        "rawmmsg",
+        *("tcpreplay --topspeed", sides.tcpreplay(), "rawmmsg"),
         at_most=1 / OF_TCPREPLAY,
     ),
-    Contender(
-        "tcpreplay, preloaded",
-        sides.tcpreplay("--preload-pcap", "--no-flow-stats"),
-        "rawmmsg",
-        note="--preload-pcap --no-flow-stats",
-    ),
+    Contender("tcpreplay, preloaded", sides.tcpreplay(*_PRELOADED), "rawmmsg"),
     Contender("trafgen", sides.trafgen, "rawmmsg"),
 )
 
 ONCE: Final = (
-    Contender("rawmmsg, list", _FROM_LIST),
-    control(Contender("rawmmsg, list", _FROM_LIST), None),
+    Contender("rawmmsg, list", _LIST),
+    control(Contender("rawmmsg, list", _LIST), None),
     Contender(
         "Scapy sendp", sides.scapy, "rawmmsg, list", at_most=1 / OF_SCAPY
     ),

@@ -4,7 +4,7 @@ without offload headers: in C and with rawmmsg."""
 import contextlib
 import ctypes
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -17,8 +17,8 @@ from ..lab.contender import (
     Slice,
     UnavailableError,
 )
-from ..lab.link import PATIENCE, Counter, Frames
-from ..lab.native import AUXDATA, VNET_HDR, Side
+from ..lab.link import AUXDATA, PATIENCE, Counter, Frames
+from ..lab.native import VNET_HDR, Side
 from ..loop.sides import Slices
 from .frames import Kind, OffloadHeader, VirtioNetHeader
 
@@ -114,11 +114,8 @@ class PythonLoop:
         into: PacketBatch = self.frames.into
         return into.lengths[: len(into)]
 
-    def split(self, _: int) -> tuple[int, int]:
+    def split(self, _: int) -> Mapping[str, float]:
         raise NotImplementedError
-
-    def stamped(self) -> None:
-        """Not counted."""
 
 
 class CLoop(PythonLoop):

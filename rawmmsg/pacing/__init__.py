@@ -7,8 +7,8 @@
     print(result.frames, "frames in", round(result.seconds, 2), "s")
 
 Every frame has a position on an axis of its own: packets, bits or seconds of
-a recording. A Pacer says when a position is due, an Outlet sends frames and
-counts them, and send_loads() joins the two:
+a recording. A Pacer says when a position is due, an Outlet sends frames past
+full queues, and send_loads() joins the two:
 
     wait until the next frame is due  ->  send, in one call, all that are due
 

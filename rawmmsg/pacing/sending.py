@@ -18,6 +18,7 @@ from .loads import (
 )
 from .outlet import Outlet, send_loads
 from .pace import Pace, Pacer, choose_pace
+from .sender import Sender
 from .streaming import send_as_yielded
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def send(
     mbps     megabits of packets per second
     inter    seconds from one packet to the next
     stop     an Event; when another thread or a signal handler sets it, the
-             call returns within 0.05 s
+             call returns within 0.05 s, or when a generator yields again
 
     Choose one pace, or none: packets then leave as fast as the kernel takes
     them. A pace is kept by deadlines: packets that are due within 0.2 ms of
@@ -167,7 +168,8 @@ def transmit(
         raise ValueError(f"loop must be 0 (until stopped) or more, not {loop}")
     stopped = _never if stop is None else stop.is_set
     report = None if progress is None else progress.update
-    outlet = Outlet(sock, stopped, report)
+    sender = Sender(sock, stopped, report)
+    outlet = Outlet(sender)
     begin = None
     try:
         if isinstance(source, PacketBatch) or (
@@ -188,20 +190,20 @@ def transmit(
     except ended_by:
         pass
     except BaseException as error:
-        outlet.settle()
-        error.packets_sent = outlet.frames  # type: ignore[attr-defined]
+        sender.settle()
+        error.packets_sent = sender.frames  # type: ignore[attr-defined]
         raise
     end = time.monotonic()
-    outlet.settle()
+    sender.settle()
     seconds = end - (begin or end)
     return SendResult(
-        frames=outlet.frames,
-        bytes=outlet.size,
+        frames=sender.frames,
+        bytes=sender.size,
         seconds=seconds,
-        rate=outlet.frames / seconds if seconds else 0.0,
-        retries=outlet.retries,
-        errors=outlet.errors,
-        refusal=outlet.refusal,
+        rate=sender.frames / seconds if seconds else 0.0,
+        retries=sender.retries,
+        errors=sender.errors,
+        refusal=sender.refusal,
     )
 
 
@@ -221,11 +223,13 @@ def _send_passes(
     """Sends all loads `loop` times; 0: until stopped."""
     if not built:
         return
-    pacer = Pacer(pace.rate, outlet.stopped) if pace.is_limited else None
+    pacer = (
+        Pacer(pace.rate, outlet.sender.stopped) if pace.is_limited else None
+    )
     shift = 0.0
     for one_pass in _passes(built, loop):
         shift = send_loads(one_pass, outlet, pacer, shift)
-        if outlet.stopped():
+        if outlet.sender.stopped():
             return
 
 

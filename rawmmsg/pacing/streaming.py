@@ -13,11 +13,12 @@ from .relay import Relay
 def send_as_yielded(source: Source, outlet: Outlet, pace: Pace) -> None:
     """Sends what the source yields, while it goes on. An error of the source
     is raised when everything that it yielded before has been sent."""
-    relay = Relay(pace.frames_ahead(MOST_FRAMES), outlet.stopped)
+    sender = outlet.sender
+    relay = Relay(pace.frames_ahead(MOST_FRAMES), sender.stopped)
     failures: list[BaseException] = []
     aborted = False
-    asked_to_stop = outlet.stopped
-    outlet.stopped = lambda: aborted or asked_to_stop()
+    asked_to_stop = sender.stopped
+    sender.stopped = lambda: aborted or asked_to_stop()
     # Not Thread.join(): if Ctrl-C interrupts that, some releases of CPython
     # take the thread for ended.
     ended = threading.Event()
@@ -26,7 +27,7 @@ def send_as_yielded(source: Source, outlet: Outlet, pace: Pace) -> None:
         try:
             pacer = None
             if pace.is_limited:
-                pacer = Pacer(pace.rate, outlet.stopped)
+                pacer = Pacer(pace.rate, sender.stopped)
             send_loads(_relayed_loads(relay, pace), outlet, pacer, 0.0)
         except BaseException as error:
             failures.append(error)
@@ -34,10 +35,10 @@ def send_as_yielded(source: Source, outlet: Outlet, pace: Pace) -> None:
             relay.close()
             ended.set()
 
-    sender = threading.Thread(target=work, name="rawmmsg-send")
+    thread = threading.Thread(target=work, name="rawmmsg-send")
     failed: list[Exception] = []
     try:
-        sender.start()
+        thread.start()
         try:
             _put_all(source, relay, pace)
         except Exception as error:
@@ -49,7 +50,7 @@ def send_as_yielded(source: Source, outlet: Outlet, pace: Pace) -> None:
     except BaseException:
         aborted = True
         relay.close()
-        if sender.is_alive():
+        if thread.is_alive():
             ended.wait()
         raise
     # The lists are emptied: an error that stays in one of them refers to this

@@ -50,8 +50,8 @@ class Event:
 
 
 class Readiness:
-    """One descriptor to wait for several receivers and for frames that are
-    held: that of an epoll(7), which is itself readable while one of these is.
+    """One epoll(7) descriptor to wait for several receivers and for frames
+    that are held.
 
     It is readable while a receiver has packets, or if follow() has last seen
     frames. Like an Event, it is closed when nothing refers to it any more.

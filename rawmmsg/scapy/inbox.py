@@ -53,8 +53,8 @@ class Inbox:
             link.close()
 
     def renew_after_fork(self) -> None:
-        """Makes a forked child wait by means of its own. The thread that held
-        the lock may be missing there."""
+        """Gives a forked child a lock and a descriptor of its own: the thread
+        that held the lock may not exist there."""
         self.opening = threading.RLock()
         readiness = self._readiness
         if readiness is not None:
@@ -67,8 +67,8 @@ class Inbox:
         """Receives a batch of each link, unless frames are held already. Never
         waits. Returns False if no frames are there.
 
-        Also returns True, with no frames held, if a link has gone down: that
-        ends the wait of whoever waited.
+        Also returns True, with no frames held, if a link has gone down, so
+        that a call that waits returns.
         """
         if self.frames:
             return True
@@ -84,9 +84,9 @@ class Inbox:
         return came
 
     def take(self) -> Frame | None:
-        """Returns the next frame, and waits for one. Does not wait if
-        wait_for() has just named this inbox, and raises BlockingIOError if
-        fileno() is non-blocking."""
+        """Waits for a frame, and returns it. Does not wait if wait_for() has
+        just named this inbox, and raises BlockingIOError if fileno() is
+        non-blocking."""
         selected, self.is_selected = self.is_selected, False
         while not self.frames:
             if self.closed:
@@ -200,7 +200,7 @@ def _poll(sources: Sequence[Any], seconds: float) -> list[Any]:
         inbox = _inbox_of(one)
         numbers = [one.fileno()] if inbox is None else inbox.descriptors()
         for number in numbers:
-            if number < 0:  # closed: reading it will raise that
+            if number < 0:  # closed: the next read will raise EOFError
                 return [one]
             owners[number] = one
             poller.register(number, select.POLLIN)

@@ -180,7 +180,7 @@ class Link:
 
 
 Frame: TypeAlias = tuple[Link, bytes, float]
-"""The link that has received a frame, its bytes, and when."""
+"""The link that received a frame, the frame's bytes, and its time."""
 
 
 def _receive_buffer() -> int | None:

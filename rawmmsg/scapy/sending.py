@@ -43,8 +43,8 @@ def sendp_batch(
     once.
 
     packets   a Packet, bytes, or an iterable of both (a list, a PacketList, a
-              generator). A Packet that stands for several is all of them, as
-              in sendp()
+              generator). A Packet that stands for a set of packets is sent
+              as all of them, as by sendp()
     iface     the interface; conf.iface unless given
     loop      how many times to send all packets; 0: until stopped
     pps       packets per second

@@ -36,8 +36,8 @@ class L2RawMmsgSocket(SuperSocket):
     longer than Scapy's MTU, 65,535 bytes, as Scapy does.
 
     fileno() works in event loops. The packet sockets are `ins`, which
-    receives, and `outs`, which sends. Do not wait for `ins` alone: it is not
-    readable while packets of a batch are still to be given out.
+    receives, and `outs`, which sends. Do not wait for `ins` alone: packets of
+    a batch that are still to be given out do not make it readable.
 
     Raises OSError by errno, and FilterError (a Scapy_Exception and a
     ValueError) for a filter. No packet that the filter rejects is ever

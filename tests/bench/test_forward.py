@@ -17,6 +17,8 @@ from bench.forward.hosts import Host, Transfer, two_hosts
 from bench.forward.sides import Join
 from bench.lab import native
 from bench.lab.contender import GroundTruthError
+from bench.lab.link import AUXDATA
+from bench.lab.native import VNET_HDR
 from bench.superframes.frames import OFFLOAD
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
@@ -24,10 +26,10 @@ from rawmmsg.testing import Veth, veth_pair
 COUNT = 50
 
 FORWARDERS: dict[str, Callable[[], Join]] = {
-    "C": partial(sides.worker, "C"),
-    "C, plain frames": partial(sides.worker, "C, plain frames"),
-    "libpcap": partial(sides.worker, "libpcap"),
-    "bare loop": partial(sides.worker, "bare"),
+    "C": partial(sides.in_c, AUXDATA | VNET_HDR),
+    "C, plain frames": partial(sides.in_c, AUXDATA),
+    "libpcap": sides.with_libpcap,
+    "bare loop": sides.bare_loop,
     "rawmmsg bridge": sides.rawmmsg_bridge,
     "kernel's bridge": sides.kernel_bridge,
 }

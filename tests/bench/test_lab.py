@@ -23,11 +23,10 @@ from bench.lab.contender import (
     control,
 )
 from bench.lab.environment import StampProbe
-from bench.lab.link import Frames, Link
-from bench.lab.native import AUXDATA
+from bench.lab.link import AUXDATA, Frames, Link
 from bench.lab.result import Row, Run, Section, Spread, Table
 from bench.lab.runner import Calibrate, Lab, Mode, Pace
-from bench.loop.sides import Place, calls_loop
+from bench.loop.sides import CLoop, Place
 from bench.report import charts, document, tables
 
 FOLDER = Path(__file__).resolve().parents[2] / "bench"
@@ -101,14 +100,12 @@ def test_baseline_sees_every_byte_and_no_tag() -> None:
     with Link() as made, contextlib.ExitStack() as stack:
         place = Place(made, Frames(batch, size), stack)
         for options in (0, AUXDATA):
-            baseline = calls_loop(place, options)
+            baseline = CLoop(place, "loop/calls.c", options)
             baseline.set_options()
             baseline.run(times)
             assert baseline.prove() == [size] * batch
-            totals = baseline.totals()
-            assert totals.packets == batch * times
-            assert totals.bytes == size * batch * times
-            assert (totals.tags, totals.stamps) == (0, 0)
+            packets = batch * times
+            assert baseline.totals() == [packets, size * packets, 0, 0]
 
 
 # The runner
@@ -336,8 +333,8 @@ def test_timestamps_of_another_socket_are_noticed() -> None:
 
 def test_machine_is_described() -> None:
     found = environment.collect()
-    assert {"date", "commit", "kernel", "cpu", "mitigations"} <= set(found)
-    assert all(str(value) for value in found.values())
+    assert {"date", "commit", "kernel", "mitigations"} <= set(found)
+    assert found["Model name"]
 
 
 # Results and the report
@@ -367,14 +364,12 @@ def run() -> Run:
     return Run("quick", facts, {"trafgen": "missing"}, sections)
 
 
-def test_results_are_saved_as_json(run: Run, tmp_path: Path) -> None:
+def test_results_are_saved_as_json(run: Run) -> None:
     """A table in a line, and nothing that is empty."""
-    file = tmp_path / "run.json"
-    run.save(file)
-    assert Run.load(file) == run
-    lines = file.read_text("utf-8").splitlines()
-    assert sum("batch64" in line for line in lines) == 2
-    assert "null" not in file.read_text("utf-8")
+    text = run.to_json()
+    assert Run.from_json(text) == run
+    assert sum("batch64" in line for line in text.splitlines()) == 2
+    assert "null" not in text
 
 
 def test_table_for_a_terminal(run: Run) -> None:
@@ -421,7 +416,7 @@ def test_plots_have_their_text_as_text(run: Run) -> None:
 
 def test_report_in_the_tree_is_that_of_its_run() -> None:
     folder = FOLDER / "results"
-    made = Run.load(folder / "run.json")
+    made = Run.from_json((folder / "run.json").read_text("utf-8"))
     expected = dict(charts.plots(made)) | {"REPORT.md": document.report(made)}
     for name, text in expected.items():
         assert (folder / name).read_text("utf-8") == text, (

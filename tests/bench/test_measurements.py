@@ -99,7 +99,7 @@ def test_command_measures_and_saves_figures(
     printed = capsys.readouterr().out
     assert "C, super-frames, control" in printed
     assert "clock source" in printed
-    run = Run.load(file)
+    run = Run.from_json(file.read_text("utf-8"))
     assert run.mode == "brief"
     assert list(run.sections) == ["superframes"]
     assert "in brief mode" in (tmp_path / "REPORT.md").read_text("utf-8")

@@ -182,7 +182,7 @@ def test_mode_as_a_member_opens_a_group(pair: Veth) -> None:
         (None, TypeError, "mode must be a str or a FanoutMode, not None"),
     ],
 )
-def test_error_of_a_mode_names_those_that_there_are(
+def test_error_names_the_valid_modes(
     pair: Veth, mode: Any, error: type[Exception], text: str
 ) -> None:
     with RawSocket(pair.b) as sock, pytest.raises(error, match=text):

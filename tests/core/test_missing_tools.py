@@ -15,7 +15,7 @@ TESTS = Path(__file__).parents[1]
     "test",
     [
         "core/test_system_calls.py::test_constructor_binds_last",
-        "bench/test_bench_scapy.py::test_system_calls_are_counted",
+        "bench/test_with_scapy.py::test_system_calls_are_counted",
     ],
 )
 def test_skip_names_the_command_that_installs_the_tool(

@@ -1,5 +1,5 @@
-"""Offload headers: frames that travel as their sender made them, and what is
-done for a sink that wants them whole."""
+"""Offload headers (virtio_net_hdr): frames that are sent and received with
+them, and frames completed in software for sockets without them."""
 
 import errno
 import os
@@ -62,7 +62,7 @@ def ends(pair: Veth) -> Iterator[tuple[RawSocket, RawSocket]]:
 
 
 def receive_one(sock: RawSocket, wanted: bytes) -> tuple[PacketBatch, int]:
-    """Receives until a frame with this beginning is there."""
+    """Receives until a frame that begins with `wanted` arrives."""
     batch = PacketBatch(8, SUPER_FRAME)
     while True:
         for i in range(sock.recvmmsg_into(batch)):
@@ -71,10 +71,10 @@ def receive_one(sock: RawSocket, wanted: bytes) -> tuple[PacketBatch, int]:
 
 
 @pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
-def test_super_frame_travels_with_its_header(
+def test_super_frame_is_received_with_its_header(
     ends: tuple[RawSocket, RawSocket], datagram: Datagram
 ) -> None:
-    """And a batch that was received is sent again unchanged."""
+    """A received batch is sent on unchanged."""
     batch = PacketBatch(1, SUPER_FRAME)
     add(batch, replace(datagram, payload=data(50_000)), MSS)
     assert ends[0].sendmmsg(batch) == 1
@@ -89,7 +89,7 @@ def test_super_frame_travels_with_its_header(
 
 
 @pytest.mark.parametrize("size", [True, 10, 12])
-def test_header_size_is_told(pair: Veth, size: Any) -> None:
+def test_vnet_hdr_is_the_size_of_the_header(pair: Veth, size: Any) -> None:
     with RawSocket(pair.b, vnet_hdr=size) as sock:
         assert sock.vnet_hdr == (12 if size == 12 else 10)
         assert sock.getsockopt(SOL_PACKET, PACKET_VNET_HDR) == 1
@@ -102,7 +102,7 @@ def test_header_size_is_told(pair: Veth, size: Any) -> None:
         assert batch.gso_types is not None
 
 
-def test_restored_tag_moves_what_the_header_points_at(
+def test_offsets_in_the_header_include_a_restored_tag(
     ends: tuple[RawSocket, RawSocket],
 ) -> None:
     batch = PacketBatch(1, SUPER_FRAME)
@@ -132,7 +132,7 @@ def test_adopted_descriptor_keeps_its_headers(pair: Veth) -> None:
         assert std.getsockopt(SOL_PACKET, PACKET_VNET_HDR) == 0
 
 
-def test_plain_buffers_go_with_a_zero_header(
+def test_plain_buffers_are_sent_with_a_zero_header(
     ends: tuple[RawSocket, RawSocket],
 ) -> None:
     packet = frame(data(100))
@@ -142,10 +142,11 @@ def test_plain_buffers_go_with_a_zero_header(
     assert set(row(got, i).values()) == {0}
 
 
-def test_batch_without_headers_goes_with_zeroes(
+def test_batch_without_headers_is_sent_with_zero_headers(
     ends: tuple[RawSocket, RawSocket], pair: Veth
 ) -> None:
-    """What a plain socket has received, after a super-frame was there."""
+    """The batch was filled by a plain socket after it had held a
+    super-frame."""
     batch = PacketBatch(1, SUPER_FRAME)
     add(batch, Datagram(data(9000)), MSS)
     with RawSocket(pair.a) as plain, RawSocket(pair.b, protocol=0) as peer:
@@ -159,7 +160,7 @@ def test_batch_without_headers_goes_with_zeroes(
     assert set(row(got, i).values()) == {0}
 
 
-def test_single_packet_calls_are_refused(
+def test_calls_for_one_packet_are_refused(
     ends: tuple[RawSocket, RawSocket],
 ) -> None:
     for call in (
@@ -188,7 +189,7 @@ def test_append_and_clear_zero_headers_and_set_count_keeps_them() -> None:
 
 
 def hide_headers(batch: PacketBatch) -> None:
-    """Fills the batch with headers, and then by a socket without."""
+    """Fills the batch with headers, then receives on a socket without them."""
     batch.clear()
     for i in range(batch.capacity):
         batch.append(b"x" * 60)
@@ -204,7 +205,7 @@ def hide_headers(batch: PacketBatch) -> None:
 
 
 def shown(batch: PacketBatch) -> set[int]:
-    """What is in any row of any header column."""
+    """Every row of every header column."""
     assert batch.buffer_counts is not None
     values = [*columns(batch).values(), batch.buffer_counts]
     return {value for column in values for value in column}
@@ -227,7 +228,7 @@ FILLS: dict[str, Callable[[PacketBatch], object]] = {
 
 
 @pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
-def test_headers_that_were_hidden_do_not_come_back(
+def test_hidden_headers_do_not_reappear(
     fill: Callable[[PacketBatch], object],
 ) -> None:
     """In no row, however many frames are declared later."""
@@ -239,7 +240,7 @@ def test_headers_that_were_hidden_do_not_come_back(
     assert shown(batch) == {0}
 
 
-def test_target_of_segments_has_no_other_headers() -> None:
+def test_target_of_segments_has_no_old_headers() -> None:
     """Of frames, too, that were there before."""
     target = PacketBatch(4)
     target.set_count(4)
@@ -249,10 +250,10 @@ def test_target_of_segments_has_no_other_headers() -> None:
     assert shown(target) == {0}
 
 
-def test_count_of_buffers_stays_hidden_where_it_was_not_received(
+def test_buffer_counts_need_a_header_that_has_them(
     pair: Veth,
 ) -> None:
-    """A header of 10 bytes has none; a frame keeps its header."""
+    """A header of 10 bytes has none."""
     batch = PacketBatch(2)
     batch.set_count(2)
     assert batch.buffer_counts is not None
@@ -274,11 +275,11 @@ def test_count_of_buffers_stays_hidden_where_it_was_not_received(
     assert shown(batch) == {0}
 
 
-# What cannot be sent
+# Frames that cannot be sent
 
 
-def test_frame_that_needs_its_header_is_refused_without() -> None:
-    """By its index, after those before it went out."""
+def test_frame_that_needs_its_header_is_refused_without_one() -> None:
+    """The error names its index, after the frames before it were sent."""
     peer, sock = datagram_pair()
     with peer, sock:
         for gso_size, reason in (
@@ -299,10 +300,10 @@ def test_frame_that_needs_its_header_is_refused_without() -> None:
 
 
 @pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
-def test_super_frame_passes_the_queue_by_where_hardware_cuts_it(
+def test_super_frame_bypasses_the_queue_if_hardware_cuts_it(
     ends: tuple[RawSocket, RawSocket], pair: Veth, datagram: Datagram
 ) -> None:
-    """As a veth pair promises to."""
+    """A veth pair says that its hardware does."""
     batch = PacketBatch(1, SUPER_FRAME)
     add(batch, replace(datagram, payload=data(50_000)), MSS)
     with RawSocket(
@@ -315,10 +316,11 @@ def test_super_frame_passes_the_queue_by_where_hardware_cuts_it(
 
 
 @pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
-def test_super_frame_past_the_queue_is_refused_where_nothing_cuts_it(
+def test_super_frame_cannot_bypass_the_queue_otherwise(
     tap: tuple[int, str], datagram: Datagram
 ) -> None:
-    """The kernel says ENOBUFS, as for a full queue; plain frames pass."""
+    """The kernel returns ENOBUFS, as for a full queue. Plain frames are
+    sent."""
     descriptor, interface = tap
     batch = PacketBatch(3, SUPER_FRAME)
     batch.append(numbered(1))
@@ -365,7 +367,7 @@ def test_header_that_does_not_fit_is_refused(
         batch.segment_into(PacketBatch(64), 1)
 
 
-# For sinks without offloads
+# Completing in software
 
 
 @pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
@@ -383,7 +385,7 @@ def test_checksums_are_completed(
     assert batch.complete_checksums() == 0
 
 
-def test_received_frame_is_completed(
+def test_received_frame_can_be_completed(
     ends: tuple[RawSocket, RawSocket],
 ) -> None:
     batch = PacketBatch(1)
@@ -414,10 +416,10 @@ def test_batch_without_headers_has_nothing_to_complete(pair: Veth) -> None:
 @pytest.mark.parametrize(
     ("size", "gso_size"), [(20_000, MSS), (2897, MSS), (4344, MSS), (999, 100)]
 )
-def test_super_frame_is_cut(
+def test_super_frame_is_cut_into_complete_frames(
     datagram: Datagram, tags: tuple[int, ...], size: int, gso_size: int
 ) -> None:
-    """Byte by byte, and from anywhere in it when the target is small."""
+    """If the target is small, segmentation continues from any point."""
     whole = replace(datagram, tags=tags, payload=b"before").build()
     big = replace(
         datagram, tags=tags, payload=data(size), flags=FIN | PSH | ACK | CWR
@@ -437,7 +439,7 @@ def test_super_frame_is_cut(
     assert cut == [whole, *big.segments(gso_size), whole]
 
 
-def test_segmentation_stops_before_what_cannot_be_done() -> None:
+def test_segmentation_stops_before_an_invalid_frame() -> None:
     batch = PacketBatch(3, SUPER_FRAME)
     batch.append(b"a" * 60)
     batch.append(b"b" * 3000)
@@ -451,7 +453,7 @@ def test_segmentation_stops_before_what_cannot_be_done() -> None:
     assert target.tolist() == [b"c" * 60]
 
 
-def test_batch_is_not_segmented_into_itself() -> None:
+def test_batch_cannot_be_segmented_into_itself() -> None:
     batch = PacketBatch(1)
     with pytest.raises(BufferError):
         batch.segment_into(batch)

@@ -1,4 +1,4 @@
-"""Options of the constructor: what the kernel then does."""
+"""Options of the constructor and their effects."""
 
 import json
 import socket
@@ -41,7 +41,7 @@ STAMPING = {
 
 
 def may(sock: socket.socket, option: int, value: int) -> bool:
-    """Whether the kernel lets this user set the option, which asks for
+    """Whether the kernel lets this user set the option, which needs
     CAP_NET_ADMIN in the initial user namespace."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, option, value)
@@ -50,7 +50,7 @@ def may(sock: socket.socket, option: int, value: int) -> bool:
     return True
 
 
-# Options
+# Effects of each option
 
 
 def promiscuity(interface: str) -> int:
@@ -114,7 +114,7 @@ def test_own_frames_do_not_come_back(pair: Veth) -> None:
         assert receive(sock, 1) == [frame(b"other's")]
 
 
-def test_all_interfaces_tell_from_which_each_packet_came(
+def test_ifindexes_tell_the_interface_of_each_packet(
     veth: Veth, veth_factory: Callable[[], Veth]
 ) -> None:
     other = veth_factory()
@@ -130,7 +130,7 @@ def test_all_interfaces_tell_from_which_each_packet_came(
             assert batch.tolist() == [frame(pair.b.encode())]
 
 
-def test_packet_types_tell_whom_a_packet_is_for(pair: Veth) -> None:
+def test_packet_types_tell_the_kind_of_destination(pair: Veth) -> None:
     expected = {
         PACKET_HOST: hardware_address(pair.b),
         PACKET_BROADCAST: b"\xff" * 6,
@@ -183,7 +183,7 @@ BUFFERS = [
 
 
 @pytest.mark.parametrize(("name", "option", "force"), BUFFERS)
-def test_buffer_exceeds_the_limit_where_privilege_allows(
+def test_buffer_exceeds_the_limit_if_privilege_allows(
     pair: Veth, unbound: socket.socket, name: str, option: int, force: int
 ) -> None:
     unbound.setsockopt(socket.SOL_SOCKET, option, 1 << 30)
@@ -196,7 +196,7 @@ def test_buffer_exceeds_the_limit_where_privilege_allows(
         RawSocket(pair.b, **options) as sock,
     ):
         got = sock.getsockopt(socket.SOL_SOCKET, option)
-    # socket(7): the kernel doubles what it is asked for.
+    # The kernel doubles the size that it is given (socket(7)).
     assert got == 2 * (asked if privileged else limit)
 
 
@@ -266,9 +266,9 @@ def test_receive_buffer_is_8_mib_by_default(
         assert sock.getsockopt(*option) == unbound.getsockopt(*option)
 
 
-def test_the_kernels_own_default_holds_few_packets(pair: Veth) -> None:
-    """Why the constructor asks for more: the default counts the memory of
-    packets, of which a small frame is the smaller part."""
+def test_default_receive_buffer_holds_few_packets(pair: Veth) -> None:
+    """This is why the constructor asks for more. The kernel counts the memory
+    of a packet, of which a small frame is a small part."""
     with RawSocket(pair.b, rcvbuf=212_992 // 2) as sock:
         send(pair.a, *[frame(b"%d" % number) for number in range(512)])
         deadline = time.monotonic() + WAIT
@@ -311,7 +311,7 @@ def test_dgram_receives_without_the_link_header(pair: Veth) -> None:
 
 
 def test_filter_of_dgram_starts_at_layer_3(pair: Veth) -> None:
-    """Why expressions are refused there: they are compiled for Ethernet."""
+    """This is why expressions are refused: they are compiled for Ethernet."""
     with RawSocket(
         pair.b,
         type=socket.SOCK_DGRAM,

@@ -1,6 +1,6 @@
-"""Any allocation can fail: the call then raises MemoryError, or what it would
-have raised anyway; it loses no descriptor, and can be made again when there is
-memory."""
+"""Every allocation may fail. The call then raises MemoryError, or what it
+would have raised anyway; it leaves no descriptor open and can be made
+again."""
 
 import _imp
 import gc
@@ -51,7 +51,7 @@ FAILURES: Final = (MemoryError, RuntimeError)
 
 @pytest.fixture
 def testcapi(request: pytest.FixtureRequest) -> Any:
-    """CPython's own module for such tests."""
+    """CPython's module that makes allocations fail."""
     try:
         return importlib.import_module("_testcapi")
     except ImportError as error:
@@ -67,8 +67,8 @@ def testcapi(request: pytest.FixtureRequest) -> Any:
 def starved(
     bind: Bind, prepare: Prepare, scene: Scene, first: int, end: int
 ) -> object:
-    """The same where its allocations `first` to `end` - 1 fail, counted from
-    0."""
+    """Makes the call while its allocations `first` to `end` - 1 fail, counted
+    from 0."""
     testcapi = importlib.import_module("_testcapi")
     scene.reset()
     prepare(scene)
@@ -76,7 +76,7 @@ def starved(
     call = bind(scene)
     result: object = None
     failure: BaseException | None = None
-    sys._getframe()  # makes the frame object
+    sys._getframe()  # makes the frame object now
     testcapi.set_nomemory(first, end)
     try:
         result = call()
@@ -85,10 +85,12 @@ def starved(
     finally:
         testcapi.remove_mem_hooks()
     result = scene.release(result)
-    # Some calls are there to close it, or all of it but its descriptor.
+    # Some calls close the socket, or everything except its descriptor.
     if scene.sock.closed and not closed:
         before -= 2 if scene.lent < 0 else 1
-    assert len(descriptors()) == before, f"a descriptor is lost: {failure!r}"
+    assert len(descriptors()) == before, (
+        f"a descriptor was left open: {failure!r}"
+    )
     if isinstance(failure, SystemError) and str(failure) == LOST:
         return MemoryError
     return result if failure is None else type(failure)
@@ -96,10 +98,10 @@ def starved(
 
 def starve(bind: Bind, prepare: Prepare, veth: Veth) -> None:
     """Makes the call until each of its allocations has failed once, alone and
-    with those that come after it."""
-    # A finalizer that runs meanwhile would be starved too.
+    together with those after it."""
+    # Allocations of a finalizer would fail too.
     gc.disable()
-    bpf.compile = compile_soon  # type: ignore[assignment]
+    bpf.compile = compile_without_memory  # type: ignore[assignment]
     with make_scene(veth) as scene:
         expected = outcome(bind, prepare, scene)
         for count in (1, SEVERAL):
@@ -116,8 +118,8 @@ def starve(bind: Bind, prepare: Prepare, veth: Veth) -> None:
                 n += 1
 
 
-def compile_soon(expression: str, **_: object) -> bytes:
-    """In place of the compiler, whose frames lose exceptions too."""
+def compile_without_memory(expression: str, **_: object) -> bytes:
+    """Replaces the compiler, whose Python frames lose exceptions too."""
     return PROGRAM
 
 
@@ -130,49 +132,63 @@ def new_module() -> types.ModuleType:
 IMPORTING: Final[dict[str, Bind]] = {
     "create": lambda _: partial(_imp.create_dynamic, _rawmmsg.__spec__),
 }
-# CPython 3.13 reads beyond the end of a dictionary when it makes a type after
-# one could not be made (seen with valgrind, in dictresize()).
+# After a failure to make a type, CPython 3.13 reads beyond the end of a
+# dictionary when it makes the next one (dictresize(), seen with valgrind).
 if sys.version_info < (3, 13):
     IMPORTING["execute"] = lambda _: partial(_imp.exec_dynamic, new_module())
 
 
 @pytest.mark.parametrize("step", IMPORTING)
-def test_import(testcapi: Any, pair: Veth, step: str) -> None:
+def test_import_without_memory(testcapi: Any, pair: Veth, step: str) -> None:
     in_child(lambda: starve(IMPORTING[step], nothing, pair))
 
 
 @pytest.mark.parametrize("form", BATCHES)
-def test_batch(testcapi: Any, pair: Veth, form: str) -> None:
+def test_new_batch_without_memory(
+    testcapi: Any, pair: Veth, form: str
+) -> None:
     in_child(lambda: starve(BATCHES[form], nothing, pair))
 
 
 @pytest.mark.parametrize("form", NEW)
-def test_new_socket(testcapi: Any, pair: Veth, form: str) -> None:
+def test_new_socket_without_memory(
+    testcapi: Any, pair: Veth, form: str
+) -> None:
     in_child(lambda: starve(NEW[form], nothing, pair))
 
 
 @pytest.mark.parametrize("form", ADOPTED)
-def test_adopted_socket(testcapi: Any, pair: Veth, form: str) -> None:
+def test_adopted_socket_without_memory(
+    testcapi: Any, pair: Veth, form: str
+) -> None:
     in_child(lambda: starve(ADOPTED[form], Scene.lend, pair))
 
 
 @pytest.mark.parametrize("form", ADOPTED_PACKET)
-def test_adopted_packet_socket(testcapi: Any, pair: Veth, form: str) -> None:
+def test_adopted_packet_socket_without_memory(
+    testcapi: Any, pair: Veth, form: str
+) -> None:
     in_child(lambda: starve(ADOPTED_PACKET[form], Scene.lend_packet, pair))
 
 
 @pytest.mark.parametrize("name", OF_BATCHES)
-def test_method_of_a_batch(testcapi: Any, pair: Veth, name: str) -> None:
+def test_method_of_a_batch_without_memory(
+    testcapi: Any, pair: Veth, name: str
+) -> None:
     in_child(lambda: starve(OF_BATCHES[name], fill, pair))
 
 
 @pytest.mark.parametrize("name", OF_SOCKETS)
-def test_method_of_a_socket(testcapi: Any, pair: Veth, name: str) -> None:
+def test_method_of_a_socket_without_memory(
+    testcapi: Any, pair: Veth, name: str
+) -> None:
     prepare, bind = OF_SOCKETS[name]
     in_child(lambda: starve(bind, prepare, pair))
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
-def test_attribute(testcapi: Any, pair: Veth, name: str) -> None:
+def test_attribute_without_memory(
+    testcapi: Any, pair: Veth, name: str
+) -> None:
     prepare, bind = ATTRIBUTES[name]
     in_child(lambda: starve(bind, prepare, pair))

@@ -10,7 +10,7 @@ from support.frames import numbered, until_stamped
 from support.pacing import paced
 
 from rawmmsg import PacketBatch, RawSocket
-from rawmmsg.pacing import loads, outlet, pace, sending
+from rawmmsg.pacing import loads, outlet, pace, sender, sending
 from rawmmsg.pacing.pace import TICK, Pacer
 from rawmmsg.testing import Veth
 
@@ -138,16 +138,16 @@ def test_one_looped_frame_takes_as_few_calls_as_a_thousand(
     pair: Veth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a pace, the cost of a frame is its share of a call."""
-    outlets: list[outlet.Outlet] = []
+    senders: list[sender.Sender] = []
 
-    class Kept(outlet.Outlet):
+    class Kept(sender.Sender):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            outlets.append(self)
+            senders.append(self)
 
-    monkeypatch.setattr(sending, "Outlet", Kept)
+    monkeypatch.setattr(sending, "Sender", Kept)
     paced([numbered(1)], pair.a, loop=4096)
     paced([numbered(i) for i in range(1024)], pair.a, loop=4)
-    one, thousand = (kept._sock.statistics() for kept in outlets)
+    one, thousand = (kept._sock.statistics() for kept in senders)
     assert one.packets_sent == thousand.packets_sent == 4096
     assert one.batches_sent <= 2 * thousand.batches_sent

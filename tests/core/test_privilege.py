@@ -1,4 +1,4 @@
-"""What is asked for without privilege is refused with the remedy."""
+"""Without privilege, errors name the remedy."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import textwrap
 import pytest
 from support.child import WITHOUT_CAPABILITIES, environment, run_python
 
-# Without privilege
+# Errors
 
 DROP = """
     import ctypes, os
@@ -34,7 +34,8 @@ DROP = """
 
 
 def run_without_privilege(drop: str, code: str) -> str:
-    """Runs code, in a child, that calls drop() to lose what it may do."""
+    """Runs code in a child after drop(), which gives up the child's
+    privileges."""
     return run_python(
         textwrap.dedent(DROP) + f"\ndrop = {drop}\n" + textwrap.dedent(code)
     )
@@ -46,7 +47,7 @@ def drop(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def test_no_privilege_is_a_permission_error_with_the_remedy(drop: str) -> None:
+def test_permission_error_names_the_remedy(drop: str) -> None:
     answer = run_without_privilege(
         drop,
         """
@@ -73,7 +74,7 @@ def test_no_privilege_is_a_permission_error_with_the_remedy(drop: str) -> None:
     assert answer == "refused\n"
 
 
-def test_no_privilege_to_enter_a_namespace_is_a_permission_error(
+def test_permission_error_of_a_namespace_names_the_remedy(
     drop: str,
 ) -> None:
     answer = run_without_privilege(
@@ -100,7 +101,7 @@ def test_no_privilege_to_enter_a_namespace_is_a_permission_error(
 
 
 def test_adopting_needs_no_privilege(drop: str) -> None:
-    """A helper with the right to open packet sockets can hand them over."""
+    """A process with the privilege can pass packet sockets on."""
     answer = run_without_privilege(
         drop,
         """
@@ -129,8 +130,7 @@ def test_adopting_needs_no_privilege(drop: str) -> None:
     assert answer == "received\n"
 
 
-def test_socket_without_privilege_says_how_to_get_it() -> None:
-    """A process that has dropped its capabilities is told what it lacks."""
+def test_process_without_capabilities_is_told_the_remedy() -> None:
     done = subprocess.run(
         [
             *WITHOUT_CAPABILITIES,

@@ -1,4 +1,4 @@
-"""segment_into(): super-frames are cut as the kernel cuts them."""
+"""segment_into(): the segments are those that the kernel makes."""
 
 import random
 from collections.abc import Callable
@@ -40,17 +40,17 @@ MSS = 1400
 
 
 def cut(batch: PacketBatch, capacity: int = 256) -> list[bytes]:
-    """All of it, in targets of that capacity."""
+    """Segments the whole batch into targets of that capacity."""
     return cut_into(batch, PacketBatch(capacity, SUPER_FRAME))
 
 
 def cut_into(batch: PacketBatch, target: PacketBatch) -> list[bytes]:
-    """All of it, in the target, again and again."""
+    """Segments the whole batch into the target, again and again."""
     packets: list[bytes] = []
     at = 0, 0
     while at[0] < len(batch):
         at = batch.segment_into(target, *at)
-        assert len(target) > 0, f"no progress at {at}"
+        assert len(target) > 0, f"the target stays empty at {at}"
         packets += target.tolist()
     assert at == (len(batch), 0)
     return packets
@@ -59,16 +59,17 @@ def cut_into(batch: PacketBatch, target: PacketBatch) -> list[bytes]:
 def matches_kernel(
     kernel: tuple[RawSocket, RawSocket], batch: PacketBatch
 ) -> list[bytes]:
-    """What the kernel makes of it when the device can do nothing."""
+    """Asserts that the segments equal the kernel's, on a device without
+    offloads."""
     sender, receiver = kernel
     ours = cut(batch)
     assert sender.sendmmsg(batch) == len(batch)
     same_frames(ours, receive(receiver, len(ours)))
-    assert pending(receiver) == [], "the kernel made more of it"
+    assert pending(receiver) == [], "the kernel made more segments"
     return ours
 
 
-# As the kernel cuts them
+# Compared with the kernel
 
 
 @pytest.mark.parametrize("size", [2 * MSS, 2 * MSS + 1, 20_001])
@@ -128,10 +129,10 @@ def test_super_frame_with_ecn_is_cut(
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("tags", [(), (AD, Q)], ids=["plain", "two tags"])
-def test_tcp_that_does_not_need_its_checksum_gets_one_per_segment(
+def test_segments_get_checksums_without_the_flag(
     kernel: tuple[RawSocket, RawSocket], version: int, tags: tuple[int, ...]
 ) -> None:
-    """The kernel allows VNET_NEEDS_CSUM to be missing."""
+    """The kernel accepts TCP super-frames without VNET_NEEDS_CSUM."""
     datagram = Datagram(data(5000), version=version, tags=tags)
     batch = super_frame(datagram, MSS)
     write_header(batch, 0, vnet_flags=0, checksum_starts=0, checksum_offsets=0)
@@ -140,11 +141,10 @@ def test_tcp_that_does_not_need_its_checksum_gets_one_per_segment(
         matches_kernel(kernel, batch)
 
 
-def test_address_of_a_source_route_counts(
+def test_sum_of_the_senders_pseudo_header_is_used(
     kernel: tuple[RawSocket, RawSocket],
 ) -> None:
-    """The pseudo header is the one that the sender put in, whose address is
-    not that of the IP header."""
+    """With a source route, its address differs from that in the IP header."""
     batch = super_frame(Datagram(data(3000), version=6), 1000)
     batch[0][14 + 39] ^= 0x55
     matches_kernel(kernel, batch)
@@ -152,7 +152,7 @@ def test_address_of_a_source_route_counts(
 
 @pytest.mark.parametrize("size", [0, 1, 999, 1000])
 @pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
-def test_small_super_frame_stays_one(
+def test_super_frame_of_one_segment_stays_one_frame(
     kernel: tuple[RawSocket, RawSocket], datagram: Datagram, size: int
 ) -> None:
     datagram = replace(datagram, payload=data(size), flags=0xFF)
@@ -161,7 +161,7 @@ def test_small_super_frame_stays_one(
     )
 
 
-def test_small_super_frame_keeps_its_padding(
+def test_super_frame_of_one_segment_keeps_its_padding(
     kernel: tuple[RawSocket, RawSocket],
 ) -> None:
     datagram = Datagram(b"abc")
@@ -174,7 +174,8 @@ def test_small_super_frame_keeps_its_padding(
 def test_checksum_of_zero_is_the_kernels(
     kernel: tuple[RawSocket, RawSocket], datagram: Datagram
 ) -> None:
-    """It is 0 in TCP, and all ones in UDP, where 0 means none."""
+    """It stays 0 in TCP. In UDP, where 0 means no checksum, it becomes all
+    ones."""
     at = datagram.transport_offset + CHECKSUM_OFFSETS[datagram.protocol]
     payload = data(98) + b"\0\0"
     whole = replace(datagram, payload=payload + data(100)).segments(100)
@@ -186,7 +187,7 @@ def test_checksum_of_zero_is_the_kernels(
     assert first[at : at + 2] == expected
 
 
-# Beyond what the kernel is asked here
+# Compared with the tests' own segmentation
 
 
 @pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
@@ -201,7 +202,7 @@ def test_every_last_length_is_cut(
 
 @pytest.mark.parametrize("gso_size", [1, 2, 7, 8, 15, 16, 31, 33, 536, 8948])
 @pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
-def test_any_segment_size_does(datagram: Datagram, gso_size: int) -> None:
+def test_every_segment_size_works(datagram: Datagram, gso_size: int) -> None:
     datagram = replace(datagram, payload=data(2000 + 7 * gso_size))
     same_frames(
         cut(super_frame(datagram, gso_size)), datagram.segments(gso_size)
@@ -213,7 +214,7 @@ def test_any_segment_size_does(datagram: Datagram, gso_size: int) -> None:
 def test_frame_of_more_than_64_kib_is_cut(
     version: int, extensions: tuple[tuple[int, bytes], ...]
 ) -> None:
-    """Its IP length is 0, and the segments have no jumbo header
+    """Its IP length is 0. The segments have no jumbo option
     (include/net/ipv6.h:ipv6_hopopt_jumbo_remove())."""
     if version == 4:
         extensions = ()
@@ -222,7 +223,7 @@ def test_frame_of_more_than_64_kib_is_cut(
     same_frames(cut(super_frame(datagram, MSS)), segments)
 
 
-def test_padding_is_not_payload() -> None:
+def test_padding_is_not_sent_as_payload() -> None:
     datagram = Datagram(data(3000))
     batch = super_frame(datagram, MSS)
     batch.lengths[0] += 30
@@ -230,7 +231,7 @@ def test_padding_is_not_payload() -> None:
 
 
 @pytest.mark.parametrize("shift", range(16))
-def test_frames_may_lie_anywhere(shift: int) -> None:
+def test_frames_may_have_any_alignment(shift: int) -> None:
     datagram = Datagram(data(3001), tcp_options=TIMESTAMPS)
     size = len(datagram.build())
     memory = bytearray(size + 16)
@@ -242,11 +243,11 @@ def test_frames_may_lie_anywhere(shift: int) -> None:
     same_frames(into.tolist(), datagram.segments(900))
 
 
-# What is in the batch, and where to go on
+# Batches of several frames, and continuing
 
 
 def mixed() -> tuple[PacketBatch, list[bytes]]:
-    """Frames of each sort, and what has to come out."""
+    """A batch of all kinds of frames, and the expected result."""
     batch = PacketBatch(8, SUPER_FRAME)
     wanted: list[bytes] = []
     for datagram in KINDS.values():
@@ -259,14 +260,14 @@ def mixed() -> tuple[PacketBatch, list[bytes]]:
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 5, 7, 8, 32, 36])
-def test_small_target_is_filled_again_and_again(capacity: int) -> None:
+def test_small_target_is_filled_repeatedly(capacity: int) -> None:
     batch, wanted = mixed()
     before = batch.tolist()
     same_frames(cut(batch, capacity), wanted)
-    assert batch.tolist() == before, "the batch itself has changed"
+    assert batch.tolist() == before, "the source batch was changed"
 
 
-def test_any_segment_can_be_the_first() -> None:
+def test_segmentation_can_start_at_any_segment() -> None:
     datagram = Datagram(data(10_000))
     wanted = datagram.segments(1000)
     batch = super_frame(datagram, 1000)
@@ -277,7 +278,7 @@ def test_any_segment_can_be_the_first() -> None:
         same_frames(target.tolist(), wanted[i : i + 4])
 
 
-def test_segment_that_does_not_exist_is_an_error() -> None:
+def test_segment_out_of_range_is_an_error() -> None:
     batch = super_frame(Datagram(data(10_000)), 1000)
     for segment in (10, 65535):
         with pytest.raises(ValueError, match=r"packet 0.*segment"):
@@ -288,7 +289,7 @@ def test_segment_that_does_not_exist_is_an_error() -> None:
         batch.segment_into(PacketBatch(4), 1, 1)
 
 
-def test_target_needs_no_offloads_any_more() -> None:
+def test_segments_need_no_offload_headers() -> None:
     batch, _ = mixed()
     target = PacketBatch(64)
     target.append(b"x" * 60)
@@ -298,7 +299,7 @@ def test_target_needs_no_offloads_any_more() -> None:
         assert {column[i] for column in columns(target).values()} == {0}
 
 
-def test_target_that_is_too_small_names_the_frame() -> None:
+def test_error_of_a_small_target_names_the_frame() -> None:
     batch, _ = mixed()
     target = PacketBatch(64, 1000)
     with pytest.raises(ValueError, match=r"packet 0.*fit"):
@@ -308,8 +309,8 @@ def test_target_that_is_too_small_names_the_frame() -> None:
         batch.segment_into(target, 2)
 
 
-def test_frame_that_is_too_small_ends_a_call_and_not_the_loop() -> None:
-    """Segments before it are done, and the next call goes on from there."""
+def test_target_with_a_small_frame_is_filled_up_to_it() -> None:
+    """The next call continues with the segment that did not fit."""
     datagram = Datagram(data(5000))
     wanted = datagram.segments(1000)
     batch = super_frame(datagram, 1000)
@@ -321,8 +322,9 @@ def test_frame_that_is_too_small_ends_a_call_and_not_the_loop() -> None:
     same_frames(cut_into(batch, target), wanted)
 
 
-def test_segment_that_fits_no_frame_is_named_when_it_is_the_first() -> None:
-    """A last segment of 554 bytes fits where the others do not."""
+def test_segment_that_fits_no_frame_is_an_error_if_first() -> None:
+    """The last segment, of 554 bytes, fits a frame that the others do not
+    fit."""
     datagram = Datagram(data(2500))
     batch = super_frame(datagram, 1000)
     small = PacketBatch(buffers=[bytearray(600), bytearray(2000)])
@@ -336,7 +338,7 @@ def test_segment_that_fits_no_frame_is_named_when_it_is_the_first() -> None:
 
 
 def test_loop_over_any_target_ends(scaled: Callable[[int], int]) -> None:
-    """Each call fills a frame of the target, or raises."""
+    """Every call fills a frame of the target, or raises."""
     rng = random.Random(7)
     ended = refused = 0
     for _ in range(scaled(200)):
@@ -364,7 +366,7 @@ def test_loop_over_any_target_ends(scaled: Callable[[int], int]) -> None:
     assert refused > scaled(20)
 
 
-# Memory of both
+# Memory shared by source and target
 
 
 def overlapping(kind: str) -> tuple[PacketBatch, PacketBatch]:
@@ -408,7 +410,7 @@ def overlapping(kind: str) -> tuple[PacketBatch, PacketBatch]:
     ],
 )
 def test_target_that_shares_memory_is_refused(kind: str) -> None:
-    """Segments would be written over what is still to be cut."""
+    """Segments would overwrite frames that have not been cut."""
     for batch, target in (overlapping(kind), overlapping(kind)[::-1]):
         batch.append(b"x")
         with pytest.raises(ValueError, match="overlaps"):
@@ -416,7 +418,7 @@ def test_target_that_shares_memory_is_refused(kind: str) -> None:
         assert batch.tolist() == [b"x"]
 
 
-def test_target_beside_it_in_the_same_memory_is_filled() -> None:
+def test_target_next_to_the_source_in_the_same_memory_works() -> None:
     memory = bytearray(40_000)
     view = memoryview(memory)
     datagram = Datagram(data(9000))
@@ -437,7 +439,7 @@ def test_target_beside_it_in_the_same_memory_is_filled() -> None:
         same_frames(cut_into(batch, target), wanted)
 
 
-def test_header_that_needs_nothing_is_copied() -> None:
+def test_frame_without_offloads_is_copied() -> None:
     batch = PacketBatch(2)
     batch.extend([b"a" * 60, b"b"])
     write_header(batch, 0, vnet_flags=VNET_DATA_VALID)

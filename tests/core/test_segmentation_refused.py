@@ -1,4 +1,5 @@
-"""segment_into(): what cannot be cut is refused, whatever its bytes."""
+"""segment_into(): invalid super-frames are refused, and no bytes are written
+outside the target."""
 
 import random
 import threading
@@ -36,7 +37,7 @@ from rawmmsg import (
 MSS = 1400
 
 
-# What cannot be cut
+# Refused frames
 
 
 GOOD = Datagram(data(5000))
@@ -87,8 +88,8 @@ BAD_FRAMES = {
 
 
 def refuses(batch: PacketBatch) -> None:
-    """That the batch's frame is refused where it is the second of two, and
-    named when it is the first to do."""
+    """Asserts that the batch's frame is refused if it is the second of two,
+    and that the error names it if it is the first."""
     both = PacketBatch(2, SUPER_FRAME)
     both.extend([b"good" * 20, batch[0]])
     fields = {name: column[0] for name, column in columns(batch).items()}
@@ -104,7 +105,7 @@ def refuses(batch: PacketBatch) -> None:
 @pytest.mark.parametrize(
     ("datagram", "fields"), BAD_HEADERS.values(), ids=BAD_HEADERS
 )
-def test_header_that_does_not_fit_is_named(
+def test_header_beyond_the_frame_is_an_error(
     datagram: Datagram, fields: dict[str, int]
 ) -> None:
     batch = super_frame(datagram, MSS)
@@ -115,7 +116,7 @@ def test_header_that_does_not_fit_is_named(
 @pytest.mark.parametrize(
     ("datagram", "at", "value"), BAD_FRAMES.values(), ids=BAD_FRAMES
 )
-def test_frame_that_is_not_what_it_says_is_named(
+def test_frame_that_does_not_match_its_header_is_an_error(
     datagram: Datagram, at: int, value: bytes
 ) -> None:
     batch = super_frame(datagram, MSS)
@@ -123,8 +124,8 @@ def test_frame_that_is_not_what_it_says_is_named(
     refuses(batch)
 
 
-def test_malformed_ipv4_without_open_checksum_is_named() -> None:
-    """Where no checksum_start tells where its transport header is."""
+def test_malformed_ipv4_without_open_checksum_is_an_error() -> None:
+    """No checksum_start gives the place of its transport header."""
     batch = super_frame(GOOD, MSS)
     write_header(batch, 0, vnet_flags=0)
     batch[0][14] = 0x44
@@ -132,7 +133,7 @@ def test_malformed_ipv4_without_open_checksum_is_named() -> None:
     refuses(batch)
 
 
-def test_tcp_options_beyond_the_ip_length_are_named() -> None:
+def test_tcp_options_beyond_the_ip_length_are_an_error() -> None:
     datagram = Datagram(data(5000), tcp_options=TIMESTAMPS)
     batch = super_frame(datagram, MSS)
     batch[0][16:18] = (20 + 31).to_bytes(2, "big")
@@ -155,14 +156,16 @@ def test_segments_too_long_for_ip_are_refused() -> None:
         batch.segment_into(PacketBatch(2, SUPER_FRAME))
 
 
-def test_more_segments_than_can_be_told_are_refused() -> None:
+def test_more_than_65535_segments_are_refused() -> None:
     batch = super_frame(Datagram(data(65_536)), 1)
     with pytest.raises(ValueError, match=r"packet 0.*segments"):
         batch.segment_into(PacketBatch(2))
 
 
 @pytest.mark.parametrize("datagram", [*KINDS.values(), *SHAPES.values()])
-def test_frame_cut_off_in_its_headers_is_refused(datagram: Datagram) -> None:
+def test_frame_that_ends_within_its_headers_is_refused(
+    datagram: Datagram,
+) -> None:
     datagram = replace(datagram, tags=(Q,), payload=data(500))
     for length in range(datagram.header_size):
         batch = super_frame(datagram, 100)
@@ -172,7 +175,7 @@ def test_frame_cut_off_in_its_headers_is_refused(datagram: Datagram) -> None:
             batch.segment_into(PacketBatch(8))
 
 
-def test_length_written_beyond_the_frame_is_named() -> None:
+def test_length_beyond_the_frames_memory_is_an_error() -> None:
     batch = PacketBatch(2, 6000)
     batch.append(b"good" * 20)
     add(batch, GOOD, MSS)
@@ -184,12 +187,11 @@ def test_length_written_beyond_the_frame_is_named() -> None:
             batch.segment_into(target, 1)
 
 
-# Whatever the bytes
+# Random frames
 
 
 class Guarded:
-    """A target with bytes before and behind each frame that nobody may
-    touch."""
+    """A target with guard bytes before and after each frame."""
 
     GUARD = b"\xa5" * 32
 
@@ -208,12 +210,12 @@ class Guarded:
 
     def check(self) -> None:
         assert all(guard == self.GUARD for guard in self.guards), (
-            "bytes outside of the target's frames were written"
+            "bytes outside the target's frames were written"
         )
 
 
-def hostile(rng: random.Random, batch: PacketBatch) -> None:
-    """Fills the batch with one frame that is nearly right, or noise."""
+def random_frame(rng: random.Random, batch: PacketBatch) -> None:
+    """Fills the batch with one frame that is nearly valid, or random."""
     datagram = rng.choice([*KINDS.values(), *SHAPES.values()])
     datagram = replace(
         datagram,
@@ -234,16 +236,16 @@ def hostile(rng: random.Random, batch: PacketBatch) -> None:
         batch.lengths[0] = rng.randrange(len(frame) + 1)
 
 
-def test_hostile_frames_write_within_the_target(
+def test_random_frames_write_within_the_target(
     scaled: Callable[[int], int],
 ) -> None:
-    """Every frame is done, or named; the batch itself stays as it is."""
+    """Every frame is cut or refused; the source batch stays unchanged."""
     rng = random.Random(1)
     batch = PacketBatch(1, 1200)
     target = Guarded(8, 700)
     done = refused = 0
     for _ in range(scaled(3000)):
-        hostile(rng, batch)
+        random_frame(rng, batch)
         before = bytes(batch[0])
         at = 0, 0
         try:
@@ -256,14 +258,14 @@ def test_hostile_frames_write_within_the_target(
             refused += 1
         target.check()
         assert bytes(batch[0]) == before
-    assert done > scaled(500), "hardly any frame was cut"
-    assert refused > scaled(500), "hardly any frame was refused"
+    assert done > scaled(500), "too few frames were cut"
+    assert refused > scaled(500), "too few frames were refused"
 
 
-def test_frames_written_meanwhile_write_within_the_target(
+def test_frames_that_change_during_the_call_write_within_the_target(
     scaled: Callable[[int], int],
 ) -> None:
-    """Another thread changes frame and header all the time."""
+    """Another thread changes the frame and the header all the time."""
     rng = random.Random(2)
     batch = super_frame(
         Datagram(data(4000), version=6, extensions=(JUMBO,)), 500

@@ -1,5 +1,5 @@
-"""sendmmsg, sendmmsg_all and send: what is taken, what is refused and when,
-and queues that are full."""
+"""sendmmsg(), sendmmsg_all() and send(): accepted packets, errors, and full
+queues."""
 
 import errno
 import select
@@ -27,7 +27,8 @@ from support.linux import ip, tc
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
 
-Packets = Any  # what sendmmsg() and sendmmsg_all() take, as tests make it
+# Packets in one of the forms that sendmmsg() and sendmmsg_all() accept.
+Packets = Any
 
 
 def frames(count: int, size: int = 64) -> list[bytes]:
@@ -55,13 +56,13 @@ SHAPES: Final[dict[str, Callable[[Sequence[bytes]], Packets]]] = {
 
 @pytest.fixture(params=SHAPES)
 def shape(request: pytest.FixtureRequest) -> Callable[..., Packets]:
-    """How packets can be given."""
+    """A form in which packets can be given."""
     return SHAPES[request.param]
 
 
 @pytest.fixture(scope="module")
 def link() -> Iterator[Veth]:
-    """One pair for all tests, none of which changes it for long."""
+    """One veth pair for all tests. They leave it as they found it."""
     with veth_pair() as pair:
         yield pair
 
@@ -78,7 +79,7 @@ def receiver(link: Veth) -> Iterator[RawSocket]:
         yield sock
 
 
-# What is sent
+# Accepted packets
 
 
 def test_packets_arrive_as_they_were_given(
@@ -110,7 +111,7 @@ def test_start_outside_the_packets_is_refused(
     assert pending(receiver) == []
 
 
-def test_nothing_to_send_is_no_error(
+def test_sending_no_packets_returns_0(
     sender: RawSocket, shape: Callable[..., Packets]
 ) -> None:
     assert sender.sendmmsg(shape([])) == 0
@@ -118,10 +119,10 @@ def test_nothing_to_send_is_no_error(
     assert sender.statistics().batches_sent == 0
 
 
-def test_a_call_takes_1024_packets_at_most(
+def test_sendmmsg_sends_at_most_1024_packets(
     sender: RawSocket, shape: Callable[..., Packets]
 ) -> None:
-    """And says so by its return value alone."""
+    """Only its return value says so."""
     for total, expected in (
         (1_024, [1_024]),
         (1_025, [1_024, 1]),
@@ -143,7 +144,7 @@ def test_sendmmsg_all_makes_as_few_calls_as_the_kernel_allows(
     assert statistics.send_retries == 0
 
 
-def test_sendmmsg_all_of_more_than_a_call_keeps_the_order(
+def test_sendmmsg_all_of_more_than_1024_packets_keeps_the_order(
     shape: Callable[..., Packets],
 ) -> None:
     peer, sock = datagram_pair()
@@ -154,7 +155,7 @@ def test_sendmmsg_all_of_more_than_a_call_keeps_the_order(
         assert [*map(number_of, call.result())] == [*range(count)]
 
 
-def test_batch_larger_than_a_call_is_sent_whole(
+def test_sendmmsg_all_sends_a_batch_of_more_than_1024_packets(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
     batch = PacketBatch(1_100, 64)
@@ -166,7 +167,7 @@ def test_batch_larger_than_a_call_is_sent_whole(
     assert sender.statistics().packets_sent == 1_100
 
 
-def test_length_written_into_the_column_is_sent(
+def test_length_written_into_the_column_is_used(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
     batch = batch_of(frames(3, 100))
@@ -185,15 +186,15 @@ def test_length_beyond_the_frame_is_refused(
     for send in (sender.sendmmsg, sender.sendmmsg_all):
         with pytest.raises(ValueError, match=r"lengths\[1\] is \d+: beyond"):
             send(batch)
-    assert pending(receiver) == [], "those before it were sent"
-    # Only what is sent is looked at.
+    assert pending(receiver) == [], "packets before it were sent"
+    # Only packets that are sent are checked.
     assert sender.sendmmsg(batch, start=2) == 1
 
 
 def test_received_batch_can_be_sent_on(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
-    """As a forwarder does; and received into again."""
+    """As by a forwarder, and then used for the next receive."""
     batch = PacketBatch(8, 2048)
     for _ in range(3):
         sender.sendmmsg_all(frames(5, 200))
@@ -204,10 +205,10 @@ def test_received_batch_can_be_sent_on(
         pending(receiver)
 
 
-def test_gather_joins_its_parts(
+def test_gathered_parts_are_joined(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
-    """Empty ones too, and of any type that is a buffer."""
+    """Parts may be empty, and any type that is a buffer."""
     whole = frame(bytes(range(100)))
     parts = (
         whole[:6],
@@ -221,7 +222,7 @@ def test_gather_joins_its_parts(
     assert receive(receiver, 2) == [whole, whole]
 
 
-def test_gather_of_as_many_parts_as_the_kernel_takes(
+def test_gathered_packet_has_at_most_as_many_parts_as_the_kernel_accepts(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
     whole = frame(bytes(1_010))
@@ -234,7 +235,7 @@ def test_gather_of_as_many_parts_as_the_kernel_takes(
     assert pending(receiver) == []
 
 
-def test_sequences_of_any_type_are_taken(
+def test_sequences_of_any_type_are_accepted(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
     class Numbers(Sequence[bytes]):
@@ -247,7 +248,7 @@ def test_sequences_of_any_type_are_taken(
     sender.sendmmsg_all(Numbers())
     rows = numpy.frombuffer(b"".join(frames(3)), "u1").reshape(3, 64)
     sender.sendmmsg_all(list(rows))
-    # Typed as no Sequence, and one all the same.
+    # Not a Sequence for mypy, but one at run time.
     sender.sendmmsg_all(rows)  # type: ignore[arg-type]
     assert receive(receiver, 9) == frames(3) * 3
 
@@ -284,18 +285,19 @@ NO_PACKETS: Final[dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", NO_PACKETS)
-def test_what_is_not_a_sequence_of_buffers_is_a_typeerror(
+def test_other_objects_are_a_type_error(
     sender: RawSocket, receiver: RawSocket, what: str
 ) -> None:
-    """One packet is not many: bytes are refused, not taken for a sequence."""
+    """A single bytes object is refused too, because one packet is not a
+    sequence of packets."""
     for send in (sender.sendmmsg, sender.sendmmsg_all):
         with pytest.raises(TypeError):
             send(NO_PACKETS[what])
     assert pending(receiver) == []
 
 
-def test_generator_is_refused_and_not_begun(sender: RawSocket) -> None:
-    """What it has given could not be sent again from `start`."""
+def test_generator_is_refused_and_not_started(sender: RawSocket) -> None:
+    """Packets that it has yielded could not be sent again with `start`."""
     packets = (numbered(i) for i in range(3))
     for send in (sender.sendmmsg, sender.sendmmsg_all):
         with pytest.raises(TypeError, match="sequence of buffers"):
@@ -303,7 +305,7 @@ def test_generator_is_refused_and_not_begun(sender: RawSocket) -> None:
     assert next(packets) == numbered(0)
 
 
-def test_bad_element_sends_none_of_the_call(
+def test_invalid_element_sends_no_packet_of_the_call(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
     with pytest.raises(TypeError):
@@ -311,7 +313,7 @@ def test_bad_element_sends_none_of_the_call(
     assert pending(receiver) == []
 
 
-def test_sendmmsg_all_tells_how_far_it_came_whatever_the_error(
+def test_every_error_of_sendmmsg_all_has_packets_sent(
     sender: RawSocket,
 ) -> None:
     packets: list[Any] = [numbered(0)] * 1_024 + [7]
@@ -323,7 +325,7 @@ def test_sendmmsg_all_tells_how_far_it_came_whatever_the_error(
     assert packets_sent(caught.value) == 0
 
 
-def test_no_buffer_stays_exported_after_the_call(sender: RawSocket) -> None:
+def test_buffers_are_released_after_the_call(sender: RawSocket) -> None:
     packet = bytearray(numbered(0))
     sender.sendmmsg([packet, (packet, packet)])
     sender.sendmmsg_all([packet])
@@ -335,7 +337,7 @@ def test_no_buffer_stays_exported_after_the_call(sender: RawSocket) -> None:
     packet.append(0)
 
 
-# A range of the packets
+# start and stop
 
 
 @pytest.mark.parametrize("start", range(4))
@@ -365,7 +367,7 @@ def test_range_is_at_most_1024_packets(sender: RawSocket) -> None:
     assert sender.sendmmsg(packets, 1_024, stop=1_500) == 476
 
 
-def test_packets_outside_the_range_are_not_looked_at(
+def test_packets_outside_the_range_are_not_checked(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
     packets: Any = [None, numbered(1), None]
@@ -377,10 +379,11 @@ def test_packets_outside_the_range_are_not_looked_at(
     assert receive(receiver, 2) == [numbered(1), frames(3, 60)[1]]
 
 
-def test_range_counts_addresses_as_well(
+def test_range_applies_to_addresses_too(
     link: Veth, receiver: RawSocket
 ) -> None:
-    """One for each packet of the sequence, whatever is sent of it."""
+    """There is one address for each packet of the sequence, including those
+    that are not sent."""
     with RawSocket(protocol=0x88B5) as sock:
         addresses: Any = [(link.a, 0)] * 2 + ["wrong"]
         packets = frames(3)
@@ -390,7 +393,7 @@ def test_range_counts_addresses_as_well(
     assert receive(receiver, 1) == packets[1:2]
 
 
-# What the kernel refuses
+# Packets that the kernel refuses
 
 
 TAGGED = numbered(0)[:12] + b"\x81\x00\x00\x05" + numbered(0)[12:]
@@ -407,7 +410,7 @@ REFUSED: Final = {
     "far longer": (with_size(100_000, numbered(0)), errno.EMSGSIZE),
     "tagged and longer": (with_size(1_519, TAGGED), errno.EMSGSIZE),
 }
-# What the errors say.
+# Texts of the errors.
 TEXTS: Final = {
     errno.EINVAL: r"bytes, shorter than the link header \(14\)",
     errno.EMSGSIZE: "bytes, the MTU of .* allows 1,514",
@@ -432,7 +435,9 @@ def test_frame_that_the_kernel_refuses_raises_its_errno(
     assert pending(receiver) == []
 
 
-def test_error_counts_no_offload_header(link: Veth) -> None:
+def test_error_states_the_length_without_the_offload_header(
+    link: Veth,
+) -> None:
     with RawSocket(link.a, protocol=0, vnet_hdr=12) as sock:
         with raises(errno.EINVAL, "packet 0: 5 bytes, shorter"):
             sock.sendmmsg([b"short"])
@@ -440,7 +445,7 @@ def test_error_counts_no_offload_header(link: Veth) -> None:
             sock.sendmmsg([(bytes(1_000), bytes(1_000))])
 
 
-def test_error_of_a_packet_without_link_header(link: Veth) -> None:
+def test_error_names_a_packet_without_a_link_header(link: Veth) -> None:
     with RawSocket(link.a, protocol=0, type=socket.SOCK_DGRAM) as sock:
         with raises(errno.EMSGSIZE, "packet 0: 1,501 .* allows 1,500"):
             address = (link.a, 0x88B5, 0, 1, bytes(6))
@@ -450,13 +455,13 @@ def test_error_of_a_packet_without_link_header(link: Veth) -> None:
 def test_error_on_a_socket_of_all_interfaces_names_the_length(
     link: Veth,
 ) -> None:
-    """Which interface is meant, the address says."""
+    """The interface is the one in the address."""
     with RawSocket(protocol=0x88B5) as sock:
         with raises(errno.EINVAL, r"packet 0 \(5 bytes\): Invalid argument"):
             sock.sendmmsg([b"short"], addresses=[(link.a, 0)])
 
 
-def test_error_of_another_family_names_packet_and_length() -> None:
+def test_error_on_other_sockets_names_packet_and_length() -> None:
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with other, RawSocket(fileno=one.detach()) as sock:
         with raises(errno.EMSGSIZE, r"packet 0 \(16,777,216 bytes\): Mess"):
@@ -466,7 +471,7 @@ def test_error_of_another_family_names_packet_and_length() -> None:
             sock.send(b"a")
 
 
-def test_frame_at_the_limit_is_taken(
+def test_frame_of_the_maximum_length_is_sent(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
     for what, packet in TAKEN.items():
@@ -474,13 +479,14 @@ def test_frame_at_the_limit_is_taken(
         assert receive(receiver, 1) == [packet], what
 
 
-def test_bad_packet_in_the_middle_is_the_next_calls_error(
+def test_invalid_packet_in_the_middle_is_an_error_of_the_next_call(
     sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
 ) -> None:
-    """The kernel hides its errno behind the count of those before it."""
+    """The kernel returns the number of packets before it instead of the
+    error."""
     good = frames(5)
     for bad, number in REFUSED.values():
-        # As much of it as the frames of the batch hold.
+        # Cut to the frames of the batch.
         packets = shape([*good[:2], bad[:2_048], *good[2:]])
         assert sender.sendmmsg(packets) == 2
         with raises(number, f"packet 2: .* {TEXTS[number]}"):
@@ -490,7 +496,7 @@ def test_bad_packet_in_the_middle_is_the_next_calls_error(
     assert sender.statistics().packets_sent == 5 * len(REFUSED)
 
 
-def test_sendmmsg_all_tells_which_packet_is_bad(
+def test_sendmmsg_all_names_the_invalid_packet(
     sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
 ) -> None:
     good = frames(5)
@@ -499,10 +505,12 @@ def test_sendmmsg_all_tells_which_packet_is_bad(
         sender.sendmmsg_all(packets)
     assert packets_sent(caught.value) == 2
     assert receive(receiver, 2) == good[:2]
-    assert pending(receiver) == [], "went on after a bad packet"
+    assert pending(receiver) == [], "packets after the invalid one were sent"
 
 
-def test_sendmmsg_all_counts_across_calls(sender: RawSocket) -> None:
+def test_index_in_the_error_counts_across_system_calls(
+    sender: RawSocket,
+) -> None:
     packets = [numbered(0)] * 2_000
     packets[1_500] = b"short"
     with raises(errno.EINVAL, "packet 1500: 5 bytes, ") as caught:
@@ -510,11 +518,11 @@ def test_sendmmsg_all_counts_across_calls(sender: RawSocket) -> None:
     assert packets_sent(caught.value) == 1_500
 
 
-def test_every_other_socket_gets_a_copy_of_what_is_sent(
+def test_every_other_socket_gets_a_copy_of_sent_packets(
     link: Veth, sender: RawSocket
 ) -> None:
-    """All that listen to everything on the interface, and not the sender:
-    hence protocol=0 for those that only send."""
+    """Every socket that listens for all protocols on the interface, except the
+    sender. This is why send-only sockets use protocol=0."""
     with RawSocket(link.a) as one, RawSocket(link.a) as two:
         one.send(numbered(1))
         sender.send(numbered(2))
@@ -523,7 +531,7 @@ def test_every_other_socket_gets_a_copy_of_what_is_sent(
         assert pending(one) == pending(two) == []
 
 
-# Queues that are full
+# Full queues
 
 
 BIG: Final = numbered(0, 1_000)
@@ -547,7 +555,7 @@ def throttle(link: Veth) -> Iterator[Throttle]:
 
 @pytest.fixture
 def stopped(throttle: Throttle, sender: RawSocket) -> RawSocket:
-    """A sender whose queue is full, and next to never has room."""
+    """A sender with a full queue, which empties too slowly to matter."""
     throttle("8bit", 3_000)
     with raises(errno.ENOBUFS):
         for _ in range(100):
@@ -555,10 +563,10 @@ def stopped(throttle: Throttle, sender: RawSocket) -> RawSocket:
     return sender
 
 
-def test_full_queue_is_an_error_at_once_on_a_blocking_socket(
+def test_full_queue_is_an_immediate_error_of_sendmmsg_and_send(
     stopped: RawSocket,
 ) -> None:
-    """sendmmsg() and send() tell, and do not try again."""
+    """Even on a blocking socket: they do not try again."""
     for _ in range(3):
         with raises(errno.ENOBUFS):
             stopped.sendmmsg([BIG])
@@ -567,10 +575,10 @@ def test_full_queue_is_an_error_at_once_on_a_blocking_socket(
     assert stopped.statistics().send_retries == 0
 
 
-def test_kernel_calls_a_socket_with_a_full_queue_writable(
+def test_poll_reports_a_socket_with_a_full_queue_as_writable(
     stopped: RawSocket,
 ) -> None:
-    """Why sendmmsg_all() pauses instead of polling."""
+    """This is why sendmmsg_all() pauses instead of polling."""
     poll = select.poll()
     poll.register(stopped.fileno(), select.POLLOUT)
     with raises(errno.ENOBUFS):
@@ -578,7 +586,7 @@ def test_kernel_calls_a_socket_with_a_full_queue_writable(
     assert poll.poll(0) == [(stopped.fileno(), select.POLLOUT)]
 
 
-def test_queue_that_fills_up_is_a_short_count(
+def test_sendmmsg_returns_the_count_when_the_queue_fills_up(
     throttle: Throttle, sender: RawSocket, receiver: RawSocket
 ) -> None:
     throttle("8bit", 3_000)
@@ -597,14 +605,14 @@ def test_sendmmsg_all_waits_for_a_full_queue_until_the_timeout(
     began = time.monotonic()
     with pytest.raises(TimeoutError) as caught:
         stopped.sendmmsg_all([BIG] * 5)
-    assert time.monotonic() - began >= 0.2, "gave up early"
+    assert time.monotonic() - began >= 0.2, "the call timed out early"
     assert packets_sent(caught.value) == 0
     statistics = stopped.statistics()
-    assert statistics.send_retries > 0, "retries are not counted"
+    assert statistics.send_retries > 0, "the retries were not counted"
     assert statistics.packets_sent == sent
 
 
-def test_sendmmsg_all_without_a_timeout_gives_up_after_a_second(
+def test_sendmmsg_all_without_a_timeout_raises_after_a_second(
     stopped: RawSocket,
 ) -> None:
     began = time.monotonic()
@@ -612,11 +620,11 @@ def test_sendmmsg_all_without_a_timeout_gives_up_after_a_second(
         stopped.sendmmsg_all([BIG] * 5)
     assert 1.0 <= time.monotonic() - began < WAIT
     assert packets_sent(caught.value) == 0
-    # With growing pauses: without, there would be a hundred thousand.
+    # The pauses grow. Without them there would be a hundred thousand retries.
     assert 0 < stopped.statistics().send_retries < 1_000
 
 
-def test_sendmmsg_all_that_may_not_wait_does_not_retry(
+def test_nonblocking_sendmmsg_all_does_not_retry(
     stopped: RawSocket,
 ) -> None:
     stopped.setblocking(False)
@@ -626,7 +634,7 @@ def test_sendmmsg_all_that_may_not_wait_does_not_retry(
     assert stopped.statistics().send_retries == 0
 
 
-def test_sendmmsg_all_tells_how_far_a_full_queue_let_it_come(
+def test_error_of_a_full_queue_has_packets_sent(
     throttle: Throttle, sender: RawSocket
 ) -> None:
     throttle("8bit", 3_000)
@@ -653,7 +661,7 @@ def test_sendmmsg_all_over_a_slow_queue_delivers_everything_in_order(
     receiver: RawSocket,
     shape: Callable[..., Packets],
 ) -> None:
-    """Though nearly every packet finds the queue full."""
+    """Nearly every packet finds the queue full."""
     throttle("20mbit", 3_000)
     given = frames(200, 1_000)
     sender.sendmmsg_all(shape(given))
@@ -664,15 +672,17 @@ def test_sendmmsg_all_over_a_slow_queue_delivers_everything_in_order(
     assert statistics.send_retries > 0
 
 
-def test_second_without_progress_begins_anew_with_each_packet(
+def test_every_packet_sent_restarts_the_second_without_progress(
     throttle: Throttle, sender: RawSocket, receiver: RawSocket
 ) -> None:
-    """A slow queue is not a stuck one."""
+    """A slow queue is not a stuck queue."""
     throttle("24kbit", 1_000)
     given = frames(8, 1_000)
     began = time.monotonic()
     sender.sendmmsg_all(given)
-    assert time.monotonic() - began > 1.3, "too fast to tell"
+    assert time.monotonic() - began > 1.3, (
+        "the queue was too fast for this test"
+    )
     assert receive(receiver, 8) == given
 
 
@@ -685,11 +695,11 @@ def test_qdisc_bypass_skips_the_queue(link: Veth, stopped: RawSocket) -> None:
         assert receive(receiver, 50) == frames(50, 1_000)
 
 
-def test_full_send_buffer_is_waited_for(
+def test_calls_wait_for_room_in_the_send_buffer(
     link: Veth, throttle: Throttle, receiver: RawSocket
 ) -> None:
-    """Here poll(2) does tell when there is room, so that every mode and call
-    can wait, and nothing counts as a retry."""
+    """In this case poll(2) reports when there is room, so all calls can wait
+    in every mode, and nothing counts as a retry."""
     throttle("2mbit", 1_000_000)
     given = frames(50, 1_000)
     with RawSocket(link.a, protocol=0, sndbuf=4_608) as sender:
@@ -709,8 +719,8 @@ def test_full_send_buffer_is_waited_for(
             sender.sendmmsg(given)
 
 
-def test_sendmmsg_all_resumes_after_short_counts() -> None:
-    """A datagram socket takes what its buffer has room for."""
+def test_sendmmsg_all_continues_after_a_short_count() -> None:
+    """A datagram socket accepts only as many packets as fit its buffer."""
     peer, sock = datagram_pair()
     with peer, sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
@@ -735,9 +745,9 @@ def test_sendmmsg_all_resumes_after_short_counts() -> None:
         assert statistics.batches_sent > 2
 
 
-def test_full_queue_and_refused_packet_are_both_named(pair: Veth) -> None:
-    """The kernel says ENOBUFS of both, and only the caller can try another
-    packet: the error says how often this one was tried."""
+def test_enobufs_names_full_queue_and_refused_packet(pair: Veth) -> None:
+    """The kernel returns ENOBUFS for both. Only the caller can try another
+    packet, so the error says how often this one was tried."""
     ip("link", "set", pair.a, "mtu", "9000")
     try:
         with RawSocket(pair.a, protocol=0) as sock:

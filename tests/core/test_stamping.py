@@ -1,5 +1,5 @@
-"""Who makes the kernel stamp packets: a switch of the whole machine, which
-one socket anywhere turns on for all."""
+"""Which sockets make the kernel timestamp packets. The kernel has one switch
+for the whole machine: one socket turns it on for all."""
 
 import socket
 import struct
@@ -12,13 +12,13 @@ from support.linux import SO_TIMESTAMPNS
 from rawmmsg import PacketBatch, RawSocket
 
 
-def somebody_stamps() -> bool:
-    """Whether packets are stamped that nobody here wants stamped.
+def packets_are_timestamped() -> bool:
+    r"""Whether another socket on this machine has timestamping turned on.
 
-    A socket that asks for stamps only when the packet is there already is
-    given the time of the arrival where it was noted, and else that of now.
-    Good for one answer: having asked, it has turned the switch itself, which
-    the kernel turns back a while later.
+    A socket that asks for timestamps when the packet has already arrived gets
+    the time of arrival if it was recorded, or else the current time. This
+    works only once, because asking turns the switch on. The kernel turns it
+    off some time later.
     """
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
@@ -39,10 +39,12 @@ def somebody_stamps() -> bool:
     return bool(seconds * 10**9 + nanoseconds < asked)
 
 
-def test_one_stamping_socket_has_all_packets_stamped() -> None:
-    """Why timestamps= is off by default. That a default socket turns nothing
-    on cannot be seen so, since any other process may have: for that see the
-    system calls."""
+def test_one_timestamping_socket_makes_the_kernel_timestamp_all_packets() -> (
+    None
+):
+    """This is why timestamps= is off by default. That a default socket does
+    not turn the switch on cannot be tested here, because other processes may
+    have; test_system_calls.py tests it."""
     with (
         RawSocket("lo", timestamps="software") as sock,
         RawSocket("lo", protocol=0) as sender,
@@ -50,8 +52,9 @@ def test_one_stamping_socket_has_all_packets_stamped() -> None:
         batch = PacketBatch(1)
 
         def switch_is_on() -> bool:
-            """Whether a packet has the time of its arrival, not of its
-            reading: the kernel turns the switch from a work queue."""
+            """Whether a packet has the time of its arrival, not that of
+            reading it. The kernel turns the switch on later, in a work
+            queue."""
             sender.send(frame(bytes(46)))
             time.sleep(0.1)
             asked = time.time_ns()
@@ -60,4 +63,6 @@ def test_one_stamping_socket_has_all_packets_stamped() -> None:
             return batch.timestamps_ns[0] < asked
 
         eventually(switch_is_on, "its own packets are not stamped")
-        assert somebody_stamps(), "packets of others are not stamped"
+        assert packets_are_timestamped(), (
+            "packets of other sockets have no timestamp"
+        )

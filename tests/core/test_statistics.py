@@ -15,8 +15,8 @@ from rawmmsg.testing import Veth
 
 
 def settle(sock: RawSocket, total: int) -> list[bytes]:
-    """Receives until every one of `total` packets sent since the socket was
-    made is either received or counted as dropped."""
+    """Receives until each of `total` packets was received or counted as
+    dropped."""
     deadline = time.monotonic() + WAIT
     packets: list[bytes] = []
     while True:
@@ -28,11 +28,11 @@ def settle(sock: RawSocket, total: int) -> list[bytes]:
         assert time.monotonic() < deadline, f"packets are missing: {counts}"
 
 
-# Counters
+# Counting
 
 
 def test_statistics_accumulate(pair: Veth) -> None:
-    """The kernel's own counters start again each time they are read."""
+    """The kernel's own counters are reset when they are read."""
     with RawSocket(pair.a) as sender, RawSocket(pair.b) as sock:
         packets = [frame(b"%d" % number) for number in range(10)]
         for turn in (1, 2, 3):
@@ -64,7 +64,8 @@ def test_single_packet_calls_count_too(pair: Veth) -> None:
 def test_kernels_statistics_reset_on_read_and_include_drops(
     pair: Veth,
 ) -> None:
-    """Why statistics() accumulates, and counts deliveries by itself."""
+    """This is why statistics() accumulates and counts received packets
+    itself."""
     with RawSocket(pair.b, rcvbuf=8192) as sock, same_socket(sock) as std:
         send(pair.a, *[frame(b"%d" % number) for number in range(500)])
         option = (SOL_PACKET, PACKET_STATISTICS, 8)
@@ -79,9 +80,9 @@ def test_kernels_statistics_reset_on_read_and_include_drops(
         assert struct.unpack("II", std.getsockopt(*option)) == (0, 0)
 
 
-def test_received_and_dropped_make_sent(pair: Veth) -> None:
-    # Fewer at a time than the kernel's backlog of received packets holds
-    # (net.core.netdev_max_backlog): nothing is lost in front of the socket.
+def test_received_and_dropped_packets_add_up_to_sent_ones(pair: Veth) -> None:
+    # Fewer at a time than net.core.netdev_max_backlog, so that none is lost
+    # before it reaches the socket.
     packets = [frame(b"%d" % number) for number in range(500)]
     with (
         RawSocket(pair.a, protocol=0) as sender,
@@ -92,7 +93,9 @@ def test_received_and_dropped_make_sent(pair: Veth) -> None:
             sender.sendmmsg_all(packets)
             received += settle(sock, 500 * turn)
         counts = sock.statistics()
-        assert counts.packets_dropped, "nothing was dropped: no test of it"
+        assert counts.packets_dropped, (
+            "no packet was dropped, so this tests nothing"
+        )
         assert counts.packets_received == len(received)
         assert len(received) + counts.packets_dropped == 10_000
         assert sender.statistics().packets_sent == 10_000
@@ -106,8 +109,8 @@ def test_statistics_are_a_named_tuple(pair: Veth) -> None:
     assert "packets_dropped=0" in repr(counts)
 
 
-def test_statistics_of_the_kernel_are_read_in_one_place(veth: Veth) -> None:
-    """The kernel starts again at 0 when asked: statistics() would lose
+def test_getsockopt_refuses_packet_statistics(veth: Veth) -> None:
+    """Reading the kernel's counters resets them, so statistics() would miss
     drops."""
     with (
         RawSocket(veth.a) as sock,
@@ -118,10 +121,10 @@ def test_statistics_of_the_kernel_are_read_in_one_place(veth: Veth) -> None:
 
 @pytest.mark.parametrize("vnet_hdr", [False, None, 0])
 @pytest.mark.parametrize("adopted", [False, True])
-def test_datagram_socket_without_offload_headers(
+def test_dgram_socket_accepts_vnet_hdr_false(
     pair: Veth, vnet_hdr: Any, adopted: bool
 ) -> None:
-    """vnet_hdr=False is accepted where headers are not possible."""
+    """Although it cannot have offload headers."""
     kind = socket.SOCK_DGRAM
     options: dict[str, Any] = {"interface": pair.b, "type": kind}
     if adopted:
@@ -131,8 +134,10 @@ def test_datagram_socket_without_offload_headers(
         assert sock.vnet_hdr == 0
 
 
-def test_statistics_stay_after_close(pair: Veth, sender: RawSocket) -> None:
-    """They are wanted exactly then, drops included."""
+def test_statistics_can_be_read_after_close(
+    pair: Veth, sender: RawSocket
+) -> None:
+    """Including the last drops."""
     sock = RawSocket(pair.b, rcvbuf=4096)
     sender.sendmmsg_all([frame(bytes(46))] * 200)
     received = len(pending(sock))

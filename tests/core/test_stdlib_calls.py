@@ -1,5 +1,5 @@
-"""Calls and attributes that sockets of the standard library have too: they
-mean the same."""
+"""Calls and attributes that sockets of the standard library have too: they do
+the same."""
 
 import errno
 import socket
@@ -18,7 +18,7 @@ ARPHRD_ETHER = 1
 ARPHRD_LOOPBACK = 772
 
 
-# What the stdlib has too
+# Options, addresses and attributes
 
 
 def test_getsockopt_equals_the_stdlibs(pair: Veth) -> None:
@@ -41,7 +41,7 @@ def test_getsockopt_equals_the_stdlibs(pair: Veth) -> None:
 def test_getsockopt_refuses_a_size_as_the_stdlib_does(
     pair: Veth, size: int
 ) -> None:
-    """The stdlib raises OSError here, without an errno."""
+    """The standard library raises an OSError without errno here."""
     with (
         RawSocket(pair.b) as sock,
         pytest.raises((OSError, ValueError)),
@@ -59,7 +59,7 @@ def test_getsockopt_of_an_unknown_option_raises_as_the_stdlib(
             assert caught.value.errno == errno.ENOPROTOOPT
 
 
-def test_setsockopt_means_what_it_means_in_the_stdlib(pair: Veth) -> None:
+def test_setsockopt_does_the_same_as_the_stdlibs(pair: Veth) -> None:
     level, option = socket.SOL_SOCKET, socket.SO_PRIORITY
     with RawSocket(pair.b) as sock, same_socket(sock) as std:
         sock.setsockopt(level, option, 3)
@@ -81,7 +81,7 @@ def test_setsockopt_refuses_a_number_beyond_an_int(pair: Veth) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 1 << 40)
 
 
-def test_setsockopt_of_none_passes_a_length_without_a_value(
+def test_setsockopt_of_none_passes_only_a_length(
     pair: Veth,
 ) -> None:
     with RawSocket(pair.b) as sock, same_socket(sock) as std:
@@ -139,7 +139,7 @@ def test_link_type_of_loopback() -> None:
         assert sock.link_type == ARPHRD_LOOPBACK
 
 
-def test_mtu_is_that_of_now(veth: Veth) -> None:
+def test_mtu_is_the_current_one(veth: Veth) -> None:
     with RawSocket(veth.b) as sock:
         ip("link", "set", veth.b, "mtu", "1400")
         assert sock.mtu == 1400
@@ -173,7 +173,7 @@ def test_recv_cuts_as_the_stdlib_does(pair: Veth) -> None:
             assert sock.recv(size) == std.recv(size) == packet[:size]
 
 
-def test_recv_returns_bytes_of_its_own(pair: Veth) -> None:
+def test_recv_returns_a_copy(pair: Veth) -> None:
     with RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
         send(pair.a, frame(b"one"), frame(b"two"))
@@ -234,8 +234,9 @@ def test_send_raises_as_the_stdlib_does(pair: Veth) -> None:
                 assert caught.value.errno == number
 
 
-def test_option_that_tells_more_than_it_has_room_for() -> None:
-    """NETLINK_LIST_MEMBERSHIPS tells how many bytes there would be."""
+def test_getsockopt_with_a_short_buffer_returns_what_fits() -> None:
+    """NETLINK_LIST_MEMBERSHIPS returns the number of bytes that there would
+    be."""
     sol_netlink, list_memberships = 270, 9
     std = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0)
     std.bind((0, 1))

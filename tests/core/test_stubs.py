@@ -1,4 +1,4 @@
-"""The stub, which is the promise, and the module, which keeps it."""
+"""The stub describes the module exactly."""
 
 import ast
 import inspect
@@ -18,7 +18,8 @@ CLASSES = {
 
 
 def members(node: ast.ClassDef) -> dict[str, ast.FunctionDef]:
-    """Methods and properties; of an overloaded one, the last."""
+    """Methods and properties by name; of an overloaded method, the last
+    overload."""
     return {
         item.name: item
         for item in node.body
@@ -39,12 +40,12 @@ METHODS = [
 ]
 
 
-def test_stub_names_what_the_module_has() -> None:
+def test_stub_has_the_names_of_the_module() -> None:
     public = {name for name in vars(_rawmmsg) if not name.startswith("_")}
     assert public == set(CLASSES)
 
 
-def test_package_exports_what_the_module_has() -> None:
+def test_package_exports_the_names_of_the_module() -> None:
     for name in CLASSES:
         assert name in rawmmsg.__all__
         assert getattr(rawmmsg, name) is getattr(_rawmmsg, name)
@@ -52,33 +53,35 @@ def test_package_exports_what_the_module_has() -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_stub_names_the_members_of_each_type(kind: str) -> None:
+def test_stub_has_the_members_of_each_type(kind: str) -> None:
     runtime: type = getattr(rawmmsg, kind)
     public = {name for name in vars(runtime) if not name.startswith("_")}
-    # What makes it a named tuple.
+    # The attributes of every named tuple.
     public -= {"n_fields", "n_sequence_fields", "n_unnamed_fields"}
     assert public == {n for k, n in MEMBERS if k == kind}
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_type_is_of_the_package(kind: str) -> None:
+def test_types_name_the_package_as_their_module(kind: str) -> None:
     runtime: type = getattr(rawmmsg, kind)
     assert (runtime.__module__, runtime.__qualname__) == ("rawmmsg", kind)
 
 
-def test_module_says_what_the_stub_says() -> None:
+def test_docstring_of_the_module_is_that_of_the_stub() -> None:
     assert _rawmmsg.__doc__ == ast.get_docstring(TREE)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_type_says_what_the_stub_says(kind: str) -> None:
+def test_docstring_of_a_type_is_that_of_the_stub(kind: str) -> None:
     promised = ast.get_docstring(CLASSES[kind])
     assert promised, "the stub has no docstring"
     assert getattr(rawmmsg, kind).__doc__ == promised
 
 
 @pytest.mark.parametrize(("kind", "name"), MEMBERS)
-def test_member_says_what_the_stub_says(kind: str, name: str) -> None:
+def test_docstring_of_a_member_is_that_of_the_stub(
+    kind: str, name: str
+) -> None:
     promised = [
         ast.get_docstring(item)
         for item in CLASSES[kind].body
@@ -89,7 +92,7 @@ def test_member_says_what_the_stub_says(kind: str, name: str) -> None:
 
 
 def parameters(arguments: ast.arguments) -> list[tuple[str, Any]]:
-    """Names, without self or cls, and how each can be given."""
+    """The names without self or cls, and how each may be given."""
     kinds = inspect.Parameter
     listed = [
         *((a.arg, kinds.POSITIONAL_ONLY) for a in arguments.posonlyargs),
@@ -118,7 +121,7 @@ def test_method_has_the_signature_of_the_stub(kind: str, name: str) -> None:
     method = getattr(getattr(rawmmsg, kind), name)
     stated = parameters(members(CLASSES[kind])[name].args)
     if name in ("getsockopt", "setsockopt"):
-        # The stub's overloads say which arguments go together.
+        # The stub's overloads show which arguments can be combined.
         stated = {
             "getsockopt": [*stated[:2], ("buflen", stated[0][1])],
             "setsockopt": [*stated[:3], ("optlen", stated[0][1])],

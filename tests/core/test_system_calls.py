@@ -1,4 +1,4 @@
-"""Which system calls are made, as strace(1) sees them."""
+"""The system calls that rawmmsg makes, as strace(1) shows them."""
 
 import re
 from collections import Counter
@@ -11,16 +11,15 @@ from rawmmsg.testing import Veth
 
 BATCHES = 1000
 
-# How the memory allocators of C and Python may get and give back memory, now
-# and then.
+# Calls of the memory allocators of C and Python, which are made now and then.
 MEMORY = {"brk", "mmap", "munmap", "madvise", "mremap", "mprotect"}
 
 
 def without_memory(counts: Counter[str]) -> Counter[str]:
-    """The counts without those of MEMORY, which must be few (sanitizers ask
-    for more of it than others)."""
+    """The counts without those of MEMORY, which must be few (sanitizers make
+    more of them)."""
     assert sum(counts[name] for name in MEMORY) < BATCHES / 2, (
-        f"memory is allocated again and again: {counts}"
+        f"memory is allocated in every round: {counts}"
     )
     return Counter(
         {name: count for name, count in counts.items() if name not in MEMORY}
@@ -28,11 +27,11 @@ def without_memory(counts: Counter[str]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("given", ["batch", "list"])
-def test_a_batch_is_one_system_call_each_way(
+def test_a_batch_is_one_system_call_in_each_direction(
     tmp_path: Path, pair: Veth, given: str
 ) -> None:
-    """1,000 batches of 64: nothing per packet, and nothing else per batch
-    where packets wait."""
+    """1,000 batches of 64 packets, all of them queued: no call per packet, and
+    no other call per batch."""
     code = f"""
         out = PacketBatch()
         out.extend([FRAME] * 64)
@@ -51,10 +50,10 @@ def test_a_batch_is_one_system_call_each_way(
     lines = trace(tmp_path, pair, code, "-e", "raw=sendmmsg,recvmmsg")
     counts = without_memory(between(lines, "begin", "end"))
     assert counts["sendmmsg"] == BATCHES
-    # A packet is weighed a moment before it is in the queue, so that at times
-    # the last one of a batch can be missed.
+    # The kernel counts the memory of a packet just before it queues it, so a
+    # receive may miss the last packet of a batch.
     assert BATCHES <= counts["recvmmsg"] <= BATCHES * 1.01
-    assert set(counts) == {"sendmmsg", "recvmmsg"}, "other calls are made"
+    assert set(counts) == {"sendmmsg", "recvmmsg"}, "there are other calls"
 
 
 def test_calls_for_one_packet_are_one_system_call_each(
@@ -79,10 +78,7 @@ def test_calls_for_one_packet_are_one_system_call_each(
     assert set(counts) - {"ppoll"} == {"sendmmsg", "recvmmsg"}
 
 
-def test_nothing_waits_until_the_queue_was_found_empty(
-    tmp_path: Path, pair: Veth
-) -> None:
-    """A receive tries first, then polls."""
+def test_receive_tries_before_it_waits(tmp_path: Path, pair: Veth) -> None:
     code = """
         sock.settimeout(0.01)
         mark("begin")
@@ -103,7 +99,10 @@ def test_nothing_waits_until_the_queue_was_found_empty(
     waiting = without_memory(between(lines, 'begin"', 'end"'))
     assert waiting["ppoll"] >= 1
     assert waiting["recvmmsg"] == waiting["ppoll"] + 1
-    about_the_wait = {"ioctl", "getsockname"}  # is the interface still there?
+    about_the_wait = {
+        "ioctl",
+        "getsockname",
+    }  # whether the interface still exists
     assert set(waiting) - about_the_wait == {"recvmmsg", "ppoll"}
     at_once = without_memory(between(lines, "begin non-b", "end of it"))
     assert at_once == {"recvmmsg": 1}
@@ -111,7 +110,7 @@ def test_nothing_waits_until_the_queue_was_found_empty(
 
 STAMPING = re.compile(
     r"SO_TIMESTAMP|SO_TIMESTAMPING|SIOCGSTAMP|SIOCSHWTSTAMP|PACKET_TIMESTAMP"
-    # Their numbers, for a strace that lacks the newest names.
+    # As numbers, because older versions of strace lack the newest names.
     r"|SOL_SOCKET, 0x(1d|23|25|3f|40|41),|0x89(06|07|b0)"
 )
 
@@ -149,20 +148,22 @@ EVERYTHING = """
 """
 
 
-def test_no_stamping_option_is_ever_touched_by_default(
+def test_no_timestamping_option_is_set_by_default(
     tmp_path: Path, pair: Veth
 ) -> None:
     lines = trace(
         tmp_path, pair, EVERYTHING, "-e", "trace=setsockopt,getsockopt,ioctl"
     )
-    assert [line for line in lines if "SO_RCVBUF" in line], "nothing is seen"
+    assert [line for line in lines if "SO_RCVBUF" in line], (
+        "the trace is empty"
+    )
     assert [line for line in lines if STAMPING.search(line)] == []
 
 
 def test_software_timestamps_set_one_option(
     tmp_path: Path, pair: Veth
 ) -> None:
-    """Which shows that the test above would see it."""
+    """This shows that the test above would see it."""
     lines = trace(
         tmp_path,
         pair,
@@ -175,8 +176,8 @@ def test_software_timestamps_set_one_option(
 
 
 def test_constructor_binds_last(tmp_path: Path, pair: Veth) -> None:
-    """socket(protocol 0), options, filter, membership, bind, SO_ERROR: the
-    order that lets nothing in which is not wanted."""
+    """Socket with protocol 0, options, filter, membership, bind, SO_ERROR. In
+    this order, no unwanted packet is queued."""
     code = """
         mark("begin")
         tested = RawSocket(
@@ -205,10 +206,12 @@ def test_constructor_binds_last(tmp_path: Path, pair: Veth) -> None:
     assert "SO_ERROR" in checked
 
 
-def test_new_filter_goes_on_an_empty_queue(tmp_path: Path, pair: Veth) -> None:
-    """The old one is read, so that it can be put back, and the new one tried;
-    then everything is rejected, and what waits is read away before the new one
-    goes on for good."""
+def test_new_filter_is_attached_to_an_empty_queue(
+    tmp_path: Path, pair: Veth
+) -> None:
+    """The old filter is read, so that it can be restored, and the new one is
+    tried. Then a filter rejects everything, the queue is drained, and the new
+    filter is attached."""
     code = """
         sender.sendmmsg([FRAME] * 3)
         wait_for(std, 3)
@@ -231,6 +234,6 @@ def test_new_filter_goes_on_an_empty_queue(tmp_path: Path, pair: Veth) -> None:
     assert "SO_ATTACH_FILTER" in rejecting
     assert "len=1" in rejecting
     assert all(line.startswith("recvmmsg(") for line in reads)
-    assert "EAGAIN" in reads[-1], "it was not read to the end"
+    assert "EAGAIN" in reads[-1], "the queue was not drained"
     assert "SO_ATTACH_FILTER" in final
     assert "len=2" in final

@@ -1,4 +1,4 @@
-"""Private namespaces and veth pairs: what rawmmsg.testing promises."""
+"""rawmmsg.testing: private namespaces, veth pairs, and the pytest plugin."""
 
 import errno
 import os
@@ -20,14 +20,16 @@ from support.linux import packet_socket
 from rawmmsg import testing
 from rawmmsg.testing import Veth, run_in_namespace, veth_pair
 
-FRAME = b"\xff" * 12 + b"\x88\xb5" + bytes(46)  # local experimental EtherType
+FRAME = (
+    b"\xff" * 12 + b"\x88\xb5" + bytes(46)
+)  # a local experimental EtherType
 
-# Uid 0 without a right over its network, as a plain user is; CAP_SETFCAP is
-# what user_namespaces(7) asks of uid 0 in order to map itself.
+# Uid 0 without privileges over its network, like a plain user. It needs
+# CAP_SETFCAP to map itself (user_namespaces(7)).
 PLAIN = ["setpriv", "--inh-caps=-all", "--bounding-set=-all,+setfcap"]
-# Not even that: user namespaces are refused with EPERM.
+# Without CAP_SETFCAP too, so user namespaces fail with EPERM.
 REFUSED = [*WITHOUT_CAPABILITIES]
-# A user namespace in which no further namespace may be made.
+# A user namespace in which no more namespaces may be made.
 EXHAUSTED = [
     "unshare",
     "--user",
@@ -61,9 +63,9 @@ def second_thread() -> Iterator[None]:
     thread.join()
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """Ours, without what pytest and the plugin put there, able to import the
-    package under test."""
+def clean_environment(**changes: str) -> dict[str, str]:
+    """The variables of this process, without those of pytest and the plugin.
+    Children can import the package under test."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -77,10 +79,10 @@ def environment(**changes: str) -> dict[str, str]:
 def python(
     script: str, *arguments: str, **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a script in a process of its own."""
+    """Runs a script in a new process."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
-        env=environment(**changes),
+        env=clean_environment(**changes),
         capture_output=True,
         text=True,
         timeout=60,
@@ -92,7 +94,7 @@ def python(
 def user_suite(
     tmp_path: Path,
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs pytest on somebody else's suite, which uses the plugin."""
+    """Runs pytest on a suite of a user, which uses the plugin."""
 
     def run(
         tests: str,
@@ -116,7 +118,7 @@ def user_suite(
         return subprocess.run(
             [*(prefix or []), *command, *arguments],
             cwd=tmp_path,
-            env=environment(OUTER=str(namespace()), **changes),
+            env=clean_environment(OUTER=str(namespace()), **changes),
             capture_output=True,
             text=True,
             timeout=100,
@@ -170,7 +172,7 @@ A_THREAD = """
 """
 
 
-# The namespace of this run
+# The namespace of this test run
 
 
 def test_run_has_a_namespace_of_its_own() -> None:
@@ -182,7 +184,7 @@ def test_namespace_is_not_that_of_the_parent() -> None:
     try:
         outer = os.stat(f"/proc/{os.getppid()}/ns/net").st_ino
     except (FileNotFoundError, PermissionError):
-        return  # in another process or user namespace: out of our reach
+        return  # the parent is in another pid or user namespace
     assert namespace() != outer
 
 
@@ -194,10 +196,10 @@ def test_loopback_is_up() -> None:
         assert sock.recv(100) == b"ping"
 
 
-# Moving
+# Entering a namespace
 
 
-def test_enter_moves_the_process() -> None:
+def test_enter_namespace_moves_the_process() -> None:
     done = python(
         """
         import os, socket
@@ -215,7 +217,7 @@ def test_enter_moves_the_process() -> None:
 
 
 @pytest.mark.usefixtures("second_thread")
-def test_enter_is_refused_with_two_threads() -> None:
+def test_enter_namespace_is_refused_with_two_threads() -> None:
     before = namespace()
     threads = len(os.listdir("/proc/self/task"))
     with pytest.raises(RuntimeError, match=f"{threads} threads"):
@@ -224,7 +226,7 @@ def test_enter_is_refused_with_two_threads() -> None:
 
 
 @pytest.mark.parametrize("prefix", [REFUSED, EXHAUSTED])
-def test_refused_enter_names_the_remedy_and_changes_nothing(
+def test_refused_enter_namespace_names_the_remedy_and_changes_nothing(
     prefix: list[str],
 ) -> None:
     script = """
@@ -242,7 +244,7 @@ def test_refused_enter_names_the_remedy_and_changes_nothing(
         """
     done = subprocess.run(
         [*prefix, sys.executable, "-c", textwrap.dedent(script)],
-        env=environment(),
+        env=clean_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -257,7 +259,7 @@ def test_refused_enter_names_the_remedy_and_changes_nothing(
         assert "as root" in message
 
 
-def test_exec_starts_a_program_with_threads_again_inside(
+def test_exec_in_namespace_restarts_a_program_with_threads(
     tmp_path: Path,
 ) -> None:
     log = tmp_path / "log"
@@ -284,7 +286,7 @@ def test_exec_starts_a_program_with_threads_again_inside(
     assert first == second, "the pid and the arguments are kept"
 
 
-def test_exec_that_is_refused_raises_in_the_second_run() -> None:
+def test_refused_exec_in_namespace_raises_after_the_restart() -> None:
     script = """
         from rawmmsg.testing import exec_in_namespace
         try:
@@ -294,7 +296,7 @@ def test_exec_that_is_refused_raises_in_the_second_run() -> None:
         """
     done = subprocess.run(
         [*REFUSED, sys.executable, "-c", textwrap.dedent(script)],
-        env=environment(),
+        env=clean_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -302,11 +304,11 @@ def test_exec_that_is_refused_raises_in_the_second_run() -> None:
     assert done.stdout.startswith("no private network namespace"), done.stderr
 
 
-# A child inside
+# A child in a namespace
 
 
 @pytest.mark.usefixtures("second_thread")
-def test_run_is_in_another_namespace() -> None:
+def test_run_in_namespace_uses_another_namespace() -> None:
     done = run_in_namespace(
         ["stat", "--dereference", "--format=%i", "/proc/self/ns/net"],
         capture_output=True,
@@ -316,7 +318,7 @@ def test_run_is_in_another_namespace() -> None:
     assert int(done.stdout) != namespace()
 
 
-def test_run_passes_the_exit_code() -> None:
+def test_run_in_namespace_returns_the_exit_status() -> None:
     assert run_in_namespace(["sh", "-c", "exit 7"]).returncode == 7
     assert run_in_namespace(["sh", "-c", "kill -9 $$"]).returncode == -9
     command = ["sh", "-c", "exit 3"]
@@ -325,12 +327,12 @@ def test_run_passes_the_exit_code() -> None:
     assert caught.value.cmd == command
 
 
-def test_run_of_nothing_is_an_error_of_its_own() -> None:
+def test_run_in_namespace_of_a_missing_program_raises() -> None:
     with pytest.raises(FileNotFoundError, match="/no-such-program"):
         run_in_namespace(["/no-such-program"])
 
 
-def test_run_that_is_refused_raises() -> None:
+def test_refused_run_in_namespace_raises() -> None:
     script = """
         from rawmmsg.testing import run_in_namespace
         try:
@@ -340,7 +342,7 @@ def test_run_that_is_refused_raises() -> None:
         """
     done = subprocess.run(
         [*REFUSED, sys.executable, "-c", textwrap.dedent(script)],
-        env=environment(),
+        env=clean_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -348,7 +350,7 @@ def test_run_that_is_refused_raises() -> None:
     assert done.stdout.startswith("no private network namespace"), done.stderr
 
 
-def test_run_hands_on_the_descriptors_asked_for_alone() -> None:
+def test_run_in_namespace_passes_only_the_given_descriptors() -> None:
     with open(os.devnull) as file:
         done = run_in_namespace(
             ["ls", "/proc/self/fd"],
@@ -357,11 +359,13 @@ def test_run_hands_on_the_descriptors_asked_for_alone() -> None:
             text=True,
         )
         opened = {int(number) for number in done.stdout.split()}
-        own = max(opened - {file.fileno()})  # the one that ls lists with
+        own = max(
+            opened - {file.fileno()}
+        )  # the descriptor with which ls lists
         assert opened - {own} == {0, 1, 2, file.fileno()}
 
 
-def test_run_leaks_no_descriptor() -> None:
+def test_run_in_namespace_leaves_no_descriptor_open() -> None:
     before = os.listdir("/proc/self/fd")
     run_in_namespace(["true"])
     with pytest.raises(FileNotFoundError):
@@ -369,7 +373,7 @@ def test_run_leaks_no_descriptor() -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-# Pairs
+# Veth pairs
 
 
 def test_frames_pass_both_ways(veth: Veth) -> None:
@@ -380,7 +384,7 @@ def test_frames_pass_both_ways(veth: Veth) -> None:
         assert a.recv(100) == FRAME + b"to a"
 
 
-def test_first_frame_passes_at_once() -> None:
+def test_first_frame_passes_immediately() -> None:
     for _ in range(20):
         with (
             veth_pair() as veth,
@@ -398,7 +402,7 @@ def test_kernel_sends_nothing_of_its_own(veth: Veth) -> None:
             sock.recv(2048)
 
 
-def test_kernel_speaks_ipv6_where_asked(
+def test_kernel_sends_ipv6_if_asked(
     veth_factory: Callable[..., Veth],
 ) -> None:
     veth = veth_factory(ipv6=True)
@@ -414,7 +418,7 @@ def test_link_goes_down_and_comes_back(veth: Veth) -> None:
             with raises(errno.ENETDOWN):
                 sender.send(FRAME)
             veth.up(end)
-            for sock in (a, b):  # what the link's end has left on each
+            for sock in (a, b):  # the ENETDOWN that each of them has pending
                 sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             a.send(FRAME)
             assert b.recv(100) == FRAME
@@ -422,14 +426,14 @@ def test_link_goes_down_and_comes_back(veth: Veth) -> None:
 
 def test_pair_can_be_made_down() -> None:
     with veth_pair(up=False) as veth:
-        veth.up("a")  # returns, though there is no carrier yet
+        veth.up("a")  # returns although there is no carrier yet
         veth.up("b")
         with packet_socket(veth.a) as a, packet_socket(veth.b) as b:
             a.send(FRAME)
             assert b.recv(100) == FRAME
 
 
-def test_names_and_mtu_are_as_given() -> None:
+def test_names_and_mtu_can_be_given() -> None:
     with veth_pair("left", "right-15-bytes_", mtu=9000) as veth:
         assert (veth.a, veth.b) == ("left", "right-15-bytes_")
         with packet_socket(veth.a) as a, packet_socket(veth.b) as b:
@@ -444,7 +448,7 @@ def test_bad_name_is_a_value_error(name: str) -> None:
     assert interfaces() == ["lo"]
 
 
-def test_name_that_is_taken_is_an_error(veth: Veth) -> None:
+def test_name_in_use_is_an_error(veth: Veth) -> None:
     before = interfaces()
     with pytest.raises(RuntimeError, match="exists"):
         veth_pair(veth.a)
@@ -477,7 +481,7 @@ def test_nothing_remains_after_the_block() -> None:
     assert interfaces() == ["lo"]
 
 
-def test_delete_is_harmless_twice(veth: Veth) -> None:
+def test_deleting_twice_does_nothing(veth: Veth) -> None:
     veth.delete()
     assert interfaces() == ["lo"]
     veth.delete()
@@ -498,12 +502,12 @@ def test_missing_ip_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         veth_pair()
 
 
-# The plugin in the suites of others
+# The plugin in a user's suite
 
 
 @pytest.mark.parametrize("prefix", [[], PLAIN], ids=["as-is", "plain"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_plugin(
+def test_plugin_runs_the_suite_in_a_namespace(
     user_suite: UserSuite, prefix: list[str], threads: int, tmp_path: Path
 ) -> None:
     done = user_suite(
@@ -516,10 +520,10 @@ def test_plugin(
     assert done.stdout.count("test session starts") == 1
     if threads > 1:
         first, second = (tmp_path / "runs").read_text().split()
-        assert first == second, "started again in place, once"
+        assert first == second, "the suite was restarted in place, once"
 
 
-def test_plugin_started_again_reports_failures_and_output(
+def test_restarted_suite_reports_failures_and_output(
     user_suite: UserSuite,
 ) -> None:
     done = user_suite(
@@ -535,7 +539,7 @@ def test_plugin_started_again_reports_failures_and_output(
     assert "1 failed" in done.stdout
 
 
-def test_plugin_started_again_finds_its_arguments(
+def test_restarted_suite_gets_its_arguments(
     user_suite: UserSuite,
 ) -> None:
     done = user_suite(
@@ -547,7 +551,7 @@ def test_plugin_started_again_finds_its_arguments(
     assert "4 passed" in done.stdout
 
 
-def test_plugin_of_a_test_module_can_start_again_as_well(
+def test_plugin_in_a_test_module_can_restart_the_suite(
     user_suite: UserSuite,
 ) -> None:
     done = user_suite(
@@ -560,7 +564,7 @@ def test_plugin_of_a_test_module_can_start_again_as_well(
     assert "4 passed" in done.stdout
 
 
-def test_what_scapy_saw_of_the_host_is_forgotten(
+def test_scapy_forgets_the_interfaces_of_the_host(
     user_suite: UserSuite, veth: Veth
 ) -> None:
     assert veth.a in interfaces()
@@ -579,7 +583,9 @@ def test_what_scapy_saw_of_the_host_is_forgotten(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_plugin_on_the_command_line(user_suite: UserSuite) -> None:
+def test_plugin_can_be_given_on_the_command_line(
+    user_suite: UserSuite,
+) -> None:
     done = user_suite(USER_TESTS, "-p", "rawmmsg.testing", plugin="")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
@@ -630,7 +636,7 @@ REFUSED_TESTS = """
 
 @pytest.mark.parametrize("prefix", [REFUSED, EXHAUSTED])
 @pytest.mark.parametrize("conftest", ["", A_THREAD], ids=["1", "2"])
-def test_refused_plugin_skips_with_the_remedy(
+def test_suite_without_a_namespace_skips_with_the_remedy(
     user_suite: UserSuite, prefix: list[str], conftest: str
 ) -> None:
     done = user_suite(REFUSED_TESTS, prefix=prefix, conftest=conftest)
@@ -646,7 +652,7 @@ def test_refused_plugin_skips_with_the_remedy(
     [("", {"CI": "true"}), ("rawmmsg_require_namespace = true", {})],
     ids=["CI", "ini"],
 )
-def test_refused_plugin_fails_where_nothing_may_skip(
+def test_suite_without_a_namespace_fails_if_skips_are_failures(
     user_suite: UserSuite, ini: str, changes: dict[str, str]
 ) -> None:
     done = user_suite(REFUSED_TESTS, prefix=REFUSED, ini=ini, **changes)

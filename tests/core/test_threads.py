@@ -1,5 +1,5 @@
-"""Threads that share a socket: close() wakes what waits, and one direction
-never waits for the other."""
+"""Threads that share a socket: close() wakes calls that wait, and one
+direction never waits for the other."""
 
 import errno
 import itertools
@@ -35,7 +35,8 @@ from rawmmsg.testing import Veth
 def test_close_wakes_a_call_that_waits(
     method: str, busy_threads: None, scaled: Callable[[int], int]
 ) -> None:
-    """Also one that is just about to wait: half of the rounds do not look."""
+    """Also a call that is about to wait: every second round does not check
+    that it waits."""
     before = descriptors()
     rounds = 1_000 if method in ("recvmmsg_into", "sendmmsg_all") else 200
     for number in range(scaled(rounds)):
@@ -48,17 +49,18 @@ def test_close_wakes_a_call_that_waits(
                 call.until_blocked()
             sock.close()
             assert_ended_by_close(call)
-    assert descriptors() == before, "descriptors leak"
+    assert descriptors() == before, "descriptors were left open"
 
 
 @pytest.mark.parametrize("method", RECEIVING)
 def test_close_wakes_a_receive_on_an_interface_at_once(
     veth: Veth, method: str, scaled: Callable[[int], int]
 ) -> None:
-    """Not at the end of the second after which the interface is looked at."""
+    """Not only after the second that a wait on an interface lasts at most."""
     before = descriptors()
     waited = []
-    # Closing a packet socket waits for the network's readers: 10 ms or more.
+    # Closing a packet socket waits for the kernel's readers
+    # (synchronize_net()), 10 ms or more.
     for _ in range(scaled(25)):
         with RawSocket(veth.b) as sock:
             call = Call(RECEIVING[method], sock)
@@ -67,8 +69,8 @@ def test_close_wakes_a_receive_on_an_interface_at_once(
             sock.close()
             assert_ended_by_close(call)
             waited.append(call.ended_at - began)
-    assert descriptors() == before, "descriptors leak"
-    assert median(waited) < 0.5, "woken late"
+    assert descriptors() == before, "descriptors were left open"
+    assert median(waited) < 0.5, "the call ended late"
 
 
 def test_close_wakes_all_calls_that_wait() -> None:
@@ -86,7 +88,7 @@ def test_close_wakes_all_calls_that_wait() -> None:
             assert_ended_by_close(call)
 
 
-def test_close_ends_a_call_that_packets_keep_busy(veth: Veth) -> None:
+def test_close_ends_a_call_under_constant_traffic(veth: Veth) -> None:
     with flood(veth.a, [PACKET]), RawSocket(veth.b) as sock:
         batch = PacketBatch(16)
 
@@ -102,7 +104,7 @@ def test_close_ends_a_call_that_packets_keep_busy(veth: Veth) -> None:
         assert_ended_by_close(call)
 
 
-def test_close_ends_a_sendmmsg_all_that_need_not_wait(veth: Veth) -> None:
+def test_close_ends_a_sendmmsg_all_that_never_waits(veth: Veth) -> None:
     packets = [PACKET] * 2_000_000
     with RawSocket(veth.a, protocol=0) as sock:
         with Call(sock.sendmmsg_all, packets) as call:
@@ -113,9 +115,9 @@ def test_close_ends_a_sendmmsg_all_that_need_not_wait(veth: Veth) -> None:
     assert 0 < error.packets_sent < len(packets)  # type: ignore[union-attr]
 
 
-def test_closed_socket_takes_no_packet(veth: Veth) -> None:
-    """Nothing of the caller's is written after close() has returned and the
-    call has ended."""
+def test_closed_socket_receives_no_packet(veth: Veth) -> None:
+    """Nothing is written to the caller's memory after close() has returned and
+    the call has ended."""
     memory = bytearray(2048)
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         with Call(sock.recv_into, memory) as call:
@@ -126,10 +128,10 @@ def test_closed_socket_takes_no_packet(veth: Veth) -> None:
     assert memory == bytes(2048)
 
 
-def test_kernels_close_wakes_nothing_and_even_delivers(veth: Veth) -> None:
-    """Why there is an eventfd: close(2) of a descriptor leaves a call on it
-    waiting, which then receives on the closed socket; and shutdown(2), which
-    would wake it, does not exist here."""
+def test_close_of_the_kernel_does_not_wake_a_call(veth: Veth) -> None:
+    """This is why there is an eventfd. After close(2) on its descriptor, a
+    call still waits, and then receives on the closed socket. Packet sockets do
+    not support shutdown(2), which would wake it."""
     with RawSocket(veth.a, protocol=0) as sender:
         receiver = socket.socket(
             socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)
@@ -147,11 +149,11 @@ def test_kernels_close_wakes_nothing_and_even_delivers(veth: Veth) -> None:
 
         with Call(receive) as call:
             assert seen.wait(WAIT)
-            # Neither finds out that it is blocked; a moment must do.
+            # A wait in recv(2) cannot be observed, so this only sleeps.
             time.sleep(0.1)
             receiver.close()
             time.sleep(0.1)
-            assert call.pending, "close(2) woke the call"
+            assert call.pending, "close(2) ended the call"
             sender.sendmmsg_all([PACKET])
         assert call.result() == PACKET
 
@@ -159,8 +161,8 @@ def test_kernels_close_wakes_nothing_and_even_delivers(veth: Veth) -> None:
 def test_close_by_many_threads_closes_once(
     scaled: Callable[[int], int],
 ) -> None:
-    """A second close of the same number would hit what another thread has
-    just opened under it."""
+    """A second close of the same number would close a descriptor that another
+    thread has just opened."""
     before = descriptors()
     threads = 8
     for number in range(scaled(50)):
@@ -181,11 +183,11 @@ def test_close_by_many_threads_closes_once(
             if receive is not None:
                 assert_ended_by_close(receive)
         for one in opened:
-            os.close(one)  # EBADF: somebody closed it before
-    assert descriptors() == before, "descriptors leak"
+            os.close(one)  # EBADF: another thread closed it first
+    assert descriptors() == before, "descriptors were left open"
 
 
-def test_close_and_detach_at_once_give_the_descriptor_to_one(
+def test_either_close_or_detach_gets_the_descriptor(
     scaled: Callable[[int], int],
 ) -> None:
     before = descriptors()
@@ -203,8 +205,8 @@ def test_close_and_detach_at_once_give_the_descriptor_to_one(
             calls = [Call(run, sock.close), Call(run, sock.detach)]
             _, detached = [call.result() for call in calls]
             if detached != -1:
-                os.close(detached)  # EBADF: close() had it too
-    assert descriptors() == before, "neither closed it"
+                os.close(detached)  # EBADF: close() closed it
+    assert descriptors() == before, "nobody closed it"
 
 
 @pytest.mark.parametrize("method", [*RECEIVING, *SENDING])
@@ -219,13 +221,15 @@ def test_detach_with_a_call_in_flight_is_ebusy(method: str) -> None:
             with pytest.raises(OSError, match="detach: ") as caught:
                 sock.detach()
             assert caught.value.errno == errno.EBUSY
-            assert sock.fileno() == number, "refused, but not as it was"
-            assert call.pending, "the refusal ended the call"
+            assert sock.fileno() == number, (
+                "the refused detach() changed the socket"
+            )
+            assert call.pending, "the refused detach() ended the call"
             sock.close()
         assert_ended_by_close(call)
 
 
-def test_detach_works_when_the_call_has_ended() -> None:
+def test_detach_works_after_the_call_has_ended() -> None:
     peer, sock = datagram_pair()
     with peer, sock:
         with Call(sock.recv, 2048) as call:
@@ -278,11 +282,11 @@ def test_options_do_not_wait_for_a_receive(veth: Veth) -> None:
             assert sock.getsockname()[0] == veth.b
             assert call.pending
             sender.send(PACKET)
-        assert call.result() == PACKET[:14], "the new filter is not in force"
+        assert call.result() == PACKET[:14], "the new filter has no effect"
 
 
-def test_both_directions_at_once_lose_nothing(veth: Veth) -> None:
-    """Two threads on each of two sockets, as Scapy's use of one."""
+def test_both_directions_work_at_once(veth: Veth) -> None:
+    """Two threads on each of two sockets."""
     count, window = 5_000, 50
 
     def send(sock: RawSocket, room: threading.Semaphore) -> None:
@@ -304,7 +308,7 @@ def test_both_directions_at_once_lose_nothing(veth: Veth) -> None:
     with RawSocket(veth.a) as a, RawSocket(veth.b) as b:
         a.settimeout(WAIT)
         b.settimeout(WAIT)
-        # Without privilege a receive buffer holds a few hundred packets.
+        # Without privilege, a receive buffer holds only a few hundred packets.
         at_a, at_b = threading.Semaphore(4), threading.Semaphore(4)
         calls = [
             Call(receive, a, at_a),
@@ -354,11 +358,13 @@ def test_two_receivers_get_every_packet_exactly_once(
     assert sorted(itertools.chain(*taken)) == list(range(count))
     assert received == count
     for numbers in taken:
-        assert numbers == sorted(numbers), "order is lost within a thread"
+        assert numbers == sorted(numbers), (
+            "a thread received packets out of order"
+        )
 
 
 def test_statistics_in_many_threads_count_each_drop_once(veth: Veth) -> None:
-    """The kernel forgets what it has told."""
+    """Reading the kernel's counters resets them."""
     stop = threading.Event()
     with RawSocket(veth.b, rcvbuf=4096) as sock:
 
@@ -367,7 +373,7 @@ def test_statistics_in_many_threads_count_each_drop_once(veth: Veth) -> None:
             while not stop.is_set():
                 dropped = sock.statistics().packets_dropped
                 assert dropped is not None
-                assert dropped >= most, "the count went back"
+                assert dropped >= most, "the count decreased"
                 most = dropped
             return most
 
@@ -389,8 +395,8 @@ def test_statistics_in_many_threads_count_each_drop_once(veth: Veth) -> None:
         assert received + dropped == 5_000
 
 
-def test_socket_and_batch_dropped_during_a_call_live_until_it_ends() -> None:
-    """The call holds what it uses, when nobody else does."""
+def test_call_keeps_its_socket_and_batch_alive() -> None:
+    """Even if nothing else refers to them."""
     peer, sock = datagram_pair()
     with peer:
         batch = PacketBatch(2)

@@ -1,5 +1,5 @@
-"""How calls wait: blocking, with a timeout and not at all, as the socket
-module says; and what signals do to a call that waits."""
+"""Waiting: blocking, with a timeout and non-blocking, as in the socket module;
+and the effect of signals on calls that wait."""
 
 import errno
 import math
@@ -44,7 +44,7 @@ def full_batch() -> PacketBatch:
 
 @dataclass
 class Stuck:
-    """A socket on which `call` has nothing to do until release()."""
+    """A socket on which `call` waits until release()."""
 
     sock: RawSocket
     call: Callable[[RawSocket], Any]
@@ -67,7 +67,7 @@ def stick(
 
 @pytest.fixture(params=[*RECEIVING, *SENDING])
 def stuck(request: pytest.FixtureRequest) -> Iterator[Stuck]:
-    """Every method that waits, where it has to."""
+    """Every method that waits, on a socket where it has to wait."""
     peer, sock = datagram_pair()
     with peer, sock:
         yield stick(sock, peer, request.param)
@@ -75,7 +75,7 @@ def stuck(request: pytest.FixtureRequest) -> Iterator[Stuck]:
 
 @pytest.fixture(params=RECEIVING)
 def idle(request: pytest.FixtureRequest) -> Iterator[Stuck]:
-    """Every method that receives, where nothing arrives."""
+    """Every method that receives, on a socket without packets."""
     peer, sock = datagram_pair()
     with peer, sock:
         yield stick(sock, peer, request.param)
@@ -88,14 +88,14 @@ def pair() -> Iterator[tuple[socket.socket, RawSocket]]:
         yield peer, sock
 
 
-# The three modes
+# Blocking, timeout, non-blocking
 
 
 def test_new_socket_blocks(pair: tuple[socket.socket, RawSocket]) -> None:
     assert pair[1].gettimeout() is None
 
 
-def test_blocking_call_waits_until_it_can_be_done(stuck: Stuck) -> None:
+def test_blocking_call_waits_until_it_can_proceed(stuck: Stuck) -> None:
     with Call(stuck) as call:
         call.until_blocked()
         stuck.release()
@@ -103,14 +103,14 @@ def test_blocking_call_waits_until_it_can_be_done(stuck: Stuck) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.05, 1e-3, 1e-9, math.ulp(0.0)])
-def test_timeout_raises_timeouterror_and_never_early(
+def test_timeout_raises_timeouterror_but_not_early(
     stuck: Stuck, seconds: float
 ) -> None:
     stuck.sock.settimeout(seconds)
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=r"^timed out$"):
         stuck()
-    assert time.monotonic() - began >= seconds, "gave up early"
+    assert time.monotonic() - began >= seconds, "the call timed out early"
 
 
 def test_call_within_its_timeout_succeeds(stuck: Stuck) -> None:
@@ -121,7 +121,9 @@ def test_call_within_its_timeout_succeeds(stuck: Stuck) -> None:
     call.result()
 
 
-def test_timeout_spares_a_call_that_need_not_wait(stuck: Stuck) -> None:
+def test_short_timeout_does_not_affect_a_call_that_need_not_wait(
+    stuck: Stuck,
+) -> None:
     stuck.sock.settimeout(1e-9)
     stuck.release()
     stuck()
@@ -155,7 +157,7 @@ def test_nonblocking_call_that_need_not_wait_succeeds(stuck: Stuck) -> None:
 
 
 def test_errors_name_call_and_interface(veth: Veth) -> None:
-    """All except BlockingIOError, which is not a failure."""
+    """Except BlockingIOError, which is not a failure."""
     with RawSocket(veth.a) as sock:
         sock.settimeout(0)
         with pytest.raises(BlockingIOError, match="recvmmsg: ") as caught:
@@ -179,9 +181,9 @@ def test_call_that_raises_leaves_the_batch_as_it_was(
     assert batch.tolist() == [PACKET]
 
 
-def test_mode_is_the_objects_and_not_the_descriptors() -> None:
-    """A descriptor adopted with O_NONBLOCK blocks as told here, and keeps the
-    flag for its other owners."""
+def test_mode_belongs_to_the_object_not_to_the_descriptor() -> None:
+    """A descriptor with O_NONBLOCK is adopted: the socket blocks if asked, and
+    the descriptor keeps the flag for its other users."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ends[0], ends[1], RawSocket(fileno=ends[1].dup().detach()) as sock:
         ends[1].setblocking(False)
@@ -196,26 +198,27 @@ def test_mode_is_the_objects_and_not_the_descriptors() -> None:
         assert ends[1].gettimeout() is None
 
 
-def test_waiting_on_an_interface_in_slices_keeps_the_timeout(
+def test_timeout_longer_than_a_second_is_kept(
     veth: Veth,
 ) -> None:
-    """Waits on an interface are cut, to see whether it is still there."""
+    """A wait on an interface is interrupted every second to check whether the
+    interface still exists."""
     with RawSocket(veth.a) as sock:
         sock.settimeout(1.1)
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             sock.recv(2048)
-        assert time.monotonic() - began >= 1.1, "gave up early"
+        assert time.monotonic() - began >= 1.1, "the call timed out early"
 
 
-def test_timeout_of_a_call_is_that_of_its_beginning(idle: Stuck) -> None:
+def test_settimeout_does_not_affect_a_call_that_waits(idle: Stuck) -> None:
     with Call(idle) as call:
         call.until_blocked()
         idle.sock.settimeout(1e-9)
-        # Wakes it, with nothing to be had.
+        # Wakes the call, without a packet.
         idle.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         time.sleep(0.02)
-        assert call.pending, "a later settimeout() ended the call"
+        assert call.pending, "settimeout() ended the call"
         idle.release()
     call.result()
 
@@ -226,7 +229,8 @@ def test_timeout_of_a_call_is_that_of_its_beginning(idle: Stuck) -> None:
 def test_timeout_of_sendmmsg_all_is_for_the_whole_call(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
-    """Progress does not extend it (as socket.sendall() since 3.5)."""
+    """Progress does not extend it (like that of socket.sendall() since
+    3.5)."""
     peer, sock = pair
     stop = threading.Event()
 
@@ -241,15 +245,16 @@ def test_timeout_of_sendmmsg_all_is_for_the_whole_call(
             began = time.monotonic()
             with pytest.raises(TimeoutError) as caught:
                 sock.sendmmsg_all([PACKET] * 100_000)
-            assert time.monotonic() - began >= 0.3, "gave up early"
+            assert time.monotonic() - began >= 0.3, "the call timed out early"
         finally:
             stop.set()
     reader.result()
     assert 0 < caught.value.packets_sent < 100_000  # type: ignore[attr-defined]
 
 
-def test_timeout_of_sendmmsg_all_counts_from_its_beginning(veth: Veth) -> None:
-    """Also while the kernel takes everything at once."""
+def test_timeout_of_sendmmsg_all_ends_a_call_that_never_waits(
+    veth: Veth,
+) -> None:
     packets = [PACKET] * 1_000_000
     with RawSocket(veth.a, protocol=0) as sock:
         sock.settimeout(0.005)
@@ -288,11 +293,11 @@ def test_bad_timeouts_are_refused_as_by_the_stdlib(
     pair[1].settimeout(0.5)
     with pytest.raises(expected.type):
         pair[1].settimeout(value)
-    assert pair[1].gettimeout() == 0.5, "a refused value was kept"
+    assert pair[1].gettimeout() == 0.5, "a refused value took effect"
 
 
 @pytest.mark.parametrize("flag", [True, False, 1, 0, None, "x", []])
-def test_setblocking_means_settimeout_none_or_0(
+def test_setblocking_is_settimeout_none_or_0(
     pair: tuple[socket.socket, RawSocket], flag: Any
 ) -> None:
     pair[1].settimeout(5)
@@ -300,7 +305,7 @@ def test_setblocking_means_settimeout_none_or_0(
     assert pair[1].gettimeout() == (None if flag else 0.0)
 
 
-def test_setblocking_passes_on_what_the_flag_raises(
+def test_setblocking_raises_what_its_argument_raises(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
     class Undecided:
@@ -315,14 +320,14 @@ def test_setblocking_passes_on_what_the_flag_raises(
 # Signals (PEP 475)
 
 
-def test_signal_runs_its_handler_and_the_call_goes_on(stuck: Stuck) -> None:
+def test_signal_runs_its_handler_and_the_call_continues(stuck: Stuck) -> None:
     ran = threading.Event()
     main = threading.main_thread().native_id
     assert main is not None
 
     def disturb() -> None:
         interrupt_main_thread()
-        assert ran.wait(WAIT), "the handler did not run in the call"
+        assert ran.wait(WAIT), "the handler did not run during the call"
         eventually(lambda: waits(main), "the call did not go on")
         stuck.release()
 
@@ -331,7 +336,7 @@ def test_signal_runs_its_handler_and_the_call_goes_on(stuck: Stuck) -> None:
 
 
 def test_signals_do_not_move_the_deadline(stuck: Stuck) -> None:
-    """Were it counted from the last one, the call would never end."""
+    """If each signal restarted the timeout, the call would never end."""
     calls: list[float] = []
     stop = threading.Event()
 
@@ -351,9 +356,11 @@ def test_signals_do_not_move_the_deadline(stuck: Stuck) -> None:
                 ended = time.monotonic()
                 stop.set()
         disturber.result()
-    assert ended - began >= 0.15, "a signal shortened the wait"
-    assert ended - began < WAIT, "signals prolonged the wait"
-    assert any(began < at < ended for at in calls), "no handler ran meanwhile"
+    assert ended - began >= 0.15, "signals made the wait shorter"
+    assert ended - began < WAIT, "signals made the wait longer"
+    assert any(began < at < ended for at in calls), (
+        "no handler ran during the call"
+    )
 
 
 def test_handler_that_raises_ends_the_call(stuck: Stuck) -> None:
@@ -365,11 +372,11 @@ def test_handler_that_raises_ends_the_call(stuck: Stuck) -> None:
             stuck()
     stuck.release()
     stuck()
-    # No call counts as in flight, or this would be EBUSY.
+    # If a call still counted as in flight, this would be EBUSY.
     RawSocket(fileno=stuck.sock.detach()).close()
 
 
-def test_handler_that_raises_leaves_the_batch_free(
+def test_handler_that_raises_releases_the_batch(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
     def fail() -> None:
@@ -379,7 +386,7 @@ def test_handler_that_raises_leaves_the_batch_free(
     with handler(fail), when_main_thread_waits(interrupt_main_thread):
         with pytest.raises(KeyError, match="from the handler"):
             pair[1].recvmmsg_into(batch)
-    assert batch.tolist() == [PACKET], "the batch is not as it was"
+    assert batch.tolist() == [PACKET], "the batch was changed"
 
 
 def test_handler_that_closes_the_socket_ends_the_call(stuck: Stuck) -> None:
@@ -393,11 +400,11 @@ def test_handler_that_closes_the_socket_ends_the_call(stuck: Stuck) -> None:
             stuck()
     assert caught.value.errno == errno.EBADF
     assert stuck.sock.closed
-    # The socket and its eventfd.
+    # The socket and its eventfd are closed.
     assert len(descriptors()) == len(before) - 2, f"{number} is still open"
 
 
-def test_handler_cannot_detach_under_the_call(stuck: Stuck) -> None:
+def test_handler_cannot_detach_during_the_call(stuck: Stuck) -> None:
     caught: list[int | None] = []
 
     def detach() -> None:
@@ -411,7 +418,7 @@ def test_handler_cannot_detach_under_the_call(stuck: Stuck) -> None:
     assert caught == [errno.EBUSY]
 
 
-def test_handler_that_uses_the_batch_of_the_call_is_refused(
+def test_handler_cannot_use_the_batch_of_the_call(
     pair: tuple[socket.socket, RawSocket],
 ) -> None:
     peer, sock = pair
@@ -447,8 +454,8 @@ def test_handler_can_receive_on_the_same_socket(
     assert (inner, outer) == ([b"for the handler"], b"for the call")
 
 
-def test_handler_runs_while_sendmmsg_all_need_not_wait(veth: Veth) -> None:
-    """A long list does not make the program deaf (Ctrl-C)."""
+def test_handler_runs_during_a_long_sendmmsg_all(veth: Veth) -> None:
+    """Ctrl-C works even if the kernel takes every packet at once."""
 
     def fail() -> None:
         raise KeyError("from the handler")
@@ -469,14 +476,16 @@ def test_handler_runs_while_sendmmsg_all_need_not_wait(veth: Veth) -> None:
                 sock.sendmmsg_all(packets)
         disturber.result()
         sent = sock.statistics().packets_sent
-    assert 0 < sent < len(packets), "ran when all was sent"
+    assert 0 < sent < len(packets), (
+        "the handler ran only after the last packet"
+    )
     assert caught.value.packets_sent == sent  # type: ignore[attr-defined]
 
 
-def test_pending_signal_is_not_lost_by_a_call_that_times_out(
+def test_signal_that_arrives_at_the_timeout_is_not_lost(
     idle: Stuck,
 ) -> None:
-    """A signal that comes while the call ends runs its handler soon after."""
+    """Its handler runs soon after the end of the call."""
     ran: list[int] = []
     idle.sock.settimeout(1e-4)
     with handler(lambda: ran.append(1)):

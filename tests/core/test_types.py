@@ -1,5 +1,4 @@
-"""What can be done with the types and their objects beside calling their
-methods."""
+"""The types and their objects: copying, pickling, subclassing, hashing."""
 
 import copy
 import pickle
@@ -54,7 +53,7 @@ def test_types_and_objects_cannot_be_changed(sample: object) -> None:
         sample.attribute = 1  # type: ignore[attr-defined]
 
 
-def test_what_a_batch_is_made_of_cannot_be_made_by_itself() -> None:
+def test_internal_types_cannot_be_instantiated() -> None:
     batch = PacketBatch(1)
     for part in (memoryview(batch).obj, batch.lengths.obj):
         with pytest.raises(TypeError, match="cannot create"):
@@ -63,7 +62,7 @@ def test_what_a_batch_is_made_of_cannot_be_made_by_itself() -> None:
             object.__new__(type(part))
 
 
-def test_objects_are_made_by_their_own_type() -> None:
+def test_constructor_of_one_type_refuses_another() -> None:
     for made, other in ((PacketBatch, RawSocket), (RawSocket, PacketBatch)):
         with pytest.raises(TypeError):
             object.__new__(made)
@@ -71,7 +70,7 @@ def test_objects_are_made_by_their_own_type() -> None:
             made.__new__(other)  # type: ignore[type-var]
 
 
-def test_methods_take_objects_of_their_own_type(sock: RawSocket) -> None:
+def test_methods_refuse_objects_of_another_type(sock: RawSocket) -> None:
     batch = PacketBatch(1)
     for own, other in ((RawSocket, batch), (PacketBatch, sock)):
         for name, member in vars(own).items():
@@ -90,7 +89,7 @@ def test_objects_are_hashable(sample: object) -> None:
 
 
 def test_statistics_is_a_plain_tuple(sock: RawSocket) -> None:
-    """What is only data can be copied, pickled and compared."""
+    """It can be copied, pickled and compared."""
     statistics = sock.statistics()
     assert copy.copy(statistics) == statistics
     assert pickle.loads(pickle.dumps(statistics)) == statistics

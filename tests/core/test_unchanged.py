@@ -1,5 +1,5 @@
-"""After an error nothing has changed: neither on the socket that a call was
-made on, nor on a descriptor that was to be adopted."""
+"""Calls that fail change nothing, neither on their socket nor on a descriptor
+that was to be adopted."""
 
 import ctypes
 import errno
@@ -28,7 +28,7 @@ from rawmmsg.testing import Veth
 SO_GET_FILTER: Final = 26
 SO_LOCK_FILTER: Final = 44
 
-# Level, option: what the constructor can change.
+# Level and number of the options that the constructor can change.
 OPTIONS: Final = {
     "SO_RCVBUF": (socket.SOL_SOCKET, socket.SO_RCVBUF),
     "SO_SNDBUF": (socket.SOL_SOCKET, socket.SO_SNDBUF),
@@ -47,8 +47,8 @@ TWO_STEPS: Final = program((0, 0, 0, 1), (6, 0, 0, 100))
 
 
 def filter_of(sock: socket.socket) -> bytes:
-    """By SO_GET_FILTER, whose length counts instructions: the socket module
-    would take it for bytes."""
+    """The attached filter, by SO_GET_FILTER. Its length counts instructions,
+    which the socket module would take for bytes."""
     count = ctypes.c_uint(64)
     code = ctypes.create_string_buffer(64 * 8)
     result = ctypes.CDLL(None).getsockopt(
@@ -60,7 +60,7 @@ def filter_of(sock: socket.socket) -> bytes:
 
 
 def snapshot(sock: socket.socket, interface: str) -> dict[str, object]:
-    """Everything that the constructor can change on the descriptor."""
+    """Everything on the descriptor that the constructor can change."""
     found: dict[str, object] = {
         name: sock.getsockopt(level, option)
         for name, (level, option) in OPTIONS.items()
@@ -83,8 +83,8 @@ def owned(pair: Veth) -> Iterator[socket.socket]:
         yield made
 
 
-# Everything that an adopted descriptor can be asked for, so that whatever was
-# done before the one that fails has to be undone.
+# All options for an adopted descriptor. Whatever was changed before the
+# failing one must be undone.
 EVERYTHING: Final[dict[str, Any]] = {
     "filter": accept(),
     "promisc": True,
@@ -149,8 +149,10 @@ def test_descriptor_that_is_not_adopted_is_unchanged(
     assert snapshot(owned, pair.b) == before
 
 
-def test_everything_can_be_asked_for(pair: Veth, owned: socket.socket) -> None:
-    """Or the test above would show little."""
+def test_all_options_together_are_valid(
+    pair: Veth, owned: socket.socket
+) -> None:
+    """Otherwise the test above would show little."""
     before = snapshot(owned, pair.b)
     duplicate = socket.socket(fileno=owned.detach())
     with duplicate.dup() as kept, duplicate:
@@ -160,10 +162,10 @@ def test_everything_can_be_asked_for(pair: Veth, owned: socket.socket) -> None:
     assert unchanged == {"PACKET_FANOUT", "SO_TIMESTAMPNS", "blocking", "name"}
 
 
-def test_fanout_of_another_interface_leaves_the_descriptor(
+def test_refused_fanout_leaves_the_descriptor_unchanged(
     pair: Veth, owned: socket.socket
 ) -> None:
-    """The kernel refuses the last step; the error names the likely cause."""
+    """The kernel refuses the last step. The error names the likely cause."""
     with RawSocket(pair.a, fanout=("lb", 7)):
         before = snapshot(owned, pair.b)
         with pytest.raises(OSError, match="one interface") as caught:
@@ -175,7 +177,7 @@ def test_fanout_of_another_interface_leaves_the_descriptor(
         assert snapshot(owned, pair.b) == before
 
 
-def test_locked_filter_leaves_the_descriptor(
+def test_locked_filter_leaves_the_descriptor_unchanged(
     pair: Veth, owned: socket.socket
 ) -> None:
     owned.setsockopt(socket.SOL_SOCKET, SO_LOCK_FILTER, 1)
@@ -192,7 +194,7 @@ def test_locked_filter_leaves_the_descriptor(
         assert snapshot(owned, pair.b) == before
 
 
-# Calls on a socket of ours.
+# Calls on a RawSocket.
 
 Call = Callable[[RawSocket], object]
 
@@ -244,4 +246,6 @@ def test_call_that_fails_changes_nothing(
             same.detach()
         assert sock.fanout_group is None
         assert sock.statistics()[3:] == (0, 0, 0)
-        assert sock.set_fanout("lb") == sock.fanout_group, "it can still join"
+        assert sock.set_fanout("lb") == sock.fanout_group, (
+            "it can no longer join a group"
+        )

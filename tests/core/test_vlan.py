@@ -1,4 +1,4 @@
-"""VLAN tags: put back into the frame byte by byte, and told in columns."""
+"""VLAN tags: restored in the frame byte by byte, and reported in columns."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ from rawmmsg.testing import Veth
 
 PLAIN = frame(bytes(range(1, 61)))
 
-# The tags, outermost first, as (EtherType, tag control information).
+# Each tag, outermost first: EtherType and tag control information.
 TAGS: dict[str, list[tuple[int, int]]] = {
     "802.1Q": [(0x8100, 0x0064)],
     "802.1Q, all bits set": [(0x8100, 0xFFFF)],
@@ -36,15 +36,15 @@ def tagged(*tags: tuple[int, int], plain: bytes = PLAIN) -> bytes:
 
 
 def receive_one(sock: RawSocket, batch: PacketBatch) -> bytes:
-    """Waits for one packet, in a batch that keeps its columns."""
+    """Receives one packet into the batch."""
     sock.settimeout(WAIT)
     assert sock.recvmmsg_into(batch) == 1
     return batch.tolist()[0]
 
 
 def columns(batch: PacketBatch) -> tuple[int, int, int, int]:
-    """EtherType and control information of the outer tag, the length on the
-    wire and the flags, of the first packet."""
+    """EtherType and control information of the outer tag, wire length and
+    flags of the first packet."""
     assert batch.vlan_tpids is not None
     assert batch.vlan_tcis is not None
     assert batch.wire_lengths is not None
@@ -57,11 +57,11 @@ def columns(batch: PacketBatch) -> tuple[int, int, int, int]:
     )
 
 
-# Restoring
+# Restoring tags
 
 
 @pytest.mark.parametrize("name", TAGS)
-def test_received_frame_is_the_frame_that_was_sent(
+def test_received_frame_equals_the_sent_frame(
     pair: Veth, sender: RawSocket, name: str
 ) -> None:
     sent = tagged(*TAGS[name])
@@ -77,7 +77,8 @@ def test_received_frame_is_the_frame_that_was_sent(
 
 
 def test_kernel_strips_the_outer_tag(pair: Veth, sender: RawSocket) -> None:
-    """Why it must be put back: the stdlib's socket shows the frame so."""
+    """This is why rawmmsg restores it. A socket of the standard library
+    receives the frame without it."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as std:
         std.settimeout(WAIT)
         std.bind((pair.b, 3))
@@ -85,7 +86,7 @@ def test_kernel_strips_the_outer_tag(pair: Veth, sender: RawSocket) -> None:
         assert std.recv(2048) == tagged((0x8100, 0x2067))
 
 
-def test_frame_without_a_tag_has_none(pair: Veth, sender: RawSocket) -> None:
+def test_frame_without_a_tag_gets_none(pair: Veth, sender: RawSocket) -> None:
     batch = PacketBatch()
     with RawSocket(pair.b) as sock:
         sender.send(PLAIN)
@@ -96,7 +97,7 @@ def test_frame_without_a_tag_has_none(pair: Veth, sender: RawSocket) -> None:
 def test_tags_of_one_batch_are_not_mixed_up(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """A frame without a tag follows in the slot of one that had one."""
+    """Frames without a tag follow in rows that had one."""
     outer = [tags[0] for tags in TAGS.values()]
     sent = [tagged(*tags) for tags in TAGS.values()]
     mixed = [packet for one in sent for packet in (one, PLAIN)]
@@ -120,10 +121,10 @@ def test_tags_of_one_batch_are_not_mixed_up(
 
 
 @pytest.mark.parametrize("name", ["802.1Q", "802.1ad over 802.1Q"])
-def test_outgoing_frame_seen_by_a_tap_keeps_its_tag(
+def test_tag_of_an_outgoing_frame_is_reported(
     pair: Veth, sender: RawSocket, name: str
 ) -> None:
-    """The kernel leaves it inline there."""
+    """The kernel leaves that tag in the frame."""
     sent = tagged(*TAGS[name])
     batch = PacketBatch()
     with RawSocket(pair.a) as tap:
@@ -132,11 +133,13 @@ def test_outgoing_frame_seen_by_a_tap_keeps_its_tag(
         tpid, tci, wire_length, flags = columns(batch)
         assert (tpid, tci) == TAGS[name][0]
         assert wire_length == len(sent)
-        assert not flags & VLAN_RESTORED, "nothing had to be restored"
+        assert not flags & VLAN_RESTORED, (
+            "the kernel did not leave the tag in the frame"
+        )
 
 
 @pytest.mark.parametrize("name", TAGS)
-def test_loopback_shows_the_frame_that_was_sent(name: str) -> None:
+def test_frame_on_loopback_equals_the_sent_frame(name: str) -> None:
     sent = tagged(*TAGS[name])
     batch = PacketBatch()
     with (
@@ -148,17 +151,19 @@ def test_loopback_shows_the_frame_that_was_sent(name: str) -> None:
         assert columns(batch)[:2] == TAGS[name][0]
 
 
-def test_all_interfaces_restore_tags(pair: Veth, sender: RawSocket) -> None:
+def test_socket_on_all_interfaces_restores_tags(
+    pair: Veth, sender: RawSocket
+) -> None:
     sent = tagged((0x8100, 0x0064))
     with RawSocket(ignore_outgoing=True) as sock:
         sender.send(sent)
         assert receive(sock, 1) == [sent]
 
 
-def test_socket_of_one_protocol_never_sees_a_tag(
+def test_socket_of_one_protocol_never_gets_the_tag(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """The kernel throws the tag away in front of the handlers of one protocol
+    """The kernel drops the tag before it calls the handlers of one protocol
     (net/core/dev.c:__netif_receive_skb_core())."""
     batch = PacketBatch()
     with RawSocket(pair.b, protocol=0x88B5) as sock:
@@ -167,13 +172,13 @@ def test_socket_of_one_protocol_never_sees_a_tag(
         assert columns(batch) == (0, 0, len(PLAIN), 0)
 
 
-# Restoring into too little room
+# Restoring tags into short frames
 
 SIZES = range(1, 81)
 
 
 @pytest.mark.parametrize("name", ["802.1Q", "802.1ad over 802.1Q"])
-def test_too_small_a_frame_holds_the_beginning_of_the_true_one(
+def test_short_row_holds_the_beginning_of_the_sent_frame(
     pair: Veth, sender: RawSocket, name: str
 ) -> None:
     sent = tagged(*TAGS[name])
@@ -190,7 +195,7 @@ def test_too_small_a_frame_holds_the_beginning_of_the_true_one(
 def test_tags_are_restored_in_scattered_buffers_of_every_size(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """Nothing behind a buffer is touched."""
+    """Nothing is written after a buffer's end."""
     sent = tagged((0x8100, 0x0064))
     memory = [bytearray(b"\xee" * (size + 8)) for size in SIZES]
     views = [memoryview(one)[:-8] for one in memory]
@@ -199,17 +204,22 @@ def test_tags_are_restored_in_scattered_buffers_of_every_size(
         sock.settimeout(WAIT)
         sender.sendmmsg_all([sent] * len(SIZES))
         while (count := sock.recvmmsg_into(batch)) < len(SIZES):
-            # They came in more than one batch: once more, all of them.
+            # They came in more than one batch, so this sends all of them
+            # again.
             for _ in range(len(SIZES) - count):
                 sock.recv(1)
             sender.sendmmsg_all([sent] * len(SIZES))
     for size, one, view in zip(SIZES, memory, batch, strict=True):
         assert view == sent[:size]
         assert one[:size] == sent[:size].ljust(size, b"\xee")
-        assert one[size:] == b"\xee" * 8, f"written behind {size} bytes"
+        assert one[size:] == b"\xee" * 8, (
+            f"bytes were written after the end of {size} bytes"
+        )
 
 
-def test_recv_restores_at_every_size(pair: Veth, sender: RawSocket) -> None:
+def test_recv_restores_tags_at_every_size(
+    pair: Veth, sender: RawSocket
+) -> None:
     sent = tagged(*TAGS["802.1ad over 802.1Q"])
     with RawSocket(pair.b) as sock:
         sock.settimeout(WAIT)
@@ -218,7 +228,7 @@ def test_recv_restores_at_every_size(pair: Veth, sender: RawSocket) -> None:
             assert sock.recv(size) == sent[:size]
 
 
-def test_recv_into_restores_at_every_size(
+def test_recv_into_restores_tags_at_every_size(
     pair: Veth, sender: RawSocket
 ) -> None:
     sent = tagged((0x8100, 0x0064))
@@ -233,10 +243,10 @@ def test_recv_into_restores_at_every_size(
 
 
 @pytest.mark.parametrize("kept", [1, 11, 12, 13, 14, 20])
-def test_frame_that_a_filter_cut_is_restored_as_far_as_it_goes(
+def test_tag_is_restored_in_a_frame_cut_by_a_filter(
     pair: Veth, sender: RawSocket, kept: int
 ) -> None:
-    """The filter counts without the tag."""
+    """The filter's length does not include the tag."""
     sent = tagged((0x8100, 0x0064))
     batch = PacketBatch()
     with RawSocket(pair.b, filter=accept(kept)) as sock:
@@ -251,10 +261,10 @@ def test_frame_that_a_filter_cut_is_restored_as_far_as_it_goes(
 
 
 @pytest.mark.parametrize("size", [12, 13, 14, 15, 16, 17])
-def test_tag_of_a_cut_outgoing_frame_is_told_when_it_is_there(
+def test_tag_of_a_cut_outgoing_frame_is_reported_if_present(
     pair: Veth, sender: RawSocket, size: int
 ) -> None:
-    """Inline, hence read from what is in the frame."""
+    """It is read from the bytes that the frame has."""
     sent = tagged((0x8100, 0x0064))
     batch = PacketBatch(1, size)
     with RawSocket(pair.a) as tap:
@@ -264,10 +274,10 @@ def test_tag_of_a_cut_outgoing_frame_is_told_when_it_is_there(
         assert columns(batch)[:2] == expected
 
 
-# Leaving it out
+# Without tags
 
 
-def test_vlan_off_leaves_the_tag_out(pair: Veth, sender: RawSocket) -> None:
+def test_vlan_false_leaves_the_tag_out(pair: Veth, sender: RawSocket) -> None:
     batch = PacketBatch()
     with RawSocket(pair.b, vlan=False) as sock:
         sender.send(tagged((0x8100, 0x0064)))
@@ -282,7 +292,7 @@ def test_vlan_off_leaves_the_tag_out(pair: Veth, sender: RawSocket) -> None:
 def test_columns_are_those_of_the_last_receive(
     pair: Veth, sender: RawSocket
 ) -> None:
-    """A batch that several sockets fill in turn."""
+    """Several sockets fill one batch in turn."""
     batch = PacketBatch()
     sent = tagged((0x8100, 0x0064))
     with (
@@ -297,25 +307,25 @@ def test_columns_are_those_of_the_last_receive(
             assert batch.vlan_tcis is None
 
 
-# Where frames do not begin with an Ethernet header
+# Frames that do not begin with an Ethernet header
 
 
 @pytest.mark.parametrize("name", TAGS)
-def test_dgram_tells_the_tag_beside_the_payload(
+def test_dgram_reports_the_tag_in_columns(
     pair: Veth, sender: RawSocket, name: str
 ) -> None:
     batch = PacketBatch()
     with RawSocket(pair.b, type=socket.SOCK_DGRAM) as sock:
         sender.send(tagged(*TAGS[name]))
         got = receive_one(sock, batch)
-        # What is behind the outer tag and the EtherType that follows it.
+        # The bytes after the outer tag and the EtherType that follows it.
         assert got == tagged(*TAGS[name])[18:]
         tpid, tci, _, flags = columns(batch)
         assert (tpid, tci) == TAGS[name][0]
         assert not flags & VLAN_RESTORED
 
 
-def test_dgram_payload_that_looks_like_a_tag_is_none(
+def test_dgram_payload_that_looks_like_a_tag_is_payload(
     pair: Veth, sender: RawSocket
 ) -> None:
     batch = PacketBatch()
@@ -326,8 +336,8 @@ def test_dgram_payload_that_looks_like_a_tag_is_none(
         assert columns(batch) == (0, 0, len(payload), 0)
 
 
-# An IPv4 packet whose source address, 129.0.0.1, has the bytes of an
-# EtherType of tags where Ethernet has it.
+# An IPv4 packet. Its source address, 129.0.0.1, looks like the EtherType of a
+# tag at the place of an Ethernet header's.
 LOOKS_TAGGED = struct.pack(
     ">BBHHHBBH4s4s",
     *(0x45, 0, 60, 0, 0, 64, 253, 0),
@@ -335,7 +345,9 @@ LOOKS_TAGGED = struct.pack(
 ) + bytes(40)
 
 
-def test_device_without_ethernet_is_left_alone(tun: tuple[int, str]) -> None:
+def test_frames_of_a_device_without_ethernet_are_unchanged(
+    tun: tuple[int, str],
+) -> None:
     descriptor, interface = tun
     batch = PacketBatch()
     with RawSocket(interface) as sock:
@@ -345,7 +357,7 @@ def test_device_without_ethernet_is_left_alone(tun: tuple[int, str]) -> None:
         assert columns(batch) == (0, 0, len(LOOKS_TAGGED), 0)
 
 
-def test_all_interfaces_know_which_have_ethernet(
+def test_tags_are_restored_only_on_ethernet_interfaces(
     tun: tuple[int, str], pair: Veth, sender: RawSocket
 ) -> None:
     descriptor, _ = tun
@@ -361,11 +373,11 @@ def test_all_interfaces_know_which_have_ethernet(
             assert columns(batch)[:2] == (0x8100, 0x0064)
 
 
-# Without loss on the way out
+# Sending
 
 
 @pytest.mark.parametrize("name", TAGS)
-def test_received_batch_is_forwarded_unchanged(
+def test_received_batch_is_sent_unchanged(
     pair: Veth,
     sender: RawSocket,
     veth_factory: Callable[[], Veth],
