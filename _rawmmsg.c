@@ -4406,8 +4406,8 @@ make_type(PyObject *module, PyType_Spec *spec, bool publish)
     return type;
 }
 
-/* Statistics, a struct sequence that has the _asdict() of a namedtuple; NULL
-   with an exception set. */
+/* Makes the type Statistics: a struct sequence, with the _asdict() that a
+   namedtuple has. NULL with an exception set. */
 static PyTypeObject *
 make_statistics_type(void)
 {

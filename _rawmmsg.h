@@ -164,6 +164,13 @@ struct link_name {
                        - sizeof(struct sockaddr_ll)];
 };
 
+/* Where the hardware address begins. */
+static inline unsigned char *
+hardware_of(struct link_name *n)
+{
+    return (unsigned char *)n + offsetof(struct sockaddr_ll, sll_addr);
+}
+
 /* The name of a socket of any family, in the form of the system calls. */
 struct name {
     union {
@@ -392,9 +399,6 @@ void end_outgoing(struct outgoing *out);
 
 /* Raises ValueError about packet i. Always returns -1. */
 int raise_bad_frame(Py_ssize_t i, const char *reason);
-
-/* Where the hardware address begins. */
-unsigned char *hardware_of(struct link_name *n);
 
 /* Whether both names are those of the same socket. */
 bool is_same_name(const struct name *a, const struct name *b);
