@@ -294,11 +294,12 @@ typedef struct {
     atomic_int fanout_group; /* -1: none */
     atomic_llong timeout_ns; /* < 0: none, 0: never wait */
 
-    /* The kernel reports an error once per socket. What somebody else has
-       drawn is kept here for the receiver: an errno, or 0. */
+    /* An errno that the next receive raises, or 0. The kernel returns a
+       pending error only once, and another call has got it: doubt_error(),
+       drain(). */
     atomic_int error_kept;
-    /* ENETDOWN was seen, and the link not up since: the interface may be
-       gone. */
+    /* There was ENETDOWN, and the link has not been up since, as far as we
+       know: the interface may have been deleted. */
     atomic_bool link_doubted;
     atomic_bool filter_busy; /* a call is changing the filter */
 
@@ -309,12 +310,12 @@ typedef struct {
     atomic_ullong batches_sent;
     atomic_ullong send_retries;
 
-    /* The only sender expected, a struct name, in half `peer_version` & 1:
-       see load_peer(). */
-    atomic_bool peer_busy; /* a call is setting it */
-    atomic_uint peer_version;
-    _Atomic uint64_t peer_words[2][NAME_WORDS];
-    atomic_ullong strangers; /* datagrams of others while it was set */
+    /* The only expected sender: see load_peer(). */
+    atomic_bool peer_busy;    /* a call is setting it */
+    atomic_uint peer_version; /* its lowest bit is the index of the valid copy
+                                 in peer_words */
+    _Atomic uint64_t peer_words[2][NAME_WORDS]; /* each a struct name */
+    atomic_ullong strangers; /* packets of other senders while it was set */
 } RawSocket;
 
 /* How many bytes of a name the kernel may write for this socket. */
