@@ -1,4 +1,5 @@
-"""The bridge between two interfaces: every frame, as it is, both ways."""
+"""The bridge between two interfaces: every frame passes unchanged, in both
+directions."""
 
 import fcntl
 import os
@@ -76,8 +77,8 @@ def test_frames_pass_both_ways_in_order(
         assert one.bytes == sum(map(len, sent))
 
 
-def test_frames_of_others_pass(network: Network, ends: Ends) -> None:
-    """The interfaces are promiscuous while the bridge runs, and only then."""
+def test_frames_for_other_addresses_pass(network: Network, ends: Ends) -> None:
+    """The interfaces are promiscuous only while the bridge runs."""
     packet = frame(bytes(46), dst=bytes.fromhex("020000000099"))
     with bridging(*network.ports) as bridge:
         for name in network.ports:
@@ -89,7 +90,7 @@ def test_frames_of_others_pass(network: Network, ends: Ends) -> None:
         assert "promiscuity 0" in ip("-d", "link", "show", name)
 
 
-def test_no_setting_of_an_interface_is_changed(network: Network) -> None:
+def test_settings_of_the_interfaces_are_unchanged(network: Network) -> None:
     def settings() -> list[str]:
         shown = [ip("-d", "link", "show", name) for name in network.ports]
         return [re.sub("promiscuity .*? ", "", one) for one in shown]
@@ -99,7 +100,7 @@ def test_no_setting_of_an_interface_is_changed(network: Network) -> None:
         assert settings() == before
 
 
-def test_what_the_bridge_sends_does_not_come_back(
+def test_frames_sent_by_the_bridge_do_not_come_back(
     network: Network, ends: Ends
 ) -> None:
     with bridging(*network.ports) as bridge:
@@ -113,10 +114,10 @@ def test_what_the_bridge_sends_does_not_come_back(
     assert (ab.received, ba.received) == (100, 1)
 
 
-def test_what_this_machine_sends_is_not_bridged(
+def test_frames_sent_by_this_machine_are_not_bridged(
     network: Network, ends: Ends
 ) -> None:
-    """It is on its way out already."""
+    """They are outgoing frames of the interface."""
     with bridging(*network.ports) as bridge:
         with RawSocket(network.left.b, protocol=0) as own:
             own.send(numbered(1))
@@ -127,7 +128,7 @@ def test_what_this_machine_sends_is_not_bridged(
 
 
 @pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
-def test_tags_pass(
+def test_vlan_tags_pass(
     network: Network, ends: Ends, tags: tuple[int, ...]
 ) -> None:
     packets = [
@@ -140,7 +141,7 @@ def test_tags_pass(
 
 
 def test_super_frames_pass_unchanged(network: Network) -> None:
-    """Their offload headers too, in one piece."""
+    """In one piece, with their offload headers."""
     batch = PacketBatch(2, SUPER_FRAME)
     with (
         RawSocket(network.left.a, protocol=0, vnet_hdr=True) as left,
@@ -163,8 +164,8 @@ def test_super_frames_pass_unchanged(network: Network) -> None:
 
 
 def header_rows(batch: PacketBatch) -> list[tuple[int, ...]]:
-    """The offload headers, without the length of the headers, a hint that
-    the kernel gives in its own way."""
+    """The offload headers without header_lengths, a hint that the kernel
+    computes itself."""
     hints = {"header_lengths"}
     shown = [
         column.tolist()
@@ -177,7 +178,9 @@ def header_rows(batch: PacketBatch) -> list[tuple[int, ...]]:
 # Filters
 
 
-def test_each_direction_has_its_filter(network: Network, ends: Ends) -> None:
+def test_each_direction_has_its_own_filter(
+    network: Network, ends: Ends
+) -> None:
     options = ("--filter-ab", "ether[14] = 1", "--filter-ba", "vlan 5")
     tagged = frame(bytes.fromhex("0005 88b5") + bytes(46), ethertype=0x8100)
     with bridging(*network.ports, *options) as bridge:
@@ -190,7 +193,7 @@ def test_each_direction_has_its_filter(network: Network, ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("option", ["--filter-ab", "--filter-ba"])
-def test_wrong_filter_is_shown_with_a_caret(
+def test_error_in_a_filter_is_shown_with_a_caret(
     network: Network, option: str
 ) -> None:
     with Running(*network.ports, option, "tcp prot 80") as bridge:
@@ -201,7 +204,7 @@ def test_wrong_filter_is_shown_with_a_caret(
     assert caret.index("^") == expression.index("prot")
 
 
-# What it says, and how it ends
+# Output and end
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -240,7 +243,7 @@ def test_duration_ends_it(network: Network) -> None:
     assert outcome.directions
 
 
-def test_quiet_says_nothing(network: Network) -> None:
+def test_quiet_bridge_prints_nothing(network: Network) -> None:
     with Running(*network.ports, "-q", "--duration", "0.1") as bridge:
         outcome = bridge.outcome()
     assert (outcome.code, outcome.text) == (0, "")
@@ -253,7 +256,7 @@ STATISTICS = re.compile(
 )
 
 
-def test_statistics_tell_what_passes(network: Network, ends: Ends) -> None:
+def test_statistics_show_the_traffic(network: Network, ends: Ends) -> None:
     with bridging(*network.ports, "--stats", "0.05") as bridge:
         ends.left.sendmmsg_all([numbered(i, 1000) for i in range(64)])
         take(ends.right, 64)
@@ -268,14 +271,16 @@ def test_statistics_tell_what_passes(network: Network, ends: Ends) -> None:
         busy = next(row for row in rows() if row[0] != "0")
     frames, megabits, dropped, per_call = busy[:4]
     per_frame = float(megabits.replace(",", "")) / int(frames.replace(",", ""))
-    assert per_frame == pytest.approx(0.008, rel=0.05), "1,000 bytes each"
+    assert per_frame == pytest.approx(0.008, rel=0.05), (
+        "each frame has 1,000 bytes"
+    )
     assert dropped == "0"
     assert 1 <= float(per_call) <= 64
     assert busy[4:] == ("0", "0.00", "0", "0.0")
 
 
-def test_statistics_are_for_a_terminal(network: Network) -> None:
-    """Elsewhere only the beginning and the summary are told."""
+def test_statistics_are_printed_only_on_a_terminal(network: Network) -> None:
+    """Otherwise the bridge prints its first line and the summary."""
     with bridging(*network.ports, "--duration", "1.2") as bridge:
         assert not STATISTICS.findall(bridge.outcome().text)
     ours, theirs = pty.openpty()
@@ -296,10 +301,10 @@ def test_statistics_are_for_a_terminal(network: Network) -> None:
     assert STATISTICS.findall(text.decode().replace("\r", ""))
 
 
-def test_statistics_that_nobody_reads_stop_no_frames(
+def test_frames_pass_while_nobody_reads_the_statistics(
     network: Network, ends: Ends
 ) -> None:
-    """As on a terminal that has been stopped with Ctrl-S."""
+    """As on a terminal that was stopped with Ctrl-S."""
     ours, theirs = os.pipe()
     fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
     with open(ours) as reader:
@@ -320,11 +325,10 @@ def test_statistics_that_nobody_reads_stop_no_frames(
 
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", ""])
-def test_statistics_that_cannot_be_written_end_no_bridge(
+def test_bridge_runs_if_statistics_cannot_be_written(
     network: Network, ends: Ends, where: str
 ) -> None:
-    """No standard error, a log on a full disk, a pipe whose reader has
-    gone."""
+    """A closed standard error, a full disk, a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     with subprocess.Popen(
@@ -347,10 +351,10 @@ def test_statistics_that_cannot_be_written_end_no_bridge(
     assert process.returncode == 0
 
 
-# Frames that one side cannot take
+# Frames that one side cannot send
 
 
-def test_frame_longer_than_the_other_mtu_is_dropped_alone(
+def test_frame_longer_than_the_other_mtu_is_dropped(
     veth_factory: Callable[..., Veth],
 ) -> None:
     network = Network(veth_factory(mtu=9000), veth_factory())
@@ -368,10 +372,8 @@ def test_frame_longer_than_the_other_mtu_is_dropped_alone(
     assert (ab.received, ab.sent, ab.reasons) == (30, 20, {"too long": 10})
 
 
-def test_other_frames_than_ethernets_are_no_reason_to_end(
-    network: Network, ends: Ends
-) -> None:
-    """Any EtherType, any address, the shortest there is."""
+def test_unusual_frames_pass(network: Network, ends: Ends) -> None:
+    """Any EtherType, any address, and the shortest frames."""
     packets = [
         bytes(12) + b"\xff\xff",
         b"\xff" * 14,
@@ -384,10 +386,10 @@ def test_other_frames_than_ethernets_are_no_reason_to_end(
         assert bridge.end().directions[0].dropped == 0
 
 
-def test_frame_beyond_any_batch_is_dropped_alone(
+def test_frame_longer_than_a_row_is_dropped(
     network: Network, ends: Ends
 ) -> None:
-    """An administrator can allow those."""
+    """An administrator can raise the kernel's limit."""
     ip("link", "set", network.left.a, "gso_max_size", "200000")
     sent = PacketBatch(3, 200_000)
     small = Datagram(data(100), version=6)

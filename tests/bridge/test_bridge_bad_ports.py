@@ -1,4 +1,4 @@
-"""What the bridge says of a port that cannot be one."""
+"""Invalid ports, and ports that cannot be opened: each error is explained."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from support.peers import fd_peer
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
 
-# What is no port
+# Errors when starting
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_path_is_not_its_own_peer(
 
 
 @pytest.mark.parametrize("kind", ["names", "sockets", "duplicates", "both"])
-def test_port_has_no_bridge_to_itself(pair: Veth, kind: str) -> None:
+def test_two_ports_must_not_be_the_same(pair: Veth, kind: str) -> None:
     with ExitStack() as stack:
         plain = stack.enter_context(
             socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -128,13 +128,13 @@ def test_port_has_no_bridge_to_itself(pair: Veth, kind: str) -> None:
     assert outcome.text.endswith("are the same port\n")
 
 
-def test_interface_of_the_same_number_elsewhere_is_another(
+def test_interfaces_of_the_same_index_in_two_namespaces_differ(
     pair: Veth, veth: Veth, sender: RawSocket
 ) -> None:
-    """Namespaces number theirs from 1, each."""
+    """Every namespace numbers its interfaces from 1."""
     number = socket.if_nametoindex(pair.b)
     with host(veth, 1) as elsewhere:
-        # The end first: the kernel would give it the number that is free.
+        # Delete the end first, or the kernel gives it the free index.
         add = (
             f"link add other index {number} type veth"
             f" peer name end index {number + 1_000}"
@@ -153,14 +153,15 @@ def test_interface_of_the_same_number_elsewhere_is_another(
             with bridging(pair.b, f"fd:{descriptor}", pass_fds=(descriptor,)):
                 sender.send(numbered(1))
                 while numbered(1) not in take(end, 1):
-                    pass  # IPv6 has something to say
+                    pass  # IPv6 sends packets of its own
 
 
 @pytest.mark.parametrize("how", ["close", "unread", "empty"])
-def test_seqpacket_peer_that_closes_ends_it(
+def test_bridge_ends_when_a_seqpacket_peer_closes(
     pair: Veth, sender: RawSocket, far: RawSocket, how: str
 ) -> None:
-    """With a reason, when what it had sent has passed."""
+    """It gives the reason, after everything that the peer had sent has
+    passed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         number = theirs.fileno()
@@ -186,7 +187,7 @@ def test_seqpacket_peer_that_closes_ends_it(
 
 
 def test_missing_capability_is_explained(pair: Veth) -> None:
-    """As by the library: what is needed, and how to get it."""
+    """The error names what is missing and how to get it, as in the library."""
     with Running(pair.b, pair.a, prefix=WITHOUT_CAPABILITIES) as bridge:
         outcome = bridge.outcome()
     assert outcome.code == 1

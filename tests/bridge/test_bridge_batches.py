@@ -1,5 +1,5 @@
-"""The batches that frames are in on their way through the bridge: few where
-they are long, many where they are short, and always in order."""
+"""The size of the bridge's batches: small for long frames, large for short
+ones, and the order of frames is always kept."""
 
 import os
 import signal
@@ -31,7 +31,8 @@ def network(veth_factory: Callable[..., Veth]) -> Network:
 
 @contextmanager
 def stopped(bridge: Running) -> Iterator[None]:
-    """What is sent inside waits for it, all at once."""
+    """Stops the bridge's process, so that frames sent inside the block queue
+    up."""
     pid = bridge.process.pid
     bridge.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, pid, os.WSTOPPED)
@@ -39,11 +40,11 @@ def stopped(bridge: Running) -> Iterator[None]:
     bridge.process.send_signal(signal.SIGCONT)
 
 
-# How many: one way of a bridge, step by step
+# The size: one direction of a bridge, step by step
 
 
-class Way:
-    """From left.a to right.a, a batch whenever asked."""
+class OneDirection:
+    """From left.a to right.a, one batch at each call."""
 
     def __init__(self, network: Network, stack: ExitStack) -> None:
         def opened(name: str) -> Port:
@@ -52,7 +53,7 @@ class Way:
             stack.callback(port.close)
             return port
 
-        # Older than the port's socket, so the kernel serves it later.
+        # Opened before the port's socket, so the kernel delivers to it later.
         self._watch = stack.enter_context(
             RawSocket(network.left.b, ignore_outgoing=True)
         )
@@ -66,25 +67,26 @@ class Way:
         self._direction = Direction(self._a, self._b, stacks)
 
     def counts(self, number: int, size: int) -> list[int]:
-        """Sends so many frames of this size; how many each batch held."""
+        """Sends `number` frames of this size; returns how many each batch
+        held."""
         self._sender.sendmmsg_all([numbered(i, size) for i in range(number)])
         take(self._watch, number)
         counts: list[int] = []
         while sum(counts) < number:
             before = self._direction.received
-            assert not self._direction.forward(), "it has to wait"
+            assert not self._direction.forward(), "the direction has to wait"
             counts.append(self._direction.received - before)
         return counts
 
 
 @pytest.fixture
-def way(network: Network) -> Iterator[Way]:
+def way(network: Network) -> Iterator[OneDirection]:
     with ExitStack() as stack:
-        yield Way(network, stack)
+        yield OneDirection(network, stack)
 
 
-def test_batch_is_as_large_as_frames_are_small(way: Way) -> None:
-    """The first one of another kind tells."""
+def test_short_frames_make_batches_large(way: OneDirection) -> None:
+    """The size adapts after the first batch."""
     way.begin()
     assert way.counts(100, SMALL) == [8, 64, 28]
     assert way.counts(12, LARGE) == [12]
@@ -95,15 +97,15 @@ def test_batch_is_as_large_as_frames_are_small(way: Way) -> None:
     assert way.counts(10, LARGE) == [8, 2]
 
 
-def test_batch_of_a_size_that_is_asked_for_is_kept(way: Way) -> None:
+def test_batch_size_can_be_fixed(way: OneDirection) -> None:
     way.begin(10)
     assert way.counts(25, SMALL) == [10, 10, 5]
     assert way.counts(12, LARGE) == [10, 2]
     assert way.counts(12, SMALL) == [10, 2]
 
 
-def test_statistics_show_the_batches(network: Network) -> None:
-    """8, then 64, of 200 frames that are there when it begins."""
+def test_summary_shows_the_average_batch(network: Network) -> None:
+    """200 frames are queued at the start: batches of 8, then of 64."""
     with (
         RawSocket(network.left.a, protocol=0) as left,
         RawSocket(network.right.a, ignore_outgoing=True) as right,
@@ -120,7 +122,7 @@ def test_statistics_show_the_batches(network: Network) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--batch", "5")], ids=["", "5"])
-def test_order_is_kept_whatever_batch_frames_are_in(
+def test_order_is_kept_across_batch_sizes(
     network: Network, options: tuple[str, ...]
 ) -> None:
     sizes = [SMALL] * 20 + [LARGE] * 9 + [SMALL] * 3 + [LARGE, SMALL] * 5
@@ -140,11 +142,11 @@ def test_order_is_kept_whatever_batch_frames_are_in(
         assert all(one.dropped == 0 for one in bridge.end().directions)
 
 
-def test_frames_that_wait_both_ways_at_once_keep_their_order(
+def test_order_is_kept_while_both_directions_wait(
     network: Network,
 ) -> None:
-    """tc-tbf(8): queues that drain within the bound. Both ways have the same
-    batches, and each holds one of them while it waits."""
+    """The queues (tc-tbf(8)) drain within the time limit. Both directions
+    share their batches, and each holds one while it waits."""
     for name in network.ports:
         tc(
             *("qdisc", "replace", "dev", name, "root"),
@@ -166,11 +168,11 @@ def test_frames_that_wait_both_ways_at_once_keep_their_order(
         assert all(one.dropped == 0 for one in bridge.end().directions)
 
 
-# A frame longer than any batch's, among small ones
+# A frame longer than a row among short ones
 
 
 @pytest.mark.parametrize("count", [1, 3, 9, 25])
-def test_truncated_frame_is_found_among_small_ones(
+def test_truncated_frame_among_short_ones_is_dropped(
     network: Network, count: int
 ) -> None:
     ip("link", "set", network.left.a, "gso_max_size", "200000")
@@ -191,7 +193,7 @@ def test_truncated_frame_is_found_among_small_ones(
     assert (ab.received, ab.reasons) == (len(small) + 1, {"too long": 1})
 
 
-def test_truncated_datagram_is_found_among_small_ones(
+def test_truncated_datagram_among_short_ones_is_dropped(
     network: Network, short_path: Path
 ) -> None:
     local, remote = str(short_path / "local"), str(short_path / "remote")

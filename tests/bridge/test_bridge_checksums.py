@@ -1,5 +1,5 @@
-"""What real TCP and UDP send through a bridge arrives whole: no checksum is
-ever wrong, whoever has to compute it."""
+"""Real TCP and UDP through a bridge: all data arrives, and no checksum is ever
+wrong, whoever has to compute it."""
 
 import socket
 import struct
@@ -41,7 +41,7 @@ FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 @contextmanager
 def directly(a: str, b: str, _: Path) -> Iterator[list[Running]]:
-    """Super-frames as they are."""
+    """One bridge, which passes super-frames unchanged."""
     with bridging(a, b) as bridge:
         yield [bridge]
 
@@ -89,7 +89,9 @@ def test_no_checksum_is_wrong(
                 send_datagrams(start, end, family, mtu - 100)
         for one in hosts:
             errors = one.checksum_errors()
-            assert len(errors) >= 4, "the kernel counts other things by now"
+            assert len(errors) >= 4, (
+                "the kernel has no counters of checksum errors"
+            )
             assert set(errors.values()) == {0}, errors
         for bridge in bridges:
             ways = bridge.end().directions
@@ -102,7 +104,7 @@ def test_no_checksum_is_wrong(
 def until_reachable(
     start: Host, end: Host, family: socket.AddressFamily
 ) -> None:
-    """Until both know each other's hardware address."""
+    """Waits until both hosts know each other's hardware address."""
 
     def arrives() -> bool:
         sender.sendto(b"hello", (end.address(family), 9))
@@ -121,7 +123,7 @@ def until_reachable(
 
 
 def send_stream(start: Host, end: Host, family: socket.AddressFamily) -> None:
-    """Over TCP."""
+    """Sends data over TCP."""
     sent = data(TCP_BYTES)
     with end.call(socket.socket, family) as listener:
         listener.bind((end.address(family), 0))
@@ -135,7 +137,7 @@ def send_stream(start: Host, end: Host, family: socket.AddressFamily) -> None:
                 received = bytearray()
                 while len(received) < len(sent):
                     part = accepted.recv(1 << 20)
-                    assert part, "the connection broke off"
+                    assert part, "the connection ended early"
                     received += part
     assert received == sent
 
@@ -143,7 +145,7 @@ def send_stream(start: Host, end: Host, family: socket.AddressFamily) -> None:
 def send_datagrams(
     start: Host, end: Host, family: socket.AddressFamily, size: int
 ) -> None:
-    """Over UDP, the kernel cutting what is sent (udp(7), UDP_SEGMENT)."""
+    """Sends data over UDP as super-frames (udp(7), UDP_SEGMENT)."""
     count = 60_000 // size
     with (
         start.call(socket.socket, family, socket.SOCK_DGRAM) as sender,
@@ -159,15 +161,14 @@ def send_datagrams(
             assert b"".join(received) == sent
 
 
-# Tags: this kernel may have no 802.1Q devices, so the frames are made here
+# VLAN tags. The kernel may have no 802.1Q devices, so the frames are made here
 
 
 @pytest.mark.parametrize("mtu", [1500, 9000])
-def test_tagged_super_frame_is_whole_where_hardware_does_nothing(
+def test_tagged_super_frame_is_cut_by_the_kernel_correctly(
     veth_factory: Callable[..., Veth], mtu: int
 ) -> None:
-    """The kernel cuts it, by the offload headers that the bridge hands on:
-    byte by byte what has to arrive."""
+    """It uses the offload headers that the bridge sends."""
     left, right = veth_factory(mtu=mtu), veth_factory(mtu=mtu)
     leave_checksums_to_software(right.b)
     with (
@@ -179,13 +180,15 @@ def test_tagged_super_frame_is_whole_where_hardware_does_nothing(
             sender.sendmmsg_all(batch)
             same_frames(take(receiver, len(wanted)), wanted)
         ab, _ = bridge.end().directions
-    assert ab.sent == 2 * len(list(every_kind(mtu - 100))), "one piece each"
+    assert ab.sent == 2 * len(list(every_kind(mtu - 100))), (
+        "each frame is received in one piece"
+    )
 
 
-def test_tagged_super_frame_is_whole_behind_two_bridges(
+def test_tagged_super_frame_is_cut_by_two_bridges_correctly(
     veth_factory: Callable[..., Veth], short_path: Path
 ) -> None:
-    """Which cut it themselves, on the way from one to the other."""
+    """They cut it on the way from one to the other."""
     left, right = veth_factory(mtu=9000), veth_factory(mtu=9000)
     with (
         RawSocket(left.a, protocol=0, vnet_hdr=True) as sender,
@@ -199,11 +202,11 @@ def test_tagged_super_frame_is_whole_behind_two_bridges(
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_sctp_is_whole_where_hardware_does_nothing(
+def test_sctp_checksum_is_completed_by_the_bridge(
     veth_factory: Callable[..., Veth], join: Join, version: int
 ) -> None:
-    """Its checksum, a CRC32c, is one that neither offload header nor datagram
-    can hand on as still to be computed."""
+    """Its CRC32c can be left open neither in an offload header nor in a
+    datagram."""
     left, right = veth_factory(), veth_factory()
     leave_checksums_to_software(right.b)
     one = Datagram(protocol=SCTP, version=version)

@@ -1,5 +1,5 @@
-"""The bridge when something goes wrong: it goes on, or ends and says why, and
-every frame is accounted for."""
+"""Faults: the bridge continues, or ends and says why, and every frame is
+counted."""
 
 import fcntl
 import os
@@ -46,7 +46,7 @@ FLOOD = [numbered(i, 200) for i in range(64)]
 
 
 def passes(start: str, end: str) -> bool:
-    """Whether a frame from one interface arrives at the other, soon."""
+    """Whether a frame from one interface soon arrives at the other."""
     packet = numbered(time.monotonic_ns())
     with (
         RawSocket(start, protocol=0) as sender,
@@ -65,7 +65,7 @@ def passes(start: str, end: str) -> bool:
 
 
 def works(network: Network, bridge: Running) -> None:
-    """Both ways, again."""
+    """Waits until frames pass in both directions again."""
     for start, end in (
         (network.left.a, network.right.a),
         (network.right.a, network.left.a),
@@ -84,13 +84,13 @@ def ends_well(bridge: Running) -> Outcome:
     return outcome
 
 
-# What an offload header cannot express
+# Packets that an offload header cannot express
 
 
 @contextmanager
 def tap_with_headers() -> Iterator[tuple[int, str]]:
-    """A "tap" interface whose frames come with an offload header: descriptor
-    and name."""
+    """A tap interface whose frames begin with an offload header: its
+    descriptor and name."""
     with open("/dev/net/tun", "r+b", buffering=0) as file:
         flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
         asked = struct.pack("16sH22x", b"tap%d", flags)
@@ -102,12 +102,11 @@ def tap_with_headers() -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.usefixtures("tap")
-def test_frame_that_cannot_be_received_costs_the_other_way_nothing(
+def test_inexpressible_frame_does_not_affect_the_other_direction(
     network: Network,
 ) -> None:
-    """UDP that is to be cut into IP fragments (GSO_UDP), as a guest behind
-    the tap may leave it to its host: EINVAL, once, for whichever call comes
-    next, and be it one that sends."""
+    """A guest behind a tap may send UDP for IP fragmentation (GSO_UDP). The
+    kernel reports EINVAL once, to the next call, even if that is a send."""
     batch = PacketBatch(1, SUPER_FRAME)
     add(batch, Datagram(data(5_000), protocol=UDP), 1_400)
     start, offset = batch.checksum_starts, batch.checksum_offsets
@@ -140,10 +139,10 @@ def test_frame_that_cannot_be_received_costs_the_other_way_nothing(
 
 
 @pytest.mark.parametrize("end", ["near", "far"])
-def test_flapping_link_is_survived(
+def test_bridge_continues_with_a_link_that_flaps(
     network: Network, end: str, flap_seconds: float
 ) -> None:
-    """Under load from both sides; the near end is the bridge's own."""
+    """Under load. The near end is the bridge's own interface."""
     name = network.right.b if end == "near" else network.right.a
     with bridging(*network.ports) as bridge:
         with flood(network.left.a, FLOOD):
@@ -160,7 +159,7 @@ def test_flapping_link_is_survived(
     assert set(ab.reasons) <= {"link down", "queue full"}
 
 
-def test_both_links_may_flap(network: Network) -> None:
+def test_bridge_continues_when_both_links_flap(network: Network) -> None:
     with bridging(*network.ports) as bridge:
         for _ in range(5):
             network.left.down("b")
@@ -171,8 +170,10 @@ def test_both_links_may_flap(network: Network) -> None:
         ends_well(bridge)
 
 
-def test_link_that_is_down_at_first_is_waited_for(network: Network) -> None:
-    """And it says so."""
+def test_bridge_waits_for_a_link_that_is_down_at_the_start(
+    network: Network,
+) -> None:
+    """And says so."""
     network.right.down("b")
     with bridging(*network.ports) as bridge:
         bridge.says(f"rawmmsg: {network.right.b} is down; waiting for it\n")
@@ -185,7 +186,7 @@ def test_link_that_is_down_at_first_is_waited_for(network: Network) -> None:
     assert ab.reasons == {"link down": 64}
 
 
-def test_link_without_carrier_is_said_to_be_waited_for(
+def test_bridge_says_that_it_waits_for_a_carrier(
     network: Network,
 ) -> None:
     network.left.down("a")
@@ -196,16 +197,16 @@ def test_link_without_carrier_is_said_to_be_waited_for(
         ends_well(bridge)
 
 
-# Interfaces that disappear
+# Deleted interfaces
 
 
 @pytest.mark.parametrize("first_down", [False, True])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_deleted_interface_ends_it_and_is_named(
+def test_bridge_ends_when_an_interface_is_deleted(
     network: Network, side: str, first_down: bool
 ) -> None:
-    """With what there is to say; at once or after a while, with load or
-    without."""
+    """It names the interface; with load or without, at once or after a
+    while."""
     gone: Veth = getattr(network, side)
     if first_down:
         gone.down("b")
@@ -217,7 +218,9 @@ def test_deleted_interface_ends_it_and_is_named(
     assert outcome.directions
 
 
-def test_interface_deleted_under_load_ends_it(network: Network) -> None:
+def test_bridge_ends_when_an_interface_is_deleted_under_load(
+    network: Network,
+) -> None:
     with bridging(*network.ports) as bridge:
         with flood(network.left.a, FLOOD):
             network.right.delete()
@@ -227,10 +230,10 @@ def test_interface_deleted_under_load_ends_it(network: Network) -> None:
     assert outcome.directions[0].received > 0
 
 
-def test_interface_made_again_needs_a_bridge_again(
+def test_new_interface_of_the_same_name_is_not_used(
     network: Network, veth_factory: Callable[..., Veth]
 ) -> None:
-    """Another one of the same name is not attached to: who made it knows."""
+    """Whoever made it can start a bridge again."""
     with bridging(*network.ports) as bridge:
         network.right.delete()
         veth_factory(network.right.a, network.right.b)
@@ -240,21 +243,23 @@ def test_interface_made_again_needs_a_bridge_again(
         ends_well(bridge)
 
 
-# One side that takes nothing
+# One side is blocked
 
 
 @contextmanager
 def blocked_peer() -> Iterator[tuple[socket.socket, int]]:
-    """One who does not read, with room for a few frames; its end and the
-    bridge's descriptor."""
+    """A peer that does not read, with room for a few frames: its socket and
+    the bridge's descriptor."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         yield ours, theirs.fileno()
 
 
-def test_blocked_side_does_not_stall_the_other_way(network: Network) -> None:
-    """Frames for it are retried, then dropped; it gets new ones when it reads
+def test_blocked_side_does_not_stall_the_other_direction(
+    network: Network,
+) -> None:
+    """Frames for it are retried, then dropped. It gets new ones once it reads
     again."""
     with (
         blocked_peer() as (peer, number),
@@ -277,7 +282,7 @@ def test_blocked_side_does_not_stall_the_other_way(network: Network) -> None:
 
 
 def reads_again(peer: socket.socket, start: str) -> bool:
-    """Empties the peer's queue, and sees whether a new frame comes."""
+    """Empties the peer's queue; returns whether a new frame arrives."""
     peer.setblocking(False)
     packet = numbered(time.monotonic_ns())
     with RawSocket(start, protocol=0) as sender:
@@ -293,11 +298,11 @@ def reads_again(peer: socket.socket, start: str) -> bool:
 
 
 @pytest.mark.parametrize("rate", ["8bit", "100kbit"])
-def test_full_queue_of_an_interface_does_not_stall_the_other_way(
+def test_full_queue_does_not_stall_the_other_direction(
     network: Network, rate: str
 ) -> None:
-    """tc-tbf(8) with room for 3,000 bytes: ENOBUFS. Where the queue moves at
-    all, frames wait for it, in the kernel."""
+    """tc-tbf(8) with room for 3,000 bytes returns ENOBUFS. If the queue drains
+    at all, frames wait for it in the kernel."""
     tc(
         *("qdisc", "replace", "dev", network.right.b, "root"),
         *("tbf", "burst", "2000", "rate", rate, "limit", "3000"),
@@ -322,7 +327,7 @@ def test_full_queue_of_an_interface_does_not_stall_the_other_way(
 
 
 def test_frame_is_retried_before_it_is_dropped(network: Network) -> None:
-    """A queue that drains within the bound loses nothing."""
+    """A queue that drains within the time limit loses nothing."""
     tc(
         *("qdisc", "replace", "dev", network.right.b, "root"),
         *("tbf", "burst", "2000", "rate", "20mbit", "limit", "3000"),
@@ -338,13 +343,13 @@ def test_frame_is_retried_before_it_is_dropped(network: Network) -> None:
         assert ends_well(bridge).directions[0].dropped == 0
 
 
-# Frames that the kernel refuses on their way out, with ENOBUFS
+# Frames that the kernel refuses with ENOBUFS when they are sent
 
 DROPPED_SIZE = 700
 
 
 def far_mtu(network: Network) -> int:
-    """The far end of the pair is what the frames are too long for."""
+    """Makes the frames too long for the far end of the pair."""
     for name in (network.left.a, *network.ports):
         ip("link", "set", name, "mtu", "9000")
     return 3_000
@@ -360,10 +365,10 @@ REFUSALS = pytest.mark.parametrize("refuse", [far_mtu, egress_filter])
 
 @REFUSALS
 @pytest.mark.parametrize("shape", ["spread", "in a row", "runs"])
-def test_refused_frame_costs_no_other(
+def test_refused_frame_does_not_affect_others(
     network: Network, refuse: Callable[[Network], int], shape: str
 ) -> None:
-    """100 of 3,000, wherever they stand in their batches."""
+    """100 of 3,000 frames, at any position in a batch."""
     size = refuse(network)
     bad = {
         "spread": range(5, 3_000, 30),
@@ -383,17 +388,18 @@ def test_refused_frame_costs_no_other(
         same_frames(take(right, len(wanted)), wanted)
         ab, _ = ends_well(bridge).directions
     assert (ab.received, ab.sent, ab.kernel) == (3_000, 2_900, 0)
-    # A row may be longer than what is tried before the queue counts as full.
+    # There may be more refused frames in a row than tries before the queue
+    # counts as full.
     allowed = {"refused", "queue full"} if shape != "spread" else {"refused"}
     assert set(ab.reasons) <= allowed
 
 
 @REFUSALS
 @pytest.mark.parametrize("pause", [0.0, 0.1])
-def test_refused_frame_that_is_alone_is_counted_as_refused(
+def test_single_refused_frame_is_counted_as_refused(
     network: Network, refuse: Callable[[Network], int], pause: float
 ) -> None:
-    """The one that shows it comes next, soon or much later."""
+    """The frame that proves it comes next, soon or much later."""
     size = refuse(network)
     with (
         RawSocket(network.left.a, protocol=0) as left,
@@ -413,8 +419,8 @@ def test_refused_frame_that_is_alone_is_counted_as_refused(
 def test_refused_frames_cost_little_time(
     network: Network, refuse: Callable[[Network], int]
 ) -> None:
-    """A few milliseconds each at most. 2,000 of them would take 100 s if
-    each was waited for as for a queue that is full."""
+    """At most a few milliseconds each. If the bridge waited as for a full
+    queue, 2,000 of them would take 100 s."""
     size = refuse(network)
     with (
         RawSocket(network.left.a, protocol=0) as left,
@@ -432,10 +438,10 @@ def test_refused_frames_cost_little_time(
 
 
 @REFUSALS
-def test_frames_of_several_kinds_are_dropped_for_their_own_reasons(
+def test_each_dropped_frame_is_counted_under_its_reason(
     network: Network, refuse: Callable[[Network], int]
 ) -> None:
-    """Those behind one that is refused are tried while it is undecided, and
+    """Frames after a refused one are tried while its reason is unknown, and
     may be tried again."""
     size = refuse(network)
     longer = 9_500
@@ -456,11 +462,11 @@ def test_frames_of_several_kinds_are_dropped_for_their_own_reasons(
     assert ab.reasons == {"refused": 300, "too long": 200}
 
 
-def test_refused_frame_and_full_queue_are_two_things(
+def test_refused_frame_and_full_queue_are_distinguished(
     network: Network,
 ) -> None:
-    """tc-tbf(8): a queue that drains within the bound loses nothing, and
-    what a filter drops on the way to it is not waited for."""
+    """A queue (tc-tbf(8)) that drains within the time limit loses nothing. The
+    bridge does not wait for frames that a filter drops before the queue."""
     size = egress_filter(network)
     tc(
         *("qdisc", "replace", "dev", network.right.b, "root"),
@@ -479,11 +485,11 @@ def test_refused_frame_and_full_queue_are_two_things(
     assert ab.reasons == {"refused": 10}
 
 
-def test_full_tap_without_a_queue_gets_patience(
+def test_bridge_waits_for_a_full_tap_without_a_queue(
     network: Network, tap: tuple[int, str]
 ) -> None:
-    """With the qdisc "noqueue" the kernel says ENOBUFS when the reader of a
-    tap is too slow; with the default one it drops the frame in silence."""
+    """With the qdisc "noqueue", the kernel returns ENOBUFS if the reader of a
+    tap is too slow. With the default qdisc, it drops the frame silently."""
     number, name = tap
     tc("qdisc", "replace", "dev", name, "root", "noqueue")
     ip("link", "set", name, "txqueuelen", "20")
@@ -495,7 +501,7 @@ def test_full_tap_without_a_queue_gets_patience(
         left.sendmmsg_all(packets)
         same_frames((os.read(number, 2048) for _ in packets), packets)
         dropped = tx_dropped(name)
-        left.sendmmsg_all(packets)  # and nobody reads
+        left.sendmmsg_all(packets)  # nobody reads the tap
         eventually(
             lambda: tx_dropped(name) >= dropped + 100,
             "the frames do not come",
@@ -505,11 +511,11 @@ def test_full_tap_without_a_queue_gets_patience(
     assert set(ab.reasons) == {"queue full"}
 
 
-def test_memory_does_not_grow(
+def test_memory_does_not_grow_while_a_side_is_blocked(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one side is blocked and the other side floods it."""
-    # AddressSanitizer keeps what is freed, up to 256 MB of it.
+    """The other side floods it."""
+    # AddressSanitizer keeps freed memory, up to 256 MB.
     options = os.environ.get("ASAN_OPTIONS", "")
     monkeypatch.setenv("ASAN_OPTIONS", f"{options}:quarantine_size_mb=1")
 
@@ -533,7 +539,7 @@ def test_memory_does_not_grow(
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.2])
-def test_stopped_process_goes_on(network: Network, pause: float) -> None:
+def test_stopped_process_continues(network: Network, pause: float) -> None:
     with (
         RawSocket(network.right.a, ignore_outgoing=True) as right,
         RawSocket(network.left.a, protocol=0) as left,
@@ -551,7 +557,7 @@ def test_stopped_process_goes_on(network: Network, pause: float) -> None:
         ends_well(bridge)
 
 
-def test_stopped_process_ends_when_it_goes_on(network: Network) -> None:
+def test_stopped_process_ends_when_it_continues(network: Network) -> None:
     with bridging(*network.ports) as bridge:
         bridge.process.send_signal(signal.SIGSTOP)
         bridge.process.send_signal(signal.SIGTERM)
@@ -559,8 +565,8 @@ def test_stopped_process_ends_when_it_goes_on(network: Network) -> None:
         assert bridge.outcome().code == 0
 
 
-def test_signal_is_not_lost_whenever_it_comes(network: Network) -> None:
-    """Before the loop begins, too: from the first word on, and before."""
+def test_signal_is_never_lost(network: Network) -> None:
+    """Even before the loop begins."""
     for delay in range(0, 300, 25):
         with Running(*network.ports) as bridge:
             if delay == 0:
@@ -569,11 +575,11 @@ def test_signal_is_not_lost_whenever_it_comes(network: Network) -> None:
                 time.sleep(delay / 1000)
             bridge.process.send_signal(signal.SIGTERM)
             code = bridge.process.wait(WAIT)
-        # It may be too early for the program to have said how it ends.
+        # The signal may come before the program handles it.
         assert code in (0, -signal.SIGTERM)
 
 
-def test_signal_is_not_lost_while_its_handler_is_made(
+def test_signal_during_setup_is_not_lost(
     network: Network,
 ) -> None:
     """It comes at the first moment at which it no longer kills."""
@@ -596,7 +602,9 @@ def test_signal_is_not_lost_while_its_handler_is_made(
     """)
 
 
-def test_signals_end_it_while_one_side_is_blocked(network: Network) -> None:
+def test_signal_ends_the_bridge_while_one_side_is_blocked(
+    network: Network,
+) -> None:
     with (
         blocked_peer() as (_, number),
         bridging(network.left.b, f"fd:{number}", pass_fds=(number,)) as bridge,

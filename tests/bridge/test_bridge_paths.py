@@ -1,4 +1,4 @@
-"""The path of a port that is an AF_UNIX socket."""
+"""Ports that are AF_UNIX sockets: their paths, modes and owners."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ from rawmmsg.testing import Veth
 def test_path_is_removed_at_the_end(pair: Veth, short_path: Path) -> None:
     with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
         assert (short_path / "local").is_socket()
-        # For a peer of another user, as is common.
+        # For a peer that runs as another user.
         (short_path / "local").chmod(0o777)
         bridge.end()
         assert not (short_path / "local").exists()
@@ -47,7 +47,7 @@ def test_path_may_have_any_name(
     assert not (folder / "local").exists()
 
 
-def test_path_that_is_another_ones_by_now_stays(
+def test_path_that_belongs_to_another_socket_is_not_removed(
     pair: Veth, short_path: Path
 ) -> None:
     with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
@@ -57,10 +57,10 @@ def test_path_that_is_another_ones_by_now_stays(
     assert (short_path / "local").read_text() == "mine"
 
 
-def test_socket_that_nobody_has_open_is_replaced(
+def test_path_of_a_closed_socket_is_replaced(
     pair: Veth, far: RawSocket, short_path: Path
 ) -> None:
-    """As one is left over when a program is killed."""
+    """A program that was killed leaves one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(short_path / "local"))
     with unix_peer(short_path) as peer, joined(pair, peer) as (_, send):
@@ -95,10 +95,10 @@ def test_path_in_use_is_an_error(
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 @pytest.mark.parametrize("options", [(), ("--mode", "620")])
-def test_path_has_the_mode_that_is_asked_for(
+def test_path_has_the_given_mode(
     pair: Veth, short_path: Path, umask: int, options: tuple[str, ...]
 ) -> None:
-    """Otherwise what the umask leaves."""
+    """By default, the mode depends on the umask."""
     local = short_path / "local"
     before = os.umask(umask)
     try:
@@ -124,7 +124,7 @@ def test_path_has_the_mode_that_is_asked_for(
         ("nobody:65534", 65534, 65534),
     ],
 )
-def test_path_has_the_owner_that_is_asked_for(
+def test_path_has_the_given_owner(
     pair: Veth,
     short_path: Path,
     owner: str,
@@ -148,7 +148,8 @@ def test_path_has_the_owner_that_is_asked_for(
 
 
 def can_give_away(folder: Path, user: int | None, group: int | None) -> bool:
-    """Not as a plain user, nor in a user namespace that lacks them."""
+    """Whether this user may change the owner. A plain user may not, nor may
+    root in a user namespace without these ids."""
     path = folder / "given away"
     path.touch()
     try:
@@ -190,7 +191,7 @@ def test_mode_and_owner_need_a_path(pair: Veth, option: str) -> None:
     assert outcome.text == "rawmmsg: --mode and --owner need a unix: port\n"
 
 
-def test_peer_that_is_not_there_is_said_to_be_waited_for(
+def test_bridge_says_that_it_waits_for_a_peer(
     pair: Veth, short_path: Path
 ) -> None:
     remote = short_path / "remote"

@@ -1,4 +1,4 @@
-"""Ports of the bridge that are datagram sockets."""
+"""Ports that are datagram sockets."""
 
 import os
 import re
@@ -61,9 +61,11 @@ def test_frames_pass_both_ways(
     assert (ab.received, ab.sent) == (ba.received, ba.sent) == (30, 30)
 
 
-def test_super_frames_are_cut(pair: Veth, peer: Peer) -> None:
-    """Into segments whose checksums are complete; what is short gets its
-    own."""
+def test_super_frames_to_a_datagram_port_are_cut(
+    pair: Veth, peer: Peer
+) -> None:
+    """Into segments with complete checksums. Short frames get complete
+    checksums too."""
     frames = segments = 0
     with (
         RawSocket(pair.a, protocol=0, vnet_hdr=True) as left,
@@ -79,10 +81,10 @@ def test_super_frames_are_cut(pair: Veth, peer: Peer) -> None:
     assert ab.gained == segments - frames
 
 
-def test_filters_are_for_the_frame_in_the_datagram(
+def test_filters_apply_to_the_frame_in_the_datagram(
     pair: Veth, sender: RawSocket, far: RawSocket, peer: Peer
 ) -> None:
-    """On a UDP socket the kernel lets them see the UDP header first."""
+    """On a UDP socket, the kernel's filters see the UDP header first."""
     tagged = frame(b"\0\5\x88\xb5" + bytes(46), ethertype=0x8100)
     udp = Datagram(data(60), protocol=UDP).build()
     options = ("--filter-ba", "udp dst port 9 and less 110 or vlan 5")
@@ -96,8 +98,8 @@ def test_filters_are_for_the_frame_in_the_datagram(
 
 
 @pytest.mark.no_network
-def test_filter_for_udp_accepts_what_it_accepted() -> None:
-    """Behind any 8 bytes, however long its jumps."""
+def test_filter_behind_a_udp_header_accepts_the_same_frames() -> None:
+    """Whatever the 8 bytes before the frame, and however long its jumps."""
     packets = [
         Datagram(data(size), protocol=protocol, version=version).build()
         for size in (0, 20, 52, 53, 54, 55, 1000)
@@ -133,11 +135,12 @@ def test_filter_too_long_for_udp_is_an_error() -> None:
         for_udp(f"udp port {ports} or len > 5 or len % 3 = 1 or len % 5 = 2")
 
 
-def test_peer_that_is_not_there_is_waited_for(
+def test_bridge_waits_for_a_missing_peer(
     pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
 ) -> None:
-    """Frames for it are dropped until then; and again for its successor,
-    which speaks first. Its first frame passes, and so does the answer."""
+    """Until then, frames for the peer are dropped. The same holds when a new
+    peer replaces it and sends first: its first frame passes, and so does the
+    answer."""
     local, remote = str(short_path / "local"), str(short_path / "remote")
     options = ("--stats", "0.02")
     with bridging(pair.b, f"unix:{local},{remote}", *options) as bridge:
@@ -164,7 +167,7 @@ _TICK = re.compile(r"^ *[\d,]+ +[\d.,]+ +(\d+) +[\d.]+ \| ", re.MULTILINE)
 
 
 def has_dropped(bridge: Running, count: int) -> bool:
-    """From A to B so far, as its lines of statistics say."""
+    """Whether the statistics show this many drops from A to B."""
     return sum(map(int, _TICK.findall(bridge.text))) == count
 
 
@@ -184,11 +187,11 @@ sys.stdin.read()
 """A virtual machine, as short as it can be: it binds its path and speaks."""
 
 
-def test_guest_that_is_killed_and_started_again_misses_nothing(
+def test_restarted_guest_gets_its_frames(
     pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
 ) -> None:
-    """50 times, while there is traffic for it: its first frame arrives, and
-    the answer reaches it."""
+    """50 times, under traffic to it: its first frame passes and the answer
+    arrives."""
     local, remote = str(short_path / "local"), str(short_path / "remote")
     header = bytes(12) + bytes.fromhex("88b5")
     command = [sys.executable, "-I", "-S", "-c", GUEST, local, remote]
@@ -219,7 +222,7 @@ def test_guest_that_is_killed_and_started_again_misses_nothing(
 
 @contextmanager
 def trickle(interface: str) -> Iterator[None]:
-    """Sends a frame about every millisecond, from a thread."""
+    """Sends a frame about every millisecond in a thread."""
     stop = threading.Event()
 
     def work() -> None:
@@ -238,7 +241,7 @@ def trickle(interface: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("spelling", ["dots", "link", "relative", "absolute"])
 @pytest.mark.parametrize("connected", [False, True])
-def test_peer_may_spell_its_path_otherwise(
+def test_path_of_the_peer_may_be_spelled_differently(
     pair: Veth,
     sender: RawSocket,
     far: RawSocket,
@@ -247,8 +250,7 @@ def test_peer_may_spell_its_path_otherwise(
     spelling: str,
     connected: bool,
 ) -> None:
-    """Than REMOTE does: through a symbolic link, or from the directory that
-    one of the two has been started in."""
+    """As a symbolic link, or relative to another directory."""
     local, remote = str(short_path / "local"), str(short_path / "remote")
     (short_path / "link").symlink_to(short_path)
     given, bound = {
@@ -260,7 +262,7 @@ def test_peer_may_spell_its_path_otherwise(
     monkeypatch.chdir(short_path)
     with bridging(pair.b, f"unix:{local},{given}") as bridge:
         if spelling == "relative" and not connected:
-            # In the bridge's directory nothing has that name.
+            # This name does not exist in the bridge's directory.
             (short_path / "deeper").mkdir()
             monkeypatch.chdir(short_path / "deeper")
             bound = "../remote"
@@ -280,10 +282,10 @@ def test_peer_may_spell_its_path_otherwise(
         assert bridge.end().directions[1].dropped == 0
 
 
-def test_unix_takes_frames_from_its_peer_alone(
+def test_unix_port_accepts_frames_only_from_its_peer(
     pair: Veth, far: RawSocket, short_path: Path
 ) -> None:
-    """From no other path, and not from a socket without one."""
+    """Not from another path, and not from a socket without a path."""
     with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, send):
         local = str(short_path / "local")
         for name in ("", str(short_path / "other"), "\0abstract"):
@@ -302,11 +304,11 @@ def test_unix_takes_frames_from_its_peer_alone(
 
 @pytest.mark.no_network
 @pytest.mark.parametrize("connected", [False, True])
-def test_room_in_the_queue_of_a_peer_is_waited_for(
+def test_bridge_waits_for_room_in_the_queue_of_a_peer(
     short_path: Path, connected: bool
 ) -> None:
-    """By poll(2), although the sender is not connected; and that of the next
-    peer, once it is there."""
+    """With poll(2), although the sender is not connected. The same holds for
+    the next peer."""
     port = parse_port(f"unix:{short_path}/local,{short_path}/remote")
     packets = PacketBatch(1024)
     packets.extend([numbered(i) for i in range(1024)])
@@ -327,7 +329,7 @@ def test_room_in_the_queue_of_a_peer_is_waited_for(
                 assert has_room(port)
                 assert port.sendmmsg(packets, sent) > 0
             os.unlink(short_path / "remote")
-            assert has_room(port), "a peer that has gone is waited for"
+            assert has_room(port), "the bridge waits for a peer that has ended"
     finally:
         port.close()
 
@@ -344,10 +346,10 @@ def reaches(sender: RawSocket, packet: bytes, receiver: socket.socket) -> bool:
         return False
 
 
-def test_peer_may_connect_itself(
+def test_peer_may_be_connected(
     pair: Veth, sender: RawSocket, far: RawSocket, short_path: Path
 ) -> None:
-    """It then takes frames from nobody but the socket at LOCAL."""
+    """It then accepts frames only from the socket at LOCAL."""
     with unix_peer(short_path) as peer, joined(pair, peer):
         peer.sock.connect(str(short_path / "local"))
         peer.sock.send(numbered(1))
@@ -356,11 +358,11 @@ def test_peer_may_connect_itself(
         same_frames(peer.receive(1), [numbered(2)])
 
 
-def test_closed_udp_port_is_no_reason_to_end(
+def test_bridge_continues_when_the_udp_peer_is_closed(
     pair: Veth, sender: RawSocket, far: RawSocket
 ) -> None:
-    """The kernel says ECONNREFUSED, of an earlier datagram, to whichever of
-    send and receive comes first."""
+    """The kernel reports ECONNREFUSED of an earlier datagram to the next send
+    or receive."""
     with udp_peer(socket.AF_INET, "127.0.0.1") as peer:
         own, remote = peer.sock.getsockname(), peer.sock.getpeername()
         with joined(pair, peer) as (bridge, _):
@@ -382,7 +384,7 @@ def test_closed_udp_port_is_no_reason_to_end(
     assert (ba.received, ba.sent) == (1, 1)
 
 
-def test_udp_takes_frames_from_its_peer_alone(
+def test_udp_port_accepts_frames_only_from_its_peer(
     pair: Veth, far: RawSocket
 ) -> None:
     with (
@@ -396,10 +398,11 @@ def test_udp_takes_frames_from_its_peer_alone(
 
 
 @pytest.mark.parametrize("expression", [None, "ether[14] >= 0"])
-def test_udp_takes_nothing_of_strangers_while_it_is_opened(
+def test_udp_port_accepts_nothing_from_others_while_it_is_opened(
     monkeypatch: pytest.MonkeyPatch, expression: str | None
 ) -> None:
-    """From bind() to connect() the kernel delivers anybody's datagrams."""
+    """Between bind() and connect(), the kernel delivers datagrams from
+    anyone."""
     with udp_peer(socket.AF_INET, "127.0.0.1") as peer:
 
         class Disturbed(socket.socket):
@@ -421,11 +424,11 @@ def test_udp_takes_nothing_of_strangers_while_it_is_opened(
             port.close()
 
 
-def test_datagram_that_is_no_frame_is_dropped_alone(
+def test_datagram_that_is_not_a_frame_is_dropped(
     pair: Veth, far: RawSocket, peer: Peer
 ) -> None:
-    """Shorter than a header, longer than the MTU."""
-    # On a SOCK_SEQPACKET socket an empty message is the end.
+    """Shorter than a header, or longer than the MTU."""
+    # On a SOCK_SEQPACKET socket, an empty message looks like the end.
     is_datagram = peer.sock.type == socket.SOCK_DGRAM
     shortest = b"" if is_datagram else b"x"
     with joined(pair, peer) as (bridge, send):
@@ -438,7 +441,7 @@ def test_datagram_that_is_no_frame_is_dropped_alone(
     assert ba.reasons == {"malformed": 2, "too long": 1}
 
 
-def test_datagram_longer_than_any_frame_is_dropped_alone(
+def test_datagram_longer_than_any_frame_is_dropped(
     pair: Veth, far: RawSocket, short_path: Path
 ) -> None:
     with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, send):
@@ -451,7 +454,7 @@ def test_datagram_longer_than_any_frame_is_dropped_alone(
 def test_two_bridges_join_two_interfaces(
     pair: Veth, far: RawSocket, veth: Veth, short_path: Path
 ) -> None:
-    """Back to back over paths, super-frames at either end."""
+    """Back to back over paths, with super-frames at both ends."""
     one, other = short_path / "one", short_path / "other"
     large = Datagram(data(30_000), tags=(Q,))
     batch = PacketBatch(1, SUPER_FRAME)
@@ -462,7 +465,7 @@ def test_two_bridges_join_two_interfaces(
         RawSocket(veth.a, ignore_outgoing=True, vnet_hdr=True) as end,
         RawSocket(pair.a, protocol=0, vnet_hdr=True) as start,
     ):
-        # The first cannot connect before the second is there.
+        # The first cannot connect before the second has started.
         until_passing(start, end)
         start.sendmmsg_all(batch)
         wanted = large.segments(MSS)
@@ -475,10 +478,10 @@ def test_two_bridges_join_two_interfaces(
     assert not other.exists()
 
 
-def test_adopted_packet_socket_is_a_port(
+def test_packet_socket_can_be_a_port(
     pair: Veth, sender: RawSocket, veth: Veth
 ) -> None:
-    """With its offloads, although it was opened without."""
+    """With offloads, although it was opened without them."""
     large = Datagram(data(30_000), version=6)
     batch = PacketBatch(1, SUPER_FRAME)
     add(batch, large, MSS)
@@ -506,7 +509,7 @@ def test_seqpacket_that_is_not_connected_is_explained(pair: Veth) -> None:
     assert f"{port}: Transport endpoint is not connected" in outcome.text
 
 
-def test_stream_socket_is_no_port(pair: Veth) -> None:
+def test_stream_socket_cannot_be_a_port(pair: Veth) -> None:
     with fd_peer(socket.SOCK_STREAM) as peer:
         with Running(pair.b, peer.port, pass_fds=peer.pass_fds) as bridge:
             outcome = bridge.outcome()

@@ -1,5 +1,5 @@
-"""What the fuzzer makes its calls on, and with: arguments that are right,
-wrong or at an edge."""
+"""What the fuzzer calls methods on and with: objects and arguments, valid,
+invalid or at a limit."""
 
 import array
 import gc
@@ -77,12 +77,12 @@ OPTIONS: Final = tuple(
 
 
 class Disturbance(Exception):
-    """What a Sneak, and the signal handler, raise by themselves."""
+    """The exception that a Sneak and the signal handler raise."""
 
 
 class World:
-    """The objects that the calls are made on. Threads and the handler share
-    them: there is no lock, and any may be closed or replaced at any time."""
+    """The objects of the calls. Threads and the signal handler share them
+    without a lock, and may close or replace any of them at any time."""
 
     def __init__(
         self, pairs: list[Veth], tap: str | None, *, forks: bool
@@ -125,8 +125,8 @@ class World:
 
 
 class Sneak:
-    """A number, a flag, a sequence and an iterator that calls something else
-    when it is asked, and may raise."""
+    """A number, flag, sequence and iterator. When it is used it makes another
+    call, and may raise."""
 
     def __init__(self, caller: "Arguments") -> None:
         self._caller = caller
@@ -160,7 +160,7 @@ class Sneak:
 
 
 class Arguments:
-    """Makes them. The methods have the names that the tables of calls use."""
+    """Makes arguments. The tables of calls use the names of the methods."""
 
     def __init__(self, world: World, seed: str) -> None:
         self.world = world
@@ -168,7 +168,7 @@ class Arguments:
         self.depth = 0
 
     def step(self) -> None:
-        """A call of any kind, for a Sneak."""
+        """Makes a call of any kind, for a Sneak."""
         raise NotImplementedError
 
     def chance(self, n: int) -> bool:
@@ -281,7 +281,7 @@ class Arguments:
         return b"\1" + self.random.randbytes(5)
 
     def address(self) -> Any:
-        """Of AF_PACKET, or of another family."""
+        """An address of AF_PACKET or of another family."""
         kind = self.random.randrange(6)
         if kind == 0:
             return self.random.choice(PEERS)

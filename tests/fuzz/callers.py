@@ -1,4 +1,4 @@
-"""The calls themselves, at random."""
+"""Makes random calls."""
 
 import errno
 import fcntl
@@ -42,8 +42,8 @@ COLUMNS: Final = (
     *("packet_types", "vlan_tcis", "vlan_tpids", *HEADERS),
 )
 
-# The calls. An argument is named after the method of Caller that makes it;
-# "?": or left out; "name=": by name.
+# The calls. Each argument is the name of the method of Caller that makes it.
+# "?" may be left out; "name=" is given by name.
 SOCKET_CALLS: Final = {
     "recvmmsg_into": ("batch",),
     "sendmmsg": (
@@ -138,13 +138,13 @@ class Ring:
 
 
 class Owner(bytearray):
-    """Memory that refers to the batch over it: a cycle."""
+    """Memory that refers to the batch over it, which makes a cycle."""
 
     batch: PacketBatch
 
 
 class Caller(Arguments):
-    """Makes random calls; each thread has one, and the signal handler."""
+    """Makes random calls. Each thread has one, and the signal handler."""
 
     def __init__(self, world: World, ring: Ring, seed: str) -> None:
         super().__init__(world, seed)
@@ -164,7 +164,7 @@ class Caller(Arguments):
             if maker.endswith("?") and self.chance(2):
                 break
             make = getattr(self, maker.rstrip("?"))
-            # None: a call that waits for ever.
+            # None would be a call that waits for ever.
             value = make() if name == "timeout" else self.maybe_wrong(make)
             if keyword and self.chance(2):
                 kwargs[keyword] = value
@@ -179,7 +179,7 @@ class Caller(Arguments):
     def call(
         self, function: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Makes one, and judges what it raises."""
+        """Makes a call and checks what it raises."""
         given = [short(one) for one in args]
         given += [f"{name}={short(one)}" for name, one in kwargs.items()]
         name = getattr(function, "__qualname__", str(function))
@@ -197,7 +197,7 @@ class Caller(Arguments):
             pass
         except ALLOWED as error:
             self.world.refused += 1
-            # Random bytes are not pointers; our own are.
+            # Random bytes are not valid pointers.
             if (
                 isinstance(error, OSError)
                 and error.errno == errno.EFAULT
@@ -216,7 +216,7 @@ class Caller(Arguments):
             (name,) = self.random.choices(tuple(STEPS), tuple(STEPS.values()))
             getattr(self, name)()
         except Disturbance:
-            pass  # of the handler, outside of a call
+            pass  # raised by the signal handler outside a call
         finally:
             self.depth -= 1
 
@@ -240,7 +240,7 @@ class Caller(Arguments):
             self.keep(self.world.views, made, VIEWS)
 
     def reach(self) -> None:
-        """Calls with addresses, mostly of the socket's own family."""
+        """Calls with addresses, usually of the socket's own family."""
         sockets = tuple(self.world.sockets)
         able = [sock for sock in sockets if sock.ifindex is None]
         sock = self.random.choice(able or sockets)
@@ -266,7 +266,7 @@ class Caller(Arguments):
             self.call(sock.sendmmsg, packets, addresses=addresses)
 
     def traffic(self) -> None:
-        """Packets for all that may receive."""
+        """Sends packets to all sockets that may receive."""
         packet = self.payload()[:1400].ljust(20, b"\0")
         for sender, name in zip(
             self.world.senders, self.world.interfaces, strict=True
@@ -278,7 +278,7 @@ class Caller(Arguments):
                 peer.send(packet)
 
     def receive(self) -> None:
-        """Calls that find something, and a look at what came with it."""
+        """Receives, and reads the metadata of what was received."""
         self.traffic()
         sock = self.random.choice(tuple(self.world.sockets))
         batch = self.batch()
@@ -297,15 +297,15 @@ class Caller(Arguments):
                 self.call(other.sendmmsg, batch, addresses=True)
 
     def keep(self, kept: list[Any], one: Any, limit: int) -> None:
-        """Adds an object, in the place of another where there are enough."""
+        """Adds an object; replaces another if there are enough."""
         if len(kept) < limit:
             kept.append(one)
         else:
-            # The old one may be in use, or die, here and now.
+            # The old one may be in use, or be freed here.
             kept[self.random.randrange(limit)] = one
 
     def look(self) -> None:
-        """Takes a view of a batch, or reads one that is older."""
+        """Takes a view of a batch, or reads an older one."""
         if self.chance(2):
             view = self.random.choice(tuple(self.world.views))
             self.call(bytes, view)
@@ -339,7 +339,7 @@ class Caller(Arguments):
             self.call(view.__setitem__, slice(at, end), data[: end - at])
 
     def fill(self) -> None:
-        """What segment_into() and complete_checksums() are made for."""
+        """Makes frames for segment_into() and complete_checksums()."""
         batch = self.batch()
         self.call(batch.clear)
         for _ in range(self.random.randrange(4)):
@@ -353,7 +353,7 @@ class Caller(Arguments):
             self.call(add, batch, datagram, self.random.choice((0, 8, 1000)))
 
     def resize(self) -> None:
-        """Of memory that may be in use."""
+        """Resizes memory that may be in use."""
         buffer = self.random.choice(tuple(self.world.buffers))
         if self.chance(2):
             self.call(buffer.extend, bytes(self.random.randrange(3000)))
@@ -441,7 +441,7 @@ class Caller(Arguments):
                         os.close(number)
 
     def descriptors(self, stack: ExitStack) -> Iterator[Any]:
-        """One or two of some kind that may be adopted."""
+        """Yields one or two descriptors of some kind that may be adopted."""
         kind = self.random.randrange(8)
         if kind == 0:
             yield stack.enter_context(open("/dev/null", "rb"))
@@ -513,7 +513,8 @@ class Caller(Arguments):
                 self.world.sockets.remove(sock)
 
     def drop(self) -> None:
-        """What seldom happens: garbage, another process, a link that goes."""
+        """Rare steps: garbage collection, another process, a link that
+        disappears."""
         kind = self.random.randrange(10)
         if kind < 5:
             self.call(gc.collect)
@@ -528,7 +529,8 @@ class Caller(Arguments):
             self.call(veth_pair, self.world.unstable.a, self.world.unstable.b)
 
     def fork(self) -> None:
-        """A child uses, closes and forgets what it has of its parent's."""
+        """Forks; the child uses, closes and drops its copies of the
+        objects."""
         pid = os.fork()
         if pid == 0:
             self.main = False
@@ -544,7 +546,7 @@ class Caller(Arguments):
 
 
 def short(one: Any) -> str:
-    """What a call is made on or with, in a few letters."""
+    """A short text for an object or argument of a call."""
     if isinstance(one, bytes | bytearray):
         return f"{type(one).__name__}[{len(one)}]"
     if isinstance(one, list | tuple):
@@ -560,7 +562,7 @@ def is_open(number: int, inode: int) -> bool:
 
 
 def flip(interface: str) -> None:
-    """Takes a link down, and up again."""
+    """Sets a link down and up again."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         for flags in (0, 1):
             request = struct.pack("16sH14x", interface.encode(), flags)

@@ -1,18 +1,18 @@
-"""Random calls with random arguments on everything that the C module gives.
+"""Makes random calls with random arguments on everything in the C module.
 
     python tests/fuzz/calls.py --seed 1 --seconds 600
 
-Rounds of some seconds, each in a process and a network namespace of its own:
-sockets of all kinds, batches of all kinds and views of them are made, used,
-closed and thrown away in random order, with arguments that are right, wrong or
-at an edge. A signal handler makes calls of its own on the same objects, and
-raises at times; in some rounds other threads do the same, in the others the
-process forks. A round fails when it crashes, hangs, raises what no call is
-documented to raise, or loses a descriptor; its last calls are printed then,
-and how to repeat it. (Threads, signals and the kernel have their own order:
-the same seed makes nearly the same calls.)
+Runs in rounds of some seconds, each in a new process and network namespace. A
+round makes, uses, closes and drops sockets of all kinds, batches of all kinds
+and views of them in random order, with arguments that are valid, invalid or at
+a limit. A signal handler makes calls on the same objects, and sometimes
+raises. In some rounds other threads do the same; in the others the process
+forks. A round fails if it crashes, hangs, leaves a descriptor open, or raises
+an exception that no call is documented to raise. The program then prints the
+last calls and how to repeat the round. (The order of threads and signals is
+not repeatable, so the same seed makes nearly the same calls.)
 
-Needs the rights that the tests need, and nothing of pytest.
+Needs the same privileges as the tests, but not pytest.
 """
 
 import argparse
@@ -44,8 +44,8 @@ GRACE: Final = 60.0
 """Seconds more after which a process that has not ended hangs."""
 
 
-def descriptors() -> dict[str, str]:
-    """What is open, by number."""
+def open_files() -> dict[str, str]:
+    """The open open_files and what they refer to."""
     folder = Path("/proc/self/fd")
     numbers = [one.name for one in folder.iterdir()]
     return {
@@ -56,8 +56,8 @@ def descriptors() -> dict[str, str]:
 
 
 def with_handler(world: World, main: Caller, seed: str) -> Callable[[], None]:
-    """Has a signal handler make calls of its own, and raise; returns what
-    ends that."""
+    """Makes a signal handler make calls of its own, and raise. Returns a
+    function that ends this."""
     inner = Caller(world, main.ring, f"{seed} handler")
 
     def handle(number: int, frame: object) -> None:
@@ -78,9 +78,10 @@ def with_handler(world: World, main: Caller, seed: str) -> Callable[[], None]:
 
 
 def run_round(seed: int, seconds: float, ring: Ring) -> str | None:
-    """Calls for so long, in a namespace of its own; returns what failed."""
+    """Makes calls for some seconds in a new namespace; returns what failed."""
     enter_namespace()
-    # A handler that interrupts the first import of a module finds half of it.
+    # A signal handler that interrupts the first import of a module would find
+    # half of it.
     bpf.compile("ip")
     threads = seed % 2 == 0
     with ExitStack() as stack:
@@ -90,7 +91,7 @@ def run_round(seed: int, seconds: float, ring: Ring) -> str | None:
             tap = stack.enter_context(tun_device("tap"))[1]
         with suppress(MemoryError):
             bytearray(2**62)  # AddressSanitizer opens its log now
-        before = descriptors()
+        before = open_files()
         world = World(pairs, tap, forks=not threads)
         sys.unraisablehook = lambda hook: world.fail(f"unraisable: {hook!r}")
         main = Caller(world, ring, f"{seed}")
@@ -120,9 +121,9 @@ def run_round(seed: int, seconds: float, ring: Ring) -> str | None:
         for helper in helpers:
             helper.join()
         world.end()
-        left = descriptors().items() - before.items()
+        left = open_files().items() - before.items()
         if left:
-            world.fail(f"descriptors are left: {left}")
+            world.fail(f"open_files are left: {left}")
         print(
             f"seed {seed}: {world.calls} calls, {world.refused} refused",
             flush=True,
@@ -131,7 +132,7 @@ def run_round(seed: int, seconds: float, ring: Ring) -> str | None:
 
 
 def supervise(seed: int, seconds: float) -> bool:
-    """Runs one round in a process of its own; whether it was good."""
+    """Runs one round in a new process; returns whether it succeeded."""
     ring = Ring()
     sys.stdout.flush()
     pid = os.fork()

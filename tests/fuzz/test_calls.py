@@ -1,5 +1,5 @@
-"""The fuzzer, as far as it comes in some seconds: a round with threads, and
-one that forks."""
+"""The fuzzer for a few seconds: a round with threads, and a round that
+forks."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a network stack has counted, of IP and what is above it."""
+"""The counters of a network stack for IP and the layers above it."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,12 @@ Counters = dict[str, int]
 
 
 def read_counters(read: Callable[[str], str]) -> Counters:
-    """All that /proc/net has, as "Tcp.InSegs" or "Udp6InErrors"; `read` gives
-    the text of a file."""
+    """All counters in /proc/net, with names like "Tcp.InSegs" or
+    "Udp6InErrors". `read` returns the text of a file."""
     found: Counters = {}
     for path in ("/proc/net/snmp", "/proc/net/netstat"):
         lines = read(path).splitlines()
-        # Of each pair the first has names, the second values.
+        # The first line of each pair has names, the second has values.
         for names, values in zip(lines[::2], lines[1::2], strict=True):
             group, *keys = names.split()
             for key, value in zip(keys, values.split()[1:], strict=True):
@@ -23,7 +23,7 @@ def read_counters(read: Callable[[str], str]) -> Counters:
 
 
 def since(before: Counters, now: Counters) -> Counters:
-    """How far each has moved; those that have not are left out."""
+    """The differences of all counters that have changed."""
     return {
         key: now[key] - value
         for key, value in before.items()
@@ -32,5 +32,5 @@ def since(before: Counters, now: Counters) -> Counters:
 
 
 def wrong_checksums(counters: Counters) -> Counters:
-    """Those that count what was received with a checksum that is wrong."""
+    """The counters of packets received with a wrong checksum."""
     return {key: n for key, n in counters.items() if "CsumErrors" in key}

@@ -1,5 +1,4 @@
-"""A machine that nobody here wrote: Linux in QEMU, emulated, and a shell in
-it."""
+"""A Linux guest in QEMU (emulated), controlled by a shell."""
 
 import contextlib
 import os
@@ -20,7 +19,8 @@ PATIENCE: Final = 60.0
 
 
 class GuestError(Exception):
-    """The guest did not do as told; with what its console and QEMU said."""
+    """The guest failed. The message has the output of its console and of
+    QEMU."""
 
 
 class Guest:
@@ -59,24 +59,26 @@ class Guest:
                 bufsize=0,
             )
         try:
-            self.finish()  # the shell says by itself that it is ready
+            self.finish()  # the shell reports that it is ready
         except BaseException:
             self.kill()
             raise
 
     def run(self, command: str) -> str:
-        """What a shell command prints, once it has succeeded."""
+        """Runs a shell command, which must succeed; returns what it prints."""
         self.begin(command)
         return self.finish()
 
     def begin(self, command: str) -> None:
-        """Starts a command, one line, whose end finish() waits for."""
+        """Starts a command of one line; finish() waits for its end."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # finish() says more
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # finish() reports the error
             self._process.stdin.write(f"{command}\n".encode())
 
     def finish(self) -> str:
-        """Waits for the command's end; returns what it has printed."""
+        """Waits for the end of the command; returns what it has printed."""
         deadline = time.monotonic() + PATIENCE
         printed, found, status = "", "", ""
         while not found or not status.endswith("\n"):
@@ -89,14 +91,14 @@ class Guest:
         return printed
 
     def power_off(self) -> None:
-        """Ends the guest as its user would."""
+        """Shuts the guest down from inside."""
         self.begin("poweroff -f")
         status = self._process.wait(PATIENCE)
         if status != 0:
             raise self._error(f"QEMU ended with status {status}")
 
     def kill(self) -> None:
-        """Ends QEMU where it still runs. Harmless afterwards."""
+        """Kills QEMU if it still runs."""
         self._process.kill()
         with self._process, contextlib.suppress(BrokenPipeError):
             pass

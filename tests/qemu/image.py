@@ -1,5 +1,5 @@
-"""What the guest starts from, made of Debian's packages: a kernel, the modules
-for its network card, and busybox in an initramfs. Nothing is installed."""
+"""What the guest boots, made from Debian's packages: a kernel, the modules for
+its network card, and an initramfs with busybox. Nothing is installed."""
 
 import gzip
 import os
@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-# The smallest of Debian's kernels. A meta-package: it depends on the newest.
+# The smallest of Debian's kernels. This meta-package depends on the newest
+# one.
 _PACKAGE: Final = "linux-image-cloud-amd64"
 _MODULES: Final = ("virtio_pci", "virtio_net")
 
@@ -47,7 +48,7 @@ def cache() -> Path:
 
 
 def kernel() -> Path:
-    """The folder of the cached kernel: `vmlinuz`, and modules beside it."""
+    """The folder with the cached kernel, `vmlinuz`, and its modules."""
     kernels = sorted(cache().glob("linux-image-*"))
     if not kernels:
         raise FileNotFoundError(
@@ -57,8 +58,8 @@ def kernel() -> Path:
 
 
 def fetch_kernel() -> None:
-    """Puts Debian's kernel into the cache, unless it holds one: 27 MB to
-    download. Any version will do: delete the folder to have the newest."""
+    """Downloads Debian's kernel (27 MB) unless it is cached. Any version
+    works; delete the folder to get the newest."""
     if list(cache().glob("linux-image-*")):
         return
     cache().mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def fetch_kernel() -> None:
 
 def _fetch(folder: Path) -> None:
     name = _dependency(_PACKAGE)
-    # Which user apt becomes for it may not be allowed to write there.
+    # apt's own user may not be allowed to write there.
     command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root"]
     subprocess.run([*command, "download", name], cwd=folder, check=True)
     (package,) = folder.glob("*.deb")
@@ -79,7 +80,7 @@ def _fetch(folder: Path) -> None:
     shutil.copy(vmlinuz, kept / "vmlinuz")
     for module in _load_order(tree.glob("lib/modules/**/*.ko")):
         shutil.copy(module, kept)
-    # Whole or not at all, also where two runs share the cache.
+    # Atomic, so that two runs can share the cache.
     try:
         kept.rename(cache() / name)
     except OSError:
@@ -88,7 +89,7 @@ def _fetch(folder: Path) -> None:
 
 
 def _dependency(package: str) -> str:
-    """The kernel that the meta-package stands for now."""
+    """The kernel package that the meta-package depends on now."""
     command = ["apt-cache", "depends", package]
     answer = subprocess.run(
         command, capture_output=True, text=True, check=True
@@ -100,8 +101,8 @@ def _dependency(package: str) -> str:
 
 
 def _load_order(files: Iterable[Path]) -> list[Path]:
-    """The modules that _MODULES need and they themselves, each behind those
-    that it depends on; not in the package is depmod(8)'s list of that."""
+    """The modules in _MODULES and those that they depend on, each after its
+    dependencies. The package does not contain depmod(8)'s list."""
     known = {path.stem.replace("-", "_"): path for path in files}
     order: list[Path] = []
 
@@ -110,7 +111,7 @@ def _load_order(files: Iterable[Path]) -> list[Path]:
         if path in order:
             return
         found = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
-        assert found is not None, f"{path} does not say what it depends on"
+        assert found is not None, f"{path} does not name its dependencies"
         for needed in filter(None, found[1].decode().split(",")):
             add(needed)
         order.append(path)
@@ -121,7 +122,7 @@ def _load_order(files: Iterable[Path]) -> list[Path]:
 
 
 def make_initramfs(folder: Path) -> Path:
-    """Writes the guest's initramfs into `folder`, for kernel()."""
+    """Writes the guest's initramfs, for kernel(), into `folder`."""
     busybox = shutil.which("busybox")
     assert busybox is not None
     root = folder / "root"

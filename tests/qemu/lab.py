@@ -1,4 +1,4 @@
-"""This program as a host and a guest in QEMU, joined by `rawmmsg bridge`:
+"""A host, which is this program, and a guest in QEMU, joined by a bridge:
 
 the tests' namespace       the switch's namespace
 this program, veth.a ===== veth.b, bridge ----- QEMU
@@ -44,7 +44,7 @@ FAMILIES: Final = (
     Family(
         version=4,
         kind=socket.AF_INET,
-        host="10.9.0.1",  # both as in datagrams.Datagram
+        host="10.9.0.1",  # as in datagrams.Datagram
         guest="10.9.0.2",
         prefix=24,
         frames_sent="Ip.OutRequests",
@@ -78,10 +78,10 @@ TRANSPORTS: Final = {
 
 
 class Lab:
-    """Host, bridge and guest, up and with addresses; a context manager that
+    """Host, bridge and guest, running and with addresses. The context manager
     ends them all.
 
-    guest       to be told things; another one after each boot()
+    guest       runs commands; each boot() replaces it
     interface   this program's end of the veth pair
     """
 
@@ -113,7 +113,7 @@ class Lab:
             self._stack = stack.pop_all()
 
     def boot(self) -> None:
-        """Starts the guest and gives it its addresses."""
+        """Starts the guest and configures its addresses."""
         self._guests.close()
         self.guest = self._guests.enter_context(
             Guest(
@@ -126,14 +126,14 @@ class Lab:
                 pass_fds=[self._sockets[1].fileno()],
             )
         )
-        # At once, not after a second without an answer to "is it taken?".
+        # At once, without a second of duplicate address detection.
         self.guest.run("echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad")
         self.guest.run("ip link set eth0 up")
         for one in FAMILIES:
             self.guest.run(f"ip addr add {one.guest}/{one.prefix} dev eth0")
 
     def stop_bridge(self, number: signal.Signals) -> str:
-        """Ends the bridge with this signal; returns what it has printed."""
+        """Ends the bridge with the signal; returns what it has printed."""
         self._bridge.send_signal(number)
         status = self._bridge.wait(PATIENCE)
         printed = self._log.read_text()
@@ -165,16 +165,16 @@ class Lab:
 
 
 def _within(namespace: str) -> list[str]:
-    """What in front of a command line runs it there, and for no longer than
-    this program."""
+    """A command prefix that runs a program in the namespace, and kills it when
+    this program ends."""
     kill = ["setpriv", "--pdeathsig", "KILL"]
     return ["nsenter", f"--net={namespace}", *kill]
 
 
 @contextlib.contextmanager
 def _link(namespace: str, mtu: int) -> Iterator[str]:
-    """A veth pair from here, with the host's addresses, into the namespace;
-    gives the name of the end that is here."""
+    """Makes a veth pair into the namespace, with the host's addresses on the
+    near end; returns the near end's name."""
     with veth_pair(
         _HOST_END, _SWITCH_END, mtu=mtu, ipv6=True, up=False
     ) as veth:

@@ -1,5 +1,5 @@
-"""A guest in QEMU, whose network stack knows nothing of rawmmsg, talks with
-this machine's through `rawmmsg bridge`. Run by run.py."""
+"""A guest in QEMU talks with this machine through `rawmmsg bridge`. Its
+network stack is independent of rawmmsg. Run by run.py."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ from rawmmsg import RawSocket
 TEN_MB: Final = 10 << 20
 NO_SUCH_PORT: Final = 9
 
-# In the bridge's summary.
+# A line of the bridge's summary.
 _COUNT: Final = r"([\d,]+) frames (received|more|sent|dropped)\b(?! by kernel)"
 
 # <linux/udp.h>
@@ -35,11 +35,11 @@ UDP_SEGMENT: Final = 103
     ("transport", "mtu"),
     [*((one, 1500) for one in TRANSPORTS), ("unix", 9000)],
 )
-def test_guest_is_reached_through_the_bridge(
+def test_guest_and_host_exchange_data_through_the_bridge(
     transport: str, mtu: int, tmp_path: Path
 ) -> None:
     """Echo, 10 MB over TCP in each direction and super-frames of UDP, over
-    IPv4 and IPv6; no receiver ever finds a wrong checksum."""
+    IPv4 and IPv6. No receiver finds a wrong checksum."""
     with Lab(tmp_path, transport=transport, mtu=mtu) as lab:
         assert int(lab.guest.run("cat /sys/class/net/eth0/mtu")) == mtu
         for family in FAMILIES:
@@ -52,8 +52,8 @@ def test_guest_is_reached_through_the_bridge(
         check_summary(lab.stop_bridge(signal.SIGTERM))
 
 
-def test_bridge_outlives_its_guest(tmp_path: Path) -> None:
-    """QEMU ends and another one takes its place at the same addresses."""
+def test_bridge_continues_with_a_new_guest(tmp_path: Path) -> None:
+    """QEMU ends, and another guest uses the same addresses."""
     with Lab(tmp_path) as lab:
         check_echo(lab, FAMILIES[0])
         lab.guest.power_off()
@@ -64,7 +64,8 @@ def test_bridge_outlives_its_guest(tmp_path: Path) -> None:
 
 
 def check_echo(lab: Lab, family: Family) -> None:
-    """Each answers the other's pings, of few bytes and of a full frame."""
+    """Each side answers pings of the other, with little data and as full
+    frames."""
     headers = 8 + (20 if family.version == 4 else 40)
     for size in (56, lab.mtu - headers):
         ping = f"ping -A -c 3 -w {PATIENCE:.0f} -s {size}"
@@ -80,8 +81,8 @@ def check_echo(lab: Lab, family: Family) -> None:
 
 
 def check_tcp(guest: Guest, family: Family) -> None:
-    """The guest gets 10 MB as they were sent, super-frames cut on the way, and
-    sends them back."""
+    """The guest receives 10 MB correctly, cut from super-frames, and sends
+    them back."""
     data = os.urandom(TEN_MB)
     before = host_counters()
     with socket.create_server((family.host, 0), family=family.kind) as server:
@@ -103,8 +104,8 @@ def check_tcp(guest: Guest, family: Family) -> None:
 
 
 def check_udp_super_frame(guest: Guest, family: Family) -> None:
-    """All datagrams of one get to the guest's UDP, which verifies checksums
-    before it looks for a port."""
+    """All datagrams of a super-frame reach the guest's UDP, which verifies
+    checksums before it looks for a port."""
     size, count = 1000, 40
 
     def arrives() -> bool:
@@ -119,7 +120,7 @@ def check_udp_super_frame(guest: Guest, family: Family) -> None:
 
     with socket.socket(family.kind, socket.SOCK_DGRAM) as sender:
         sender.setsockopt(socket.SOL_UDP, UDP_SEGMENT, size)
-        # Again where a busy machine left QEMU no time to take all of them.
+        # Try again if QEMU was too slow to receive all of them.
         assert any(arrives() for _ in range(10))
 
 
@@ -131,8 +132,8 @@ def check_no_wrong_checksum(guest: Guest) -> None:
 
 
 def check_wrong_checksums_are_counted(lab: Lab) -> None:
-    """The bridge passes on what it gets, and the guest does not trust it:
-    without this its counters would prove nothing."""
+    """The bridge passes frames unchanged and the guest verifies them.
+    Otherwise its counters would prove nothing."""
     before = guest_counters(lab.guest)
     with RawSocket(lab.interface, protocol=0) as sender:
         for protocol in (TCP, UDP):
@@ -147,8 +148,8 @@ def check_wrong_checksums_are_counted(lab: Lab) -> None:
 
 
 def check_summary(printed: str) -> None:
-    """In both directions, what came in and what segmentation has added went
-    out or was dropped."""
+    """In both directions, every frame received or made by segmentation was
+    sent or dropped."""
     ways = re.split(r"^\S+ > \S+\n", printed, flags=re.MULTILINE)[1:]
     assert len(ways) == 2, printed
     for way in ways:
@@ -179,7 +180,7 @@ def guest_counters(guest: Guest) -> Counters:
 def wait_until(
     condition: Callable[[], bool], patience: float = PATIENCE
 ) -> bool:
-    """Whether the condition holds before long."""
+    """Returns whether the condition soon becomes true."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:

@@ -1,16 +1,16 @@
-"""Has a Linux guest in QEMU talk with this machine through `rawmmsg bridge`.
+"""Makes a Linux guest in QEMU talk with this machine through `rawmmsg bridge`.
 
     python tests/qemu/run.py [ARGUMENT OF PYTEST ...]
 
-A network stack that nobody here wrote: Debian's kernel and busybox, emulated
-(no KVM is needed), on each transport that `rawmmsg bridge` and QEMU share. It
-takes about 1 minute, in network namespaces of its own.
+Tests the bridge against an independent network stack: Debian's kernel and
+busybox, emulated (without KVM), on every transport that `rawmmsg bridge` and
+QEMU share. Takes about 1 minute, in new network namespaces.
 
-Needs Debian 12 on x86-64 with qemu-system-x86 and busybox-static, beside what
-the suite needs. Debian's kernel is downloaded once and kept, not installed, in
+Needs Debian 12 on x86-64, qemu-system-x86 and busybox-static, besides what the
+suite needs. Debian's kernel is downloaded once, not installed, and kept in
 $RAWMMSG_QEMU_CACHE (~/.cache/rawmmsg-qemu).
 
-Not a part of the suite, where nothing may be skipped: it asks for programs of
+Not a part of the suite, in which no test may be skipped, because QEMU is
 hundreds of megabytes.
 """
 

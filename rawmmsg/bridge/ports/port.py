@@ -65,7 +65,12 @@ class Port(ABC):
         """Returns why no frame can pass yet, if that is known."""
         if not self.is_interface or self.sock.interface is None:
             return None
-        flags = self._interface_flags()
+        try:
+            flags = self._interface_flags()
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return None  # it was deleted, which tend() reports
         if not flags & _IFF_UP:
             return f"{self.sock.interface} is down"
         if not flags & _IFF_RUNNING:
