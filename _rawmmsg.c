@@ -6,7 +6,10 @@
            "Memory for the packets of one system call."
 
        class RawSocket:
-           "A descriptor, and what its frames need on the way in and out."
+           "A descriptor, what it collects with each packet, and who uses it."
+
+       class Statistics:                # a struct sequence
+           "The counts of a RawSocket."
 */
 
 #include "_rawmmsg.h"
@@ -56,8 +59,9 @@
 #define PACKET_VNET_HDR_SZ 24
 #endif
 
-/* AddressSanitizer sees what libc's wrappers write and not what syscall(2)
-   does. (ThreadSanitizer takes them for writes to msg_iov.) */
+/* AddressSanitizer checks what the functions of libc write but not what
+   syscall(2) writes, so under it we call libc. (Not under ThreadSanitizer: it
+   would take a receive for a write to msg_iov itself.) */
 #if defined(__SANITIZE_ADDRESS__)
 #define LIBC_CALLS 1
 #elif defined(__has_feature)
@@ -92,7 +96,7 @@ PyErr_SetRaisedException(PyObject *exception)
 }
 #endif
 
-/* Not in the Limited API. */
+/* The Limited API does not have it. */
 #ifndef PYTHREAD_INVALID_THREAD_ID
 #define PYTHREAD_INVALID_THREAD_ID ((unsigned long)-1)
 #endif
@@ -101,19 +105,22 @@ PyErr_SetRaisedException(PyObject *exception)
 
 #define DEFAULT_RCVBUF (8 << 20)
 
-/* More than any queue holds: what drain() takes for a socket that is readable
-   for ever (one shut down for reading). */
+/* More packets than any queue holds. After so many, drain() gives up: the
+   socket has been shut down for reading, and then every read succeeds. */
 #define MAX_QUEUED (1 << 20)
 
-/* BPF_MAXINSNS of the kernel; sock_fprog.len would wrap beyond 65,535. */
+/* BPF_MAXINSNS of the kernel. A larger count might not fit into
+   sock_fprog.len, which has 16 bits. */
 #define MAX_INSTRUCTIONS 4096
 
-/* A flag in the upper half of PACKET_FANOUT's value. */
+/* PACKET_FANOUT_FLAG_IGNORE_OUTGOING, a flag in the upper half of the value of
+   PACKET_FANOUT. */
 #define FANOUT_IGNORE_OUTGOING 0x4000
 
-/* How long a wait trusts that the interface is still there. */
+/* The longest wait without a check whether the interface still exists. */
 #define LINK_CHECK_NS NS_PER_S
-/* Pauses of sendmmsg_all() after ENOBUFS, and how long it goes on in vain. */
+/* The pauses of sendmmsg_all() after ENOBUFS, and how long it tries without
+   any progress. */
 #define FIRST_PAUSE_NS INT64_C(50000)
 #define LAST_PAUSE_NS INT64_C(10000000)
 #define FULL_LIMIT_NS NS_PER_S
@@ -122,6 +129,7 @@ PyErr_SetRaisedException(PyObject *exception)
 
 struct forks forks;
 
+/* Runs in a forked child, before anything else does. */
 static void
 count_fork(void)
 {
@@ -130,7 +138,7 @@ count_fork(void)
     atomic_fetch_add_explicit(&forks.count, 1, memory_order_relaxed);
 }
 
-/* 0, or -1 with MemoryError set. */
+/* Registers count_fork() once. 0, or -1 with MemoryError set. */
 static int
 begin_counting_forks(void)
 {
@@ -145,24 +153,24 @@ begin_counting_forks(void)
 
 /* ---- RawSocket: state --------------------------------------------------- */
 
-/* RawSocket.state: the calls in flight, whether close() or detach() has been
-   called, whether a thread is about to move the socket into this process, and,
-   above them, the process that all this is about. */
+/* RawSocket.state. From the lowest bit on: the number of calls in progress;
+   whether a thread is moving the socket into this process; whether close() or
+   detach() has been called; and the process for which the rest is valid. */
 #define SOCKET_CLOSED (UINT64_C(1) << 31)
 #define SOCKET_MOVING (UINT64_C(1) << 30)
 #define SOCKET_CALLS (SOCKET_MOVING - 1)
 #define SOCKET_PROCESS 32
 
-/* "CALL: REASON": a new str, or NULL with an exception set. */
+/* Returns "CALL: REASON" as a new str, or NULL with an exception set. */
 static PyObject *
 describe(const char *call, const char *reason)
 {
     return PyUnicode_FromFormat("%s: %s", call, reason);
 }
 
-/* An OSError (the subclass that belongs to `error`) with `text`, which it
-   takes over, and the interface as its filename; NULL with an exception set,
-   also where `text` is NULL. */
+/* Returns an OSError, or the subclass that belongs to `error`, with `text` and
+   with the interface as its filename. Steals the reference to `text`. NULL
+   with an exception set, also if `text` is NULL. */
 static PyObject *
 make_os_error(int error, PyObject *text, PyObject *interface)
 {
@@ -182,7 +190,7 @@ make_os_error(int error, PyObject *text, PyObject *interface)
     return exception;
 }
 
-/* Raises what make_os_error() has made; always -1. */
+/* Raises the result of make_os_error(). Always returns -1. */
 static int
 raise_made(PyObject *exception)
 {
@@ -193,7 +201,7 @@ raise_made(PyObject *exception)
     return -1;
 }
 
-/* Raises an OSError that names the system call; always -1. */
+/* Raises an OSError that names the system call. Always returns -1. */
 static int
 raise_os_error(int error, const char *call, PyObject *interface)
 {
@@ -208,10 +216,10 @@ is_closed(RawSocket *s)
            & SOCKET_CLOSED;
 }
 
-/* The name of the interface, which may have been renamed: a new reference, or
-   NULL with an exception set. None for all interfaces. Where the interface or
-   the descriptor is gone, it is the last name known. The caller has entered a
-   call, or the socket is closed. */
+/* Returns the present name of the interface, which may have been renamed, as a
+   new reference; None for all interfaces. If the interface has been deleted or
+   the socket is closed, returns the last known name. NULL with an exception
+   set. The caller has entered a call, or knows that the socket is closed. */
 static PyObject *
 interface_name(RawSocket *s)
 {
@@ -224,8 +232,9 @@ interface_name(RawSocket *s)
     return Py_NewRef(s->interface != NULL ? s->interface : Py_None);
 }
 
-/* Raises an OSError about the socket with `text`, which it takes over, in a
-   call that has been entered, or that found the socket closed; always -1. */
+/* Raises an OSError with `text` and the name of the interface. Steals the
+   reference to `text`. Always returns -1. The caller has entered a call, or
+   knows that the socket is closed. */
 static int
 raise_text(RawSocket *s, int error, PyObject *text)
 {
@@ -240,7 +249,7 @@ raise_text(RawSocket *s, int error, PyObject *text)
     return -1;
 }
 
-/* The same, with the name of the system call and the text of `error`. */
+/* The same, with the name of the system call and the text for `error`. */
 static int
 raise_error(RawSocket *s, int error, const char *call)
 {
@@ -253,7 +262,7 @@ raise_closed(RawSocket *s, const char *call)
     return raise_text(s, EBADF, describe(call, "the socket was closed"));
 }
 
-/* The interface is down; `or_else` names a second remedy. */
+/* Raises ENETDOWN. `or_else` names a second remedy. Always returns -1. */
 static int
 raise_down(RawSocket *s, const char *call, const char *or_else)
 {
@@ -273,8 +282,8 @@ raise_down(RawSocket *s, const char *call, const char *or_else)
     return -1;
 }
 
-/* Adds what the kernel has dropped since it was last asked: it starts again
-   at 0 then (packet(7)). 0, or -1 with errno set. */
+/* Adds the drops that the kernel has counted since the last time. Reading the
+   count resets it (packet(7)). 0, or -1 with errno set. */
 static int
 collect_drops(RawSocket *s)
 {
@@ -293,9 +302,10 @@ collect_drops(RawSocket *s)
     return 0;
 }
 
-/* packet_release() waits for the network's readers: without the GIL. The
-   kernel's counts are read for the last time, but not by a forked child: its
-   parent would miss them. */
+/* Reads the kernel's counts for the last time and closes the descriptors. A
+   forked child does not read the counts, because they would be missing in its
+   parent. close(2) of a packet socket may wait (net/packet/af_packet.c:
+   packet_release() calls synchronize_net()), so it runs without the GIL. */
 static void
 close_descriptors(RawSocket *s)
 {
@@ -310,12 +320,16 @@ close_descriptors(RawSocket *s)
     Py_END_ALLOW_THREADS
 }
 
-/* First call in a new process. A forked child has its own copies of `state`
-   and of the descriptors, but the calls counted there are of threads that it
-   does not have, one of them may have been changing the filter, and the
-   eventfd is shared with the parent, whose calls a signal would wake for ever.
-   So the child counts from 0 and has an eventfd of its own. (A call of the
-   thread that forked enters again: check_signals().) */
+/* Prepares the socket for its first call in a new process.
+
+   A forked child has copies of the object and of the descriptors. Two things
+   are wrong with them. The calls that `state` counts, and a change of the
+   filter or of the peer that is marked as in progress, may be those of threads
+   that the child does not have. And the eventfd is shared with the parent: if
+   the child wrote to it, every later call in the parent would end. So the
+   child counts from 0, resets the marks, and makes an eventfd of its own. If
+   the thread that forked was in a call, that call counts itself again when it
+   continues: check_signals(). */
 static void
 move_to_this_process(RawSocket *s, uint64_t state)
 {
@@ -324,14 +338,14 @@ move_to_this_process(RawSocket *s, uint64_t state)
 
     if (!atomic_compare_exchange_strong(&s->state, &state,
                                         moved | SOCKET_MOVING)) {
-        return; /* another thread is at it */
+        return; /* another thread does it */
     }
     if (!(state & SOCKET_CLOSED)) {
         close(s->wake_fd);
         s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     }
     else if (state & SOCKET_CALLS) {
-        /* The call that was to close them is in the parent. */
+        /* The call that would have closed them is in the parent. */
         close_descriptors(s);
     }
     atomic_store_explicit(&s->filter_busy, false, memory_order_relaxed);
@@ -339,6 +353,7 @@ move_to_this_process(RawSocket *s, uint64_t state)
     atomic_store_explicit(&s->state, moved, memory_order_release);
 }
 
+/* Returns the state of the socket in this process. */
 static uint64_t
 state_here(RawSocket *s)
 {
@@ -350,7 +365,7 @@ state_here(RawSocket *s)
             move_to_this_process(s, state);
         }
         else if (state & SOCKET_MOVING) {
-            sched_yield(); /* an eventfd(2) long */
+            sched_yield(); /* for as long as eventfd(2) takes */
         }
         else {
             return state;
@@ -358,8 +373,8 @@ state_here(RawSocket *s)
     }
 }
 
-/* Begins a call on the descriptor; false where the socket is closed. *process
-   is for leave_call(). */
+/* Begins a call, during which the descriptors stay open, until leave_call(),
+   and sets *process for that. Returns false if the socket is closed. */
 static bool
 try_enter(RawSocket *s, unsigned *process)
 {
@@ -376,7 +391,7 @@ try_enter(RawSocket *s, unsigned *process)
     return true;
 }
 
-/* The same: 0, or -1 with EBADF raised. */
+/* The same. 0, or -1 with EBADF raised. */
 static int
 enter_call(RawSocket *s, unsigned *process, const char *call)
 {
@@ -386,8 +401,8 @@ enter_call(RawSocket *s, unsigned *process, const char *call)
     return raise_closed(s, call);
 }
 
-/* Ends it; the last one out of a closed socket closes the descriptors. A call
-   that a fork has taken into another process is not counted there. */
+/* Ends a call. The last one closes the descriptors if the socket has been
+   closed. A call that began in another process is not counted in this one. */
 static void
 leave_call(RawSocket *s, unsigned process)
 {
@@ -402,6 +417,24 @@ leave_call(RawSocket *s, unsigned process)
     }
 }
 
+/* Closes the socket, while other threads may be in calls on it.
+
+   A close(2) here and now would be wrong. The kernel does not wake a thread
+   that waits for a descriptor which another thread closes (close(2)), so that
+   thread would wait for ever. And the number of the descriptor would be free:
+   if a third thread opens a file or socket, it may get the same number, and
+   the call would then read and write that one.
+
+   So close() does not close the descriptors while calls are in progress. It
+   marks the socket as closed, so that no call begins any more. Then it makes
+   the eventfd readable, which every waiting call polls beside the socket. Each
+   call sees the mark, raises EBADF and leaves, and the last one closes both
+   descriptors. Meanwhile close() counts as a call itself: otherwise the last
+   of the others might close the eventfd before we have written to it.
+
+   What remains: the descriptors stay open until the last call has left, a
+   moment after close() has returned. A forked child that could not make an
+   eventfd wakes its calls only within LINK_CHECK_NS, see wait_ready(). */
 static void
 close_socket(RawSocket *s)
 {
@@ -413,8 +446,7 @@ close_socket(RawSocket *s)
         if (state & SOCKET_CLOSED) {
             return;
         }
-        /* With calls in flight this one joins them, so that none of them
-           closes the eventfd before it is signalled. */
+        /* Count as a call if there are others. */
         next = (state + ((state & SOCKET_CALLS) > 0)) | SOCKET_CLOSED;
     } while (!atomic_compare_exchange_weak_explicit(
         &s->state, &state, next, memory_order_acq_rel, memory_order_relaxed));
@@ -423,8 +455,8 @@ close_socket(RawSocket *s)
         close_descriptors(s);
         return;
     }
-    /* Fails only for a descriptor of -1: nobody reads the counter, and it is
-       far from full. */
+    /* Fails only if the descriptor is -1: the counter is far from its limit.
+       */
     while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
     leave_call(s, this_process());
@@ -432,8 +464,8 @@ close_socket(RawSocket *s)
 
 /* ---- RawSocket: the interface ------------------------------------------- */
 
-/* The index that the kernel has for the socket: -1 when its interface is
-   gone (net/packet/af_packet.c:packet_notifier()). */
+/* Returns the index of the interface that the socket is bound to: -1 if the
+   interface has been deleted (net/packet/af_packet.c:packet_notifier()). */
 static int
 bound_ifindex(int fd)
 {
@@ -452,8 +484,8 @@ interface_is_gone(RawSocket *s)
     return s->ifindex > 0 && bound_ifindex(s->fd) == -1;
 }
 
-/* An interface ioctl on the socket's own interface, by its name of now. 0, or
-   -1 with errno set. */
+/* Makes an ioctl(2) about an interface, which takes its present name. 0, or -1
+   with errno set. */
 static int
 interface_ioctl(int fd, int ifindex, unsigned long request,
                 struct ifreq *answer)
@@ -477,8 +509,9 @@ link_is_up(RawSocket *s)
 
 /* ---- RawSocket: system calls and waiting -------------------------------- */
 
-/* musl's sendmmsg() is a loop of sendmsg(). The headers are zeroed, pads of
-   64-bit musl included. */
+/* The system calls themselves, because musl's sendmmsg() calls sendmsg() in a
+   loop. All headers are zeroed, so the padding that 64-bit musl has in struct
+   msghdr is zero, too, as the kernel requires. */
 static int
 call_recvmmsg(int fd, struct mmsghdr *messages, unsigned count)
 {
@@ -499,24 +532,25 @@ call_sendmmsg(int fd, struct mmsghdr *messages, unsigned count)
 #endif
 }
 
-/* One call's messages, and how it waits. */
+/* One call's messages, and how it waits. A local of the call. */
 struct transfer {
-    struct mmsghdr *messages;
+    struct mmsghdr *messages; /* borrowed */
     unsigned count;
-    BatchMemory *memory;     /* receiving into a batch: its memory */
-    struct arrival *arrival; /* receiving one packet: what came with it */
+    BatchMemory *memory; /* borrowed; NULL if it does not receive a batch */
+    struct arrival *arrival; /* borrowed; for one received packet, or NULL */
     bool sending;
-    bool numbered;    /* sending: one of several packets */
-    bool retry_full;  /* sendmmsg_all(): come back after ENOBUFS */
-    Py_ssize_t index; /* sending: of messages[0] among the packets */
+    bool numbered;    /* sending one of several packets */
+    bool retry_full;  /* try again after ENOBUFS: sendmmsg_all() */
+    Py_ssize_t index; /* of the packet in messages[0] when sending */
 
-    unsigned *process;     /* of the call: try_enter() */
-    int64_t timeout_ns;    /* as RawSocket.timeout_ns when the call began */
+    unsigned *process;     /* borrowed; set by try_enter() */
+    int64_t timeout_ns;    /* RawSocket.timeout_ns when the call began */
     int64_t deadline_ns;   /* 0: it has not waited yet */
     int64_t full_since_ns; /* 0: no ENOBUFS since the last progress */
-    int64_t pause_ns;      /* after the next ENOBUFS */
+    int64_t pause_ns;      /* the pause after the next ENOBUFS */
     unsigned full_count;   /* ENOBUFS since the last progress */
-    unsigned false_alarms; /* polls in a row for what then was not there */
+    unsigned false_alarms; /* how often in a row poll(2) has reported a packet,
+                              or room for one, in vain */
     int doubted;           /* an error that may be the receiver's, or 0 */
 };
 
@@ -526,7 +560,8 @@ name_of_call(const struct transfer *t)
     return t->sending ? "sendmmsg" : "recvmmsg";
 }
 
-/* Without the GIL. The result as of the system call; errno is kept. */
+/* Makes the system call, and parses what was received. Returns the result of
+   the system call, with its errno. Runs without the GIL. */
 static int
 transfer_once(RawSocket *s, struct transfer *t)
 {
@@ -554,8 +589,8 @@ now_ns(void)
     return now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
-/* Runs signal handlers: 0, or -1 with an exception set. A handler may fork, and
-   the call then goes on in the child, where it is not counted yet. */
+/* Runs signal handlers. 0, or -1 with an exception set. A handler may fork;
+   then the call continues in the child, too, where it is not counted yet. */
 static int
 check_signals(RawSocket *s, const struct transfer *t)
 {
@@ -567,9 +602,10 @@ check_signals(RawSocket *s, const struct transfer *t)
                : enter_call(s, t->process, name_of_call(t));
 }
 
-/* Waits for `events` (0: for nothing but close()) for `limit_ns` at most, < 0
-   for ever. The number of events, 0 in time, on a signal too, or -1 with an
-   exception set. */
+/* Waits for `events` on the socket, or for close(), at most `limit_ns`,
+   without limit if that is negative. If `events` is 0, waits for close()
+   alone. Returns how many of the two have come, 0 at the limit or after a
+   signal, or -1 with an exception set. */
 static int
 poll_socket(RawSocket *s, const struct transfer *t, short events,
             int64_t limit_ns)
@@ -589,17 +625,17 @@ poll_socket(RawSocket *s, const struct transfer *t, short events,
     if (ready < 0 && error != EINTR) {
         return raise_error(s, error, "ppoll");
     }
-    /* Not only after EINTR: a signal may have come before the wait began. */
+    /* In any case: a signal may also have come just before ppoll(2). */
     if (check_signals(s, t) < 0) {
         return -1;
     }
     return ready < 0 ? 0 : ready;
 }
 
-/* Room for any size_t with its commas. */
+/* Room for any size_t with commas. */
 #define GROUPED 32
 
-/* Writes a number as people read it: "1,514". */
+/* Writes a number with commas: "1,514". */
 static void
 group_digits(char text[GROUPED], size_t number)
 {
@@ -615,7 +651,7 @@ group_digits(char text[GROUPED], size_t number)
     *text = '\0';
 }
 
-/* Bytes of the packet that the kernel refused. */
+/* The length of the packet that the kernel has refused. */
 static size_t
 refused_length(const RawSocket *s, const struct transfer *t)
 {
@@ -628,10 +664,10 @@ refused_length(const RawSocket *s, const struct transfer *t)
     return length;
 }
 
-/* Why the kernel refused a packet of this length, where the length is the
-   reason: a new str, or NULL, with an exception set or not. As in net/packet/
-   af_packet.c:packet_snd() and include/linux/netdevice.h:
-   dev_validate_header(). */
+/* Returns a new str that says why the kernel has refused a packet of this
+   length (net/packet/af_packet.c:packet_snd(), include/linux/netdevice.h:
+   dev_validate_header()). NULL without an exception if the length is not the
+   reason, or NULL with an exception set. */
 static PyObject *
 explain_length(RawSocket *s, int error, size_t length)
 {
@@ -662,7 +698,8 @@ explain_length(RawSocket *s, int error, size_t length)
     return text;
 }
 
-/* Raises why the kernel refused the first packet of the call; always -1. */
+/* Raises why the kernel has refused the first packet of the call. Always
+   returns -1. */
 static int
 raise_refused(RawSocket *s, const struct transfer *t, int error)
 {
@@ -690,8 +727,8 @@ raise_refused(RawSocket *s, const struct transfer *t, int error)
     return -1;
 }
 
-/* How long the call may still wait: ns, INT64_MAX without a timeout, or -1
-   with the exception for a call that may not wait, or no longer, set. */
+/* Returns how many ns the call may still wait, INT64_MAX without a timeout. If
+   it must not wait, or not any longer, raises that and returns -1. */
 static int64_t
 patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
 {
@@ -699,8 +736,8 @@ patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
         return INT64_MAX;
     }
     if (t->timeout_ns == 0 && error == EAGAIN) {
-        /* No failure, and often raised: without the interface, which would
-           cost a system call. */
+        /* This is not a failure, and it is raised often. To find the name of
+           the interface would cost a system call. */
         return raise_os_error(error, name_of_call(t), NULL);
     }
     if (t->timeout_ns == 0) {
@@ -716,7 +753,7 @@ patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
     return t->deadline_ns - now;
 }
 
-/* The interface is gone, for this call and all later ones. */
+/* Raises that the interface has been deleted. Always returns -1. */
 static int
 raise_gone(RawSocket *s, struct transfer *t)
 {
@@ -724,14 +761,17 @@ raise_gone(RawSocket *s, struct transfer *t)
     return raise_error(s, ENODEV, name_of_call(t));
 }
 
-/* Waits until it is worth trying again: 0, or -1 with an exception set.
+/* Waits until another try may succeed. 0, or -1 with an exception set.
 
-   A deleted interface may leave no event behind, and a forked child may have
-   no eventfd: no such wait is longer than LINK_CHECK_NS at a time.
+   When the interface is deleted, poll(2) may not return, and a forked child
+   may not have an eventfd. So in these two cases we do not wait longer than
+   LINK_CHECK_NS at a time.
 
-   An error queue that nobody reads, or a socket shut down for reading, is
-   ready for ever without a packet: the second time in a row, pause. The first
-   proves nothing, another thread may have been quicker. */
+   A socket can be ready for ever although there is no packet: if nobody reads
+   its error queue, or after it has been shut down for reading. This loop would
+   then use all of a CPU. So the second time in a row that the socket was ready
+   in vain, we pause. The first time may be by chance, because another thread
+   has taken the packet. */
 static int
 wait_ready(RawSocket *s, struct transfer *t)
 {
@@ -760,9 +800,10 @@ wait_ready(RawSocket *s, struct transfer *t)
     return ready < 0 ? -1 : 0;
 }
 
-/* Gives up after ENOBUFS; always -1. The kernel says the same of a queue that
-   is full and of a frame that is dropped on its way out (net/core/dev.c:
-   dev_queue_xmit()), and only the caller can try the next frame. */
+/* Raises that sending has failed with ENOBUFS for too long. Always returns -1.
+   The kernel returns ENOBUFS if a queue is full, and also if something drops
+   this frame on its way out (net/core/dev.c:dev_queue_xmit()). We cannot know
+   which, and only the caller can decide to skip the frame. */
 static int
 raise_full(RawSocket *s, const struct transfer *t)
 {
@@ -780,8 +821,9 @@ raise_full(RawSocket *s, const struct transfer *t)
     return raise_error(s, ENOBUFS, reason);
 }
 
-/* ENOBUFS: the queue of the interface is full, and nothing tells when it is
-   not. Pauses: 0 to try again, or -1 with an exception set. */
+/* Pauses after ENOBUFS: the queue of the interface is full, and the kernel
+   does not report when it no longer is. 0 to try again, or -1 with an
+   exception set. */
 static int
 back_off(RawSocket *s, struct transfer *t)
 {
@@ -806,8 +848,8 @@ back_off(RawSocket *s, struct transfer *t)
     return poll_socket(s, t, 0, pause < left ? pause : left) < 0 ? -1 : 0;
 }
 
-/* ENETDOWN and ENXIO may mean that the interface is gone for good. Always -1
-   with the exception set. */
+/* Raises the error of a system call. After ENETDOWN or ENXIO, checks whether
+   the interface has been deleted. Always returns -1. */
 static int
 raise_transfer_error(RawSocket *s, struct transfer *t, int error)
 {
@@ -826,7 +868,7 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
     return raise_error(s, error, name_of_call(t));
 }
 
-/* Nothing to be had now: waits, or raises. */
+/* After EAGAIN: waits, 0, or raises, -1. */
 static int
 handle_again(RawSocket *s, struct transfer *t)
 {
@@ -837,6 +879,7 @@ handle_again(RawSocket *s, struct transfer *t)
     return wait_ready(s, t);
 }
 
+/* Counts what one system call has transferred. */
 static void
 count_transfer(RawSocket *s, const struct transfer *t, int done)
 {
@@ -846,14 +889,15 @@ count_transfer(RawSocket *s, const struct transfer *t, int done)
     atomic_fetch_add_explicit(t->sending ? &s->batches_sent
                                          : &s->batches_received,
                               1, memory_order_relaxed);
-    /* A packet proves nothing: it may have been queued before. */
+    /* A received packet does not prove that the link is up: it may have been
+       queued before. */
     if (atomic_load_explicit(&s->link_doubted, memory_order_relaxed)
         && link_is_up(s)) {
         atomic_store_explicit(&s->link_doubted, false, memory_order_relaxed);
     }
 }
 
-/* For the receiver, at its next call. */
+/* Keeps an error for the next receive. */
 static void
 keep_error(RawSocket *s, int error)
 {
@@ -862,7 +906,7 @@ keep_error(RawSocket *s, int error)
     }
 }
 
-/* The error kept for it, or 0. */
+/* Returns and removes the error that was kept for the receiver, or 0. */
 static int
 take_kept_error(RawSocket *s)
 {
@@ -872,12 +916,21 @@ take_kept_error(RawSocket *s)
                                           memory_order_relaxed);
 }
 
-/* Whose error is this? A socket has one error pending (sk_err), and whichever
-   call comes next draws it: a sender too, before its own packet is looked at
-   (net/core/sock.c:sock_alloc_send_pskb()). It may be about the link, or about
-   a packet that a recvmmsg(2) met after others. A second try tells: what it
-   does not repeat was not about this packet, and is kept for the receiver.
-   True to try again. */
+/* Decides whose error a sender has got. True to try again.
+
+   A socket has one pending error (sk_err), and the next system call returns
+   it, whichever that is. A sender gets it before the kernel even looks at the
+   packet (net/core/sock.c:sock_alloc_send_pskb()). It may be about the link,
+   or about a packet that recvmmsg(2) found behind others. If the sender raised
+   it, the caller would blame, and perhaps drop, a packet without a fault, and
+   the receiver would never learn of the error.
+
+   So a sender tries a second time. An error that the second try does not
+   repeat was not about this packet: it is kept for the next receive.
+
+   What remains: an error that is repeated because the same thing has happened
+   again in between, such as the link going down twice, is raised by the
+   sender. */
 static bool
 doubt_error(RawSocket *s, struct transfer *t, int error)
 {
@@ -893,8 +946,8 @@ doubt_error(RawSocket *s, struct transfer *t, int error)
     return error != 0;
 }
 
-/* After a system call that transferred nothing: waits until it is worth trying
-   again, 0, or raises, -1. */
+/* After a system call that transferred nothing: waits until another try may
+   succeed, 0, or raises, -1. */
 static int
 handle_failure(RawSocket *s, struct transfer *t, int error)
 {
@@ -915,9 +968,9 @@ handle_failure(RawSocket *s, struct transfer *t, int error)
     return raise_transfer_error(s, t, error);
 }
 
-/* Receives or sends: tries at once, and waits only when the kernel has
-   nothing. How many messages were transferred, >= 1, or -1 with an exception
-   set. The caller has entered the call. */
+/* Receives or sends. Tries at once, and waits only if that transferred
+   nothing. Returns the number of messages transferred, at least 1, or -1 with
+   an exception set. The caller has entered the call. */
 static int
 run_transfer(RawSocket *s, struct transfer *t)
 {
@@ -956,7 +1009,7 @@ begin_transfer(RawSocket *s, bool sending, unsigned *process)
     return t;
 }
 
-/* Reads an int: 0, or -1 with TypeError or OverflowError set. */
+/* Converts an int. 0, or -1 with TypeError or OverflowError set. */
 static int
 parse_index(PyObject *value, Py_ssize_t *number)
 {
@@ -966,8 +1019,8 @@ parse_index(PyObject *value, Py_ssize_t *number)
 
 /* ---- RawSocket: addresses ----------------------------------------------- */
 
-/* 0, or -1 with ValueError set for a family whose addresses are not
-   supported. */
+/* Checks that addresses of the socket's family are supported. 0, or -1 with
+   ValueError set. */
 static int
 refuse_family(RawSocket *s)
 {
@@ -982,9 +1035,10 @@ refuse_family(RawSocket *s)
     return -1;
 }
 
-/* An address wins over bind(2) (net/packet/af_packet.c:packet_snd()): on a
-   bound socket it may only say what the socket does not know, a SOCK_DGRAM
-   frame's protocol and receiver. 0, or -1 with ValueError set. */
+/* Checks that this socket can be given an address to send to. 0, or -1 with
+   ValueError set. On AF_PACKET the interface in an address overrides bind(2)
+   (net/packet/af_packet.c:packet_snd()). So a bound socket takes an address
+   only if it is of type SOCK_DGRAM, for the protocol and the receiver. */
 static int
 refuse_addresses(RawSocket *s)
 {
@@ -1013,7 +1067,8 @@ check_interface(RawSocket *s, int ifindex)
     return 0;
 }
 
-/* A number of an address: 0, or -1 with TypeError or ValueError set. */
+/* Converts a number of an address. 0, or -1 with TypeError or ValueError set.
+   */
 static int
 parse_number(PyObject *value, const char *what, long long limit,
              long long *number)
@@ -1037,8 +1092,8 @@ parse_number(PyObject *value, const char *what, long long limit,
     return 0;
 }
 
-/* Checks the form of an address that is a tuple of `least` to `most` items.
-   0, or -1 with TypeError set. */
+/* Checks that an address is a tuple of `least` to `most` items. 0, or -1 with
+   TypeError set. */
 static int
 check_tuple(PyObject *address, Py_ssize_t least, Py_ssize_t most,
             const char *form)
@@ -1052,7 +1107,8 @@ check_tuple(PyObject *address, Py_ssize_t least, Py_ssize_t most,
     return -1;
 }
 
-/* Copies the name of an interface, a str: 0, or -1 for what cannot be one. */
+/* Copies the name of an interface. 0, or -1 with an exception set if the str
+   cannot be such a name. */
 static int
 copy_name(PyObject *interface, char name[IFNAMSIZ])
 {
@@ -1063,7 +1119,7 @@ copy_name(PyObject *interface, char name[IFNAMSIZ])
         return -1;
     }
     length = PyBytes_Size(bytes);
-    /* The kernel takes what follows a colon for an alias, and drops it. */
+    /* The kernel ignores a colon and what follows it (an alias). */
     if (length < 1 || length >= IFNAMSIZ
         || strchr(PyBytes_AsString(bytes), ':') != NULL) {
         PyErr_Format(PyExc_ValueError,
@@ -1077,9 +1133,9 @@ copy_name(PyObject *interface, char name[IFNAMSIZ])
     return 0;
 }
 
-/* The index of an interface given by name or by index: 0, or -1 with an
-   exception set. A name is looked up on the socket, as in
-   look_up_interface(). */
+/* Finds the index of an interface that is given by name or by index. 0, or -1
+   with an exception set. Looks a name up in the network namespace of the
+   socket. */
 static int
 parse_interface(RawSocket *s, PyObject *interface, int *ifindex)
 {
@@ -1139,7 +1195,8 @@ parse_hardware(PyObject *value, struct link_name *n)
     return result;
 }
 
-/* Bytes of a name for the kernel, which wants all of the hardware address. */
+/* The length of a name for the kernel: it must include the hardware address.
+   */
 static socklen_t
 link_name_length(const struct link_name *n)
 {
@@ -1213,21 +1270,21 @@ parse_unix_address(PyObject *address, struct name *n)
     }
     else if (bytes[0] != '\0' && strlen(bytes) < (size_t)size) {
         PyErr_SetString(PyExc_ValueError,
-                        "the path has an embedded null byte; an abstract "
-                        "name begins with one");
+                        "the path contains a null byte, with which only "
+                        "an abstract name begins");
     }
     else {
         n->un.sun_family = AF_UNIX;
         memcpy(n->un.sun_path, bytes, (size_t)size);
         n->length = (socklen_t)(PATH_OFFSET + (size_t)size);
-        /* The kernel puts a NUL behind it itself (unix_mkname_bsd()). */
+        /* The kernel adds the NUL behind it (unix_mkname_bsd()). */
         result = 0;
     }
     Py_DECREF(path);
     return result;
 }
 
-/* Reads a numeric host into `result`: 0, or -1 with an exception set. */
+/* Converts a numeric host. 0, or -1 with an exception set. */
 static int
 parse_host(int family, PyObject *host, void *result)
 {
@@ -1239,7 +1296,8 @@ parse_host(int family, PyObject *host, void *result)
                      Py_TYPE(host));
         return -1;
     }
-    /* No code of a subclass, and no error for what no address contains. */
+    /* This does not run code of a subclass, and does not fail for characters
+       that cannot be in an address. */
     text = PyUnicode_AsEncodedString(host, "ascii", "backslashreplace");
     if (text == NULL) {
         return -1;
@@ -1250,8 +1308,8 @@ parse_host(int family, PyObject *host, void *result)
     Py_DECREF(text);
     if (done != 1) {
         PyErr_Format(PyExc_ValueError,
-                     "%R is not an IPv%c address in numbers (names are not "
-                     "looked up: use socket.getaddrinfo())",
+                     "%R is not a numeric IPv%c address (host names are "
+                     "not looked up: use socket.getaddrinfo())",
                      host, family == AF_INET ? '4' : '6');
         return -1;
     }
@@ -1308,7 +1366,7 @@ parse_inet6_address(PyObject *address, struct name *n)
     return 0;
 }
 
-/* Reads an address in the form of the socket's family: 0, or -1 with an
+/* Converts an address of the socket's family to a name. 0, or -1 with an
    exception set. On AF_PACKET the caller has entered a call. */
 static int
 parse_address(RawSocket *s, PyObject *address, struct name *n)
@@ -1333,11 +1391,13 @@ parse_address(RawSocket *s, PyObject *address, struct name *n)
     }
 }
 
-/* The only sender expected. One thread may set it while others receive: it is
-   written into the half that nobody reads and then made known by `version`,
-   so no reader ever waits for a writer. The loads and stores of words are
-   ordered, which keeps a reader from taking words of the writer after next for
-   those of this version. */
+/* Reads the peer, the only expected sender. One thread may set it while others
+   read it, and readers must not wait. So there are two copies: a writer fills
+   the one that is not in use, then increments `version`, whose lowest bit says
+   which copy is in use. A reader tries again if the version has changed
+   meanwhile. The words are loaded with acquire and stored with release order:
+   if a reader gets a word of the writer after next, it also sees that the
+   version has changed. */
 static void
 load_peer(RawSocket *s, struct name *peer)
 {
@@ -1356,7 +1416,7 @@ load_peer(RawSocket *s, struct name *peer)
     memcpy(peer, words, sizeof(*peer));
 }
 
-/* 0, or -1 with OSError set where another thread is setting it too. */
+/* Sets the peer. 0, or -1 with OSError set if another thread is setting it. */
 static int
 store_peer(RawSocket *s, const struct name *peer)
 {
@@ -1364,10 +1424,10 @@ store_peer(RawSocket *s, const struct name *peer)
     unsigned version;
     size_t i;
 
-    (void)state_here(s); /* in a forked child nobody is setting it yet */
+    (void)state_here(s); /* resets peer_busy in a forked child */
     if (atomic_exchange_explicit(&s->peer_busy, true, memory_order_acquire)) {
-        return raise_os_error(
-            EBUSY, "peer: another thread is setting it as well", NULL);
+        return raise_os_error(EBUSY, "peer: another thread is setting it too",
+                              NULL);
     }
     memcpy(words, peer, sizeof(words));
     version = 1 + atomic_load_explicit(&s->peer_version, memory_order_relaxed);
@@ -1380,7 +1440,7 @@ store_peer(RawSocket *s, const struct name *peer)
     return 0;
 }
 
-/* Counts a datagram that others than the peer have sent. */
+/* Counts a datagram if another sender than the peer has sent it. */
 static void
 count_stranger(RawSocket *s, const struct name *sender)
 {
@@ -1392,7 +1452,8 @@ count_stranger(RawSocket *s, const struct name *sender)
     }
 }
 
-/* The address that a name received stands for. */
+/* Returns the address for the name of a sender, or NULL with an exception
+   set. */
 static PyObject *
 address_of(RawSocket *s, struct name *n)
 {
@@ -1402,8 +1463,8 @@ address_of(RawSocket *s, struct name *n)
     if (s->family != AF_PACKET) {
         return make_address(n);
     }
-    /* Without a name, as in the socket module, where the interface or the
-       socket is gone by now. */
+    /* As in the socket module, the name is "" if the interface has been
+       deleted or the socket is closed. */
     request.ifr_ifindex = n->link.ll.sll_ifindex;
     if (try_enter(s, &process)) {
         if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
@@ -1437,21 +1498,21 @@ RawSocket_set_peer(PyObject *self, PyObject *value, void *Py_UNUSED(closure))
     }
     if (!(s->collects & COLLECT_NAMES)) {
         PyErr_SetString(PyExc_ValueError,
-                        "peer needs a socket that was adopted with "
-                        "addresses=True and is not of AF_PACKET");
+                        "peer can be set only on a socket that was "
+                        "adopted with addresses=True and is not AF_PACKET");
         return -1;
     }
     if (value != Py_None && parse_address(s, value, &peer) < 0) {
         return -1;
     }
     if (s->family == AF_INET6 && peer.length > 0) {
-        /* Names that arrive have none, and a scope where they need one
-           (net/ipv6/udp.c:udpv6_recvmsg()). */
+        /* The name of a sender has no flow label, and has a scope if it needs
+           one (net/ipv6/udp.c:udpv6_recvmsg()). */
         peer.in6.sin6_flowinfo = 0;
         if (IN6_IS_ADDR_LINKLOCAL(&peer.in6.sin6_addr)
             && peer.in6.sin6_scope_id == 0) {
             PyErr_SetString(PyExc_ValueError,
-                            "a link-local peer needs its scope_id");
+                            "a link-local address needs its scope_id");
             return -1;
         }
     }
@@ -1467,18 +1528,21 @@ RawSocket_get_strangers(PyObject *self, void *Py_UNUSED(closure))
 
 /* ---- RawSocket: receiving ----------------------------------------------- */
 
+/* As enter_call(), for a call that receives. */
 static int
 enter_receive(RawSocket *s, unsigned *process)
 {
     if (!s->receives) {
-        return raise_os_error(EOPNOTSUPP, "recvmmsg: protocol=0 only sends",
+        return raise_os_error(EOPNOTSUPP,
+                              "recvmmsg: a socket with "
+                              "protocol=0 only sends",
                               s->interface);
     }
     return enter_call(s, process, "recvmmsg");
 }
 
-/* Ends what begin_receive() began, and counts what others than the peer have
-   sent. */
+/* Ends what begin_receive() has begun, and counts packets of other senders
+   than the peer. */
 static void
 finish_receive(RawSocket *s, PacketBatch *b, int done)
 {
@@ -1529,8 +1593,8 @@ RawSocket_recvmmsg_into(PyObject *self, PyObject *argument)
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
 
-/* Receives one packet into `memory`, and its name where that is not NULL: its
-   length, or -1 with an exception set. */
+/* Receives one packet into `memory`, and the name of its sender unless `name`
+   is NULL. Returns the length of the packet, or -1 with an exception set. */
 static Py_ssize_t
 receive_one(RawSocket *s, void *memory, size_t size, struct name *name)
 {
@@ -1578,19 +1642,21 @@ receive_one(RawSocket *s, void *memory, size_t size, struct name *name)
     return (Py_ssize_t)arrival.length;
 }
 
-/* Where frames have offload headers, one without is only half of it. */
+/* Raises for a call that transfers one packet without an offload header, if
+   the socket has vnet_hdr: without its header, a frame may be incomplete. 0,
+   or -1. */
 static int
 refuse_single(RawSocket *s, const char *method)
 {
     if (s->vnet_hdr == 0) {
         return 0;
     }
-    /* Not in a call: the descriptor may be closed meanwhile. */
+    /* The caller has not entered a call, so raise_error() cannot be used. */
     return raise_os_error(EOPNOTSUPP, method, s->interface);
 }
 
-/* Receives one packet as new bytes, and its name where that is not NULL; NULL
-   with an exception set. */
+/* Receives one packet, and the name of its sender unless `name` is NULL.
+   Returns new bytes, or NULL with an exception set. */
 static PyObject *
 receive_bytes(RawSocket *s, PyObject *bufsize, const char *method,
               struct name *name)
@@ -1609,7 +1675,7 @@ receive_bytes(RawSocket *s, PyObject *bufsize, const char *method,
     if (refuse_single(s, method) < 0) {
         return NULL;
     }
-    /* Not into the bytes object: the Limited API cannot shorten one. */
+    /* Not into a bytes object: the Limited API cannot shorten one. */
     memory = PyMem_Malloc((size_t)size);
     if (memory == NULL) {
         return PyErr_NoMemory();
@@ -1683,11 +1749,11 @@ RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 
 /* ---- RawSocket: sending ------------------------------------------------- */
 
-/* Where the packets of one sendmmsg() go. */
+/* The destinations of the packets of one sendmmsg(). A local of that call. */
 struct destinations {
-    struct mmsghdr *messages; /* owned: copies of a batch's */
-    struct link_name *links;  /* owned: AF_PACKET, one each */
-    struct name name;         /* other families: one for all */
+    struct mmsghdr *messages; /* owned: copies of those of a batch, or NULL */
+    struct link_name *links;  /* owned: on AF_PACKET, one for each packet */
+    struct name name;         /* on other families, one for all packets */
 };
 
 static void
@@ -1697,7 +1763,7 @@ free_destinations(struct destinations *d)
     PyMem_Free(d->links);
 }
 
-/* Says which packet or address the exception in flight is about. */
+/* Adds to the current exception which packet or address it is about. */
 static void
 note_index(const char *what, Py_ssize_t i)
 {
@@ -1713,8 +1779,8 @@ note_index(const char *what, Py_ssize_t i)
     }
 }
 
-/* The batch's own columns, from `start` on, as destinations: 0, or -1 with
-   ValueError set. */
+/* Takes the destinations from the batch, where the packets from `start` on
+   have come from. 0, or -1 with ValueError set. */
 static int
 name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
                 struct link_name *links)
@@ -1740,15 +1806,17 @@ name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
                                    "its hardware address is too long");
         }
         if (s->type == SOCK_RAW) {
-            /* The kernel reads it from the frame, a restored tag's too. */
+            /* The kernel then reads it from the frame, where a restored tag
+               has changed it. */
             links[i].ll.sll_protocol = 0;
         }
     }
     return 0;
 }
 
-/* A sequence of addresses, one for each of `total` packets, of which those
-   from `start` on are used: 0, or -1 with an exception set. */
+/* Takes the destinations from a sequence, which must have one address for each
+   of `total` packets: those of `count` packets from `start` on. 0, or -1 with
+   an exception set. */
 static int
 name_by_sequence(RawSocket *s, PyObject *addresses, Py_ssize_t start,
                  Py_ssize_t total, Py_ssize_t count, struct link_name *links)
@@ -1782,7 +1850,7 @@ name_by_sequence(RawSocket *s, PyObject *addresses, Py_ssize_t start,
             result = -1;
             break;
         }
-        /* Often one object many times over: look its interface up once. */
+        /* Often the same object follows: look its interface up once. */
         if (address != last) {
             result = parse_address(s, address, &name);
         }
@@ -1799,9 +1867,9 @@ name_by_sequence(RawSocket *s, PyObject *addresses, Py_ssize_t start,
     return result;
 }
 
-/* Gives what is prepared its destinations, which live until
-   free_destinations(): 0, or -1 with an exception set. The batch's own
-   messages stay without. The caller has entered a call. */
+/* Adds destinations to the prepared messages; they are valid until
+   free_destinations(). 0, or -1 with an exception set. The messages of a batch
+   are copied, so that the batch keeps none. The caller has entered a call. */
 static int
 address_outgoing(RawSocket *s, struct outgoing *out, PyObject *addresses,
                  Py_ssize_t start, Py_ssize_t total, struct destinations *d)
@@ -1848,17 +1916,17 @@ address_outgoing(RawSocket *s, struct outgoing *out, PyObject *addresses,
     return 0;
 }
 
-/* Which of the packets sendmmsg() sends: from start on, before stop where
-   `stops`. */
+/* The packets that sendmmsg() sends: those from `start` on, and if `stops`,
+   only those before `stop`. */
 struct range {
     Py_ssize_t start;
     Py_ssize_t stop;
     bool stops;
 };
 
-/* The arguments of sendmmsg() after the packets, `addresses` NULL for None.
-   For small batches the common case must cost nothing more. 0, or -1 with an
-   exception set. */
+/* Parses the arguments of sendmmsg() after the packets; *addresses is NULL for
+   None. PyArg_ParseTupleAndKeywords() would take a tenth of the time of a call
+   with a small batch. 0, or -1 with an exception set. */
 static int
 parse_sendmmsg(PyObject *const *args, Py_ssize_t nargs, PyObject *names,
                struct range *range, PyObject **addresses)
@@ -1902,8 +1970,8 @@ parse_sendmmsg(PyObject *const *args, Py_ssize_t nargs, PyObject *names,
     return range->stops ? parse_index(given[1], &range->stop) : 0;
 }
 
-/* Sets `stop` where it was not given. 0, or -1 with ValueError set for a range
-   that is not within the packets. */
+/* Sets `stop` if it was not given, and checks that the range is within the
+   packets. 0, or -1 with ValueError set. */
 static int
 check_range(struct range *range, Py_ssize_t total)
 {
@@ -1972,8 +2040,8 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     return done < 0 ? NULL : PyLong_FromLong(done);
 }
 
-/* Between two calls of sendmmsg_all(), as socket.sendall() does: 0, or -1 where a
-   signal handler raised, or the time is up. */
+/* Between two system calls of sendmmsg_all(), runs signal handlers and checks
+   the timeout, as socket.sendall() does. 0, or -1 with an exception set. */
 static int
 keep_sending(RawSocket *s, struct transfer *t)
 {
@@ -1984,8 +2052,8 @@ keep_sending(RawSocket *s, struct transfer *t)
                                                                           : 0;
 }
 
-/* Sends all that is prepared, resuming after short counts, and adds to
-   *sent: 0, or -1 with an exception set. */
+/* Sends all prepared messages, with several system calls if one does not take
+   all, and adds their number to *sent. 0, or -1 with an exception set. */
 static int
 send_prepared(RawSocket *s, struct transfer *t, const struct outgoing *out,
               Py_ssize_t *sent)
@@ -2015,14 +2083,14 @@ send_prepared(RawSocket *s, struct transfer *t, const struct outgoing *out,
     return 0;
 }
 
-/* Gives the exception in flight its .packets_sent. */
+/* Sets the attribute packets_sent of the current exception. */
 static void
 note_packets_sent(Py_ssize_t sent)
 {
     PyObject *exception = PyErr_GetRaisedException();
     PyObject *count = PyLong_FromSsize_t(sent);
 
-    /* What fails here must not hide why the call failed. */
+    /* An error here must not hide why the call has failed. */
     if (count == NULL
         || PyObject_SetAttrString(exception, "packets_sent", count) < 0) {
         PyErr_Clear();
@@ -2070,7 +2138,8 @@ RawSocket_sendmmsg_all(PyObject *self, PyObject *packets)
     Py_RETURN_NONE;
 }
 
-/* Sends one packet, to `address` where that is not NULL. */
+/* Sends one packet, to `address` unless that is NULL. Returns its length, or
+   NULL with an exception set. */
 static PyObject *
 send_one(RawSocket *s, PyObject *data, PyObject *address, const char *method)
 {
@@ -2130,8 +2199,8 @@ RawSocket_sendto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 
 static const char attach_call[] = "setsockopt(SO_ATTACH_FILTER)";
 
-/* A socket option, set without the GIL, since some wait for the kernel's
-   network lock. 0, or -1 with an exception set. */
+/* Sets a socket option. 0, or -1 with an exception set. Without the GIL,
+   because some options wait for the kernel's network lock (rtnl_lock()). */
 static int
 set_option(RawSocket *s, int level, int name, const void *value,
            socklen_t length, const char *call)
@@ -2151,7 +2220,8 @@ set_int_option(RawSocket *s, int level, int name, int value, const char *call)
     return set_option(s, level, name, &value, sizeof(value), call);
 }
 
-/* Its value, or -1 with an exception set; -1 may be its value too. */
+/* Returns the value of a socket option, or -1 with an exception set. The
+   value, too, may be -1. */
 static int
 read_int_option(RawSocket *s, int level, int name, const char *call)
 {
@@ -2164,12 +2234,12 @@ read_int_option(RawSocket *s, int level, int name, const char *call)
     return value;
 }
 
-/* A filter, or what chooses the member of a fanout group: a classic program,
-   or the descriptor of an eBPF one. */
+/* A BPF program: a filter, or one that chooses the member of a fanout group.
+   */
 struct program {
     struct sock_filter *code; /* owned; NULL for eBPF */
-    size_t count;
-    int fd;
+    size_t count;             /* of instructions */
+    int fd;                   /* borrowed; of an eBPF program, or -1 */
 };
 
 static const struct program no_program = {NULL, 0, -1};
@@ -2187,8 +2257,9 @@ attach_program(RawSocket *s, const struct program *p)
                       sizeof(classic), attach_call);
 }
 
-/* Changing a filter takes several system calls: 0, or -1 with EBUSY raised
-   where another call is at it. */
+/* Begins a change of the filter, which takes several system calls, until
+   release_filter(). 0, or -1 with EBUSY raised if another call is changing
+   it. */
 static int
 take_filter(RawSocket *s, const char *call)
 {
@@ -2205,8 +2276,8 @@ release_filter(RawSocket *s)
     atomic_store_explicit(&s->filter_busy, false, memory_order_release);
 }
 
-/* The pcap-filter expression, compiled for the frames of this socket; a new
-   reference. */
+/* Compiles a filter expression for the frames of this socket. Returns a new
+   reference, or NULL with an exception set. */
 static PyObject *
 compile_filter(RawSocket *s, PyObject *expression)
 {
@@ -2214,19 +2285,20 @@ compile_filter(RawSocket *s, PyObject *expression)
     PyObject *bpf, *compile, *args, *kwargs, *program = NULL;
 
     if (s->family != AF_PACKET) {
-        reason = "it is written for the frames of AF_PACKET";
+        reason = "expressions describe frames of AF_PACKET";
     }
     else if (s->type != SOCK_RAW) {
-        reason = "SOCK_DGRAM filters see packets without their link header";
+        reason = "filters of SOCK_DGRAM see packets without their link "
+                 "header";
     }
     else if (s->link_type < 0) {
-        reason = "without an interface there is no one link type to compile "
-                 "for";
+        reason = "a socket on all interfaces has no single link type to "
+                 "compile for";
     }
     if (reason != NULL) {
         return PyErr_Format(PyExc_ValueError,
-                            "a filter expression cannot be used here: %s; "
-                            "give a compiled program",
+                            "a filter expression cannot be used on this "
+                            "socket: %s. Give a compiled program",
                             reason);
     }
     bpf = PyImport_ImportModule("rawmmsg.bpf");
@@ -2246,8 +2318,9 @@ compile_filter(RawSocket *s, PyObject *expression)
     return program;
 }
 
-/* Copies the instructions of a classic program, which user code can change at
-   any time and the kernel reads twice. 0, or -1 with an exception set. */
+/* Copies the instructions of a classic program: user code can change its
+   buffer at any time, but we attach the program twice, and both must be the
+   same. 0, or -1 with an exception set. */
 static int
 copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
 {
@@ -2259,12 +2332,13 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
     p->count = (size_t)view.len / sizeof(*p->code);
     if ((size_t)view.len % sizeof(*p->code) != 0) {
         PyErr_Format(PyExc_ValueError,
-                     "a filter is an array of struct sock_filter, %zu bytes "
-                     "each: not %zd bytes",
+                     "a filter must be an array of struct sock_filter "
+                     "(%zu bytes each), not %zd bytes",
                      sizeof(*p->code), view.len);
     }
     else if (p->count > MAX_INSTRUCTIONS) {
-        /* Not in a call: the descriptor may be closed meanwhile. */
+        /* The caller has not entered a call, so raise_error() cannot be used.
+           */
         raise_os_error(EINVAL, attach_call, s->interface);
     }
     else {
@@ -2280,8 +2354,8 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
     return p->code == NULL ? -1 : 0;
 }
 
-/* Copies a program that is not an expression; free_program() it. 0, or -1 with an
-   exception set. */
+/* Copies a program that is not an expression, until free_program(). 0, or -1
+   with an exception set. */
 static int
 copy_program(RawSocket *s, PyObject *source, struct program *p)
 {
@@ -2292,8 +2366,8 @@ copy_program(RawSocket *s, PyObject *source, struct program *p)
     return copy_instructions(s, source, p);
 }
 
-/* Makes a filter of what the caller gave; free_program() it. 0, or -1 with an
-   exception set. */
+/* Makes a program from the argument `filter`, until free_program(). 0, or -1
+   with an exception set. */
 static int
 make_program(RawSocket *s, PyObject *filter, struct program *p)
 {
@@ -2320,13 +2394,13 @@ free_program(struct program *p)
     *p = no_program;
 }
 
-/* What a socket's filter was, so that it can be put back. */
+/* The filter that a socket had, so that it can be restored. */
 struct old_filter {
-    struct program program; /* none where there was none */
-    bool readable;          /* false: eBPF, which cannot be read */
+    struct program program; /* no_program if there was none */
+    bool readable;          /* false for eBPF, which cannot be read */
 };
 
-/* Reads the filter that is on the socket: SO_GET_FILTER counts instructions
+/* Reads the filter of the socket. SO_GET_FILTER counts instructions, not bytes
    (net/core/filter.c:sk_get_filter()). 0, or -1 with an exception set. */
 static int
 read_filter(RawSocket *s, struct old_filter *old)
@@ -2357,7 +2431,7 @@ read_filter(RawSocket *s, struct old_filter *old)
     return 0;
 }
 
-/* Puts it back, as far as that can be; no exception is set. */
+/* Restores it, unless it was an eBPF program. Does not raise. */
 static void
 restore_filter(RawSocket *s, const struct old_filter *old)
 {
@@ -2375,10 +2449,22 @@ restore_filter(RawSocket *s, const struct old_filter *old)
     }
 }
 
-/* Reads away what is queued; nothing is being added. With PACKET_VNET_HDR a
-   message needs room for the header, and one that the header cannot express
-   is EINVAL, and gone (net/packet/af_packet.c:packet_rcv_vnet()). Any other
-   error was pending, and is kept for the receiver. */
+/* Discards all packets in the receive queue. The caller has made sure that no
+   more are added, or the loop would not end before MAX_QUEUED.
+
+   The obvious loop, which receives until the first error, stops too early in
+   two cases, and packets that should be gone stay in the queue. With vnet_hdr,
+   recvmsg(2) fails with EINVAL if there is no room for the header, and also
+   for a frame whose offload the header cannot express; it has then removed the
+   frame all the same (net/packet/af_packet.c:packet_rcv_vnet()). And on any
+   socket it returns a pending error before it looks at the queue.
+
+   So each message has room for a header, and the loop ends at EAGAIN only.
+   EINVAL is ignored. Any other error was pending and belongs to the receiver,
+   for whom it is kept.
+
+   What remains: if two errors have been pending one after the other, the
+   receiver gets the later one. */
 static void
 drain(RawSocket *s)
 {
@@ -2404,13 +2490,23 @@ drain(RawSocket *s)
     Py_END_ALLOW_THREADS
 }
 
-/* Quarantine. A filter decides when a packet is queued, not when it is read
-   (net/packet/af_packet.c:packet_rcv()): what was queued before a filter was
-   attached is delivered after, although the filter rejects it. So the way in
-   is closed first, and what is queued is read away; the caller then attaches
-   the filter, which lets packets in again. What remains: a packet that another
-   CPU was queueing at that moment, past the old filter, and the packets that
-   come meanwhile, which are lost. 0, or -1 with an exception set. */
+/* Empties the receive queue and keeps it empty, for a caller that then
+   attaches a filter. 0, or -1 with an exception set.
+
+   The kernel applies a filter when it queues a packet, not when the packet is
+   read (net/packet/af_packet.c:packet_rcv()). So packets that are in the queue
+   when a filter is attached stay there, although the filter would reject them:
+   the first reads after attach_filter() would return packets that it promises
+   to keep out.
+
+   So we first attach a filter that rejects everything, then discard all
+   packets in the queue. When the caller attaches its own filter, the queue has
+   been empty since, and packets come in again.
+
+   What remains: a packet that another CPU is just queueing has already passed
+   the earlier filter. It can arrive after we found the queue empty, and is
+   delivered. And packets that arrive in between are lost, and the kernel does
+   not count them. */
 static int
 quarantine(RawSocket *s)
 {
@@ -2423,10 +2519,21 @@ quarantine(RawSocket *s)
     return 0;
 }
 
-/* Puts a program on a socket that may be receiving already. It goes on first
-   to learn whether the kernel takes it, while the old one is still there; that
-   is in *old then, for free_program() or restore_filter(). 0, or -1 with an
-   exception set and nothing changed. */
+/* Replaces the filter of a socket that may be receiving already. 0 with the
+   earlier filter in *old, for restore_filter() or free_program(); or -1 with
+   an exception set and the earlier filter restored.
+
+   The kernel may refuse the new program: if it is not valid, or larger than
+   net.core.optmem_max allows. If we learned that after quarantine(), the
+   earlier filter would be gone, and the socket would receive nothing at all.
+
+   So the new program is attached twice. The first time, the earlier filter is
+   still there, and stays if the kernel refuses the new one. The second time
+   ends the quarantine.
+
+   What remains: the second time can fail too, for lack of memory. Then the
+   earlier filter is restored, unless it was an eBPF program, which cannot be
+   read: the program that was attached last stays. */
 static int
 replace_filter(RawSocket *s, const struct program *p, struct old_filter *old)
 {
@@ -2473,6 +2580,7 @@ RawSocket_attach_filter(PyObject *self, PyObject *filter)
     Py_RETURN_NONE;
 }
 
+/* Sets an option that removes or locks the filter. */
 static PyObject *
 change_filter(PyObject *self, int name, const char *call)
 {
@@ -2510,14 +2618,16 @@ RawSocket_lock_filter(PyObject *self, PyObject *Py_UNUSED(unused))
 
 /* ---- RawSocket: fanout -------------------------------------------------- */
 
-/* What rawmmsg._options.parse_fanout() has made of the arguments. */
+/* The arguments of set_fanout(), as rawmmsg._options.parse_fanout() has parsed
+   them. A local of the call. */
 struct fanout {
-    long long value;  /* of PACKET_FANOUT; -1: no group */
-    PyObject *source; /* borrowed; None: no program */
+    long long value;  /* for PACKET_FANOUT; -1: no group */
+    PyObject *source; /* borrowed; the program, or None */
     struct program program;
 };
 
-/* Calls a function of rawmmsg._options; NULL with an exception set. */
+/* Calls a function of rawmmsg._options. Returns its result, a new reference,
+   or NULL with an exception set. */
 static PyObject *
 call_options(const char *function, PyObject *args, PyObject *kwargs)
 {
@@ -2536,7 +2646,7 @@ call_options(const char *function, PyObject *args, PyObject *kwargs)
     return parsed;
 }
 
-/* Copies the program, if there is one; free_program() it. 0, or -1 with an
+/* Copies the program, if there is one, until free_program(). 0, or -1 with an
    exception set. */
 static int
 copy_fanout_program(RawSocket *s, struct fanout *f)
@@ -2545,10 +2655,11 @@ copy_fanout_program(RawSocket *s, struct fanout *f)
     return f->source == Py_None ? 0 : copy_program(s, f->source, &f->program);
 }
 
-/* A group cannot be left, so what its program would make fail is found before
-   the socket joins: on another socket, whose filters are held to the same
-   rules (net/packet/af_packet.c:fanout_set_data_cbpf()). 0, or -1 with an
-   exception set. */
+/* Checks whether the kernel accepts the program of a fanout group. 0, or -1
+   with an exception set. The program can only be set after the socket has
+   joined, and a socket cannot leave a group. So we try it before, as the
+   filter of another socket: the kernel checks both in the same way
+   (net/packet/af_packet.c:fanout_set_data_cbpf()). */
 static int
 try_fanout_program(RawSocket *s, const struct fanout *f, const char *call)
 {
@@ -2591,7 +2702,7 @@ set_fanout_program(RawSocket *s, const struct fanout *f, const char *call)
 
 static const char fanout_query[] = "getsockopt(PACKET_FANOUT)";
 
-/* Sets PACKET_FANOUT: 0, or -1 with an exception set. */
+/* Sets PACKET_FANOUT. 0, or -1 with an exception set. */
 static int
 set_fanout_value(RawSocket *s, uint32_t value)
 {
@@ -2613,13 +2724,15 @@ set_fanout_value(RawSocket *s, uint32_t value)
     return result < 0 ? raise_error(s, error, call) : 0;
 }
 
-/* Joins a group; its number, or -1 with an exception set. A member's packets
-   come through the group's hook, not its own: PACKET_IGNORE_OUTGOING works
-   there as a flag of the group (net/packet/af_packet.c:fanout_add()).
+/* Joins a fanout group. Returns its number, or -1 with an exception set.
 
-   What is queued stays: until now every member has got every packet, so some
-   of it may have reached other members too. But from here on each packet is
-   this member's alone, and to read any away would lose it. */
+   The members get their packets from the group, not from a hook of their own.
+   So PACKET_IGNORE_OUTGOING of the socket has no effect any more, and is
+   passed on as a flag of the group (net/packet/af_packet.c:fanout_add()).
+
+   The packets in the queue stay, although other members may have got some of
+   them too. To discard them would be worse: among them may be packets that
+   came after the join, and those no other member has. */
 static int
 join_fanout(RawSocket *s, const struct fanout *f)
 {
@@ -2675,17 +2788,18 @@ RawSocket_set_fanout(PyObject *self, PyObject *args, PyObject *kwargs)
 
 /* ---- RawSocket: construction -------------------------------------------- */
 
-/* Which time stamps: the numbers of rawmmsg._options. */
+/* struct options.timestamps: the numbers that rawmmsg._options uses. */
 enum {
     STAMPS_SOFTWARE = 1,
     STAMPS_HARDWARE = 2
 };
 
-/* The constructor's arguments, as rawmmsg._options.parse() has made them.
-   Tristates and sizes: -1 for None. The objects are borrowed. */
+/* The arguments of the constructor, as rawmmsg._options.parse() has parsed
+   them. In flags and sizes, -1 stands for None. The objects are borrowed from
+   its result. A local of the constructor. */
 struct options {
     PyObject *interface;
-    const char *name; /* its bytes */
+    const char *name; /* of the interface, encoded; borrowed */
     int protocol;
     int type;
     PyObject *filter;
@@ -2706,12 +2820,14 @@ struct options {
     struct program program; /* owned: `filter`, compiled */
 };
 
-/* A socket made in another network namespace, by a thread that goes there and
-   does not come back: setns(2) moves the calling thread. */
+/* The task of a thread that makes a socket in another network namespace.
+   setns(2) moves the thread that calls it, so the thread ends afterwards. The
+   constructor owns this and waits for `done`; until then the thread writes the
+   fields below it. */
 struct visit {
     const char *path;
     int type;
-    PyThread_type_lock done; /* released when the fields below are final */
+    PyThread_type_lock done; /* released when the thread is done */
     int fd;
     int error;
     const char *call;
@@ -2725,7 +2841,7 @@ visit_namespace(void *argument)
 
     v->fd = -1;
     v->call = "open";
-    /* A FIFO must not block. */
+    /* O_NONBLOCK, because the path may be that of a FIFO. */
     ns = open(v->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (ns >= 0) {
         v->call = "setns";
@@ -2741,6 +2857,8 @@ visit_namespace(void *argument)
     PyThread_release_lock(v->done);
 }
 
+/* Runs visit_namespace() in a thread. 0, or -1 with an exception set; whether
+   there is a socket is in *v. */
 static int
 socket_in_namespace(struct visit *v)
 {
@@ -2765,7 +2883,7 @@ socket_in_namespace(struct visit *v)
     return 0;
 }
 
-/* Raises why there is no socket; always -1. */
+/* Raises why there is no socket. Always returns -1. */
 static int
 raise_no_socket(int error, const char *call, PyObject *filename)
 {
@@ -2791,9 +2909,9 @@ raise_no_socket(int error, const char *call, PyObject *filename)
     return raise_made(exception);
 }
 
-/* A new socket that receives nothing yet: protocol 0 until bind(2), for
-   between socket(ETH_P_ALL) and bind it would queue the packets of all
-   interfaces (packet(7)). */
+/* Opens the socket. 0, or -1 with an exception set. Its protocol is 0 until
+   bind(2), so it receives nothing yet. With ETH_P_ALL it would queue the
+   packets of all interfaces until then (packet(7)). */
 static int
 open_socket(RawSocket *s, const struct options *o)
 {
@@ -2826,14 +2944,15 @@ open_socket(RawSocket *s, const struct options *o)
     return -1;
 }
 
-/* Finds index and link type, on the socket: if_nametoindex(3) would ask the
-   caller's namespace. */
+/* Finds the index and link type of the interface. 0, or -1 with an exception
+   set. Asks the socket, because if_nametoindex(3) would look in the network
+   namespace of the caller. */
 static int
 look_up_interface(RawSocket *s, const char *name)
 {
     struct ifreq request = {0};
 
-    /* Of at most IFNAMSIZ - 1 bytes. */
+    /* The name has at most IFNAMSIZ - 1 bytes. */
     strncpy(request.ifr_name, name, IFNAMSIZ - 1);
     if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
         return raise_error(s, errno, "ioctl(SIOCGIFINDEX)");
@@ -2846,20 +2965,21 @@ look_up_interface(RawSocket *s, const char *name)
     return 0;
 }
 
-/* What the constructor has changed on an adopted socket, whose owner gets it
-   back as it was when a later step fails. A new socket is closed instead. */
+/* What the constructor has changed on an adopted socket. If a later step
+   fails, the changes are undone, because the socket stays the caller's. (A new
+   socket is closed instead.) A local of the constructor. */
 struct changes {
-    bool wanted;
+    bool wanted; /* false for a new socket */
     struct {
         int level;
         int name;
-        int value; /* that was there */
+        int value; /* before the change */
     } options[12];
     size_t option_count;
     struct old_filter filter; /* owned */
-    bool filtered;
-    PyObject *memberships; /* borrowed: as in struct options */
-    Py_ssize_t joined;     /* so many of them */
+    bool filtered;            /* `filter` is to be restored */
+    PyObject *memberships;    /* borrowed; as in struct options */
+    Py_ssize_t joined;        /* how many of them have been added */
 };
 
 static void
@@ -2870,8 +2990,8 @@ note_change(struct changes *c, int level, int name, int value)
     c->options[c->option_count++].value = value;
 }
 
-/* Sets an option whose value can be read. 0, or -1 with an exception set and
-   nothing changed. */
+/* Sets an option and notes its earlier value. 0, or -1 with an exception set
+   and nothing changed. */
 static int
 change_option(RawSocket *s, struct changes *c, int level, int name, int value,
               const char *call)
@@ -2891,8 +3011,8 @@ change_option(RawSocket *s, struct changes *c, int level, int name, int value,
     return 0;
 }
 
-/* Beyond the limit where privilege allows: 0. Otherwise as far as the limit:
-   1. -1 with errno set. */
+/* Sets the size of a buffer. Returns 0 if privilege allowed any size, 1 if the
+   limit applies (rmem_max, wmem_max), or -1 with errno set. */
 static int
 set_buffer_size(int fd, int name, int bytes)
 {
@@ -2905,9 +3025,9 @@ set_buffer_size(int fd, int name, int bytes)
                                                                        : 1;
 }
 
-/* Warns where the kernel has given less than the caller asked for: it takes
-   the limit instead and reports no error (socket(7), SO_RCVBUF), and packets
-   are lost later. 0, or -1 with an exception set. */
+/* Warns if a buffer is smaller than the caller asked for. The kernel reduces
+   it to the limit without an error (socket(7), SO_RCVBUF), and packets are
+   lost later. 0, or -1 with an exception set. */
 static int
 warn_capped(RawSocket *s, int name, int bytes)
 {
@@ -2917,7 +3037,7 @@ warn_capped(RawSocket *s, int name, int bytes)
     if (got == -1 && PyErr_Occurred()) {
         return -1;
     }
-    got /= 2; /* the kernel doubles what it is given (socket(7)) */
+    got /= 2; /* the kernel doubles the value (socket(7)) */
     return got >= bytes
                ? 0
                : PyErr_WarnFormat(
@@ -2929,7 +3049,8 @@ warn_capped(RawSocket *s, int name, int bytes)
                      letter, bytes);
 }
 
-/* bytes < 0: leaves it. Warns about less than that where `asked` for. */
+/* Sets the size of a buffer, unless `bytes` is negative. If the caller has
+   `asked` for it, warns if it is smaller. 0, or -1 with an exception set. */
 static int
 apply_buffer_size(RawSocket *s, struct changes *c, int name, int bytes,
                   bool asked, const char *call)
@@ -2971,8 +3092,9 @@ apply_buffer_sizes(RawSocket *s, const struct options *o, struct changes *c)
                              "setsockopt(SO_SNDBUF)");
 }
 
-/* Whether the interface stamps packets itself, which it then may have to be
-   told too (SIOCSHWTSTAMP: a setting of the machine, not of the socket). */
+/* Whether the interface can stamp packets. The administrator may still have to
+   enable that (SIOCSHWTSTAMP), a setting of the machine and not of the
+   socket. */
 static bool
 has_hardware_stamps(RawSocket *s)
 {
@@ -2988,9 +3110,11 @@ has_hardware_stamps(RawSocket *s)
            && (info.so_timestamping & SOF_TIMESTAMPING_RX_HARDWARE);
 }
 
-/* Not SO_TIMESTAMPNS: the kernel begins to stamp a moment after the option is
-   set, and with that one it gives a packet that came before its time of being
-   read (net/socket.c:__sock_recv_timestamp()). */
+/* Asks for time stamps. 0, or -1 with an exception set. Not with
+   SO_TIMESTAMPNS: the kernel begins to stamp a moment after the option is set,
+   and for packets that came before, that option returns the time at which they
+   are read (net/socket.c:__sock_recv_timestamp()). SO_TIMESTAMPING returns no
+   stamp. */
 static int
 apply_timestamps(RawSocket *s, const struct options *o, struct changes *c)
 {
@@ -3006,7 +3130,7 @@ apply_timestamps(RawSocket *s, const struct options *o, struct changes *c)
                                "the interface has no hardware time stamps");
         }
         flags = SOF_TIMESTAMPING_RX_HARDWARE | SOF_TIMESTAMPING_RAW_HARDWARE;
-        s->stamp = 2; /* 0 is the software's */
+        s->stamp = 2; /* the raw hardware stamp; 0 is the software stamp */
     }
     s->collects |= COLLECT_TIMES;
     if (c->wanted
@@ -3018,8 +3142,9 @@ apply_timestamps(RawSocket *s, const struct options *o, struct changes *c)
     return change_option(s, c, SOL_SOCKET, SO_TIMESTAMPING, flags, call);
 }
 
-/* Whether the kernel exchanges an offload header with each frame: only where
-   that changes, since a SOCK_DGRAM socket has no such option. */
+/* Sets whether each frame has an offload header. 0, or -1 with an exception
+   set. Makes no system call unless that changes, because a SOCK_DGRAM socket
+   does not have the option. */
 static int
 apply_vnet_hdr(RawSocket *s, const struct options *o, struct changes *c)
 {
@@ -3048,7 +3173,7 @@ apply_vnet_hdr(RawSocket *s, const struct options *o, struct changes *c)
     return 0;
 }
 
-/* What to collect with each packet. */
+/* Sets what is collected with each packet. 0, or -1 with an exception set. */
 static int
 apply_collection(RawSocket *s, const struct options *o, struct changes *c)
 {
@@ -3095,8 +3220,7 @@ apply_packet_options(RawSocket *s, const struct options *o, struct changes *c)
                : 0;
 }
 
-/* Fills in an address of PACKET_MR_MULTICAST: 0, or -1 with an exception
-   set. */
+/* Converts a multicast address. 0, or -1 with an exception set. */
 static int
 parse_hardware_address(PyObject *address, struct packet_mreq *request)
 {
@@ -3118,7 +3242,7 @@ parse_hardware_address(PyObject *address, struct packet_mreq *request)
     return 0;
 }
 
-/* The membership at i: 0, or -1 with an exception set. */
+/* Converts membership i of struct options. 0, or -1 with an exception set. */
 static int
 get_membership(RawSocket *s, PyObject *memberships, Py_ssize_t i,
                struct packet_mreq *request)
@@ -3137,8 +3261,7 @@ get_membership(RawSocket *s, PyObject *memberships, Py_ssize_t i,
                : parse_hardware_address(address, request);
 }
 
-/* The first option that needs an interface, by its name; NULL where there is
-   none. */
+/* Returns the name of the first option that needs an interface, or NULL. */
 static const char *
 interface_needed(const struct options *o)
 {
@@ -3176,7 +3299,7 @@ apply_memberships(RawSocket *s, const struct options *o, struct changes *c)
     return 0;
 }
 
-/* In reverse; keeps the exception in flight. */
+/* Undoes the changes, the last one first. Keeps the current exception. */
 static void
 undo_changes(RawSocket *s, struct changes *c)
 {
@@ -3209,8 +3332,10 @@ undo_changes(RawSocket *s, struct changes *c)
     PyErr_SetRaisedException(exception);
 }
 
-/* Starts to listen. bind(2) to an interface that is down returns 0 and leaves
-   ENETDOWN behind; with protocol 0 it does not even do that. */
+/* Binds the socket; from now on it receives. 0, or -1 with an exception set.
+   If the interface is down, bind(2) returns 0 and sets a pending ENETDOWN,
+   which we raise. With protocol 0 it does not even do that, so we look
+   ourselves. */
 static int
 bind_socket(RawSocket *s, const struct options *o, int protocol)
 {
@@ -3243,8 +3368,10 @@ bind_socket(RawSocket *s, const struct options *o, int protocol)
     return pending == 0 ? 0 : raise_error(s, pending, "bind");
 }
 
-/* Before anything that would have to be undone, but not before an adopted
-   descriptor is known to be open: it must not become this one. */
+/* Opens the eventfd. 0, or -1 with an exception set. It must be opened before
+   the first change that would have to be undone. But it must not be opened
+   before an adopted descriptor is known to be open: if that number were free,
+   the eventfd might get it. */
 static int
 open_wake_fd(RawSocket *s)
 {
@@ -3252,16 +3379,19 @@ open_wake_fd(RawSocket *s)
     return s->wake_fd < 0 ? raise_os_error(errno, "eventfd", NULL) : 0;
 }
 
-/* Compiles filter=, before anything of an adopted socket is changed. */
+/* Makes the program for filter=, before anything is changed on an adopted
+   socket. 0, or -1 with an exception set. */
 static int
 make_filter(RawSocket *s, struct options *o)
 {
     return o->filter == Py_None ? 0 : make_program(s, o->filter, &o->program);
 }
 
-/* As bind_socket(), for a member of a fanout group. Until it has joined it gets
-   what the other members get too, so it rejects everything until then. What
-   comes between the join and the filter is lost, and counted nowhere. */
+/* Binds the socket and joins a fanout group. 0, or -1 with an exception set.
+   Between the two, the socket would receive packets that other members receive
+   too, so it rejects everything until its own filter is attached. Packets that
+   come between the join and that filter are lost, and the kernel does not
+   count them. */
 static int
 bind_member(RawSocket *s, const struct options *o, int protocol)
 {
@@ -3275,8 +3405,9 @@ bind_member(RawSocket *s, const struct options *o, int protocol)
                                 "setsockopt(SO_DETACH_FILTER)");
 }
 
-/* The order that cannot lie: nothing is received before bind(2), which comes
-   last, when options, filter and membership are in force. */
+/* Makes a new socket. 0, or -1 with an exception set. bind(2) comes last:
+   before it nothing is received, and when packets come, the options, the
+   filter and the memberships apply to all of them. */
 static int
 construct_new(RawSocket *s, struct options *o, struct changes *c)
 {
@@ -3310,8 +3441,8 @@ construct_new(RawSocket *s, struct options *o, struct changes *c)
                                : bind_member(s, o, o->protocol);
 }
 
-/* Learns whether an adopted socket exchanges offload headers, and of which
-   size: before Linux 6.4 there was but one. */
+/* Finds out whether the frames of an adopted socket have offload headers, and
+   of which size. Before Linux 6.4 there was only one size. */
 static int
 inspect_vnet_hdr(RawSocket *s)
 {
@@ -3328,8 +3459,8 @@ inspect_vnet_hdr(RawSocket *s)
     }
     if (size != (int)VNET_HEADER && size != (int)MERGEABLE_HEADER) {
         PyErr_Format(PyExc_ValueError,
-                     "the descriptor has offload headers of %d bytes: only "
-                     "%zu and %zu are known",
+                     "the descriptor has offload headers of %d bytes: "
+                     "rawmmsg supports %zu and %zu",
                      size, VNET_HEADER, MERGEABLE_HEADER);
         return -1;
     }
@@ -3337,8 +3468,8 @@ inspect_vnet_hdr(RawSocket *s)
     return 0;
 }
 
-/* Learns the group of an adopted socket. 0 is none, and also group 0 of mode
-   hash without flags. */
+/* Finds out the fanout group of an adopted socket. The value 0 stands for no
+   group, and also for group 0 of mode hash without flags. */
 static int
 inspect_fanout(RawSocket *s)
 {
@@ -3354,7 +3485,7 @@ inspect_fanout(RawSocket *s)
     return 0;
 }
 
-/* Learns what an adopted AF_PACKET socket is bound to. */
+/* Finds out what an adopted AF_PACKET socket is bound to. */
 static int
 inspect_packet_socket(RawSocket *s, struct options *o)
 {
@@ -3391,8 +3522,8 @@ inspect_packet_socket(RawSocket *s, struct options *o)
     return s->interface == NULL ? -1 : 0;
 }
 
-/* Learns the protocol of an adopted socket of another family, where the options
-   of AF_PACKET make no sense. */
+/* Finds out the protocol of an adopted socket of another family, and raises
+   for options that only AF_PACKET has. */
 static int
 inspect_datagram_socket(RawSocket *s, struct options *o)
 {
@@ -3406,8 +3537,8 @@ inspect_datagram_socket(RawSocket *s, struct options *o)
 
     if (name != NULL) {
         PyErr_Format(PyExc_ValueError,
-                     "%s is an option of AF_PACKET: the descriptor is of "
-                     "another family",
+                     "%s is an option of AF_PACKET, but the descriptor is "
+                     "a socket of another family",
                      name);
         return -1;
     }
@@ -3421,7 +3552,8 @@ inspect_datagram_socket(RawSocket *s, struct options *o)
     return s->proto < 0 ? -1 : 0;
 }
 
-/* Learns what an adopted descriptor is, and changes nothing. */
+/* Finds out what an adopted descriptor is, and changes nothing. 0, or -1 with
+   an exception set. */
 static int
 inspect_descriptor(RawSocket *s, struct options *o)
 {
@@ -3442,8 +3574,9 @@ inspect_descriptor(RawSocket *s, struct options *o)
         && (s->family != AF_PACKET || s->type != SOCK_RAW)
         && (s->family != AF_UNIX || s->type != SOCK_SEQPACKET)) {
         PyErr_SetString(PyExc_ValueError,
-                        "fileno must be an AF_PACKET or a datagram socket, "
-                        "or AF_UNIX and SOCK_SEQPACKET");
+                        "fileno must be an AF_PACKET socket, a datagram "
+                        "socket, or an AF_UNIX socket of type "
+                        "SOCK_SEQPACKET");
         return -1;
     }
     if ((s->family == AF_PACKET ? inspect_packet_socket(s, o)
@@ -3454,17 +3587,17 @@ inspect_descriptor(RawSocket *s, struct options *o)
     needed = interface_needed(o);
     if (s->ifindex == 0 && needed != NULL) {
         PyErr_Format(PyExc_ValueError,
-                     "%s needs an interface, and the descriptor is bound to "
-                     "none",
+                     "%s needs an interface, but the descriptor is not "
+                     "bound to one",
                      needed);
         return -1;
     }
     return 0;
 }
 
-/* Takes over a descriptor; nothing on it is changed unless asked, and nothing
-   stays changed where this fails. A fanout group cannot be left: it comes
-   last. */
+/* Adopts a descriptor. 0, or -1 with an exception set; the caller then calls
+   undo_changes(). Changes only what the arguments ask for. The fanout group
+   comes last, because a socket cannot leave it. */
 static int
 construct_adopted(RawSocket *s, struct options *o, struct changes *c)
 {
@@ -3489,8 +3622,8 @@ construct_adopted(RawSocket *s, struct options *o, struct changes *c)
     return o->fanout.value < 0 || join_fanout(s, &o->fanout) >= 0 ? 0 : -1;
 }
 
-/* Reads what rawmmsg._options.parse() has returned: 0, or -1 with an exception
-   set. Touches nothing outside *o. */
+/* Reads the result of rawmmsg._options.parse(). 0, or -1 with an exception
+   set. Makes no system call. */
 static int
 read_options(RawSocket *s, PyObject *parsed, struct options *o)
 {
@@ -3505,8 +3638,8 @@ read_options(RawSocket *s, PyObject *parsed, struct options *o)
     return copy_fanout_program(s, &o->fanout);
 }
 
-/* Makes the socket of its options: 0, or -1 with an exception set and every
-   descriptor as it was. */
+/* Makes the socket. 0, or -1 with an exception set, new descriptors closed,
+   and an adopted one as it was. */
 static int
 construct(RawSocket *s, struct options *o)
 {
@@ -3551,7 +3684,7 @@ RawSocket_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         s->link_type = -1;
         atomic_init(&s->timeout_ns, -1);
         atomic_init(&s->fanout_group, -1);
-        /* Closed, for dealloc, until it is complete. */
+        /* Closed until it is complete, so that dealloc closes nothing. */
         atomic_init(&s->state, here | SOCKET_CLOSED);
         if (read_options(s, parsed, &o) == 0 && construct(s, &o) == 0) {
             atomic_store_explicit(&s->state, here, memory_order_release);
@@ -3574,8 +3707,9 @@ RawSocket_traverse(PyObject *self, visitproc visit, void *arg)
     return 0;
 }
 
-/* Not tp_finalize: the Limited API cannot call it from tp_dealloc. The warning
-   has no `source`, since the object is past use by now. */
+/* Warns about a socket that is deallocated but was not closed. This is not in
+   tp_finalize, because the Limited API cannot call that from tp_dealloc. The
+   warning has no `source`: the object must not be used any more. */
 static void
 warn_unclosed(RawSocket *s)
 {
@@ -3585,7 +3719,8 @@ warn_unclosed(RawSocket *s)
                               "unclosed <RawSocket fd=%d interface=%S>", s->fd,
                               s->interface ? s->interface : Py_None)
         < 0) {
-        /* -W error cannot be raised from here. */
+        /* With -W error the warning is an exception, which dealloc cannot
+           raise. */
         PyErr_WriteUnraisable((PyObject *)Py_TYPE((PyObject *)s));
     }
     if (exception != NULL) {
@@ -3639,6 +3774,25 @@ static PyStructSequence_Field Statistics_fields[] = {
     {NULL, NULL},
 };
 
+static PyObject *
+Statistics_asdict(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PyObject *dict = PyDict_New();
+    Py_ssize_t i;
+
+    for (i = 0; dict != NULL && Statistics_fields[i].name != NULL; i++) {
+        if (PyDict_SetItemString(dict, Statistics_fields[i].name,
+                                 PyTuple_GetItem(self, i))
+            < 0) {
+            Py_CLEAR(dict);
+        }
+    }
+    return dict;
+}
+
+static PyMethodDef Statistics_asdict_method = {
+    "_asdict", Statistics_asdict, METH_NOARGS, Statistics__asdict_doc};
+
 static PyStructSequence_Desc Statistics_desc = {
     "rawmmsg.Statistics",
     Statistics_doc,
@@ -3662,7 +3816,7 @@ RawSocket_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
     if (state == NULL) {
         return NULL;
     }
-    /* A closed socket has counted to the end. */
+    /* close() has already read the last counts of a closed socket. */
     if (try_enter(s, &process)) {
         result = collect_drops(s);
         if (result < 0) {
@@ -3694,7 +3848,7 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     static const char call[] = "getsockopt";
     RawSocket *s = (RawSocket *)self;
     int level, name, size = 0, number = 0, result;
-    /* Zeroed: some options read what they are to fill. */
+    /* Zeroed, because some options read the memory before they fill it. */
     char bytes[1024] = {0};
     socklen_t length;
     unsigned process;
@@ -3707,8 +3861,8 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
                      sizeof(bytes), size);
         return NULL;
     }
-    /* SO_GET_FILTER, which has the same number: its length counts
-       instructions, and it would write past ours
+    /* SO_GET_FILTER has the same number. Its length counts instructions, so
+       the kernel would write beyond our memory
        (net/core/filter.c:sk_get_filter()). */
     if (level == SOL_SOCKET && name == SO_ATTACH_FILTER) {
         PyErr_SetString(PyExc_ValueError,
@@ -3718,8 +3872,8 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     if (s->family == AF_PACKET && level == SOL_PACKET
         && name == PACKET_STATISTICS) {
         PyErr_SetString(PyExc_ValueError,
-                        "PACKET_STATISTICS starts again at 0 when it is read: "
-                        "use statistics()");
+                        "reading PACKET_STATISTICS resets it: use "
+                        "statistics()");
         return NULL;
     }
     if (enter_call(s, &process, call) < 0) {
@@ -3738,7 +3892,8 @@ RawSocket_getsockopt(PyObject *self, PyObject *args)
     if (size == 0) {
         return PyLong_FromLong(number);
     }
-    /* Some options tell how much there would be (NETLINK_LIST_MEMBERSHIPS). */
+    /* Some options return the length that they would need
+       (NETLINK_LIST_MEMBERSHIPS). */
     return PyBytes_FromStringAndSize(
         bytes, length < (socklen_t)size ? (Py_ssize_t)length : size);
 }
@@ -3760,14 +3915,16 @@ RawSocket_setsockopt(PyObject *self, PyObject *args)
     }
     if ((value == Py_None) != (PyTuple_Size(args) == 4)) {
         PyErr_SetString(PyExc_TypeError,
-                        "optlen goes with a value of None, and only with it");
+                        "optlen must be given if value is None, and only "
+                        "then");
         return NULL;
     }
     if (s->family == AF_PACKET && level == SOL_PACKET
         && (name == PACKET_VNET_HDR || name == PACKET_VNET_HDR_SZ)) {
         PyErr_SetString(PyExc_ValueError,
-                        "PACKET_VNET_HDR would put a header in front of every "
-                        "frame behind the object's back: use vnet_hdr=");
+                        "setsockopt() cannot set PACKET_VNET_HDR, which "
+                        "puts a header in front of every frame: use "
+                        "vnet_hdr=");
         return NULL;
     }
     if (value == Py_None) {
@@ -3823,7 +3980,8 @@ RawSocket_getsockname(PyObject *self, PyObject *Py_UNUSED(unused))
         error = errno;
     }
     else if (address.ll.sll_ifindex > 0) {
-        /* Without a name, as in the socket module, where it is just gone. */
+        /* As in the socket module, the name is "" if the interface has been
+           deleted. */
         request.ifr_ifindex = address.ll.sll_ifindex;
         if (ioctl(s->fd, SIOCGIFNAME, &request) < 0) {
             request.ifr_name[0] = '\0';
@@ -3934,7 +4092,7 @@ RawSocket_settimeout(PyObject *self, PyObject *argument)
         if (seconds == -1.0 && PyErr_Occurred()) {
             return NULL;
         }
-        /* False for NaN too. */
+        /* This also refuses NaN. */
         if (!(seconds >= 0.0)) {
             PyErr_SetString(PyExc_ValueError, "Timeout value out of range");
             return NULL;
@@ -3943,7 +4101,7 @@ RawSocket_settimeout(PyObject *self, PyObject *argument)
             PyErr_SetString(PyExc_OverflowError, "timeout is too large");
             return NULL;
         }
-        /* Up, so that no wait turns into none. */
+        /* Round up, so that a short timeout does not become 0. */
         seconds *= (double)NS_PER_S;
         timeout = (long long)seconds;
         timeout += (double)timeout < seconds;
@@ -4005,7 +4163,8 @@ RawSocket_get_closed(PyObject *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(is_closed((RawSocket *)self));
 }
 
-/* One of the socket module's enumerations, which rawmmsg._options imports. */
+/* Returns a member of an enumeration of the socket module, which
+   rawmmsg._options imports. NULL with an exception set. */
 static PyObject *
 make_enum(const char *function, int number)
 {
@@ -4220,8 +4379,9 @@ static PyType_Spec RawSocket_spec = {
 
 /* ---- Module ------------------------------------------------------------- */
 
-/* Returns the type. If it is NULL, an exception is set: CPython (3.11 to 3.13
-   at least) does not set one when there is no memory for the type's name. */
+/* Returns the type. If that is NULL, makes sure that an exception is set:
+   CPython 3.11 to 3.13 do not set one if there is no memory for the name of
+   the type. */
 static PyTypeObject *
 check_type(PyTypeObject *type)
 {
@@ -4231,8 +4391,8 @@ check_type(PyTypeObject *type)
     return type;
 }
 
-/* A type of the module's, public where `publish`; NULL with an exception
-   set. */
+/* Makes a type, and adds it to the module if it is to be public. NULL with an
+   exception set. */
 static PyTypeObject *
 make_type(PyObject *module, PyType_Spec *spec, bool publish)
 {
@@ -4243,6 +4403,27 @@ make_type(PyObject *module, PyType_Spec *spec, bool publish)
     if (type != NULL && publish && PyModule_AddType(module, type) < 0) {
         Py_CLEAR(type);
     }
+    return type;
+}
+
+/* Statistics, a struct sequence that has the _asdict() of a namedtuple; NULL
+   with an exception set. */
+static PyTypeObject *
+make_statistics_type(void)
+{
+    PyTypeObject *type =
+        check_type(PyStructSequence_NewType(&Statistics_desc));
+    PyObject *method;
+
+    if (type == NULL) {
+        return NULL;
+    }
+    method = PyDescr_NewMethod(type, &Statistics_asdict_method);
+    if (method == NULL
+        || PyObject_SetAttrString((PyObject *)type, "_asdict", method) < 0) {
+        Py_CLEAR(type);
+    }
+    Py_XDECREF(method);
     return type;
 }
 
@@ -4271,8 +4452,7 @@ rawmmsg_exec(PyObject *module)
             return -1;
         }
     }
-    state->statistics_type =
-        check_type(PyStructSequence_NewType(&Statistics_desc));
+    state->statistics_type = make_statistics_type();
     if (state->statistics_type == NULL
         || PyModule_AddType(module, state->statistics_type) < 0) {
         return -1;

@@ -522,6 +522,18 @@ share_memory(const BatchMemory *a, const BatchMemory *b)
     return false;
 }
 
+/* Declares that the rows are full: what the caller's memory holds is there
+   already. */
+static void
+fill_lengths(BatchMemory *m)
+{
+    Py_ssize_t i;
+
+    for (i = 0; i < m->capacity; i++) {
+        atomic_init(&m->lengths[i], (uint32_t)room_of(m, i));
+    }
+}
+
 /* Returns new memory with its messages prepared, or NULL with an exception
    set. */
 static BatchMemory *
@@ -557,6 +569,9 @@ BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
             arm_slot(m, i, m->frames + i * m->strides[0],
                      (size_t)m->frame_size);
         }
+    }
+    if (buffer != NULL || buffers != NULL) {
+        fill_lengths(m);
     }
     return m;
 }
@@ -651,7 +666,7 @@ fill_view(Py_buffer *view, int flags, PyObject *exporter,
     if (g->ndim > 1
         && (flags & contiguous) == (PyBUF_F_CONTIGUOUS & ~PyBUF_STRIDES)) {
         PyErr_SetString(PyExc_BufferError,
-                        "the memory is not in Fortran's order");
+                        "the memory is not in Fortran order");
         return -1;
     }
     view->buf = g->start;
@@ -681,7 +696,8 @@ BatchMemory_getbuffer(PyObject *self, Py_buffer *view, int flags)
     if (m->frames == NULL) {
         view->obj = NULL;
         PyErr_SetString(PyExc_BufferError,
-                        "scattered buffers have no two-dimensional form");
+                        "a batch made with buffers= is not one "
+                        "two-dimensional buffer");
         return -1;
     }
     return fill_view(view, flags, self, &g);
@@ -860,8 +876,9 @@ checked_length(BatchMemory *m, Py_ssize_t i)
 
     if (length > room_of(m, i)) {
         PyErr_Format(PyExc_ValueError,
-                     "lengths[%zd] is %lu: beyond the frame's %zu bytes", i,
-                     (unsigned long)length, room_of(m, i));
+                     "lengths[%zd] is %lu, more than the %zu bytes of the "
+                     "frame",
+                     i, (unsigned long)length, room_of(m, i));
         return -1;
     }
     return (Py_ssize_t)length;
@@ -915,8 +932,8 @@ PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (buffers != Py_None
         && (buffer != Py_None || capacity >= 0 || frame_size >= 0)) {
         PyErr_SetString(PyExc_TypeError,
-                        "buffers= gives all sizes: it goes with neither "
-                        "buffer, capacity nor frame_size");
+                        "buffers= determines all sizes: buffer, capacity "
+                        "and frame_size cannot be given as well");
         return NULL;
     }
     memory = BatchMemory_create(state->memory_type, capacity, frame_size,
@@ -1083,11 +1100,15 @@ append_packet(PacketBatch *b, PyObject *data)
     }
     n = count_of(b);
     if (n == m->capacity) {
-        PyErr_Format(PyExc_ValueError, "the batch is full: it holds %zd", n);
+        PyErr_Format(PyExc_ValueError,
+                     "the batch is full: it holds %zd "
+                     "packets",
+                     n);
     }
     else if ((size_t)view.len > room_of(m, n)) {
         PyErr_Format(PyExc_ValueError,
-                     "a packet of %zd bytes does not fit the frame's %zu",
+                     "a packet of %zd bytes does not fit into a frame of "
+                     "%zu bytes",
                      view.len, room_of(m, n));
     }
     else {
@@ -1253,7 +1274,8 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
     }
     if (segment > 0 && start == count) {
         PyErr_Format(PyExc_ValueError,
-                     "segment must be 0 behind the last frame, not %zd",
+                     "segment must be 0 if start is the number of "
+                     "packets, not %zd",
                      segment);
         return -1;
     }
@@ -1378,6 +1400,28 @@ struct column {
     bool readonly;
 };
 
+/* Raises AttributeError that names the option which collects the column;
+   always NULL. */
+static PyObject *
+raise_not_collected(unsigned needs)
+{
+    const char *reason =
+        needs == COLLECT_VLAN ? "no wire lengths and tags: "
+                                "RawSocket(..., vlan=True)"
+        : needs == COLLECT_TIMES
+            ? "no time stamps: RawSocket(..., timestamps='software')"
+        : needs == COLLECT_ADDRESSES
+            ? "no addresses: RawSocket(..., addresses=True)"
+        : needs == COLLECT_OFFLOADS
+            ? "no offload headers: RawSocket(..., vnet_hdr=True)"
+        : needs == COLLECT_BUFFER_COUNTS
+            ? "no buffer counts: RawSocket(..., vnet_hdr=12)"
+            : "no flags: the batch does not hold what was received";
+
+    PyErr_SetString(PyExc_AttributeError, reason);
+    return NULL;
+}
+
 static PyObject *
 PacketBatch_get_column(PyObject *self, void *closure)
 {
@@ -1392,7 +1436,7 @@ PacketBatch_get_column(PyObject *self, void *closure)
         return NULL;
     }
     if ((collected & column->needs) != column->needs) {
-        Py_RETURN_NONE;
+        return raise_not_collected(column->needs);
     }
     memcpy(&start, (char *)b->memory + column->offset, sizeof(start));
     return view_of(b->memory, state->window_type, start + column->field,
@@ -1988,8 +2032,8 @@ fetch_packets(PyObject *packets, Py_ssize_t start, Py_ssize_t count,
         }
         else if (size > limit) {
             PyErr_Format(PyExc_ValueError,
-                         "packet %zd has %zd parts: at most %zd are "
-                         "gathered",
+                         "packet %zd has %zd parts, more than the %zd "
+                         "that the kernel gathers",
                          start + i, size, limit);
             Py_CLEAR(fetched);
         }

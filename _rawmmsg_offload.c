@@ -184,8 +184,7 @@ kind_of(uint8_t gso_type)
     }
 }
 
-static const char checksum_beyond[] =
-    "its checksum field is beyond its length";
+static const char checksum_beyond[] = "its checksum field is behind its end";
 
 static const char *
 check_checksum(const struct offload_header *h, size_t length,
@@ -203,7 +202,7 @@ check_checksum(const struct offload_header *h, size_t length,
         return "its checksum starts before its transport header";
     }
     if (kind->transport > 0 && h->checksum_offset != kind->checksum_offset) {
-        return "its checksum_offset is not that of its gso_type";
+        return "its checksum_offset does not match its gso_type";
     }
     return NULL;
 }
@@ -219,7 +218,7 @@ check_offload(const struct offload_header *h, size_t length)
     struct gso_kind kind = kind_of(h->gso_type);
 
     if (h->header_length > length) {
-        return "its header_length is beyond its length";
+        return "its header_length is more than its length";
     }
     if (kind.network == 0) {
         return "its gso_type is unknown";
@@ -246,7 +245,7 @@ check_offload(const struct offload_header *h, size_t length)
    header before offset `end`, which is never beyond the frame, or returns why
    it cannot. */
 
-static const char too_short[] = "its headers do not fit its length";
+static const char too_short[] = "it is too short for its headers";
 
 /* Finds the IP header, behind the Ethernet header and any VLAN tags. */
 static const char *
@@ -280,7 +279,7 @@ static const char *
 trim(size_t start, uint16_t ip_length, size_t *end)
 {
     if (ip_length > *end - start) {
-        return "its IP length is beyond its length";
+        return "its IP header gives a length beyond its end";
     }
     if (ip_length > 0) {
         *end = start + ip_length;
@@ -613,7 +612,7 @@ check_kind(const struct super_frame *f, const struct offload_header *h,
     bool v6 = (h->gso_type & ~GSO_ECN) == GSO_TCPV6;
 
     if (protocol != (f->udp ? UDP : TCP) || (!f->udp && f->ipv6 != v6)) {
-        return "its gso_type is not its protocol";
+        return "its gso_type does not match its protocol";
     }
     if (f->needs_checksum && f->checksum_start != f->transport) {
         return "its checksum does not start at its outer transport header "
@@ -655,7 +654,7 @@ read_super_frame(struct super_frame *f, const struct offload_header *h,
         return reason;
     }
     if (h->gso_type == GSO_NONE) {
-        return "it is no super-frame";
+        return "it is not a super-frame";
     }
     *f = (struct super_frame){
         .length = length,
@@ -782,7 +781,8 @@ write_segment(const struct super_frame *f, const unsigned char *frame,
 
 /* ---- Tables of frames --------------------------------------------------- */
 
-static const char beyond_frame[] = "its length is beyond the frame";
+static const char beyond_frame[] = "its length is more than the frame "
+                                   "holds";
 
 static size_t
 room_of(const struct frame_table *t, size_t i)
@@ -890,7 +890,7 @@ static unsigned char *
 next_target(struct segmentation *g, size_t length)
 {
     if (length > room_of(&g->to, g->written)) {
-        g->reason = "it does not fit the target's frame";
+        g->reason = "it does not fit into the next frame of the target";
         return NULL;
     }
     atomic_store_explicit(&g->to.lengths[g->written], (uint32_t)length,

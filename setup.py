@@ -41,7 +41,7 @@ def header_of(stub: str) -> str:
     tree = ast.parse(stub)
     docs = {"rawmmsg_doc": ast.get_docstring(tree)}
     for kind in tree.body:
-        if not isinstance(kind, ast.ClassDef):
+        if not isinstance(kind, ast.ClassDef) or kind.name.startswith("_"):
             continue
         members: dict[str, list[ast.FunctionDef]] = {}
         for item in kind.body:

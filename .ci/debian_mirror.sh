@@ -2,8 +2,8 @@
 # Prints the address of the Debian repository that this machine uses.
 set -euo pipefail
 
-# SITE is scheme, host and folder of each repository that apt knows.  The
-# security archive has another layout.
+# SITE is the scheme, host and folder of a repository.  The security archive
+# has a different layout.
 # shellcheck disable=SC2016  # apt's variable
 apt-get indextargets --format '$(SITE)' 'Created-By: Packages' |
     grep -v security | sed -n 1p

@@ -1,18 +1,19 @@
 #!/bin/bash
-# Puts a free-threaded CPython 3.13 into DIR, unless one is there already.
+# Builds a free-threaded CPython 3.13 and installs it into DIR, unless DIR has
+# one.
 #
 #   .ci/free_threaded_python.sh DIR          plain, about 3 minutes on 2 cores
-#   .ci/free_threaded_python.sh DIR tsan     instrumented by ThreadSanitizer,
-#                                            as is each extension it builds
+#   .ci/free_threaded_python.sh DIR tsan     with ThreadSanitizer, also in the
+#                                            extensions that it builds
 #
-# Debian packages no such build, but the source of one: apt fetches and
-# authenticates it here through the mirror that this machine already uses,
-# with lists and settings of its own, so that the machine's stay as they are.
+# Debian has no package of such a build, but it has the source.  apt downloads
+# and authenticates the source from the mirror that this machine uses.  It uses
+# separate lists and settings, so that those of the machine do not change.
 # Needs root (for apt-get) and Debian 12 or later.
 set -euo pipefail
 
 usage() {
-    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -37,7 +38,7 @@ case $kind in
     *) usage ;;
 esac
 
-# The last thing that is installed; an interrupted build lacks it.
+# This file is made last, so an interrupted build lacks it.
 if [ -e "$prefix/.complete" ]; then
     report
     exit
@@ -75,7 +76,7 @@ log=$work/log
     exit 1
 }
 
-# What the interpreter itself is known to race on is not news.
+# Known races of the interpreter itself.
 if [ "$kind" = tsan ]; then
     cp Tools/tsan/suppressions_free_threading.txt "$prefix/tsan.supp"
 fi

@@ -4,14 +4,14 @@
 #
 #   .ci/fresh.sh RELEASE CHECKOUT CACHE
 #
-# The machine is a folder with what `debootstrap --variant=minbase` installs
-# of RELEASE ("bookworm").  There, in a copy of CHECKOUT, the commands of the
-# two pages run word for word: first those of README.md, with no more packages
-# than README.md names, then those of CONTRIBUTING.md.  What debootstrap has
-# installed is kept in the folder CACHE.
+# The new machine is a folder in which `debootstrap --variant=minbase` has
+# installed RELEASE ("bookworm").  The commands of the two pages run there word
+# for word, in a copy of CHECKOUT: first those of README.md, with only the
+# packages that README.md names, then those of CONTRIBUTING.md.  The folder
+# CACHE keeps what debootstrap has installed.
 #
 # Packages come from the repository and the index that this machine uses.
-# Needs Debian 12, root, debootstrap and a pip.
+# Needs Debian 12, root, debootstrap, and pip on PATH.
 set -euo pipefail
 
 if [ $# -ne 3 ]; then
@@ -63,10 +63,11 @@ fi
 cp -a "$base" "$machine"
 cp -a "$checkout" "$machine/root/rawmmsg"
 
-# Network, apt and pip are set up as on this machine.  `pip config list` prints
+# The new machine gets this machine's settings for network, apt and pip.
+# `pip config list` prints lines such as
 #   global.index-url='...'
 #   :env:.index-url='...'
-# of which the second comes from a variable, and has the last word.
+# The second comes from an environment variable and overrides the first.
 cp -L /etc/hosts /etc/resolv.conf "$machine/etc"
 apt_settings=$machine/etc/apt/apt.conf.d/90machine
 {
@@ -87,9 +88,9 @@ mapfile -t settings < <(
     done <"$work/pip_settings"
 )
 
-# Gives the machine those files and folders of this one that the settings
-# name: files as copies, because a package may bring its own, and folders as
-# mounts (by `enter`).  The pages of a local index link to files beside it.
+# Gives the new machine the files and folders that the settings name: files as
+# copies, because a package may replace them, and folders as mounts (in
+# `enter`).  The pages of a local package index link to files beside it.
 folders=()
 lend() {
     local path
@@ -108,9 +109,9 @@ lend() {
     )
 }
 
-# enter COMMANDS: runs them there, in mount and process namespaces of their
-# own and this machine's network.  Not in a chroot: user namespaces cannot be
-# made in one.
+# enter COMMANDS: runs commands on the new machine, which has its own mount and
+# process namespaces and shares this machine's network.  A chroot would not do:
+# the kernel allows no user namespaces in one.
 enter() {
     # shellcheck disable=SC2016  # variables of the inner shell
     unshare --mount --pid --fork --kill-child bash -euc '
@@ -131,7 +132,7 @@ enter() {
         env -i HOME=/root \
             PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
             "$@" bash -euxc "$commands"
-        exit  # so that bash stays, as the init that reaps orphans
+        exit  # so that bash does not exec: it is the init that reaps orphans
     ' enter "$machine" "$1" "${folders[*]}" "${settings[@]}"
 }
 

@@ -1,6 +1,6 @@
 """Measurements of packet I/O, run by `python -m bench`.
 
-lab/ has what all of them use: contender.py and runner.py first. Each other
+lab/ is used by all of them; read contender.py and runner.py first. Each other
 folder answers one question: measure.py declares its contenders and targets,
 sides.py and the C sources are the contenders. report/ writes results/.
 """

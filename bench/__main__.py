@@ -24,7 +24,7 @@ from .lab.runner import Lab, Measurement, Mode
 from .report import document, tables
 
 FAILED: Final = 1
-INTERRUPTED: Final = 130  # what shells return after SIGINT
+INTERRUPTED: Final = 130  # as shells return after SIGINT
 
 # The folders that measure, in the order in which they run.
 NAMES: Final = (
@@ -51,21 +51,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"measurements to run (default: all): {', '.join(NAMES)}",
     )
     modes = parser.add_mutually_exclusive_group()
-    modes.set_defaults(mode=Mode.FULL)
-    modes.add_argument(
-        "--quick",
-        dest="mode",
-        action="store_const",
-        const=Mode.QUICK,
-        help="run all measurements in about 2 minutes instead of 20",
-    )
-    modes.add_argument(
-        "--brief",
-        dest="mode",
-        action="store_const",
-        const=Mode.BRIEF,
-        help="only test that everything works; the figures mean nothing",
-    )
+    for mode, words in (
+        (Mode.QUICK, "run all measurements in about 2 minutes instead of 20"),
+        (
+            Mode.BRIEF,
+            "only test that everything works; the figures mean nothing",
+        ),
+    ):
+        modes.add_argument(
+            *(f"--{mode.value}",),
+            dest="mode",
+            action="store_const",
+            const=mode,
+            default=Mode.FULL,
+            help=words,
+        )
     parser.add_argument(
         "--size",
         type=int,

@@ -1,4 +1,4 @@
-"""How much of what a socket has sent still waits on this machine."""
+"""The output queue of a socket."""
 
 import fcntl
 import struct
@@ -8,7 +8,7 @@ from ._rawmmsg import RawSocket
 
 
 def bytes_queued(sock: RawSocket) -> int:
-    """Memory of the packets that the socket has sent and that have not left
-    yet (socket(7): SIOCOUTQ)."""
+    """Returns how much memory is in use by packets that the socket has sent
+    and that have not left this machine yet (socket(7): SIOCOUTQ)."""
     answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
     return int(struct.unpack("i", answer)[0])

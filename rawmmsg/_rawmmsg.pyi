@@ -3,7 +3,16 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from socket import AddressFamily, SocketKind
-from typing import Any, Final, Literal, Self, TypeAlias, final, overload
+from typing import (
+    Any,
+    Final,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    final,
+    overload,
+)
 
 from _typeshed import structseq
 from typing_extensions import Buffer
@@ -39,30 +48,46 @@ _PeerAddress: TypeAlias = (
 # What an address is when it is read: of AF_PACKET, AF_UNIX (None: a sender
 # without a name), AF_INET, AF_INET6.
 _Address: TypeAlias = Any
+
+class _Rows(Protocol):
+    """A NumPy array of frames, which typing does not call a Sequence."""
+
+    def __len__(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...
+
 _Packets: TypeAlias = (
-    PacketBatch | Sequence[Buffer] | Sequence[Buffer | tuple[Buffer, ...]]
+    PacketBatch
+    | Sequence[Buffer]
+    | Sequence[Buffer | tuple[Buffer, ...]]
+    | _Rows
 )
 
 @final
 class PacketBatch:
-    """Memory for a batch of packets, with all that recvmmsg(2) and
-    sendmmsg(2) need laid out once.
+    """Memory for a batch of packets, prepared once for recvmmsg(2) and
+    sendmmsg(2).
 
-    PacketBatch(capacity=64, frame_size=2048) owns its memory.
-    ``buffer=`` takes the caller's: any writable C-contiguous buffer of bytes.
-    Two dimensions give capacity and frame size; a flat one is divided by
-    `frame_size` (2,048 unless given), or by `capacity` alone.
-    ``buffers=`` takes a sequence of writable buffers, one per packet, each
-    with its own size, none overlapping another. The caller's memory stays
-    exported (a bytearray cannot be resized) until the batch and every view of
-    it are gone.
+    PacketBatch(capacity=64, frame_size=2048) allocates its own memory.
+    ``buffer=`` uses the caller's: any writable C-contiguous buffer of bytes.
+    A two-dimensional buffer determines the capacity and the frame size. A flat
+    one is divided into frames of `frame_size` bytes (2,048 by default), or
+    into `capacity` frames if only that is given. ``buffers=`` uses a sequence
+    of writable buffers, one for each packet. They may differ in size, and must
+    not overlap. The caller's memory stays exported (a bytearray cannot be
+    resized) until the batch and every view of it are gone. A batch over the
+    caller's memory begins with each of `lengths` set to the full row, so that
+    set_count() makes the frames ready to send.
 
-    len(batch) is the number of packets that the batch holds. batch[i], with
-    negative i too, is a writable view of exactly packet i, without a copy:
-    IndexError outside the batch, ValueError if `lengths` was written beyond
-    the frame. memoryview(batch) is a view of all frames, unsigned bytes of
-    shape (capacity, frame_size), whose rows may be further apart than
-    frame_size (strides); BufferError for a batch made with ``buffers=``.
+    len(batch) is the number of packets that the batch holds. batch[i] is a
+    writable view of exactly packet i, without a copy; i may be negative. It
+    raises IndexError if there is no packet i, and ValueError if `lengths[i]`
+    was set beyond the frame. memoryview(batch) is a view of all frames:
+    unsigned bytes of shape (capacity, frame_size), whose rows may be further
+    apart than frame_size (see its strides). A batch made with ``buffers=``
+    raises BufferError there.
 
     A view stays safe to use even after the batch has been deleted, but the
     next receive overwrites its contents. To keep a packet, copy it:
@@ -70,9 +95,9 @@ class PacketBatch:
 
     While a call is using the batch, any other use of it raises BufferError.
 
-    Raises ValueError for sizes that do not fit and for buffers that overlap,
-    BufferError (or what the exporter raises) for memory that is read-only or
-    not contiguous, MemoryError.
+    Raises ValueError if the sizes do not fit or buffers overlap, BufferError
+    (or what the exporter raises) if the memory is read-only or not contiguous,
+    and MemoryError.
     """
 
     def __new__(
@@ -89,167 +114,230 @@ class PacketBatch:
 
     @property
     def frame_size(self) -> int | None:
-        """Bytes of memory per frame; None where each buffer has its own."""
+        """Bytes of memory for each frame; None if ``buffers=`` was given,
+        because each buffer then has its own size."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> memoryview[int]: ...
     def __iter__(self) -> Iterator[memoryview[int]]: ...
     def __buffer__(self, flags: int, /) -> memoryview[int]: ...
     def tolist(self) -> list[bytes]:
-        """Copies of the packets."""
+        """Returns copies of the packets."""
 
     def address(self, index: int, /) -> _Address:
-        """The address of packet `index`, negative too: on AF_PACKET where
-        it came from, on other sockets its sender, None for one without a
-        name.
+        """Returns the address of packet `index`, which may be negative: on
+        AF_PACKET where the packet came from, on other sockets its sender (None
+        for a sender without a name).
 
-        As recvfrom() returns it, except that an AF_PACKET address begins with
-        the index of the interface, since a batch has no socket on which its
-        name could be looked up; sendto() takes both. IndexError outside the
-        batch; ValueError where the last receive did not collect addresses;
-        BufferError while a call uses the batch.
+        It has the form that recvfrom() returns, except that an AF_PACKET
+        address begins with the index of the interface instead of its name,
+        because a batch has no socket to look the name up. sendto() accepts
+        both. Raises IndexError if there is no such packet, ValueError if the
+        last receive did not collect addresses (``addresses=True``), and
+        BufferError while a call is using the batch.
         """
 
     def append(self, data: Buffer, /) -> None:
         """Copies one packet into the next free frame.
 
-        ValueError where the batch is full or the packet longer than the frame.
+        Raises ValueError if the batch is full or the packet is longer than the
+        frame.
         """
 
     def extend(self, packets: Iterable[Buffer], /) -> None:
-        """Appends each packet; those before one that fails stay."""
+        """Appends each packet. If one fails, the packets before it stay."""
 
     def clear(self) -> None:
-        """Empties the batch, and zeroes its offload headers."""
+        """Removes all packets, and sets all offload headers to zero."""
 
     def set_count(self, count: int, /) -> None:
-        """Declares that frames 0..count-1, written in place, hold packets of
+        """Declares that frames 0 to count-1, written in place, hold packets of
         `lengths` bytes.
 
-        Their offload headers stay, as received or as written: clear() first
-        where the frames are new. All are zero where the last receive
+        Their offload headers stay as they were received or written; to begin
+        with zeros, call clear() first. All are zero if the last receive
         collected none.
         """
 
     def complete_checksums(self) -> int:
         """Computes the checksums that were left to the hardware
-        (VNET_NEEDS_CSUM), for a sink without offloads; returns how many.
+        (VNET_NEEDS_CSUM), and returns how many. Call it before sending on a
+        socket without `vnet_hdr`.
 
-        SCTP over IPv4 and IPv6, behind any tags, gets its CRC32c, and every
-        other frame an Internet checksum, where its header says (net/core/
-        dev.c:skb_crc32c_csum_help(), skb_checksum_help()). Super-frames are
-        left as they are: segment_into() completes theirs. ValueError names a
-        frame whose header does not fit it (those before it are done), or says
-        that the batch holds no headers.
+        SCTP over IPv4 and IPv6, behind any number of tags, gets its CRC32c.
+        Every other frame gets an Internet checksum at the place that its
+        header names (net/core/dev.c:skb_crc32c_csum_help(),
+        skb_checksum_help()). Super-frames stay unchanged: segment_into()
+        completes theirs. Raises ValueError if the batch holds no offload
+        headers, or if a frame's header does not fit the frame: the error names
+        the frame, and those before it are complete.
         """
 
     def segment_into(
         self, target: PacketBatch, /, start: int = 0, segment: int = 0
     ) -> tuple[int, int]:
-        """Fills `target` with what a sink without offloads needs: frames from
-        `start` on, checksums complete, super-frames cut into segments.
+        """Fills `target` with frames that a socket without `vnet_hdr` can
+        send: the frames from `start` on, with complete checksums, and with
+        super-frames cut into segments.
 
-        Returns the frame, and the segment of it, to go on from when `target`
-        has been emptied; (len(batch), 0) when all is done. Cuts TCP over IPv4
-        and IPv6 and UDP, behind any tags, as the kernel does
-        (tcp_gso_segment(), __udp_gso_segment()).
+        Returns the frame and the segment of it with which the next call must
+        begin, once the caller has sent what `target` holds; (len(batch), 0)
+        if nothing is left. Cuts TCP over IPv4 and IPv6, and UDP, behind any
+        number of tags, as the kernel does (tcp_gso_segment(),
+        __udp_gso_segment()).
 
-        Stops before a frame or segment that cannot be done: its header does
-        not fit it, its type is another, or it is longer than the next frame
-        of `target`. Raises ValueError, which names it, where it is the first,
-        so that `target` stays empty; and for a `target` whose memory overlaps
-        this batch's.
+        Stops before a frame or segment that it cannot convert: its header does
+        not fit it, its type is another one, or it is longer than the next
+        frame of `target`. If that is the first one, `target` stays empty and
+        the call raises ValueError, which names the frame. Also raises
+        ValueError if the memory of `target` overlaps that of this batch.
         """
 
-    # The columns. Each has `capacity` entries, the first len(batch) of them
-    # meaningful. One that the last receive did not collect is None, and
-    # filling the batch for send (append, extend, clear, set_count) drops all
-    # but `lengths` and the offload headers.
+    # The columns. Each has `capacity` entries, of which the first len(batch)
+    # are meaningful. A column that the last receive did not collect raises
+    # AttributeError. append(), extend(), clear() and set_count() remove all
+    # columns but `lengths` and the offload headers.
 
     @property
     def lengths(self) -> memoryview[int]:
-        """Bytes held of each packet ("I"). Writable: read once, and validated
-        against the frame, at every use."""
+        """Column of format "I": how many bytes of each packet the batch holds.
+
+        Writable. Every use reads it once, and checks it against the frame.
+        """
 
     @property
-    def wire_lengths(self) -> memoryview[int] | None:
-        """Bytes each packet had on the wire, its tags included ("I"), also
-        where the frame or a filter cut it. Collected on AF_PACKET with
-        vlan=True (packet(7), tp_len)."""
+    def wire_lengths(self) -> memoryview[int]:
+        """Column of format "I": how many bytes each packet had on the wire,
+        including its tags, even if the frame or a filter cut it.
+
+        Collected on AF_PACKET with vlan=True (packet(7), tp_len).
+        """
 
     @property
-    def timestamps_ns(self) -> memoryview[int] | None:
-        """When the kernel or the interface received each packet, ns since
-        the epoch ("q"). 0: it has no stamp. Collected with timestamps=."""
+    def timestamps_ns(self) -> memoryview[int]:
+        """Column of format "q": when the kernel or the interface received each
+        packet, in nanoseconds since the epoch; 0 if it has no time stamp.
+
+        Collected with timestamps=.
+        """
 
     @property
-    def ifindexes(self) -> memoryview[int] | None:
-        """Index of the interface of each packet ("i"). Collected with
-        addresses=True."""
+    def ifindexes(self) -> memoryview[int]:
+        """Column of format "i": the index of the interface of each packet.
+
+        Collected with addresses=True.
+        """
 
     @property
-    def packet_types(self) -> memoryview[int] | None:
-        """PACKET_HOST, PACKET_OUTGOING ... of each packet ("B"). Collected
-        with addresses=True."""
+    def packet_types(self) -> memoryview[int]:
+        """Column of format "B": to whom each packet was addressed, as
+        PACKET_HOST or PACKET_OUTGOING (rawmmsg.constants.PacketType).
+
+        Collected with addresses=True.
+        """
 
     @property
-    def flags(self) -> memoryview[int] | None:
-        """TRUNCATED, CHECKSUM_NOT_READY, CHECKSUM_VALID, VLAN_RESTORED,
-        CONTROL_TRUNCATED and FOREIGN of each packet ("H"). The checksum flags
-        and VLAN_RESTORED need vlan=True, FOREIGN needs a `peer`. Collected by
-        every receive."""
+    def flags(self) -> memoryview[int]:
+        """Column of format "H": TRUNCATED, CHECKSUM_NOT_READY, CHECKSUM_VALID,
+        VLAN_RESTORED, CONTROL_TRUNCATED and FOREIGN, or-ed, of each packet
+        (rawmmsg.constants.PacketFlag).
+
+        Collected by every receive. The checksum flags and VLAN_RESTORED need
+        vlan=True, FOREIGN needs a `peer`.
+        """
 
     @property
-    def vlan_tcis(self) -> memoryview[int] | None:
-        """Tag control information of each frame's outer tag, in host order
-        ("H"), whether it came stripped or inline. Collected with
-        vlan=True."""
+    def vlan_tcis(self) -> memoryview[int]:
+        """Column of format "H": the tag control information of each frame's
+        outer tag, in host order, whether the kernel had stripped the tag or
+        not.
+
+        Collected with vlan=True.
+        """
 
     @property
-    def vlan_tpids(self) -> memoryview[int] | None:
-        """EtherType of each frame's outer tag, 0x8100 or 0x88a8, in host
-        order ("H"). 0: no tag. Collected with vlan=True."""
+    def vlan_tpids(self) -> memoryview[int]:
+        """Column of format "H": the EtherType of each frame's outer tag,
+        0x8100 or 0x88a8, in host order; 0 if there is no tag.
 
-    # The offload headers (struct virtio_net_hdr; kernel's
-    # include/uapi/linux/virtio_net.h), one per frame, in host order and
-    # writable. Collected with vnet_hdr=; a batch that is filled for send has
-    # them too, zero until written (append() zeroes its frame's).
+        Collected with vlan=True.
+        """
 
-    @property
-    def vnet_flags(self) -> memoryview[int] | None:
-        """VNET_NEEDS_CSUM, VNET_DATA_VALID of each frame ("B")."""
-
-    @property
-    def gso_types(self) -> memoryview[int] | None:
-        """GSO_NONE, or what kind of super-frame each frame is ("B")."""
+    # The offload headers (struct virtio_net_hdr; the kernel's
+    # include/uapi/linux/virtio_net.h), one for each frame, in host order and
+    # writable. A batch that is filled for sending has them too, and they are
+    # zero until they are written; append() sets those of its frame to zero.
 
     @property
-    def header_lengths(self) -> memoryview[int] | None:
-        """Bytes of headers in front of a super-frame's payload, a hint
-        ("H")."""
+    def vnet_flags(self) -> memoryview[int]:
+        """Column of format "B": VNET_NEEDS_CSUM and VNET_DATA_VALID, or-ed, of
+        each frame (rawmmsg.constants.VnetFlag). Writable.
+
+        Collected with vnet_hdr=.
+        """
 
     @property
-    def gso_sizes(self) -> memoryview[int] | None:
-        """Bytes of payload in each segment of a super-frame ("H")."""
+    def gso_types(self) -> memoryview[int]:
+        """Column of format "B": which kind of super-frame each frame is, or
+        GSO_NONE. Writable.
+
+        The bit GSO_ECN is or-ed into GSO_TCPV4 and GSO_TCPV6 if the TCP header
+        has CWR set: compare ``batch.gso_types[i] & ~GSO_ECN``. Collected with
+        vnet_hdr=.
+        """
 
     @property
-    def checksum_starts(self) -> memoryview[int] | None:
-        """Where the bytes begin that a missing checksum covers ("H")."""
+    def header_lengths(self) -> memoryview[int]:
+        """Column of format "H": a hint at how many bytes of headers each
+        super-frame begins with. Writable.
+
+        It may be wrong. The kernel writes the length of the first piece of its
+        own buffer, which can include payload (include/linux/virtio_net.h:
+        virtio_net_hdr_from_skb()), and a virtual machine may write anything.
+        Take the length from the headers themselves, as in `gso_sizes`.
+        Collected with vnet_hdr=.
+        """
 
     @property
-    def checksum_offsets(self) -> memoryview[int] | None:
-        """Where the checksum belongs, counted from there ("H")."""
+    def gso_sizes(self) -> memoryview[int]:
+        """Column of format "H": how many bytes of payload each segment of a
+        super-frame has. Writable.
+
+        A super-frame has ``max(1, ceil((lengths[i] - headers) /
+        gso_sizes[i]))`` segments, the last of which may be shorter. `headers`
+        is the offset of the payload: ``checksum_starts[i] + 8`` for
+        GSO_UDP_L4, and for TCP ``checksum_starts[i] + 4 * (batch[i]
+        [checksum_starts[i] + 12] >> 4)``. Collected with vnet_hdr=.
+        """
 
     @property
-    def buffer_counts(self) -> memoryview[int] | None:
-        """num_buffers of each header ("H"). Collected with vnet_hdr=12; None
-        while the batch holds headers of 10 bytes."""
+    def checksum_starts(self) -> memoryview[int]:
+        """Column of format "H": the offset of the first byte that a missing
+        checksum covers, which is that of the transport header. Writable.
+
+        Collected with vnet_hdr=.
+        """
+
+    @property
+    def checksum_offsets(self) -> memoryview[int]:
+        """Column of format "H": where a missing checksum belongs, counted from
+        `checksum_starts`. Writable.
+
+        Collected with vnet_hdr=.
+        """
+
+    @property
+    def buffer_counts(self) -> memoryview[int]:
+        """Column of format "H": num_buffers of each offload header. Writable.
+
+        Collected with vnet_hdr=12.
+        """
 
 @final
 class Statistics(
     structseq[int | None], tuple[int, int | None, int, int, int, int]
 ):
-    """What a socket has done since it was made; 64-bit counts."""
+    """What a socket has done since it was created, as 64-bit counts."""
 
     __match_args__: Final = (
         "packets_received",
@@ -260,6 +348,9 @@ class Statistics(
         "send_retries",
     )
 
+    def _asdict(self) -> dict[str, int | None]:
+        """Returns the counts by their names, as a namedtuple does."""
+
     @property
     def packets_received(self) -> int:
         """Packets delivered to the caller."""
@@ -267,98 +358,110 @@ class Statistics(
     @property
     def packets_dropped(self) -> int | None:
         """Packets that the kernel dropped because the receive buffer was full
-        (packet(7), PACKET_STATISTICS); None off AF_PACKET."""
+        (packet(7), PACKET_STATISTICS); None if the socket is not AF_PACKET."""
 
     @property
     def batches_received(self) -> int:
-        """Receiving system calls that delivered packets."""
+        """System calls that delivered packets."""
 
     @property
     def packets_sent(self) -> int:
-        """Packets that the kernel took."""
+        """Packets that the kernel accepted."""
 
     @property
     def batches_sent(self) -> int:
-        """Sending system calls that took packets."""
+        """System calls with which the kernel accepted packets."""
 
     @property
     def send_retries(self) -> int:
-        """Times that sendmmsg_all() came back after ENOBUFS."""
+        """How often sendmmsg_all() tried again after ENOBUFS."""
 
 @final
 class RawSocket:
     """A packet socket (packet(7)) that receives and sends in batches.
 
-    Without `interface` it listens on all of them. `protocol` is an EtherType
-    in host order; 0 makes a socket that only sends and costs the receive path
-    nothing. When the constructor returns, the socket is listening, and no
-    packet of another interface and none that `filter` rejects can ever be
-    read from it.
+    Without `interface` it receives from all interfaces. `protocol` is an
+    EtherType in host order. With protocol 0 the socket only sends, and costs
+    the kernel nothing when packets arrive. The socket is listening when the
+    constructor returns. It never delivers a packet of another interface, or a
+    packet that `filter` rejects.
+
+    A socket also receives what this machine sends on the interface, except
+    what it sends itself. To forward packets in both directions, use
+    ``ignore_outgoing=True``; otherwise each packet is forwarded again and
+    again.
 
     filter          a pcap-filter(7) expression, a buffer of struct
                     sock_filter (rawmmsg.bpf.Program is one), or the
                     descriptor of an eBPF program
-    promisc         receive what is addressed to others too
-    ignore_outgoing do not receive what this machine sends; None: on for
-                    loopback, where each frame is seen twice otherwise
-    vlan            put a stripped 802.1Q/802.1ad tag back into the frame and
-                    fill the columns that go with it; None: on, or as found on
-                    an adopted descriptor. Needs a protocol of ETH_P_ALL: for
-                    any other the kernel discards a stripped tag
+    promisc         receive packets that are addressed to other hosts too
+    ignore_outgoing do not receive what this machine sends. None: True on the
+                    loopback interface, where each frame would be received
+                    twice, otherwise False
+    vlan            put a VLAN tag (802.1Q, 802.1ad) that the kernel has
+                    stripped back into the frame, and collect wire_lengths,
+                    vlan_tcis and vlan_tpids. None: True, or the setting of an
+                    adopted descriptor. Needs protocol ETH_P_ALL: with any
+                    other protocol the kernel discards a stripped tag
                     (net/core/dev.c:__netif_receive_skb_core())
-    addresses       collect packet_types and ifindexes, and what
-                    PacketBatch.address() returns; None: only where `interface`
-                    is None. On an adopted AF_UNIX, AF_INET or AF_INET6 socket:
-                    collect the sender of each datagram; None: off
-    timestamps      "software": collect timestamps_ns, the time at which the
-                    packet arrived. It is 0 for the packets that came before
-                    the kernel had begun to stamp, which takes it a moment,
-                    and on AF_UNIX, where nothing is stamped.
-                    "hardware": taken by the interface (raw, of its own clock;
-                    OSError EOPNOTSUPP where it has none; to have it stamp at
-                    all is the administrator's, SIOCSHWTSTAMP). None: no
-                    stamping option is touched
-    vnet_hdr        exchange a virtio_net_hdr with each frame, in columns of
-                    the batch: frames of up to SUPER_FRAME bytes arrive as the
-                    sender made them, checksums to be completed, and are sent
-                    so. True: 10 bytes, as all kernels have it. 12: with
-                    num_buffers (Linux 6.4). None: off, or as found on an
-                    adopted descriptor. SOCK_RAW only
-    fanout          join a fanout group: a mode, or a tuple of set_fanout()'s
-                    arguments. No packet is read twice in the group. Packets
-                    that come between the join and the filter, some
-                    microseconds, are lost, and the kernel does not count
-                    them (net/packet/af_packet.c:packet_rcv()). On an adopted
-                    descriptor as set_fanout(), and after all other options
-    allmulti        receive all multicast (PACKET_MR_ALLMULTI)
-    multicast       hardware addresses to receive, as bytes
+    addresses       collect packet_types, ifindexes and the addresses that
+                    PacketBatch.address() returns. None: True only if
+                    `interface` is None. On an adopted AF_UNIX, AF_INET or
+                    AF_INET6 socket: collect the sender of each datagram; None:
+                    False
+    timestamps      "software": collect timestamps_ns, when the kernel received
+                    each packet. The first packets may have 0, because the
+                    kernel needs a moment to begin; so have all packets of
+                    AF_UNIX, which has no time stamps.
+                    "hardware": the time stamps of the interface (raw, of its
+                    own clock). Raises OSError EOPNOTSUPP if the interface has
+                    none. The administrator must switch them on
+                    (SIOCSHWTSTAMP).
+                    None: rawmmsg sets no time-stamping option
+    vnet_hdr        exchange an offload header (virtio_net_hdr) with each
+                    frame, in columns of the batch: frames of up to SUPER_FRAME
+                    bytes are received as the sender made them, with checksums
+                    still missing, and are sent in the same form. True: 10
+                    bytes, which every kernel supports. 12: with num_buffers
+                    (Linux 6.4). None: off, or the setting of an adopted
+                    descriptor. SOCK_RAW only
+    fanout          join a fanout group: a mode, or a tuple of the arguments of
+                    set_fanout(). Each packet is received once in the group.
+                    Packets that arrive between the join and the attachment of
+                    the filter, some microseconds, are lost, and the kernel
+                    does not count them (net/packet/af_packet.c:packet_rcv()).
+                    An adopted descriptor joins last of all, as by set_fanout()
+    allmulti        receive all multicast packets (PACKET_MR_ALLMULTI)
+    multicast       multicast hardware addresses to receive, as bytes
                     (PACKET_MR_MULTICAST)
-    qdisc_bypass    send past the traffic control layer: taps do not see it
-    rcvbuf, sndbuf  bytes, beyond rmem_max and wmem_max where privilege allows;
-                    what was got: getsockopt(SOL_SOCKET, SO_RCVBUF), which
-                    Linux doubles. rcvbuf None: 8 MiB for a socket that
-                    receives
-    netns           a name (as of `ip netns`) or a path: the network namespace
-                    to open the socket in
-    allow_down      accept an interface that is down; the socket works when
-                    the link comes up
-    fileno          adopt a descriptor instead: AF_PACKET, any datagram
-                    socket, or AF_UNIX with SOCK_SEQPACKET, on which an empty
-                    packet means that the peer has closed. Nothing on it is
-                    changed unless asked; options of AF_PACKET raise on
-                    others. When the constructor raises, the caller still owns
-                    it, and its options, filter and memberships are as they
-                    were (but an eBPF filter cannot be read, and so not be put
-                    back)
+    qdisc_bypass    send past the traffic control layer; other packet sockets
+                    do not see these packets
+    rcvbuf, sndbuf  sizes of the socket's buffers in bytes. With CAP_NET_ADMIN
+                    they may exceed net.core.rmem_max and wmem_max. Otherwise
+                    the kernel reduces them to that limit, and the constructor
+                    issues a RuntimeWarning. rcvbuf None: 8 MiB, or the limit,
+                    if the socket receives
+    netns           the network namespace to open the socket in: a name (as of
+                    `ip netns`) or a path
+    allow_down      accept an interface that is down; the socket works as soon
+                    as the link is up
+    fileno          adopt a descriptor: AF_PACKET, any datagram socket, or
+                    AF_UNIX with SOCK_SEQPACKET, on which an empty packet means
+                    that the peer has closed. The constructor changes only the
+                    options that are given; options of AF_PACKET raise
+                    ValueError on other sockets. If the constructor raises, the
+                    caller still owns the descriptor, and its options, filter
+                    and memberships are as they were (except that an eBPF
+                    filter cannot be read, and so cannot be restored)
 
-    A new socket blocks. settimeout() and setblocking() mean what they mean in
-    the socket module. Threads may share a socket; close() from any of them
-    wakes a call that waits.
+    A new socket blocks. settimeout() and setblocking() work as in the socket
+    module. Several threads may use a socket at the same time; close() in one
+    of them ends the calls that wait in the others.
 
-    Raises OSError by errno (ENODEV: no such interface, ENETDOWN: it is down,
-    EPERM: no CAP_NET_RAW), ValueError and TypeError for arguments,
-    rawmmsg.bpf.FilterError for an expression. RuntimeWarning where protocol
-    looks like htons() of a protocol.
+    Raises OSError (ENODEV: there is no such interface; ENETDOWN: it is down;
+    EPERM: CAP_NET_RAW is missing), ValueError and TypeError for wrong
+    arguments, and rawmmsg.bpf.FilterError for a wrong expression. Issues a
+    RuntimeWarning if `protocol` looks like the htons() of a protocol.
     """
 
     def __new__(
@@ -388,17 +491,20 @@ class RawSocket:
     # Batches
 
     def recvmmsg_into(self, batch: PacketBatch, /) -> int:
-        """Receives what waits, up to batch.capacity packets, into frames
-        0..n-1 and returns n >= 1.
+        """Receives the packets that are waiting, up to batch.capacity, into
+        frames 0 to n-1, and returns n, which is at least 1.
 
-        One system call when packets wait; otherwise the call waits as the
-        timeout says. Raises TimeoutError, BlockingIOError (timeout 0),
-        OSError: ENETDOWN once when the link goes down, ENODEV when the
-        interface is gone, EBADF when the socket is closed meanwhile,
-        EOPNOTSUPP on a send-only socket, EINVAL with vnet_hdr, once, for a
-        packet that the kernel lost because the header cannot express its
-        offload; BufferError for a batch in use. A call that raises leaves the
-        batch as it was.
+        Makes one system call if packets are waiting. Otherwise it waits as
+        long as the timeout allows. Views of earlier packets (batch[i]) show
+        the new ones afterwards.
+
+        Raises TimeoutError, BlockingIOError (timeout 0), BufferError if
+        another call is using the batch, and OSError: ENETDOWN once when the
+        link goes down, ENODEV if the interface is gone, EBADF if the socket is
+        closed meanwhile, EOPNOTSUPP on a send-only socket, and with vnet_hdr
+        EINVAL once for each packet that the kernel lost because an offload
+        header cannot describe it. A call that raises leaves the batch
+        unchanged.
         """
 
     def sendmmsg(
@@ -413,143 +519,153 @@ class RawSocket:
         | _PeerAddress
         | None = None,
     ) -> int:
-        """Sends packets from index `start` on, at most 1,024, in one system
-        call, and returns how many the kernel took, like socket.send().
+        """Sends packets[start:stop], at most 1,024 of them, in one system
+        call. Returns how many the kernel accepted; like socket.send(), that
+        may be fewer.
 
-        `packets` is a PacketBatch or a sequence of buffers, sent straight
-        from their memory; a tuple of buffers in it is one packet, gathered.
-        0 where nothing is left to send. Raises when the first of them fails:
-        EMSGSIZE (longer than the MTU allows), EINVAL (shorter than the link
-        header), ENOBUFS (the queue is full, or something on the way out
-        drops the packet), ENETDOWN, ENODEV, TimeoutError, BlockingIOError.
-        An error that is not about this packet, but pending on the socket, is
-        kept for the next receive.
+        `packets` is a PacketBatch, a sequence of buffers or a two-dimensional
+        array. The kernel reads them from their own memory. A tuple of buffers
+        in the sequence is one packet, which the kernel gathers. ValueError
+        unless 0 <= start <= stop <= len(packets). Returns 0 if start == stop.
 
-        With vnet_hdr, a batch's frames go with their offload headers, those
-        of a sequence with zeroes. No such header can ask for SCTP's CRC32c:
-        where it is missing (VNET_NEEDS_CSUM), it is first completed in the
-        batch, as by complete_checksums(). ValueError names a frame whose
-        header does not fit it, or that needs one (a super-frame, a missing
-        checksum) on a socket without vnet_hdr. With qdisc_bypass, a
-        super-frame that the device cannot segment is ENOBUFS, for nothing else
-        segments it there (net/core/dev.c:__dev_direct_xmit()); `ethtool -k`
-        tells what it can.
+        Raises if the first packet fails. The error names the packet and the
+        reason: EMSGSIZE (longer than the MTU allows), EINVAL (shorter than the
+        link header), ENOBUFS (the queue is full, or something on the path
+        drops the packet), ENETDOWN, ENODEV, TimeoutError, BlockingIOError. If
+        the socket has a pending error that does not concern this packet, the
+        next receive raises it.
 
-        `addresses` gives each packet its destination, in the form of
-        sendto(). On AF_PACKET: a sequence with one address for each packet,
-        which `start` counts as well, or True with a PacketBatch that was
-        received with addresses=True: each packet leaves by the interface that
-        it came from, on a SOCK_DGRAM socket with the protocol that it had and
-        addressed to the hardware address that it came from. On an adopted
-        AF_UNIX, AF_INET or AF_INET6 socket: one address for all packets.
-        Every address is checked before the first packet is sent: ValueError
-        and TypeError say which one is wrong, OSError ENODEV names an interface
-        that does not exist.
+        With vnet_hdr, a batch's frames are sent with their offload headers,
+        and the packets of a sequence with zeros. An offload header cannot ask
+        for SCTP's CRC32c: if one is missing (VNET_NEEDS_CSUM), the call first
+        completes it in the batch, as complete_checksums() does. ValueError
+        names a frame whose header does not fit it, or that needs a header (a
+        super-frame, or a frame without checksum) on a socket without vnet_hdr.
+        With qdisc_bypass, a super-frame that the device cannot segment fails
+        with ENOBUFS, because nothing else segments it there
+        (net/core/dev.c:__dev_direct_xmit()). `ethtool -k` shows what the
+        device can segment.
+
+        `addresses` gives each packet its destination, in the form of sendto().
+        On AF_PACKET it is a sequence with one address for each of `packets`,
+        or True with a PacketBatch that was received with addresses=True: each
+        packet is sent on the interface that it came from, and on a SOCK_DGRAM
+        socket with the protocol that it had, to the hardware address that it
+        came from. On an adopted AF_UNIX, AF_INET or AF_INET6 socket it is one
+        address for all packets. All addresses are checked before the first
+        packet is sent: ValueError and TypeError name the wrong one, and
+        OSError ENODEV names an interface that does not exist.
         """
 
     def sendmmsg_all(self, packets: _Packets, /) -> None:
-        """Sends every packet, resuming after short counts.
+        """Sends every packet, with as many system calls as that takes.
 
-        ENOBUFS is retried with growing pauses until the timeout, or for a
-        second without progress where there is none. The error then says how
-        often the packet was tried: the queue may be full, but something on
-        the way out may also refuse this one packet, and the kernel says the
-        same of both. The timeout is for the whole call. An error carries how
-        far it came in `packets_sent`.
+        After ENOBUFS it tries again, with growing pauses, until the timeout,
+        or, if there is none, for a second without progress. The error then
+        says how often it tried this packet: the queue may be full, or
+        something on the path may drop this one packet, and the kernel reports
+        both with the same error. The timeout covers the whole call. The
+        attribute `packets_sent` of an error is the number of packets that were
+        sent before it.
         """
 
-    # One packet, as socket.socket. OSError EOPNOTSUPP with vnet_hdr.
+    # One packet, as in the socket module. OSError EOPNOTSUPP with vnet_hdr.
 
     def recv(self, bufsize: int, /) -> bytes:
-        """Receives one packet, cut to `bufsize` bytes; tags restored."""
+        """Receives one packet, of which it returns up to `bufsize` bytes, with
+        its VLAN tag restored."""
 
     def recv_into(self, buffer: Buffer, nbytes: int = 0, /) -> int:
-        """Receives one packet into `buffer` (or its first `nbytes`); returns
-        the bytes written."""
+        """Receives one packet into `buffer`, or into its first `nbytes` bytes.
+        Returns the number of bytes written."""
 
     def recvfrom(self, bufsize: int, /) -> tuple[bytes, _Address]:
-        """Receives one packet, cut to `bufsize` bytes, and its address.
+        """Receives one packet, and returns up to `bufsize` bytes of it and its
+        address.
 
-        The addresses are those of the socket module, and sendto() takes
+        Addresses have the form of the socket module, and sendto() accepts
         them. AF_PACKET: (interface, protocol, packet type, link type, hardware
-        address of the sender), the protocol in host order, the interface ""
-        where it is gone by now. AF_UNIX: a path as str, an abstract name as
+        address of the sender), with the protocol in host order, and "" for an
+        interface that is gone. AF_UNIX: a path as str, an abstract name as
         bytes, None for a sender without a name. AF_INET: (host, port);
-        AF_INET6: (host, port, flowinfo, scope_id). ValueError on a socket of
-        another family.
+        AF_INET6: (host, port, flowinfo, scope_id). Raises ValueError on a
+        socket of another family.
         """
 
     def send(self, data: Buffer, /) -> int:
-        """Sends one packet; returns its length. A packet socket on all
-        interfaces, and most of type SOCK_DGRAM, need an address: sendto()."""
+        """Sends one packet, and returns its length. A packet socket on all
+        interfaces, and most sockets of type SOCK_DGRAM, need an address: use
+        sendto()."""
 
     def sendto(
         self, data: Buffer, address: _LinkAddress | _PeerAddress, /
     ) -> int:
-        """Sends one packet to `address`; returns its length.
+        """Sends one packet to `address`, and returns its length.
 
         AF_PACKET: (interface, protocol[, packet type[, link type[, hardware
-        address]]]), of which the kernel uses interface (a name, looked up in
-        the socket's network namespace, or an index) and protocol (in host
-        order; 0 on a SOCK_RAW socket: as the frame says), and on a SOCK_DGRAM
-        socket the hardware address, the receiver's. ValueError on a socket
-        that is bound to an interface, except that a SOCK_DGRAM one takes
-        addresses of that interface: the kernel would let the address win over
-        bind().
+        address]]]). The kernel uses the interface (a name, which is looked up
+        in the network namespace of the socket, or an index), the protocol (in
+        host order; 0 on a SOCK_RAW socket means the one in the frame), and on
+        a SOCK_DGRAM socket the hardware address of the receiver. Raises
+        ValueError on a socket that is bound to an interface, because the
+        kernel would let the address override bind(). A bound SOCK_DGRAM socket
+        accepts addresses of its own interface.
 
-        AF_UNIX: a path or, beginning with NUL, an abstract name, str or bytes.
-        AF_INET: (host, port), AF_INET6: (host, port[, flowinfo[, scope_id]]),
-        hosts in numbers only. ValueError on a socket of another family.
+        AF_UNIX: a path or, beginning with NUL, an abstract name, as str or
+        bytes. AF_INET: (host, port); AF_INET6: (host, port[, flowinfo[,
+        scope_id]]). Hosts must be numeric. Raises ValueError on a socket of
+        another family.
 
-        ValueError and TypeError say what is wrong with the address; OSError
-        ENODEV: no such interface.
+        ValueError and TypeError say what is wrong with the address. Raises
+        OSError ENODEV if there is no such interface.
         """
 
     @property
     def peer(self) -> _Address:
-        """Address of the only sender expected, in the form that sendto()
-        takes; None, as it is at first: anybody.
+        """The address of the only sender that is expected, in the form that
+        sendto() accepts; None, the initial value, if any sender is.
 
-        While it is set, what comes from another address, or from a sender
-        without one, is received all the same: recvmmsg_into() marks it with
-        FOREIGN in batch.flags, and `strangers` counts it. recv(), recv_into()
-        and recvfrom() only count it. It is the address that must be equal, not
-        the socket: of AF_UNIX the very path that the sender bound.
+        While it is set, packets from another address, or from a sender without
+        one, are still received. recvmmsg_into() marks them with FOREIGN in
+        batch.flags, and `strangers` counts them; recv(), recv_into() and
+        recvfrom() only count them. The addresses are compared, not the
+        sockets: on AF_UNIX the sender must have bound exactly this path.
 
-        May be set at any time, from one thread while others receive; a
-        receive in flight may use either value. Only on a socket adopted with
-        addresses=True that is not of AF_PACKET (ValueError). ValueError for a
-        link-local IPv6 address without scope_id; OSError EBUSY where two
-        threads set it at once.
+        A thread may set it at any time while others receive; a receive that is
+        in progress may use the old or the new value. It can be set only on a
+        socket adopted with addresses=True that is not AF_PACKET (ValueError).
+        Raises ValueError for a link-local IPv6 address without scope_id, and
+        OSError EBUSY if two threads set it at the same time.
         """
 
     @peer.setter
     def peer(self, value: _PeerAddress | None) -> None: ...
     @property
     def strangers(self) -> int:
-        """Datagrams received from others than `peer` while it was set; a
-        64-bit count."""
+        """How many datagrams were received from others than `peer` while it
+        was set; a 64-bit count."""
 
     # Filters
 
     def attach_filter(self, filter: str | Buffer | int, /) -> None:
-        """Has the kernel keep only what `filter` accepts.
+        """Makes the kernel discard what `filter` does not accept.
 
-        Packets queued under an earlier filter are discarded, and those that
-        arrive during the change are lost, not let through. A packet that
-        another CPU is just queueing can still slip in. OSError: EINVAL for a
-        program that the kernel refuses, ENOMEM beyond optmem_max, EPERM after
-        lock_filter(), EBUSY while another thread changes the filter; the
-        earlier filter stays then. (Beyond optmem_max the kernel can fail
-        halfway: an earlier eBPF filter, which cannot be read, is not put back
-        then.)
+        The packets that are queued, which an earlier filter has accepted, are
+        discarded, and the packets that arrive during the change are lost. A
+        packet that another CPU is adding to the queue at this moment may still
+        be received. Raises OSError: EINVAL for a program that the kernel
+        refuses, ENOMEM if it exceeds optmem_max, EPERM after lock_filter(),
+        EBUSY while another thread changes the filter. The earlier filter then
+        stays, with one exception: if the kernel fails with ENOMEM halfway, an
+        earlier eBPF filter cannot be restored, because it cannot be read.
         """
 
     def detach_filter(self) -> None:
-        """Removes the filter; OSError ENOENT where there is none."""
+        """Removes the filter. Raises OSError ENOENT if there is none."""
 
     def lock_filter(self) -> None:
-        """Forbids changing the filter for the life of the socket."""
+        """Prevents every further change of the filter, for as long as the
+        socket exists."""
 
     # Fanout and multicast
 
@@ -560,46 +676,49 @@ class RawSocket:
         flags: int = 0,
         program: Buffer | int | None = None,
     ) -> int:
-        """Joins a fanout group, each packet of which goes to one of its
-        sockets; returns its number.
+        """Joins a fanout group, in which each packet goes to one of the
+        sockets. Returns the number of the group.
 
-        `group` is 0 to 65,535; None: a new one, which the kernel chooses.
-        `flags`: FANOUT_FLAG_DEFRAG, FANOUT_FLAG_ROLLOVER. `program` chooses
-        the socket: instructions for "cbpf", a descriptor for "ebpf". What the
-        socket has queued before it joins stays, and may have reached other
-        members too; from then on each packet is one member's. A group can only
-        be left by close().
+        `mode` is a name such as "hash", or a rawmmsg.constants.FanoutMode.
+        `group` is 0 to 65,535; None: a new group, whose number the kernel
+        chooses. `flags`: FANOUT_FLAG_DEFRAG and FANOUT_FLAG_ROLLOVER, or-ed.
+        `program` chooses the socket: instructions for "cbpf", a descriptor for
+        "ebpf". Packets that the socket had queued before it joined stay, and
+        other members may have received them too. A socket leaves its group
+        only by close().
 
-        Raises OSError: EINVAL where the members differ in interface,
-        protocol, mode or flags or the socket is not bound, EALREADY for a
-        member, ENOSPC for a full group (packet(7), PACKET_FANOUT), EINVAL for
-        a program that the kernel refuses, EPERM for one after lock_filter().
-        The socket has not joined then.
+        Raises OSError: EINVAL if the members differ in interface, protocol,
+        mode or flags, if the socket is not bound, or if the kernel refuses the
+        program; EALREADY if the socket is a member already; ENOSPC if the
+        group is full (packet(7), PACKET_FANOUT); EPERM for a program after
+        lock_filter(). The socket has not joined then.
         """
 
     @property
     def fanout_group(self) -> int | None:
-        """Number of the fanout group; None outside."""
+        """The number of the fanout group; None if the socket is in none."""
 
     def add_membership(self, address: Buffer, /) -> None:
-        """Has the interface receive a multicast address too
-        (PACKET_ADD_MEMBERSHIP); OSError EINVAL for one of another length."""
+        """Makes the interface receive a multicast hardware address too
+        (PACKET_ADD_MEMBERSHIP). Raises OSError EINVAL if its length is not
+        that of the interface's addresses."""
 
     def drop_membership(self, address: Buffer, /) -> None:
-        """Undoes one add_membership(); harmless where there is none."""
+        """Undoes one add_membership(); does nothing if there was none."""
 
     # Options and state
 
     def statistics(self) -> Statistics:
-        """Counts since the socket was made; after close(), the last ones."""
+        """Returns the counts since the socket was created; after close(), the
+        final ones."""
 
     @overload
     def getsockopt(self, level: int, optname: int, /) -> int:
-        """A socket option, as socket.getsockopt().
+        """Reads a socket option, as socket.getsockopt() does.
 
-        ValueError for PACKET_STATISTICS, which would take drops away from
-        statistics(), and for SO_GET_FILTER, whose length is no number of
-        bytes.
+        Raises ValueError for PACKET_STATISTICS, because reading it would take
+        drops away from statistics(), and for SO_GET_FILTER, whose length does
+        not count bytes.
         """
 
     @overload
@@ -610,10 +729,10 @@ class RawSocket:
     def setsockopt(
         self, level: int, optname: int, value: int | Buffer, /
     ) -> None:
-        """Sets a socket option, as socket.setsockopt().
+        """Sets a socket option, as socket.setsockopt() does.
 
-        ValueError for PACKET_VNET_HDR, which would put a header in front of
-        every frame: that is vnet_hdr=.
+        Raises ValueError for PACKET_VNET_HDR, which puts a header in front of
+        every frame: use vnet_hdr= instead.
         """
 
     @overload
@@ -621,33 +740,35 @@ class RawSocket:
         self, level: int, optname: int, value: None, optlen: int, /
     ) -> None: ...
     def getsockname(self) -> tuple[str, int, int, int, bytes]:
-        """(interface, protocol, packet type, link type, hardware address), as
-        socket.getsockname() gives it; OSError EOPNOTSUPP off AF_PACKET."""
+        """Returns (interface, protocol, packet type, link type, hardware
+        address), as socket.getsockname() does. Raises OSError EOPNOTSUPP if
+        the socket is not AF_PACKET."""
 
     def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
+        """Returns the descriptor; -1 if the socket is closed."""
 
     def detach(self) -> int:
-        """Closes the object without closing the descriptor, and returns it.
+        """Closes the object but not the descriptor, which it returns.
 
-        OSError EBUSY while a call of this process uses it.
+        Raises OSError EBUSY while a call of this process is using it.
         """
 
     def close(self) -> None:
-        """Closes the socket; a call that waits in another thread raises
-        OSError EBADF at once. Harmless when closed already."""
+        """Closes the socket. A call that waits in another thread raises
+        OSError EBADF at once. Does nothing if the socket is closed already."""
 
     def settimeout(self, timeout: float | None, /) -> None:
-        """Seconds that a call may wait; None: for ever, 0: not at all."""
+        """Sets how many seconds a call may wait; None: without limit, 0: not
+        at all."""
 
     def gettimeout(self) -> float | None:
-        """Returns the timeout in seconds; None if calls wait for ever."""
+        """Returns the timeout in seconds; None: without limit."""
 
     def setblocking(self, flag: bool, /) -> None:
-        """settimeout(None) or settimeout(0)."""
+        """Calls settimeout(None) if `flag` is true, else settimeout(0)."""
 
     def getblocking(self) -> bool:
-        """Whether a call may wait: gettimeout() != 0."""
+        """Returns whether a call may wait: gettimeout() != 0."""
 
     @property
     def timeout(self) -> float | None:
@@ -663,37 +784,39 @@ class RawSocket:
 
     @property
     def type(self) -> SocketKind:
-        """SOCK_RAW or SOCK_DGRAM, or SOCK_SEQPACKET of an adopted AF_UNIX
+        """SOCK_RAW or SOCK_DGRAM, or SOCK_SEQPACKET for an adopted AF_UNIX
         socket."""
 
     @property
     def proto(self) -> int:
-        """The protocol. On AF_PACKET the EtherType that the socket receives,
-        in host order as `protocol=` takes it (the socket module has it in
-        network order); 0 on a send-only socket."""
+        """The protocol. On AF_PACKET it is the EtherType that the socket
+        receives, in host order as `protocol=` takes it (unlike in the socket
+        module), and 0 if the socket only sends."""
 
     @property
     def vnet_hdr(self) -> int:
-        """Bytes of offload header that go with each frame: 0, 10 or 12."""
+        """Bytes of the offload header of each frame: 0 (none), 10 or 12."""
 
     @property
     def interface(self) -> str | None:
-        """Name of the interface; None for all of them."""
+        """The name of the interface; None: all interfaces."""
 
     @property
     def ifindex(self) -> int | None:
-        """Index of the interface; None for all of them."""
+        """The index of the interface; None: all interfaces."""
 
     @property
     def link_type(self) -> int | None:
-        """ARPHRD_ number of the interface (1: Ethernet); None for all."""
+        """The ARPHRD_ number of the interface (1: Ethernet); None: all
+        interfaces."""
 
     @property
     def mtu(self) -> int | None:
-        """Largest payload of the interface, now, in bytes; None for all."""
+        """The largest payload of the interface in bytes, read from the kernel
+        each time; None: all interfaces."""
 
     def __enter__(self) -> Self:
-        """Returns the socket itself."""
+        """Returns the socket."""
 
     def __exit__(self, *args: object) -> None:
         """Closes the socket."""

@@ -1,4 +1,4 @@
-/* Receives what another CPU sends (flood.c), and looks at every frame.
+/* Receives the frames that another CPU sends (flood.c), and checks each.
    Included after a receiver. */
 
 #include "exchange.h"

@@ -1,5 +1,5 @@
-"""Ways to receive what another CPU sends: in C, with rawmmsg and with the
-socket module.
+"""Contenders that receive what another CPU sends: C, rawmmsg and the socket
+module.
 
 Each looks at the number of every frame or batch, and now and then at all bytes
 of a frame, so that a frame that is lost, duplicated or changed is found.
@@ -21,7 +21,7 @@ from ..lab.contender import (
     Slice,
     UnavailableError,
 )
-from ..lab.cpus import Elsewhere
+from ..lab.cpus import elsewhere
 from ..lab.link import (
     PATIENCE,
     SHORTEST,
@@ -53,7 +53,7 @@ class Place:
 
 
 class Receipt(ctypes.Structure):
-    """struct receipt: what has been received."""
+    """struct receipt: counts of the frames received."""
 
     frames: int
     disordered: int
@@ -73,13 +73,13 @@ class Receipt(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Receiver:
-    """One of the ways, ready to run.
+    """A contender, ready to run.
 
     `run(over, receipt)` receives until the sender is `over` and nothing has
     arrived since, and adds to the receipt. `ends` is the veth pair on which
     `frames` are sent to it, `counter` the kernel's counts of its socket, if
-    it has one. `options` is what it asks of the shared link; None for one
-    with a socket of its own.
+    it has one. `options` are those of the shared link; None for one with a
+    socket of its own.
     """
 
     frames: Frames
@@ -211,7 +211,7 @@ def stdlib(place: Place) -> Receiver:
 
 
 class Flood(ctypes.Structure):
-    """struct flood: what has been sent."""
+    """struct flood: counts of the frames sent."""
 
     sent: int
     begin_ns: int
@@ -249,11 +249,8 @@ class Slices:
             arguments = (ns, ctypes.byref(over), ctypes.byref(flood))
             self._sender.call("run", *arguments)
 
-        thread = Elsewhere(self.place.senders_cpu, send)
-        try:
-            self.receiver.run(thread.over, receipt)
-        finally:
-            thread.finish()
+        with elsewhere(self.place.senders_cpu, send) as over:
+            self.receiver.run(over, receipt)
         self.check(flood, receipt)
         sent, received = flood.sent, receipt.frames
         taken = receipt.last_ns - flood.begin_ns

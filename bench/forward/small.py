@@ -1,5 +1,5 @@
 """Small frames: the ends of two hosts, the ports of a forwarder between them,
-and the ways to forward in this process.
+and the contenders that forward in this process.
 
     end a ------- veth ------- port a   port b ------- veth ------- end b
 """

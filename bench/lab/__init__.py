@@ -1,1 +1,1 @@
-"""What every measurement uses."""
+"""The code that every measurement uses."""

@@ -3,8 +3,8 @@
 import contextlib
 import ctypes
 import os
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 
 @contextlib.contextmanager
@@ -29,36 +29,26 @@ def last() -> int:
     return max(os.sched_getaffinity(0))
 
 
-class Elsewhere:
-    """Runs a function on another CPU, in a thread, until `over` is 1."""
+@contextlib.contextmanager
+def elsewhere(
+    cpu: int, function: Callable[[ctypes.c_int], object]
+) -> Iterator[ctypes.c_int]:
+    """Runs a function on another CPU, in a thread, until it ends; its argument
+    is 1 when the context ends, or when it has failed. Raises its exception at
+    the end of the context."""
+    over = ctypes.c_int()
 
-    def __init__(
-        self, cpu: int, function: Callable[[ctypes.c_int], object]
-    ) -> None:
-        self.over = ctypes.c_int()
-        self._cpu = cpu
-        self._function = function
-        self._failure: OSError | None = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            with pinned(self._cpu):
-                self._function(self.over)
-        except OSError as error:
-            self._failure = error
+            with pinned(cpu):
+                function(over)
         finally:
-            self.over.value = 1  # otherwise another thread would wait for ever
+            over.value = 1  # otherwise another thread would wait for ever
 
-    def finish(self) -> None:
-        """Waits for the end of the function; raises the OSError that it
-        raised."""
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-    def stop(self) -> None:
-        """Tells the function to end, and waits for it."""
-        self.over.value = 1
-        self.finish()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(run)
+        try:
+            yield over
+        finally:
+            over.value = 1
+        future.result()

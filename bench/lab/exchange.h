@@ -6,7 +6,102 @@
 #define EXCHANGE_H
 
 #include "batch.h"
-#include "inbox.h"
+
+struct totals {
+    uint64_t packets, bytes;
+    uint64_t tags;   /* packets with a VLAN tag */
+    uint64_t stamps; /* packets with a timestamp */
+};
+
+/* A frame in the memory where it arrived. It may have been given back to the
+   kernel, but the kernel does not overwrite it before the next batch, because
+   the ring has room for two. */
+struct sighting {
+    const char *data;
+    uint32_t length;
+};
+
+/* Counts each frame that arrives, and copies it to the caller's memory or only
+   notes where it is. */
+struct inbox {
+    unsigned batch;
+    unsigned next; /* the index of the next frame in its batch */
+    int copy;
+    char *in; /* the caller's memory */
+    size_t stride, room;
+    struct sighting *last; /* the last frame of each index */
+    struct totals totals;
+};
+
+static inline void
+inbox_close(struct inbox *b)
+{
+    free(b->last);
+}
+
+/* 0, or -ENOMEM. */
+static inline int
+inbox_open(struct inbox *b, const struct side_setup *setup)
+{
+    *b = (struct inbox){
+        .batch = setup->batch,
+        .copy = (setup->options & SIDE_COPY) != 0,
+        .in = setup->in,
+        .stride = setup->stride,
+        .room = setup->room,
+        .last = calloc(setup->batch, sizeof(*b->last)),
+    };
+    return b->last != NULL ? 0 : -ENOMEM;
+}
+
+/* Returns the address of the copy. */
+static inline const char *
+inbox_copy(struct inbox *b, unsigned i)
+{
+    struct sighting seen = b->last[i];
+    char *to = b->in + i * b->stride;
+
+    return memcpy(to, seen.data,
+                  seen.length < b->room ? seen.length : b->room);
+}
+
+/* Returns the address of the frame, which may be a copy. */
+static inline const char *
+inbox_keep(struct inbox *b, const struct arrival *frame)
+{
+    unsigned i = b->next < b->batch ? b->next : 0;
+
+    b->last[i] = (struct sighting){frame->data, frame->length};
+    b->totals.packets++;
+    b->totals.bytes += frame->length;
+    b->totals.tags += frame->tagged ? 1 : 0;
+    b->totals.stamps += frame->stamped ? 1 : 0;
+    b->next = i + 1;
+    return b->copy ? inbox_copy(b, i) : frame->data;
+}
+
+/* Of type arrival_put. */
+static inline void
+inbox_put(void *inbox, const struct arrival *frame)
+{
+    inbox_keep(inbox, frame);
+}
+
+/* Copies the frames seen last, if that is `needed` and has not been done.
+   Returns their number, and their lengths. */
+static inline int
+inbox_prove(struct inbox *b, uint32_t *lengths, int needed)
+{
+    unsigned i;
+
+    for (i = 0; i < b->next; i++) {
+        lengths[i] = b->last[i].length;
+        if (needed && !b->copy) {
+            inbox_copy(b, i);
+        }
+    }
+    return (int)b->next;
+}
 
 struct side {
     int tx;            /* belongs to the caller */

@@ -25,7 +25,7 @@ SOURCES: Final = Path(__file__).parents[1]
 
 _FLAGS: Final = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
 
-# Headers and libraries that may be missing, and what installs them.
+# Headers and libraries that may be missing, and the commands to install them.
 INSTALL: Final[Mapping[str, str]] = {
     "pcap/pcap.h": "apt-get install libpcap-dev",
     "pcap": "apt-get install libpcap-dev",
@@ -127,7 +127,7 @@ class _Setup(ctypes.Structure):
 
 
 class Side:
-    """A contender in C: what side_open() of its library returned.
+    """A contender in C, opened by side_open() of its library.
 
     `names` are the interfaces that it sends to and receives from, `tx` and
     `rx` the sockets for that; rx=-1 makes it open its own. A side with memory

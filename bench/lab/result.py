@@ -140,8 +140,8 @@ class Run:
     """All measurements of a run, by name, and the machine that it ran on."""
 
     mode: str
-    environment: dict[str, Any]
-    peers: dict[str, str]
+    environment: dict[str, Any] = field(default_factory=dict)
+    peers: dict[str, str] = field(default_factory=dict)
     sections: dict[str, Section] = field(default_factory=dict)
 
     def tables(self) -> Iterator[Table]:
@@ -155,14 +155,19 @@ class Run:
         """A table a line, numbers with four significant digits, and nothing
         that is empty."""
         data = _compact(dataclasses.asdict(self))
-        tables: list[str] = []
+        lines: list[str] = []
+
+        def in_a_line(value: object) -> str:
+            lines.append(json.dumps(value, ensure_ascii=False))
+            return f"line {len(lines)}"
+
         for section in data.get("sections", {}).values():
-            for i, table in enumerate(section.get("tables", [])):
-                tables.append(json.dumps(table, ensure_ascii=False))
-                section["tables"][i] = f"table {len(tables) - 1}"
+            section["tables"] = list(map(in_a_line, section.get("tables", [])))
+        for name in data.keys() & {"environment", "peers"}:
+            data[name] = in_a_line(data[name])
         text = json.dumps(data, ensure_ascii=False, indent=1)
-        for i, table in enumerate(tables):
-            text = text.replace(f'"table {i}"', table, 1)
+        for number, line in enumerate(lines, 1):
+            text = text.replace(f'"line {number}"', line, 1)
         return f"{text}\n"
 
     @classmethod
@@ -175,13 +180,13 @@ class Run:
                 [Missing(**one) for one in section.pop("missing", [])],
                 **section,
             )
-            for name, section in data.pop("sections").items()
+            for name, section in data.pop("sections", {}).items()
         }
         return cls(**data, sections=sections)
 
 
 def _compact(value: Any) -> Any:
-    """Without what is empty; a Spread becomes a list."""
+    """Removes empty values, rounds numbers, and makes a Spread a list."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):

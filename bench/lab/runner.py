@@ -54,8 +54,8 @@ class Pace(NamedTuple):
 class Calibrate(enum.Enum):
     """How often a slice repeats the work."""
 
-    EQUAL = enum.auto()  # the same work for all: what the first can do
-    EACH = enum.auto()  # each contender what it can do in the time
+    EQUAL = enum.auto()  # the same work for all, as much as the first can do
+    EACH = enum.auto()  # each contender as much as it can do
     ONCE = enum.auto()  # once: the work takes the right time as it is
 
 
@@ -227,7 +227,7 @@ def _checked(ready: Ready, times: int) -> Slice:
 
 
 class Measurement(Protocol):
-    """What measure.py of a question has. Its docstring says what is measured
-    and how: one line, and the details after an empty line."""
+    """The module measure.py of a question. Its docstring describes the
+    measurement: one line, and the details after an empty line."""
 
     def measure(self, lab: Lab) -> Iterator[Table]: ...

@@ -1,4 +1,4 @@
-/* The interface of a contender in C, and what all of them need.
+/* The interface of a contender in C, and the code that all of them need.
 
    A contender is a shared library with the functions side_open(), side_run(),
    side_close() and, where its measurement needs them, others. bench/lab/

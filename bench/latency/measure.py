@@ -1,7 +1,7 @@
 """How long a frame takes there and back.
 
 One CPU sends a frame and waits for it. Another CPU returns it, in C with
-recv(2) and send(2), in the same way for all contenders. Every frame that
+recv(2) and send(2), with the same code for all contenders. Every frame that
 arrives is compared with the one sent. The figure is the median of a slice.
 
 C uses sendmmsg(2) and recvmmsg(2) as rawmmsg calls them, or send(2) and

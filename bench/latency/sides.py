@@ -1,4 +1,5 @@
-"""Ways to send a frame and wait for its return, and what returns it."""
+"""Contenders that send a frame and wait for its return, and the mirror that
+returns it."""
 
 import contextlib
 import ctypes
@@ -17,7 +18,7 @@ from rawmmsg.testing import veth_pair
 
 from ..lab import native
 from ..lab.contender import GroundTruthError, Ready, Slice
-from ..lab.cpus import Elsewhere
+from ..lab.cpus import elsewhere
 from ..lab.link import AUXDATA, PATIENCE, Frames, set_timeout
 from ..lab.native import INJECT, Side
 
@@ -46,7 +47,7 @@ class Mirror:
             self._sock = stack.enter_context(RawSocket(self.veth.b))
             with _as_stdlib(self._sock) as copy:
                 set_timeout(copy, _LOOK_SECONDS)
-            stack.callback(Elsewhere(cpu, self._run).stop)
+            stack.enter_context(elsewhere(cpu, self._run))
             self._stack = stack.pop_all()
 
     def _run(self, over: ctypes.c_int) -> None:
@@ -72,7 +73,7 @@ Start: TypeAlias = Callable[[Mirror, Frames, contextlib.ExitStack], Run]
 
 
 def prepared(start: Start) -> Callable[[Place], Ready]:
-    """A way as the runner takes it. A slice's figure is the median."""
+    """A contender as the runner takes it; a slice's figure is the median."""
 
     def prepare(place: Place) -> Ready:
         mirror = place.stack.enter_context(Mirror(place.mirrors_cpu))

@@ -1,5 +1,5 @@
-"""Ways to send a batch over a veth pair and receive it back in one thread: in
-C, with rawmmsg and with the socket module.
+"""Contenders that send a batch over a veth pair and receive it back in one
+thread: C, rawmmsg and the socket module.
 
 At the end of a slice, all of them have the frames of the last batch in the
 memory of the batch, where the slice checks them.
@@ -42,13 +42,13 @@ Prepare: TypeAlias = Callable[[Place], Ready]
 
 
 class Loop(Protocol):
-    """One of the ways, ready to run; `counter` is that of its socket."""
+    """A contender, ready to run; `counter` is that of its socket."""
 
     @property
     def counter(self) -> Counter: ...
 
     def set_options(self) -> None:
-        """Asks the kernel for what this way needs."""
+        """Asks the kernel for the options that it needs."""
 
     def run(self, times: int) -> None:
         """Sends and receives the batch so many times."""
@@ -158,7 +158,7 @@ class CLoop:
         return lengths
 
     def totals(self) -> list[int]:
-        """struct totals of lab/inbox.h: how many packets and bytes, and how
+        """struct totals of lab/exchange.h: how many packets and bytes, and how
         many packets with a VLAN tag and with a timestamp."""
         totals = (ctypes.c_uint64 * 4)()
         self._side.call("get_totals", totals)

@@ -1,9 +1,9 @@
 """REPORT.md: the targets and tables of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..lab.result import Run, Table
+from ..lab.result import Run
 from . import charts, tables
 
 
@@ -40,19 +40,23 @@ def _parts(run: Run) -> Iterator[str]:
         for missing in section.missing:
             yield f"The measurement {name} did not run, {missing}.\n"
     yield "## The machine\n"
-    yield tables.markdown([["", ""], *_pairs(facts), *_pairs(run.peers)])
+    yield _list(facts)
+    yield f"\nPeers: {_list(run.peers)}"
     yield "\n## Targets\n"
     yield from _targets(run)
     for name, section in run.sections.items():
         yield f"\n## {name}\n"
-        lines = [["", "median (quartiles)", "ratio", "to", "target", "more"]]
+        lines = [["", *tables.COLUMNS]]
         for table in section.tables:
-            lines += _table(table)
+            title = f"**{table.title}** `{table.key}`"
+            unit, *notes = tables.footnotes(table)
+            lines.append([title, unit, "", "", "", " ".join(notes)])
+            lines += tables.cells(table)
         yield tables.markdown(lines)
 
 
-def _pairs(facts: dict[str, object] | dict[str, str]) -> list[list[str]]:
-    return [[name, str(value)] for name, value in facts.items()]
+def _list(facts: Mapping[str, object]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in facts.items())
 
 
 def _targets(run: Run) -> Iterator[str]:
@@ -71,23 +75,3 @@ def _targets(run: Run) -> Iterator[str]:
             f"- missed: `{table.key}`, {row.name},"
             f" {tables.spread(found, 3)}{to}, target {row.target}"
         )
-
-
-def _table(table: Table) -> Iterator[list[str]]:
-    """The table's title, and a line for each row."""
-    words = [tables.heading(table.unit), *tables.footnotes(table)]
-    title = f"**{table.title}** `{table.key}`"
-    yield [title, words[0], "", "", "", " ".join(words[1:])]
-    for row in table.rows:
-        more = [
-            f"{name} {tables.spread(value)}"
-            for name, value in row.extra.items()
-        ]
-        yield [
-            row.name,
-            tables.spread(row.figure),
-            tables.spread(row.ratio, 3) if row.ratio else "",
-            row.baseline or "",
-            tables.verdict(row),
-            "; ".join(filter(None, [*more, row.note])),
-        ]

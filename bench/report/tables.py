@@ -1,9 +1,10 @@
 """Tables of figures, for a terminal and in Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from ..lab.contender import UNITS
-from ..lab.result import Row, Spread, Table
+from ..lab.result import Spread, Table
 
 
 def number(value: float) -> str:
@@ -22,13 +23,6 @@ def spread(value: Spread, digits: int | None = None) -> str:
     return f"{texts[0]} ({texts[1]}-{texts[2]})"
 
 
-def verdict(row: Row) -> str:
-    """The target, and whether it is met."""
-    if row.holds is None:
-        return ""
-    return f"{row.target}: {'holds' if row.holds else 'does not hold'}"
-
-
 def heading(unit: str) -> str:
     more = UNITS[unit]
     if more is None:
@@ -36,46 +30,41 @@ def heading(unit: str) -> str:
     return f"{unit} ({'more' if more else 'less'} is better)"
 
 
-def cells(table: Table) -> list[list[str]]:
-    """The cells of the table with its heading, without empty columns."""
-    if not table.rows:
-        return []
-    extras: dict[str, None] = {}
+COLUMNS: Final = ("median (quartiles)", "ratio", "to", "target", "more")
+
+
+def cells(table: Table) -> Iterator[list[str]]:
+    """The cells of each row: its name, then COLUMNS."""
     for row in table.rows:
-        extras |= dict.fromkeys(row.extra)
-    lines = [
-        ["", heading(table.unit), "ratio", "to", "target", *extras, "note"]
-    ]
-    for row in table.rows:
-        line = [row.name, spread(row.figure)]
-        line += [spread(row.ratio, 3) if row.ratio else "", row.baseline or ""]
-        line.append(verdict(row))
-        line += [
-            spread(row.extra[name]) if name in row.extra else ""
-            for name in extras
+        verdict = "holds" if row.holds else "does not hold"
+        more = [f"{name} {spread(value)}" for name, value in row.extra.items()]
+        yield [
+            row.name,
+            spread(row.figure),
+            spread(row.ratio, 3) if row.ratio else "",
+            row.baseline or "",
+            "" if row.holds is None else f"{row.target}: {verdict}",
+            "; ".join(filter(None, [*more, row.note])),
         ]
-        lines.append([*line, row.note])
-    used = [any(column) for column in zip(*lines[1:], strict=True)]
-    return [
-        [cell for cell, keep in zip(line, used, strict=True) if keep]
-        for line in lines
-    ]
 
 
 def footnotes(table: Table) -> list[str]:
     """What applies to the table as a whole."""
-    lines = [*table.notes, *map(str, table.missing)]
-    if table.rows:
-        count = table.rows[0].rounds
-        noun = "round" if count == 1 else "rounds"
-        lines.insert(0, f"{count} {noun}: median (quartiles).")
-    return lines
+    count = table.rows[0].rounds if table.rows else 0
+    rounds = "1 round." if count == 1 else f"{count} rounds."
+    return [
+        heading(table.unit),
+        rounds,
+        *table.notes,
+        *map(str, table.missing),
+    ]
 
 
 def text(table: Table) -> str:
     """The table for a terminal."""
-    lines = [f"{table.title} [{table.key}]", *_aligned(cells(table))]
-    return "\n".join([*lines, *(f"  {note}" for note in footnotes(table))])
+    lines = _aligned([["", *COLUMNS], *cells(table)])
+    title = f"{table.title} [{table.key}]"
+    return "\n".join([title, *lines, *(f"  {n}" for n in footnotes(table))])
 
 
 def facts(values: Mapping[str, object]) -> str:

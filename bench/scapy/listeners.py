@@ -1,5 +1,5 @@
-"""Listening sockets of Scapy and of rawmmsg, and ways to read from them.
-Import it only if Scapy is installed."""
+"""Listening sockets of Scapy and of rawmmsg, and functions that read from
+them. Import it only if Scapy is installed."""
 
 import contextlib
 import struct

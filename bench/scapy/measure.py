@@ -3,7 +3,7 @@
 sniff(). One thread reads 64-byte frames that are waiting, 256 at a time, each
 with a new number. sniff(store=False) has a prn that counts. Scapy's dissection
 takes nearly all of the time; "nothing to receive", frames that are in memory,
-is what no socket can beat. RawSniffer, which makes no packets, is compared
+is the limit for any socket. RawSniffer, which makes no packets, is compared
 with a loop over Scapy's recv_raw(). strace(1) counts the system calls. For the
 loss, another process on another CPU sends with sendp_batch(pps=), at the rate
 at which Scapy's sniff() empties its queue. Scapy's receive buffer holds about

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from rawmmsg.scapy import BatchSession
@@ -31,6 +32,9 @@ from .worker import Worker, seen_of_stream
 
 SCAPY: Final = "Scapy's socket"
 LOOP: Final = "loop over Scapy's recv_raw()"
+OURS: Final = "rawmmsg"
+BATCHES: Final = "rawmmsg, BatchSession"
+SNIFFER: Final = "rawmmsg, RawSniffer"
 
 # The least gain of sniff(), by kind of frame.
 TARGETS: Final = {"unknown EtherType": 1.10, "UDP": 1.05}
@@ -112,50 +116,38 @@ def _with_batches(inbox: Inbox) -> Reader:
 
 def _sniffing(target: float) -> list[Contender[Place]]:
     theirs = Contender(SCAPY, _timed(_theirs, sniffing))
+    ours, batches = _timed(_ours, sniffing), _timed(_ours, _with_batches)
     memory = _timed(lambda _: Memory(), sniffing)
     return [
         theirs,
         control(theirs, None),
-        Contender("rawmmsg", _timed(_ours, sniffing), SCAPY, at_least=target),
-        Contender(
-            "rawmmsg, BatchSession",
-            _timed(_ours, _with_batches),
-            SCAPY,
-            at_least=target,
-        ),
+        Contender(OURS, ours, SCAPY, at_least=target),
+        Contender(BATCHES, batches, SCAPY, at_least=target),
         Contender("nothing to receive", memory, SCAPY),
     ]
 
 
-def _looping(keep: Callable[[Any], Any]) -> ReaderOf:
-    return lambda inbox: looping(inbox, keep)
+_LOOPING: Final = tuple(partial(looping, keep=keep) for keep in (len, bytes))
+_ITERATING: Final = tuple(
+    partial(iterating, keep=keep) for keep in (len, bytes)
+)
 
-
-def _iterating(keep: Callable[[Any], Any]) -> ReaderOf:
-    return lambda inbox: iterating(inbox, keep)
-
-
-_LOOP: Final = Contender(LOOP, _timed(_theirs, _looping(len), _looping(bytes)))
+_LOOP: Final = Contender(LOOP, _timed(_theirs, *_LOOPING))
 
 RAW: Final = (
     _LOOP,
     control(_LOOP, None),
-    Contender(
-        "rawmmsg, RawSniffer",
-        _timed(_ours, _iterating(len), _iterating(bytes)),
-        LOOP,
-        at_least=4,
-    ),
+    Contender(SNIFFER, _timed(_ours, *_ITERATING), LOOP, at_least=4),
 )
 
 CALLS: Final = tuple(
     Contender(name, _counted(inbox_of, reader_of), at_most=at_most)
     for name, inbox_of, reader_of, at_most in (
         (SCAPY, _theirs, sniffing, None),
-        (LOOP, _theirs, _looping(bytes), None),
-        ("rawmmsg", _ours, sniffing, MOST_CALLS),
-        ("rawmmsg, BatchSession", _ours, _with_batches, MOST_CALLS),
-        ("rawmmsg, RawSniffer", _ours, _iterating(bytes), MOST_CALLS),
+        (LOOP, _theirs, _LOOPING[1], None),
+        (OURS, _ours, sniffing, MOST_CALLS),
+        (BATCHES, _ours, _with_batches, MOST_CALLS),
+        (SNIFFER, _ours, _ITERATING[1], MOST_CALLS),
     )
 )
 
@@ -220,7 +212,7 @@ def _loss(lab: Lab, pps: float) -> Table:
             [
                 Contender(SCAPY, sniffed(False, DEFAULT_BUFFER)),
                 Contender(large, sniffed(False, LARGE_BUFFER)),
-                Contender("rawmmsg", sniffed(True, DEFAULT_BUFFER), at_most=0),
+                Contender(OURS, sniffed(True, DEFAULT_BUFFER), at_most=0),
             ],
             *((stack, worker), lab.long_slices),
             calibrate=Calibrate.ONCE,

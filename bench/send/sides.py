@@ -1,5 +1,5 @@
-"""Ways to send a batch: in C, with rawmmsg, with the socket module and with
-modules and programs of other projects.
+"""Contenders that send a batch: C, rawmmsg, the socket module, and modules and
+programs of other projects.
 
 A socket that listens on the sending interface makes every frame more
 expensive. A libpcap handle does listen, so it gets a veth pair of its own.

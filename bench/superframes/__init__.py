@@ -1,1 +1,1 @@
-"""What offload headers gain."""
+"""The gain of offload headers."""

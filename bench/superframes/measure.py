@@ -1,4 +1,4 @@
-"""What offload headers gain, in bytes per second.
+"""The gain of offload headers, in bytes per second.
 
 One thread sends a batch over a veth pair and receives it back. One CPU does
 all the work, including the kernel's at both ends. The frames are TCP segments:

@@ -82,17 +82,15 @@ def foreign(
 
 def _flagged(batch: PacketBatch, flag: int, value: Mark) -> list[Marked]:
     flags = batch.flags
-    assert flags is not None
     return [(i, value) for i in range(len(batch)) if flags[i] & flag]
 
 
 def mark(batch: PacketBatch, marked: Iterable[Marked]) -> None:
     """Marks these frames so that sending them raises ValueError. If the batch
     had no offload headers, its other columns are lost."""
-    if batch.gso_types is None:
+    if not hasattr(batch, "gso_types"):
         count = len(batch)
         batch.clear()  # zeroes the headers
         batch.set_count(count)
-    assert batch.gso_types is not None
     for index, value in marked:
         batch.gso_types[index] = value

@@ -100,8 +100,8 @@ class Unchanged:
         return False
 
     def mark(self) -> int:
-        types = self._batch.gso_types
-        return 0 if types is None else types[self._at]
+        types = getattr(self._batch, "gso_types", None)
+        return 0 if types is None else int(types[self._at])
 
     def skip(self) -> None:
         if self.passed:
@@ -181,8 +181,8 @@ class Segmented:
         self.gained += len(self._segments) - (self._next[0] - frame)
 
     def mark(self) -> int:
-        types = self._batch.gso_types
-        return 0 if types is None else types[self._next[0]]
+        types = getattr(self._batch, "gso_types", None)
+        return 0 if types is None else int(types[self._next[0]])
 
     def skip(self) -> None:
         if self._at < len(self._segments):

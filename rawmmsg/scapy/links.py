@@ -134,7 +134,6 @@ class Link:
             times: Iterable[float] = repeat(now)
             if self._timestamps:
                 stamps = batch.timestamps_ns
-                assert stamps is not None
                 times = [ns / 1e9 if ns else now for ns in stamps[:count]]
             return zip(repeat(self), batch.tolist(), times, strict=False)
         finally:

@@ -381,7 +381,7 @@ def test_table_for_a_terminal(run: Run) -> None:
         "Mpps (more is better)",
         "1.000 (0.900-1.100)",
         "≤ 0.5: does not hold",
-        "200 rounds",
+        "200 rounds.",
         "A remark.",
         "a note",
         "missing here: trafgen (apt-get install x)",
@@ -397,8 +397,8 @@ def test_report_says_what_run_it_is_of(run: Run, tmp_path: Path) -> None:
         "**This is a quick run",
         "measurement send is void: one is lost",
         "5 of 10 are met",
-        "| kernel | Linux |",
-        "| trafgen | missing |",
+        "kernel: Linux",
+        "Peers: trafgen: missing",
         "`loop/1500B/batch64`",
     ):
         assert words in text

@@ -8,6 +8,7 @@ for bytes in memory, which gets the whole frame.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -94,6 +95,8 @@ def test_accepts_what_tcpdump_accepts(
 # The frame itself and its length differ by the tag. Without an interface,
 # `ifindex` returns what happens to be in the accumulator.
 OF_THE_FRAME = ("ether[", "link[", "greater", "less", "len", "ifindex")
+# A computed offset may lie before the header, in the part that differs.
+COMPUTED = re.compile(r"\[(?!(\d+|\w+type|icmpcode|tcpflags)[]:])")
 # A direction is not in the frame at all.
 SECTIONS = sorted(
     {entry.section for entry in corpus.compiled()} - {"direction"}
@@ -150,7 +153,9 @@ def test_any_expression_behind_a_tag_beside_the_frame(effort: Effort) -> None:
     def check(inner: str) -> None:
         check_behind_vlan(f"vlan and ({inner})")
 
-    effort.check(100, check, grammar.plain().filter(looks_behind_the_tag))
+    expressions = grammar.plain().filter(looks_behind_the_tag)
+    expressions = expressions.filter(lambda text: not COMPUTED.search(text))
+    effort.check(100, check, expressions)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -154,7 +154,7 @@ def test_adopted_packet_socket_of_all_interfaces(pair: Veth) -> None:
         batch = PacketBatch()
         while len(seen) < 2:
             sock.recvmmsg_into(batch)
-            assert batch.ifindexes is not None, (
+            assert hasattr(batch, "ifindexes"), (
                 "without an interface, addresses are collected by default"
             )
             seen |= set(batch.ifindexes[: len(batch)])
@@ -230,13 +230,12 @@ def test_other_sockets_lack_the_columns_of_packet_sockets(kind: str) -> None:
         peer.send(b"x")
         batch = PacketBatch()
         sock.recvmmsg_into(batch)
-        assert batch.wire_lengths is None
-        assert batch.vlan_tcis is None
-        assert batch.vlan_tpids is None
-        assert batch.ifindexes is None
-        assert batch.packet_types is None
-        assert batch.timestamps_ns is None
-        assert batch.flags is not None
+        assert not hasattr(batch, "wire_lengths")
+        assert not hasattr(batch, "vlan_tcis")
+        assert not hasattr(batch, "vlan_tpids")
+        assert not hasattr(batch, "ifindexes")
+        assert not hasattr(batch, "packet_types")
+        assert not hasattr(batch, "timestamps_ns")
 
 
 def test_statistics_of_other_sockets_have_no_drops() -> None:
@@ -307,7 +306,7 @@ def test_file_is_enotsock(tmp_path: Path) -> None:
 def test_other_kinds_of_sockets_are_refused(family: int, kind: int) -> None:
     protocol = socket.IPPROTO_UDP if kind == socket.SOCK_RAW else 0
     with socket.socket(family, kind, protocol) as std:
-        with pytest.raises(ValueError, match="AF_PACKET or a datagram socket"):
+        with pytest.raises(ValueError, match="a datagram socket"):
             RawSocket(fileno=std.fileno())
         os.fstat(std.fileno())
 
@@ -567,8 +566,6 @@ def test_packet_options_are_set_when_asked(pair: Veth) -> None:
         batch = PacketBatch()
         sock.recvmmsg_into(batch)
         assert batch.tolist() == [frame(b"yes")]
-        assert batch.ifindexes is not None
-        assert batch.wire_lengths is not None
 
 
 def test_filter_discards_packets_queued_before_adoption(pair: Veth) -> None:
@@ -615,7 +612,7 @@ def test_vlan_of_none_follows_the_descriptor(
         batch = PacketBatch()
         sock.recvmmsg_into(batch)
         assert batch.tolist() == [TAGGED if restored else STRIPPED]
-        assert (batch.vlan_tcis is not None) == restored
+        assert hasattr(batch, "vlan_tcis") == restored
 
 
 @pytest.mark.no_network

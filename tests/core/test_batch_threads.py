@@ -247,7 +247,7 @@ def outcomes(function: Callable[[], Any]) -> Iterator[Any]:
         try:
             result = function()
         except ValueError as error:
-            assert "beyond the frame" in str(error)
+            assert "bytes of the frame" in str(error)
             refused += 1
         else:
             taken += 1

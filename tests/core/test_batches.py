@@ -40,12 +40,11 @@ def held(
 
 def collected(batch: PacketBatch) -> set[str]:
     """The names of the columns that were collected."""
-    return {name for name in COLUMNS if getattr(batch, name) is not None}
+    return {name for name in COLUMNS if hasattr(batch, name)}
 
 
 def column(batch: PacketBatch, name: str) -> memoryview:
-    view: memoryview | None = getattr(batch, name)
-    assert view is not None, f"{name} was not collected"
+    view: memoryview = getattr(batch, name)
     return view
 
 
@@ -433,6 +432,32 @@ def test_columns_hold_the_metadata_of_the_packet(veth: Veth) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            "wire_lengths vlan_tcis vlan_tpids",
+            "no wire lengths and tags: RawSocket(..., vlan=True)",
+        ),
+        (
+            "timestamps_ns",
+            "no time stamps: RawSocket(..., timestamps='software')",
+        ),
+        (
+            "ifindexes packet_types",
+            "no addresses: RawSocket(..., addresses=True)",
+        ),
+        ("flags", "no flags: the batch does not hold what was received"),
+    ],
+)
+def test_missing_column_names_the_option(names: str, message: str) -> None:
+    batch = held(b"packet")
+    for name in names.split():
+        with pytest.raises(AttributeError) as caught:
+            getattr(batch, name)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({}, {"wire_lengths", "vlan_tcis", "vlan_tpids"}),
@@ -442,7 +467,7 @@ def test_columns_hold_the_metadata_of_the_packet(veth: Veth) -> None:
     ],
     ids=["default", "bare", "addresses", "timestamps"],
 )
-def test_column_that_the_socket_does_not_collect_is_none(
+def test_column_that_the_socket_does_not_collect_is_missing(
     veth: Veth, options: dict[str, Any], expected: set[str]
 ) -> None:
     batch = PacketBatch()

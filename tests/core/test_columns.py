@@ -64,13 +64,11 @@ def test_cut_packets_are_flagged(
         sock.recvmmsg_into(batch)
     assert batch.lengths[0] == min(size, 64)
     assert batch.tolist() == [packet[:64]]
-    assert batch.flags is not None
     assert bool(batch.flags[0] & TRUNCATED) == (size > 64)
     if vlan:
-        assert batch.wire_lengths is not None
         assert batch.wire_lengths[0] == size
     else:
-        assert batch.wire_lengths is None
+        assert not hasattr(batch, "wire_lengths")
 
 
 def test_cut_datagrams_are_flagged() -> None:
@@ -81,7 +79,6 @@ def test_cut_datagrams_are_flagged() -> None:
             datagrams.send(message)
             sock.recvmmsg_into(batch)
             assert batch.tolist() == [message[:4]]
-            assert batch.flags is not None
             assert bool(batch.flags[0] & TRUNCATED) == (len(message) > 4)
 
 
@@ -99,16 +96,11 @@ def test_metadata_of_one_receive_does_not_stay_for_the_next(
             sender.send(packet)
             sock.recvmmsg_into(batch)
             assert batch.tolist() == [packet[:66]]
-            assert batch.flags is not None
             assert bool(batch.flags[0] & TRUNCATED) == (packet is long)
             assert not batch.flags[0] & CONTROL_TRUNCATED
-            assert batch.wire_lengths is not None
             assert batch.wire_lengths[0] == len(packet)
-            assert batch.vlan_tpids is not None
             assert bool(batch.vlan_tpids[0]) == (packet is TAGGED)
-            assert batch.ifindexes is not None
             assert batch.ifindexes[0] == sock.ifindex
-            assert batch.timestamps_ns is not None
             assert batch.timestamps_ns[0] > 0
 
 
@@ -142,7 +134,6 @@ def test_checksum_left_to_hardware_is_flagged(veth: Veth) -> None:
         udp.sendto(b"datagram", (ADDRESS_B, 9))
         assert sock.recvmmsg_into(batch) == 1
         assert batch.tolist()[0].endswith(b"datagram")
-        assert batch.flags is not None
         assert batch.flags[0] == CHECKSUM_NOT_READY
 
 
@@ -156,7 +147,6 @@ def test_checksum_flags_need_vlan(veth: Veth) -> None:
         sock.settimeout(WAIT)
         udp.sendto(b"datagram", (ADDRESS_B, 9))
         assert sock.recvmmsg_into(batch) == 1
-        assert batch.flags is not None
         assert batch.flags[0] == 0
 
 
@@ -189,7 +179,6 @@ def test_verified_checksum_is_flagged(veth: Veth, good: bool) -> None:
         sender.send(tcp_segment(good))
         assert sock.recvmmsg_into(batch) == 1
         assert batch.tolist() == [tcp_segment(good)]
-        assert batch.flags is not None
         assert batch.flags[0] == (CHECKSUM_VALID if good else 0)
 
 
@@ -201,7 +190,6 @@ def test_frames_sent_by_raw_sockets_have_no_checksum_flag(
         sock.settimeout(WAIT)
         sender.send(tcp_segment(True))
         sock.recvmmsg_into(batch)
-        assert batch.flags is not None
         assert batch.flags[0] == 0
 
 
@@ -222,7 +210,6 @@ def test_software_timestamps_lie_between_send_and_receive(
         sender.sendmmsg_all(packets)
         while len(stamps) < len(packets):
             count = sock.recvmmsg_into(batch)
-            assert batch.timestamps_ns is not None
             stamps += batch.timestamps_ns[:count]
         after = time.time_ns()
     assert before <= stamps[0], "the timestamp is earlier than the send"
@@ -243,7 +230,6 @@ def test_software_timestamp_is_the_arrival_or_0(
             assert select.select([sock], [], [], WAIT)[0]
             arrived_before = time.time_ns()
             sock.recvmmsg_into(batch)
-        assert batch.timestamps_ns is not None
         assert batch.timestamps_ns[0] < arrived_before
 
 
@@ -255,7 +241,7 @@ def test_timestamps_are_not_collected_by_default(
         sock.settimeout(WAIT)
         sender.send(frame())
         sock.recvmmsg_into(batch)
-    assert batch.timestamps_ns is None
+    assert not hasattr(batch, "timestamps_ns")
 
 
 @pytest.mark.parametrize("wrong", ["hard", "", 1, True])
@@ -298,11 +284,8 @@ def test_control_data_of_other_options_fits(
         sock.settimeout(WAIT)
         sock.recvmmsg_into(batch)
         assert batch.tolist() == [TAGGED]
-        assert batch.flags is not None
         assert not batch.flags[0] & CONTROL_TRUNCATED
-        assert batch.vlan_tcis is not None
         assert batch.vlan_tcis[0] == 0x64
-        assert batch.timestamps_ns is not None
         assert batch.timestamps_ns[0] > 0
 
 
@@ -322,10 +305,8 @@ def test_control_data_that_does_not_fit_is_flagged(
         )
         sender.send(TAGGED)
         sock.recvmmsg_into(batch)
-        assert batch.flags is not None
         assert batch.flags[0] & CONTROL_TRUNCATED
         assert batch.tolist() == [TAGGED[:12] + TAGGED[16:]]
-        assert batch.vlan_tpids is not None
         assert batch.vlan_tpids[0] == 0
         # With one option less, the same batch gets everything.
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, 0)

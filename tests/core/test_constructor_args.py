@@ -211,7 +211,7 @@ def test_options_that_need_an_interface_are_refused_without_one() -> None:
 @pytest.mark.parametrize(
     ("interface", "options", "reason"),
     [
-        (None, {}, "without an interface"),
+        (None, {}, "on all interfaces"),
         ("lo", {"type": socket.SOCK_DGRAM}, "SOCK_DGRAM"),
     ],
 )
@@ -307,7 +307,7 @@ def test_stream_sockets_are_not_adopted(family: int, type_: int) -> None:
     with (
         socket.socket(family, type_) as stream,
         same_descriptors(),
-        pytest.raises(ValueError, match="AF_PACKET or a datagram socket"),
+        pytest.raises(ValueError, match="AF_PACKET socket, a datagram socket"),
     ):
         RawSocket(fileno=stream.fileno())
 

@@ -68,7 +68,7 @@ def test_datagrams_are_sent_and_received_with_addresses(
         assert [batch.address(i) for i in range(4)] == [here] * 4
         assert theirs.sendto(b"back", batch.address(0)) == 4
         assert ours.recvfrom(10) == (b"back", there)
-        assert batch.ifindexes is None
+        assert not hasattr(batch, "ifindexes")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +84,6 @@ def test_strangers_are_flagged_and_counted(
         assert sock.strangers == 0
         stranger.sendto(b"before", address)
         receive_batch(sock, batch, 1)
-        assert batch.flags is not None
         assert batch.flags[0] == 0
         sock.peer = peer
         assert sock.peer == peer
@@ -128,7 +127,6 @@ def test_unbound_sender_has_no_address_and_is_a_stranger(
         nobody.sendto(b"4", address)
         receive_batch(sock, batch, 4)
         assert [batch.address(i) for i in range(4)] == [peer, None] * 2
-        assert batch.flags is not None
         assert list(batch.flags[:4]) == [0, FOREIGN] * 2
         nobody.sendto(b"5", address)
         assert sock.recvfrom(10) == (b"5", None)
@@ -160,7 +158,6 @@ def test_unix_paths_of_every_length(
         friend.sendto(b"hello", address)
         receive_batch(sock, batch, 1)
         assert batch.address(0) == expected
-        assert batch.flags is not None
         assert batch.flags[0] == 0
         assert sock.strangers == 0
         sock.sendto(b"back", batch.address(0))
@@ -238,20 +235,24 @@ WRONG_FOR: dict[str, dict[str, tuple[Any, type[Exception], str]]] = {
         "sequence": ([("127.0.0.1", 1)], TypeError, "must be .host, port."),
         "three": (("127.0.0.1", 1, 2), TypeError, "must be .host, port."),
         "name": (("localhost", 1), ValueError, "getaddrinfo"),
-        "empty": (("", 1), ValueError, "not an IPv4 address"),
-        "NUL": (("127.0.0.1\0", 1), ValueError, "not an IPv4 address"),
-        "digits": (("\u0661.1.1.1", 1), ValueError, "not an IPv4 address"),
-        "surrogate": (("\ud800", 1), ValueError, "not an IPv4 address"),
-        "IPv6": (("::1", 1), ValueError, "not an IPv4 address"),
-        "short": (("127.1", 1), ValueError, "not an IPv4 address"),
+        "empty": (("", 1), ValueError, "numeric IPv4 address"),
+        "NUL": (("127.0.0.1\0", 1), ValueError, "numeric IPv4 address"),
+        "digits": (
+            ("\u0661.1.1.1", 1),
+            ValueError,
+            "numeric IPv4 address",
+        ),
+        "surrogate": (("\ud800", 1), ValueError, "numeric IPv4 address"),
+        "IPv6": (("::1", 1), ValueError, "numeric IPv4 address"),
+        "short": (("127.1", 1), ValueError, "numeric IPv4 address"),
         "bytes": ((b"127.0.0.1", 1), TypeError, "host must be a str"),
         "port": (("127.0.0.1", 65536), ValueError, "port must be 0 to 65535"),
         "port str": (("127.0.0.1", "1"), TypeError, "port must be an int"),
     },
     "inet6": {
         "five": (("::1", 1, 0, 0, 0), TypeError, "must be .host, port"),
-        "IPv4": (("127.0.0.1", 1), ValueError, "not an IPv6 address"),
-        "scope": (("fe80::1%lo", 1), ValueError, "not an IPv6 address"),
+        "IPv4": (("127.0.0.1", 1), ValueError, "not a numeric IPv6 address"),
+        "scope": (("fe80::1%lo", 1), ValueError, "not a numeric IPv6 address"),
         "flow": (("::1", 1, 2**20), ValueError, "flowinfo must be 0 to"),
         "scope_id": (("::1", 1, 0, 2**32), ValueError, "scope_id must be"),
     },
@@ -368,7 +369,6 @@ def test_peer_may_be_changed_by_another_thread(short_path: Path) -> None:
                 assert sock.peer in names
                 friend.sendto(b"x", address)
                 sock.recvmmsg_into(batch)
-                assert batch.flags is not None
                 assert batch.flags[0] in (0, FOREIGN)
         except BaseException as error:
             failures.append(error)

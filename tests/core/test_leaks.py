@@ -262,7 +262,6 @@ def test_receiving_does_not_leak(
         assert receiver.recv(2048) == FRAME
         assert receiver.recv_into(buffer) == 60
         assert receiver.recvmmsg_into(batch) == 2
-        assert batch.flags is not None
 
     assert_no_leak(receive)
 
@@ -502,8 +501,6 @@ def test_packet_sockets_do_not_leak(veth: Veth) -> None:
             sender.sendmmsg_all([FRAME])
             receiver.settimeout(10)
             receiver.recvmmsg_into(batch)
-            assert batch.timestamps_ns is not None
-            assert batch.ifindexes is not None
             receiver.getsockname()
             receiver.statistics()
             assert receiver.mtu == 1500

@@ -98,8 +98,7 @@ def test_vnet_hdr_is_the_size_of_the_header(pair: Veth, size: Any) -> None:
             sender.send(frame(data(50)))
         sock.settimeout(WAIT)
         sock.recvmmsg_into(batch)
-        assert (batch.buffer_counts is not None) == (size == 12)
-        assert batch.gso_types is not None
+        assert hasattr(batch, "buffer_counts") == (size == 12)
 
 
 def test_offsets_in_the_header_include_a_restored_tag(
@@ -111,10 +110,7 @@ def test_offsets_in_the_header_include_a_restored_tag(
     assert ends[0].sendmmsg(batch) == 1
     got, i = receive_one(ends[1], packet[:60])
     assert bytes(got[i]) == packet
-    assert got.flags is not None
     assert got.flags[i] & VLAN_RESTORED
-    assert got.checksum_starts is not None
-    assert got.header_lengths is not None
     assert got.checksum_starts[i] == 38
     assert got.header_lengths[i] >= 58
 
@@ -154,7 +150,7 @@ def test_batch_without_headers_is_sent_with_zero_headers(
         peer.send(packet)
         plain.settimeout(WAIT)
         plain.recvmmsg_into(batch)
-        assert batch.gso_types is None
+        assert not hasattr(batch, "gso_types")
         assert ends[0].sendmmsg(batch) == 1
     got, i = receive_one(ends[1], packet)
     assert set(row(got, i).values()) == {0}
@@ -194,19 +190,17 @@ def hide_headers(batch: PacketBatch) -> None:
     for i in range(batch.capacity):
         batch.append(b"x" * 60)
         write_header(batch, i, **dict.fromkeys(HEADER_COLUMNS, 1))
-        assert batch.buffer_counts is not None
         batch.buffer_counts[i] = 1
     sender, receiver = datagram_pair()
     with sender, receiver:
         receiver.settimeout(WAIT)
         sender.send(b"packet")
         assert receiver.recvmmsg_into(batch) == 1
-    assert batch.gso_types is None
+    assert not hasattr(batch, "gso_types")
 
 
 def shown(batch: PacketBatch) -> set[int]:
     """Every row of every header column."""
-    assert batch.buffer_counts is not None
     values = [*columns(batch).values(), batch.buffer_counts]
     return {value for column in values for value in column}
 
@@ -256,7 +250,6 @@ def test_buffer_counts_need_a_header_that_has_them(
     """A header of 10 bytes has none."""
     batch = PacketBatch(2)
     batch.set_count(2)
-    assert batch.buffer_counts is not None
     batch.buffer_counts[0] = batch.buffer_counts[1] = 7
     with (
         RawSocket(pair.a, protocol=0) as sender,
@@ -266,11 +259,9 @@ def test_buffer_counts_need_a_header_that_has_them(
         sender.send(frame(data(60)))
         receiver.recvmmsg_into(batch)
     batch.set_count(1)
-    assert batch.gso_types is not None
-    assert batch.buffer_counts is None
+    assert not hasattr(batch, "buffer_counts")
     batch.append(b"x")
-    assert batch.gso_types is not None
-    assert batch.buffer_counts is None
+    assert not hasattr(batch, "buffer_counts")
     batch.clear()
     assert shown(batch) == {0}
 
@@ -392,7 +383,6 @@ def test_received_frame_can_be_completed(
     add(batch, Datagram(data(500)))
     ends[0].sendmmsg(batch)
     got, i = receive_one(ends[1], bytes(batch[0][:60]))
-    assert got.flags is not None
     assert got.flags[i] & CHECKSUM_NOT_READY
     assert got.complete_checksums() >= 1
     assert bytes(got[i]) == Datagram(data(500)).build()

@@ -125,7 +125,6 @@ def test_ifindexes_tell_the_interface_of_each_packet(
         for pair in (veth, other):
             send(pair.a, frame(pair.b.encode()))
             sock.recvmmsg_into(batch)
-            assert batch.ifindexes is not None
             assert batch.ifindexes[0] == socket.if_nametoindex(pair.b)
             assert batch.tolist() == [frame(pair.b.encode())]
 
@@ -143,13 +142,10 @@ def test_packet_types_tell_the_kind_of_destination(pair: Veth) -> None:
         for kind, address in expected.items():
             send(pair.a, frame(b"", dst=address))
             sock.recvmmsg_into(batch)
-            assert batch.packet_types is not None
             assert batch.packet_types[0] == kind
-            assert batch.ifindexes is not None
             assert batch.ifindexes[0] == sock.ifindex
         send(pair.b, frame(b""))
         sock.recvmmsg_into(batch)
-        assert batch.packet_types is not None
         assert batch.packet_types[0] == PACKET_OUTGOING
 
 
@@ -172,8 +168,8 @@ def test_addresses_are_collected_for_all_interfaces_or_when_asked(
         batch = PacketBatch(1)
         send(pair.a, frame())
         sock.recvmmsg_into(batch)
-        assert (batch.ifindexes is not None) == collected
-        assert (batch.packet_types is not None) == collected
+        assert hasattr(batch, "ifindexes") == collected
+        assert hasattr(batch, "packet_types") == collected
 
 
 BUFFERS = [

@@ -99,7 +99,6 @@ def test_frames_are_spread(pair: Veth) -> None:
         sock.settimeout(WAIT)
         paced([numbered(i) for i in range(50)], pair.a, pps=500)
         assert sock.recvmmsg_into(batch) == 50
-        assert batch.timestamps_ns is not None
         times = list(batch.timestamps_ns[:50])
     assert times[25] - times[0] >= 0.045e9
     assert times[49] - times[0] >= 0.09e9

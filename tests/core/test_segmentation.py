@@ -285,7 +285,7 @@ def test_segment_out_of_range_is_an_error() -> None:
             batch.segment_into(PacketBatch(4), 0, segment)
     with pytest.raises(ValueError, match="segment"):
         batch.segment_into(PacketBatch(4), 0, -1)
-    with pytest.raises(ValueError, match="behind the last frame"):
+    with pytest.raises(ValueError, match="number of packets"):
         batch.segment_into(PacketBatch(4), 1, 1)
 
 

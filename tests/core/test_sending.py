@@ -184,7 +184,9 @@ def test_length_beyond_the_frame_is_refused(
     batch = batch_of(frames(3))
     batch.lengths[1] = length
     for send in (sender.sendmmsg, sender.sendmmsg_all):
-        with pytest.raises(ValueError, match=r"lengths\[1\] is \d+: beyond"):
+        with pytest.raises(
+            ValueError, match=r"lengths\[1\] is \d+, more than"
+        ):
             send(batch)
     assert pending(receiver) == [], "packets before it were sent"
     # Only packets that are sent are checked.
@@ -248,9 +250,36 @@ def test_sequences_of_any_type_are_accepted(
     sender.sendmmsg_all(Numbers())
     rows = numpy.frombuffer(b"".join(frames(3)), "u1").reshape(3, 64)
     sender.sendmmsg_all(list(rows))
-    # Not a Sequence for mypy, but one at run time.
-    sender.sendmmsg_all(rows)  # type: ignore[arg-type]
+    sender.sendmmsg_all(rows)
     assert receive(receiver, 9) == frames(3) * 3
+
+
+def test_rows_of_an_array_are_packets(
+    sender: RawSocket, receiver: RawSocket
+) -> None:
+    given = [numbered(i) for i in range(2_000)]
+    rows = numpy.frombuffer(b"".join(given), "u1").reshape(2_000, 64)
+    assert sender.sendmmsg(rows, 10, 13) == 3
+    assert sender.sendmmsg(rows, stop=2) == 2
+    assert receive(receiver, 5) == given[10:13] + given[:2]
+    sender.sendmmsg_all(rows)
+    assert receive(receiver, 2_000) == given
+    # Rows further apart than they are long, and of larger items.
+    sender.sendmmsg_all(rows[:3, :60])
+    sender.sendmmsg_all(rows[:3].view("<u4"))
+    assert receive(receiver, 6) == [p[:60] for p in given[:3]] + given[:3]
+
+
+def test_array_that_holds_no_rows_of_bytes_is_refused(
+    sender: RawSocket,
+) -> None:
+    rows = numpy.zeros((3, 128), "u1")
+    with pytest.raises((BufferError, ValueError), match="contiguous"):
+        sender.sendmmsg(rows[:, ::2])
+    with pytest.raises(TypeError):
+        sender.sendmmsg_all(numpy.zeros((), "u1"))
+    with raises(errno.EINVAL, "packet 0: 1 byte, shorter"):
+        sender.sendmmsg(numpy.zeros(3, "u1"))
 
 
 def test_send_takes_any_buffer(sender: RawSocket, receiver: RawSocket) -> None:

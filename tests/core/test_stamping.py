@@ -59,7 +59,6 @@ def test_one_timestamping_socket_makes_the_kernel_timestamp_all_packets() -> (
             time.sleep(0.1)
             asked = time.time_ns()
             sock.recvmmsg_into(batch)
-            assert batch.timestamps_ns is not None
             return batch.timestamps_ns[0] < asked
 
         eventually(switch_is_on, "its own packets are not stamped")

@@ -1,5 +1,6 @@
 """statistics(): every packet is counted once."""
 
+import json
 import socket
 import struct
 import time
@@ -10,7 +11,7 @@ from support import WAIT
 from support.frames import frame, pending, receive, send
 from support.linux import same_socket
 
-from rawmmsg import PACKET_STATISTICS, SOL_PACKET, RawSocket
+from rawmmsg import PACKET_STATISTICS, SOL_PACKET, RawSocket, Statistics
 from rawmmsg.testing import Veth
 
 
@@ -26,6 +27,35 @@ def settle(sock: RawSocket, total: int) -> list[bytes]:
         if counts.packets_received + counts.packets_dropped >= total:
             return packets
         assert time.monotonic() < deadline, f"packets are missing: {counts}"
+
+
+# How it reads
+
+
+def test_statistics_print_and_serialise_with_their_names() -> None:
+    with RawSocket("lo") as sock:
+        counts = sock.statistics()
+    assert repr(counts).startswith("rawmmsg.Statistics(packets_received=0, ")
+    named = counts._asdict()
+    assert (
+        json.loads(json.dumps(named))
+        == named
+        == {
+            "packets_received": 0,
+            "packets_dropped": 0,
+            "batches_received": 0,
+            "packets_sent": 0,
+            "batches_sent": 0,
+            "send_retries": 0,
+        }
+    )
+    assert list(named) == list(Statistics.__match_args__)
+
+
+def test_statistics_off_af_packet_know_no_drops() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with other, RawSocket(fileno=one.detach()) as sock:
+        assert sock.statistics()._asdict()["packets_dropped"] is None
 
 
 # Counting

@@ -13,7 +13,9 @@ from rawmmsg import _rawmmsg
 STUB = Path(rawmmsg.__file__).with_name("_rawmmsg.pyi")
 TREE = ast.parse(STUB.read_text(encoding="utf-8"))
 CLASSES = {
-    node.name: node for node in TREE.body if isinstance(node, ast.ClassDef)
+    node.name: node
+    for node in TREE.body
+    if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
 }
 
 

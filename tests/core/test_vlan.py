@@ -45,10 +45,6 @@ def receive_one(sock: RawSocket, batch: PacketBatch) -> bytes:
 def columns(batch: PacketBatch) -> tuple[int, int, int, int]:
     """EtherType and control information of the outer tag, wire length and
     flags of the first packet."""
-    assert batch.vlan_tpids is not None
-    assert batch.vlan_tcis is not None
-    assert batch.wire_lengths is not None
-    assert batch.flags is not None
     return (
         batch.vlan_tpids[0],
         batch.vlan_tcis[0],
@@ -111,8 +107,6 @@ def test_tags_of_one_batch_are_not_mixed_up(
         while len(got) < len(mixed):
             count = sock.recvmmsg_into(batch)
             got += batch.tolist()
-            assert batch.vlan_tpids is not None
-            assert batch.vlan_tcis is not None
             tags += zip(
                 batch.vlan_tpids[:count], batch.vlan_tcis[:count], strict=True
             )
@@ -282,10 +276,9 @@ def test_vlan_false_leaves_the_tag_out(pair: Veth, sender: RawSocket) -> None:
     with RawSocket(pair.b, vlan=False) as sock:
         sender.send(tagged((0x8100, 0x0064)))
         assert receive_one(sock, batch) == PLAIN
-        assert batch.vlan_tcis is None
-        assert batch.vlan_tpids is None
-        assert batch.wire_lengths is None
-        assert batch.flags is not None
+        assert not hasattr(batch, "vlan_tcis")
+        assert not hasattr(batch, "vlan_tpids")
+        assert not hasattr(batch, "wire_lengths")
         assert batch.flags[0] == 0
 
 
@@ -304,7 +297,7 @@ def test_columns_are_those_of_the_last_receive(
             assert receive_one(on, batch) == sent
             assert columns(batch)[:2] == (0x8100, 0x0064)
             assert receive_one(off, batch) == PLAIN
-            assert batch.vlan_tcis is None
+            assert not hasattr(batch, "vlan_tcis")
 
 
 # Frames that do not begin with an Ethernet header

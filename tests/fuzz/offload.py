@@ -4,8 +4,8 @@
 
 Builds offload.c beside this file with clang, AddressSanitizer and
 UndefinedBehaviorSanitizer, makes its first inputs from the frames of the
-tests, and runs it. An input that breaks a promise is kept, and its path is
-printed with how to repeat it.
+tests, and runs it. An input that breaks a promise is kept in the working
+directory, and how to repeat it is printed.
 
 Needs clang with libFuzzer (on Debian: apt install clang), no privilege, and
 nothing of pytest.
@@ -106,22 +106,18 @@ def settings(rows: int = 4, room: int = 2048) -> bytes:
 
 def inputs() -> Iterator[bytes]:
     """Each datagram whole, open and as a super-frame, into rows that just fit
-    and that do not; cut off everywhere in its headers; some together; and one
-    of more than 64 KiB."""
+    and that do not; some together; and one of more than 64 KiB."""
     for one in datagrams():
+        size = len(one.build())
         yield settings() + row(one, whole=True)
-        for room in (len(one.build()), len(one.build()) - 1):
+        for room in (size, size - 1):
             yield settings(room=room) + row(one)
-        for length in range(13, one.header_size + 2):
-            yield settings() + row(one, length=length)
-            for told in (True, False):
-                cut = partial(row, one, 70, length=length, told=told)
-                yield settings() + cut()
-                yield settings() + cut(whole=True)
         if one.protocol != SCTP:
             yield settings() + row(one, 70, whole=one.protocol == TCP)
             for room in (one.header_size + 70, one.header_size + 69):
                 yield settings(room=room) + row(one, 70) + row(one)
+        if len(one.tags) in (0, 2):
+            yield from cut_inputs(one)
     some = [row(one, 70) for one in datagrams() if one.protocol != SCTP]
     yield settings() + b"".join(some[:4])
     jumbo = Datagram(data(200), version=6, extensions=(JUMBO,))
@@ -129,6 +125,16 @@ def inputs() -> Iterator[bytes]:
     ecn = bytearray(row(Datagram(data(200)), 70))
     ecn[1] |= GSO_ECN
     yield settings() + ecn
+
+
+def cut_inputs(one: Datagram) -> Iterator[bytes]:
+    """The datagram, cut off everywhere in its headers."""
+    for length in range(13, one.header_size + 2):
+        yield settings() + row(one, length=length)
+        for told in (True, False):
+            cut = partial(row, one, 70, length=length, told=told)
+            yield settings() + cut()
+            yield settings() + cut(whole=True)
 
 
 def build(folder: Path) -> Path:
@@ -142,11 +148,11 @@ def build(folder: Path) -> Path:
 
 
 def fuzz(target: Path, corpus: Path, found: Path, seconds: int) -> int:
-    """Runs it; its exit status."""
+    """Runs it; returns its exit status."""
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, content in enumerate(inputs()):
-        (corpus / f"seed-{number:03}").write_bytes(content)
-    return subprocess.run(
+    for number, content in enumerate(sorted(set(inputs()))):
+        (corpus / f"first-{number:04}").write_bytes(content)
+    done = subprocess.run(
         [
             target,
             f"-max_total_time={seconds}",
@@ -154,23 +160,41 @@ def fuzz(target: Path, corpus: Path, found: Path, seconds: int) -> int:
             f"-artifact_prefix={found}/",
             *("-timeout=30", "-use_value_profile=1", "-verbosity=0"),
             *("-print_final_stats=1", corpus),
-        ]
-    ).returncode
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    for line in done.stderr.splitlines():
+        if done.returncode != 0 or line.startswith("stat::"):
+            print(line, file=sys.stderr)
+    return done.returncode
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument(
+        "--seconds", type=int, default=60, help="how long to run (%(default)s)"
+    )
     parser.add_argument(
         "--corpus",
         type=Path,
         metavar="DIR",
         help="inputs to begin with, and where new ones are kept",
     )
+    parser.add_argument(
+        "inputs",
+        type=Path,
+        nargs="*",
+        metavar="INPUT",
+        help="run these once instead: what an earlier run has kept",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         target = build(folder)
+        if arguments.inputs:
+            sys.exit(subprocess.run([target, *arguments.inputs]).returncode)
         found = folder / "found"
         found.mkdir()
         corpus = arguments.corpus or folder / "corpus"
@@ -178,7 +202,10 @@ def main() -> None:
         for path in found.iterdir():
             kept = Path.cwd() / path.name
             shutil.copy(path, kept)
-            print(f"kept {kept}", file=sys.stderr)
+            print(
+                f"to repeat it: python tests/fuzz/offload.py {kept}",
+                file=sys.stderr,
+            )
     sys.exit(status)
 
 
