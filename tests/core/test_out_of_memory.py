@@ -44,7 +44,7 @@ that can fail."""
 LOST: Final = "error return without exception set"
 """The text of SystemError if a Python function gets no memory for the frame
 object that a traceback needs. CPython (3.11 to 3.13 at least) then loses the
-exception, as `lambda: [].pop()` shows. The constructor calls such functions."""
+exception, as `lambda: [].pop()` shows. The constructor calls some."""
 FAILURES: Final = (MemoryError, RuntimeError)
 """RuntimeError: no thread could be started to open a socket (netns=)."""
 
