@@ -28,14 +28,14 @@ from rawmmsg.testing import veth_pair
 SIOCSIFFLAGS: Final = 0x8914
 
 SOCKETS, BATCHES, VIEWS, BUFFERS, PEERS = 10, 10, 24, 8, 6
-"""How many of each are kept."""
+"""The number of objects of each kind that are kept."""
 
 ALLOWED: Final = (
     *(OSError, ValueError, TypeError, BufferError, OverflowError),
     *(IndexError, MemoryError, NotImplementedError),
 )
-"""All that calls may raise; the last one is what a memoryview of rows says
-when it is taken for a sequence."""
+"""All that calls may raise. The last one comes from using a memoryview of rows
+as a sequence."""
 
 COLUMNS: Final = (
     *("lengths", "wire_lengths", "timestamps_ns", "ifindexes", "flags"),
@@ -108,7 +108,7 @@ STEPS: Final = {
     "close": 3,
     "drop": 1,
 }
-"""What a caller does, and how often."""
+"""The steps of a caller, and how often it makes them."""
 
 
 class Ring:
@@ -150,9 +150,9 @@ class Caller(Arguments):
         super().__init__(world, seed)
         self.ring = ring
         self.main = False
-        """May fork, and take links away."""
+        """Whether it may fork and delete links."""
         self.interruptible = False
-        """Inside of a call that loses nothing when the handler raises."""
+        """Whether a call runs that loses nothing if the handler raises."""
 
     def arguments(
         self, names: tuple[str, ...]
