@@ -1122,7 +1122,8 @@ copy_name(PyObject *interface, char name[IFNAMSIZ])
     if (length < 1 || length >= IFNAMSIZ
         || strchr(PyBytes_AsString(bytes), ':') != NULL) {
         PyErr_Format(PyExc_ValueError,
-                     "not an interface name (1 to %d bytes, no colon): %R",
+                     "the interface must be a name of 1 to %d bytes "
+                     "without a colon, not %R",
                      IFNAMSIZ - 1, interface);
         Py_DECREF(bytes);
         return -1;
