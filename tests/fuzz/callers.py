@@ -291,7 +291,7 @@ class Caller(Arguments):
             self.call(sock.recv, self.random.choice(SIZES))
         elif self.call(sock.recvmmsg_into, batch) is not None:
             self.call(batch.address, self.random.randrange(3))
-            self.call(getattr, batch, self.random.choice(COLUMNS))
+            self.call(getattr, batch, self.random.choice(COLUMNS), None)
             if self.chance(2):
                 other = self.random.choice(tuple(self.world.sockets))
                 self.call(other.sendmmsg, batch, addresses=True)
@@ -314,7 +314,8 @@ class Caller(Arguments):
         if self.chance(4):
             view = self.call(memoryview, batch)
         else:
-            view = self.call(getattr, batch, self.random.choice(COLUMNS))
+            name = self.random.choice(COLUMNS)
+            view = self.call(getattr, batch, name, None)  # if collected
         if view is not None:
             self.keep(self.world.views, view, VIEWS)
 
@@ -325,7 +326,8 @@ class Caller(Arguments):
             value = 2**32 - 1 if self.chance(20) else value
         else:
             name, values = self.random.choice(tuple(HEADERS.items()))
-            column, value = getattr(batch, name), self.random.choice(values)
+            column = getattr(batch, name, None)
+            value = self.random.choice(values)
         if column is not None:
             i = self.random.randrange(min(len(column), 8))
             self.call(column.__setitem__, i, value)
