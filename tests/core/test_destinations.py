@@ -30,7 +30,6 @@ from rawmmsg import PACKET_OUTGOING, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
 COUNT = 200
-"""Another EtherType for experiments."""
 
 # <linux/if_tun.h>, <linux/if_arp.h>
 TUNSETLINK = 0x400454CD
@@ -486,9 +485,9 @@ WRONG_ADDRESSES: dict[str, tuple[Any, type[Exception], str]] = {
     "link": (("lo", 0, 0, -1), ValueError, "link type must be 0 to 65535"),
     "text": (("lo", 0, 0, 0, "02:00"), TypeError, "bytes-like"),
     "long": (("lo", 0, 0, 0, bytes(21)), ValueError, "at most 20 bytes"),
-    "no name": (("", 0), ValueError, "not an interface name"),
-    "long name": (("a" * 16, 0), ValueError, "not an interface name"),
-    "colon": (("lo:1", 0), ValueError, "not an interface name"),
+    "no name": (("", 0), ValueError, "interface must be a name"),
+    "long name": (("a" * 16, 0), ValueError, "interface must be a name"),
+    "colon": (("lo:1", 0), ValueError, "interface must be a name"),
     "NUL": (("lo\0", 0), ValueError, "null"),
     "bytes": ((b"lo", 0), TypeError, "a name or an index"),
     "index 0": ((0, 0), ValueError, "0 is not the index"),
