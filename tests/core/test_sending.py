@@ -767,7 +767,7 @@ def test_enobufs_names_full_queue_and_refused_packet(pair: Veth) -> None:
                 TimeoutError, match=r"packet 1, tried \d+ times.* MTU"
             ) as caught:
                 sock.sendmmsg_all(packets)
-            assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
+            assert packets_sent(caught.value) == 1
             sock.settimeout(None)
             with pytest.raises(
                 OSError, match=r"packet 1, tried \d+ times.* MTU"
