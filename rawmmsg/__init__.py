@@ -126,17 +126,19 @@ _SUBMODULES = frozenset({"aio", "bpf", "pacing", "scapy", "testing"})
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Submodules on first use (PEP 562)."""
+    """Imports a submodule on first use (PEP 562)."""
     missing = f"module {__name__!r} has no attribute {name!r}"
     if name not in _SUBMODULES:
         raise AttributeError(missing)
     try:
         return import_module(f"{__name__}.{name}")
     except ImportError as error:
-        # hasattr(), help() and Tab completion ask for every name and expect
-        # this error of one that is not there.
+        # hasattr(), help() and Tab completion ask for every name, and expect
+        # this error if a name cannot be had.
         raise AttributeError(f"{missing}: {error}") from error
 
 
 def __dir__() -> list[str]:
-    return sorted(set(globals()) | _SUBMODULES)
+    """What is public, and the names that every module has."""
+    special = {name for name in globals() if name.startswith("__")}
+    return sorted({*__all__, *_SUBMODULES, "constants", "fanout", *special})

@@ -1,7 +1,7 @@
-"""The arguments of RawSocket() and set_fanout(), as the C code takes them.
+"""Parses the arguments of RawSocket() and set_fanout() for the C code.
 
-Everything is parsed before anything is touched: these functions make no
-system call, and the C code makes none before they have returned.
+These functions make no system call, and the C code makes none before they have
+returned. Wrong arguments therefore change nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from operator import index
 
 from .constants import FANOUT_FLAG_DEFRAG, FANOUT_FLAG_ROLLOVER, FanoutMode
 
-# Of type checkers. To import typing would double the time that the package
-# takes to import.
+# Only for type checkers: typing takes as long to import as the package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,8 +37,7 @@ _PACKET_MR_PROMISC = 1
 _PACKET_MR_ALLMULTI = 2
 _LONGEST_ADDRESS = 8
 
-# What htons() makes of the protocols that scripts ask for: nothing where the
-# machine is big-endian.
+# What htons() makes of common protocols, on a little-endian machine.
 _SWAPPED = {
     int.from_bytes(protocol.to_bytes(2), "little"): protocol
     for protocol in (
@@ -49,15 +47,15 @@ _SWAPPED = {
     if sys.byteorder == "little"
 }
 
-# By C's numbers.
+# The index is the number that the C code expects.
 _TIMESTAMPS = (None, "software", "hardware")
 
 # PACKET_FANOUT_FLAG_UNIQUEID (linux/if_packet.h)
 _FANOUT_UNIQUE_ID = 0x2000
 _FANOUT_MODES = {mode.name.lower(): mode for mode in FanoutMode}
 
-# What an adopted descriptor brings with it.
-_BROUGHT = "interface protocol type netns allow_down".split()
+# Arguments that an adopted descriptor determines.
+_DETERMINED = "interface protocol type netns allow_down".split()
 
 
 def parse(
@@ -82,14 +80,14 @@ def parse(
     allow_down: object = False,
     fileno: int | None = None,
 ) -> tuple[Any, ...]:
-    """The constructor's arguments in the order of C's `struct options`: sizes
-    and truth values as int, -1 for None."""
+    """Returns the constructor's arguments in the order of `struct options` in
+    C: sizes and truth values as int, and -1 for None."""
     if fileno is not None:
         given = [interface, protocol, type, netns, allow_down or None]
         if given != [None] * len(given):
             raise ValueError(
-                "fileno= brings its interface, protocol, type and namespace:"
-                f" {_listed(given)} cannot be given"
+                "fileno= determines interface, protocol, type and namespace:"
+                f" {_listed(given)} cannot be given as well"
             )
     parsed = (
         *_parse_interface(interface),
@@ -125,7 +123,7 @@ def parse(
     return parsed
 
 
-# For messages about the arguments.
+# The name that Python's own messages about the arguments show.
 parse.__qualname__ = "RawSocket"
 
 
@@ -135,12 +133,12 @@ def parse_fanout(
     flags: int = 0,
     program: Buffer | int | None = None,
 ) -> tuple[int, object]:
-    """The value of PACKET_FANOUT, without the flag for outgoing packets, and
-    the program."""
+    """Returns the value of PACKET_FANOUT, without the flag for outgoing
+    packets, and the program."""
     mode = _parse_fanout_mode(mode)
     number = _parse_size("group", group)
     if number > 0xFFFF:
-        raise ValueError(f"a fanout group is 0 to 0xffff, not {number:#x}")
+        raise ValueError(f"group must be 0 to 0xffff, not {number:#x}")
     flags = index(flags)
     if flags & ~(FANOUT_FLAG_DEFRAG | FANOUT_FLAG_ROLLOVER):
         raise ValueError(
@@ -157,16 +155,15 @@ parse_fanout.__qualname__ = "set_fanout"
 
 
 def make_family(number: int) -> AddressFamily:
-    """RawSocket.family."""
-    # Imported only on use: it would triple the time that the package takes
-    # to import.
+    """Returns RawSocket.family."""
+    # Importing socket takes longer than importing the package.
     from socket import AddressFamily
 
     return AddressFamily(number)
 
 
 def make_type(number: int) -> SocketKind:
-    """RawSocket.type."""
+    """Returns RawSocket.type."""
     from socket import SocketKind
 
     return SocketKind(number)
@@ -190,36 +187,33 @@ def _check_fanout_program(
     needed = mode in (FanoutMode.CBPF, FanoutMode.EBPF)
     if program is None:
         if group < 0 and needed:
-            raise ValueError("a new group of this mode needs its program")
+            raise ValueError("a new group of this mode needs a program")
     elif not needed:
-        raise ValueError(
-            "a fanout program goes with the modes 'cbpf' and 'ebpf'"
-        )
+        raise ValueError("only the modes 'cbpf' and 'ebpf' have a program")
     elif isinstance(program, str):
         raise TypeError(
-            "the program of a fanout group chooses a member by the number"
-            " that it returns: a filter expression cannot do that, give"
-            " instructions"
+            "the program of a fanout group returns the number of a member."
+            " A filter expression cannot do that: give instructions"
         )
     elif _is_number(program) != (mode == FanoutMode.EBPF):
         raise ValueError(
-            "the program is instructions for 'cbpf', and a descriptor for"
-            " 'ebpf'"
+            "the program must be instructions for 'cbpf', and a descriptor"
+            " for 'ebpf'"
         )
 
 
 def _parse_fanout_option(
     fanout: str | FanoutMode | tuple[Any, ...] | None,
 ) -> tuple[int, object]:
-    """-1 for None: no value of PACKET_FANOUT is negative."""
+    """Returns -1 for None, which is not a value of PACKET_FANOUT."""
     if fanout is None:
         return -1, None
     if isinstance(fanout, (str, FanoutMode)):
         return parse_fanout(fanout)
     if not isinstance(fanout, tuple):
         raise TypeError(
-            "fanout must be a mode or a tuple of set_fanout()'s arguments,"
-            f" not {fanout!r}"
+            "fanout must be a mode, or a tuple of the arguments of"
+            f" set_fanout(), not {fanout!r}"
         )
     return parse_fanout(*fanout)
 
@@ -227,7 +221,7 @@ def _parse_fanout_option(
 def _listed(given: list[object]) -> str:
     return ", ".join(
         name
-        for name, value in zip(_BROUGHT, given, strict=True)
+        for name, value in zip(_DETERMINED, given, strict=True)
         if value is not None
     )
 
@@ -240,7 +234,7 @@ def _check_new(
 ) -> None:
     if interface is None and protocol is not None and index(protocol) == 0:
         raise ValueError(
-            "protocol=0 makes a socket that only sends: it needs an interface"
+            "protocol=0 makes a send-only socket, which needs an interface"
         )
     if vnet_hdr and type == _SOCK_DGRAM:
         raise ValueError("vnet_hdr needs SOCK_RAW (packet(7))")
@@ -251,16 +245,18 @@ def _parse_interface(interface: str | None) -> tuple[str | None, bytes]:
         return None, b""
     if not isinstance(interface, str):
         raise TypeError(f"interface must be str or None, not {interface!r}")
-    # An exact str: no code of a subclass runs in repr and dealloc.
+    # An exact str, so that repr and dealloc run no code of a subclass.
     interface = str.__str__(interface)
     name = os.fsencode(interface)
     if b"\0" in name:
-        raise ValueError(f"embedded null byte in interface {interface!r}")
-    # The kernel takes what follows a colon for an alias, and drops it.
+        raise ValueError(
+            f"interface must not contain a null byte: {interface!r}"
+        )
+    # The kernel drops a colon and what follows it, as the name of an alias.
     if not 0 < len(name) < _IFNAMSIZ or b":" in name:
         raise ValueError(
-            f"not an interface name (1 to {_IFNAMSIZ - 1} bytes, no colon):"
-            f" {interface!r}"
+            f"interface must be a name of 1 to {_IFNAMSIZ - 1} bytes without"
+            f" a colon, not {interface!r}"
         )
     return interface, name
 
@@ -268,11 +264,14 @@ def _parse_interface(interface: str | None) -> tuple[str | None, bytes]:
 def _parse_protocol(protocol: int | None) -> int:
     number = _parse_size("protocol", protocol)
     if number > 0xFFFF:
-        raise ValueError("protocol must be an EtherType, 0 to 0xffff")
+        raise ValueError(
+            f"protocol must be an EtherType, 0 to 0xffff, not {number:#x}"
+        )
     if number in _SWAPPED:
         warnings.warn(
-            f"protocol {number:#06x} is htons({_SWAPPED[number]:#06x}):"
-            " RawSocket takes it in host order, without htons()",
+            f"protocol {number:#06x} looks like htons("
+            f"{_SWAPPED[number]:#06x}): RawSocket expects host order, without"
+            " htons()",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -282,7 +281,7 @@ def _parse_protocol(protocol: int | None) -> int:
 def _parse_type(type: int | None) -> int:
     number = _parse_size("type", type)
     if number not in (-1, _SOCK_RAW, _SOCK_DGRAM):
-        raise ValueError("type must be SOCK_RAW or SOCK_DGRAM")
+        raise ValueError(f"type must be SOCK_RAW or SOCK_DGRAM, not {type!r}")
     return _SOCK_RAW if number < 0 else number
 
 
@@ -296,7 +295,8 @@ def _parse_timestamps(timestamps: str | None) -> int:
 
 
 def _parse_vnet_hdr(vnet_hdr: bool | int | None) -> int:
-    """Bytes of header: True is the one that all kernels have."""
+    """Returns the size of the header; True is the one that all kernels
+    have."""
     if isinstance(vnet_hdr, bool):
         return 10 if vnet_hdr else 0
     size = _parse_size("vnet_hdr", vnet_hdr)
@@ -308,7 +308,7 @@ def _parse_vnet_hdr(vnet_hdr: bool | int | None) -> int:
 def _parse_memberships(
     promisc: object, allmulti: object, multicast: Iterable[Buffer] | None
 ) -> tuple[tuple[int, bytes], ...]:
-    """The type and address of each struct packet_mreq."""
+    """Returns the type and address of each struct packet_mreq."""
     parsed = []
     if promisc:
         parsed.append((_PACKET_MR_PROMISC, b""))
@@ -328,14 +328,14 @@ def _parse_memberships(
 def _parse_netns(
     netns: str | bytes | os.PathLike[str] | None,
 ) -> bytes | None:
-    """The path of a namespace: a name is one of `ip netns`."""
+    """Returns the path of a namespace; a name is one of `ip netns`."""
     if netns is None:
         return None
     path = os.fsencode(netns)
     if not path:
-        raise ValueError("netns is empty")
+        raise ValueError("netns must not be empty")
     if b"\0" in path:
-        raise ValueError(f"embedded null byte in netns {netns!r}")
+        raise ValueError(f"netns must not contain a null byte: {netns!r}")
     return path if b"/" in path else b"/var/run/netns/" + path
 
 
@@ -353,7 +353,7 @@ def _parse_size(name: str, value: object) -> int:
     if number < 0:
         raise ValueError(f"{name} must not be negative: {number}")
     if number > _INT_MAX:
-        raise OverflowError(f"{name} does not fit an int: {number}")
+        raise OverflowError(f"{name} must be at most {_INT_MAX}: {number}")
     return number
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-# Only for type checkers: importing typing would double the time that the
-# package takes to import.
+# Only for type checkers: typing takes as long to import as the package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final

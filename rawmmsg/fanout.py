@@ -1,4 +1,4 @@
-"""Several sockets that share the packets of an interface (PACKET_FANOUT)."""
+"""Sockets that share the packets of an interface (PACKET_FANOUT)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from ._rawmmsg import RawSocket
 
-# Only for type checkers: see constants.py.
+# Only for type checkers: typing takes as long to import as the package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -28,24 +28,25 @@ def open_fanout_group(
     program: Buffer | int | None = None,
     **options: Any,
 ) -> list[RawSocket]:
-    """Opens `count` sockets of one fanout group: every packet goes to exactly
-    one of them.
+    """Opens `count` sockets of one fanout group, and returns them. Each packet
+    goes to exactly one of them.
 
-    For threads, a socket each; for processes, open before the fork, or give
-    each one the group: ``RawSocket(interface, fanout=(mode, number))``, where
-    number is ``sockets[0].fanout_group``. All members need the same
-    interface, protocol, mode, flags and ignore_outgoing.
+    Use one socket for each thread. For processes, open the sockets before the
+    fork, or give each process the group: ``RawSocket(interface, fanout=(mode,
+    number))``, where number is ``sockets[0].fanout_group``. All members need
+    the same interface, protocol, mode, flags and ignore_outgoing.
 
-    mode     "hash" keeps a flow together; "lb", "cpu", "rollover", "random",
-             "queue"; "cbpf" and "ebpf" choose by `program`
-    group    None: a new number, which nobody else has
-    options  of every RawSocket
+    mode     "hash" keeps the packets of a flow together; "lb", "cpu",
+             "rollover", "random", "queue"; "cbpf" and "ebpf" choose by
+             `program`. Or a rawmmsg.constants.FanoutMode
+    group    None: a new number, which no other group has
+    options  the options of every RawSocket
 
-    Raises as RawSocket does, and ValueError for a count below 1; no socket is
-    left open then.
+    Raises what RawSocket raises, and ValueError if count is below 1. It then
+    leaves no socket open.
     """
     if count < 1:
-        raise ValueError(f"a group has at least one socket, not {count}")
+        raise ValueError(f"count must be at least 1, not {count}")
     with ExitStack() as opened:
         sockets: list[RawSocket] = []
         for _ in range(count):

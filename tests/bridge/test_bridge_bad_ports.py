@@ -50,7 +50,7 @@ from rawmmsg.testing import Veth
         (f"fd:{'9' * 5000}", "fd:N"),
         ("tcp:1.2.3.4:5", "not an interface, unix:LOCAL,REMOTE"),
         ("lo", "not an Ethernet interface"),
-        ("interface-with-a-long-name", "not an interface name"),
+        ("interface-with-a-long-name", "interface must be a name"),
         (f"unix:/{'a' * 200},/b", "too long"),
         (f"unix:/a,/{'b' * 107}", "too long"),
     ],

@@ -371,7 +371,7 @@ def test_interface_type_and_protocol_cannot_be_given_with_fileno(
     pair: Veth, options: dict[str, Any]
 ) -> None:
     with packet_socket(pair.b) as std:
-        with pytest.raises(ValueError, match="fileno= brings"):
+        with pytest.raises(ValueError, match="fileno= determines"):
             RawSocket(fileno=std.fileno(), **options)
         os.fstat(std.fileno())
 

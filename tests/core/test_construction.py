@@ -366,7 +366,7 @@ def test_protocol_in_network_byte_order_is_warned_of(
     with pytest.warns(RuntimeWarning) as caught:
         RawSocket("lo", protocol=protocol).close()
     (warning,) = caught
-    assert f"{protocol:#06x} is htons({meant})" in str(warning.message)
+    assert f"{protocol:#06x} looks like htons({meant})" in str(warning.message)
     assert warning.filename == __file__
 
 

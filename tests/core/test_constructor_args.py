@@ -81,11 +81,11 @@ def test_buffer_and_buffers_are_keyword_only() -> None:
 # RawSocket()
 
 UNFIT_NAMES: dict[str, tuple[Any, type[Exception], str]] = {
-    "empty": ("", ValueError, "not an interface name"),
-    "16 bytes": ("a" * 16, ValueError, "not an interface name"),
-    "16 bytes of UTF-8": ("é" * 8, ValueError, "not an interface name"),
-    "very long": ("a" * 100_000, ValueError, "not an interface name"),
-    "alias": ("lo:1", ValueError, "not an interface name"),
+    "empty": ("", ValueError, "interface must be a name"),
+    "16 bytes": ("a" * 16, ValueError, "interface must be a name"),
+    "16 bytes of UTF-8": ("é" * 8, ValueError, "interface must be a name"),
+    "very long": ("a" * 100_000, ValueError, "interface must be a name"),
+    "alias": ("lo:1", ValueError, "interface must be a name"),
     "NUL": ("lo\0", ValueError, "null"),
     "surrogate": ("\ud800", UnicodeEncodeError, "surrogate"),
     "bytes": (b"lo", TypeError, "interface must be str or None"),

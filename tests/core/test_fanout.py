@@ -190,7 +190,7 @@ def test_error_names_the_valid_modes(
 
 
 def test_group_of_zero_sockets_is_refused(pair: Veth) -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         open_fanout_group(0, pair.b)
 
 

@@ -90,6 +90,12 @@ def test_import_loads_few_modules() -> None:
     }
 
 
+def test_dir_lists_what_is_public() -> None:
+    public = {name for name in dir(rawmmsg) if not name.startswith("_")}
+    submodules = {"aio", "bpf", "constants", "fanout", "pacing", "scapy"}
+    assert public == {*rawmmsg.__all__, *submodules, "testing"}
+
+
 def test_submodules_are_loaded_at_their_first_use() -> None:
     assert isinstance(rawmmsg.testing, types.ModuleType)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
