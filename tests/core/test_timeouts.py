@@ -23,6 +23,7 @@ from support.calls import (
     handler,
     interrupt_main_thread,
     packets_sent,
+    repeating,
     waits,
     when_main_thread_waits,
 )
@@ -233,23 +234,13 @@ def test_timeout_of_sendmmsg_all_is_for_the_whole_call(
     """Progress does not extend it (like that of socket.sendall() since
     3.5)."""
     peer, sock = pair
-    stop = threading.Event()
-
-    def trickle() -> None:
-        while not stop.wait(0.02):
-            drain(peer)
-
     fill_send_queue(sock)
     sock.settimeout(0.3)
-    with Call(trickle) as reader:
-        try:
-            began = time.monotonic()
-            with pytest.raises(TimeoutError) as caught:
-                sock.sendmmsg_all([PACKET] * 100_000)
-            assert time.monotonic() - began >= 0.3, "the call timed out early"
-        finally:
-            stop.set()
-    reader.result()
+    with repeating(lambda: drain(peer), 0.02):
+        began = time.monotonic()
+        with pytest.raises(TimeoutError) as caught:
+            sock.sendmmsg_all([PACKET] * 100_000)
+        assert time.monotonic() - began >= 0.3, "the call timed out early"
     assert 0 < packets_sent(caught.value) < 100_000
 
 
@@ -339,24 +330,13 @@ def test_signal_runs_its_handler_and_the_call_continues(stuck: Stuck) -> None:
 def test_signals_do_not_move_the_deadline(stuck: Stuck) -> None:
     """If each signal restarted the timeout, the call would never end."""
     calls: list[float] = []
-    stop = threading.Event()
-
-    def disturb() -> None:
-        deadline = time.monotonic() + WAIT
-        while not stop.wait(0.01) and time.monotonic() < deadline:
-            interrupt_main_thread()
-
     stuck.sock.settimeout(0.15)
     with handler(lambda: calls.append(time.monotonic())):
-        with Call(disturb) as disturber:
+        with repeating(interrupt_main_thread, 0.01):
             began = time.monotonic()
-            try:
-                with pytest.raises(TimeoutError):
-                    stuck()
-            finally:
-                ended = time.monotonic()
-                stop.set()
-        disturber.result()
+            with pytest.raises(TimeoutError):
+                stuck()
+            ended = time.monotonic()
     assert ended - began >= 0.15, "signals made the wait shorter"
     assert ended - began < WAIT, "signals made the wait longer"
     assert any(began < at < ended for at in calls), (

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -56,12 +57,14 @@ def clean_environment(**changes: str) -> dict[str, str]:
 
 
 def python(
-    script: str, *arguments: str, **changes: str
+    script: str, *arguments: str, prefix: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a script in a new process."""
+    """Runs a script in a new process, started by the command `prefix` if there
+    is one."""
+    code = textwrap.dedent(script)
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *arguments],
-        env=clean_environment(**changes),
+        [*prefix, sys.executable, "-c", code, *arguments],
+        env=clean_environment(),
         capture_output=True,
         text=True,
         timeout=60,

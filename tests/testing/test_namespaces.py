@@ -4,8 +4,6 @@ import errno
 import os
 import socket
 import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,6 @@ from support.linux import packet_socket
 from support.namespaces import (
     EXHAUSTED,
     REFUSED,
-    clean_environment,
     interfaces,
     namespace,
     python,
@@ -111,13 +108,7 @@ def test_refused_enter_namespace_names_the_remedy_and_changes_nothing(
             assert state() == before
             print(error.errno, error.strerror)
         """
-    done = subprocess.run(
-        [*prefix, sys.executable, "-c", textwrap.dedent(script)],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(script, prefix=prefix)
     assert done.returncode == 0, done.stderr
     number, message = done.stdout.split(maxsplit=1)
     if prefix is EXHAUSTED:
@@ -163,13 +154,7 @@ def test_refused_exec_in_namespace_raises_after_the_restart() -> None:
         except PermissionError as error:
             print(error.strerror)
         """
-    done = subprocess.run(
-        [*REFUSED, sys.executable, "-c", textwrap.dedent(script)],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(script, prefix=REFUSED)
     assert done.stdout.startswith("no private network namespace"), done.stderr
 
 
@@ -209,13 +194,7 @@ def test_refused_run_in_namespace_raises() -> None:
         except PermissionError as error:
             print(error.strerror)
         """
-    done = subprocess.run(
-        [*REFUSED, sys.executable, "-c", textwrap.dedent(script)],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(script, prefix=REFUSED)
     assert done.stdout.startswith("no private network namespace"), done.stderr
 
 
