@@ -455,8 +455,8 @@ close_socket(RawSocket *s)
         close_descriptors(s);
         return;
     }
-    /* Fails only if the descriptor is -1: the counter is far from its limit.
-       */
+    /* Fails only if the descriptor is -1, because the counter is far from its
+       limit. */
     while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
     leave_call(s, this_process());
@@ -928,9 +928,8 @@ take_kept_error(RawSocket *s)
    So a sender tries a second time. An error that the second try does not
    repeat was not about this packet: it is kept for the next receive.
 
-   What remains: an error that is repeated because the same thing has happened
-   again in between, such as the link going down twice, is raised by the
-   sender. */
+   What remains: if the same thing has happened twice, such as the link going
+   down, the second try repeats the error, and the sender raises it. */
 static bool
 doubt_error(RawSocket *s, struct transfer *t, int error)
 {
@@ -1067,8 +1066,8 @@ check_interface(RawSocket *s, int ifindex)
     return 0;
 }
 
-/* Converts a number of an address. 0, or -1 with TypeError or ValueError set.
-   */
+/* Converts a number of an address. 0, or -1 with TypeError or ValueError
+   set. */
 static int
 parse_number(PyObject *value, const char *what, long long limit,
              long long *number)
@@ -1196,8 +1195,8 @@ parse_hardware(PyObject *value, struct link_name *n)
     return result;
 }
 
-/* The length of a name for the kernel: it must include the hardware address.
-   */
+/* The length of a name for the kernel: it must include the hardware
+   address. */
 static socklen_t
 link_name_length(const struct link_name *n)
 {
@@ -2235,8 +2234,8 @@ read_int_option(RawSocket *s, int level, int name, const char *call)
     return value;
 }
 
-/* A BPF program: a filter, or one that chooses the member of a fanout group.
-   */
+/* A BPF program: a filter, or one that chooses the member of a fanout
+   group. */
 struct program {
     struct sock_filter *code; /* owned; NULL for eBPF */
     size_t count;             /* of instructions */
@@ -2338,8 +2337,8 @@ copy_instructions(RawSocket *s, PyObject *buffer, struct program *p)
                      sizeof(*p->code), view.len);
     }
     else if (p->count > MAX_INSTRUCTIONS) {
-        /* The caller has not entered a call, so raise_error() cannot be used.
-           */
+        /* The caller has not entered a call, so raise_error() cannot be
+           used. */
         raise_os_error(EINVAL, attach_call, s->interface);
     }
     else {
@@ -4407,8 +4406,8 @@ make_type(PyObject *module, PyType_Spec *spec, bool publish)
     return type;
 }
 
-/* Statistics, a struct sequence that has the _asdict() of a namedtuple; NULL
-   with an exception set. */
+/* Makes the type Statistics: a struct sequence, with the _asdict() that a
+   namedtuple has. NULL with an exception set. */
 static PyTypeObject *
 make_statistics_type(void)
 {

@@ -164,6 +164,13 @@ struct link_name {
                        - sizeof(struct sockaddr_ll)];
 };
 
+/* Where the hardware address begins. */
+static inline unsigned char *
+hardware_of(struct link_name *n)
+{
+    return (unsigned char *)n + offsetof(struct sockaddr_ll, sll_addr);
+}
+
 /* The name of a socket of any family, in the form of the system calls. */
 struct name {
     union {
@@ -287,11 +294,12 @@ typedef struct {
     atomic_int fanout_group; /* -1: none */
     atomic_llong timeout_ns; /* < 0: none, 0: never wait */
 
-    /* The kernel reports an error once per socket. What somebody else has
-       drawn is kept here for the receiver: an errno, or 0. */
+    /* An errno that the next receive raises, or 0. The kernel returns a
+       pending error only once, and another call has got it: doubt_error(),
+       drain(). */
     atomic_int error_kept;
-    /* ENETDOWN was seen, and the link not up since: the interface may be
-       gone. */
+    /* There was ENETDOWN, and the link has not been up since, as far as we
+       know: the interface may have been deleted. */
     atomic_bool link_doubted;
     atomic_bool filter_busy; /* a call is changing the filter */
 
@@ -302,12 +310,12 @@ typedef struct {
     atomic_ullong batches_sent;
     atomic_ullong send_retries;
 
-    /* The only sender expected, a struct name, in half `peer_version` & 1:
-       see load_peer(). */
-    atomic_bool peer_busy; /* a call is setting it */
-    atomic_uint peer_version;
-    _Atomic uint64_t peer_words[2][NAME_WORDS];
-    atomic_ullong strangers; /* datagrams of others while it was set */
+    /* The only expected sender: see load_peer(). */
+    atomic_bool peer_busy;    /* a call is setting it */
+    atomic_uint peer_version; /* its lowest bit is the index of the valid copy
+                                 in peer_words */
+    _Atomic uint64_t peer_words[2][NAME_WORDS]; /* each a struct name */
+    atomic_ullong strangers; /* packets of other senders while it was set */
 } RawSocket;
 
 /* How many bytes of a name the kernel may write for this socket. */
@@ -392,9 +400,6 @@ void end_outgoing(struct outgoing *out);
 
 /* Raises ValueError about packet i. Always returns -1. */
 int raise_bad_frame(Py_ssize_t i, const char *reason);
-
-/* Where the hardware address begins. */
-unsigned char *hardware_of(struct link_name *n);
 
 /* Whether both names are those of the same socket. */
 bool is_same_name(const struct name *a, const struct name *b);

@@ -54,12 +54,6 @@
 
 /* ---- Addresses ---------------------------------------------------------- */
 
-unsigned char *
-hardware_of(struct link_name *n)
-{
-    return (unsigned char *)n + offsetof(struct sockaddr_ll, sll_addr);
-}
-
 /* The bytes of the path in an AF_UNIX name. A path in the file system ends
    before its NUL, which the kernel includes in the length of the name; that of
    a path of 108 bytes is beyond sun_path (unix(7)). An abstract name begins
@@ -522,8 +516,8 @@ share_memory(const BatchMemory *a, const BatchMemory *b)
     return false;
 }
 
-/* Declares that the rows are full: what the caller's memory holds is there
-   already. */
+/* Sets all lengths to those of the full rows, because the caller's memory may
+   hold packets already. */
 static void
 fill_lengths(BatchMemory *m)
 {
@@ -1400,8 +1394,8 @@ struct column {
     bool readonly;
 };
 
-/* Raises AttributeError that names the option which collects the column;
-   always NULL. */
+/* Raises AttributeError, which names the option that collects the column.
+   Always returns NULL. */
 static PyObject *
 raise_not_collected(unsigned needs)
 {

@@ -25,8 +25,6 @@ the second part alone. Receiving at the end is not included.
 2,048 bytes. "rawmmsg bridge" is the code of that command, with offload headers
 and frames of 64 KiB, and "C, as the bridge" has the same. libpcap is in
 immediate mode and injects each packet from the callback of pcap_dispatch().
-The frames of every slice have new numbers. All are counted at the end, and
-those of the last burst are compared to the byte.
 """
 
 import contextlib

@@ -17,9 +17,8 @@ on blocks of 16 KiB when they are full; a slice does not wait for the last
 block, which is read after it. libpcap is in immediate mode, and its sending
 handle does not listen.
 
-The frames of every slice have new numbers. All are counted, by the kernel too,
-and those of the last batch are compared to the byte. tx and rx are timed in
-slices of their own, because reading the clock takes 50 to 100 ns a batch.
+tx and rx are timed in slices of their own, because reading the clock takes 50
+to 100 ns a batch.
 
 Two more series of tables use the same loop. "stride" varies how far apart and
 how many the frames of a batch are. "python" shows what Python code costs that

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from ..lab.contender import UNITS
-from ..lab.result import Spread, Table
+from ..lab.result import Row, Spread, Table
 
 
 def number(value: float) -> str:
@@ -34,18 +34,39 @@ COLUMNS: Final = ("median (quartiles)", "ratio", "to", "target", "more")
 
 
 def cells(table: Table) -> Iterator[list[str]]:
-    """The cells of each row: its name, then COLUMNS."""
+    """The cells of each row: its name, then COLUMNS. That of a control is in
+    the row of its contender."""
+    controls = {
+        row.baseline: row
+        for row in table.rows
+        if row.name == f"{row.baseline}, control"
+    }
     for row in table.rows:
-        verdict = "holds" if row.holds else "does not hold"
+        if controls.get(row.baseline) is row:
+            continue
         more = [f"{name} {spread(value)}" for name, value in row.extra.items()]
+        if row.name in controls and table.row(row.name) is row:
+            more.insert(0, f"control {_judged(controls[row.name])}")
         yield [
             row.name,
             spread(row.figure),
             spread(row.ratio, 3) if row.ratio else "",
             row.baseline or "",
-            "" if row.holds is None else f"{row.target}: {verdict}",
+            verdict(row),
             "; ".join(filter(None, [*more, row.note])),
         ]
+
+
+def verdict(row: Row) -> str:
+    if row.holds is None:
+        return ""
+    return f"{row.target}: {'holds' if row.holds else 'does not hold'}"
+
+
+def _judged(row: Row) -> str:
+    assert row.ratio is not None
+    words = verdict(row)
+    return spread(row.ratio, 3) + (f" {words}" if words else "")
 
 
 def footnotes(table: Table) -> list[str]:

@@ -9,8 +9,7 @@ them on a wire; of 1,514 bytes with a checksum still to be computed; and of
 A batch of 64 super-frames has 4 MB, and so leaves most second-level caches
 between the sending and the receiving call, in C too.
 
-The frames of every slice have new numbers. All are counted, by the kernel too,
-and those of the last batch are compared to the byte, with their headers.
+The offload headers of the frames are checked, too.
 """
 
 import contextlib

@@ -381,6 +381,7 @@ def test_table_for_a_terminal(run: Run) -> None:
         "Mpps (more is better)",
         "1.000 (0.900-1.100)",
         "≤ 0.5: does not hold",
+        "control 1.000 (0.900-1.100) ≥ 0.99, ≤ 1.01: holds; tx, ns",
         "200 rounds.",
         "A remark.",
         "a note",

@@ -97,7 +97,7 @@ def test_command_measures_and_saves_figures(
     arguments = ["--brief", "superframes", "--json", str(file)]
     assert command.main([*arguments, "--report", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "C, super-frames, control" in printed
+    assert "rawmmsg, super-frames" in printed
     assert "clock source" in printed
     run = Run.from_json(file.read_text("utf-8"))
     assert run.mode == "brief"

@@ -37,9 +37,6 @@ from support.linux import ip
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
-NEVER = 0.2
-"""Seconds in which what must not come would have come, most likely."""
-
 
 @dataclass(frozen=True)
 class Ends:

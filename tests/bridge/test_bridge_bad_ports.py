@@ -4,25 +4,24 @@ import os
 import re
 import select
 import socket
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support import WAIT
 from support.bridging import (
-    COMMAND,
     Running,
     bridging,
     take,
 )
-from support.child import WITHOUT_CAPABILITIES, environment
+from support.child import WITHOUT_CAPABILITIES
 from support.frames import numbered, same_frames
 from support.hosts import host
 from support.linux import ip
 from support.peers import fd_peer
 
 from rawmmsg import RawSocket
+from rawmmsg.cli import main
 from rawmmsg.testing import Veth
 
 # Errors when starting
@@ -56,12 +55,13 @@ from rawmmsg.testing import Veth
         (f"unix:/a,/{'b' * 107}", "too long"),
     ],
 )
-def test_bad_port_is_explained(pair: Veth, port: str, words: str) -> None:
-    with Running(pair.b, port) as bridge:
-        outcome = bridge.outcome()
-    assert outcome.code == 2
-    assert words in outcome.text
-    assert outcome.text.startswith("rawmmsg: ")
+def test_bad_port_is_explained(
+    pair: Veth, capfd: pytest.CaptureFixture[str], port: str, words: str
+) -> None:
+    assert main(["bridge", pair.b, port]) == 2
+    text = capfd.readouterr().err
+    assert words in text
+    assert text.startswith("rawmmsg: ")
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,12 @@ def test_bad_port_is_explained(pair: Veth, port: str, words: str) -> None:
     ],
 )
 def test_port_that_cannot_be_opened_is_explained(
-    pair: Veth, port: str, words: str
+    pair: Veth, capfd: pytest.CaptureFixture[str], port: str, words: str
 ) -> None:
-    done = subprocess.run(
-        [*COMMAND, pair.b, port],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.count("\n") == 1
-    assert re.search(words, done.stderr)
+    assert main(["bridge", pair.b, port]) == 1
+    text = capfd.readouterr().err
+    assert text.count("\n") == 1
+    assert re.search(words, text)
 
 
 @pytest.mark.parametrize("remote", ["same", "./same", "link"])

@@ -21,7 +21,7 @@ from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.testing import Veth
 
 SMALL, LARGE = 60, 15_000
-"""Bytes; the cache holds many of the first, and not many of the second."""
+"""Frame lengths. The CPU cache holds many of the first, few of the second."""
 
 
 @pytest.fixture

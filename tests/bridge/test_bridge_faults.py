@@ -40,8 +40,6 @@ NO_HEADER = bytes(10)
 
 ROUNDS = 50
 
-"""How long links go up and down, every 100 ms; 10 by hand."""
-
 FLOOD = [numbered(i, 200) for i in range(64)]
 
 

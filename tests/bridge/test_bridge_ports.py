@@ -184,7 +184,7 @@ while sock.recv(2048) != header + answer:
 print("answered", flush=True)
 sys.stdin.read()
 """
-"""A virtual machine, as short as it can be: it binds its path and speaks."""
+"""The least that a virtual machine does: it binds its path and sends."""
 
 
 def test_restarted_guest_gets_its_frames(

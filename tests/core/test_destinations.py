@@ -30,7 +30,6 @@ from rawmmsg import PACKET_OUTGOING, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
 COUNT = 200
-"""Another EtherType for experiments."""
 
 # <linux/if_tun.h>, <linux/if_arp.h>
 TUNSETLINK = 0x400454CD

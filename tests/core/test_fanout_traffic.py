@@ -17,7 +17,7 @@ from rawmmsg.testing import Veth
 FRAMES: Final = 60_000
 BATCH: Final = 64
 RCVBUF: Final = 1 << 27
-"""Room for all of them, where privilege allows."""
+"""Room for all of them, if privilege allows it."""
 
 _NUMBER: Final = 42
 

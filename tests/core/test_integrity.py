@@ -17,8 +17,8 @@ from rawmmsg.testing import Veth
 
 CAPACITY: Final = 64
 WINDOW: Final = 3 * CAPACITY
-"""Frames under way at most: the receive buffer that users without privilege
-can have holds more."""
+"""The maximum number of frames in flight. Receive buffers of users without
+privilege hold more."""
 
 # A frame is a header, these fields, and a tail of up to 63 bytes, whose length
 # and contents depend on the number.

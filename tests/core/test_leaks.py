@@ -28,8 +28,8 @@ from rawmmsg.testing import Veth
 FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46)
 
 ROUNDS = 4
-"""Noise (a cache that fills, a table that grows) comes in some rounds, a leak
-in all of them: the round that grew least tells."""
+"""Other growth, such as a cache that fills, appears in some rounds, but a leak
+in all. So the round with the least growth counts."""
 
 
 class MallocInfo(ctypes.Structure):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 import pytest
-from support.child import in_child
+from support.child import Child, in_child
 from support.every_call import (
     ADOPTED,
     ADOPTED_PACKET,
@@ -35,18 +35,18 @@ from support.linux import descriptors
 from rawmmsg import _rawmmsg, bpf
 from rawmmsg.testing import Veth
 
-SEVERAL: Final = 12
-"""Allocations in a row that fail: of more, raising an exception is one that
-CPython gives up (Cannot recover from MemoryErrors while normalizing
-exceptions)."""
+COUNTS: Final = 1, 12
+"""How many allocations in a row fail. If more fail, CPython cannot raise an
+exception (Cannot recover from MemoryErrors while normalizing exceptions)."""
 ENOUGH: Final = 8
-"""Calls in a row that no failing allocation disturbs: there are no more."""
+"""After so many calls in a row that do not fail, there are no more allocations
+that can fail."""
 LOST: Final = "error return without exception set"
-"""What SystemError says where a Python function has no memory for the frame
-object that a traceback needs: CPython, 3.11 to 3.13 at least, loses the
-exception then (`lambda: [].pop()` shows it). The constructor calls some."""
+"""The text of SystemError if a Python function gets no memory for the frame
+object that a traceback needs. CPython (3.11 to 3.13 at least) then loses the
+exception, as `lambda: [].pop()` shows. The constructor calls some."""
 FAILURES: Final = (MemoryError, RuntimeError)
-"""RuntimeError: there is no thread to open a socket elsewhere (netns=)."""
+"""RuntimeError: no thread could be started to open a socket (netns=)."""
 
 
 @pytest.fixture
@@ -96,7 +96,9 @@ def starved(
     return result if failure is None else type(failure)
 
 
-def starve(bind: Bind, prepare: Prepare, veth: Veth) -> None:
+def starve(
+    bind: Bind, prepare: Prepare, veth: Veth, counts: tuple[int, ...] = COUNTS
+) -> None:
     """Makes the call until each of its allocations has failed once, alone and
     together with those after it."""
     # Allocations of a finalizer would fail too.
@@ -104,7 +106,7 @@ def starve(bind: Bind, prepare: Prepare, veth: Veth) -> None:
     bpf.compile = compile_without_memory  # type: ignore[assignment]
     with make_scene(veth) as scene:
         expected = outcome(bind, prepare, scene)
-        for count in (1, SEVERAL):
+        for count in counts:
             n = undisturbed = 0
             while undisturbed < ENOUGH:
                 got = starved(bind, prepare, scene, n, n + count)
@@ -116,6 +118,17 @@ def starve(bind: Bind, prepare: Prepare, veth: Veth) -> None:
                     again = outcome(bind, prepare, scene)
                     assert again == expected, f"after a call {where}: {again}"
                 n += 1
+
+
+def starve_at_once(bind: Bind, prepare: Prepare, veth: Veth) -> None:
+    """Does the same in a child for each of COUNTS. Closing a packet socket
+    takes 10 ms or more, in which a process only waits."""
+    children = [
+        Child(partial(starve, bind, prepare, veth, (count,)))
+        for count in COUNTS
+    ]
+    for child in children:
+        child.join()
 
 
 def compile_without_memory(expression: str, **_: object) -> bytes:
@@ -154,7 +167,7 @@ def test_new_batch_without_memory(
 def test_new_socket_without_memory(
     testcapi: Any, pair: Veth, form: str
 ) -> None:
-    in_child(lambda: starve(NEW[form], nothing, pair))
+    starve_at_once(NEW[form], nothing, pair)
 
 
 @pytest.mark.parametrize("form", ADOPTED)
@@ -168,7 +181,7 @@ def test_adopted_socket_without_memory(
 def test_adopted_packet_socket_without_memory(
     testcapi: Any, pair: Veth, form: str
 ) -> None:
-    in_child(lambda: starve(ADOPTED_PACKET[form], Scene.lend_packet, pair))
+    starve_at_once(ADOPTED_PACKET[form], Scene.lend_packet, pair)
 
 
 @pytest.mark.parametrize("name", OF_BATCHES)

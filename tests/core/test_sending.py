@@ -25,7 +25,7 @@ from support.frames import (
 from support.linux import ip, tc
 
 from rawmmsg import PacketBatch, RawSocket
-from rawmmsg.testing import Veth, veth_pair
+from rawmmsg.testing import Veth
 
 # Packets in one of the forms that sendmmsg() and sendmmsg_all() accept.
 Packets = Any
@@ -58,25 +58,6 @@ SHAPES: Final[dict[str, Callable[[Sequence[bytes]], Packets]]] = {
 def shape(request: pytest.FixtureRequest) -> Callable[..., Packets]:
     """A form in which packets can be given."""
     return SHAPES[request.param]
-
-
-@pytest.fixture(scope="module")
-def link() -> Iterator[Veth]:
-    """One veth pair for all tests. They leave it as they found it."""
-    with veth_pair() as pair:
-        yield pair
-
-
-@pytest.fixture
-def sender(link: Veth) -> Iterator[RawSocket]:
-    with RawSocket(link.a, protocol=0) as sock:
-        yield sock
-
-
-@pytest.fixture
-def receiver(link: Veth) -> Iterator[RawSocket]:
-    with RawSocket(link.b) as sock:
-        yield sock
 
 
 # Accepted packets
@@ -409,12 +390,12 @@ def test_packets_outside_the_range_are_not_checked(
 
 
 def test_range_applies_to_addresses_too(
-    link: Veth, receiver: RawSocket
+    pair: Veth, receiver: RawSocket
 ) -> None:
     """There is one address for each packet of the sequence, including those
     that are not sent."""
     with RawSocket(protocol=0x88B5) as sock:
-        addresses: Any = [(link.a, 0)] * 2 + ["wrong"]
+        addresses: Any = [(pair.a, 0)] * 2 + ["wrong"]
         packets = frames(3)
         assert sock.sendmmsg(packets, 1, 2, addresses=addresses) == 1
         with pytest.raises(ValueError, match="each of 3 packets, not 1"):
@@ -465,29 +446,29 @@ def test_frame_that_the_kernel_refuses_raises_its_errno(
 
 
 def test_error_states_the_length_without_the_offload_header(
-    link: Veth,
+    pair: Veth,
 ) -> None:
-    with RawSocket(link.a, protocol=0, vnet_hdr=12) as sock:
+    with RawSocket(pair.a, protocol=0, vnet_hdr=12) as sock:
         with raises(errno.EINVAL, "packet 0: 5 bytes, shorter"):
             sock.sendmmsg([b"short"])
         with raises(errno.EMSGSIZE, "packet 0: 2,000 bytes, the MTU"):
             sock.sendmmsg([(bytes(1_000), bytes(1_000))])
 
 
-def test_error_names_a_packet_without_a_link_header(link: Veth) -> None:
-    with RawSocket(link.a, protocol=0, type=socket.SOCK_DGRAM) as sock:
+def test_error_names_a_packet_without_a_link_header(pair: Veth) -> None:
+    with RawSocket(pair.a, protocol=0, type=socket.SOCK_DGRAM) as sock:
         with raises(errno.EMSGSIZE, "packet 0: 1,501 .* allows 1,500"):
-            address = (link.a, 0x88B5, 0, 1, bytes(6))
+            address = (pair.a, 0x88B5, 0, 1, bytes(6))
             sock.sendmmsg([bytes(1_501)], addresses=[address])
 
 
 def test_error_on_a_socket_of_all_interfaces_names_the_length(
-    link: Veth,
+    pair: Veth,
 ) -> None:
     """The interface is the one in the address."""
     with RawSocket(protocol=0x88B5) as sock:
         with raises(errno.EINVAL, r"packet 0 \(5 bytes\): Invalid argument"):
-            sock.sendmmsg([b"short"], addresses=[(link.a, 0)])
+            sock.sendmmsg([b"short"], addresses=[(pair.a, 0)])
 
 
 def test_error_on_other_sockets_names_packet_and_length() -> None:
@@ -548,11 +529,11 @@ def test_index_in_the_error_counts_across_system_calls(
 
 
 def test_every_other_socket_gets_a_copy_of_sent_packets(
-    link: Veth, sender: RawSocket
+    pair: Veth, sender: RawSocket
 ) -> None:
     """Every socket that listens for all protocols on the interface, except the
     sender. This is why send-only sockets use protocol=0."""
-    with RawSocket(link.a) as one, RawSocket(link.a) as two:
+    with RawSocket(pair.a) as one, RawSocket(pair.a) as two:
         one.send(numbered(1))
         sender.send(numbered(2))
         assert receive(two, 2) == [numbered(1), numbered(2)]
@@ -568,18 +549,18 @@ Throttle: TypeAlias = Callable[[str, int], None]
 
 
 @pytest.fixture
-def throttle(link: Veth) -> Iterator[Throttle]:
+def throttle(pair: Veth) -> Iterator[Throttle]:
     """Puts a token bucket filter, tc-tbf(8), in front of the sender: a rate,
     and the bytes that may queue."""
 
     def throttle(rate: str, limit: int) -> None:
         tc(
-            *("qdisc", "replace", "dev", link.a, "root"),
+            *("qdisc", "replace", "dev", pair.a, "root"),
             *("tbf", "burst", "2000", "rate", rate, "limit", str(limit)),
         )
 
     yield throttle
-    tc("qdisc", "delete", "dev", link.a, "root")
+    tc("qdisc", "delete", "dev", pair.a, "root")
 
 
 @pytest.fixture
@@ -715,30 +696,30 @@ def test_every_packet_sent_restarts_the_second_without_progress(
     assert receive(receiver, 8) == given
 
 
-def test_qdisc_bypass_skips_the_queue(link: Veth, stopped: RawSocket) -> None:
+def test_qdisc_bypass_skips_the_queue(pair: Veth, stopped: RawSocket) -> None:
     with (
-        RawSocket(link.a, protocol=0, qdisc_bypass=True) as bypass,
-        RawSocket(link.b) as receiver,
+        RawSocket(pair.a, protocol=0, qdisc_bypass=True) as bypass,
+        RawSocket(pair.b) as receiver,
     ):
         bypass.sendmmsg_all(frames(50, 1_000))
         assert receive(receiver, 50) == frames(50, 1_000)
 
 
 def test_calls_wait_for_room_in_the_send_buffer(
-    link: Veth, throttle: Throttle, receiver: RawSocket
+    pair: Veth, throttle: Throttle, receiver: RawSocket
 ) -> None:
     """In this case poll(2) reports when there is room, so all calls can wait
     in every mode, and nothing counts as a retry."""
     throttle("2mbit", 1_000_000)
     given = frames(50, 1_000)
-    with RawSocket(link.a, protocol=0, sndbuf=4_608) as sender:
+    with RawSocket(pair.a, protocol=0, sndbuf=4_608) as sender:
         sent = 0
         while sent < 30:
             sent += sender.sendmmsg(given[:30], start=sent)
         sender.sendmmsg_all(given[30:])
         assert receive(receiver, 50) == given
         assert sender.statistics().send_retries == 0
-    with RawSocket(link.a, protocol=0, sndbuf=4_608) as sender:
+    with RawSocket(pair.a, protocol=0, sndbuf=4_608) as sender:
         throttle("8bit", 1_000_000)
         sender.setblocking(False)
         with pytest.raises(BlockingIOError):

@@ -102,7 +102,7 @@ class World:
             socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             for _ in self.interfaces
         ]
-        """Plain sockets, one an interface."""
+        """Plain sockets, one for each interface."""
         self.peers: list[socket.socket] = []
         """Plain sockets, the other ends of adopted ones."""
         self.batches = [PacketBatch(8, 256), PacketBatch(2, 69632)]

@@ -39,9 +39,9 @@ from rawmmsg import bpf
 from rawmmsg.testing import enter_namespace, veth_pair
 
 ROUND: Final = 15.0
-"""Seconds until the next process takes over."""
+"""Seconds that each process runs."""
 GRACE: Final = 60.0
-"""Seconds more after which a process that has not ended hangs."""
+"""Seconds after that in which the process must have ended."""
 
 
 def open_files() -> dict[str, str]:

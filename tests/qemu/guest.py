@@ -15,7 +15,7 @@ MAC: Final = bytes.fromhex("020000000002")
 """The hardware address of the guest's network card."""
 
 PATIENCE: Final = 60.0
-"""Seconds to wait for what takes a few of them on an idle machine."""
+"""Time limit, in seconds, of what takes a few seconds on an idle machine."""
 
 
 class GuestError(Exception):

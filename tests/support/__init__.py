@@ -4,7 +4,7 @@ import sysconfig
 from typing import Final
 
 WAIT: Final = 30.0
-"""Seconds after which a test gives up on something that must happen: a limit
-for a machine under load, not a duration."""
+"""Time limit, in seconds, for what must happen, even on a machine under load.
+No test waits so long if it passes."""
 
 FREE_THREADED: Final = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))

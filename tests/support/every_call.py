@@ -43,17 +43,17 @@ class Scene:
     plain: RawSocket
     """An adopted AF_UNIX socket."""
     sender: RawSocket
-    """Sends to `packet`."""
+    """A send-only socket whose packets `packet` receives."""
     packet: RawSocket
-    """Collects all that can be collected."""
+    """Collects all metadata."""
     everywhere: RawSocket
-    """On all interfaces."""
+    """A socket on all interfaces."""
     batch: PacketBatch
     other: PacketBatch
     sock: RawSocket
-    """For calls that use a socket up: `prepare` makes a new one."""
+    """For calls that close their socket; `prepare` makes a new one."""
     lent: int = -1
-    """A descriptor to adopt; `prepare` makes it."""
+    """A descriptor to adopt, made by `prepare`."""
 
     def lend(self, kind: int = socket.SOCK_DGRAM) -> None:
         self.lent = socket.socket(socket.AF_UNIX, kind).detach()
@@ -131,8 +131,8 @@ def make_scene(veth: Veth) -> Iterator[Scene]:
 
 Prepare: TypeAlias = Callable[[Scene], object]
 Bind: TypeAlias = Callable[[Scene], Callable[[], object]]
-"""Gives the call with its arguments, as partial() has it: a Python function
-in between would have allocations of its own."""
+"""Returns the call with its arguments, made with partial(), because a Python
+function in between would have allocations of its own."""
 
 
 def outcome(bind: Bind, prepare: Prepare, scene: Scene) -> object:

@@ -18,11 +18,11 @@ SOURCE: Final = bytes.fromhex("020000000001")
 """A locally administered address that no interface has."""
 LOCAL_EXPERIMENTAL: Final = 0x88B5
 OTHER_EXPERIMENTAL: Final = 0x88B6
-"""EtherTypes for experiments (IEEE 802): no kernel answers them."""
+"""EtherTypes for experiments (IEEE 802), which no kernel answers."""
 
 HEADER_SIZE: Final = 14
 NUMBERED_SIZE: Final = HEADER_SIZE + 8 + 4
-"""The least size of a numbered frame: header, number, checksum."""
+"""The minimum size of a numbered frame: header, number, checksum."""
 
 # Byte k of frame i's filler is (i + k) % 256.
 _FILLER: Final = bytes(range(256)) * 258
