@@ -324,8 +324,8 @@ complete(uint8_t *p, size_t n, const struct offload_header *h)
     put16(p + at, checksum == 0 ? 0xffff : checksum);
 }
 
-/* The checksum of a segment whose header is complete but for that; `all` is
-   the header of the whole super-frame. */
+/* The checksum of a segment whose header is complete except for the checksum;
+   `all` is the header of the whole super-frame. */
 static unsigned
 segment_checksum(const uint8_t *segment, const uint8_t *all,
                  const struct offload_header *h, const struct shape *s,
