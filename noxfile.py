@@ -180,7 +180,7 @@ def tests(session: nox.Session) -> None:
         package = built_wheel(session, copy)
     install(session, f"{package}[test]")
     # fresh-13 runs on 3.13 what only depends on Python code.
-    without = ("bench", "bpf", "core/test_testing.py")
+    without = ("bench", "bpf", "testing")
     run_tests(
         session, copy, without=without if session.python == "3.13" else ()
     )
@@ -249,7 +249,7 @@ def free_threaded(session: nox.Session) -> None:
         session.run("python", "-W", "error", "-c", script)
     # Python code alone, C programs, and what needs the module _testcapi, which
     # this interpreter lacks.
-    code = ("bench", "bpf", "core/test_testing.py")
+    code = ("bench", "bpf", "testing")
     run_tests(session, copy, without=(*code, "core/test_out_of_memory.py"))
 
 
@@ -278,7 +278,7 @@ def sanitizers(session: nox.Session) -> None:
     }
     try:
         # Python code alone, C programs, and a session of their own.
-        code = ("bench", "bpf", "scapy", "core/test_testing.py")
+        code = ("bench", "bpf", "scapy", "testing")
         without = (*code, "core/test_leaks.py")
         run_tests(session, copy, without=without, env=env)
         if not session.posargs:
@@ -317,6 +317,7 @@ def valgrind(session: nox.Session) -> None:
         *(session, copy, "-o", "timeout=0"),
         paths=(
             "tests/core/test_batches.py",
+            "tests/core/test_batch_arrays.py",
             "tests/core/test_buffers.py",
             "tests/core/test_buffer_lifetimes.py",
         ),

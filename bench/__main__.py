@@ -44,55 +44,29 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help=f"measurements to run (default: all): {', '.join(NAMES)}",
-    )
-    modes = parser.add_mutually_exclusive_group()
+    parser.set_defaults(mode=Mode.FULL)
+    add, modes = parser.add_argument, parser.add_mutually_exclusive_group()
+    words = f"measurements to run (default: all): {', '.join(NAMES)}"
+    add("names", nargs="*", metavar="NAME", help=words)
     for mode, words in (
-        (Mode.QUICK, "run all measurements in about 2 minutes instead of 20"),
-        (
-            Mode.BRIEF,
-            "only test that everything works; the figures mean nothing",
-        ),
+        (Mode.QUICK, "run everything in about 2 minutes instead of 20"),
+        (Mode.BRIEF, "only test that it works; the figures mean nothing"),
     ):
         modes.add_argument(
             *(f"--{mode.value}",),
             dest="mode",
             action="store_const",
             const=mode,
-            default=Mode.FULL,
             help=words,
         )
-    parser.add_argument(
-        "--size",
-        type=int,
-        action="append",
-        default=[],
-        metavar="BYTES",
-        help="measure only packets of this size (64 or 1500)",
-    )
-    parser.add_argument(
-        "--list", action="store_true", help="describe the measurements"
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="save the figures"
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="DIR",
-        help="write REPORT.md and plots to this directory",
-    )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        type=Path,
-        metavar="FILE",
-        help="read saved figures instead of measuring",
-    )
+    words = "where several sizes are measured, only this one (64 or 1500)"
+    add("--size", type=int, action="append", choices=(64, 1500), help=words)
+    add("--list", action="store_true", help="describe the measurements")
+    add("--json", type=Path, metavar="FILE", help="save the figures")
+    words = "write REPORT.md and plots to this directory"
+    add("--report", type=Path, metavar="DIR", help=words)
+    words = "read saved figures instead of measuring"
+    add("--from", dest="source", type=Path, metavar="FILE", help=words)
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in NAMES:
@@ -150,7 +124,7 @@ def measure_all(options: argparse.Namespace) -> Run:
     run = Run(options.mode.value, environment.collect(), peers.found())
     print(tables.facts(run.environment))
     print(f"\n{tables.facts(run.peers)}")
-    lab = Lab(options.mode, options.size)
+    lab = Lab(options.mode, options.size or ())
     for name in options.names or NAMES:
         run.sections[name] = measure(name, lab)
         if options.json is not None:

@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.bridging import Network
 from support.datagrams import leave_checksums_to_software
-from support.frames import datagram_pair
+from support.frames import SHAPES, datagram_pair
 from support.linux import tun_device
 
 from rawmmsg import RawSocket
@@ -174,6 +175,12 @@ def sock() -> Iterator[RawSocket]:
     adopted.setblocking(False)
     with peer, adopted:
         yield adopted
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """A form in which packets can be given."""
+    return SHAPES[request.param]
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import socket
 import statistics
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self, TypeAlias
+from typing import Final, TypeAlias
 
 from rawmmsg import RawSocket
-from rawmmsg.testing import veth_pair
+from rawmmsg.testing import Veth, veth_pair
 
 from ..lab import native
 from ..lab.contender import GroundTruthError, Ready, Slice
@@ -37,29 +37,20 @@ class Place:
     size: int
 
 
-class Mirror:
-    """A veth pair whose end `b` returns each frame. A context manager."""
+@contextlib.contextmanager
+def mirror(cpu: int) -> Iterator[Veth]:
+    """A veth pair whose end `b` returns each frame, on another CPU."""
+    library = native.library("latency/echo.c")
+    with veth_pair() as veth, RawSocket(veth.b) as sock:
+        with _as_stdlib(sock) as copy:
+            set_timeout(copy, _LOOK_SECONDS)
 
-    def __init__(self, cpu: int) -> None:
-        self._library = native.library("latency/echo.c")
-        with contextlib.ExitStack() as stack:
-            self.veth = stack.enter_context(veth_pair())
-            self._sock = stack.enter_context(RawSocket(self.veth.b))
-            with _as_stdlib(self._sock) as copy:
-                set_timeout(copy, _LOOK_SECONDS)
-            stack.enter_context(elsewhere(cpu, self._run))
-            self._stack = stack.pop_all()
+        def echo(over: ctypes.c_int) -> None:
+            result = library.echo_run(sock.fileno(), ctypes.byref(over))
+            native.succeeded(result, "latency/echo.c")
 
-    def _run(self, over: ctypes.c_int) -> None:
-        descriptor = self._sock.fileno()
-        result = self._library.echo_run(descriptor, ctypes.byref(over))
-        native.succeeded(result, "latency/echo.c")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with elsewhere(cpu, echo):
+            yield veth
 
 
 def _as_stdlib(sock: RawSocket) -> socket.socket:
@@ -67,17 +58,17 @@ def _as_stdlib(sock: RawSocket) -> socket.socket:
 
 
 # Sends a frame and waits for its return, so many times: the nanoseconds of
-# each.
+# each. A contender starts on an interface.
 Run: TypeAlias = Callable[[int], list[int]]
-Start: TypeAlias = Callable[[Mirror, Frames, contextlib.ExitStack], Run]
+Start: TypeAlias = Callable[[str, Frames, contextlib.ExitStack], Run]
 
 
 def prepared(start: Start) -> Callable[[Place], Ready]:
     """A contender as the runner takes it; a slice's figure is the median."""
 
     def prepare(place: Place) -> Ready:
-        mirror = place.stack.enter_context(Mirror(place.mirrors_cpu))
-        run = start(mirror, Frames(1, place.size), place.stack)
+        veth = place.stack.enter_context(mirror(place.mirrors_cpu))
+        run = start(veth.a, Frames(1, place.size), place.stack)
 
         def run_slice(times: int) -> Slice:
             taken = run(times)
@@ -93,13 +84,13 @@ def in_c(source: str, options: int = 0) -> Start:
     there would slow it down."""
 
     def start(
-        mirror: Mirror, frames: Frames, stack: contextlib.ExitStack
+        interface: str, frames: Frames, stack: contextlib.ExitStack
     ) -> Run:
         descriptor = -1
         if not options & INJECT:
-            sock = _socket(mirror, stack, vlan=bool(options & AUXDATA))
+            sock = _socket(interface, stack, vlan=bool(options & AUXDATA))
             descriptor = sock.fileno()
-        setup = (source, (mirror.veth.a, mirror.veth.a), frames)
+        setup = (source, (interface, interface), frames)
         side = Side(
             stack, *setup, tx=descriptor, rx=descriptor, options=options
         )
@@ -118,9 +109,9 @@ def in_c(source: str, options: int = 0) -> Start:
 
 
 def _socket(
-    mirror: Mirror, stack: contextlib.ExitStack, *, vlan: bool = True
+    interface: str, stack: contextlib.ExitStack, *, vlan: bool = True
 ) -> RawSocket:
-    sock = stack.enter_context(RawSocket(mirror.veth.a, vlan=vlan))
+    sock = stack.enter_context(RawSocket(interface, vlan=vlan))
     sock.settimeout(PATIENCE)
     with _as_stdlib(sock) as copy:
         set_timeout(copy, PATIENCE)
@@ -151,10 +142,10 @@ def _in_python(
 
 
 def batches(
-    mirror: Mirror, frames: Frames, stack: contextlib.ExitStack
+    interface: str, frames: Frames, stack: contextlib.ExitStack
 ) -> Run:
     """rawmmsg with a batch of one frame."""
-    sock = _socket(mirror, stack)
+    sock = _socket(interface, stack)
     lengths, receive = frames.into.lengths, sock.recvmmsg_into
 
     def receive_one() -> int:
@@ -165,21 +156,19 @@ def batches(
 
 
 def one_by_one(
-    mirror: Mirror, frames: Frames, stack: contextlib.ExitStack
+    interface: str, frames: Frames, stack: contextlib.ExitStack
 ) -> Run:
     """rawmmsg without a batch."""
-    sock = _socket(mirror, stack)
-    out, into = frames.out_views[0], frames.into_views[0]
-    return _in_python(
-        frames, partial(sock.send, out), partial(sock.recv_into, into)
-    )
+    return _one_by_one(_socket(interface, stack), frames)
 
 
-def stdlib(mirror: Mirror, frames: Frames, stack: contextlib.ExitStack) -> Run:
+def stdlib(interface: str, frames: Frames, stack: contextlib.ExitStack) -> Run:
     """The socket module."""
-    raw = _socket(mirror, stack, vlan=False)
-    sock = stack.enter_context(_as_stdlib(raw))
+    raw = _socket(interface, stack, vlan=False)
+    return _one_by_one(stack.enter_context(_as_stdlib(raw)), frames)
+
+
+def _one_by_one(sock: RawSocket | socket.socket, frames: Frames) -> Run:
     out, into = frames.out_views[0], frames.into_views[0]
-    return _in_python(
-        frames, partial(sock.send, out), partial(sock.recv_into, into)
-    )
+    send, receive = partial(sock.send, out), partial(sock.recv_into, into)
+    return _in_python(frames, send, receive)

@@ -30,6 +30,7 @@ from bench.send import sides as send_sides
 from bench.superframes import sides as superframes
 from bench.superframes.frames import PLAIN, SUPER, Kind
 from rawmmsg import RawSocket
+from rawmmsg.testing import Veth
 
 # As many as the smallest receive buffer holds.
 COUNT = 128
@@ -269,20 +270,22 @@ def test_program_that_fails_is_named(
 def test_ping_finds_a_frame_that_is_not_its_own(
     stack: contextlib.ExitStack, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mirrors: list[latency_sides.Mirror] = []
+    ends: list[Veth] = []
 
-    class Mirror(latency_sides.Mirror):
-        def __enter__(self) -> "Mirror":
-            mirrors.append(self)
-            return self
+    @contextlib.contextmanager
+    def mirror(cpu: int) -> Iterator[Veth]:
+        with original(cpu) as veth:
+            ends.append(veth)
+            yield veth
 
-    monkeypatch.setattr(latency_sides, "Mirror", Mirror)
+    original = latency_sides.mirror
+    monkeypatch.setattr(latency_sides, "mirror", mirror)
     place = latency_sides.Place(stack, cpus.last(), SIZE)
     ready = prepared(latency.CONTENDERS, name, place)
     if ready is None:
         return
     assert ready.run(3).figure > 0
-    with RawSocket(mirrors[0].veth.b, protocol=0) as sock:
+    with RawSocket(ends[0].b, protocol=0) as sock:
         sock.send(bytes(SIZE))
     with pytest.raises(GroundTruthError):
         ready.run(1)

@@ -6,7 +6,6 @@ import select
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,9 +20,9 @@ from support.bridging import (
     take,
     until_passing,
 )
-from support.calls import eventually
+from support.calls import eventually, repeating
 from support.datagrams import UDP, Datagram, Q, add, data
-from support.frames import frame, numbered, same_frames
+from support.frames import OTHER_EXPERIMENTAL, frame, numbered, same_frames
 from support.peers import Peer, fd_peer, joined, udp_peer, unix_peer
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
@@ -223,20 +222,10 @@ def test_restarted_guest_gets_its_frames(
 @contextmanager
 def trickle(interface: str) -> Iterator[None]:
     """Sends a frame about every millisecond in a thread."""
-    stop = threading.Event()
-
-    def work() -> None:
-        with RawSocket(interface, protocol=0) as sock:
-            while not stop.wait(0.001):
-                sock.send(frame(bytes(46), ethertype=0x88B6))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    packet = frame(bytes(46), ethertype=OTHER_EXPERIMENTAL)
+    with RawSocket(interface, protocol=0) as sock:
+        with repeating(lambda: sock.send(packet), 0.001):
+            yield
 
 
 @pytest.mark.parametrize("spelling", ["dots", "link", "relative", "absolute"])

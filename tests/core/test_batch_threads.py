@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy
@@ -16,6 +17,7 @@ from support.calls import (
     assert_ended_by_close,
     eventually,
     fill_send_queue,
+    repeating,
 )
 from support.frames import PACKET, datagram_pair, flood, number_of, numbered
 
@@ -205,29 +207,17 @@ def test_batch_is_filled_by_two_threads_without_a_gap(
 # `lengths`, lists and buffers that change during a call
 
 
-class Flipper:
+@contextmanager
+def flipping_length(batch: PacketBatch, good: int, bad: int) -> Iterator[None]:
     """Switches the length of packet 0 between a valid and an invalid value. A
     single call of numpy, which does not hold the GIL, writes the entry a
     million times."""
-
-    def __init__(self, batch: PacketBatch, good: int, bad: int) -> None:
-        entry = numpy.asarray(batch.lengths)[:1]
-        entry[0] = good
-        self._entry = as_strided(entry, (1_000_000,), (0,))
-        self._values = numpy.tile(numpy.array([bad, good], "u4"), 500_000)
-        self._stop = threading.Event()
-        self._call = Call(self._run)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            numpy.copyto(self._entry, self._values)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._call.result()
+    lengths = numpy.asarray(batch.lengths)
+    lengths[0] = good
+    entry = as_strided(lengths[:1], (1_000_000,), (0,))
+    values = numpy.tile(numpy.array([bad, good], "u4"), 500_000)
+    with repeating(lambda: numpy.copyto(entry, values)):
+        yield
 
 
 @pytest.fixture(params=[61, 2**32 - 1], ids=["one too long", "4 GiB"])
@@ -267,7 +257,7 @@ def test_length_written_during_tolist_never_reaches_beyond_the_frame(
     busy_threads: None, bad_length: int
 ) -> None:
     batch = neighbours()
-    with Flipper(batch, 60, bad_length):
+    with flipping_length(batch, 60, bad_length):
         for packets in outcomes(batch.tolist):
             assert packets == [b"\x01" * 60]
 
@@ -276,7 +266,7 @@ def test_length_written_during_indexing_never_reaches_beyond_the_frame(
     busy_threads: None, bad_length: int
 ) -> None:
     batch = neighbours()
-    with Flipper(batch, 60, bad_length):
+    with flipping_length(batch, 60, bad_length):
         for view in outcomes(lambda: batch[0]):
             assert view == b"\x01" * 60
 
@@ -287,7 +277,7 @@ def test_length_written_during_send_never_reaches_beyond_the_frame(
 ) -> None:
     batch = neighbours()
     peer, sock = datagram_pair()
-    with peer, sock, Flipper(batch, 60, bad_length):
+    with peer, sock, flipping_length(batch, 60, bad_length):
         for _ in outcomes(lambda: getattr(sock, method)(batch)):
             assert peer.recv(2048) == b"\x01" * 60
 

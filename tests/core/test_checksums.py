@@ -3,13 +3,13 @@ outside the frame, whatever the header says."""
 
 import random
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 import pytest
 from support import WAIT
+from support.calls import repeating
 from support.datagrams import (
     CHECKSUM_OFFSETS,
     SCTP,
@@ -573,6 +573,15 @@ def test_random_headers_write_within_the_frame(
     assert refused > scaled(200), "too few headers were refused"
 
 
+def complete_again(batch: PacketBatch, rounds: int) -> None:
+    """Completes the checksums while another thread changes the batch."""
+    for _ in range(rounds):
+        try:
+            batch.complete_checksums()
+        except ValueError as error:
+            assert "packet 0" in str(error)
+
+
 def test_headers_that_change_during_the_call_write_within_the_frame(
     scaled: Callable[[int], int],
 ) -> None:
@@ -582,28 +591,17 @@ def test_headers_that_change_during_the_call_write_within_the_frame(
     batch = PacketBatch(1, buffer=memoryview(memory)[1000:1200])
     batch.append(bytes(200))
     fields = columns(batch)
-    stop = threading.Event()
 
     def scribble() -> None:
         values = [20, 60, 197, 198, 199, 1000, 65535]
-        while not stop.is_set():
-            for start in values:
-                fields["vnet_flags"][0] = VNET_NEEDS_CSUM
-                fields["checksum_starts"][0] = start
-                fields["checksum_offsets"][0] = values[-start % 7]
-                batch.lengths[0] = start
+        for start in values:
+            fields["vnet_flags"][0] = VNET_NEEDS_CSUM
+            fields["checksum_starts"][0] = start
+            fields["checksum_offsets"][0] = values[-start % 7]
+            batch.lengths[0] = start
 
-    thread = threading.Thread(target=scribble)
-    thread.start()
-    try:
-        for _ in range(scaled(3000)):
-            try:
-                batch.complete_checksums()
-            except ValueError as error:
-                assert "packet 0" in str(error)
-    finally:
-        stop.set()
-        thread.join()
+    with repeating(scribble):
+        complete_again(batch, scaled(3000))
     assert memory[:1000] == guard
     assert memory[1200:] == guard
 
@@ -623,32 +621,20 @@ def test_sctp_that_changes_during_the_call_is_written_within_the_frame(
     packet = batch[0]
     good = bytes(packet)
     fields = columns(batch)
-    stop = threading.Event()
+    # EtherTypes, IPv6 length, next header, the extension's next header, size.
+    places = [12, 13, 16, 17, 22, 23, 24, 58, 59]
+    rng = random.Random(8)
 
     def scribble() -> None:
-        # EtherTypes, IPv6 length, next header, the extension's next header and
-        # size.
-        places = [12, 13, 16, 17, 22, 23, 24, 58, 59]
-        rng = random.Random(8)
-        while not stop.is_set():
-            at = rng.choice(places)
-            packet[at] = rng.choice([0, 1, 60, 132, 255])
-            batch.lengths[0] = rng.choice([size, size - 1, 70, 40, 0])
-            fields["vnet_flags"][0] = VNET_NEEDS_CSUM
-            packet[at] = good[at]
-            batch.lengths[0] = size
-            fields["vnet_flags"][0] = VNET_NEEDS_CSUM
+        at = rng.choice(places)
+        packet[at] = rng.choice([0, 1, 60, 132, 255])
+        batch.lengths[0] = rng.choice([size, size - 1, 70, 40, 0])
+        fields["vnet_flags"][0] = VNET_NEEDS_CSUM
+        packet[at] = good[at]
+        batch.lengths[0] = size
+        fields["vnet_flags"][0] = VNET_NEEDS_CSUM
 
-    thread = threading.Thread(target=scribble)
-    thread.start()
-    try:
-        for _ in range(scaled(3000)):
-            try:
-                batch.complete_checksums()
-            except ValueError as error:
-                assert "packet 0" in str(error)
-    finally:
-        stop.set()
-        thread.join()
+    with repeating(scribble):
+        complete_again(batch, scaled(3000))
     assert memory[:3000] == guard
     assert memory[-3000:] == guard

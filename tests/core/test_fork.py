@@ -5,7 +5,6 @@ import errno
 import fcntl
 import os
 import socket
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from support.calls import (
     handler,
     interrupt_main_thread,
     raises,
+    repeating,
     when_main_thread_waits,
 )
 from support.child import Child, end_child, fork, in_child
@@ -418,22 +418,14 @@ def test_child_can_change_the_filter_after_any_fork(
     """The fork may happen during a change of filter by another thread, which
     the child does not have."""
     sock = pair[1]
-    stop = threading.Event()
-
-    def change() -> None:
-        while not stop.is_set():
-            sock.attach_filter(accept())
 
     def child() -> None:
         sock.attach_filter(accept())
         sock.detach_filter()
 
-    with Call(change):
-        try:
-            for _ in range(rounds):
-                in_child(child)
-        finally:
-            stop.set()
+    with repeating(lambda: sock.attach_filter(accept())):
+        for _ in range(rounds):
+            in_child(child)
 
 
 def test_batch_used_by_another_thread_is_free_in_the_child(

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 
 import pytest
 from support.datagrams import (
@@ -30,6 +31,7 @@ from support.frames import pending, receive, same_frames
 
 from rawmmsg import (
     GSO_ECN,
+    GSO_UDP_L4,
     SUPER_FRAME,
     VNET_DATA_VALID,
     PacketBatch,
@@ -84,6 +86,22 @@ def test_segments_are_the_kernels(
     datagram = replace(datagram, tags=tags, payload=data(size))
     ours = matches_kernel(kernel, super_frame(datagram, MSS))
     same_frames(ours, datagram.segments(MSS))
+
+
+@pytest.mark.parametrize("size", [0, 1, MSS, 2 * MSS, 2 * MSS + 1, 20_001])
+@pytest.mark.parametrize("datagram", SHAPES.values(), ids=SHAPES)
+def test_number_of_segments_follows_from_the_columns(
+    datagram: Datagram, size: int
+) -> None:
+    """By the formula that the description of `gso_sizes` gives."""
+    batch = super_frame(replace(datagram, payload=data(size)), MSS)
+    start = batch.checksum_starts[0]
+    if batch.gso_types[0] & ~GSO_ECN == GSO_UDP_L4:
+        headers = start + 8
+    else:
+        headers = start + 4 * (batch[0][start + 12] >> 4)
+    payload = batch.lengths[0] - headers
+    assert len(cut(batch)) == max(1, ceil(payload / batch.gso_sizes[0]))
 
 
 @pytest.mark.parametrize("tags", [(), (Q,)], ids=["plain", "tag"])

@@ -2,11 +2,11 @@
 outside the target."""
 
 import random
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from support.calls import repeating
 from support.datagrams import (
     HEADER_COLUMNS,
     JUMBO,
@@ -274,31 +274,24 @@ def test_frames_that_change_during_the_call_write_within_the_target(
     fields = columns(batch)
     good = {name: column[0] for name, column in fields.items()}
     target = Guarded(16, 700)
-    stop = threading.Event()
+    places = [12, 13, 14, 18, 19, 20, 54, 55, 62, 74]
 
     def scribble() -> None:
-        places = [12, 13, 14, 18, 19, 20, 54, 55, 62, 74]
-        while not stop.is_set():
-            at = rng.choice(places)
-            kept = frame[at]
-            frame[at] = rng.randrange(256)
-            batch.lengths[0] = rng.choice([0, 60, length, 2**32 - 1])
-            fields["gso_sizes"][0] = rng.choice([0, 1, 400, 500, 65534])
-            fields["checksum_starts"][0] = rng.choice([0, 62, 65535])
-            frame[at] = kept
-            batch.lengths[0] = length
-            fields["gso_sizes"][0] = good["gso_sizes"]
-            fields["checksum_starts"][0] = good["checksum_starts"]
+        at = rng.choice(places)
+        kept = frame[at]
+        frame[at] = rng.randrange(256)
+        batch.lengths[0] = rng.choice([0, 60, length, 2**32 - 1])
+        fields["gso_sizes"][0] = rng.choice([0, 1, 400, 500, 65534])
+        fields["checksum_starts"][0] = rng.choice([0, 62, 65535])
+        frame[at] = kept
+        batch.lengths[0] = length
+        fields["gso_sizes"][0] = good["gso_sizes"]
+        fields["checksum_starts"][0] = good["checksum_starts"]
 
-    thread = threading.Thread(target=scribble)
-    thread.start()
-    try:
+    with repeating(scribble):
         for _ in range(scaled(2000)):
             try:
                 batch.segment_into(target.batch)
             except ValueError as error:
                 assert "packet 0" in str(error)
-    finally:
-        stop.set()
-        thread.join()
     target.check()

@@ -1,81 +1,46 @@
-"""sendmmsg(), sendmmsg_all() and send(): accepted packets, errors, and full
-queues."""
+"""sendmmsg(), sendmmsg_all() and send(): accepted packets, and errors."""
 
 import errno
-import select
 import socket
-import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import numpy
 import pytest
 from support import WAIT
-from support.calls import Call, eventually, packets_sent, raises
+from support.calls import Call, packets_sent, raises
 from support.frames import (
     HEADER_SIZE,
+    batch_of,
     datagram_pair,
     frame,
     number_of,
     numbered,
+    numbered_frames,
     pending,
     receive,
 )
-from support.linux import ip, tc
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
-
-# Packets in one of the forms that sendmmsg() and sendmmsg_all() accept.
-Packets = Any
-
-
-def frames(count: int, size: int = 64) -> list[bytes]:
-    return [numbered(i, size) for i in range(count)]
-
-
-def batch_of(packets: Sequence[bytes]) -> PacketBatch:
-    batch = PacketBatch(max(1, len(packets)), 2048)
-    batch.extend(packets)
-    return batch
-
-
-SHAPES: Final[dict[str, Callable[[Sequence[bytes]], Packets]]] = {
-    "batch": batch_of,
-    "list": list,
-    "tuple": tuple,
-    "list of bytearrays": lambda packets: [*map(bytearray, packets)],
-    "list of memoryviews": lambda packets: [memoryview(p) for p in packets],
-    "list of gathers": lambda packets: [(p[:14], p[14:]) for p in packets],
-    "list of both": lambda packets: [
-        (p,) if i % 2 else p for i, p in enumerate(packets)
-    ],
-}
-
-
-@pytest.fixture(params=SHAPES)
-def shape(request: pytest.FixtureRequest) -> Callable[..., Packets]:
-    """A form in which packets can be given."""
-    return SHAPES[request.param]
-
 
 # Accepted packets
 
 
 def test_packets_arrive_as_they_were_given(
-    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Any]
 ) -> None:
-    given = frames(20, 100)
+    given = numbered_frames(20, 100)
     assert sender.sendmmsg(shape(given)) == 20
     sender.sendmmsg_all(shape(given))
     assert receive(receiver, 40) == given * 2
 
 
 def test_start_skips_the_packets_before_it(
-    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Any]
 ) -> None:
-    given = frames(5)
+    given = numbered_frames(5)
     packets = shape(given)
     assert sender.sendmmsg(packets, start=3) == 2
     assert sender.sendmmsg(packets, 4) == 1
@@ -84,16 +49,16 @@ def test_start_skips_the_packets_before_it(
 
 
 def test_start_outside_the_packets_is_refused(
-    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Any]
 ) -> None:
     for start in (-1, 6, 2**40, -(2**40)):
         with pytest.raises(ValueError, match="start must be 0 to 5"):
-            sender.sendmmsg(shape(frames(5)), start=start)
+            sender.sendmmsg(shape(numbered_frames(5)), start=start)
     assert pending(receiver) == []
 
 
 def test_sending_no_packets_returns_0(
-    sender: RawSocket, shape: Callable[..., Packets]
+    sender: RawSocket, shape: Callable[..., Any]
 ) -> None:
     assert sender.sendmmsg(shape([])) == 0
     sender.sendmmsg_all(shape([]))
@@ -101,7 +66,7 @@ def test_sending_no_packets_returns_0(
 
 
 def test_sendmmsg_sends_at_most_1024_packets(
-    sender: RawSocket, shape: Callable[..., Packets]
+    sender: RawSocket, shape: Callable[..., Any]
 ) -> None:
     """Only its return value says so."""
     for total, expected in (
@@ -117,7 +82,7 @@ def test_sendmmsg_sends_at_most_1024_packets(
 
 
 def test_sendmmsg_all_makes_as_few_calls_as_the_kernel_allows(
-    sender: RawSocket, shape: Callable[..., Packets]
+    sender: RawSocket, shape: Callable[..., Any]
 ) -> None:
     sender.sendmmsg_all(shape([numbered(1)] * 2_500))
     statistics = sender.statistics()
@@ -126,13 +91,13 @@ def test_sendmmsg_all_makes_as_few_calls_as_the_kernel_allows(
 
 
 def test_sendmmsg_all_of_more_than_1024_packets_keeps_the_order(
-    shape: Callable[..., Packets],
+    shape: Callable[..., Any],
 ) -> None:
     peer, sock = datagram_pair()
     count = 1_500
     with peer, sock:
         with Call(lambda: [peer.recv(2048) for _ in range(count)]) as call:
-            sock.sendmmsg_all(shape(frames(count)))
+            sock.sendmmsg_all(shape(numbered_frames(count)))
         assert [*map(number_of, call.result())] == [*range(count)]
 
 
@@ -151,10 +116,10 @@ def test_sendmmsg_all_sends_a_batch_of_more_than_1024_packets(
 def test_length_written_into_the_column_is_used(
     sender: RawSocket, receiver: RawSocket
 ) -> None:
-    batch = batch_of(frames(3, 100))
+    batch = batch_of(numbered_frames(3, 100))
     batch.lengths[1] = 60
     sender.sendmmsg_all(batch)
-    given = frames(3, 100)
+    given = numbered_frames(3, 100)
     assert receive(receiver, 3) == [given[0], given[1][:60], given[2]]
 
 
@@ -162,7 +127,7 @@ def test_length_written_into_the_column_is_used(
 def test_length_beyond_the_frame_is_refused(
     sender: RawSocket, receiver: RawSocket, length: int
 ) -> None:
-    batch = batch_of(frames(3))
+    batch = batch_of(numbered_frames(3))
     batch.lengths[1] = length
     for send in (sender.sendmmsg, sender.sendmmsg_all):
         with pytest.raises(
@@ -180,11 +145,11 @@ def test_received_batch_can_be_sent_on(
     """As by a forwarder, and then used for the next receive."""
     batch = PacketBatch(8, 2048)
     for _ in range(3):
-        sender.sendmmsg_all(frames(5, 200))
+        sender.sendmmsg_all(numbered_frames(5, 200))
         receiver.settimeout(WAIT)
         count = receiver.recvmmsg_into(batch)
         receiver.sendmmsg_all(batch)
-        assert batch.tolist() == frames(5, 200)[:count]
+        assert batch.tolist() == numbered_frames(5, 200)[:count]
         pending(receiver)
 
 
@@ -229,10 +194,10 @@ def test_sequences_of_any_type_are_accepted(
             return numbered(index)
 
     sender.sendmmsg_all(Numbers())
-    rows = numpy.frombuffer(b"".join(frames(3)), "u1").reshape(3, 64)
+    rows = numpy.frombuffer(b"".join(numbered_frames(3)), "u1").reshape(3, 64)
     sender.sendmmsg_all(list(rows))
     sender.sendmmsg_all(rows)
-    assert receive(receiver, 9) == frames(3) * 3
+    assert receive(receiver, 9) == numbered_frames(3) * 3
 
 
 def test_rows_of_an_array_are_packets(
@@ -355,11 +320,11 @@ def test_buffers_are_released_after_the_call(sender: RawSocket) -> None:
 def test_range_is_that_of_a_slice(
     sender: RawSocket,
     receiver: RawSocket,
-    shape: Callable[..., Packets],
+    shape: Callable[..., Any],
     start: int,
     stop: int | None,
 ) -> None:
-    given = frames(3)
+    given = numbered_frames(3)
     packets = shape(given)
     if stop is not None and stop < start:
         with pytest.raises(ValueError, match=f"stop must be {start} .* to 3"):
@@ -383,10 +348,10 @@ def test_packets_outside_the_range_are_not_checked(
     packets: Any = [None, numbered(1), None]
     assert sender.sendmmsg(packets, 1, 2) == 1
     batch = PacketBatch(3, 64)
-    batch.extend(frames(3, 60))
+    batch.extend(numbered_frames(3, 60))
     batch.lengths[0] = batch.lengths[2] = 65
     assert sender.sendmmsg(batch, start=1, stop=2) == 1
-    assert receive(receiver, 2) == [numbered(1), frames(3, 60)[1]]
+    assert receive(receiver, 2) == [numbered(1), numbered_frames(3, 60)[1]]
 
 
 def test_range_applies_to_addresses_too(
@@ -396,7 +361,7 @@ def test_range_applies_to_addresses_too(
     that are not sent."""
     with RawSocket(protocol=0x88B5) as sock:
         addresses: Any = [(pair.a, 0)] * 2 + ["wrong"]
-        packets = frames(3)
+        packets = numbered_frames(3)
         assert sock.sendmmsg(packets, 1, 2, addresses=addresses) == 1
         with pytest.raises(ValueError, match="each of 3 packets, not 1"):
             sock.sendmmsg(packets, 1, 2, addresses=addresses[:1])
@@ -490,11 +455,11 @@ def test_frame_of_the_maximum_length_is_sent(
 
 
 def test_invalid_packet_in_the_middle_is_an_error_of_the_next_call(
-    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Any]
 ) -> None:
     """The kernel returns the number of packets before it instead of the
     error."""
-    good = frames(5)
+    good = numbered_frames(5)
     for bad, number in REFUSED.values():
         # Cut to the frames of the batch.
         packets = shape([*good[:2], bad[:2_048], *good[2:]])
@@ -507,9 +472,9 @@ def test_invalid_packet_in_the_middle_is_an_error_of_the_next_call(
 
 
 def test_sendmmsg_all_names_the_invalid_packet(
-    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Packets]
+    sender: RawSocket, receiver: RawSocket, shape: Callable[..., Any]
 ) -> None:
-    good = frames(5)
+    good = numbered_frames(5)
     packets = shape([*good[:2], bytes(5), *good[2:]])
     with raises(errno.EINVAL, f"packet 2: 5 {TEXTS[errno.EINVAL]}") as caught:
         sender.sendmmsg_all(packets)
@@ -539,240 +504,3 @@ def test_every_other_socket_gets_a_copy_of_sent_packets(
         assert receive(two, 2) == [numbered(1), numbered(2)]
         assert receive(one, 1) == [numbered(2)]
         assert pending(one) == pending(two) == []
-
-
-# Full queues
-
-
-BIG: Final = numbered(0, 1_000)
-Throttle: TypeAlias = Callable[[str, int], None]
-
-
-@pytest.fixture
-def throttle(pair: Veth) -> Iterator[Throttle]:
-    """Puts a token bucket filter, tc-tbf(8), in front of the sender: a rate,
-    and the bytes that may queue."""
-
-    def throttle(rate: str, limit: int) -> None:
-        tc(
-            *("qdisc", "replace", "dev", pair.a, "root"),
-            *("tbf", "burst", "2000", "rate", rate, "limit", str(limit)),
-        )
-
-    yield throttle
-    tc("qdisc", "delete", "dev", pair.a, "root")
-
-
-@pytest.fixture
-def stopped(throttle: Throttle, sender: RawSocket) -> RawSocket:
-    """A sender with a full queue, which empties too slowly to matter."""
-    throttle("8bit", 3_000)
-    with raises(errno.ENOBUFS):
-        for _ in range(100):
-            sender.send(BIG)
-    return sender
-
-
-def test_full_queue_is_an_immediate_error_of_sendmmsg_and_send(
-    stopped: RawSocket,
-) -> None:
-    """Even on a blocking socket: they do not try again."""
-    for _ in range(3):
-        with raises(errno.ENOBUFS):
-            stopped.sendmmsg([BIG])
-        with raises(errno.ENOBUFS):
-            stopped.send(BIG)
-    assert stopped.statistics().send_retries == 0
-
-
-def test_poll_reports_a_socket_with_a_full_queue_as_writable(
-    stopped: RawSocket,
-) -> None:
-    """This is why sendmmsg_all() pauses instead of polling."""
-    poll = select.poll()
-    poll.register(stopped.fileno(), select.POLLOUT)
-    with raises(errno.ENOBUFS):
-        stopped.send(BIG)
-    assert poll.poll(0) == [(stopped.fileno(), select.POLLOUT)]
-
-
-def test_sendmmsg_returns_the_count_when_the_queue_fills_up(
-    throttle: Throttle, sender: RawSocket, receiver: RawSocket
-) -> None:
-    throttle("8bit", 3_000)
-    count = sender.sendmmsg([BIG] * 20)
-    assert 0 < count < 20
-    with raises(errno.ENOBUFS):
-        sender.sendmmsg([BIG] * 20, start=count)
-    assert sender.statistics().packets_sent == count
-
-
-def test_sendmmsg_all_waits_for_a_full_queue_until_the_timeout(
-    stopped: RawSocket,
-) -> None:
-    sent = stopped.statistics().packets_sent
-    stopped.settimeout(0.2)
-    began = time.monotonic()
-    with pytest.raises(TimeoutError) as caught:
-        stopped.sendmmsg_all([BIG] * 5)
-    assert time.monotonic() - began >= 0.2, "the call timed out early"
-    assert packets_sent(caught.value) == 0
-    statistics = stopped.statistics()
-    assert statistics.send_retries > 0, "the retries were not counted"
-    assert statistics.packets_sent == sent
-
-
-def test_sendmmsg_all_without_a_timeout_raises_after_a_second(
-    stopped: RawSocket,
-) -> None:
-    began = time.monotonic()
-    with raises(errno.ENOBUFS) as caught:
-        stopped.sendmmsg_all([BIG] * 5)
-    assert 1.0 <= time.monotonic() - began < WAIT
-    assert packets_sent(caught.value) == 0
-    # The pauses grow. Without them there would be a hundred thousand retries.
-    assert 0 < stopped.statistics().send_retries < 1_000
-
-
-def test_nonblocking_sendmmsg_all_does_not_retry(
-    stopped: RawSocket,
-) -> None:
-    stopped.setblocking(False)
-    with raises(errno.ENOBUFS) as caught:
-        stopped.sendmmsg_all([BIG])
-    assert packets_sent(caught.value) == 0
-    assert stopped.statistics().send_retries == 0
-
-
-def test_error_of_a_full_queue_has_packets_sent(
-    throttle: Throttle, sender: RawSocket
-) -> None:
-    throttle("8bit", 3_000)
-    sender.settimeout(0.05)
-    with pytest.raises(TimeoutError) as caught:
-        sender.sendmmsg_all([BIG] * 20)
-    statistics = sender.statistics()
-    assert 0 < packets_sent(caught.value) == statistics.packets_sent < 20
-
-
-def test_close_ends_the_pause_after_a_full_queue(stopped: RawSocket) -> None:
-    with Call(stopped.sendmmsg_all, [BIG]) as call:
-        call.until_blocked()
-        stopped.close()
-    error = call.error()
-    assert isinstance(error, OSError)
-    assert error.errno == errno.EBADF
-    assert packets_sent(error) == 0
-
-
-def test_sendmmsg_all_over_a_slow_queue_delivers_everything_in_order(
-    throttle: Throttle,
-    sender: RawSocket,
-    receiver: RawSocket,
-    shape: Callable[..., Packets],
-) -> None:
-    """Nearly every packet finds the queue full."""
-    throttle("20mbit", 3_000)
-    given = frames(200, 1_000)
-    sender.sendmmsg_all(shape(given))
-    assert receive(receiver, 200) == given
-    assert pending(receiver) == [], "a packet was sent twice"
-    statistics = sender.statistics()
-    assert statistics.packets_sent == 200
-    assert statistics.send_retries > 0
-
-
-def test_every_packet_sent_restarts_the_second_without_progress(
-    throttle: Throttle, sender: RawSocket, receiver: RawSocket
-) -> None:
-    """A slow queue is not a stuck queue."""
-    throttle("24kbit", 1_000)
-    given = frames(8, 1_000)
-    began = time.monotonic()
-    sender.sendmmsg_all(given)
-    assert time.monotonic() - began > 1.3, (
-        "the queue was too fast for this test"
-    )
-    assert receive(receiver, 8) == given
-
-
-def test_qdisc_bypass_skips_the_queue(pair: Veth, stopped: RawSocket) -> None:
-    with (
-        RawSocket(pair.a, protocol=0, qdisc_bypass=True) as bypass,
-        RawSocket(pair.b) as receiver,
-    ):
-        bypass.sendmmsg_all(frames(50, 1_000))
-        assert receive(receiver, 50) == frames(50, 1_000)
-
-
-def test_calls_wait_for_room_in_the_send_buffer(
-    pair: Veth, throttle: Throttle, receiver: RawSocket
-) -> None:
-    """In this case poll(2) reports when there is room, so all calls can wait
-    in every mode, and nothing counts as a retry."""
-    throttle("2mbit", 1_000_000)
-    given = frames(50, 1_000)
-    with RawSocket(pair.a, protocol=0, sndbuf=4_608) as sender:
-        sent = 0
-        while sent < 30:
-            sent += sender.sendmmsg(given[:30], start=sent)
-        sender.sendmmsg_all(given[30:])
-        assert receive(receiver, 50) == given
-        assert sender.statistics().send_retries == 0
-    with RawSocket(pair.a, protocol=0, sndbuf=4_608) as sender:
-        throttle("8bit", 1_000_000)
-        sender.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            sender.sendmmsg_all(given)
-        sender.settimeout(0.05)
-        with pytest.raises(TimeoutError):
-            sender.sendmmsg(given)
-
-
-def test_sendmmsg_all_continues_after_a_short_count() -> None:
-    """A datagram socket accepts only as many packets as fit its buffer."""
-    peer, sock = datagram_pair()
-    with peer, sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        room = sock.sendmmsg(frames(500))
-        assert 0 < room < 250
-
-        def drain() -> list[bytes]:
-            """Reads no more than there is room for, until the next call has
-            ended: it has to stop, as the first did."""
-            received = [peer.recv(2048) for _ in range(room)]
-            eventually(
-                lambda: sock.statistics().batches_sent > 1,
-                "sendmmsg_all() goes on when there is room",
-            )
-            return received + [peer.recv(2048) for _ in range(500 - room)]
-
-        with Call(drain) as call:
-            sock.sendmmsg_all(frames(500)[room:])
-        assert call.result() == frames(500)
-        statistics = sock.statistics()
-        assert statistics.packets_sent == 500
-        assert statistics.batches_sent > 2
-
-
-def test_enobufs_names_full_queue_and_refused_packet(pair: Veth) -> None:
-    """The kernel returns ENOBUFS for both. Only the caller can try another
-    packet, so the error says how often this one was tried."""
-    ip("link", "set", pair.a, "mtu", "9000")
-    try:
-        with RawSocket(pair.a, protocol=0) as sock:
-            packets = [frame(bytes(46)), frame(bytes(3000)), frame(bytes(46))]
-            sock.settimeout(0.05)
-            with pytest.raises(
-                TimeoutError, match=r"packet 1, tried \d+ times.* MTU"
-            ) as caught:
-                sock.sendmmsg_all(packets)
-            assert caught.value.packets_sent == 1  # type: ignore[attr-defined]
-            sock.settimeout(None)
-            with pytest.raises(
-                OSError, match=r"packet 1, tried \d+ times.* MTU"
-            ) as refused:
-                sock.sendmmsg_all(packets)
-            assert refused.value.errno == errno.ENOBUFS
-    finally:
-        ip("link", "set", pair.a, "mtu", "1500")

@@ -22,6 +22,8 @@ from support.calls import (
     fill_send_queue,
     handler,
     interrupt_main_thread,
+    packets_sent,
+    repeating,
     waits,
     when_main_thread_waits,
 )
@@ -232,24 +234,14 @@ def test_timeout_of_sendmmsg_all_is_for_the_whole_call(
     """Progress does not extend it (like that of socket.sendall() since
     3.5)."""
     peer, sock = pair
-    stop = threading.Event()
-
-    def trickle() -> None:
-        while not stop.wait(0.02):
-            drain(peer)
-
     fill_send_queue(sock)
     sock.settimeout(0.3)
-    with Call(trickle) as reader:
-        try:
-            began = time.monotonic()
-            with pytest.raises(TimeoutError) as caught:
-                sock.sendmmsg_all([PACKET] * 100_000)
-            assert time.monotonic() - began >= 0.3, "the call timed out early"
-        finally:
-            stop.set()
-    reader.result()
-    assert 0 < caught.value.packets_sent < 100_000  # type: ignore[attr-defined]
+    with repeating(lambda: drain(peer), 0.02):
+        began = time.monotonic()
+        with pytest.raises(TimeoutError) as caught:
+            sock.sendmmsg_all([PACKET] * 100_000)
+        assert time.monotonic() - began >= 0.3, "the call timed out early"
+    assert 0 < packets_sent(caught.value) < 100_000
 
 
 def test_timeout_of_sendmmsg_all_ends_a_call_that_never_waits(
@@ -262,7 +254,7 @@ def test_timeout_of_sendmmsg_all_ends_a_call_that_never_waits(
             sock.sendmmsg_all(packets)
         sent = sock.statistics().packets_sent
     assert 0 < sent < 1_000_000
-    assert caught.value.packets_sent == sent  # type: ignore[attr-defined]
+    assert packets_sent(caught.value) == sent
 
 
 # settimeout, gettimeout, setblocking
@@ -338,24 +330,13 @@ def test_signal_runs_its_handler_and_the_call_continues(stuck: Stuck) -> None:
 def test_signals_do_not_move_the_deadline(stuck: Stuck) -> None:
     """If each signal restarted the timeout, the call would never end."""
     calls: list[float] = []
-    stop = threading.Event()
-
-    def disturb() -> None:
-        deadline = time.monotonic() + WAIT
-        while not stop.wait(0.01) and time.monotonic() < deadline:
-            interrupt_main_thread()
-
     stuck.sock.settimeout(0.15)
     with handler(lambda: calls.append(time.monotonic())):
-        with Call(disturb) as disturber:
+        with repeating(interrupt_main_thread, 0.01):
             began = time.monotonic()
-            try:
-                with pytest.raises(TimeoutError):
-                    stuck()
-            finally:
-                ended = time.monotonic()
-                stop.set()
-        disturber.result()
+            with pytest.raises(TimeoutError):
+                stuck()
+            ended = time.monotonic()
     assert ended - began >= 0.15, "signals made the wait shorter"
     assert ended - began < WAIT, "signals made the wait longer"
     assert any(began < at < ended for at in calls), (
@@ -479,7 +460,7 @@ def test_handler_runs_during_a_long_sendmmsg_all(veth: Veth) -> None:
     assert 0 < sent < len(packets), (
         "the handler ran only after the last packet"
     )
-    assert caught.value.packets_sent == sent  # type: ignore[attr-defined]
+    assert packets_sent(caught.value) == sent
 
 
 def test_signal_that_arrives_at_the_timeout_is_not_lost(

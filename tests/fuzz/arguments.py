@@ -11,6 +11,7 @@ from typing import Any, Final
 from support.programs import accept, keep_ethertype, program
 
 from rawmmsg import SOL_PACKET, PacketBatch, RawSocket
+from rawmmsg.constants import FanoutMode
 from rawmmsg.testing import Veth
 
 EDGES: Final = (
@@ -36,7 +37,10 @@ EXPRESSIONS: Final = (
     *("\0", "\ud800", "less 100", "greater 60 or arp"),
 )
 TIMEOUTS: Final = (0, 0.0, 1e-9, 0.001, 0.004, -1, 1e300, float("nan"), "1")
-MODES: Final = tuple("hash lb cpu rollover random queue cbpf ebpf no".split())
+MODES: Final = (
+    *("hash", "lb", "cpu", "rollover", "random", "queue", "cbpf", "ebpf"),
+    *(FanoutMode.LB, FanoutMode.CBPF, FanoutMode.EBPF, "no", 1),
+)
 LINKS: Final = ("lo", "nothing", "", "a" * 16, 0, 1, -1, 2**31, None)
 PEERS: Final = (
     *(

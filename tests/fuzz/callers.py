@@ -204,6 +204,11 @@ class Caller(Arguments):
                 and not name.endswith("sockopt")
             ):
                 self.world.fail(f"{text}: {error!r}")
+        except AttributeError as error:
+            self.world.refused += 1
+            # "no time stamps: ...": a column that was not collected.
+            if not str(error).startswith("no "):
+                self.world.fail(f"{text}: {traceback.format_exc()}")
         except BaseException:
             self.world.fail(f"{text}: {traceback.format_exc()}")
         finally:

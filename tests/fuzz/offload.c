@@ -1,21 +1,21 @@
 /* A libFuzzer target for _rawmmsg_offload.c; tests/fuzz/offload.py builds and
    runs it.
 
-   An input is a few frames with their offload headers. They go through every
-   function, out of and into memory of exactly their size, so that
-   AddressSanitizer sees each byte too many. What comes out must be, to the
-   byte, what the plain code below makes of the same frame.
+   An input is a few frames with their offload headers. Every function of the
+   header is called with them. All memory has exactly the size that is needed,
+   so AddressSanitizer reports each access beyond it. The results must be equal
+   to those of the plain code below, to the byte.
 
-       1 byte    rows of the target, less 1 (modulo 16)
-       2 bytes   bytes of each row
+       1 byte    the rows of the target, less 1, modulo 16
+       2 bytes   the bytes of each row
        2 bytes   the segment to begin with
        then for each frame, at most MAX_FRAMES:
        12 bytes  struct offload_header
        2 bytes   n
-       2 bytes   half the number of bytes that follow those n, made up here
-       1 byte    how far the length is below the frame's size, modulo 128; from
-                 128 on: beyond it
-       n bytes   of the frame
+       2 bytes   half the number of bytes to append to the n bytes below
+       1 byte    k: the length is the frame's size less k if k < 128, otherwise
+                 the size plus k - 127, which is beyond the frame
+       n bytes   the frame
 */
 
 #include <stdio.h>
@@ -26,7 +26,8 @@
 
 #define MAX_FRAMES 4
 #define MAX_ROWS 16
-/* A super-frame of 64 KiB may have as many segments, all alike. */
+/* A super-frame can have 65,535 segments, but after the first ones they only
+   repeat the same. */
 #define MAX_SEGMENTS_SEEN 600
 
 enum {
@@ -35,7 +36,7 @@ enum {
     SCTP = 132
 };
 
-/* What is read of the input. */
+/* The part of the input that has not been read yet. */
 struct input {
     const uint8_t *at;
     size_t left;
@@ -50,7 +51,7 @@ struct rows {
     uint16_t flags[MAX_ROWS];
 };
 
-/* Where a datagram's parts are, once it is known to be one. */
+/* Where the parts of a datagram are. */
 struct shape {
     size_t network;
     size_t transport;
@@ -190,7 +191,7 @@ fold(uint64_t sum)
     return (unsigned)sum;
 }
 
-/* RFC 1071, to the letter. */
+/* The sum of RFC 1071, before it is folded. */
 static uint64_t
 sum_of(const uint8_t *p, size_t n)
 {
@@ -324,8 +325,8 @@ complete(uint8_t *p, size_t n, const struct offload_header *h)
     put16(p + at, checksum == 0 ? 0xffff : checksum);
 }
 
-/* The checksum of a segment whose header is complete except for the checksum;
-   `all` is the header of the whole super-frame. */
+/* The checksum of a segment whose header is complete except for it; `all` is
+   the super-frame. */
 static unsigned
 segment_checksum(const uint8_t *segment, const uint8_t *all,
                  const struct offload_header *h, const struct shape *s,
@@ -350,8 +351,8 @@ segment_checksum(const uint8_t *segment, const uint8_t *all,
     return udp && checksum == 0 ? 0xffff : checksum;
 }
 
-/* Segment i, of n bytes: the headers as they must be, with `size` bytes of
-   payload. */
+/* Changes the headers of segment i, of n bytes, from those of the super-frame
+   to what they must be. */
 static void
 fix_headers(uint8_t *out, size_t n, const uint8_t *all,
             const struct offload_header *h, const struct shape *s, size_t i,
@@ -476,8 +477,8 @@ try_check(const struct rows *given, size_t start)
     free_rows(&wanted);
 }
 
-/* Compares one frame of the target with what it must be: the segment of the
-   frame at *frame, which both move on. */
+/* Compares one frame of the target with what it must be: this segment of this
+   frame. Then advances both. */
 static void
 is_right_segment(const struct rows *from, size_t *frame, size_t *segment,
                  const uint8_t *out, size_t n)

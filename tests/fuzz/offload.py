@@ -47,7 +47,7 @@ FLAGS: Final = [
     "-fno-sanitize-recover=all",
 ]
 LONGEST: Final = 4096
-"""Bytes of an input; a frame can have more than its input gives."""
+"""The most bytes of an input; its frames can have more."""
 
 HOP_BY_HOP: Final = (0, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
 DESTINATION: Final = (60, bytes([0, 1, 1, 12, *bytes(12)]))
@@ -80,9 +80,9 @@ def row(
     more: int = 0,
     told: bool = True,
 ) -> bytes:
-    """A frame and its header, as offload.c reads them: cut to `length` bytes,
-    or followed by `more`. The IP header tells the length of what is left, or
-    0, which stands for more than 64 KiB."""
+    """A frame and its header, as offload.c reads them. The frame is cut to
+    `length` bytes, or followed by `more`. If not `told`, the length in its IP
+    header is 0, which stands for more than 64 KiB."""
     frame = bytearray(datagram.build(whole=whole)[:length])
     network = 14 + 4 * len(datagram.tags)
     at = network + (2 if datagram.version == 4 else 4)
@@ -100,13 +100,14 @@ def row(
 
 
 def settings(rows: int = 4, room: int = 2048) -> bytes:
-    """The target, and 0, the segment to begin with."""
+    """The beginning of an input: the target, and the first segment, 0."""
     return struct.pack("<BHH", rows - 1, room, 0)
 
 
 def inputs() -> Iterator[bytes]:
-    """Each datagram whole, open and as a super-frame, into rows that just fit
-    and that do not; some together; and one of more than 64 KiB."""
+    """Each datagram with its checksum, without, and as a super-frame, for rows
+    that are just large enough or one byte too short; some datagrams together;
+    and one of more than 64 KiB."""
     for one in datagrams():
         size = len(one.build())
         yield settings() + row(one, whole=True)
@@ -128,7 +129,7 @@ def inputs() -> Iterator[bytes]:
 
 
 def cut_inputs(one: Datagram) -> Iterator[bytes]:
-    """The datagram, cut off everywhere in its headers."""
+    """The datagram, cut after each byte of its headers."""
     for length in range(13, one.header_size + 2):
         yield settings() + row(one, length=length)
         for told in (True, False):
@@ -138,7 +139,7 @@ def cut_inputs(one: Datagram) -> Iterator[bytes]:
 
 
 def build(folder: Path) -> Path:
-    """The fuzzer, from the sources of this tree."""
+    """Builds the fuzzer from the sources of this tree."""
     clang = shutil.which("clang")
     if clang is None:
         sys.exit("offload.py: there is no clang on PATH: apt install clang")

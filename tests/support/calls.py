@@ -115,6 +115,26 @@ class Call:
 
 
 @contextmanager
+def repeating(
+    function: Callable[[], object], pause: float = 0.0
+) -> Iterator[None]:
+    """Calls the function in a thread, again and again with a pause between
+    calls, until the block ends."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not (stop.wait(pause) if pause else stop.is_set()):
+            function()
+
+    with Call(run) as call:
+        try:
+            yield
+        finally:
+            stop.set()
+    call.result()
+
+
+@contextmanager
 def handler(
     function: Callable[[], object], number: int = signal.SIGUSR1
 ) -> Iterator[None]:

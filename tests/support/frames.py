@@ -6,11 +6,12 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.testing import Veth
 from support import WAIT
 
 BROADCAST: Final = b"\xff" * 6
@@ -183,3 +184,59 @@ def send(interface: str, *packets: bytes) -> None:
     """Sends the packets on a new socket."""
     with RawSocket(interface, protocol=0) as sender:
         sender.sendmmsg_all(packets)
+
+
+def numbered_frames(count: int, size: int = 64) -> list[bytes]:
+    """Frames number 0, 1 and so on."""
+    return [numbered(i, size) for i in range(count)]
+
+
+def batch_of(packets: Sequence[bytes]) -> PacketBatch:
+    """A batch with room for these packets only."""
+    return held(*packets, capacity=max(1, len(packets)))
+
+
+# The forms in which sendmmsg() and sendmmsg_all() accept packets.
+SHAPES: Final[dict[str, Callable[[Sequence[bytes]], Any]]] = {
+    "batch": batch_of,
+    "list": list,
+    "tuple": tuple,
+    "list of bytearrays": lambda packets: [*map(bytearray, packets)],
+    "list of memoryviews": lambda packets: [memoryview(p) for p in packets],
+    "list of gathers": lambda packets: [(p[:14], p[14:]) for p in packets],
+    "list of both": lambda packets: [
+        (p,) if i % 2 else p for i, p in enumerate(packets)
+    ],
+}
+
+
+def held(
+    *packets: bytes, capacity: int = 64, frame_size: int = 2048
+) -> PacketBatch:
+    """A batch that holds the packets."""
+    batch = PacketBatch(capacity, frame_size)
+    batch.extend(packets)
+    return batch
+
+
+def receive_unix(batch: PacketBatch, *packets: bytes) -> None:
+    """Receives the packets into the batch."""
+    sender, receiver = datagram_pair()
+    with sender, receiver:
+        receiver.settimeout(WAIT)
+        for packet in packets:
+            sender.send(packet)
+        assert receiver.recvmmsg_into(batch) == len(packets)
+
+
+def receive_all_columns(veth: Veth, batch: PacketBatch) -> RawSocket:
+    """Receives one frame with all metadata; returns the closed socket."""
+    with (
+        RawSocket(veth.b, addresses=True, timestamps="software") as receiver,
+        RawSocket(veth.a, protocol=0) as sender,
+    ):
+        until_stamped(sender, receiver, numbered(1))
+        receiver.settimeout(WAIT)
+        sender.send(numbered(1))
+        receiver.recvmmsg_into(batch)
+        return receiver
