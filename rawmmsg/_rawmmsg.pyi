@@ -168,9 +168,9 @@ class PacketBatch:
         Every other frame gets an Internet checksum at the place that its
         header names (net/core/dev.c:skb_crc32c_csum_help(),
         skb_checksum_help()). Super-frames stay unchanged: segment_into()
-        completes theirs. Raises ValueError if the batch holds no offload
-        headers, or if a frame's header does not fit the frame: the error names
-        the frame, and those before it are complete.
+        completes their checksums. Raises ValueError if the batch holds no
+        offload headers, or if a frame's header does not fit the frame: the
+        error names the frame, and the frames before it are complete.
         """
 
     def segment_into(
