@@ -484,8 +484,8 @@ interface_is_gone(RawSocket *s)
     return s->ifindex > 0 && bound_ifindex(s->fd) == -1;
 }
 
-/* Makes an ioctl(2) about an interface, which takes its present name. 0, or -1
-   with errno set. */
+/* Makes an ioctl(2) about the interface with this index. 0, or -1 with errno
+   set. */
 static int
 interface_ioctl(int fd, int ifindex, unsigned long request,
                 struct ifreq *answer)
@@ -698,8 +698,8 @@ explain_length(RawSocket *s, int error, size_t length)
     return text;
 }
 
-/* Raises why the kernel has refused the first packet of the call. Always
-   returns -1. */
+/* Raises an error that says why the kernel has refused the first packet of the
+   call. Always returns -1. */
 static int
 raise_refused(RawSocket *s, const struct transfer *t, int error)
 {
@@ -728,7 +728,8 @@ raise_refused(RawSocket *s, const struct transfer *t, int error)
 }
 
 /* Returns how many ns the call may still wait, INT64_MAX without a timeout. If
-   it must not wait, or not any longer, raises that and returns -1. */
+   it must not wait any longer, or not at all, raises the error for that and
+   returns -1. */
 static int64_t
 patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
 {
@@ -736,7 +737,7 @@ patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
         return INT64_MAX;
     }
     if (t->timeout_ns == 0 && error == EAGAIN) {
-        /* This is not a failure, and it is raised often. To find the name of
+        /* This is not a failure, and it is raised often. Finding the name of
            the interface would cost a system call. */
         return raise_os_error(error, name_of_call(t), NULL);
     }
@@ -753,7 +754,7 @@ patience_left(RawSocket *s, struct transfer *t, int64_t now, int error)
     return t->deadline_ns - now;
 }
 
-/* Raises that the interface has been deleted. Always returns -1. */
+/* Raises the error for a deleted interface. Always returns -1. */
 static int
 raise_gone(RawSocket *s, struct transfer *t)
 {
@@ -800,7 +801,7 @@ wait_ready(RawSocket *s, struct transfer *t)
     return ready < 0 ? -1 : 0;
 }
 
-/* Raises that sending has failed with ENOBUFS for too long. Always returns -1.
+/* Raises the error for ENOBUFS that has lasted too long. Always returns -1.
    The kernel returns ENOBUFS if a queue is full, and also if something drops
    this frame on its way out (net/core/dev.c:dev_queue_xmit()). We cannot know
    which, and only the caller can decide to skip the frame. */
@@ -868,7 +869,7 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
     return raise_error(s, error, name_of_call(t));
 }
 
-/* After EAGAIN: waits, 0, or raises, -1. */
+/* After EAGAIN: waits and returns 0, or raises and returns -1. */
 static int
 handle_again(RawSocket *s, struct transfer *t)
 {
@@ -916,10 +917,10 @@ take_kept_error(RawSocket *s)
                                           memory_order_relaxed);
 }
 
-/* Decides whose error a sender has got. True to try again.
+/* Decides whose error a sender has got. Returns whether to try again.
 
-   A socket has one pending error (sk_err), and the next system call returns
-   it, whichever that is. A sender gets it before the kernel even looks at the
+   A socket has one pending error (sk_err), and the next system call on it, of
+   whatever kind, returns that error. A sender gets it before the kernel even looks at the
    packet (net/core/sock.c:sock_alloc_send_pskb()). It may be about the link,
    or about a packet that recvmmsg(2) found behind others. If the sender raised
    it, the caller would blame, and perhaps drop, a packet without a fault, and
@@ -946,7 +947,7 @@ doubt_error(RawSocket *s, struct transfer *t, int error)
 }
 
 /* After a system call that transferred nothing: waits until another try may
-   succeed, 0, or raises, -1. */
+   succeed and returns 0, or raises and returns -1. */
 static int
 handle_failure(RawSocket *s, struct transfer *t, int error)
 {
@@ -1270,8 +1271,8 @@ parse_unix_address(PyObject *address, struct name *n)
     }
     else if (bytes[0] != '\0' && strlen(bytes) < (size_t)size) {
         PyErr_SetString(PyExc_ValueError,
-                        "the path contains a null byte, with which only "
-                        "an abstract name begins");
+                        "the path contains a null byte, and only an "
+                        "abstract name may begin with one");
     }
     else {
         n->un.sun_family = AF_UNIX;
@@ -1642,9 +1643,9 @@ receive_one(RawSocket *s, void *memory, size_t size, struct name *name)
     return (Py_ssize_t)arrival.length;
 }
 
-/* Raises for a call that transfers one packet without an offload header, if
-   the socket has vnet_hdr: without its header, a frame may be incomplete. 0,
-   or -1. */
+/* Refuses a call that transfers one packet without an offload header, if the
+   socket has vnet_hdr: without its header, a frame may be incomplete. 0, or -1
+   with an exception set. */
 static int
 refuse_single(RawSocket *s, const char *method)
 {
@@ -1779,8 +1780,8 @@ note_index(const char *what, Py_ssize_t i)
     }
 }
 
-/* Takes the destinations from the batch, where the packets from `start` on
-   have come from. 0, or -1 with ValueError set. */
+/* Sets as destinations the addresses that the packets of the batch, from
+   `start` on, came from. 0, or -1 with ValueError set. */
 static int
 name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
                 struct link_name *links)
@@ -1806,8 +1807,8 @@ name_by_columns(RawSocket *s, const struct outgoing *out, Py_ssize_t start,
                                    "its hardware address is too long");
         }
         if (s->type == SOCK_RAW) {
-            /* The kernel then reads it from the frame, where a restored tag
-               has changed it. */
+            /* With 0, the kernel reads the protocol from the frame, where a
+               restored tag has changed it. */
             links[i].ll.sll_protocol = 0;
         }
     }
@@ -1869,7 +1870,8 @@ name_by_sequence(RawSocket *s, PyObject *addresses, Py_ssize_t start,
 
 /* Adds destinations to the prepared messages; they are valid until
    free_destinations(). 0, or -1 with an exception set. The messages of a batch
-   are copied, so that the batch keeps none. The caller has entered a call. */
+   are copied, so that the batch keeps no destinations. The caller has entered
+   a call. */
 static int
 address_outgoing(RawSocket *s, struct outgoing *out, PyObject *addresses,
                  Py_ssize_t start, Py_ssize_t total, struct destinations *d)
@@ -1955,7 +1957,7 @@ parse_sendmmsg(PyObject *const *args, Py_ssize_t nargs, PyObject *names,
         }
         if (k == Py_ARRAY_LENGTH(keywords) || given[k] != NULL) {
             PyErr_Format(PyExc_TypeError,
-                         "sendmmsg() has no argument %R, or it is given twice",
+                         "sendmmsg() got an unknown or repeated argument %R",
                          name);
             return -1;
         }
@@ -2285,7 +2287,7 @@ compile_filter(RawSocket *s, PyObject *expression)
     PyObject *bpf, *compile, *args, *kwargs, *program = NULL;
 
     if (s->family != AF_PACKET) {
-        reason = "expressions describe frames of AF_PACKET";
+        reason = "expressions are for AF_PACKET sockets";
     }
     else if (s->type != SOCK_RAW) {
         reason = "filters of SOCK_DGRAM see packets without their link "
@@ -2731,8 +2733,8 @@ set_fanout_value(RawSocket *s, uint32_t value)
    passed on as a flag of the group (net/packet/af_packet.c:fanout_add()).
 
    The packets in the queue stay, although other members may have got some of
-   them too. To discard them would be worse: among them may be packets that
-   came after the join, and those no other member has. */
+   them too. Discarding them would be worse: some may have come after the join,
+   and no other member has got those. */
 static int
 join_fanout(RawSocket *s, const struct fanout *f)
 {
@@ -2883,7 +2885,7 @@ socket_in_namespace(struct visit *v)
     return 0;
 }
 
-/* Raises why there is no socket. Always returns -1. */
+/* Raises an error that says why no socket was opened. Always returns -1. */
 static int
 raise_no_socket(int error, const char *call, PyObject *filename)
 {
@@ -3113,8 +3115,8 @@ has_hardware_stamps(RawSocket *s)
 /* Asks for time stamps. 0, or -1 with an exception set. Not with
    SO_TIMESTAMPNS: the kernel begins to stamp a moment after the option is set,
    and for packets that came before, that option returns the time at which they
-   are read (net/socket.c:__sock_recv_timestamp()). SO_TIMESTAMPING returns no
-   stamp. */
+   are read (net/socket.c:__sock_recv_timestamp()). For such packets
+   SO_TIMESTAMPING returns no stamp. */
 static int
 apply_timestamps(RawSocket *s, const struct options *o, struct changes *c)
 {

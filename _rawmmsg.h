@@ -7,7 +7,7 @@
                             messages of a system call and parses them
        _rawmmsg_offload.c   checksums and segments; no Python, see its header
 
-   At most three calls a batch, and none a packet, cross from one file to
+   At most three calls per batch, and none per packet, cross from one file to
    another.
 
    Rules that hold throughout:

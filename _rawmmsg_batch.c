@@ -7,8 +7,8 @@
             also holds the caller's buffers if the frames are in them."
 
        class Window:                    # private; the exporter of a view
-           "A part of a BatchMemory: a frame, or a column. An exporter is not
-            told which part of it a memoryview shows, so each part has an
+           "A part of a BatchMemory: a frame, or a column. An exporter cannot
+            know which part of it a memoryview shows, so each part has an
             exporter of its own. It keeps the memory alive, not the batch."
 
        class PacketBatch:
@@ -309,8 +309,8 @@ divide_rows(const Py_buffer *view, Py_ssize_t *capacity,
     if ((*capacity >= 0 && *capacity != view->shape[0])
         || (*frame_size >= 0 && *frame_size != view->shape[1])) {
         PyErr_Format(PyExc_ValueError,
-                     "the buffer's shape (%zd, %zd) is not the capacity and "
-                     "frame_size given",
+                     "the buffer's shape (%zd, %zd) does not match the given "
+                     "capacity and frame_size",
                      view->shape[0], view->shape[1]);
         return -1;
     }
@@ -344,7 +344,8 @@ divide_flat(const Py_buffer *view, Py_ssize_t *capacity,
     }
     if (*capacity > view->len / *frame_size) {
         PyErr_Format(PyExc_ValueError,
-                     "%zd frames of %zd bytes do not fit a buffer of %zd",
+                     "%zd frames of %zd bytes do not fit into a buffer of "
+                     "%zd bytes",
                      *capacity, *frame_size, view->len);
         return -1;
     }

@@ -209,9 +209,9 @@ check_checksum(const struct offload_header *h, size_t length,
 
 /* Returns why the kernel would refuse a frame with this header
    (net/packet/af_packet.c:packet_snd(),
-   include/linux/virtio_net.h:__virtio_net_hdr_to_skb()), or NULL. Refuses what
-   only newer kernels refuse, too. Lets pass a UDP super-frame with too many
-   segments: their number depends on the kernel, which refuses it itself. */
+   include/linux/virtio_net.h:__virtio_net_hdr_to_skb()), or NULL. Refuses also
+   what only newer kernels refuse. Accepts a UDP super-frame with too many
+   segments: the limit depends on the kernel, which then refuses the frame. */
 static const char *
 check_offload(const struct offload_header *h, size_t length)
 {

@@ -3,8 +3,8 @@
    On a socket with vnet_hdr, the checksum of a frame may be missing, and a
    frame may be a super-frame, which the device would cut into segments. The
    header beside each frame (struct offload_header) says so. The functions
-   below do that work for whoever needs complete frames. They know nothing of
-   Python.
+   below do that work for callers that need complete frames. They know nothing
+   of Python.
 
    Frames and headers may come from a hostile sender, and user code may write
    to them while these functions run. So each value that decides about memory
@@ -87,8 +87,8 @@ size_t check_frames(const struct frame_table *t, size_t start,
                     const char **reason);
 
 /* Completes the missing checksums of all frames except super-frames. Returns
-   how many it has completed. Stops at the first frame with a reason: then
-   *reason is set, and *at is the row. */
+   how many it has completed. Stops at the first frame that it cannot process:
+   *reason then says why, and *at is the row. */
 size_t complete_frames(const struct frame_table *t, size_t *at,
                        const char **reason);
 

@@ -49,7 +49,7 @@ WHEEL_TOOLS = ("abi3audit==0.0.26", "auditwheel==6.8.2", "build==1.6.1")
 
 
 def tree(session: nox.Session, name: str = "tree") -> Path:
-    """Copies what a clone would have, and local changes, for this session."""
+    """Copies the files that git knows, with local changes, for a session."""
     copy = Path(session.create_tmp(), name)
     shutil.rmtree(copy, ignore_errors=True)
     options = ("-z", "--cached", "--others", "--exclude-standard")

@@ -168,9 +168,9 @@ class PacketBatch:
         Every other frame gets an Internet checksum at the place that its
         header names (net/core/dev.c:skb_crc32c_csum_help(),
         skb_checksum_help()). Super-frames stay unchanged: segment_into()
-        completes theirs. Raises ValueError if the batch holds no offload
-        headers, or if a frame's header does not fit the frame: the error names
-        the frame, and those before it are complete.
+        completes their checksums. Raises ValueError if the batch holds no
+        offload headers, or if a frame's header does not fit the frame: the
+        error names the frame, and the frames before it are complete.
         """
 
     def segment_into(
@@ -196,7 +196,7 @@ class PacketBatch:
     # The columns. Each has `capacity` entries, of which the first len(batch)
     # are meaningful. A column that the last receive did not collect raises
     # AttributeError. append(), extend(), clear() and set_count() remove all
-    # columns but `lengths` and the offload headers.
+    # columns except `lengths` and the offload headers.
 
     @property
     def lengths(self) -> memoryview[int]:
@@ -748,7 +748,7 @@ class RawSocket:
         """Returns the descriptor; -1 if the socket is closed."""
 
     def detach(self) -> int:
-        """Closes the object but not the descriptor, which it returns.
+        """Closes the object without closing the descriptor, and returns it.
 
         Raises OSError EBUSY while a call of this process is using it.
         """

@@ -97,7 +97,8 @@ class Side(ABC):
         self.sent += len(frames)
         self.expected += len(kept)
         self.received += got
-        # In order: each is searched behind the one before.
+        # The frames must come in order: the search for each one begins behind
+        # the one before.
         rest = iter(kept)
         self.wrong += sum(frame not in rest for frame in self.take())
 

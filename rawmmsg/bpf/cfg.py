@@ -135,7 +135,7 @@ def calculate(operator: str, a: int, b: int) -> int | None:
 
 
 def holds(test: str, a: int, b: int) -> bool:
-    """Whether "a test b"."""
+    """Whether `a test b` holds."""
     return interpreter.holds(TESTS[test], a, b)
 
 

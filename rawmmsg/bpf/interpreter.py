@@ -108,7 +108,7 @@ def arithmetic(operation: int, a: int, b: int) -> int | None:
 
 
 def holds(operation: int, a: int, b: int) -> bool:
-    """Whether a jump compares a with b and finds what it tests."""
+    """Whether the test of a jump holds for a and b."""
     if operation == op.BPF_JEQ:
         return a == b
     if operation == op.BPF_JGT:

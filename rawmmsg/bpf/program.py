@@ -138,7 +138,7 @@ class Program(bytes):
     __slots__ = ()
 
     def __new__(cls, data: bytes | bytearray | memoryview = b"") -> Program:
-        # memoryview() refuses a number, of which bytes() would make zeros.
+        # memoryview() refuses an int, of which bytes() would make zeros.
         self = super().__new__(cls, memoryview(data))
         if len(self) % _SOCK_FILTER.size:
             raise ValueError(

@@ -75,8 +75,9 @@ def whole_batch(batch: PacketBatch, pace: Pace) -> list[Load]:
 
 
 def loads(source: Source, pace: Pace, seconds: float) -> Iterator[Load]:
-    """Yields the packets in loads, each of what `source` gives in so many
-    seconds. An error of `source` is raised after the packets before it.
+    """Yields the packets in loads. Each load has the packets that `source`
+    gives within `seconds`. An error of `source` is raised after the packets
+    before it.
 
     If `seconds` is finite, the next load reuses the memory of this one.
     """

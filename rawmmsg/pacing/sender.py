@@ -37,7 +37,7 @@ class Sender:
         self.errors = 0
         self.refusal: OSError | None = None
         self._sent_before = sock.statistics().packets_sent
-        self._totals = (0, 0)  # frames and bytes, of loads that are settled
+        self._totals = (0, 0)  # frames and bytes of the earlier loads
         self._load: Load | None = None
         self.refused: set[int] = set()  # frames of the load
 
@@ -56,12 +56,12 @@ class Sender:
         return self._load
 
     def take(self, load: Load) -> None:
-        """Settles the load before, and turns to this one."""
+        """Counts the load before, and continues with this one."""
         self.settle()
         self.refused, self._load = set(), load
 
     def settle(self) -> None:
-        """Counts what has been sent of the load, which is then done with.
+        """Counts what has been sent of the load, which is then finished.
 
         The count is the socket's own, because Ctrl-C can come between a system
         call and any use of its result. May be interrupted and repeated.

@@ -11,8 +11,9 @@ from .relay import Relay
 
 
 def send_as_yielded(source: Source, outlet: Outlet, pace: Pace) -> None:
-    """Sends what the source yields, while it goes on. An error of the source
-    is raised when everything that it yielded before has been sent."""
+    """Sends what the source yields, while the source continues. An error of
+    the source is raised when everything that it yielded before has been
+    sent."""
     sender = outlet.sender
     relay = Relay(pace.frames_ahead(MOST_FRAMES), sender.stopped)
     failures: list[BaseException] = []

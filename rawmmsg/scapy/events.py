@@ -1,5 +1,5 @@
-"""Descriptors that a program can wait for in its own way: by select(2),
-poll(2), epoll(7), or an event loop."""
+"""Descriptors that a program can wait for with select(2), poll(2), epoll(7),
+or an event loop."""
 
 import contextlib
 import os

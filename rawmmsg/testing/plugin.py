@@ -33,7 +33,7 @@ _refusal: OSError | None = None
 
 @pytest.fixture
 def veth(veth_factory: Callable[..., Veth]) -> Veth:
-    """A veth pair with both ends up, which the test's end deletes."""
+    """A veth pair with both ends up; deleted at the end of the test."""
     return veth_factory()
 
 
@@ -41,7 +41,7 @@ def veth(veth_factory: Callable[..., Veth]) -> Veth:
 def veth_factory(
     request: pytest.FixtureRequest,
 ) -> Iterator[Callable[..., Veth]]:
-    """Makes veth pairs like veth_pair(), which the test's end deletes."""
+    """Like veth_pair(); the pairs are deleted at the end of the test."""
     pairs: list[Veth] = []
 
     def make(*names: str, **options: Any) -> Veth:

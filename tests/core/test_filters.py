@@ -442,7 +442,7 @@ def test_expression_for_an_unsuitable_socket_is_explained(
 def test_expression_needs_a_packet_socket() -> None:
     sender, sock = datagram_pair()
     with sender, sock:
-        with pytest.raises(ValueError, match="frames of AF_PACKET"):
+        with pytest.raises(ValueError, match="are for AF_PACKET sockets"):
             sock.attach_filter("udp")
 
 

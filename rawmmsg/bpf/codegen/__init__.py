@@ -1,1 +1,1 @@
-"""A parse tree to a control-flow graph."""
+"""Turns a parse tree into a control-flow graph."""

@@ -25,7 +25,7 @@ _MAX_TUNNELS = 5
 
 
 class Fork(NamedTuple):
-    """Where to continue, by where the outermost VLAN tag is.
+    """Where to continue, depending on where the outermost VLAN tag is.
 
     `beside`: the kernel has moved it out of the frame. `inline`: it has not,
     or there is none.

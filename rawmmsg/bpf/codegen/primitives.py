@@ -1,4 +1,4 @@
-"""Makes tests of header fields of each kind of primitive.
+"""Turns each kind of primitive into tests of header fields.
 
 The order of the tests is libpcap's. It decides what a program does with a
 packet that is cut short.

@@ -102,7 +102,7 @@ def covers(reach: Reach, needed: Reach) -> bool:
 
 
 def furthest(one: Reach, other: Reach) -> Reach:
-    """What is in the packet if both of these are."""
+    """What is known to be in the packet if both of these are in it."""
     if not one or not other:
         return one or other
     result = dict(one)
@@ -113,7 +113,7 @@ def furthest(one: Reach, other: Reach) -> Reach:
 
 
 def _common(one: Reach, other: Reach) -> Reach:
-    """What is in the packet if either of these is."""
+    """What is known to be in the packet if either of these is in it."""
     if one is other:
         return one
     return {

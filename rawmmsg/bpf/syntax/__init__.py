@@ -1,1 +1,1 @@
-"""Text to a parse tree."""
+"""Turns text into a parse tree."""

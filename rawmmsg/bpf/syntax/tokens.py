@@ -170,7 +170,7 @@ def _unknown_word(word: str) -> str:
     known |= keywords.CONSTANTS.keys()
     similar = difflib.get_close_matches(word, sorted(known))
     if similar:
-        # 'prot' is rather 'port' than 'proto'.
+        # 'prot' probably means 'port', not 'proto'.
         best = min(similar, key=lambda each: sorted(each) != sorted(word))
         return f"{reason}: did you mean {best!r}?"
     return (

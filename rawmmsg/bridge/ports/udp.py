@@ -60,7 +60,7 @@ class UdpSocket(Port):
 
 
 def _enlarge_receive_buffer(sock: socket.socket) -> None:
-    """Not by rcvbuf=, which warns where the kernel gives less."""
+    """Does not use rcvbuf=, which warns if the kernel gives less."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
     except PermissionError:

@@ -170,8 +170,8 @@ def _look_at(path: str) -> os.stat_result | None:
 
 @contextlib.contextmanager
 def _creating(sock: socket.socket, mode: int | None) -> Iterator[None]:
-    """Gives a path that is bound in the block this mode from the start.
-    bind(2) gives it the mode of the socket's inode, less the umask
+    """If the block binds the socket to a path, the path has this mode from the
+    start: bind(2) gives it the mode of the socket's inode, less the umask
     (net/unix/af_unix.c:unix_bind_bsd())."""
     if mode is None:
         yield
