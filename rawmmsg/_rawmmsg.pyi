@@ -196,7 +196,7 @@ class PacketBatch:
     # The columns. Each has `capacity` entries, of which the first len(batch)
     # are meaningful. A column that the last receive did not collect raises
     # AttributeError. append(), extend(), clear() and set_count() remove all
-    # columns but `lengths` and the offload headers.
+    # columns except `lengths` and the offload headers.
 
     @property
     def lengths(self) -> memoryview[int]:
@@ -748,7 +748,7 @@ class RawSocket:
         """Returns the descriptor; -1 if the socket is closed."""
 
     def detach(self) -> int:
-        """Closes the object but not the descriptor, which it returns.
+        """Closes the object without closing the descriptor, and returns it.
 
         Raises OSError EBUSY while a call of this process is using it.
         """

@@ -33,7 +33,7 @@ side_open(const struct side_setup *setup, char error[ERROR_SIZE])
     if (s != NULL) {
         s->fds[0] = setup->tx;
         s->fds[1] = setup->rx;
-        s->batch = batch_open(setup, NULL);
+        s->batch = batch_open(setup, setup->in);
     }
     if (s == NULL || s->batch == NULL) {
         snprintf(error, ERROR_SIZE, "out of memory");

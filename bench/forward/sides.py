@@ -18,7 +18,7 @@ from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 
 from ..lab import native, peers
 from ..lab.contender import GroundTruthError, UnavailableError
-from ..lab.link import AUXDATA
+from ..lab.link import AUXDATA, SHORTEST, Frames
 from ..lab.native import FORWARD, LARGE, VNET_HDR, Side
 from .hosts import (
     PATIENCE,
@@ -57,22 +57,22 @@ def calls(
     capacity: int = SMALL_CAPACITY,
 ) -> Side:
     """C between two sockets, with a batch of so many frames."""
+    room = SUPER_FRAME if options & VNET_HDR else PLAIN_FRAME
+    frames = Frames(capacity, SHORTEST, room=room)
+    tx, rx = (sock.fileno() for sock in sockets)
     return Side(
-        *(stack, "forward/calls.c"),
-        tx=sockets[0].fileno(),
-        rx=sockets[1].fileno(),
-        options=options,
-        batch=capacity,
-        room=SUPER_FRAME if options & VNET_HDR else PLAIN_FRAME,
+        *(stack, "forward/calls.c", ("", ""), frames),
+        tx=tx,
+        rx=rx,
+        options=options | FORWARD,
     )
 
 
 def libpcap(stack: ExitStack, ports: Ports) -> Side:
     """libpcap, which opens the ports itself."""
-    options = FORWARD | LARGE
-    return Side(
-        stack, "forward/pcap.c", ports, options=options, batch=SMALL_CAPACITY
-    )
+    frames = Frames(SMALL_CAPACITY, SHORTEST)
+    setup = ("forward/pcap.c", ports, frames)
+    return Side(stack, *setup, options=FORWARD | LARGE)
 
 
 def open_ports(

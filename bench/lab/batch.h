@@ -10,7 +10,6 @@
 #include <linux/if_ether.h>
 #include <linux/virtio_net.h>
 
-#define CACHE_LINE 64
 #define TAG_SIZE 4
 
 /* <asm-generic/socket.h> */
@@ -24,7 +23,8 @@ struct batch {
     unsigned header_size; /* of the offload header; 0: none */
     unsigned parts_each;  /* 2 with offload headers, 1 without */
     size_t stride, room;  /* bytes from frame to frame, and for each */
-    char *first;          /* the first frame */
+    char *first;          /* the first frame, in the caller's memory */
+    int restores;         /* puts VLAN tags back into the frames */
 
     /* Owned by the batch. */
     struct mmsghdr *in, *out;
@@ -32,7 +32,6 @@ struct batch {
     struct virtio_net_hdr *headers;
     size_t control_size;
     char *control; /* control_size for each; NULL: no control messages */
-    char *memory;  /* NULL: the frames are in the caller's memory */
 };
 
 static inline struct iovec *
@@ -56,7 +55,6 @@ batch_close(struct batch *b)
         free(b->parts);
         free(b->headers);
         free(b->control);
-        free(b->memory);
         free(b);
     }
 }
@@ -93,27 +91,10 @@ batch_lay_out(struct batch *b)
     }
 }
 
-/* 0, or -1 without memory. `room` is a multiple of the cache line. */
-static inline int
-batch_get_memory(struct batch *b)
-{
-    size_t lines = b->room / CACHE_LINE + 1;
-
-    /* Frames a power of two apart would compete for the same cache sets. The
-       line before each frame has room for a tag. */
-    b->stride = (lines | 1) * CACHE_LINE;
-    b->memory = aligned_alloc(CACHE_LINE, b->capacity * b->stride);
-    if (b->memory == NULL) {
-        return -1;
-    }
-    memset(b->memory, 0, b->capacity * b->stride);
-    b->first = b->memory + CACHE_LINE;
-    return 0;
-}
-
-/* The batch of a setup, with SIDE_AUXDATA, SIDE_STAMPS and SIDE_VNET_HDR, in
-   the caller's memory; NULL: in memory of its own. Returns NULL without
-   memory. */
+/* The batch of a setup, with SIDE_AUXDATA, SIDE_STAMPS and SIDE_VNET_HDR,
+   whose frames are in the caller's `memory`. With SIDE_FORWARD it restores
+   VLAN tags, for which the memory has room before each frame. NULL if there is
+   no memory. */
 static inline struct batch *
 batch_open(const struct side_setup *setup, char *memory)
 {
@@ -127,6 +108,7 @@ batch_open(const struct side_setup *setup, char *memory)
     b->room = setup->room;
     b->stride = setup->stride;
     b->first = memory;
+    b->restores = (setup->options & SIDE_FORWARD) != 0;
     b->header_size = setup->options & SIDE_VNET_HDR ? sizeof(*b->headers) : 0;
     b->parts_each = b->header_size > 0 ? 2 : 1;
     if (setup->options & SIDE_AUXDATA) {
@@ -141,8 +123,7 @@ batch_open(const struct side_setup *setup, char *memory)
     b->headers = calloc(n, sizeof(*b->headers));
     b->control = b->control_size > 0 ? calloc(n, b->control_size) : NULL;
     if (b->in == NULL || b->out == NULL || b->parts == NULL
-        || b->headers == NULL || (b->control_size > 0 && b->control == NULL)
-        || (memory == NULL && batch_get_memory(b) < 0)) {
+        || b->headers == NULL || (b->control_size > 0 && b->control == NULL)) {
         batch_close(b);
         return NULL;
     }
@@ -191,8 +172,7 @@ batch_restore_tag(struct batch *b, unsigned i,
     }
 }
 
-/* Reads the VLAN tag and the timestamp of frame i. The caller's memory has no
-   room for the tag, which is only noted. */
+/* Reads the VLAN tag and the timestamp of frame i. */
 static inline void
 batch_read_control(struct batch *b, unsigned i, struct arrival *frame)
 {
@@ -205,7 +185,7 @@ batch_read_control(struct batch *b, unsigned i, struct arrival *frame)
 
             memcpy(&aux, CMSG_DATA(c), sizeof(aux));
             frame->tagged = (aux.tp_status & TP_STATUS_VLAN_VALID) != 0;
-            if (frame->tagged && b->memory != NULL) {
+            if (frame->tagged && b->restores) {
                 batch_restore_tag(b, i, &aux);
             }
         }

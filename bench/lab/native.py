@@ -130,36 +130,29 @@ class Side:
     """A contender in C, opened by side_open() of its library.
 
     `names` are the interfaces that it sends to and receives from, `tx` and
-    `rx` the sockets for that; rx=-1 makes it open its own. A side with memory
-    of its own has no `frames`, but a `batch` of frames with `room` for each.
-    Raises OSError if it cannot be opened, and the errors of library(). It is
-    closed with `stack`.
+    `rx` the sockets for that; rx=-1 makes it open its own. It uses the memory
+    of `frames`. Raises OSError if it cannot be opened, and the errors of
+    library(). It is closed with `stack`.
     """
 
     def __init__(
         self,
         stack: contextlib.ExitStack,
         source: str,
-        names: tuple[str, str] = ("", ""),
-        frames: Frames | None = None,
+        names: tuple[str, str],
+        frames: Frames,
         *,
         tx: int = -1,
         rx: int = -1,
         options: int = 0,
-        batch: int = 0,
-        room: int = 0,
     ) -> None:
         self._library = library(source)
         self._source = source
-        self._frames = frames  # whose memory it uses
-        memory: tuple[int | None, ...] = (None, None, 0, room, 0, batch)
-        if frames is not None:
-            memory = (
-                *(frames.address(frames.out), frames.address(frames.into)),
-                *(frames.size, frames.room, frames.stride, frames.batch),
-            )
+        self._frames = frames
+        memory = (frames.address(frames.out), frames.address(frames.into))
+        sizes = (frames.size, frames.room, frames.stride, frames.batch)
         a, b = (name.encode() for name in names)
-        self._setup = _Setup(tx, rx, a, b, *memory, options)  # has strings
+        self._setup = _Setup(tx, rx, a, b, *memory, *sizes, options)
         error = ctypes.create_string_buffer(ERROR_SIZE)
         self._library.side_open.restype = ctypes.c_void_p
         self._side = ctypes.c_void_p(

@@ -39,7 +39,7 @@ enum side_option {
     SIDE_BUFFERED = 256,  /* libpcap: not in immediate mode */
     SIDE_VNET_HDR = 512,  /* frames have offload headers */
     SIDE_FLOOD = 1024,    /* a ring of 16 MiB, with large blocks */
-    SIDE_FORWARD = 2048,  /* libpcap: receive all frames that arrive */
+    SIDE_FORWARD = 2048,  /* receive frames as they are, for any address */
 };
 
 /* `batch` frames of `size` bytes, `stride` apart, are sent from `out` and

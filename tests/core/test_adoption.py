@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 from support import WAIT
 from support.calls import raises
-from support.frames import datagram_pair, frame, pending, receive
+from support.frames import (
+    LOCAL_EXPERIMENTAL,
+    OTHER_EXPERIMENTAL,
+    datagram_pair,
+    frame,
+    pending,
+    receive,
+)
 from support.linux import (
     ETH_P_ALL,
     SO_ATTACH_FILTER,
@@ -145,7 +152,7 @@ def test_adopted_packet_socket_of_all_interfaces(pair: Veth) -> None:
         assert sock.ifindex is None
         assert sock.link_type is None
         assert sock.mtu is None
-        sock.attach_filter(keep_ethertype(0x88B5))
+        sock.attach_filter(keep_ethertype(LOCAL_EXPERIMENTAL))
         with RawSocket(pair.a, protocol=0) as sender:
             sender.send(frame(b"in"))
         # The outgoing frame and the incoming one.
@@ -550,7 +557,7 @@ def test_packet_options_are_set_when_asked(pair: Veth) -> None:
         qdisc_bypass=True,
         vlan=True,
         addresses=True,
-        filter=keep_ethertype(0x88B5),
+        filter=keep_ethertype(LOCAL_EXPERIMENTAL),
     ) as sock:
         for option in (
             PACKET_IGNORE_OUTGOING,
@@ -560,7 +567,7 @@ def test_packet_options_are_set_when_asked(pair: Veth) -> None:
             assert sock.getsockopt(SOL_PACKET, option) == 1
         with RawSocket(pair.a, protocol=0) as sender:
             sender.sendmmsg_all(
-                [frame(b"no", ethertype=0x88B6), frame(b"yes")]
+                [frame(b"no", ethertype=OTHER_EXPERIMENTAL), frame(b"yes")]
             )
         sock.settimeout(WAIT)
         batch = PacketBatch()
@@ -575,7 +582,7 @@ def test_filter_discards_packets_queued_before_adoption(pair: Veth) -> None:
         std.settimeout(WAIT)
         std.recv(1, socket.MSG_PEEK)
         with RawSocket(
-            fileno=std.detach(), filter=keep_ethertype(0x88B5)
+            fileno=std.detach(), filter=keep_ethertype(LOCAL_EXPERIMENTAL)
         ) as sock:
             sender.send(frame(b"after"))
             assert receive(sock, 1) == [frame(b"after")]

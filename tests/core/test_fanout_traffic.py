@@ -18,6 +18,7 @@ FRAMES: Final = 60_000
 BATCH: Final = 64
 RCVBUF: Final = 1 << 27
 """Room for all of them, if privilege allows it."""
+pytestmark = pytest.mark.filterwarnings("ignore:rcvbuf=:RuntimeWarning")
 
 _NUMBER: Final = 42
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from support import FREE_THREADED
-from support.frames import datagram_pair
+from support.frames import LOCAL_EXPERIMENTAL, datagram_pair
 from support.programs import accept
 
 import rawmmsg
@@ -306,11 +306,13 @@ def test_addresses_do_not_leak(short_path: Path) -> None:
 
 def test_addresses_of_interfaces_do_not_leak(veth: Veth) -> None:
     batch = PacketBatch(4, 64)
-    address = (veth.a, 0x88B5, 0, 0, b"\xff" * 6)
+    address = (veth.a, LOCAL_EXPERIMENTAL, 0, 0, b"\xff" * 6)
 
     def use() -> None:
         sock.sendto(FRAME, address)
-        sock.sendmmsg([FRAME] * 2, addresses=[address, (1, 0x88B5)])
+        sock.sendmmsg(
+            [FRAME] * 2, addresses=[address, (1, LOCAL_EXPERIMENTAL)]
+        )
         end.recvmmsg_into(batch)
         assert isinstance(batch.address(0), tuple)
         sock.sendto(FRAME, address)

@@ -12,6 +12,7 @@ from support import WAIT
 from support.calls import Call, packets_sent, raises
 from support.frames import (
     HEADER_SIZE,
+    LOCAL_EXPERIMENTAL,
     batch_of,
     datagram_pair,
     frame,
@@ -359,7 +360,7 @@ def test_range_applies_to_addresses_too(
 ) -> None:
     """There is one address for each packet of the sequence, including those
     that are not sent."""
-    with RawSocket(protocol=0x88B5) as sock:
+    with RawSocket(protocol=LOCAL_EXPERIMENTAL) as sock:
         addresses: Any = [(pair.a, 0)] * 2 + ["wrong"]
         packets = numbered_frames(3)
         assert sock.sendmmsg(packets, 1, 2, addresses=addresses) == 1
@@ -423,7 +424,7 @@ def test_error_states_the_length_without_the_offload_header(
 def test_error_names_a_packet_without_a_link_header(pair: Veth) -> None:
     with RawSocket(pair.a, protocol=0, type=socket.SOCK_DGRAM) as sock:
         with raises(errno.EMSGSIZE, "packet 0: 1,501 .* allows 1,500"):
-            address = (pair.a, 0x88B5, 0, 1, bytes(6))
+            address = (pair.a, LOCAL_EXPERIMENTAL, 0, 1, bytes(6))
             sock.sendmmsg([bytes(1_501)], addresses=[address])
 
 
@@ -431,7 +432,7 @@ def test_error_on_a_socket_of_all_interfaces_names_the_length(
     pair: Veth,
 ) -> None:
     """The interface is the one in the address."""
-    with RawSocket(protocol=0x88B5) as sock:
+    with RawSocket(protocol=LOCAL_EXPERIMENTAL) as sock:
         with raises(errno.EINVAL, r"packet 0 \(5 bytes\): Invalid argument"):
             sock.sendmmsg([b"short"], addresses=[(pair.a, 0)])
 

@@ -130,7 +130,7 @@ EVERYTHING = """
                 tested.recvmmsg_into(batch)
         except BlockingIOError:
             pass
-        tested.attach_filter(struct.pack("HBBI", 6, 0, 0, 0xFFFF))
+        tested.attach_filter(accept())
         tested.detach_filter()
         tested.statistics()
         tested.getsockname()
@@ -143,8 +143,7 @@ EVERYTHING = """
     use(RawSocket(B, type=socket.SOCK_DGRAM))
     adopted = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     adopted.bind((B, 3))
-    accept = struct.pack("HBBI", 6, 0, 0, 0xFFFF)
-    use(RawSocket(fileno=adopted.detach(), vlan=True, filter=accept))
+    use(RawSocket(fileno=adopted.detach(), vlan=True, filter=accept()))
 """
 
 
@@ -182,7 +181,7 @@ def test_constructor_binds_last(tmp_path: Path, pair: Veth) -> None:
         mark("begin")
         tested = RawSocket(
             B, promisc=True, timestamps="software", ignore_outgoing=True,
-            filter=struct.pack("HBBI", 6, 0, 0, 0xFFFF),
+            filter=accept(),
         )
         mark("end")
         tested.close()
@@ -215,7 +214,7 @@ def test_new_filter_is_attached_to_an_empty_queue(
     code = """
         sender.sendmmsg([FRAME] * 3)
         wait_for(std, 3)
-        two = struct.pack("HBBI", 0, 0, 0, 1) + struct.pack("HBBI", 6, 0, 0, 9)
+        two = program((LD_IMM, 0, 0, 1), (RET, 0, 0, 9))
         mark("begin")
         sock.attach_filter(two)
         mark("end")

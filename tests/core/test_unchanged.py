@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 from support.linux import SO_ATTACH_FILTER, SO_TIMESTAMPING, SO_TIMESTAMPNS, ip
-from support.programs import accept, program
+from support.programs import LD_IMM, RET, accept, program
 
 from rawmmsg import (
     PACKET_AUXDATA,
@@ -43,7 +43,7 @@ OPTIONS: Final = {
 }
 
 GROUP: Final = bytes.fromhex("01005e000001")
-TWO_STEPS: Final = program((0, 0, 0, 1), (6, 0, 0, 100))
+TWO_STEPS: Final = program((LD_IMM, 0, 0, 1), (RET, 0, 0, 100))
 
 
 def filter_of(sock: socket.socket) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from support import WAIT
-from support.frames import frame, receive
+from support.frames import LOCAL_EXPERIMENTAL, frame, receive
 from support.programs import accept, keep_ethertype
 
 from rawmmsg import TRUNCATED, VLAN_RESTORED, PacketBatch, RawSocket
@@ -160,7 +160,7 @@ def test_socket_of_one_protocol_never_gets_the_tag(
     """The kernel drops the tag before it calls the handlers of one protocol
     (net/core/dev.c:__netif_receive_skb_core())."""
     batch = PacketBatch()
-    with RawSocket(pair.b, protocol=0x88B5) as sock:
+    with RawSocket(pair.b, protocol=LOCAL_EXPERIMENTAL) as sock:
         sender.send(tagged((0x8100, 0x0064)))
         assert receive_one(sock, batch) == PLAIN
         assert columns(batch) == (0, 0, len(PLAIN), 0)
@@ -399,7 +399,7 @@ def test_tagged_frame_may_be_four_bytes_longer(
     """MTU, header and tag: 1,518 bytes, which fit a frame of that size."""
     sent = tagged((0x8100, 0x0064), plain=frame(b"x" * 1500))
     batch = PacketBatch(1, 1518)
-    with RawSocket(pair.b, filter=keep_ethertype(0x88B5)) as sock:
+    with RawSocket(pair.b, filter=keep_ethertype(LOCAL_EXPERIMENTAL)) as sock:
         sender.send(sent)
         assert receive_one(sock, batch) == sent
         assert not columns(batch)[3] & TRUNCATED

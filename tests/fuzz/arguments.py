@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
+from support.frames import LOCAL_EXPERIMENTAL
 from support.programs import accept, keep_ethertype, program
 
 from rawmmsg import SOL_PACKET, PacketBatch, RawSocket
@@ -265,7 +266,9 @@ class Arguments:
             return self.buffer()
         if kind == 5:
             return accept(0)
-        return self.random.choice((accept(), keep_ethertype(0x88B5)))
+        return self.random.choice(
+            (accept(), keep_ethertype(LOCAL_EXPERIMENTAL))
+        )
 
     def fanout(self) -> Any:
         mode = self.mode()
@@ -292,7 +295,10 @@ class Arguments:
         if kind < 3 and self.world.peers:
             return self.random.choice(tuple(self.world.peers)).getsockname()
         if kind == 3:
-            return (self.random.choice(self.world.interfaces), 0x88B5)
+            return (
+                self.random.choice(self.world.interfaces),
+                LOCAL_EXPERIMENTAL,
+            )
         hardware = self.random.randbytes(self.random.choice((6, 6, 0, 8, 30)))
         fields = (self.interface(), self.random.choice((0, 3, 0x800, -1)))
         return (*fields, 0, 1, hardware)[: self.random.choice((1, 2, 5, 5))]

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from arguments import HEADERS, SIZES, Arguments, Disturbance, World
 from support.datagrams import ACK, TCP, UDP, Datagram, add
+from support.frames import LOCAL_EXPERIMENTAL
 
 from rawmmsg import (
     PACKET_AUXDATA,
@@ -252,7 +253,10 @@ class Caller(Arguments):
         address = self.address()
         peers = [p for p in self.world.peers if p.family == sock.family]
         if sock.family == socket.AF_PACKET and self.chance(2):
-            address = (self.random.choice(self.world.interfaces), 0x88B5)
+            address = (
+                self.random.choice(self.world.interfaces),
+                LOCAL_EXPERIMENTAL,
+            )
             address += (0, 1, self.random.randbytes(6))
         elif peers and not self.chance(4):
             with suppress(OSError):  # it may be closed by now
@@ -413,7 +417,9 @@ class Caller(Arguments):
         if self.chance(2):
             options["type"] = self.random.choice((2, 3, 3, 1))
         if self.chance(2):
-            options["protocol"] = self.random.choice((0, 3, 0x88B5, 0x800))
+            options["protocol"] = self.random.choice(
+                (0, 3, LOCAL_EXPERIMENTAL, 0x800)
+            )
         # A thread opens it, and AddressSanitizer forks well without others.
         if self.chance(6) and not self.world.forks:
             options["netns"] = self.random.choice(("/proc/self/ns/net", "no"))

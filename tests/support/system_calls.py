@@ -11,9 +11,10 @@ from support.child import run_python, tool
 _PRELUDE: Final = """
     import os, socket, struct
     from rawmmsg import PacketBatch, RawSocket
+    from support.frames import PACKET as FRAME
+    from support.programs import LD_IMM, RET, accept, program
 
     A, B = {a!r}, {b!r}
-    FRAME = bytes.fromhex("ffffffffffff02000000000188b5") + bytes(46)
 
     def mark(name):
         '''Shows up among the system calls.'''
