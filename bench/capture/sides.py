@@ -93,9 +93,9 @@ Start: TypeAlias = Callable[[Place], Receiver]
 
 
 def in_c(source: str, options: int = 0) -> Start:
-    """A contender in C. "calls.c" receives from the shared socket; another
-    one with a socket of its own on a veth pair of its own, because two sockets
-    on one pair would slow each other down."""
+    """A contender in C. "calls.c" receives from the shared socket. Others have
+    a socket and a veth pair of their own, because two sockets on one pair
+    would slow each other down."""
     shared = source == "capture/calls.c"
 
     def start(place: Place) -> Receiver:

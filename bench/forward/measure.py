@@ -177,7 +177,7 @@ def measure_bulk(lab: Lab) -> Iterator[Table]:
 # ---- Small frames ----------------------------------------------------------
 
 SIZE: Final = 64
-BURST: Final = 128  # each way; unprivileged receive buffers hold twice that
+BURST: Final = 128  # frames each way; any user's receive buffer holds twice
 
 _SMALL_C: Final = Contender("C", small.in_c)
 

@@ -114,9 +114,9 @@ def _parts(parts: Sequence[int], packets: int) -> dict[str, float]:
 
 
 class CLoop:
-    """A loop in C, with the functions of loop.h. "calls.c" is on the shared
-    sockets; another one receives with a socket of its own on a veth pair of
-    its own, because two sockets on one pair would slow each other down."""
+    """A loop in C, with the functions of loop.h. "calls.c" uses the shared
+    sockets. Others have a socket and a veth pair of their own, because two
+    sockets on one pair would slow each other down."""
 
     def __init__(self, place: Place, source: str, options: int) -> None:
         shared = source == "loop/calls.c"

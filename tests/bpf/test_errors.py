@@ -163,7 +163,7 @@ def test_the_traceback_ends_at_the_call(expression: str) -> None:
     ],
 )
 @pytest.mark.parametrize("live", [True, False], ids=["live", "dead"])
-def test_a_computed_mistake_is_no_error_if_it_decides_nothing(
+def test_a_computed_mistake_that_decides_nothing_is_not_an_error(
     expression: str, live: bool
 ) -> None:
     """As in libpcap, whose optimiser finds the mistakes that are left."""
@@ -184,7 +184,7 @@ def test_a_computed_mistake_is_no_error_if_it_decides_nothing(
 def test_a_computed_mistake_is_an_error(expression: str) -> None:
     message = str(error_of(expression))
     assert "31 bits" in message or "zero" in message, (
-        f"the error of {expression!r} tells the mistake: {message}"
+        f"the error of {expression!r} names the mistake: {message}"
     )
 
 

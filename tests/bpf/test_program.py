@@ -177,7 +177,7 @@ def test_the_repr_is_short_and_shows_the_size() -> None:
     program = bpf.compile("tcp port 80 or host 10.0.0.1")
     assert "Program" in repr(program), "the repr names the type"
     assert str(len(program.instructions)) in repr(program), (
-        "the repr tells how many instructions"
+        "the repr shows the number of instructions"
     )
     assert len(repr(program)) < 120, "the repr fits a line"
 

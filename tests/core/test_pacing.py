@@ -61,13 +61,13 @@ def own_memory(memory: Any) -> PacketBatch:
     return batch
 
 
-@pytest.mark.parametrize("ways", [{}, {"pps": 1e5}, {"loop": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"pps": 1e5}, {"loop": 3}], ids=str)
 @pytest.mark.parametrize("name", GIVEN)
 def test_packets_arrive_as_they_were_given(
-    pair: Veth, receiver: RawSocket, name: str, ways: dict[str, Any]
+    pair: Veth, receiver: RawSocket, name: str, options: dict[str, Any]
 ) -> None:
-    result = paced(GIVEN[name](), pair.a, **ways)
-    expected = FRAMES * ways.get("loop", 1)
+    result = paced(GIVEN[name](), pair.a, **options)
+    expected = FRAMES * options.get("loop", 1)
     same_frames(pending(receiver), expected)
     assert result.frames == len(expected)
     assert result.bytes == sum(map(len, expected))
