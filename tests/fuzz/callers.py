@@ -35,8 +35,8 @@ ALLOWED: Final = (
     *(OSError, ValueError, TypeError, BufferError, OverflowError),
     *(IndexError, MemoryError, NotImplementedError),
 )
-"""All that calls may raise, besides the AttributeError of a column that was not
-collected. NotImplementedError: a memoryview of rows, used as a sequence."""
+"""All that calls may raise, besides the AttributeError of a column that was
+not collected. NotImplementedError: a memoryview of rows as a sequence."""
 
 COLUMNS: Final = (
     *("lengths", "wire_lengths", "timestamps_ns", "ifindexes", "flags"),
