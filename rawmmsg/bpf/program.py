@@ -277,8 +277,8 @@ class Program(bytes):
         """The program for the same packets behind `offset` more bytes.
 
         A filter on a UDP socket, for example, sees the 8-byte UDP header
-        first (net/ipv4/udp.c:udp_queue_rcv_one_skb()). FilterError if a
-        conditional jump would have to skip more than 255 instructions.
+        first (net/ipv4/udp.c:udp_queue_rcv_one_skb()). Raises FilterError if
+        a conditional jump would have to skip more than 255 instructions.
         """
         old = self.instructions
         # A subtraction follows each load of the packet's length, so that
