@@ -78,7 +78,7 @@ Prepare: TypeAlias = Callable[[Place], Ready]
 
 
 def joined(make: Callable[[], Join], *, offloads: bool = True) -> Prepare:
-    """A forwarder as the runner takes it; `offloads`: those of the hosts."""
+    """Makes a forwarder ready; `offloads`: whether the hosts offload."""
 
     def prepare(place: Place) -> Ready:
         if not offloads:

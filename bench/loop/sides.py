@@ -103,7 +103,7 @@ class Slices:
 
 
 def ready(loop: Loop, place: Place) -> Ready:
-    """A loop as the runner takes it."""
+    """Makes a loop ready for the runner."""
     place.link.require_room(place.frames)
     return Ready(Slices(loop, place.frames).run, work=place.frames.batch)
 

@@ -77,7 +77,7 @@ Prepare: TypeAlias = Callable[[Place], Ready]
 
 
 def _measured(measure: Callable[[Place], Slice]) -> Prepare:
-    """A function of the place as the runner takes it."""
+    """Makes a function of the place ready for the runner."""
     return lambda place: Ready(lambda _: measure(place))
 
 

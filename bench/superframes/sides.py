@@ -162,7 +162,7 @@ def slices(make: Make, kind: Kind, place: Place) -> Slices:
 
 
 def prepared(make: Make, kind: Kind) -> Callable[[Place], Ready]:
-    """A loop with frames of a kind, as the runner takes it: Gbit/s."""
+    """Makes a loop with frames of a kind ready for the runner: Gbit/s."""
 
     def prepare(place: Place) -> Ready:
         return Ready(partial(_run, slices(make, kind, place)), place.batch)

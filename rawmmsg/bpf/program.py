@@ -279,8 +279,8 @@ class Program(bytes):
         """The program for the same packets behind `offset` more bytes.
 
         A filter on a UDP socket, for example, sees the 8-byte UDP header
-        first (net/ipv4/udp.c:udp_queue_rcv_one_skb()). FilterError if a
-        conditional jump would have to skip more than 255 instructions, and
+        first (net/ipv4/udp.c:udp_queue_rcv_one_skb()). Raises FilterError if
+        a conditional jump would have to skip more than 255 instructions, and
         ValueError unless `offset` is 0 to 65,535: a load that is moved further
         could reach the offsets that have a meaning of their own.
         """

@@ -286,7 +286,7 @@ def test_tabs_and_newlines_do_not_move_the_caret(expression: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, b"tcp", 5, ["tcp"]])
-def test_an_expression_is_text(value: object) -> None:
+def test_an_expression_must_be_a_str(value: object) -> None:
     with pytest.raises(TypeError, match=r"str"):
         bpf.compile(value)  # type: ignore[arg-type]
 

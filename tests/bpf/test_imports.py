@@ -80,11 +80,11 @@ def test_dependencies_point_in_one_direction() -> None:
             )
 
 
-def test_no_import_is_a_circle() -> None:
+def test_imports_form_no_cycle() -> None:
     sorter = graphlib.TopologicalSorter(
         {module: imported_by(module) for module in MODULES}
     )
-    order = list(sorter.static_order())  # CycleError names the circle
+    order = list(sorter.static_order())  # CycleError names the cycle
     assert len(order) == len(MODULES) > 20, "every module was looked at"
 
 
