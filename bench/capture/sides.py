@@ -273,5 +273,5 @@ class Slices:
 
 
 def prepared(start: Start) -> Callable[[Place], Ready]:
-    """A receiver as the runner takes it."""
+    """Makes a receiver ready for the runner."""
     return lambda place: Ready(Slices(start(place), place).run)

@@ -117,7 +117,7 @@ def _is_up(port: str) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], problem: str) -> None:
-    """Waits for a moment; raises TimeoutError with the problem."""
+    """Waits until `condition` holds; raises TimeoutError with the problem."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ def wait_until(condition: Callable[[], bool], problem: str) -> None:
 
 
 def show(interface: str) -> Any:
-    """What ip(8) tells of an interface."""
+    """What ip(8) prints about an interface."""
     command = [peers.program("ip"), "-json", "-details", "link", "show"]
     (link,) = json.loads(run([*command, interface]))
     return link

@@ -82,7 +82,7 @@ Prepare: TypeAlias = Callable[[Place], Ready]
 
 
 def joined(join: Join, *, offloads: bool = True) -> Prepare:
-    """A forwarder as the runner takes it; `offloads`: those of the hosts."""
+    """Makes a forwarder ready; `offloads`: whether the hosts offload."""
 
     def run(place: Place) -> Slice:
         before = _errors(place.hosts)
@@ -180,7 +180,7 @@ def measure_bulk(lab: Lab) -> Iterator[Table]:
 # ---- Small frames ----------------------------------------------------------
 
 SIZE: Final = 64
-BURST: Final = 128  # each way; unprivileged receive buffers hold twice that
+BURST: Final = 128  # frames each way; any user's receive buffer holds twice
 
 _SMALL_C: Final = small.moved_by(in_c(AUXDATA, SMALL_CAPACITY))
 _AS_BRIDGE: Final = small.moved_by(

@@ -119,7 +119,7 @@ Prepare: TypeAlias = Callable[[Place], Ready]
 
 
 def prepared(start: Callable[[Arena], Callable[[], object]]) -> Prepare:
-    """A forwarder as the runner takes it. `start(arena)` returns a function
+    """Makes a forwarder ready to run. `start(arena)` returns a function
     that moves a burst."""
 
     def prepare(place: Place) -> Ready:

@@ -85,7 +85,7 @@ class Lab:
         ]
 
     def sizes(self, sizes: Sequence[int]) -> list[int]:
-        """Those of the packet sizes that the user wants."""
+        """The packet sizes, without those that the user does not want."""
         return [
             size
             for size in sizes

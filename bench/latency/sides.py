@@ -64,7 +64,7 @@ Start: TypeAlias = Callable[[str, Frames, contextlib.ExitStack], Run]
 
 
 def prepared(start: Start) -> Callable[[Place], Ready]:
-    """A contender as the runner takes it; a slice's figure is the median."""
+    """Makes a contender ready; the figure of a slice is the median."""
 
     def prepare(place: Place) -> Ready:
         veth = place.stack.enter_context(mirror(place.mirrors_cpu))

@@ -101,7 +101,7 @@ class Loop(abc.ABC):
 
 
 def ready(loop: Loop, place: Place) -> Ready:
-    """A loop as the runner takes it."""
+    """Makes a loop ready for the runner."""
     place.link.require_room(place.frames)
     return Ready(loop.slice, work=place.frames.batch)
 

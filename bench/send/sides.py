@@ -59,7 +59,7 @@ def ready(
     renew: Callable[[], object] = lambda: None,
     unit: float = 1e3,
 ) -> Ready:
-    """A sender as the runner takes it. `send(times)` sends the batch and
+    """Makes a sender ready to run. `send(times)` sends the batch and
     returns the nanoseconds that it took, or None; `renew` is called before it,
     not timed, after the frames have changed. The figure is in Mpps, or with
     `unit` 1e6 in kpps."""

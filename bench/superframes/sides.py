@@ -157,5 +157,5 @@ class CLoop(PythonLoop):
 def prepared(
     make: Callable[[Place, Kind], PythonLoop], kind: Kind
 ) -> Callable[[Place], Ready]:
-    """A loop with frames of a kind, as the runner takes it."""
+    """Makes a loop with frames of a kind ready for the runner."""
     return lambda place: Ready(make(place, kind).slice, place.batch)
