@@ -391,7 +391,7 @@ try_enter(RawSocket *s, unsigned *process)
     return true;
 }
 
-/* The same. 0, or -1 with EBADF raised. */
+/* As try_enter(), but returns 0, or -1 with EBADF raised. */
 static int
 enter_call(RawSocket *s, unsigned *process, const char *call)
 {

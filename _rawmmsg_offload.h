@@ -77,8 +77,8 @@ struct frame_table {
 };
 
 /* Checks whether the kernel accepts the frames from `start` on with their
-   headers. Returns how many it does, and sets *reason if the next one is
-   refused. Here a frame is as long as its memory.
+   headers. Returns how many it accepts, and sets *reason if it refuses the
+   next one. Here a frame is as long as its memory.
 
    If the checksum of an SCTP packet is missing, completes it in the frame: no
    offload header can ask for a CRC32c, so the kernel would write an Internet

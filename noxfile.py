@@ -108,7 +108,7 @@ def built_wheel(session: nox.Session, copy: Path) -> str:
 @nox.session(python="3.12")
 def lint(session: nox.Session) -> None:
     """Checks style, types, the stub and the documentation's examples."""
-    # Not the tree that is checked: building leaves products in it.
+    # From a second copy, because building leaves files in it.
     install(session, f"{tree(session, 'build')}[test]")
     install(session, *LINT_TOOLS, "nox")
     session.chdir(tree(session))
@@ -247,8 +247,8 @@ def free_threaded(session: nox.Session) -> None:
     )
     with session.chdir(session.create_tmp()):
         session.run("python", "-W", "error", "-c", script)
-    # Python code alone, C programs, and what needs the module _testcapi, which
-    # this interpreter lacks.
+    # Without tests of Python code or of C programs only, and without those
+    # that need the module _testcapi, which this interpreter lacks.
     code = ("bench", "bpf", "testing")
     run_tests(session, copy, without=(*code, "core/test_out_of_memory.py"))
 
@@ -277,7 +277,8 @@ def sanitizers(session: nox.Session) -> None:
         f":log_path={report}",
     }
     try:
-        # Python code alone, C programs, and a session of their own.
+        # Without tests of Python code or of C programs only; leaks have a
+        # session of their own.
         code = ("bench", "bpf", "scapy", "testing")
         without = (*code, "core/test_leaks.py")
         run_tests(session, copy, without=without, env=env)

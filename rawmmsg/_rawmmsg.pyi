@@ -122,7 +122,8 @@ class PacketBatch:
     def __iter__(self) -> Iterator[memoryview[int]]: ...
     def __buffer__(self, flags: int, /) -> memoryview[int]: ...
     def tolist(self) -> list[bytes]:
-        """Returns copies of the packets."""
+        """Returns copies of the packets, as bytes. Raises ValueError if one of
+        `lengths` was set beyond its frame."""
 
     def address(self, index: int, /) -> _Address:
         """Returns the address of packet `index`, which may be negative: on
@@ -141,11 +142,13 @@ class PacketBatch:
         """Copies one packet into the next free frame.
 
         Raises ValueError if the batch is full or the packet is longer than the
-        frame.
+        frame, and TypeError or BufferError if `data` is not a contiguous
+        buffer.
         """
 
     def extend(self, packets: Iterable[Buffer], /) -> None:
-        """Appends each packet. If one fails, the packets before it stay."""
+        """Appends each packet. Raises what append() raises, and what the
+        iterable raises; the packets before the error stay."""
 
     def clear(self) -> None:
         """Removes all packets, and sets all offload headers to zero."""
@@ -156,7 +159,7 @@ class PacketBatch:
 
         Their offload headers stay as they were received or written; to begin
         with zeros, call clear() first. All are zero if the last receive
-        collected none.
+        collected none. Raises ValueError unless 0 <= count <= capacity.
         """
 
     def complete_checksums(self) -> int:
@@ -190,7 +193,9 @@ class PacketBatch:
         not fit it, its type is another one, or it is longer than the next
         frame of `target`. If that is the first one, `target` stays empty and
         the call raises ValueError, which names the frame. Also raises
-        ValueError if the memory of `target` overlaps that of this batch.
+        ValueError if the batch holds no offload headers, if its memory
+        overlaps that of `target`, or if `start` or `segment` is out of range,
+        and BufferError if `target` is this batch.
         """
 
     # The columns. Each has `capacity` entries, of which the first len(batch)
@@ -384,7 +389,9 @@ class RawSocket:
     EtherType in host order. With protocol 0 the socket only sends, and costs
     the kernel nothing when packets arrive. The socket is listening when the
     constructor returns. It never delivers a packet of another interface, or a
-    packet that `filter` rejects.
+    packet that `filter` rejects. With `type` SOCK_RAW, the default, packets
+    begin with their link header. With SOCK_DGRAM they come and are sent
+    without it, and the kernel makes the header from an address.
 
     A socket also receives what this machine sends on the interface, except
     what it sends itself. To forward packets in both directions, use
@@ -440,7 +447,7 @@ class RawSocket:
                     they may exceed net.core.rmem_max and wmem_max. Otherwise
                     the kernel reduces them to that limit, and the constructor
                     issues a RuntimeWarning. rcvbuf None: 8 MiB, or the limit,
-                    if the socket receives
+                    if the socket receives; sndbuf None: the kernel's default
     netns           the network namespace to open the socket in: a name (as of
                     `ip netns`) or a path
     allow_down      accept an interface that is down; the socket works as soon
@@ -456,12 +463,14 @@ class RawSocket:
 
     A new socket blocks. settimeout() and setblocking() work as in the socket
     module. Several threads may use a socket at the same time; close() in one
-    of them ends the calls that wait in the others.
+    of them ends the calls that wait in the others. On a closed socket, every
+    call that needs the descriptor raises OSError EBADF.
 
-    Raises OSError (ENODEV: there is no such interface; ENETDOWN: it is down;
-    EPERM: CAP_NET_RAW is missing), ValueError and TypeError for wrong
-    arguments, and rawmmsg.bpf.FilterError for a wrong expression. Issues a
-    RuntimeWarning if `protocol` looks like the htons() of a protocol.
+    The constructor raises OSError (ENODEV: there is no such interface;
+    ENETDOWN: it is down; EPERM: CAP_NET_RAW is missing), ValueError and
+    TypeError for wrong arguments, and rawmmsg.bpf.FilterError for a wrong
+    expression. It issues a RuntimeWarning if `protocol` looks like the htons()
+    of a protocol.
     """
 
     def __new__(
@@ -572,12 +581,15 @@ class RawSocket:
     # One packet, as in the socket module. OSError EOPNOTSUPP with vnet_hdr.
 
     def recv(self, bufsize: int, /) -> bytes:
-        """Receives one packet, of which it returns up to `bufsize` bytes, with
-        its VLAN tag restored."""
+        """Receives one packet, and returns up to `bufsize` bytes of it, with
+        its VLAN tag restored. Raises what recvmmsg_into() raises, and
+        ValueError if `bufsize` is negative."""
 
     def recv_into(self, buffer: Buffer, nbytes: int = 0, /) -> int:
-        """Receives one packet into `buffer`, or into its first `nbytes` bytes.
-        Returns the number of bytes written."""
+        """Receives one packet into `buffer`, or into its first `nbytes` bytes
+        if that is not 0. Returns the number of bytes written. Raises what
+        recvmmsg_into() raises, and ValueError if `nbytes` is negative or
+        greater than the buffer."""
 
     def recvfrom(self, bufsize: int, /) -> tuple[bytes, _Address]:
         """Receives one packet, and returns up to `bufsize` bytes of it and its
@@ -593,9 +605,9 @@ class RawSocket:
         """
 
     def send(self, data: Buffer, /) -> int:
-        """Sends one packet, and returns its length. A packet socket on all
-        interfaces, and most sockets of type SOCK_DGRAM, need an address: use
-        sendto()."""
+        """Sends one packet, and returns its length. Raises what sendmmsg()
+        raises. A packet socket on all interfaces, and most sockets of type
+        SOCK_DGRAM, need an address: use sendto()."""
 
     def sendto(
         self, data: Buffer, address: _LinkAddress | _PeerAddress, /
@@ -655,13 +667,17 @@ class RawSocket:
         packet that another CPU is adding to the queue at this moment may still
         be received. Raises OSError: EINVAL for a program that the kernel
         refuses, ENOMEM if it exceeds optmem_max, EPERM after lock_filter(),
-        EBUSY while another thread changes the filter. The earlier filter then
-        stays, with one exception: if the kernel fails with ENOMEM halfway, an
-        earlier eBPF filter cannot be restored, because it cannot be read.
+        EBUSY while another thread changes the filter. Raises FilterError for a
+        wrong expression, and ValueError for an expression on a socket that
+        cannot use one, or for a buffer of another size. The earlier filter
+        then stays, with one exception: if the kernel fails with ENOMEM
+        halfway, an earlier eBPF filter cannot be restored, because it cannot
+        be read.
         """
 
     def detach_filter(self) -> None:
-        """Removes the filter. Raises OSError ENOENT if there is none."""
+        """Removes the filter. Raises OSError: ENOENT if there is none, EPERM
+        after lock_filter()."""
 
     def lock_filter(self) -> None:
         """Prevents every further change of the filter, for as long as the
@@ -691,7 +707,9 @@ class RawSocket:
         mode or flags, if the socket is not bound, or if the kernel refuses the
         program; EALREADY if the socket is a member already; ENOSPC if the
         group is full (packet(7), PACKET_FANOUT); EPERM for a program after
-        lock_filter(). The socket has not joined then.
+        lock_filter(); EOPNOTSUPP if the socket is not AF_PACKET. Raises
+        ValueError and TypeError for wrong arguments. The socket has not joined
+        then.
         """
 
     @property
@@ -701,10 +719,12 @@ class RawSocket:
     def add_membership(self, address: Buffer, /) -> None:
         """Makes the interface receive a multicast hardware address too
         (PACKET_ADD_MEMBERSHIP). Raises OSError EINVAL if its length is not
-        that of the interface's addresses."""
+        that of the interface's addresses, and ValueError on a socket without
+        an interface."""
 
     def drop_membership(self, address: Buffer, /) -> None:
-        """Undoes one add_membership(); does nothing if there was none."""
+        """Undoes one add_membership(); does nothing if there was none. Raises
+        ValueError on a socket without an interface."""
 
     # Options and state
 
@@ -714,7 +734,8 @@ class RawSocket:
 
     @overload
     def getsockopt(self, level: int, optname: int, /) -> int:
-        """Reads a socket option, as socket.getsockopt() does.
+        """Reads a socket option, as socket.getsockopt() does: an int, or up to
+        `buflen` bytes if that is given.
 
         Raises ValueError for PACKET_STATISTICS, because reading it would take
         drops away from statistics(), and for SO_GET_FILTER, whose length does
@@ -759,7 +780,8 @@ class RawSocket:
 
     def settimeout(self, timeout: float | None, /) -> None:
         """Sets how many seconds a call may wait; None: without limit, 0: not
-        at all."""
+        at all. Raises ValueError if `timeout` is negative or not a number, and
+        OverflowError if it is too large."""
 
     def gettimeout(self) -> float | None:
         """Returns the timeout in seconds; None: without limit."""
@@ -799,7 +821,8 @@ class RawSocket:
 
     @property
     def interface(self) -> str | None:
-        """The name of the interface; None: all interfaces."""
+        """The present name of the interface, or its last name if it is gone or
+        the socket is closed; None: all interfaces."""
 
     @property
     def ifindex(self) -> int | None:
@@ -813,7 +836,8 @@ class RawSocket:
     @property
     def mtu(self) -> int | None:
         """The largest payload of the interface in bytes, read from the kernel
-        each time; None: all interfaces."""
+        each time; None: all interfaces. Raises OSError ENODEV if the interface
+        is gone."""
 
     def __enter__(self) -> Self:
         """Returns the socket."""

@@ -209,9 +209,9 @@ SOL_PACKET: Final = 263
 """The level of the options below, for getsockopt() and setsockopt()."""
 
 PACKET_ADD_MEMBERSHIP: Final = 1
-"""Socket option: what add_membership() sets."""
+"""Socket option: adds a membership; set by add_membership()."""
 PACKET_DROP_MEMBERSHIP: Final = 2
-"""Socket option: what drop_membership() sets."""
+"""Socket option: drops a membership; set by drop_membership()."""
 PACKET_STATISTICS: Final = 6
 """Socket option: packets and drops; reading it resets both. RawSocket reads
 it for statistics(), and refuses it in getsockopt()."""

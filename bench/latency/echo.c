@@ -1,4 +1,4 @@
-/* Returns each frame by send(2) and recv(2), until it is told to stop. */
+/* Returns each frame by send(2) and recv(2), until the caller stops it. */
 
 #include "side.h"
 

@@ -72,7 +72,7 @@ Start: TypeAlias = Callable[[Near], Run]
 
 
 def prepared(start: Start) -> Callable[[Place], Ready]:
-    """A contender as the runner takes it; a slice's figure is the median."""
+    """Makes a contender ready; the figure of a slice is the median."""
 
     def prepare(place: Place) -> Ready:
         veth = place.stack.enter_context(mirror(place.mirrors_cpu))

@@ -26,7 +26,6 @@ looks at every packet: a function called with each packet that reads its
 EtherType, and numpy reading the EtherTypes of a whole batch.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -74,7 +73,7 @@ _pcap: Final = partial(in_c, "loop/pcap.c")
 
 
 def contenders(batch: int) -> list[Contender[Place]]:
-    """Those that run with batches of this size."""
+    """The contenders that run with batches of this size."""
     promised = batch >= PROMISED_FROM
     at_most = AT_MOST if promised else None
     c = Contender("C", calls(AUXDATA))
@@ -134,11 +133,9 @@ def _table(
     frames: Frames,
     *notes: str,
 ) -> Table:
-    with contextlib.ExitStack() as stack:
-        # A socket that a contender opens belongs to the CPU that uses it.
-        stack.enter_context(cpus.pinned(lab.receivers_cpu))
-        link = stack.enter_context(Link())
-        place = Place(link, frames, stack)
+    # A socket that a contender opens belongs to the CPU that uses it.
+    with cpus.pinned(lab.receivers_cpu), Link() as link:
+        place = Place(link, frames)
         return lab.table(
             *(key, title, "ns/packet", contenders, place, lab.slices),
             notes=notes,
@@ -146,7 +143,7 @@ def _table(
 
 
 def _with(frames: Frames, prepare: Prepare) -> Prepare:
-    """The same with other frames than those of the place."""
+    """The same contender with these frames instead of those of the place."""
 
     def prepare_with(place: Place) -> Ready:
         return prepare(dataclasses.replace(place, frames=frames))
@@ -158,7 +155,7 @@ def _with(frames: Frames, prepare: Prepare) -> Prepare:
 
 STRIDES: Final = (1600, 2048, 2240)
 
-# A packet in a large batch may cost so much more than in a batch of 64.
+# The highest cost of a packet in a large batch, relative to a batch of 64.
 FLAT: Final = 1.15
 
 

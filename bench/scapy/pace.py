@@ -22,7 +22,7 @@ from ..lab.runner import Calibrate, Lab, Pace
 from .listeners import SIZE, numbered
 from .worker import Worker
 
-# The most milliseconds of 99 % of the gaps, by pace.
+# By pace: 99 % of the gaps are at most this many milliseconds long.
 PACES: Final = {1_000: 2.0, 10_000: None, 100_000: None}
 
 LISTS: Final = (1, 2, 3, 5, 16, 1_000)  # frames of the lists that are looped
@@ -44,7 +44,7 @@ class Place:
 def stamps_of(
     worker: Worker, veth: Veth, pps: int, seconds: float
 ) -> list[int]:
-    """When each frame arrived that was sent in so many seconds."""
+    """The arrival times of the frames that are sent within `seconds`."""
     count = round(pps * seconds)
     # They are sent over and over: to build all of them would take long.
     frames = numbered(HEADER, pps, min(count, 1000))
@@ -75,7 +75,7 @@ def stamps_of(
 def _prepared(
     measure: Callable[..., Slice], *arguments: object
 ) -> Callable[[Place], Ready]:
-    """A function of the place, and more, as the runner takes it."""
+    """Makes a function of the place, and more, ready for the runner."""
     return lambda place: Ready(lambda _: measure(place, *arguments))
 
 

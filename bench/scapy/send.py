@@ -47,11 +47,11 @@ Send: TypeAlias = Callable[[Packets, int], float | None]
 def _sendp(place: Place) -> tuple[Ends, Send]:
     """Scapy's, by a socket that is open. It listens where it sends, so it has
     a veth pair of its own."""
-    ends = place.stack.enter_context(Ends())
+    ends = place.enter_context(Ends())
     # Scapy read the list of interfaces before this one existed.
     conf.ifaces.reload()
     sock = L2Socket(iface=ends.veth.a)
-    place.stack.callback(sock.close)
+    place.callback(sock.close)
 
     def send(packets: Packets, times: int) -> None:
         sendp(packets, socket=sock, count=times, verbose=False)
@@ -144,7 +144,7 @@ def _least(place: Place) -> tuple[Ends, Send]:
     """Builds the packets, and sends them in C when they are in its memory."""
     ends, frames = place.shared, place.frames
     setup = ("send/calls.c", ends.names, frames)
-    side = Side(place.stack, *setup, tx=ends.tx.fileno())
+    side = Side(place, *setup, tx=ends.tx.fileno())
 
     def send(packets: Packets, times: int) -> int:
         begin = time.perf_counter_ns()

@@ -82,8 +82,8 @@ class Sender:
         """Makes one call of sendmmsg() with these frames of the load, and
         returns how many it took; 0 if the device stays busy for a NAP.
 
-        Never waits longer, whatever the socket's timeout is. That belongs to
-        the user, whose other threads may be receiving.
+        Never waits longer, whatever the socket's timeout is. The timeout
+        belongs to the user, whose other threads may be receiving.
         """
         if self._may_block and not self._is_writable():
             return 0

@@ -106,7 +106,7 @@ class Inbox:
 
     def pop(self) -> Frame | None:
         """Returns the next of the frames that are held."""
-        # Without a check before: another thread may be taking the last one.
+        # No check before: another thread may take the last one meanwhile.
         try:
             frame = self.frames.popleft()
         except IndexError:

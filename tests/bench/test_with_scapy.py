@@ -71,8 +71,8 @@ def test_wrong_reader_is_found(fault: Callable[[Any], list[bytes]]) -> None:
 
 
 class _Sender:
-    """In place of a Worker: it sends at once what a fault makes of the
-    frames."""
+    """In place of a Worker: sends at once the frames as a fault has changed
+    them."""
 
     def __init__(self, fault: Callable[[list[bytes]], list[bytes]]) -> None:
         self._fault = fault

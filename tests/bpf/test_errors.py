@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from typing import Any
 
 import pytest
 from bpfkit import corpus, oracle
@@ -163,7 +164,7 @@ def test_the_traceback_ends_at_the_call(expression: str) -> None:
     ],
 )
 @pytest.mark.parametrize("live", [True, False], ids=["live", "dead"])
-def test_a_computed_mistake_is_no_error_if_it_decides_nothing(
+def test_a_computed_mistake_that_decides_nothing_is_not_an_error(
     expression: str, live: bool
 ) -> None:
     """As in libpcap, whose optimiser finds the mistakes that are left."""
@@ -184,7 +185,7 @@ def test_a_computed_mistake_is_no_error_if_it_decides_nothing(
 def test_a_computed_mistake_is_an_error(expression: str) -> None:
     message = str(error_of(expression))
     assert "31 bits" in message or "zero" in message, (
-        f"the error of {expression!r} tells the mistake: {message}"
+        f"the error of {expression!r} names the mistake: {message}"
     )
 
 
@@ -285,6 +286,20 @@ def test_tabs_and_newlines_do_not_move_the_caret(expression: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, b"tcp", 5, ["tcp"]])
-def test_an_expression_is_text(value: object) -> None:
+def test_an_expression_must_be_a_str(value: object) -> None:
     with pytest.raises(TypeError, match=r"str"):
         bpf.compile(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["snaplen", "link_type", "netmask"])
+@pytest.mark.parametrize("value", ["1", 1.5, b"1", []])
+def test_numbers_of_compile_are_ints(name: str, value: object) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(TypeError, match="object cannot be interpreted as an"):
+        bpf.compile("ip broadcast", **options)
+
+
+@pytest.mark.parametrize("netmask", [-1, 2**32])
+def test_a_netmask_has_32_bits(netmask: int) -> None:
+    with pytest.raises(ValueError, match="netmask must be from 0 to"):
+        bpf.compile("ip broadcast", netmask=netmask)

@@ -1,5 +1,5 @@
 """Imports: only programs that compile import the compiler, it needs nothing
-outside the standard library, and its modules depend on each other one way.
+outside the standard library, and its modules form no import cycle.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def place_of(module: Path) -> int:
     return ORDER.index(first.removesuffix(".py"))
 
 
-def test_dependencies_point_one_way() -> None:
+def test_dependencies_point_in_one_direction() -> None:
     for module in MODULES:
         for other in imported_by(module):
             same_folder = module.parent == other.parent != FOLDER
@@ -80,11 +80,11 @@ def test_dependencies_point_one_way() -> None:
             )
 
 
-def test_no_import_is_a_circle() -> None:
+def test_imports_form_no_cycle() -> None:
     sorter = graphlib.TopologicalSorter(
         {module: imported_by(module) for module in MODULES}
     )
-    order = list(sorter.static_order())  # CycleError names the circle
+    order = list(sorter.static_order())  # CycleError names the cycle
     assert len(order) == len(MODULES) > 20, "every module was looked at"
 
 

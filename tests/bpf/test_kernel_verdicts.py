@@ -21,7 +21,7 @@ pytestmark = pytest.mark.no_network
 SECTIONS = sorted({entry.section for entry in corpus.compiled()})
 # The longest datagram that a socketpair takes whole under the default limits.
 LONGEST = 65536
-# Packets for a program, about: usually, and with --examples.
+# About how many packets a program gets: usually, and with --examples.
 LIMIT, MOST = 40, 400
 
 

@@ -23,7 +23,7 @@ from rawmmsg import bpf
 
 pytestmark = pytest.mark.no_network
 
-# Whole packets for each of BESIDE, about: usually, and with --examples.
+# About how many whole packets each of BESIDE gets: usually, with --examples.
 LIMIT, MOST = 40, 200
 HOST, BROADCAST, OTHERHOST, OUTGOING = 0, 1, 3, 4
 FRAMES = {

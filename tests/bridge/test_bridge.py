@@ -263,7 +263,7 @@ def test_statistics_show_the_traffic(network: Network, ends: Ends) -> None:
 
         eventually(
             lambda: any(row[0] != "0" for row in rows()),
-            "frames are never told of",
+            "the statistics never show a frame",
         )
         busy = next(row for row in rows() if row[0] != "0")
     frames, megabits, dropped, per_call = busy[:4]

@@ -21,7 +21,7 @@ from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.testing import Veth
 
 SMALL, LARGE = 60, 15_000
-"""Frame lengths. The CPU cache holds many of the first, few of the second."""
+"""Frame lengths. The CPU cache holds many small frames, but few large ones."""
 
 
 @pytest.fixture
@@ -80,28 +80,28 @@ class OneDirection:
 
 
 @pytest.fixture
-def way(network: Network) -> Iterator[OneDirection]:
+def direction(network: Network) -> Iterator[OneDirection]:
     with ExitStack() as stack:
         yield OneDirection(network, stack)
 
 
-def test_short_frames_make_batches_large(way: OneDirection) -> None:
+def test_short_frames_make_batches_large(direction: OneDirection) -> None:
     """The size adapts after the first batch."""
-    way.begin()
-    assert way.counts(100, SMALL) == [8, 64, 28]
-    assert way.counts(12, LARGE) == [12]
-    assert way.counts(12, LARGE) == [8, 4]
-    assert way.counts(7, SMALL) == [7]
-    assert way.counts(20, SMALL) == [8, 12]
-    assert way.counts(5, LARGE) == [5]
-    assert way.counts(10, LARGE) == [8, 2]
+    direction.begin()
+    assert direction.counts(100, SMALL) == [8, 64, 28]
+    assert direction.counts(12, LARGE) == [12]
+    assert direction.counts(12, LARGE) == [8, 4]
+    assert direction.counts(7, SMALL) == [7]
+    assert direction.counts(20, SMALL) == [8, 12]
+    assert direction.counts(5, LARGE) == [5]
+    assert direction.counts(10, LARGE) == [8, 2]
 
 
-def test_batch_size_can_be_fixed(way: OneDirection) -> None:
-    way.begin(10)
-    assert way.counts(25, SMALL) == [10, 10, 5]
-    assert way.counts(12, LARGE) == [10, 2]
-    assert way.counts(12, SMALL) == [10, 2]
+def test_batch_size_can_be_fixed(direction: OneDirection) -> None:
+    direction.begin(10)
+    assert direction.counts(25, SMALL) == [10, 10, 5]
+    assert direction.counts(12, LARGE) == [10, 2]
+    assert direction.counts(12, SMALL) == [10, 2]
 
 
 def test_summary_shows_the_average_batch(network: Network) -> None:

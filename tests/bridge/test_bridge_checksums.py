@@ -1,5 +1,5 @@
 """Real TCP and UDP through a bridge: all data arrives, and no checksum is ever
-wrong, whoever has to compute it."""
+wrong, whether a host, the kernel or the bridge computes it."""
 
 import socket
 import struct
@@ -94,10 +94,10 @@ def test_no_checksum_is_wrong(
             )
             assert set(errors.values()) == {0}, errors
         for bridge in bridges:
-            ways = bridge.end().directions
-            assert all(way.received > 0 for way in ways)
+            directions = bridge.end().directions
+            assert all(one.received > 0 for one in directions)
             if offloads:
-                largest = max(way.bytes / way.received for way in ways)
+                largest = max(one.bytes / one.received for one in directions)
                 assert largest > mtu or len(bridges) == 2
 
 
@@ -205,8 +205,8 @@ def test_tagged_super_frame_is_cut_by_two_bridges_correctly(
 def test_sctp_checksum_is_completed_by_the_bridge(
     veth_factory: Callable[..., Veth], join: Join, version: int
 ) -> None:
-    """Its CRC32c can be left open neither in an offload header nor in a
-    datagram."""
+    """Neither an offload header nor a datagram can say that its CRC32c is
+    missing."""
     left, right = veth_factory(), veth_factory()
     leave_checksums_to_software(right.b)
     one = Datagram(protocol=SCTP, version=version)

@@ -231,7 +231,7 @@ def test_bridge_ends_when_an_interface_is_deleted_under_load(
 def test_new_interface_of_the_same_name_is_not_used(
     network: Network, veth_factory: Callable[..., Veth]
 ) -> None:
-    """Whoever made it can start a bridge again."""
+    """The program that made it can start a bridge again."""
     with bridging(*network.ports) as bridge:
         network.right.delete()
         veth_factory(network.right.a, network.right.b)
@@ -580,7 +580,7 @@ def test_signal_is_never_lost(network: Network) -> None:
 def test_signal_during_setup_is_not_lost(
     network: Network,
 ) -> None:
-    """It comes at the first moment at which it no longer kills."""
+    """It comes as soon as it no longer kills the process."""
     run_python(f"""
         import os
         import signal

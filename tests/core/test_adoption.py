@@ -510,7 +510,7 @@ def test_packets_queued_before_adoption_are_received(
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_timeout_is_the_objects_own(blocking: bool) -> None:
+def test_timeout_belongs_to_the_object(blocking: bool) -> None:
     """O_NONBLOCK of the descriptor has no effect: the object blocks, as every
     new one."""
     ours, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -74,7 +74,7 @@ def matches_kernel(
 
 @pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
 @pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
-def test_checksums_are_the_kernels(
+def test_checksums_equal_the_kernels(
     kernel: tuple[RawSocket, RawSocket],
     datagram: Datagram,
     tags: tuple[int, ...],

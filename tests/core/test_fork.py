@@ -315,7 +315,7 @@ def test_fork_in_a_signal_handler_and_close_in_the_child(
 
 
 def test_child_shares_the_queue(veth: Veth) -> None:
-    """Whoever reads first gets the packet."""
+    """The process that reads first gets the packet."""
     with RawSocket(veth.a, protocol=0) as sender, RawSocket(veth.b) as sock:
         sock.settimeout(WAIT)
         sender.sendmmsg_all([PACKET, PACKET + b"second"])

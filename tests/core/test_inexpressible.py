@@ -1,7 +1,7 @@
 """Packets that an offload header cannot express (UDP fragmentation offload).
 Reading such a packet loses it with EINVAL. If other packets were read before
 it in the same call, the kernel keeps the error for the next call on the
-socket. Whichever call gets the error, the receiver is told, and a change of
+socket. Whichever call gets the error, the receiver raises it, and a change of
 filter discards such packets too."""
 
 import errno
@@ -103,7 +103,7 @@ def test_receivers_error_is_not_raised_by_a_send(
         assert batch.tolist() == [first]
         send(sock, sent)
         assert os.read(wire.descriptor, 2048)[10:] == sent
-        assert receive_error(sock) == errno.EINVAL, "the receiver is not told"
+        assert receive_error(sock) == errno.EINVAL, "the error was lost"
         assert receive(sock, 1) == [second]
 
 

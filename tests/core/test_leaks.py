@@ -94,7 +94,7 @@ def assert_no_leak(case: Callable[[], object], runs: int = 100) -> None:
 
 @contextmanager
 def refused(*expected: type[BaseException]) -> Iterator[None]:
-    """Like pytest.raises(), which however keeps the exception alive longer."""
+    """Like pytest.raises(), which would keep the exception alive longer."""
     try:
         yield
     except expected:

@@ -138,7 +138,7 @@ def test_send_on_a_down_link_keeps_the_receivers_error(
         nothing_pending(sock)
 
 
-def test_kernel_gives_the_error_to_whoever_calls_first(veth: Veth) -> None:
+def test_kernel_gives_the_error_to_the_first_caller(veth: Veth) -> None:
     """The kernel reports ENETDOWN once per socket. A send on a link that is up
     again would get it, and the receiver would not learn that packets are
     missing."""

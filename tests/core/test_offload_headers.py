@@ -235,7 +235,7 @@ def test_hidden_headers_do_not_reappear(
 
 
 def test_target_of_segments_has_no_old_headers() -> None:
-    """Of frames, too, that were there before."""
+    """Not even those of frames that it held before."""
     target = PacketBatch(4)
     target.set_count(4)
     write_header(target, 3, **dict.fromkeys(HEADER_COLUMNS, 1))

@@ -20,8 +20,8 @@ PACES: Final = (1, 10, 1_000, 5_000, 20_000, 100_000)
 
 
 class Clock:
-    """Its time passes when somebody sleeps, 60 us longer than asked for, and
-    by 1 us when somebody reads it."""
+    """Its time passes only when a caller sleeps (60 us longer than asked for)
+    or reads it (1 us)."""
 
     def __init__(self) -> None:
         self.now = 1000.0

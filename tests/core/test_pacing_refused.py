@@ -18,8 +18,8 @@ from rawmmsg.testing import Veth
 
 DROPPED_SIZE: Final = 700
 MOST_RETRIES: Final = 12
-"""For each refused frame; they take some milliseconds. The second for which a
-full queue is tried has more than 200 retries."""
+"""The most retries for each refused frame, which take some milliseconds. If
+the sender took the queue for full, it would make more than 200."""
 
 QUEUE: Final = 20  # how many frames fit into a tap
 TO_TAP: Final = [numbered(i) for i in range(150)]
@@ -73,10 +73,10 @@ def test_refused_frame_loses_no_other(
 
 @REFUSALS
 @pytest.mark.parametrize("pace", [{}, {"pps": 20_000}], ids=str)
-def test_refused_frame_that_is_alone(
+def test_refused_frame_without_others_is_counted(
     veth: Veth, refuse: Callable[[Veth], int], pace: dict[str, Any]
 ) -> None:
-    """That no other frame waits in the queue is evidence enough."""
+    """No other frame waits in the queue, so the queue cannot be full."""
     result = paced([numbered(1, refuse(veth))], veth.a, **pace)
     assert (result.frames, result.errors) == (0, 1)
     assert result.retries <= MOST_RETRIES
@@ -94,7 +94,7 @@ def test_refused_frames_of_a_generator_and_of_a_loop(
 
 
 def test_all_frames_refused_is_not_a_full_queue(veth: Veth) -> None:
-    """A full queue is tried for a second: once, not for each frame."""
+    """The second for a full queue passes once, not again for each frame."""
     frames = [numbered(i, far_mtu(veth)) for i in range(200)]
     result = paced(frames, veth.a)
     assert (result.frames, result.errors) == (0, 200)

@@ -130,7 +130,7 @@ def test_adopting_needs_no_privilege(drop: str) -> None:
     assert answer == "received\n"
 
 
-def test_process_without_capabilities_is_told_the_remedy() -> None:
+def test_error_without_capabilities_names_the_remedy() -> None:
     done = subprocess.run(
         [
             *WITHOUT_CAPABILITIES,

@@ -77,7 +77,7 @@ def matches_kernel(
 @pytest.mark.parametrize("size", [2 * MSS, 2 * MSS + 1, 20_001])
 @pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
 @pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
-def test_segments_are_the_kernels(
+def test_segments_equal_the_kernels(
     kernel: tuple[RawSocket, RawSocket],
     datagram: Datagram,
     tags: tuple[int, ...],
@@ -106,7 +106,7 @@ def test_number_of_segments_follows_from_the_columns(
 
 @pytest.mark.parametrize("tags", [(), (Q,)], ids=["plain", "tag"])
 @pytest.mark.parametrize("datagram", SHAPES.values(), ids=SHAPES)
-def test_segments_of_any_shape_are_the_kernels(
+def test_segments_of_any_shape_equal_the_kernels(
     kernel: tuple[RawSocket, RawSocket],
     datagram: Datagram,
     tags: tuple[int, ...],
@@ -117,7 +117,7 @@ def test_segments_of_any_shape_are_the_kernels(
 
 
 @pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
-def test_last_segment_of_any_length_is_the_kernels(
+def test_last_segment_of_any_length_equals_the_kernels(
     kernel: tuple[RawSocket, RawSocket], datagram: Datagram
 ) -> None:
     for last in range(1, 34):
@@ -189,7 +189,7 @@ def test_super_frame_of_one_segment_keeps_its_padding(
 
 
 @pytest.mark.parametrize("datagram", KINDS.values(), ids=KINDS)
-def test_checksum_of_zero_is_the_kernels(
+def test_checksum_of_zero_equals_the_kernels(
     kernel: tuple[RawSocket, RawSocket], datagram: Datagram
 ) -> None:
     """It stays 0 in TCP. In UDP, where 0 means no checksum, it becomes all

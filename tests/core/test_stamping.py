@@ -42,9 +42,9 @@ def packets_are_timestamped() -> bool:
 def test_one_timestamping_socket_makes_the_kernel_timestamp_all_packets() -> (
     None
 ):
-    """This is why timestamps= is off by default. That a default socket does
-    not turn the switch on cannot be tested here, because other processes may
-    have; test_system_calls.py tests it."""
+    """This is why timestamps= is off by default. Whether a default socket
+    turns the switch on cannot be tested here, because another process may have
+    turned it on; test_system_calls.py tests that."""
     with (
         RawSocket("lo", timestamps="software") as sock,
         RawSocket("lo", protocol=0) as sender,

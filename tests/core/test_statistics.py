@@ -52,7 +52,7 @@ def test_statistics_print_and_serialise_with_their_names() -> None:
     assert list(named) == list(Statistics.__match_args__)
 
 
-def test_statistics_off_af_packet_know_no_drops() -> None:
+def test_statistics_of_other_families_count_no_drops() -> None:
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with other, RawSocket(fileno=one.detach()) as sock:
         assert sock.statistics()._asdict()["packets_dropped"] is None

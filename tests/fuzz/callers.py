@@ -33,10 +33,10 @@ SOCKETS, BATCHES, VIEWS, BUFFERS, PEERS = 10, 10, 24, 8, 6
 
 ALLOWED: Final = (
     *(OSError, ValueError, TypeError, BufferError, OverflowError),
-    *(IndexError, MemoryError, AttributeError, NotImplementedError),
+    *(IndexError, MemoryError, NotImplementedError),
 )
-"""All that calls may raise. AttributeError: a column that the socket did not
-collect. NotImplementedError: a memoryview of rows, used as a sequence."""
+"""All that calls may raise, besides the AttributeError of a column that was
+not collected. NotImplementedError: a memoryview of rows as a sequence."""
 
 COLUMNS: Final = (
     *("lengths", "wire_lengths", "timestamps_ns", "ifindexes", "flags"),

@@ -45,7 +45,7 @@ GRACE: Final = 60.0
 
 
 def open_files() -> dict[str, str]:
-    """The open open_files and what they refer to."""
+    """The open descriptors and what they refer to."""
     folder = Path("/proc/self/fd")
     numbers = [one.name for one in folder.iterdir()]
     return {
@@ -123,7 +123,7 @@ def run_round(seed: int, seconds: float, ring: Ring) -> str | None:
         world.end()
         left = open_files().items() - before.items()
         if left:
-            world.fail(f"open_files are left: {left}")
+            world.fail(f"descriptors were left open: {left}")
         print(
             f"seed {seed}: {world.calls} calls, {world.refused} refused",
             flush=True,

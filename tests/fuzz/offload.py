@@ -7,8 +7,8 @@ UndefinedBehaviorSanitizer, makes its first inputs from the frames of the
 tests, and runs it. An input that breaks a promise is kept in the working
 directory, and how to repeat it is printed.
 
-Needs clang with libFuzzer (on Debian: apt install clang), no privilege, and
-nothing of pytest.
+Needs clang with libFuzzer (on Debian: apt install clang), but neither
+privilege nor pytest.
 """
 
 import argparse
@@ -78,17 +78,17 @@ def row(
     whole: bool = False,
     length: int | None = None,
     more: int = 0,
-    told: bool = True,
+    stated: bool = True,
 ) -> bytes:
     """A frame and its header, as offload.c reads them. The frame is cut to
-    `length` bytes, or followed by `more`. If not `told`, the length in its IP
-    header is 0, which stands for more than 64 KiB."""
+    `length` bytes, or followed by `more`. If not `stated`, the length in its
+    IP header is 0, which stands for more than 64 KiB."""
     frame = bytearray(datagram.build(whole=whole)[:length])
     network = 14 + 4 * len(datagram.tags)
     at = network + (2 if datagram.version == 4 else 4)
     size = len(frame) - network - (0 if datagram.version == 4 else 40)
     if len(frame) >= at + 2:
-        struct.pack_into("!H", frame, at, max(size, 0) if told else 0)
+        struct.pack_into("!H", frame, at, max(size, 0) if stated else 0)
     header = struct.pack(
         "=BBHHHHH",
         *(0 if whole else VNET_NEEDS_CSUM,),
@@ -122,7 +122,7 @@ def inputs() -> Iterator[bytes]:
     some = [row(one, 70) for one in datagrams() if one.protocol != SCTP]
     yield settings() + b"".join(some[:4])
     jumbo = Datagram(data(200), version=6, extensions=(JUMBO,))
-    yield settings() + row(jumbo, 1400, more=70_000, told=False)
+    yield settings() + row(jumbo, 1400, more=70_000, stated=False)
     ecn = bytearray(row(Datagram(data(200)), 70))
     ecn[1] |= GSO_ECN
     yield settings() + ecn
@@ -132,8 +132,8 @@ def cut_inputs(one: Datagram) -> Iterator[bytes]:
     """The datagram, cut after each byte of its headers."""
     for length in range(13, one.header_size + 2):
         yield settings() + row(one, length=length)
-        for told in (True, False):
-            cut = partial(row, one, 70, length=length, told=told)
+        for stated in (True, False):
+            cut = partial(row, one, 70, length=length, stated=stated)
             yield settings() + cut()
             yield settings() + cut(whole=True)
 

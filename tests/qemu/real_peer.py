@@ -150,13 +150,13 @@ def check_wrong_checksums_are_counted(lab: Lab) -> None:
 def check_summary(printed: str) -> None:
     """In both directions, every frame received or made by segmentation was
     sent or dropped."""
-    ways = re.split(r"^\S+ > \S+\n", printed, flags=re.MULTILINE)[1:]
-    assert len(ways) == 2, printed
-    for way in ways:
+    texts = re.split(r"^\S+ > \S+\n", printed, flags=re.MULTILINE)[1:]
+    assert len(texts) == 2, printed
+    for text in texts:
         counts = Counter(
             {
                 name: int(number.replace(",", ""))
-                for number, name in re.findall(_COUNT, way)
+                for number, name in re.findall(_COUNT, text)
             }
         )
         left = counts["sent"] + counts["dropped"]

@@ -142,7 +142,7 @@ def test_tcp_session_reassembles_the_same_from_batches(veth: Veth) -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_loopback_gives_the_same(kind: str) -> None:
+def test_loopback_gives_the_same_packets(kind: str) -> None:
     """A listening socket receives each packet twice, when it goes out and when
     it comes in."""
     theirs, ours = PAIRS[kind]
@@ -156,7 +156,7 @@ def test_loopback_gives_the_same(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_tunnel_gives_the_same(
+def test_tunnel_gives_the_same_packets(
     kind: str,
 ) -> None:
     """It has no link layer: packets begin with an IPv4 or IPv6 header."""
@@ -201,7 +201,7 @@ def test_short_frames_are_padded_the_same(veth: Veth, length: int) -> None:
     assert len(arrived[1]) == conf.min_pkt_size
 
 
-def test_one_protocol_gives_the_same(veth: Veth) -> None:
+def test_one_protocol_gives_the_same_packets(veth: Veth) -> None:
     theirs, ours = PAIRS["two-way"]
     sent = [frame(bytes([i]) * 46) for i in range(3)]
     with (

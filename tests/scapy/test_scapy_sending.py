@@ -90,10 +90,10 @@ GIVEN: Final[dict[str, Callable[[], Any]]] = {
 NOT_FOR_SENDP: Final = {"tuple of bytes", "other buffers", "memoryview"}
 
 
-@pytest.mark.parametrize("ways", [{}, {"pps": 1e5}, {"loop": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"pps": 1e5}, {"loop": 3}], ids=str)
 @pytest.mark.parametrize("name", GIVEN)
 def test_packets_arrive_as_they_were_given(
-    pair: Veth, receiver: RawSocket, name: str, ways: dict[str, Any]
+    pair: Veth, receiver: RawSocket, name: str, options: dict[str, Any]
 ) -> None:
     """Whether they are sent while they are built, after that, or in a loop."""
     if name in NOT_FOR_SENDP:
@@ -103,8 +103,8 @@ def test_packets_arrive_as_they_were_given(
     else:
         sendp(GIVEN[name](), iface=pair.a, verbose=0)
         expected = pending(receiver)
-    expected *= ways.get("loop", 1)
-    result = sendp_batch(GIVEN[name](), pair.a, **ways)
+    expected *= options.get("loop", 1)
+    result = sendp_batch(GIVEN[name](), pair.a, **options)
     assert pending(receiver) == expected
     assert result.frames == len(expected) > 0
     assert result.bytes == sum(map(len, expected))
@@ -226,12 +226,12 @@ def test_stop_gives_an_exact_result(pair: Veth, pace: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "ways",
+    "options",
     [{}, {"pps": 2e4}, {"mbps": 100, "loop": 1}],
     ids=["as fast as it goes", "paced", "streamed"],
 )
 def test_ctrl_c_gives_an_exact_result(
-    pair: Veth, ways: dict[str, Any], scaled: Callable[[int], int]
+    pair: Veth, options: dict[str, Any], scaled: Callable[[int], int]
 ) -> None:
     """At whatever step it comes."""
     packets = [numbered(i, 64 + i) for i in range(100)]
@@ -243,10 +243,10 @@ def test_ctrl_c_gives_an_exact_result(
     for i in range(scaled(5)):
         before = arrived(pair.b)
         with interrupting(pair.b, 200 * i + 1):
-            if "loop" in ways:
-                result = sendp_batch(endless(), pair.a, **ways)
+            if "loop" in options:
+                result = sendp_batch(endless(), pair.a, **options)
             else:
-                result = sendp_batch(packets, pair.a, loop=0, **ways)
+                result = sendp_batch(packets, pair.a, loop=0, **options)
         after = arrived(pair.b)
         assert result.frames == after[0] - before[0] > 0
         assert result.bytes == after[1] - before[1]
@@ -326,7 +326,7 @@ def test_wrong_arguments_are_refused(
     assert pending(receiver) == []
 
 
-def test_inter_0_is_no_pace(pair: Veth) -> None:
+def test_inter_0_means_no_pace(pair: Veth) -> None:
     """As in sendp()."""
     assert sendp_batch(numbered(1), pair.a, inter=0, pps=1e3).frames == 1
 

@@ -436,7 +436,7 @@ def test_time_is_when_the_batch_arrived(veth: Veth) -> None:
     assert before <= float(found[0].time) <= time.time()
 
 
-def test_timestamps_are_the_kernels(veth: Veth) -> None:
+def test_timestamps_come_from_the_kernel(veth: Veth) -> None:
     """Each packet has its own, from before it was read. Packets that come
     before the kernel starts to stamp have the time of their batch."""
     with (

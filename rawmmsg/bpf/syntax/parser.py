@@ -88,7 +88,7 @@ class _Parser:
         return ast.Chain(first, rest), carried
 
     def boolean(self, item: Item) -> ast.Expression:
-        """The item. FilterError if it is arithmetic."""
+        """The item. Raise FilterError if it is arithmetic."""
         if isinstance(item, _ARITHMETIC_TYPES):
             self.stream.unexpected("a comparison")
         return item

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from . import machine
 from .machine import Ancillary, Compared, Instruction
 
-# Whole packets for a set of programs, about.
+# About how many whole packets a set of programs gets.
 LIMIT = 60
 MOST = 400
 
