@@ -2,8 +2,7 @@
    prepared once. It can be received from one socket and sent to another as it
    is. Functions that can fail return -errno. */
 
-#ifndef BATCH_H
-#define BATCH_H
+#pragma once
 
 #include "side.h"
 
@@ -244,5 +243,3 @@ batch_send_all(struct batch *b, int fd)
     }
     return 0;
 }
-
-#endif

@@ -1,9 +1,7 @@
-/* A side that sends a batch and receives. Included after a receiver
-   (receive_calls.h, receive_ring.h, receive_pcap.h); the file that includes it
-   adds side_run(). */
+/* A side that sends a batch and receives. Included after RECEIVER, which is
+   one of receive_*.h; the file that includes it adds side_run(). */
 
-#ifndef EXCHANGE_H
-#define EXCHANGE_H
+#pragma once
 
 #include "batch.h"
 
@@ -143,5 +141,3 @@ exchange_send(struct side *s)
 #endif
     return batch_send_all(s->out, s->tx);
 }
-
-#endif

@@ -1,7 +1,6 @@
 /* Receiving by recvmmsg(2), into the caller's memory. */
 
-#ifndef RECEIVER_H
-#define RECEIVER_H
+#pragma once
 
 #include "batch.h"
 
@@ -43,5 +42,3 @@ receiver_fileno(const struct receiver *r)
 {
     return r->fd;
 }
-
-#endif

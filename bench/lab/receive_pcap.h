@@ -1,8 +1,7 @@
 /* Receiving with libpcap and its best settings, and (SIDE_INJECT) sending with
    it: on the same handle if the interface is the same. */
 
-#ifndef RECEIVER_H
-#define RECEIVER_H
+#pragma once
 
 #include "batch.h"
 
@@ -141,5 +140,3 @@ inject_all(pcap_t *p, const struct iovec *frames, unsigned count)
     }
     return 0;
 }
-
-#endif

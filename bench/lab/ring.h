@@ -1,13 +1,13 @@
 /* The memory that a packet socket shares with the kernel: PACKET_RX_RING and
    PACKET_TX_RING (Documentation/networking/packet_mmap.rst). */
 
-#ifndef RING_H
-#define RING_H
+#pragma once
 
 #include "side.h"
 
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
+#include <net/if.h>
 #include <sys/mman.h>
 
 /* Room for a frame of 1,500 bytes, its tags, and the kernel's header. Not a
@@ -18,99 +18,66 @@
 #define RETIRE_MS 1
 
 struct ring {
-    int fd;
+    /* Set before ring_open(). */
     int version; /* TPACKET_V2: slots; TPACKET_V3: blocks, to receive only */
+    size_t block_size;
+    unsigned blocks;
+
+    int fd;
     char *memory;
     size_t size;
-    size_t block_size;
     unsigned slots_per_block; /* version 3: 1 */
-    unsigned blocks;
-    unsigned block, slot; /* the next to look at */
+    unsigned block, slot;     /* the next to look at */
 };
 
+/* Closing what is not open fails, which does no harm. */
 static void
 ring_close(struct ring *r)
 {
-    if (r->memory != NULL) {
-        munmap(r->memory, r->size);
-    }
-    if (r->fd >= 0) {
-        close(r->fd);
-    }
-    *r = (struct ring){.fd = -1};
+    munmap(r->memory, r->size);
+    close(r->fd);
 }
 
+/* `option` is PACKET_RX_RING, or PACKET_TX_RING, which does not listen. 0, or
+   -errno; ring_close() follows in either case. */
 static int
-ring_map(struct ring *r, int option)
+ring_open(struct ring *r, const char *interface, int option)
 {
+    int protocol = option == PACKET_RX_RING ? ETH_P_ALL : 0;
+    struct sockaddr_ll address = {
+        .sll_family = AF_PACKET,
+        .sll_ifindex = (int)if_nametoindex(interface),
+        .sll_protocol = htons((uint16_t)protocol),
+    };
+    unsigned slots = (unsigned)(r->block_size / SLOT_SIZE);
     struct tpacket_req3 request = {
         .tp_block_size = (unsigned)r->block_size,
         .tp_block_nr = r->blocks,
         .tp_frame_size = SLOT_SIZE,
-        .tp_frame_nr = r->blocks * (unsigned)(r->block_size / SLOT_SIZE),
+        .tp_frame_nr = r->blocks * slots,
         .tp_retire_blk_tov = RETIRE_MS, /* version 3 */
     };
-    int version = r->version;
+    int v3 = r->version == TPACKET_V3;
 
-    if (setsockopt(r->fd, SOL_PACKET, PACKET_VERSION, &version,
-                   sizeof(version))
-            < 0
+    r->slots_per_block = v3 ? 1 : slots;
+    r->size = r->block_size * r->blocks;
+    r->fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+    if (r->fd < 0
+        || setsockopt(r->fd, SOL_PACKET, PACKET_VERSION, &r->version,
+                      sizeof(r->version))
+               < 0
         || setsockopt(r->fd, SOL_PACKET, option, &request,
-                      version == TPACKET_V3 ? sizeof(request)
-                                            : sizeof(struct tpacket_req))
+                      v3 ? sizeof(request) : sizeof(struct tpacket_req))
                < 0) {
         return -errno;
     }
-    r->size = r->block_size * r->blocks;
     r->memory = mmap(NULL, r->size, PROT_READ | PROT_WRITE,
                      MAP_SHARED | MAP_POPULATE, r->fd, 0);
-    if (r->memory == MAP_FAILED) {
-        r->memory = NULL;
+    if (r->memory == MAP_FAILED
+        || bind(r->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
         return -errno;
     }
-    r->slots_per_block =
-        version == TPACKET_V3 ? 1 : request.tp_frame_nr / r->blocks;
     return 0;
-}
-
-struct ring_setup {
-    unsigned interface; /* its index */
-    int version;
-    int option; /* PACKET_RX_RING or PACKET_TX_RING, which does not listen */
-    size_t block_size;
-    size_t size; /* at least, in whole blocks */
-};
-
-/* 0, or -errno. */
-static int
-ring_open(struct ring *r, const struct ring_setup *setup)
-{
-    int protocol = setup->option == PACKET_RX_RING ? ETH_P_ALL : 0;
-    struct sockaddr_ll address = {
-        .sll_family = AF_PACKET,
-        .sll_ifindex = (int)setup->interface,
-        .sll_protocol = htons((uint16_t)protocol),
-    };
-    int error;
-
-    *r = (struct ring){
-        .fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0),
-        .version = setup->version,
-        .block_size = setup->block_size,
-        .blocks = (unsigned)((setup->size - 1) / setup->block_size + 1),
-    };
-    if (r->fd < 0) {
-        return -errno;
-    }
-    error = ring_map(r, setup->option);
-    if (error == 0
-        && bind(r->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-        error = -errno;
-    }
-    if (error < 0) {
-        ring_close(r);
-    }
-    return error;
 }
 
 /* The slot (version 2) or the block (version 3) to look at. */
@@ -191,5 +158,3 @@ ring_take(struct ring *r, arrival_put *put, void *sink)
     }
     return n;
 }
-
-#endif

@@ -3,8 +3,7 @@
    measurement needs them, other functions. bench/lab/native.py calls them.
    Functions that can fail return -errno. */
 
-#ifndef SIDE_H
-#define SIDE_H
+#pragma once
 
 #define _GNU_SOURCE
 #include <endian.h>
@@ -122,5 +121,3 @@ struct arrival {
 
 /* Called with each frame that is received. */
 typedef void arrival_put(void *sink, const struct arrival *frame);
-
-#endif

@@ -23,7 +23,9 @@ from .sides import Place, batches, in_c, one_by_one, prepared, stdlib
 
 SIZES: Final = (64, 1500)
 
-_C: Final = Contender("C recvmmsg", prepared(in_c("latency/calls.c", AUXDATA)))
+_C: Final = Contender(
+    "C recvmmsg", prepared(in_c("latency/side.c:calls", AUXDATA))
+)
 
 CONTENDERS: Final = (
     _C,
@@ -31,11 +33,11 @@ CONTENDERS: Final = (
     *(
         Contender(name, prepared(start), _C.name)
         for name, start in (
-            ("C recv", in_c("latency/calls.c", ONE_BY_ONE)),
+            ("C recv", in_c("latency/side.c:calls", ONE_BY_ONE)),
             ("rawmmsg", batches),
             ("rawmmsg, send and recv_into", one_by_one),
             ("stdlib", stdlib),
-            ("libpcap (C)", in_c("latency/pcap.c", INJECT)),
+            ("libpcap (C)", in_c("latency/side.c:pcap", INJECT)),
         )
     ),
 )

@@ -112,7 +112,7 @@ def _parts(parts: Sequence[int], packets: int) -> dict[str, float]:
 
 
 class CLoop(Loop):
-    """A loop in C, with the functions of loop.h."""
+    """A loop in C, with the functions of side.c."""
 
     def __init__(self, place: Place, source: str, options: int) -> None:
         link, frames = place.link, place.frames

@@ -143,7 +143,7 @@ def _objects(
 def _least(place: Place) -> tuple[Ends, Send]:
     """Builds the packets, and sends them in C when they are in its memory."""
     ends, frames = place.shared, place.frames
-    setup = ("send/calls.c", ends.names, frames)
+    setup = ("send/side.c:calls", ends.names, frames)
     side = Side(place, *setup, tx=ends.tx.fileno())
 
     def send(packets: Packets, times: int) -> int:
@@ -186,7 +186,7 @@ PROGRAMS: Final = (
     _TCPREPLAY,
     control(_TCPREPLAY, None),
     Contender("tcpreplay, preloaded", tcpreplay(*_PRELOADED), TCPREPLAY),
-    Contender("C sendmmsg", in_c("send/calls.c"), TCPREPLAY),
+    Contender("C sendmmsg", in_c("send/side.c:calls"), TCPREPLAY),
 )
 
 

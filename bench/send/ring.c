@@ -3,8 +3,6 @@
 #include "batch.h"
 #include "ring.h"
 
-#include <net/if.h>
-
 /* The offset at which the kernel expects the frame in a slot
    (net/packet/af_packet.c:tpacket_parse_header()). */
 #define DATA_OFFSET (TPACKET2_HDRLEN - sizeof(struct sockaddr_ll))
@@ -27,46 +25,31 @@ side_close(struct side *s)
     }
 }
 
-/* A block for each batch, so that a slot always has the same frame of it. 0,
-   or -errno. */
-static int
-open_ring(struct side *s, const struct side_setup *setup)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t needed = (size_t)setup->batch * SLOT_SIZE;
-    struct ring_setup wanted = {
-        .interface = if_nametoindex(setup->tx_name),
-        .version = TPACKET_V2,
-        .option = PACKET_TX_RING,
-        .block_size = (needed + page - 1) / page * page,
-    };
-    int error;
-
-    wanted.size = BATCHES * wanted.block_size;
-    error = ring_open(&s->ring, &wanted);
-    if (error == 0 && s->ring.slots_per_block != setup->batch) {
-        return -EINVAL;
-    }
-    return error;
-}
-
+/* A block for each batch, so that a slot always has the same frame of it. */
 struct side *
 side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
     struct side *s = calloc(1, sizeof(*s));
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t needed = (size_t)setup->batch * SLOT_SIZE;
     int result = -ENOMEM;
 
     if (s != NULL) {
-        *s = (struct side){.out = batch_open_full(setup), .ring.fd = -1};
+        s->out = batch_open_full(setup);
         s->copy = (setup->options & SIDE_COPY) != 0;
-        result = s->out != NULL ? open_ring(s, setup) : -ENOMEM;
+        s->ring.version = TPACKET_V2;
+        s->ring.block_size = (needed + page - 1) / page * page;
+        s->ring.blocks = BATCHES;
+        result = ring_open(&s->ring, setup->tx_name, PACKET_TX_RING);
     }
-    if (result < 0) {
-        fail(error, "a ring to send on", setup->tx_name, -result);
-        side_close(s);
-        return NULL;
+    if (result == 0 && s->out != NULL
+        && s->ring.slots_per_block == setup->batch) {
+        return s;
     }
-    return s;
+    fail(error, "a ring to send on", setup->tx_name,
+         result < 0 ? -result : EINVAL);
+    side_close(s);
+    return NULL;
 }
 
 static void

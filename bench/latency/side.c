@@ -1,5 +1,7 @@
-/* Sends a frame and waits for its return. Included after a receiver. */
+/* Sends a frame and waits for its return: with receive_calls.h by sendmmsg(2)
+   and recvmmsg(2), or (SIDE_ONE_BY_ONE) send(2) and recv(2). */
 
+#include RECEIVER
 #include "exchange.h"
 
 /* Of type arrival_put. */
@@ -17,7 +19,7 @@ exchange_one(struct side *s, struct arrival *arrived)
     int n = exchange_send(s);
 
     /* libpcap would ask the kernel in vain before it waits. */
-    if (n == 0 && !WAITS_FIRST) {
+    if (n == 0 && r->in_place) {
         n = receiver_take(r, keep, arrived);
     }
     while (n == 0 && (n = wait_for(receiver_fileno(r), POLLIN)) == 0) {

@@ -2,6 +2,8 @@
    program at the interface passes each frame to the socket, before the rest of
    the network stack. Plain system calls; no library is needed. */
 
+#pragma once
+
 #include "side.h"
 
 #include <linux/bpf.h>
@@ -220,5 +222,3 @@ receiver_fileno(const struct receiver *r)
 {
     return r->fd;
 }
-
-#include "receive.h"

@@ -1,6 +1,7 @@
 /* Receives the frames that another CPU sends (flood.c), and checks each.
-   Included after a receiver. */
+   With receive_calls.h it is the baseline. */
 
+#include RECEIVER
 #include "exchange.h"
 
 /* Frames whose number this divides are compared to the byte. */

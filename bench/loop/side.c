@@ -1,5 +1,8 @@
-/* The loop: sends a batch and receives it back. Included after a receiver. */
+/* The loop: sends a batch and receives it back. With receive_calls.h it is the
+   baseline: the same work with the same system calls in the same pattern as
+   rawmmsg's, on the same sockets and frames. */
 
+#include RECEIVER
 #include "exchange.h"
 
 /* Receives until all frames sent have arrived: 0, or -errno. */
