@@ -1764,14 +1764,14 @@ free_destinations(struct destinations *d)
     PyMem_Free(d->links);
 }
 
-/* Adds to the current exception which packet or address it is about. */
-static void
+void
 note_index(const char *what, Py_ssize_t i)
 {
     PyObject *exception = PyErr_GetRaisedException();
     PyObject *type = (PyObject *)Py_TYPE(exception);
 
-    if (type == PyExc_ValueError || type == PyExc_TypeError) {
+    if (type == PyExc_ValueError || type == PyExc_TypeError
+        || type == PyExc_BufferError) {
         PyErr_Format(type, "%s %zd: %S", what, i, exception);
         Py_DECREF(exception);
     }
