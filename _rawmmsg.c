@@ -866,6 +866,13 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
     if (t->sending && error != ENXIO && error != ENODEV) {
         return raise_refused(s, t, error);
     }
+    if (t->sending && error == ENXIO && s->family == AF_PACKET
+        && s->ifindex == 0 && t->messages[0].msg_hdr.msg_namelen == 0) {
+        return raise_text(s, error,
+                          describe(name_of_call(t),
+                                   "a socket on all interfaces needs an "
+                                   "address for each packet"));
+    }
     return raise_error(s, error, name_of_call(t));
 }
 
