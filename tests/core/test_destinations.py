@@ -276,6 +276,24 @@ def test_batch_with_a_sequence_keeps_no_address(pair: Veth) -> None:
         assert pending(end) == [numbered(1)] * 2
 
 
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda sock: sock.send(bytes(46)),
+        lambda sock: sock.sendmmsg([bytes(46)]),
+    ],
+    ids=["send", "sendmmsg"],
+)
+def test_sock_dgram_without_an_address_is_an_error(
+    pair: Veth, send: Callable[[RawSocket], int]
+) -> None:
+    words = "a socket of type SOCK_DGRAM needs an address"
+    with RawSocket(pair.a, type=socket.SOCK_DGRAM) as sock:
+        with pytest.raises(OSError, match=words) as caught:
+            send(sock)
+        assert caught.value.errno == errno.EINVAL
+
+
 def test_gathered_packets_have_addresses(pair: Veth) -> None:
     whole = numbered(1)
     with RawSocket(pair.b) as end, RawSocket() as sock:
