@@ -2,7 +2,7 @@
 black and white."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Final
 
@@ -31,40 +31,32 @@ _CURVES: Final = (
 _BATCH: Final = 64
 
 
-def loop(run: Run) -> str:
-    """The cost of a packet by batch size; empty if there are not enough
-    figures. One panel for each packet size."""
-    panels = []
-    for size in (64, 1500):
-        tables = {
-            batch: table
-            for batch in (1, 4, 16, 64, 256, 1024)
-            if (table := run.table(f"loop/{size}B/batch{batch}")) is not None
-        }
-        if len(tables) > 1:
-            panels.append(_curves(tables, f"{size:,}-byte frames"))
-    return _document("Cost of a packet sent and received", panels, 335)
-
-
-def send(run: Run) -> str:
-    """The rates of all contenders; empty if there are none. One panel for
-    each packet size."""
-    panels = []
-    for size in (64, 1500):
-        keys = (
-            f"send/{size}B",
-            f"send/{size}B/programs",
-            f"send/{size}B/once",
-        )
-        tables = [table for key in keys if (table := run.table(key))]
-        if tables:
-            panels.append(_bars(tables, f"{size:,}-byte frames"))
-    return _document("Send rates", panels, 390)
+def plots(run: Run) -> Iterator[tuple[str, str]]:
+    """The names and contents of the plots that the run has figures for."""
+    batches = [f"/batch{n}" for n in (1, 4, 16, 64, 256, 1024)]
+    rates = ["", "/programs", "/once"]
+    for name, title, draw, height, keys, least in (
+        (
+            "loop",
+            "Cost of a packet sent and received",
+            _curves,
+            335,
+            batches,
+            2,
+        ),
+        ("send", "Send rates", _bars, 390, rates, 1),
+    ):
+        panels = []
+        for size in (64, 1500):
+            found = [run.table(f"{name}/{size}B{key}") for key in keys]
+            tables = [table for table in found if table is not None]
+            if len(tables) >= least:
+                panels.append(draw(tables, f"{size:,}-byte frames"))
+        if panels:
+            yield f"{name}.svg", _document(title, panels, height)
 
 
 def _document(title: str, panels: Sequence[Sequence[str]], height: int) -> str:
-    if not panels:
-        return ""
     width = 440 * len(panels)
     lines = [
         '<svg xmlns="http://www.w3.org/2000/svg"'
@@ -90,106 +82,102 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     )
 
 
-def _curves(tables: Mapping[int, Table], title: str) -> list[str]:
+def _curves(tables: Sequence[Table], title: str) -> list[str]:
     """The contenders that are in all tables, by batch size."""
     left, right, top, bottom = 60, 425, 45, 250
-    first, *others = tables.values()
-    names = [
-        row.name
-        for row in first.rows
-        if not row.name.endswith("control")
-        and all(table.row(row.name) for table in others)
-    ]
+    batches = [int(table.key.rpartition("batch")[2]) for table in tables]
     medians = {
-        name: [
-            row.figure.median
-            for table in tables.values()
-            if (row := table.row(name)) is not None
-        ]
-        for name in names
+        name: [row.figure.median for row in rows if row is not None]
+        for name in _rows(tables[:1])
+        if all(rows := [table.row(name) for table in tables])
     }
-    step, most = _scale(max(max(values) for values in medians.values()))
+    step, most = _scale(max(map(max, medians.values())))
 
     def x(batch: int) -> float:
-        share = math.log(batch) / math.log(max(tables))
+        share = math.log(batch) / math.log(batches[-1])
         return left + share * (right - left)
 
     def y(value: float) -> float:
         return bottom - value / most * (bottom - top)
 
-    lines = [_text((left + right) / 2, 34, title, "mid")]
+    middle = (left + right) / 2
+    lines = [
+        _text(middle, 34, title, "mid"),
+        _text(middle, bottom + 32, "packets in a batch", "mid"),
+        _line(left, bottom, right, bottom, "axis"),
+        f'<text transform="translate(14 {(top + bottom) / 2}) rotate(-90)"'
+        f' class="mid">{escape(heading(tables[0].unit))}</text>',
+    ]
     for i in range(round(most / step) + 1):
         at = y(i * step)
         lines.append(_line(left, at, right, at, "grid"))
         lines.append(_text(left - 6, at + 4, f"{i * step:,g}", "end"))
-    for batch in tables:
+    for batch in batches:
         lines.append(_text(x(batch), bottom + 16, f"{batch:,}", "mid"))
-    lines.append(_line(left, bottom, right, bottom, "axis"))
-    lines.append(
-        _text((left + right) / 2, bottom + 32, "packets in a batch", "mid")
-    )
-    lines.append(
-        f'<text transform="translate(14 {(top + bottom) / 2}) rotate(-90)"'
-        f' class="mid">{escape(heading(first.unit))}</text>'
-    )
-    for i, (name, style) in enumerate(zip(names, _CURVES, strict=False)):
+    for i, (name, style) in enumerate(zip(medians, _CURVES, strict=False)):
         grey, dashes, thickness = style
         look = f'stroke="{grey}" stroke-dasharray="{dashes or "none"}"'
         look += f' style="stroke-width:{thickness}"'
-        points = " ".join(
-            f"{x(batch):.1f},{y(value):.1f}"
-            for batch, value in zip(tables, medians[name], strict=True)
-        )
-        lines.append(f'<polyline class="curve" points="{points}" {look}/>')
+        pairs = zip(map(x, batches), map(y, medians[name]), strict=True)
+        points = " ".join(f"{across:.1f},{up:.1f}" for across, up in pairs)
         at_x, at_y = left + 125 * (i % 3), bottom + 55 + 18 * (i // 3)
-        lines.append(f'<path class="curve" d="M{at_x} {at_y - 4}h28" {look}/>')
-        lines.append(_text(at_x + 34, at_y, name))
+        lines += [
+            f'<polyline class="curve" points="{points}" {look}/>',
+            f'<path class="curve" d="M{at_x} {at_y - 4}h28" {look}/>',
+            _text(at_x + 34, at_y, name),
+        ]
     return lines
 
 
 def _bars(tables: Sequence[Table], title: str) -> list[str]:
     """Each contender once: the median, and the quartiles as whiskers."""
     left, right, top = 170, 385, 45
-    rows: dict[str, Row] = {}
-    for table in tables:
-        for row in table.rows:
-            if not row.name.endswith("control"):
-                rows.setdefault(row.name, row)
+    rows = _rows(tables)
     step, most = _scale(max(row.figure.high for row in rows.values()))
     bottom = top + 20 * len(rows)
 
     def x(value: float) -> float:
         return left + value / most * (right - left)
 
-    lines = [_text((left + right) / 2, 34, title, "mid")]
+    baseline = next(iter(rows.values()))
+    words = f"{heading(tables[0].unit)}; dashed: {baseline.name}"
+    at, middle = x(baseline.figure.median), (left + right) / 2
+    dashed = _line(at, top, at, bottom, "baseline")
+    lines = [
+        _text(middle, 34, title, "mid"),
+        _text(middle, bottom + 34, words, "mid"),
+    ]
     for i in range(round(most / step) + 1):
         at = x(i * step)
         lines.append(_line(at, top, at, bottom, "grid"))
         lines.append(_text(at, bottom + 16, f"{i * step:g}", "mid"))
+    labels = []
     for i, (name, row) in enumerate(rows.items()):
-        middle = top + 20 * i + 10
+        y, figure = top + 20 * i + 10, row.figure
         kind = "ours" if name.startswith("rawmmsg") else "other"
-        low, median, high = (
-            x(value)
-            for value in (row.figure.low, row.figure.median, row.figure.high)
+        low, width, high = (
+            x(figure.low),
+            x(figure.median) - left,
+            x(figure.high),
         )
-        lines.append(_text(left - 6, middle + 4, name, "end"))
-        lines.append(
-            f'<rect x="{left}" y="{middle - 6}" width="{median - left:.1f}"'
-            f' height="12" class="bar {kind}"/>'
-        )
-        lines.append(_line(low, middle, high, middle, "whisker"))
-    baseline = next(iter(rows.values()))
-    at = x(baseline.figure.median)
-    lines.append(_line(at, top, at, bottom, "baseline"))
-    for i, row in enumerate(rows.values()):
-        middle, label = top + 20 * i + 10, number(row.figure.median)
-        at = x(row.figure.high) + 5
-        lines.append(_text(at, middle + 4, label, "label"))
-    lines.append(_line(left, top, left, bottom, "axis"))
-    words = f"{heading(tables[0].unit)}; dashed: {baseline.name}"
-    lines.append(_text((left + right) / 2, bottom + 34, words, "mid"))
-    return lines
+        lines += [
+            _text(left - 6, y + 4, name, "end"),
+            f'<rect x="{left}" y="{y - 6}" width="{width:.1f}"'
+            f' height="12" class="bar {kind}"/>',
+            _line(low, y, high, y, "whisker"),
+        ]
+        label = number(figure.median)
+        labels.append(_text(high + 5, y + 4, label, "label"))
+    return [*lines, dashed, *labels, _line(left, top, left, bottom, "axis")]
+
+
+def _rows(tables: Sequence[Table]) -> dict[str, Row]:
+    """The first row of each contender, without the controls."""
+    rows: dict[str, Row] = {}
+    for row in (row for table in tables for row in table.rows):
+        if not row.name.endswith("control"):
+            rows.setdefault(row.name, row)
+    return rows
 
 
 def _scale(most: float) -> tuple[float, float]:
@@ -200,11 +188,3 @@ def _scale(most: float) -> tuple[float, float]:
             step /= divisor
             break
     return step, step * math.ceil(most / step)
-
-
-def plots(run: Run) -> Iterator[tuple[str, str]]:
-    """The names and contents of the plots that the run has figures for."""
-    for name, draw in (("loop", loop), ("send", send)):
-        text = draw(run)
-        if text:
-            yield f"{name}.svg", text

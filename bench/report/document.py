@@ -1,9 +1,10 @@
 """REPORT.md: the targets and tables of a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
-from ..lab.result import Run
+from ..lab.result import Row, Run, Table
 from . import charts, tables
 
 
@@ -45,14 +46,40 @@ def _parts(run: Run) -> Iterator[str]:
     yield "\n## Targets\n"
     yield from _targets(run)
     for name, section in run.sections.items():
-        yield f"\n## {name}\n"
-        lines = [["", *tables.COLUMNS]]
-        for table in section.tables:
-            title = f"**{table.title}** `{table.key}`"
-            unit, *notes = tables.footnotes(table)
-            lines.append([title, unit, "", "", "", " ".join(notes)])
-            lines += tables.cells(table)
-        yield tables.markdown(lines)
+        yield f"\n## {name}\n\n{_joined(section.tables)}"
+
+
+def _joined(found: Sequence[Table]) -> str:
+    """Tables of the same contenders, or of some of these, are columns side by
+    side. A cell has the median, the ratio, the target and more."""
+    groups: list[list[Table]] = []
+    for table in found:
+        for group in groups:
+            if _fit(group[-1], table):
+                group.append(table)
+                break
+        else:
+            groups.append([table])
+    width = max(map(len, groups), default=0)
+    lines = []
+    for group in groups:
+        heading = ["contender"]
+        rows: dict[str, list[str]] = {}
+        for at, table in enumerate(group):
+            notes = " ".join(tables.footnotes(table))
+            heading.append(f"**{table.title}**<br>`{table.key}`<br>{notes}")
+            for name, figure, ratio, to, *more in tables.cells(table):
+                parts = [figure, ratio and f"{ratio} of {to}", *more]
+                row = rows.setdefault(name, [""] * width)
+                row[at] = "<br>".join(filter(None, parts))
+        heading += [""] * (width + 1 - len(heading))
+        lines += [heading, *([name, *row] for name, row in rows.items())]
+    return tables.markdown(lines) if lines else ""
+
+
+def _fit(*pair: Table) -> bool:
+    a, b = ({row.name for row in table.rows} for table in pair)
+    return a <= b or b <= a
 
 
 def _list(facts: Mapping[str, object]) -> str:
@@ -66,12 +93,14 @@ def _targets(run: Run) -> Iterator[str]:
         for row in table.rows
         if row.holds is not None
     ]
-    missed = [(table, row) for table, row in judged if not row.holds]
-    yield f"{len(judged) - len(missed)} of {len(judged)} are met."
-    for table, row in missed:
-        found = row.ratio if row.ratio is not None else row.figure
-        to = f" of {row.baseline}" if row.baseline else ""
-        yield (
-            f"- missed: `{table.key}`, {row.name},"
-            f" {tables.spread(found, 3)}{to}, target {row.target}"
-        )
+    missed = [(table.key, row) for table, row in judged if not row.holds]
+    more = " Missed:" if missed else ""
+    yield f"{len(judged) - len(missed)} of {len(judged)} are met.{more}"
+    for key, rows in groupby(missed, lambda one: one[0]):
+        yield f"- `{key}`: " + "; ".join(_miss(row) for _, row in rows)
+
+
+def _miss(row: Row) -> str:
+    found = tables.spread(row.ratio or row.figure, 3)
+    to = f" of {row.baseline}" if row.baseline else ""
+    return f"{row.name}: {found}{to}, target {row.target}"

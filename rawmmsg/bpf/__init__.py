@@ -6,6 +6,8 @@ AF_PACKET socket. The compiler is pure Python and does not need libpcap.
 
 from __future__ import annotations
 
+from operator import index
+
 from .errors import FilterError, UnsupportedFilterError
 from .program import Instruction, Program
 
@@ -62,8 +64,15 @@ def compile(
         raise TypeError(
             f"an expression must be a str, not {type(expression).__name__}"
         )
+    link_type, snaplen = index(link_type), index(snaplen)
     if not 0 < snaplen <= 0xFFFFFFFF:
         raise ValueError(f"snaplen must be from 1 to 2**32 - 1, not {snaplen}")
+    if netmask is not None:
+        netmask = index(netmask)
+        if not 0 <= netmask <= 0xFFFFFFFF:
+            raise ValueError(
+                f"netmask must be from 0 to 2**32 - 1, not {netmask}"
+            )
     try:
         return compile_expression(
             expression, values, link_type, snaplen, live, netmask

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from operator import index
 
 from . import opcodes as op
 
@@ -36,7 +37,8 @@ class Packet:
         network_offset: int,
         ancillary: dict[int, int] | None,
     ) -> None:
-        self.data = bytes(data)
+        # memoryview() refuses a number, of which bytes() would make zeros.
+        self.data = bytes(memoryview(data))
         self.length = len(self.data) if wire_length is None else wire_length
         self.network_offset = network_offset
         self.ancillary = dict(ancillary or {})
@@ -45,7 +47,11 @@ class Packet:
         if ifindex is not None:
             self.ancillary[op.SKF_AD_IFINDEX] = ifindex
         if vlan is not None:
-            tci, tpid = (vlan, _ETH_P_8021Q) if isinstance(vlan, int) else vlan
+            tci, tpid = (
+                vlan
+                if isinstance(vlan, tuple)
+                else (index(vlan), _ETH_P_8021Q)
+            )
             self.ancillary[op.SKF_AD_VLAN_TAG] = tci
             self.ancillary[op.SKF_AD_VLAN_TAG_PRESENT] = 1
             self.ancillary[op.SKF_AD_VLAN_TPID] = tpid

@@ -6,6 +6,7 @@ The layout and the rules are those of `linux/filter.h` and of
 
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Iterable
 from itertools import accumulate
@@ -20,6 +21,7 @@ __all__ = ["Instruction", "Program"]
 _SOCK_FILTER = struct.Struct("=HBBI")
 _WORD = 0xFFFFFFFF
 _FAR = 255  # the longest conditional jump
+_MOST_SHIFTED = 0xFFFF
 
 # SKF_AD_*: the names that tcpdump -d prints.
 ANCILLARY_NAMES = {
@@ -278,8 +280,15 @@ class Program(bytes):
 
         A filter on a UDP socket, for example, sees the 8-byte UDP header
         first (net/ipv4/udp.c:udp_queue_rcv_one_skb()). Raises FilterError if
-        a conditional jump would have to skip more than 255 instructions.
+        a conditional jump would have to skip more than 255 instructions, and
+        ValueError unless `offset` is 0 to 65,535: a load that is moved further
+        could reach the offsets that have a meaning of their own.
         """
+        offset = operator.index(offset)
+        if not 0 <= offset <= _MOST_SHIFTED:
+            raise ValueError(
+                f"offset must be 0 to {_MOST_SHIFTED}, not {offset}"
+            )
         old = self.instructions
         # A subtraction follows each load of the packet's length, so that
         # instruction i moves to places[i].
@@ -296,8 +305,9 @@ class Program(bytes):
                     "a program that loads the length of the packet into X "
                     "cannot be shifted"
                 )
+            # Absolute offsets above are outside of every packet, or special.
             if code in _INDEXED_LOADS or (
-                k < op.SKF_LL_OFF
+                k <= 0x7FFFFFFF
                 and (code in _PACKET_LOADS or code == _LOAD_HEADER)
             ):
                 k = k + offset & _WORD

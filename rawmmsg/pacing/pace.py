@@ -5,7 +5,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, SupportsFloat
 
 TICK: Final = 0.0002
 """Seconds. What is due within a tick leaves in one call: at high rates a pace
@@ -57,21 +57,32 @@ def choose_pace(
     for; ValueError unless at most one of them does."""
     given = {"pps": pps, "mbps": mbps, "inter": inter or None}
     given["realtime"] = float(realtime) or None
-    paces = {name: value for name, value in given.items() if value is not None}
+    paces = {
+        name: _parse_number(name, value)
+        for name, value in given.items()
+        if value is not None
+    }
     if len(paces) > 1:
         raise ValueError(f"choose one pace, not {' and '.join(paces)}")
-    for name, value in paces.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a positive number, not {value}")
-    if pps is not None:
-        return Pace(pps, _count_frames)
-    if mbps is not None:
-        return Pace(mbps * 1e6, _count_bits, typical=8 * 1500)
-    if inter:
-        return Pace(1 / inter, _count_frames)
-    if realtime:
-        return Pace(float(realtime), _follow_times, time_of, typical=0.001)
+    for name, number in paces.items():
+        if name == "pps":
+            return Pace(number, _count_frames)
+        if name == "mbps":
+            return Pace(number * 1e6, _count_bits, typical=8 * 1500)
+        if name == "inter":
+            return Pace(1 / number, _count_frames)
+        return Pace(number, _follow_times, time_of, typical=0.001)
     return Pace(math.inf, _count_frames)
+
+
+def _parse_number(name: str, value: object) -> float:
+    # Not a str, which float() takes.
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be a positive number, not {value}")
+    return number
 
 
 def _count_frames(

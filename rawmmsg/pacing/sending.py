@@ -1,10 +1,13 @@
 """send(): from a user's packets to the result."""
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
+from operator import index
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import PacketBatch, RawSocket
@@ -122,8 +125,7 @@ def send(
     been sent, and KeyboardInterrupt; each with `packets_sent`. ValueError and
     TypeError for arguments.
     """
-    one_packet = str | bytes | bytearray | memoryview
-    if isinstance(packets, one_packet) or not isinstance(packets, Iterable):
+    if _is_one_packet(packets) or not isinstance(packets, Iterable):
         raise TypeError(
             "packets must be a PacketBatch or an iterable of buffers, not"
             f" {type(packets).__name__}; to send one packet: [packet]"
@@ -137,18 +139,31 @@ def send(
     return transmit(sock, source, pace, loop=loop, stop=stop)
 
 
+def _is_one_packet(packets: object) -> bool:
+    """Whether these can be iterated over, but byte by byte."""
+    if isinstance(packets, str | bytes | bytearray | memoryview):
+        return True
+    # A NumPy array of one dimension and of numbers.
+    kind = getattr(getattr(packets, "dtype", None), "kind", "")
+    return kind in ("u", "i") and getattr(packets, "ndim", 2) == 1
+
+
 def bytes_of(packet: Any) -> bytes:
     """Returns the bytes of a buffer, or of a tuple of them."""
     if type(packet) is bytes:
         return packet
+    if isinstance(packet, tuple):
+        return b"".join(map(_bytes_of_part, packet))
+    return _bytes_of_part(packet)
+
+
+def _bytes_of_part(part: Any) -> bytes:
     try:
-        if isinstance(packet, tuple):
-            return b"".join(packet)
-        return bytes(memoryview(packet))
+        return bytes(memoryview(part))
     except TypeError:
         raise TypeError(
             "a packet must be a buffer or a tuple of buffers, not"
-            f" {type(packet).__name__}"
+            f" {type(part).__name__}"
         ) from None
 
 
@@ -164,8 +179,13 @@ def transmit(
 ) -> SendResult:
     """Does what send() and sendp_batch() promise. An exception in `ended_by`
     ends the call with a result; others are raised with `packets_sent`."""
+    if not isinstance(sock, RawSocket):
+        raise TypeError(f"sock must be a RawSocket, not {sock!r}")
+    loop = min(index(loop), sys.maxsize)  # nobody lives to see the end of it
     if loop < 0:
         raise ValueError(f"loop must be 0 (until stopped) or more, not {loop}")
+    if stop is not None and not callable(getattr(stop, "is_set", None)):
+        raise TypeError(f"stop must be an Event (is_set()), not {stop!r}")
     stopped = _never if stop is None else stop.is_set
     report = None if progress is None else progress.update
     sender = Sender(sock, stopped, report)
@@ -191,7 +211,8 @@ def transmit(
         pass
     except BaseException as error:
         sender.settle()
-        error.packets_sent = sender.frames  # type: ignore[attr-defined]
+        with suppress(AttributeError):  # a frozen dataclass can be raised
+            error.packets_sent = sender.frames  # type: ignore[attr-defined]
         raise
     end = time.monotonic()
     sender.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from typing import Any
 
 import pytest
 from bpfkit import corpus, oracle
@@ -287,3 +288,17 @@ def test_tabs_and_newlines_do_not_move_the_caret(expression: str) -> None:
 def test_an_expression_must_be_a_str(value: object) -> None:
     with pytest.raises(TypeError, match=r"str"):
         bpf.compile(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["snaplen", "link_type", "netmask"])
+@pytest.mark.parametrize("value", ["1", 1.5, b"1", []])
+def test_numbers_of_compile_are_ints(name: str, value: object) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(TypeError, match="object cannot be interpreted as an"):
+        bpf.compile("ip broadcast", **options)
+
+
+@pytest.mark.parametrize("netmask", [-1, 2**32])
+def test_a_netmask_has_32_bits(netmask: int) -> None:
+    with pytest.raises(ValueError, match="netmask must be from 0 to"):
+        bpf.compile("ip broadcast", netmask=netmask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy
 import pytest
 from bpfkit import oracle, packets
 from bpfkit.names import fixed_names as fixed_names
@@ -12,6 +13,7 @@ from bpfkit.oracle import Pair
 
 from rawmmsg import bpf
 from rawmmsg.bpf import FilterError, Program
+from rawmmsg.bpf import opcodes as op
 
 pytestmark = pytest.mark.no_network
 
@@ -274,6 +276,42 @@ def test_a_program_that_cannot_be_shifted_is_an_error() -> None:
     too_far = Program.from_instructions([far, *rest])
     with pytest.raises(FilterError, match="more than 255 instructions"):
         too_far.shifted(8)
+
+
+@pytest.mark.parametrize("offset", [-1, -13, -4108, 2**16, 2**40])
+def test_a_shift_out_of_all_packets_is_an_error(offset: int) -> None:
+    with pytest.raises(ValueError, match="offset must be 0 to 65535"):
+        bpf.compile("ip").shifted(offset)
+    with pytest.raises(TypeError):
+        bpf.compile("ip").shifted(1.5)  # type: ignore[arg-type]
+    shifted = bpf.compile("ip").shifted(numpy.uint8(8))  # type: ignore[arg-type]
+    assert shifted == bpf.compile("ip").shifted(8)
+
+
+def test_a_load_behind_all_packets_is_shifted_to_none() -> None:
+    """SKF_LL_OFF follows: an offset from the beginning of the packet."""
+    beyond = op.SKF_LL_OFF - 1
+    program = Program.from_instructions(
+        [(0x30, 0, 0, beyond), (6, 0, 0, 1)]  # ldb, ret
+    )
+    assert not program.matches(bytes(64))
+    assert not program.shifted(8).matches(bytes(64))
+
+
+@pytest.mark.parametrize("packet", [64, -1, None, "text", [69, 0]])
+def test_only_a_buffer_is_a_packet(packet: object) -> None:
+    with pytest.raises(TypeError, match="bytes-like object"):
+        bpf.compile("").matches(packet)  # type: ignore[arg-type]
+
+
+def test_a_vlan_of_any_kind_of_int() -> None:
+    frame = packets.ethernet_frames()["ip-tcp-http"]
+    assert bpf.compile("vlan 5").matches(
+        frame,
+        vlan=numpy.uint16(5),  # type: ignore[arg-type]
+    )
+    with pytest.raises(TypeError, match="'str' object cannot be"):
+        bpf.compile("vlan 5").matches(frame, vlan="5")  # type: ignore[arg-type]
 
 
 def test_instructions_have_names() -> None:

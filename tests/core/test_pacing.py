@@ -3,7 +3,9 @@
 import errno
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 import numpy
@@ -302,6 +304,16 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], type[Exception], str]]] = {
     "int": ({"packets": 5}, TypeError, "not int"),
     "list of int": ({"packets": [5]}, TypeError, "not int"),
     "list of str": ({"packets": ["text"]}, TypeError, "not str"),
+    "tuple of str": ({"packets": [("text",)]}, TypeError, "not str"),
+    "numpy bytes": (
+        {"packets": numpy.frombuffer(FRAMES[0], "u1")},
+        TypeError,
+        r"not ndarray; .* \[packet\]",
+    ),
+    "half a loop": ({"loop": 1.5}, TypeError, "'float' object cannot be"),
+    "float loop": ({"loop": 1.0}, TypeError, "'float' object cannot be"),
+    "str as pace": ({"pps": "100"}, TypeError, "pps must be a number"),
+    "no Event": ({"stop": True}, TypeError, "stop must be an Event"),
 }
 
 
@@ -315,6 +327,46 @@ def test_wrong_arguments_are_refused(
     with pytest.raises(kind, match=words):
         paced(packets, pair.a, **options)
     assert pending(receiver) == []
+
+
+@pytest.mark.no_network
+@pytest.mark.parametrize("sock", [None, "eth1"])
+def test_what_is_not_a_socket_is_refused(sock: Any) -> None:
+    with pytest.raises(TypeError, match="sock must be a RawSocket"):
+        pacing.send(sock, FRAMES)
+
+
+@pytest.mark.parametrize(
+    "pace", [{"pps": Decimal(20_000)}, {"inter": Decimal("0.0001")}], ids=str
+)
+def test_a_pace_of_any_kind_of_number(
+    pair: Veth, receiver: RawSocket, pace: dict[str, Any]
+) -> None:
+    paced(FRAMES, pair.a, loop=numpy.int64(2), **pace)
+    assert receive(receiver, 2 * len(FRAMES)) == 2 * FRAMES
+
+
+def test_a_loop_without_end_can_be_stopped(pair: Veth) -> None:
+    stop = threading.Event()
+    with Call(lambda: paced(FRAMES, pair.a, loop=10**30, stop=stop)) as call:
+        assert call.pending
+        stop.set()
+        assert call.result().frames >= 0
+
+
+def test_an_error_that_takes_no_attributes_is_raised_as_it_is(
+    pair: Veth,
+) -> None:
+    @dataclass(frozen=True)
+    class FrozenError(Exception):
+        number: int
+
+    def packets() -> Iterator[bytes]:
+        yield FRAMES[0]
+        raise FrozenError(5)
+
+    with pytest.raises(FrozenError):
+        paced(packets(), pair.a)
 
 
 @pytest.mark.no_network
