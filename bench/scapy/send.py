@@ -35,7 +35,7 @@ LEAST: Final = "bytes(packet), and C sendmmsg"
 OF_SENDP_ONCE: Final = 25.0
 OF_SENDP_LOOPED: Final = 60.0
 OF_TCPREPLAY: Final = 1.3
-# Its most time for Packet objects, as a multiple of LEAST.
+# The most time that it may take for Packet objects, as a multiple of LEAST.
 OF_LEAST: Final = 1.1
 
 Packets: TypeAlias = Sequence[Any]  # Packet objects or bytes
