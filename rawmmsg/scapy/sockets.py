@@ -109,8 +109,8 @@ class L2RawMmsgSocket(SuperSocket):
         return link.layer, data[:x], when
 
     def recv(self, x: int = MTU, **kwargs: Any) -> Packet | None:
-        """Returns the next packet; None if recv_raw() returns none. If a packet
-        cannot be dissected, it is of conf.raw_layer."""
+        """Returns the next packet, or None if recv_raw() finds none. If a
+        packet cannot be dissected, it is of conf.raw_layer."""
         frame = self.inbox.take()
         return None if frame is None else self._dissect(frame, x, kwargs)
 
