@@ -18,9 +18,9 @@ static struct counts *forward_counts(struct side *s, int i);
 /* Moves frames that have arrived at a port: how many, or -errno. */
 static int forward_some(struct side *s, int i);
 
-/* Returns after it has moved so many frames; 0: when `stop`, a pipe, is closed
-   at its other end. The other port has its turn after every call of
-   forward_some(). 0, or -errno. */
+/* Returns after it has moved `frames` frames; if that is 0, when `stop`, a
+   pipe, is closed at its other end. The other port has its turn after every
+   call of forward_some(). 0, or -errno. */
 int
 side_run(struct side *s, unsigned frames, int stop)
 {

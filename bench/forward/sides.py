@@ -56,7 +56,7 @@ def calls(
     options: int,
     capacity: int = SMALL_CAPACITY,
 ) -> Side:
-    """C between two sockets, with a batch of so many frames."""
+    """C between two sockets, with a batch of `capacity` frames."""
     room = SUPER_FRAME if options & VNET_HDR else PLAIN_FRAME
     frames = Frames(capacity, SHORTEST, room=room)
     tx, rx = (sock.fileno() for sock in sockets)

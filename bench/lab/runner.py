@@ -206,7 +206,7 @@ class _Turns:
 
 
 def _fitting(ready: Ready, wanted_ns: float) -> int:
-    """How often the work has to be repeated to take so long."""
+    """How often the work has to be repeated to take `wanted_ns`."""
 
     def taken(times: int) -> float:
         # The best of three: another process may have had the CPU.

@@ -57,8 +57,8 @@ def _as_stdlib(sock: RawSocket) -> socket.socket:
     return socket.socket(fileno=os.dup(sock.fileno()))
 
 
-# Sends a frame and waits for its return, so many times: the nanoseconds of
-# each. A contender starts on an interface.
+# run(times) sends a frame and waits for its return, `times` times; it returns
+# the nanoseconds of each. A contender starts on an interface.
 Run: TypeAlias = Callable[[int], list[int]]
 Start: TypeAlias = Callable[[str, Frames, contextlib.ExitStack], Run]
 

@@ -35,11 +35,11 @@ LEAST: Final = "bytes(packet), and C sendmmsg"
 OF_SENDP_ONCE: Final = 25.0
 OF_SENDP_LOOPED: Final = 60.0
 OF_TCPREPLAY: Final = 1.3
-# Its most time for Packet objects, as a multiple of LEAST.
+# The most time that it may take for Packet objects, as a multiple of LEAST.
 OF_LEAST: Final = 1.1
 
 Packets: TypeAlias = Sequence[Any]  # Packet objects or bytes
-# Sends packets on an interface so many times.
+# send(packets, times) sends the packets on an interface `times` times.
 Send: TypeAlias = Callable[[Packets, int], object]
 
 
@@ -78,7 +78,7 @@ def _sendp_batch(place: Place) -> tuple[Ends, Send]:
 def _list(
     start: Callable[[Place], tuple[Ends, Send]], times: int
 ) -> Callable[[Place], Ready]:
-    """Sends the frames as a list, so many times in a slice."""
+    """Sends the frames as a list, `times` times in a slice."""
 
     def prepare(place: Place) -> Ready:
         ends, send = start(place)

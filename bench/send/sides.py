@@ -268,9 +268,9 @@ def _program(
 ) -> Ready:
     """A program that sends frames from a file and prints how long it took.
 
-    `write` returns the file's contents; `command` the arguments that make it
-    send the file so many times, given the number of frames; `taken` the
-    nanoseconds in what it printed.
+    `write` returns the contents of the file. command(times, batch) returns the
+    arguments that make the program send the file, which has `batch` frames,
+    `times` times. `taken` finds the nanoseconds in what the program printed.
     """
     path, ends = peers.program(name), place.shared
     folder = place.stack.enter_context(
