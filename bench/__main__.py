@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rawmmsg.testing import enter_namespace, in_namespace
 
@@ -52,13 +52,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         (Mode.QUICK, "run everything in about 2 minutes instead of 20"),
         (Mode.BRIEF, "only test that it works; the figures mean nothing"),
     ):
-        modes.add_argument(
-            *(f"--{mode.value}",),
-            dest="mode",
-            action="store_const",
-            const=mode,
-            help=words,
-        )
+        store: Any = {"action": "store_const", "const": mode}
+        modes.add_argument(f"--{mode.value}", dest="mode", help=words, **store)
     words = "where several sizes are measured, only this one (64 or 1500)"
     add("--size", type=int, action="append", choices=(64, 1500), help=words)
     add("--list", action="store_true", help="describe the measurements")
@@ -89,12 +84,6 @@ def describe(name: str) -> tuple[str, str]:
     text = inspect.getdoc(load(name)) or ""
     title, _, details = text.partition("\n\n")
     return " ".join(title.split()).removesuffix("."), details.strip()
-
-
-def show_list() -> None:
-    for name in NAMES:
-        title, text = describe(name)
-        print(f"{name}: {title}\n\n{textwrap.indent(text, '    ')}\n")
 
 
 def measure(name: str, lab: Lab) -> Section:
@@ -135,32 +124,28 @@ def measure_all(options: argparse.Namespace) -> Run:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    try:
-        if options.source is not None:
-            run = Run.from_json(options.source.read_text("utf-8"))
-        else:
-            enter()
-            if options.list:
-                show_list()
-                return 0
-            run = measure_all(options)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    if options.source is not None:
+        run = Run.from_json(options.source.read_text("utf-8"))
+    else:
+        try:
+            if not in_namespace():
+                enter_namespace()
+        except OSError as error:
+            sys.exit(error.strerror)
+        if options.list:
+            for name in NAMES:
+                title, text = describe(name)
+                print(f"{name}: {title}\n\n{textwrap.indent(text, '    ')}\n")
+            return 0
+        run = measure_all(options)
     if options.report is not None:
         document.write(run, options.report)
     void = any(section.error for section in run.sections.values())
     return FAILED if void else 0
 
 
-def enter() -> None:
-    """Moves this process to a network namespace of its own."""
-    if in_namespace():
-        return
-    try:
-        enter_namespace()
-    except OSError as error:
-        sys.exit(error.strerror)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -16,7 +16,6 @@ the copy, with recvmmsg(2) the receiver. The numbers of the frames received
 must grow, and the kernel must have counted the frames lost as dropped.
 """
 
-import contextlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -63,12 +62,8 @@ def measure(lab: Lab) -> Iterator[Table]:
     # Shorter slices than elsewhere, because there are many contenders.
     seconds = lab.long_slices.seconds * lab.pick(0.5, 0.4, 0.5)
     for size in lab.sizes(lab.pick(SIZES, SIZES, SIZES[-1:])):
-        with (
-            cpus.pinned(lab.receivers_cpu),
-            contextlib.ExitStack() as stack,
-        ):
-            link = stack.enter_context(Link())
-            place = Place(stack, link, size, seconds, lab.senders_cpu)
+        with cpus.pinned(lab.receivers_cpu), Link() as link:
+            place = Place(link, size, seconds, lab.senders_cpu)
             yield lab.table(
                 f"capture/{size}B",
                 f"Receiving {size:,}-byte frames sent as fast as possible",

@@ -31,7 +31,7 @@ from ..lab.link import (
     Link,
     set_timeout,
 )
-from ..lab.native import FLOOD, Side
+from ..lab.native import FLOOD, Side, on_link
 
 BATCH: Final = 64
 WAIT_SECONDS: Final = 0.02  # WAIT_MS of receive.h
@@ -45,30 +45,26 @@ class Place:
     """A link that contenders share, the size of the frames, and how long and
     on which CPU they are sent."""
 
-    stack: contextlib.ExitStack
     link: Link
     size: int
     seconds: float
     senders_cpu: int
 
 
+def _counts(names: str) -> list[tuple[str, type[ctypes.c_uint64]]]:
+    return [(name, ctypes.c_uint64) for name in names.split()]
+
+
 class Receipt(ctypes.Structure):
     """struct receipt: counts of the frames received."""
 
-    frames: int
-    disordered: int
-    changed: int
-    last_ns: int
-    cpu_ns: int
-    number: int
+    _fields_ = _counts("frames disordered changed last_ns cpu_ns number")
 
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in (
-            *("frames", "disordered", "changed"),
-            *("last_ns", "cpu_ns", "number"),
-        )
-    )
+
+class Flood(ctypes.Structure):
+    """struct flood: counts of the frames sent."""
+
+    _fields_ = _counts("sent begin_ns wall_ns cpu_ns")
 
 
 @dataclass(frozen=True)
@@ -93,30 +89,18 @@ Start: TypeAlias = Callable[[Place], Receiver]
 
 
 def in_c(source: str, options: int = 0) -> Start:
-    """A contender in C. "calls.c" receives from the shared socket. Others have
-    a socket and a veth pair of their own, because two sockets on one pair
-    would slow each other down."""
-    shared = source == "capture/calls.c"
+    """A contender in C, with large rings."""
 
     def start(place: Place) -> Receiver:
-        frames, stack = Frames(BATCH, place.size), place.stack
-        ends = place.link if shared else stack.enter_context(Ends())
-        side = Side(
-            *(stack, source, ends.names, frames),
-            rx=place.link.rx.fileno() if shared else -1,
-            options=options if shared else options | FLOOD,
-        )
-        counter = None
-        if side.fileno >= 0:
-            counter = stack.enter_context(
-                contextlib.closing(Counter(side.fileno))
-            )
+        link, frames = place.link, Frames(BATCH, place.size)
+        setup = (link, frames, source, options | FLOOD)
+        side, ends, counter = on_link(*setup)
 
         def run(over: ctypes.c_int, receipt: Receipt) -> None:
             side.call("run", ctypes.byref(over), ctypes.byref(receipt))
 
         return Receiver(
-            frames, ends, run, counter, options if shared else None
+            frames, ends, run, counter, options if ends is link else None
         )
 
     return start
@@ -210,20 +194,6 @@ def stdlib(place: Place) -> Receiver:
 # ---- The flood -------------------------------------------------------------
 
 
-class Flood(ctypes.Structure):
-    """struct flood: counts of the frames sent."""
-
-    sent: int
-    begin_ns: int
-    wall_ns: int
-    cpu_ns: int
-
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in ("sent", "begin_ns", "wall_ns", "cpu_ns")
-    )
-
-
 @dataclass
 class Slices:
     """Floods a receiver, and checks what it received."""
@@ -234,7 +204,7 @@ class Slices:
     def __post_init__(self) -> None:
         ends = self.receiver.ends
         self._sender = Side(
-            *(self.place.stack, "capture/flood.c"),
+            *(self.place.link, "capture/flood.c"),
             *(ends.names, self.receiver.frames),
             tx=ends.tx.fileno(),
         )

@@ -31,7 +31,6 @@ ADDRESSES: Final = ("192.0.2.1", "192.0.2.2")  # RFC 5737
 OFFLOADS: Final = ("tx", "tso", "gso", "gro")
 
 PATIENCE: Final = 30.0  # seconds, for operations that take milliseconds
-_TRANSFER_PATIENCE: Final = 60.0
 
 # Prints a line when it is ready. It ends with its standard input, and so with
 # the process that started it.
@@ -156,14 +155,7 @@ def wait_until_listening(
 def run(command: Sequence[str]) -> str:
     """Runs a command here; returns what it prints. Raises RuntimeError with
     its error message if it fails."""
-    done = subprocess.run(
-        command,
-        env=native.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
+    done = native.run(command)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
@@ -197,14 +189,7 @@ def transfer(client: Host, server: Host, amount: Sequence[str]) -> Transfer:
         assert listener.stdout is not None
         if not any(one.startswith("Server list") for one in listener.stdout):
             raise GroundTruthError("iperf3 does not listen")
-        done = subprocess.run(
-            client.argv([*command, *amount]),
-            env=native.environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TRANSFER_PATIENCE,
-        )
+        done = native.run(client.argv([*command, *amount]))
     except subprocess.TimeoutExpired as error:
         raise GroundTruthError(f"iperf3: {error}") from None
     finally:

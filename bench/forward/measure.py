@@ -49,9 +49,13 @@ from ..lab.runner import Calibrate, Lab
 from . import small
 from .hosts import Host, Transfer, transfer, two_hosts
 from .sides import (
+    SMALL_CAPACITY,
+    SUPER_CAPACITY,
     Join,
-    bare_loop,
+    Start,
+    in_a_thread,
     in_c,
+    in_python,
     kernel_bridge,
     rawmmsg_bridge,
     with_libpcap,
@@ -77,32 +81,23 @@ class Place:
 Prepare: TypeAlias = Callable[[Place], Ready]
 
 
-def joined(make: Callable[[], Join], *, offloads: bool = True) -> Prepare:
+def joined(join: Join, *, offloads: bool = True) -> Prepare:
     """Makes a forwarder ready; `offloads`: whether the hosts offload."""
 
-    def prepare(place: Place) -> Ready:
-        if not offloads:
-            peers.program("ethtool")
-        join = make()
+    def run(place: Place) -> Slice:
+        before = _errors(place.hosts)
+        with contextlib.ExitStack() as stack:
+            if not offloads:
+                stack.enter_context(_without_offloads(place.hosts))
+            a, b = place.hosts
+            stack.enter_context(join(a.port, b.port))
+            done = place.transfer(a, b)
+        errors = _errors(place.hosts) - before
+        if errors > 0:
+            raise GroundTruthError(f"{errors} segments arrived damaged")
+        return Slice(done.gigabits, extra={"retransmits": done.retransmits})
 
-        def run(_: int) -> Slice:
-            before = _errors(place.hosts)
-            with contextlib.ExitStack() as stack:
-                if not offloads:
-                    stack.enter_context(_without_offloads(place.hosts))
-                a, b = place.hosts
-                stack.enter_context(join(a.port, b.port))
-                done = place.transfer(a, b)
-            errors = _errors(place.hosts) - before
-            if errors > 0:
-                raise GroundTruthError(f"{errors} segments arrived damaged")
-            return Slice(
-                done.gigabits, extra={"retransmits": done.retransmits}
-            )
-
-        return Ready(run)
-
-    return prepare
+    return lambda place: Ready(lambda _: run(place))
 
 
 def _errors(hosts: tuple[Host, Host]) -> int:
@@ -120,20 +115,28 @@ def _without_offloads(hosts: tuple[Host, Host]) -> Iterator[None]:
             host.set_offloads(True)
 
 
-C: Final = Contender("C", joined(lambda: in_c(VNET_HDR | AUXDATA)))
+def _in_a_thread(start: Start, *, offloads: bool = True) -> Prepare:
+    return joined(in_a_thread(start), offloads=offloads)
+
+
+def _in_c(options: int, *, offloads: bool = True) -> Prepare:
+    """C with as many frames in a batch as `rawmmsg bridge` has."""
+    return _in_a_thread(in_c(options, SUPER_CAPACITY), offloads=offloads)
+
+
+_ALL: Final = VNET_HDR | AUXDATA
+_LOOP: Final = _in_a_thread(in_python(_ALL, SUPER_CAPACITY))
+_LIBPCAP: Final = _in_a_thread(with_libpcap, offloads=False)
+C: Final = Contender("C", _in_c(_ALL))
 
 BULK: Final = (
     C,
     control(C, None),
-    Contender("C, bare", joined(lambda: in_c(VNET_HDR)), "C"),
+    Contender("C, bare", _in_c(VNET_HDR), "C"),
     Contender("rawmmsg bridge", joined(rawmmsg_bridge), "C", at_least=0.95),
-    Contender("rawmmsg, bare loop", joined(bare_loop), "C"),
-    Contender(
-        "C, plain frames",
-        joined(lambda: in_c(AUXDATA), offloads=False),
-        "C",
-    ),
-    Contender("libpcap", joined(with_libpcap, offloads=False), "C"),
+    Contender("rawmmsg, bare loop", _LOOP, "C"),
+    Contender("C, plain frames", _in_c(AUXDATA, offloads=False), "C"),
+    Contender("libpcap", _LIBPCAP, "C"),
     Contender("kernel's bridge", joined(kernel_bridge), "C"),
 )
 QUICK: Final = ("C", "rawmmsg bridge", "C, plain frames", "libpcap")
@@ -177,21 +180,24 @@ def measure_bulk(lab: Lab) -> Iterator[Table]:
 # ---- Small frames ----------------------------------------------------------
 
 SIZE: Final = 64
-BURST: Final = 128  # frames each way; any user's receive buffer holds twice
+# Frames in each direction. The smallest receive buffer holds twice as many.
+BURST: Final = 128
 
-_SMALL_C: Final = Contender("C", small.in_c)
+_SMALL_C: Final = small.moved_by(in_c(AUXDATA, SMALL_CAPACITY))
+_AS_BRIDGE: Final = small.moved_by(
+    in_c(_ALL, SMALL_CAPACITY, small.bridge_sockets)
+)
+_SMALL_LOOP: Final = small.moved_by(in_python(AUXDATA, SMALL_CAPACITY))
 
 SMALL: Final = (
-    _SMALL_C,
-    control(_SMALL_C, None),
-    Contender("rawmmsg", small.with_rawmmsg, "C", at_least=0.95),
-    Contender("libpcap", small.with_libpcap, "C"),
+    Contender("C", _SMALL_C),
+    control(Contender("C", _SMALL_C), None),
+    Contender("rawmmsg", _SMALL_LOOP, "C", at_least=0.95),
+    Contender("libpcap", small.moved_by(with_libpcap), "C"),
     Contender("kernel's bridge", small.with_the_kernel, "C"),
-    Contender("C, as the bridge", small.in_c_as_the_bridge, "C"),
+    Contender("C, as the bridge", _AS_BRIDGE, "C"),
     Contender(
-        "rawmmsg bridge",
-        small.with_the_bridge,
-        "C, as the bridge",
+        *("rawmmsg bridge", small.with_the_bridge, "C, as the bridge"),
         at_least=0.95,
     ),
 )

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -45,158 +46,173 @@ Ports: TypeAlias = tuple[str, str]
 # frame received was sent, or counted as dropped.
 Join: TypeAlias = Callable[[str, str], AbstractContextManager[None]]
 
-# Forwards until a pipe is closed at its other end. Returns how many frames it
-# received from each port, sent on and dropped.
-Forward: TypeAlias = Callable[[int], Sequence[int]]
+
+@dataclass(frozen=True)
+class Forwarder:
+    """Forwards between two ports in this process.
+
+    `run(frames, stop)` moves so many frames; with 0, whatever arrives until
+    `stop`, a pipe, is closed at its other end. `counts()` are for each port
+    the frames received, sent on and dropped.
+    """
+
+    run: Callable[[int, int], object]
+    counts: Callable[[], Sequence[int]]
 
 
-def calls(
-    stack: ExitStack,
-    sockets: Sequence[RawSocket],
-    options: int,
-    capacity: int = SMALL_CAPACITY,
-) -> Side:
-    """C between two sockets, with a batch of so many frames."""
-    room = SUPER_FRAME if options & VNET_HDR else PLAIN_FRAME
-    frames = Frames(capacity, SHORTEST, room=room)
-    tx, rx = (sock.fileno() for sock in sockets)
-    return Side(
-        *(stack, "forward/calls.c", ("", ""), frames),
-        tx=tx,
-        rx=rx,
-        options=options | FORWARD,
-    )
-
-
-def libpcap(stack: ExitStack, ports: Ports) -> Side:
-    """libpcap, which opens the ports itself."""
-    frames = Frames(SMALL_CAPACITY, SHORTEST)
-    setup = ("forward/pcap.c", ports, frames)
-    return Side(stack, *setup, options=FORWARD | LARGE)
+Start: TypeAlias = Callable[[ExitStack, Ports], Forwarder]
 
 
 def open_ports(
     stack: ExitStack, ports: Ports, options: int
-) -> list[RawSocket]:
+) -> Sequence[RawSocket]:
     """Sockets that forward whatever arrives at the ports, with AUXDATA and
     VNET_HDR as asked."""
     sockets = [
-        RawSocket(
-            name,
-            promisc=True,
-            ignore_outgoing=True,
-            vlan=bool(options & AUXDATA),
-            vnet_hdr=bool(options & VNET_HDR),
+        stack.enter_context(
+            RawSocket(
+                name,
+                promisc=True,
+                ignore_outgoing=True,
+                vlan=bool(options & AUXDATA),
+                vnet_hdr=bool(options & VNET_HDR),
+            )
         )
         for name in ports
     ]
     for sock in sockets:
-        stack.enter_context(sock).setblocking(False)
+        sock.setblocking(False)
     return sockets
 
 
-def in_c(options: int) -> Join:
-    """C with the batch of `rawmmsg bridge`, and AUXDATA and VNET_HDR as
-    asked."""
+def in_c(
+    options: int,
+    capacity: int,
+    open_sockets: Callable[
+        [ExitStack, Ports, int], Sequence[RawSocket]
+    ] = open_ports,
+) -> Start:
+    """C with a batch of so many frames."""
 
-    def start(stack: ExitStack, ports: Ports) -> Forward:
-        sockets = open_ports(stack, ports, options)
-        return _in_c(calls(stack, sockets, options, SUPER_CAPACITY))
+    def start(stack: ExitStack, ports: Ports) -> Forwarder:
+        tx, rx = (one.fileno() for one in open_sockets(stack, ports, options))
+        frames = Frames(capacity, SHORTEST, room=_room(options))
+        setup = ("forward/calls.c", ("", ""), frames)
+        side = Side(stack, *setup, tx=tx, rx=rx, options=options | FORWARD)
+        return _of_side(side)
 
-    return _in_a_thread(start)
+    return start
 
 
-def with_libpcap() -> Join:
-    return _in_a_thread(lambda stack, ports: _in_c(libpcap(stack, ports)))
+def _room(options: int) -> int:
+    return SUPER_FRAME if options & VNET_HDR else PLAIN_FRAME
 
 
-def bare_loop() -> Join:
-    """The least that a bridge in Python can do: the library's calls in a
+def with_libpcap(stack: ExitStack, ports: Ports) -> Forwarder:
+    """libpcap, which opens the ports itself."""
+    frames = Frames(SMALL_CAPACITY, SHORTEST)
+    setup = ("forward/pcap.c", ports, frames)
+    return _of_side(Side(stack, *setup, options=FORWARD | LARGE))
+
+
+def _of_side(side: Side) -> Forwarder:
+    def counts() -> Sequence[int]:
+        found = (ctypes.c_uint64 * 6)()
+        side.call("get_counts", found)
+        return found[:]
+
+    return Forwarder(partial(side.call, "run"), counts)
+
+
+def in_python(options: int, capacity: int) -> Start:
+    """The least that a forwarder in Python can do: the library's calls in a
     loop."""
 
-    def start(stack: ExitStack, ports: Ports) -> Forward:
-        a, b = open_ports(stack, ports, AUXDATA | VNET_HDR)
-        return lambda stop: _forward_all(a, b, stop)
+    def start(stack: ExitStack, ports: Ports) -> Forwarder:
+        a, b = open_ports(stack, ports, options)
+        batch = PacketBatch(capacity, _room(options))
+        ready = select.poll()
+        directions = {
+            a.fileno(): (a.recvmmsg_into, b.sendmmsg_all),
+            b.fileno(): (b.recvmmsg_into, a.sendmmsg_all),
+        }
+        for descriptor in directions:
+            ready.register(descriptor, select.POLLIN)
 
-    return _in_a_thread(start)
+        def run(frames: int, stop: int) -> None:
+            if stop >= 0:
+                ready.register(stop, select.POLLIN)
+            moved = 0
+            while not frames or moved < frames:
+                for descriptor in wait(ready, PATIENCE if frames else None):
+                    if descriptor == stop:
+                        return
+                    receive, send = directions[descriptor]
+                    moved += receive(batch)
+                    send(batch)
 
+        def counts() -> Sequence[int]:
+            one, other = a.statistics(), b.statistics()
+            return [
+                *(one.packets_received, other.packets_sent, 0),
+                *(other.packets_received, one.packets_sent, 0),
+            ]
 
-def _in_c(side: Side) -> Forward:
-    def forward(stop: int) -> Sequence[int]:
-        side.call("run", 0, stop)
-        counts = (ctypes.c_uint64 * 6)()
-        side.call("get_counts", counts)
-        return list(counts)
+        return Forwarder(run, counts)
 
-    return forward
-
-
-def _forward_all(a: RawSocket, b: RawSocket, stop: int) -> Sequence[int]:
-    batch = PacketBatch(SUPER_CAPACITY, SUPER_FRAME)
-    poll = select.poll()
-    directions = {a.fileno(): (a, b), b.fileno(): (b, a)}
-    for descriptor in (stop, *directions):
-        poll.register(descriptor, select.POLLIN)
-    while True:
-        ready = [descriptor for descriptor, _ in poll.poll()]
-        if stop in ready:
-            break
-        for descriptor in ready:
-            source, sink = directions[descriptor]
-            count = source.recvmmsg_into(batch)
-            sent = sink.sendmmsg(batch)
-            while sent < count:
-                sent += sink.sendmmsg(batch, sent)
-    one, other = a.statistics(), b.statistics()
-    return [
-        *(one.packets_received, other.packets_sent, 0),
-        *(other.packets_received, one.packets_sent, 0),
-    ]
+    return start
 
 
-def _in_a_thread(start: Callable[[ExitStack, Ports], Forward]) -> Join:
+def wait(ready: select.poll, seconds: float | None) -> list[int]:
+    """The descriptors that are ready."""
+    events = ready.poll(None if seconds is None else seconds * 1000)
+    if not events:
+        raise GroundTruthError("no frame arrived at the forwarder")
+    return [descriptor for descriptor, _ in events]
+
+
+def in_a_thread(start: Start) -> Join:
+    """Lets a forwarder run while the context lasts."""
+
     @contextlib.contextmanager
     def join(a: str, b: str) -> Iterator[None]:
         with ExitStack() as stack:
-            forward = start(stack, (a, b))
+            forwarder = start(stack, (a, b))
             pool = stack.enter_context(ThreadPoolExecutor(1))
             reader, writer = os.pipe()
             stack.callback(os.close, reader)
             try:
-                counts = pool.submit(forward, reader)
+                done = pool.submit(forwarder.run, 0, reader)
                 yield
             finally:
                 os.close(writer)
-            check_counts(counts.result(PATIENCE))
+            done.result(PATIENCE)
+            check_counts(forwarder.counts())
 
     return join
 
 
-def rawmmsg_bridge() -> Join:
+@contextlib.contextmanager
+def rawmmsg_bridge(a: str, b: str) -> Iterator[None]:
     """The command `rawmmsg bridge`."""
-    command = [sys.executable, "-P", "-m", "rawmmsg", "bridge"]
-
-    @contextlib.contextmanager
-    def join(a: str, b: str) -> Iterator[None]:
-        # It finds the same packages as this process. A preloaded sanitizer
-        # stays, because a build of the package may need it.
-        more = {"PYTHONPATH": os.pathsep.join(sys.path)}
-        with native.start([*command, a, b], os.environ | more) as process:
-            try:
-                wait_until_listening((a, b), process)
-                yield
-                process.terminate()
-                _, summary = process.communicate(timeout=PATIENCE)
-            except subprocess.TimeoutExpired:
-                raise GroundTruthError("rawmmsg bridge does not end") from None
-            finally:
-                process.kill()
-        found = _SUMMARY.findall(summary)
-        if process.returncode != 0 or len(found) != 6:
-            raise GroundTruthError(f"rawmmsg bridge has failed: {summary}")
-        check_counts([int(number.replace(",", "")) for number, _ in found])
-
-    return join
+    command = [sys.executable, "-P", "-m", "rawmmsg", "bridge", a, b]
+    # It finds the same packages as this process. A preloaded sanitizer stays,
+    # because a build of the package may need it.
+    more = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with native.start(command, os.environ | more) as process:
+        try:
+            wait_until_listening((a, b), process)
+            yield
+            process.terminate()
+            _, summary = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise GroundTruthError("rawmmsg bridge does not end") from None
+        finally:
+            process.kill()
+    found = _SUMMARY.findall(summary)
+    if process.returncode != 0 or len(found) != 6:
+        raise GroundTruthError(f"rawmmsg bridge has failed: {summary}")
+    check_counts([int(number.replace(",", "")) for number, _ in found])
 
 
 def check_counts(counts: Sequence[int]) -> None:
@@ -217,36 +233,29 @@ def _is_forwarding(port: str) -> bool:
     return bool(state == "forwarding")
 
 
-def kernel_bridge() -> Join:
+@contextlib.contextmanager
+def kernel_bridge(a: str, b: str) -> Iterator[None]:
     """The kernel's bridge, which has no process."""
     ip = peers.program("ip")
     name = f"bridge{os.getpid()}"
     add = [ip, "link", "add", "name", name, "type", "bridge"]
-    # It would send reports of its own.
-    add += ["mcast_snooping", "0"]
     try:
-        run(add)
+        # With snooping it would send reports of its own.
+        run([*add, "mcast_snooping", "0"])
     except RuntimeError as error:
         raise UnavailableError(
             "the kernel's bridge", "modprobe bridge"
         ) from error
-    run([ip, "link", "delete", name])
-
-    @contextlib.contextmanager
-    def join(a: str, b: str) -> Iterator[None]:
-        run(add)
-        try:
-            run([ip, "link", "set", name, "addrgenmode", "none"])
-            for port in (a, b):
-                run([ip, "link", "set", port, "master", name])
-            run([ip, "link", "set", name, "up"])
-            for port in (a, b):
-                wait_until(
-                    partial(_is_forwarding, port),
-                    "the kernel's bridge does not forward",
-                )
-            yield
-        finally:
-            run([ip, "link", "delete", name])
-
-    return join
+    try:
+        run([ip, "link", "set", name, "addrgenmode", "none"])
+        for port in (a, b):
+            run([ip, "link", "set", port, "master", name])
+        run([ip, "link", "set", name, "up"])
+        for port in (a, b):
+            wait_until(
+                partial(_is_forwarding, port),
+                "the kernel's bridge does not forward",
+            )
+        yield
+    finally:
+        run([ip, "link", "delete", name])

@@ -4,36 +4,25 @@ and the contenders that forward in this process.
     end a ------- veth ------- port a   port b ------- veth ------- end b
 """
 
-import contextlib
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import RawSocket
 from rawmmsg.bridge.loop import Bridge
 from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.testing import veth_pair
 
 from ..lab.contender import GroundTruthError, Ready, Slice
-from ..lab.link import AUXDATA, PATIENCE, Counter, Frames, numbered
-from ..lab.native import VNET_HDR, Side
-from .sides import (
-    SMALL_CAPACITY,
-    calls,
-    kernel_bridge,
-    libpcap,
-    open_ports,
-)
+from ..lab.link import HEADER, PATIENCE, Counter, Frames, numbered
+from .sides import Ports, Start, kernel_bridge, wait
 
-# Locally administered addresses, and the EtherType for local experiments, for
-# which the kernel has no handler.
-_ADDRESSES: Final = (
-    bytes.fromhex("02000000000a"),
-    bytes.fromhex("02000000000b"),
-)
-_ETHERTYPE: Final = bytes.fromhex("88b5")
+# The header of link.py, and the one of the way back.
+_BACK: Final = HEADER[6:12] + HEADER[:6] + HEADER[12:]
 
 
 @dataclass(frozen=True)
@@ -41,7 +30,7 @@ class Place:
     """The frames that every forwarder moves: `count` of `size` bytes in each
     burst, in one direction or both."""
 
-    stack: contextlib.ExitStack
+    stack: ExitStack
     two_way: bool
     count: int
     size: int
@@ -51,7 +40,7 @@ class Stream:
     """Frames from one end to the other."""
 
     def __init__(
-        self, place: Place, source: str, sink: str, addresses: bytes
+        self, place: Place, source: str, sink: str, header: bytes
     ) -> None:
         keep = place.stack.enter_context
         # protocol=0: it does not receive what it sends
@@ -59,8 +48,8 @@ class Stream:
         self._rx = keep(RawSocket(sink, ignore_outgoing=True))
         self._tx.settimeout(PATIENCE)
         self._rx.settimeout(PATIENCE)
-        self.counter = keep(contextlib.closing(Counter(self._rx.fileno())))
-        make = numbered(place.size, addresses + _ETHERTYPE)
+        self.counter = keep(Counter(self._rx.fileno()))
+        make = numbered(place.size, header)
         self.frames = Frames(place.count, place.size, make=make)
 
     def send(self) -> None:
@@ -93,18 +82,12 @@ class Arena:
         a, b = (place.stack.enter_context(veth_pair()) for _ in range(2))
         self.stack = place.stack
         self.ports = a.b, b.b
-        first, second = _ADDRESSES
-        there = Stream(place, a.a, b.a, second + first)
-        self._back = Stream(place, b.a, a.a, first + second)
-        self._streams = [there, self._back] if place.two_way else [there]
+        there = Stream(place, a.a, b.a, HEADER)
+        self.back = Stream(place, b.a, a.a, _BACK)
+        self._streams = [there, self.back] if place.two_way else [there]
         # In a burst:
         self.frames = place.count * len(self._streams)
         self.bytes = self.frames * place.size
-
-    def teach(self) -> None:
-        """Shows a learning bridge where both addresses are."""
-        self._back.send()
-        self._back.receive()
 
     def run(self, forward: Callable[[], object], times: int) -> Slice:
         """Sends a burst, calls `forward`, which moves it, and receives it, so
@@ -147,54 +130,37 @@ def prepared(start: Callable[[Arena], Callable[[], object]]) -> Prepare:
     return prepare
 
 
-@prepared
-def in_c(arena: Arena) -> Callable[[], object]:
-    """C, with batches of 64 frames of 2,048 bytes."""
-    sockets = open_ports(arena.stack, arena.ports, AUXDATA)
-    return _call(arena, calls(arena.stack, sockets, AUXDATA))
+def moved_by(start: Start) -> Prepare:
+    """A forwarder that moves a burst when it is called."""
+
+    def start_in(arena: Arena) -> Callable[[], object]:
+        forwarder = start(arena.stack, arena.ports)
+        return partial(forwarder.run, arena.frames, -1)
+
+    return prepared(start_in)
 
 
-@prepared
-def in_c_as_the_bridge(arena: Arena) -> Callable[[], object]:
-    """C with the sockets and batches of `rawmmsg bridge`."""
-    sockets = [port.sock for port in _bridge_ports(arena)]
-    options = VNET_HDR | AUXDATA
-    return _call(arena, calls(arena.stack, sockets, options))
+def bridge_ports(stack: ExitStack, ports: Ports) -> list[Port]:
+    """Ports opened by the code of `rawmmsg bridge`."""
+    opened = [parse_port(name) for name in ports]
+    for port in opened:
+        port.open(None)
+        stack.callback(port.close)
+    return opened
 
 
-@prepared
-def with_libpcap(arena: Arena) -> Callable[[], object]:
-    return _call(arena, libpcap(arena.stack, arena.ports))
-
-
-@prepared
-def with_rawmmsg(arena: Arena) -> Callable[[], object]:
-    """A loop that calls the library."""
-    a, b = open_ports(arena.stack, arena.ports, AUXDATA)
-    batch = PacketBatch(SMALL_CAPACITY)
-    ready = select.poll()
-    directions = {
-        a.fileno(): (a.recvmmsg_into, b.sendmmsg_all),
-        b.fileno(): (b.recvmmsg_into, a.sendmmsg_all),
-    }
-    for descriptor in directions:
-        ready.register(descriptor, select.POLLIN)
-
-    def forward() -> None:
-        left = arena.frames
-        while left > 0:
-            for descriptor in _wait(ready):
-                receive, send = directions[descriptor]
-                left -= receive(batch)
-                send(batch)
-
-    return forward
+def bridge_sockets(
+    stack: ExitStack, ports: Ports, _: int
+) -> Sequence[RawSocket]:
+    """The sockets of these ports."""
+    return [port.sock for port in bridge_ports(stack, ports)]
 
 
 @prepared
 def with_the_bridge(arena: Arena) -> Callable[[], object]:
     """The two directions of `rawmmsg bridge`, called as its loop does."""
-    there, back = Bridge(*_bridge_ports(arena)).directions
+    a, b = bridge_ports(arena.stack, arena.ports)
+    there, back = Bridge(a, b).directions
     ready = select.poll()
     readers = {}
     for direction in (there, back):
@@ -205,7 +171,7 @@ def with_the_bridge(arena: Arena) -> Callable[[], object]:
     def forward() -> None:
         end = there.bytes_received + back.bytes_received + arena.bytes
         while there.bytes_received + back.bytes_received < end:
-            for descriptor in _wait(ready):
+            for descriptor in wait(ready, PATIENCE):
                 if readers[descriptor]():
                     raise GroundTruthError("rawmmsg bridge would wait")
 
@@ -215,33 +181,8 @@ def with_the_bridge(arena: Arena) -> Callable[[], object]:
 @prepared
 def with_the_kernel(arena: Arena) -> Callable[[], object]:
     """The kernel's bridge, which forwards while the frames are sent."""
-    arena.stack.enter_context(kernel_bridge()(*arena.ports))
-    arena.teach()
+    arena.stack.enter_context(kernel_bridge(*arena.ports))
+    # It learns where both addresses are.
+    arena.back.send()
+    arena.back.receive()
     return lambda: None
-
-
-def _call(arena: Arena, side: Side) -> Callable[[], object]:
-    def forward() -> None:
-        try:
-            side.call("run", arena.frames, -1)
-        except OSError as error:
-            raise GroundTruthError(str(error)) from error
-
-    return forward
-
-
-def _wait(ready: select.poll) -> list[int]:
-    """The descriptors at which frames wait."""
-    events = ready.poll(PATIENCE * 1000)
-    if not events:
-        raise GroundTruthError("no frame arrived at the forwarder")
-    return [descriptor for descriptor, _ in events]
-
-
-def _bridge_ports(arena: Arena) -> tuple[Port, Port]:
-    """Ports opened by the code of `rawmmsg bridge`."""
-    a, b = (parse_port(name) for name in arena.ports)
-    for port in (a, b):
-        port.open(None)
-        arena.stack.callback(port.close)
-    return a, b

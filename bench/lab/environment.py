@@ -8,7 +8,7 @@ import struct
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import rawmmsg
 
@@ -75,7 +75,7 @@ _PATIENCE: Final = 1.0  # seconds for a datagram over loopback
 _SPACE: Final = socket.CMSG_SPACE(3 * struct.calcsize("ll"))
 
 
-class StampProbe:
+class StampProbe(contextlib.ExitStack):
     """Tells whether the kernel timestamps packets now. A context manager.
 
     Any socket on the machine can make the kernel timestamp all packets. A
@@ -85,19 +85,18 @@ class StampProbe:
     """
 
     def __init__(self) -> None:
-        with contextlib.ExitStack() as stack:
-            self._receiver, self._sender = (
-                stack.enter_context(
-                    socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-                )
-                for _ in range(2)
+        super().__init__()
+        self._receiver, self._sender = (
+            self.enter_context(
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             )
-            self._receiver.bind(("127.0.0.1", 0))
-            self._receiver.settimeout(_PATIENCE)
-            self._receiver.setsockopt(
-                socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOF_TIMESTAMPING_SOFTWARE
-            )
-            self._stack = stack.pop_all()
+            for _ in range(2)
+        )
+        self._receiver.bind(("127.0.0.1", 0))
+        self._receiver.settimeout(_PATIENCE)
+        self._receiver.setsockopt(
+            socket.SOL_SOCKET, _SO_TIMESTAMPING, _SOF_TIMESTAMPING_SOFTWARE
+        )
 
     def is_on(self) -> bool:
         """Whether a packet that arrives now gets a timestamp."""
@@ -106,20 +105,11 @@ class StampProbe:
         return bool(control)
 
     def wait_for(self, on: bool, seconds: float) -> bool:
-        """Waits until is_on() is `on`, for at most so many seconds: another
-        process may keep timestamps on. Returns whether it is."""
+        """Waits until is_on() is `on`, for at most `seconds`: another process
+        may keep timestamps on. Returns whether it is."""
         deadline = time.monotonic() + seconds
         while self.is_on() != on:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.0005)
         return True
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

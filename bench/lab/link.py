@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final, Self
+from typing import Final
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
@@ -45,38 +45,22 @@ AUXDATA: Final = 1
 STAMPS: Final = 2
 
 
-class Ends:
-    """A veth pair and the socket that sends on it: as RawSocket, as
-    socket.socket and as a descriptor. A context manager.
+class Ends(contextlib.ExitStack):
+    """A veth pair and the socket that sends on it: as RawSocket and as
+    socket.socket. A context manager, which closes whatever it has opened.
 
     No socket receives: each one that listens makes every frame more expensive.
     """
 
     def __init__(self) -> None:
-        with contextlib.ExitStack() as stack:
-            self.veth: Veth = stack.enter_context(veth_pair())
-            # protocol=0: it does not receive what it sends
-            self.tx = stack.enter_context(RawSocket(self.veth.a, protocol=0))
-            self.tx.settimeout(PATIENCE)
-            self.tx_stdlib = stack.enter_context(
-                socket.socket(fileno=os.dup(self.tx.fileno()))
-            )
-            self._open(stack)
-            self._stack = stack.pop_all()
-
-    def _open(self, stack: contextlib.ExitStack) -> None:
-        """Opens what a subclass adds."""
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """The interfaces that frames leave from and arrive at."""
-        return self.veth.a, self.veth.b
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        super().__init__()
+        self.veth: Veth = self.enter_context(veth_pair())
+        # protocol=0: it does not receive what it sends
+        self.tx = self.enter_context(RawSocket(self.veth.a, protocol=0))
+        self.tx.settimeout(PATIENCE)
+        self.tx_stdlib = self.enter_context(as_stdlib(self.tx))
+        # The interfaces that frames leave from and arrive at.
+        self.names = self.veth.a, self.veth.b
 
 
 class Link(Ends):
@@ -84,29 +68,30 @@ class Link(Ends):
     RawSocket has by default, `rx_bare` without VLAN tags, `rx_stamped` with
     timestamps. All of them share one descriptor."""
 
-    def _open(self, stack: contextlib.ExitStack) -> None:
-        self.rx = stack.enter_context(RawSocket(self.veth.b))
+    def __init__(self) -> None:
+        super().__init__()
+        self.rx = self.enter_context(RawSocket(self.veth.b))
         descriptor = self.rx.fileno()
-        self.rx_bare = stack.enter_context(_adopt(descriptor, vlan=False))
-        self.rx_stamped = stack.enter_context(
-            _adopt(descriptor, vlan=True, timestamps="software")
+        self.rx_bare = self.enter_context(
+            RawSocket(fileno=os.dup(descriptor), vlan=False)
+        )
+        self.rx_stamped = self.enter_context(
+            RawSocket(
+                fileno=os.dup(descriptor), vlan=True, timestamps="software"
+            )
         )
         for sock in (self.rx, self.rx_bare, self.rx_stamped):
             sock.settimeout(PATIENCE)
-        self.rx_stdlib = stack.enter_context(
-            socket.socket(fileno=os.dup(descriptor))
-        )
+        self.rx_stdlib = self.enter_context(as_stdlib(self.rx))
         set_timeout(self.rx_stdlib, PATIENCE)
-        self._probe = stack.enter_context(StampProbe())
+        self.counter = self.enter_context(Counter(descriptor))
+        self._probe = self.enter_context(StampProbe())
         self._patience = _SWITCHING
         self._options: tuple[bool, bool] | None = None
-        self.counter = stack.enter_context(
-            contextlib.closing(Counter(descriptor))
-        )
 
     def set_options(self, options: int) -> None:
         """Chooses whether the kernel passes AUXDATA and STAMPS to the
-        receiver. Returns when that is so."""
+        receiver. Returns when the choice has taken effect."""
         auxdata, stamps = bool(options & AUXDATA), bool(options & STAMPS)
         before, self._options = self._options, (auxdata, stamps)
         if before == self._options:
@@ -142,27 +127,22 @@ def set_timeout(sock: socket.socket, seconds: float) -> None:
     )
 
 
-def _adopt(descriptor: int, **options: object) -> RawSocket:
-    """A RawSocket over a copy of the descriptor."""
-    copy = os.dup(descriptor)
-    try:
-        return RawSocket(fileno=copy, **options)  # type: ignore[arg-type]
-    except BaseException:
-        os.close(copy)
-        raise
+def as_stdlib(sock: RawSocket) -> socket.socket:
+    """A socket of the socket module over a copy of the descriptor."""
+    return socket.socket(fileno=os.dup(sock.fileno()))
 
 
-class Counter:
-    """The kernel's counts for a packet socket or ring. It has a copy of the
+class Counter(socket.socket):
+    """The kernel's counts for a packet socket or ring, read from a copy of its
     descriptor."""
 
     def __init__(self, descriptor: int) -> None:
-        self._sock = socket.socket(fileno=os.dup(descriptor))
+        super().__init__(fileno=os.dup(descriptor))
 
     def read(self) -> tuple[int, int]:
         """How many frames have arrived since the last read(), and how many of
         these were dropped."""
-        counts = self._sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        counts = self.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
         arrived, dropped = struct.unpack("II", counts)
         return arrived, dropped
 
@@ -171,17 +151,14 @@ class Counter:
         none was dropped, and that none is left in the queue."""
         arrived, dropped = self.read()
         if (arrived, dropped) != (count, 0):
-            room = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            room = self.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
             raise GroundTruthError(
                 f"{count} frames sent, {arrived} arrived, {dropped} of these"
                 f" dropped, with a receive buffer of {room} bytes"
             )
         with contextlib.suppress(BlockingIOError):
-            left = self._sock.recv(65536, socket.MSG_DONTWAIT)
+            left = self.recv(65536, socket.MSG_DONTWAIT)
             raise GroundTruthError(f"{left!r} was never received")
-
-    def close(self) -> None:
-        self._sock.close()
 
 
 def numbered(size: int, header: bytes = HEADER) -> Callable[[int, int], bytes]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from .contender import UnavailableError
-from .link import Frames
+from .link import Counter, Ends, Frames, Link
 
 SOURCES: Final = Path(__file__).parents[1]
 
@@ -51,13 +51,7 @@ def _compiled(source: str) -> Path:
     command = [*compiler(), *_FLAGS, f"-I{SOURCES / 'lab'}"]
     command += ["-shared", "-fPIC", "-o", str(path), str(SOURCES / source)]
     command += ["-lpcap"] if source.endswith("pcap.c") else []
-    done = subprocess.run(
-        command,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(command)
     if done.returncode != 0:
         absent = _NOT_FOUND.search(done.stderr)
         if absent is not None and absent[1] in INSTALL:
@@ -182,6 +176,25 @@ class Side:
         return result
 
 
+def on_link(
+    link: Link, frames: Frames, source: str, options: int
+) -> tuple[Side, Ends, Counter | None]:
+    """A contender in C, the ends that it uses, and the counter of its socket.
+
+    "calls.c" uses the sockets of the link. Another one receives with a socket
+    of its own, on a veth pair of its own, because two sockets on one pair
+    would slow each other down.
+    """
+    shared = source.endswith("calls.c")
+    ends = link if shared else link.enter_context(Ends())
+    tx, rx = ends.tx.fileno(), link.rx.fileno() if shared else -1
+    setup = (source, ends.names, frames)
+    side = Side(link, *setup, tx=tx, rx=rx, options=options)
+    if side.fileno < 0:
+        return side, ends, None
+    return side, ends, link.enter_context(Counter(side.fileno))
+
+
 def succeeded(result: int, source: str) -> int:
     """The result of a function in C; raises OSError if that is -errno."""
     if result < 0:
@@ -197,6 +210,23 @@ def environment() -> dict[str, str]:
     is preloaded into this process, which would slow them down and report their
     leaks."""
     return {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
+
+
+def run(
+    command: Sequence[str], cwd: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program for at most a minute, and collects what it prints."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=60,
+    )
 
 
 def start(

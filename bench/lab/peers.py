@@ -7,7 +7,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Final
@@ -86,24 +85,13 @@ def _header(header: str) -> str:
         command = [*native.compiler(), "-E", "-include", header, "-xc", "-"]
     except UnavailableError as error:
         return f"missing: {error.missing.install}"
-    found = _run(command).returncode == 0
+    found = native.run(command).returncode == 0
     return "found" if found else f"missing: {native.INSTALL[header]}"
 
 
 def _version(command: list[str]) -> str:
-    printed = _run(command).stdout.strip()
+    done = native.run(command)
+    # tcpreplay prints its version to standard error.
+    printed = (done.stdout + done.stderr).strip()
     match = re.search(r"\d+(?:\.\d+)+", printed)
     return match[0] if match else printed.partition("\n")[0]
-
-
-def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command,
-        env=native.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,  # where tcpreplay prints its version
-        text=True,
-        check=False,
-        timeout=10,
-    )

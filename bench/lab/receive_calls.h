@@ -25,11 +25,7 @@ receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
 {
     *r = (struct receiver){.fd = setup->rx, .in_place = 1};
     r->batch = batch_open(setup, setup->in);
-    if (r->batch == NULL) {
-        snprintf(error, ERROR_SIZE, "out of memory");
-        return -1;
-    }
-    return 0;
+    return r->batch == NULL ? fail(error, "batch", "", ENOMEM) : 0;
 }
 
 /* Takes frames that have arrived, at most a batch, and calls `put` with each:

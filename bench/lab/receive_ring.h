@@ -31,47 +31,32 @@ receiver_close(struct receiver *r)
     ring_close(&r->ring);
 }
 
-/* Chooses a ring of two batches, which is small enough to stay in the cache,
-   unless a larger one is wanted. */
-static void
-choose_ring(const struct side_setup *setup, struct ring_setup *wanted)
-{
-    size_t bytes = wanted->version == TPACKET_V3
-                       ? setup->size + HEADROOM
-                       : BLOCK_SIZE / (BLOCK_SIZE / SLOT_SIZE);
-
-    wanted->block_size = BLOCK_SIZE;
-    wanted->size = 2 * setup->batch * bytes + 3 * BLOCK_SIZE;
-    if (setup->options & SIDE_LARGE && wanted->size < LARGE_SIZE) {
-        wanted->size = LARGE_SIZE;
-    }
-    if (setup->options & SIDE_FLOOD) {
-        wanted->size = FLOOD_SIZE;
-        wanted->block_size =
-            wanted->version == TPACKET_V3 ? FLOOD_BLOCK : FLOOD_SLOT_BLOCK;
-    }
-}
-
+/* A ring of two batches, which is small enough to stay in the cache, unless a
+   larger one is wanted. */
 static int
 receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
 {
+    int v3 = (setup->options & SIDE_V3) != 0, result;
+    size_t bytes =
+        v3 ? setup->size + HEADROOM : BLOCK_SIZE / (BLOCK_SIZE / SLOT_SIZE);
     struct ring_setup wanted = {
         .interface = if_nametoindex(setup->rx_name),
-        .version = setup->options & SIDE_V3 ? TPACKET_V3 : TPACKET_V2,
+        .version = v3 ? TPACKET_V3 : TPACKET_V2,
         .option = PACKET_RX_RING,
+        .block_size = BLOCK_SIZE,
+        .size = 2 * setup->batch * bytes + 3 * BLOCK_SIZE,
     };
-    int result;
 
-    *r = (struct receiver){.ring = {.fd = -1}, .batch = setup->batch};
-    r->lazy = wanted.version == TPACKET_V3;
-    choose_ring(setup, &wanted);
-    result = ring_open(&r->ring, &wanted);
-    if (result < 0) {
-        snprintf(error, ERROR_SIZE, "a packet ring on %s: %s", setup->rx_name,
-                 strerror(-result));
-        return -1;
+    if (setup->options & SIDE_LARGE && wanted.size < LARGE_SIZE) {
+        wanted.size = LARGE_SIZE;
     }
-    return 0;
+    if (setup->options & SIDE_FLOOD) {
+        wanted.size = FLOOD_SIZE;
+        wanted.block_size = v3 ? FLOOD_BLOCK : FLOOD_SLOT_BLOCK;
+    }
+    *r = (struct receiver){.ring.fd = -1, .batch = setup->batch, .lazy = v3};
+    result = ring_open(&r->ring, &wanted);
+    return result < 0 ? fail(error, "a ring on", setup->rx_name, -result) : 0;
 }
 
 /* At most a batch, or the rest of a block. */

@@ -2,16 +2,16 @@
 
 import dataclasses
 import json
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from .contender import Comparison, Contender, Missing, Slice
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """A median with its quartiles."""
 
     low: float
@@ -21,7 +21,7 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
         if len(values) == 1:
-            return cls(values[0], values[0], values[0])
+            values = [values[0]] * 2
         return cls(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
@@ -92,11 +92,14 @@ def rows(
     samples: Samples,
 ) -> tuple[Row, ...]:
     """The rows of a table: the contenders that ran, then the comparisons."""
-    found = [_row(one, samples) for one in contenders if one.name in samples]
-    for two in comparisons:
-        if two.name in samples and two.baseline in samples:
-            found.append(_row(two, samples))
-    return tuple(found)
+    return (
+        *(_row(one, samples) for one in contenders if one.name in samples),
+        *(
+            _row(two, samples)
+            for two in comparisons
+            if {two.name, two.baseline} <= samples.keys()
+        ),
+    )
 
 
 def _row(one: Contender[Any] | Comparison, samples: Samples) -> Row:
@@ -155,20 +158,9 @@ class Run:
         """A table a line, numbers with four significant digits, and nothing
         that is empty."""
         data = _compact(dataclasses.asdict(self))
-        lines: list[str] = []
-
-        def in_a_line(value: object) -> str:
-            lines.append(json.dumps(value, ensure_ascii=False))
-            return f"line {len(lines)}"
-
-        for section in data.get("sections", {}).values():
-            section["tables"] = list(map(in_a_line, section.get("tables", [])))
-        for name in data.keys() & {"environment", "peers"}:
-            data[name] = in_a_line(data[name])
         text = json.dumps(data, ensure_ascii=False, indent=1)
-        for number, line in enumerate(lines, 1):
-            text = text.replace(f'"line {number}"', line, 1)
-        return f"{text}\n"
+        # A line begins with a name of the run's or with a table.
+        return re.sub(r"\n(?! \"| {4}\{|\})\s*", " ", text) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -186,12 +178,10 @@ class Run:
 
 
 def _compact(value: Any) -> Any:
-    """Removes empty values, rounds numbers, and makes a Spread a list."""
+    """Removes empty values and rounds numbers."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        if value.keys() == {"low", "median", "high"}:
-            return [_compact(one) for one in value.values()]
         return {
             key: _compact(one)
             for key, one in value.items()

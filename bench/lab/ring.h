@@ -23,7 +23,7 @@ struct ring {
     char *memory;
     size_t size;
     size_t block_size;
-    unsigned slots_per_block; /* version 2 */
+    unsigned slots_per_block; /* version 3: 1 */
     unsigned blocks;
     unsigned block, slot; /* the next to look at */
 };
@@ -48,12 +48,10 @@ ring_map(struct ring *r, int option)
         .tp_block_nr = r->blocks,
         .tp_frame_size = SLOT_SIZE,
         .tp_frame_nr = r->blocks * (unsigned)(r->block_size / SLOT_SIZE),
+        .tp_retire_blk_tov = RETIRE_MS, /* version 3 */
     };
     int version = r->version;
 
-    if (version == TPACKET_V3) {
-        request.tp_retire_blk_tov = RETIRE_MS;
-    }
     if (setsockopt(r->fd, SOL_PACKET, PACKET_VERSION, &version,
                    sizeof(version))
             < 0
@@ -70,7 +68,8 @@ ring_map(struct ring *r, int option)
         r->memory = NULL;
         return -errno;
     }
-    r->slots_per_block = (unsigned)(r->block_size / SLOT_SIZE);
+    r->slots_per_block =
+        version == TPACKET_V3 ? 1 : request.tp_frame_nr / r->blocks;
     return 0;
 }
 
@@ -114,42 +113,25 @@ ring_open(struct ring *r, const struct ring_setup *setup)
     return error;
 }
 
-/* Version 2: the slot to look at. */
-static inline struct tpacket2_hdr *
+/* The slot (version 2) or the block (version 3) to look at. */
+static inline void *
 ring_slot(const struct ring *r)
 {
-    return (struct tpacket2_hdr *)(r->memory + r->block * r->block_size
-                                   + (size_t)r->slot * SLOT_SIZE);
-}
-
-/* Version 3: the block to look at. */
-static inline struct tpacket_block_desc *
-ring_block(const struct ring *r)
-{
-    return (struct tpacket_block_desc *)(r->memory + r->block * r->block_size);
+    return r->memory + r->block * r->block_size + (size_t)r->slot * SLOT_SIZE;
 }
 
 static inline void
-ring_next_block(struct ring *r)
+ring_next(struct ring *r)
 {
-    r->block = r->block + 1 < r->blocks ? r->block + 1 : 0;
-}
-
-static inline void
-ring_next_slot(struct ring *r)
-{
-    if (++r->slot == r->slots_per_block) {
+    if (++r->slot >= r->slots_per_block) {
         r->slot = 0;
-        ring_next_block(r);
+        r->block = r->block + 1 < r->blocks ? r->block + 1 : 0;
     }
 }
 
-/* Version 2: passes on the frame of a slot and gives the slot back: 1, or 0 if
-   there is none. */
 static inline int
-ring_take_slot(struct ring *r, arrival_put *put, void *sink)
+ring_take_slot(struct tpacket2_hdr *slot, arrival_put *put, void *sink)
 {
-    struct tpacket2_hdr *slot = ring_slot(r);
     uint32_t status = __atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE);
     struct arrival frame = {
         .data = (const char *)slot + slot->tp_mac,
@@ -163,48 +145,51 @@ ring_take_slot(struct ring *r, arrival_put *put, void *sink)
     }
     put(sink, &frame);
     __atomic_store_n(&slot->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
-    ring_next_slot(r);
     return 1;
 }
 
-/* Version 3: passes on the frames of a block and gives the block back: how
-   many, or 0 if there is no block. */
 static inline int
-ring_take_block(struct ring *r, arrival_put *put, void *sink)
+ring_take_block(struct tpacket_block_desc *block, arrival_put *put, void *sink)
 {
-    struct tpacket_block_desc *block = ring_block(r);
     struct tpacket_hdr_v1 *header = &block->hdr.bh1;
-    const struct tpacket3_hdr *slot;
+    const char *at = (const char *)block;
     int i, n;
 
     if (!(__atomic_load_n(&header->block_status, __ATOMIC_ACQUIRE)
           & TP_STATUS_USER)) {
         return 0;
     }
-    slot = (const void *)((const char *)block + header->offset_to_first_pkt);
+    at += header->offset_to_first_pkt;
     n = (int)header->num_pkts;
     for (i = 0; i < n; i++) {
+        const struct tpacket3_hdr *slot = (const void *)at;
         struct arrival frame = {
-            .data = (const char *)slot + slot->tp_mac,
+            .data = at + slot->tp_mac,
             .length = slot->tp_snaplen,
             .tagged = (slot->tp_status & TP_STATUS_VLAN_VALID) != 0,
             .stamped = slot->tp_sec != 0,
         };
 
         put(sink, &frame);
-        slot = (const void *)((const char *)slot + slot->tp_next_offset);
+        at += slot->tp_next_offset;
     }
     __atomic_store_n(&header->block_status, TP_STATUS_KERNEL,
                      __ATOMIC_RELEASE);
-    ring_next_block(r);
     return n;
 }
 
+/* Passes on the frames of a slot or block and gives it back: how many, 0 if
+   there are none. */
 static inline int
 ring_take(struct ring *r, arrival_put *put, void *sink)
 {
-    return r->version == TPACKET_V3 ? ring_take_block(r, put, sink)
-                                    : ring_take_slot(r, put, sink);
+    int n = r->version == TPACKET_V3 ? ring_take_block(ring_slot(r), put, sink)
+                                     : ring_take_slot(ring_slot(r), put, sink);
+
+    if (n > 0) {
+        ring_next(r);
+    }
+    return n;
 }
 
 #endif

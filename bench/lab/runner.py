@@ -10,7 +10,6 @@ import contextlib
 import enum
 import random
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, TypeVar
@@ -59,36 +58,12 @@ class Calibrate(enum.Enum):
     ONCE = enum.auto()  # once: the work takes the right time as it is
 
 
-class Progress:
-    """One line on a terminal that shows how far the run is; silent if standard
-    error is not a terminal."""
-
-    _INTERVAL: Final = 0.2  # seconds: to write must not cost the measurement
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._next = 0.0
-
-    def show(self, text: str) -> None:
-        if self._shown and time.monotonic() > self._next:
-            self._next = time.monotonic() + self._INTERVAL
-            self._write(text[:79])  # a longer line could not be overwritten
-
-    def clear(self) -> None:
-        if self._shown:
-            self._write("")
-
-    def _write(self, text: str) -> None:
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-
-
 @dataclass(frozen=True)
 class Lab:
     """How long to measure, with which packet sizes, and on which CPUs."""
 
     mode: Mode = Mode.FULL
     only_sizes: Sequence[int] = ()  # empty: all
-    progress: Progress = field(default_factory=Progress)
     senders_cpu: int = field(default_factory=cpus.first)
     receivers_cpu: int = field(default_factory=cpus.last)
 
@@ -134,96 +109,84 @@ class Lab:
         names = [one.name for one in contenders]
         assert len(set(names)) == len(names), f"{key}: a name appears twice"
         assert unit in UNITS, f"{key}: unknown unit {unit}"
-        turns = _Turns(calibrate, pace.seconds)
+        turns: dict[str, _Turn] = {}
+        missing: dict[Missing, None] = {}
+
+        @contextlib.contextmanager
+        def missing_noted(name: str) -> Iterator[None]:
+            """Removes the contender if it cannot run here."""
+            try:
+                yield
+            except UnavailableError as error:
+                missing[error.missing] = None
+                turns.pop(name, None)
+
         for one in contenders:
-            with turns.missing_noted(one.name):
-                turns.add(one.name, one.prepare(place))
-        turns.calibrate()
+            with missing_noted(one.name):
+                turns[one.name] = _Turn(one.prepare(place))
+                if calibrate is not Calibrate.ONCE:
+                    turns[one.name].run(1)  # warms up
+        _calibrate(list(turns.values()), calibrate, pace.seconds * 1e9)
+        draw = random.Random(1)  # the same orders in every run
         for number in range(pace.rounds):
-            self.progress.show(f"{key}: round {number + 1} of {pace.rounds}")
-            turns.round()
-        self.progress.clear()
-        return Table(
-            key,
-            title,
-            unit,
-            rows(contenders, comparisons, turns.samples),
-            tuple(dict.fromkeys(turns.missing)),
-            tuple(notes),
-        )
+            _show(f"{key}: round {number + 1} of {pace.rounds}")
+            for name in draw.sample(list(turns), len(turns)):
+                with missing_noted(name):
+                    turn = turns[name]
+                    turn.slices.append(turn.run(turn.times))
+        _show("")
+        samples = {name: turn.slices for name, turn in turns.items()}
+        found = rows(contenders, comparisons, samples)
+        return Table(key, title, unit, found, tuple(missing), tuple(notes))
 
 
-class _Turns:
-    """The contenders of a table that can run here, and their slices."""
-
-    def __init__(self, calibrate: Calibrate, seconds: float) -> None:
-        self.samples: dict[str, list[Slice]] = {}
-        self.missing: list[Missing] = []
-        self._calibrate = calibrate
-        self._wanted_ns = seconds * 1e9
-        self._ready: dict[str, Ready] = {}
-        self._times: dict[str, int] = {}
-        self._draw = random.Random(1)  # the same orders in every run
-
-    @contextlib.contextmanager
-    def missing_noted(self, name: str) -> Iterator[None]:
-        """If the contender cannot run here, removes it and notes what is
-        missing."""
-        try:
-            yield
-        except UnavailableError as error:
-            self.missing.append(error.missing)
-            for by_name in (self._ready, self._times, self.samples):
-                by_name.pop(name, None)
-
-    def add(self, name: str, ready: Ready) -> None:
-        self._ready[name] = ready
-        if self._calibrate is not Calibrate.ONCE:
-            _checked(ready, 1)  # warms up
-
-    def calibrate(self) -> None:
-        """Decides how often a slice of each contender repeats its work."""
-        packets = 0
-        for name, ready in self._ready.items():
-            if self._calibrate is Calibrate.ONCE:
-                times = 1
-            elif self._calibrate is Calibrate.EACH or not packets:
-                times = _fitting(ready, self._wanted_ns)
-                packets = times * ready.work
-            else:
-                times = packets // ready.work
-            self._times[name] = min(max(1, times), ready.most)
-            self.samples[name] = []
-
-    def round(self) -> None:
-        """Runs a slice of each contender."""
-        order = list(self._ready)
-        self._draw.shuffle(order)
-        for name in order:
-            with self.missing_noted(name):
-                slice_ = _checked(self._ready[name], self._times[name])
-                self.samples[name].append(slice_)
+def _show(text: str) -> None:
+    """Shows how far the run is, on one line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text[:79]}", end="", file=sys.stderr, flush=True)
 
 
-def _fitting(ready: Ready, wanted_ns: float) -> int:
-    """How often the work has to be repeated to take so long."""
+@dataclass
+class _Turn:
+    """A contender that can run here, how often a slice repeats its work, and
+    its slices."""
 
-    def taken(times: int) -> float:
-        # The best of three: another process may have had the CPU.
-        return min(_checked(ready, times).ns for _ in range(3))
+    ready: Ready
+    times: int = 1
+    slices: list[Slice] = field(default_factory=list)
 
-    times = 1
-    while (ns := taken(times)) < wanted_ns / 4 and times < ready.most:
-        times *= 2
-    return int(times * wanted_ns / ns)
+    def run(self, times: int) -> Slice:
+        """A slice that could be checked."""
+        for _ in range(MOST_TRIES):
+            with contextlib.suppress(AgainError):
+                return self.ready.run(times)
+        raise GroundTruthError("no slice could be checked")
+
+    def fitting(self, wanted_ns: float) -> int:
+        """How often the work has to be repeated to take so long."""
+        times, ns = 1, self._best(1)
+        while ns < wanted_ns / 4 and times < self.ready.most:
+            times *= 2
+            ns = self._best(times)
+        return int(times * wanted_ns / ns)
+
+    def _best(self, times: int) -> float:
+        # Of three: another process may have had the CPU.
+        return min(self.run(times).ns for _ in range(3))
 
 
-def _checked(ready: Ready, times: int) -> Slice:
-    """A slice that could be checked."""
-    for _ in range(MOST_TRIES):
-        with contextlib.suppress(AgainError):
-            return ready.run(times)
-    raise GroundTruthError("no slice could be checked")
+def _calibrate(
+    turns: Sequence[_Turn], calibrate: Calibrate, wanted_ns: float
+) -> None:
+    """Decides how often a slice of each contender repeats its work."""
+    packets = 0
+    for turn in turns if calibrate is not Calibrate.ONCE else ():
+        if calibrate is Calibrate.EACH or not packets:
+            times = turn.fitting(wanted_ns)
+            packets = times * turn.ready.work
+        else:
+            times = packets // turn.ready.work
+        turn.times = min(max(1, times), turn.ready.most)
 
 
 class Measurement(Protocol):

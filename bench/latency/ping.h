@@ -9,7 +9,7 @@ keep(void *arrival, const struct arrival *frame)
     *(struct arrival *)arrival = *frame;
 }
 
-/* By the calls for batches: 0, or -errno. */
+/* 0, or -errno. */
 static inline int
 exchange_one(struct side *s, struct arrival *arrived)
 {
@@ -17,11 +17,11 @@ exchange_one(struct side *s, struct arrival *arrived)
     int n = exchange_send(s);
 
     /* libpcap would ask the kernel in vain before it waits. */
-    if (n == 0 && WAITS_FIRST) {
-        n = wait_for(receiver_fileno(r), POLLIN);
+    if (n == 0 && !WAITS_FIRST) {
+        n = receiver_take(r, keep, arrived);
     }
-    while (n == 0 && (n = receiver_take(r, keep, arrived)) == 0) {
-        n = wait_for(receiver_fileno(r), POLLIN);
+    while (n == 0 && (n = wait_for(receiver_fileno(r), POLLIN)) == 0) {
+        n = receiver_take(r, keep, arrived);
     }
     return n < 0 ? n : 0;
 }

@@ -39,9 +39,9 @@ receive_half(struct side *s)
     return 0;
 }
 
-/* Sends the batch and receives it, `times` times. Adds the nanoseconds that
-   sending and receiving took to `parts` unless that is NULL; reading the clock
-   has its cost. 0, or -errno. */
+/* Sends the batch and receives it, `times` times. Adds the nanoseconds of
+   sending and of receiving to `parts` unless that is NULL, because reading the
+   clock has its cost. 0, or -errno. */
 int
 side_run(struct side *s, unsigned times, uint64_t parts[2])
 {

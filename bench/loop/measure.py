@@ -26,7 +26,6 @@ looks at every packet: a function called with each packet that reads its
 EtherType, and numpy reading the EtherTypes of a whole batch.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -134,11 +133,9 @@ def _table(
     frames: Frames,
     *notes: str,
 ) -> Table:
-    with contextlib.ExitStack() as stack:
-        # A socket that a contender opens belongs to the CPU that uses it.
-        stack.enter_context(cpus.pinned(lab.receivers_cpu))
-        link = stack.enter_context(Link())
-        place = Place(link, frames, stack)
+    # A socket that a contender opens belongs to the CPU that uses it.
+    with cpus.pinned(lab.receivers_cpu), Link() as link:
+        place = Place(link, frames)
         return lab.table(
             *(key, title, "ns/packet", contenders, place, lab.slices),
             notes=notes,

@@ -5,23 +5,23 @@ At the end of a slice, all of them have the frames of the last batch in the
 memory of the batch, where the slice checks them.
 """
 
-import contextlib
+import abc
 import ctypes
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from rawmmsg import PacketBatch, RawSocket
 
 from ..lab.contender import GroundTruthError, Ready, Slice
-from ..lab.link import STAMPS, Counter, Ends, Frames, Link
-from ..lab.native import Side
+from ..lab.link import STAMPS, Counter, Frames, Link
+from ..lab.native import on_link
 
-# Sending and receiving are timed separately in one slice of so many, and in a
-# part of it: to read the clock twice a batch has its cost, too.
+# One slice in _SPLIT_EVERY, and 1/_SPLIT_PART of it, times sending and
+# receiving separately: reading the clock twice per batch has a cost, too.
 _SPLIT_EVERY: Final = 2
 _SPLIT_PART: Final = 4
 
@@ -35,49 +35,47 @@ class Place:
 
     link: Link
     frames: Frames
-    stack: contextlib.ExitStack  # closes what they open
 
 
 Prepare: TypeAlias = Callable[[Place], Ready]
 
 
-class Loop(Protocol):
-    """A contender, ready to run; `counter` is that of its socket."""
+class Loop(abc.ABC):
+    """A contender: runs and checks its slices. `counter` is that of the socket
+    that receives."""
 
-    @property
-    def counter(self) -> Counter: ...
+    _slices = 0
 
+    def __init__(self, frames: Frames, counter: Counter) -> None:
+        self.frames = frames
+        self.counter = counter
+
+    @abc.abstractmethod
     def set_options(self) -> None:
         """Asks the kernel for the options that it needs."""
 
+    @abc.abstractmethod
     def run(self, times: int) -> None:
-        """Sends and receives the batch so many times."""
+        """Sends and receives the batch `times` times."""
 
     def split(self, times: int) -> Mapping[str, float]:
-        """Does the same; returns the nanoseconds of a batch for sending and
+        """Does the same; returns the nanoseconds of a packet for sending and
         receiving, and other figures."""
+        raise NotImplementedError
 
+    @abc.abstractmethod
     def prove(self) -> Sequence[int]:
         """Puts the frames of the last batch into the memory of the batch;
         returns the lengths of those that the last call received."""
 
-
-@dataclass
-class Slices:
-    """Runs and checks the slices of a loop."""
-
-    loop: Loop
-    frames: Frames
-    number: int = 0
-
-    def run(self, times: int) -> Slice:
+    def slice(self, times: int) -> Slice:
         """The nanoseconds that a packet takes."""
-        self.number += 1
+        self._slices += 1
         extra: Mapping[str, float] = {}
-        if self.number % _SPLIT_EVERY == 1:
+        if self._slices % _SPLIT_EVERY == 1:
             part = max(1, times // _SPLIT_PART)
             self._begin()
-            extra = self.loop.split(part)
+            extra = self.split(part)
             self._check(part)
         taken = self.time(times)
         return Slice(taken / (times * self.frames.batch), taken, extra)
@@ -86,26 +84,26 @@ class Slices:
         """The nanoseconds that a slice takes."""
         self._begin()
         begin = time.perf_counter_ns()
-        self.loop.run(times)
+        self.run(times)
         taken = time.perf_counter_ns() - begin
         self._check(times)
         return taken
 
     def _begin(self) -> None:
         self.frames.number()
-        self.loop.set_options()
-        self.loop.counter.read()
+        self.set_options()
+        self.counter.read()
 
     def _check(self, times: int) -> None:
-        lengths = self.loop.prove()
-        self.loop.counter.check(times * self.frames.batch)
+        lengths = self.prove()
+        self.counter.check(times * self.frames.batch)
         self.frames.check(lengths)
 
 
 def ready(loop: Loop, place: Place) -> Ready:
     """Makes a loop ready for the runner."""
     place.link.require_room(place.frames)
-    return Ready(Slices(loop, place.frames).run, work=place.frames.batch)
+    return Ready(loop.slice, work=place.frames.batch)
 
 
 def _parts(parts: Sequence[int], packets: int) -> dict[str, float]:
@@ -113,28 +111,17 @@ def _parts(parts: Sequence[int], packets: int) -> dict[str, float]:
     return {"tx, ns": sending / packets, "rx, ns": receiving / packets}
 
 
-class CLoop:
-    """A loop in C, with the functions of loop.h. "calls.c" uses the shared
-    sockets. Others have a socket and a veth pair of their own, because two
-    sockets on one pair would slow each other down."""
+class CLoop(Loop):
+    """A loop in C, with the functions of loop.h."""
 
     def __init__(self, place: Place, source: str, options: int) -> None:
-        shared = source == "loop/calls.c"
-        stack, frames = place.stack, place.frames
-        ends = place.link if shared else stack.enter_context(Ends())
-        self._side = Side(
-            *(stack, source, ends.names, frames),
-            tx=ends.tx.fileno(),
-            rx=place.link.rx.fileno() if shared else -1,
-            options=options,
-        )
-        self._link = place.link if shared else None
+        link, frames = place.link, place.frames
+        self._side, ends, counter = on_link(link, frames, source, options)
+        assert counter is not None
+        super().__init__(frames, counter)
+        self._link = link if ends is link else None
         self._options = options
-        self._batch = frames.batch
         self._lengths = (ctypes.c_uint32 * frames.batch)()
-        self.counter = stack.enter_context(
-            contextlib.closing(Counter(self._side.fileno))
-        )
 
     def set_options(self) -> None:
         if self._link is not None:
@@ -147,15 +134,14 @@ class CLoop:
         parts = (ctypes.c_uint64 * 2)()
         self._side.call("run", times, parts)
         packets, _, _, stamps = self.totals()
-        found = _parts(parts[:], times * self._batch)
+        found = _parts(parts[:], times * self.frames.batch)
         if packets:  # a lazy receiver may not have passed on any
             found["stamped, %"] = 100 * stamps / packets
         return found
 
     def prove(self) -> Sequence[int]:
         count = self._side.call("prove", self._lengths)
-        lengths: list[int] = self._lengths[:count]
-        return lengths
+        return self._lengths[:count]
 
     def totals(self) -> list[int]:
         """struct totals of lab/exchange.h: how many packets and bytes, and how
@@ -170,32 +156,36 @@ def in_c(source: str, options: int = 0) -> Prepare:
     return lambda place: ready(CLoop(place, source, options), place)
 
 
-@dataclass(frozen=True)
-class PythonLoop:
+class PythonLoop(Loop):
     """A loop in Python, made of two functions that send and receive the
     batch, and one that returns the lengths received last."""
 
-    place: Place
-    options: int
-    send: Callable[[], object]
-    receive: Callable[[], object]
-    prove: Callable[[], Sequence[int]]
-
-    @property
-    def counter(self) -> Counter:
-        return self.place.link.counter
+    def __init__(
+        self,
+        place: Place,
+        options: int,
+        send: Callable[[], object],
+        receive: Callable[[], object],
+        lengths: Callable[[], Sequence[int]],
+    ) -> None:
+        super().__init__(place.frames, place.link.counter)
+        self._link = place.link
+        self._options = options
+        self._send = send
+        self._receive = receive
+        self._lengths = lengths
 
     def set_options(self) -> None:
-        self.place.link.set_options(self.options)
+        self._link.set_options(self._options)
 
     def run(self, times: int) -> None:
-        send, receive = self.send, self.receive
+        send, receive = self._send, self._receive
         for _ in range(times):
             send()
             receive()
 
     def split(self, times: int) -> Mapping[str, float]:
-        send, receive, clock = self.send, self.receive, time.perf_counter_ns
+        send, receive, clock = self._send, self._receive, time.perf_counter_ns
         sending = receiving = 0
         for _ in range(times):
             begin = clock()
@@ -205,8 +195,10 @@ class PythonLoop:
             end = clock()
             sending += middle - begin
             receiving += end - middle
-        parts = (sending, receiving)
-        return _parts(parts, times * self.place.frames.batch)
+        return _parts((sending, receiving), times * self.frames.batch)
+
+    def prove(self) -> Sequence[int]:
+        return self._lengths()
 
 
 def rawmmsg(
@@ -244,7 +236,7 @@ def rawmmsg(
             *(place, options),
             send=partial(place.link.tx.sendmmsg_all, packets),
             receive=receive if handle is None else receive_and_handle,
-            prove=lambda: into.lengths[: len(into)],
+            lengths=lambda: into.lengths[: len(into)],
         )
         return ready(loop, place)
 

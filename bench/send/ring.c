@@ -57,20 +57,16 @@ side_open(const struct side_setup *setup, char error[ERROR_SIZE])
     int result = -ENOMEM;
 
     if (s != NULL) {
-        s->ring.fd = -1;
+        *s = (struct side){.out = batch_open_full(setup), .ring.fd = -1};
         s->copy = (setup->options & SIDE_COPY) != 0;
-        s->out = batch_open_full(setup);
+        result = s->out != NULL ? open_ring(s, setup) : -ENOMEM;
     }
-    if (s != NULL && s->out != NULL) {
-        result = open_ring(s, setup);
+    if (result < 0) {
+        fail(error, "a ring to send on", setup->tx_name, -result);
+        side_close(s);
+        return NULL;
     }
-    if (result == 0) {
-        return s;
-    }
-    snprintf(error, ERROR_SIZE, "a ring to send on %s: %s", setup->tx_name,
-             strerror(-result));
-    side_close(s);
-    return NULL;
+    return s;
 }
 
 static void
@@ -88,23 +84,8 @@ side_prepare(struct side *s)
     /* A slice begins and ends at the start of a block. */
     for (i = 0; i < BATCHES * s->out->count; i++) {
         fill(ring_slot(&s->ring), &s->out->parts[i % s->out->count]);
-        ring_next_slot(&s->ring);
+        ring_next(&s->ring);
     }
-}
-
-/* Waits until the kernel has sent the frame of a slot: 0, or -errno. */
-static int
-wait_for_slot(struct side *s, struct tpacket2_hdr *slot)
-{
-    while (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE)
-           != TP_STATUS_AVAILABLE) {
-        int error = wait_for(s->ring.fd, POLLOUT);
-
-        if (error < 0) {
-            return error;
-        }
-    }
-    return 0;
 }
 
 static int
@@ -115,10 +96,15 @@ send_batch(struct side *s)
     for (i = 0; i < s->out->count; i++) {
         const struct iovec *part = &s->out->parts[i];
         struct tpacket2_hdr *slot = ring_slot(&s->ring);
-        int error = wait_for_slot(s, slot);
 
-        if (error < 0) {
-            return error;
+        /* The kernel may not have sent the slot's last frame yet. */
+        while (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE)
+               != TP_STATUS_AVAILABLE) {
+            int error = wait_for(s->ring.fd, POLLOUT);
+
+            if (error < 0) {
+                return error;
+            }
         }
         if (s->copy) {
             fill(slot, part);
@@ -126,7 +112,7 @@ send_batch(struct side *s)
         slot->tp_len = (uint32_t)part->iov_len;
         __atomic_store_n(&slot->tp_status, TP_STATUS_SEND_REQUEST,
                          __ATOMIC_RELEASE);
-        ring_next_slot(&s->ring);
+        ring_next(&s->ring);
     }
     /* The address is that of bind(2). */
     return send(s->ring.fd, NULL, 0, MSG_DONTWAIT) < 0 ? -errno : 0;

@@ -8,19 +8,18 @@ expensive. A libpcap handle does listen, so it gets a veth pair of its own.
 import contextlib
 import re
 import struct
-import subprocess
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from rawmmsg import PacketBatch, RawSocket
 
 from ..lab import native, peers
 from ..lab.contender import Ready, Slice, UnavailableError
 from ..lab.far_side import FarSide
-from ..lab.link import HEADER, NUMBERS, Ends, Frames
+from ..lab.link import SHORTEST, Ends, Frames
 from ..lab.native import INJECT, Side
 
 # The values that libpcap uses by default.
@@ -30,35 +29,24 @@ _TIMEOUT_MS: Final = 1
 # ETH_P_LOOPBACK: for a handle that must not receive what it sends.
 _UNUSED_PROTOCOL: Final = 0x9000
 
-_PATIENCE: Final = 60.0  # seconds, for a slice of a program
 
-
-class Place:
+class Place(contextlib.ExitStack):
     """A veth pair that contenders share, other pairs that they open, the far
     sides, and the frames that all of them send. A context manager."""
 
     def __init__(self, batch: int, size: int) -> None:
-        with contextlib.ExitStack() as stack:
-            self.shared = stack.enter_context(Ends())
-            self._far_sides: dict[str, FarSide] = {}
-            self.stack = stack
-            capacity = self.far_side(self.shared).capacity
-            self.frames = Frames(min(batch, capacity), size)
-            self.stack = stack.pop_all()
+        super().__init__()
+        self.shared = self.enter_context(Ends())
+        self._far_sides: dict[str, FarSide] = {}
+        capacity = self.far_side(self.shared).capacity
+        self.frames = Frames(min(batch, capacity), size)
 
     def far_side(self, ends: Ends) -> FarSide:
         """The only one of this veth pair."""
         if ends.veth.b not in self._far_sides:
-            self._far_sides[ends.veth.b] = self.stack.enter_context(
-                FarSide(ends.veth)
-            )
+            far_side = self.enter_context(FarSide(ends.veth))
+            self._far_sides[ends.veth.b] = far_side
         return self._far_sides[ends.veth.b]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stack.close()
 
 
 Prepare: TypeAlias = Callable[[Place], Ready]
@@ -102,11 +90,11 @@ def in_c(source: str, options: int = 0) -> Prepare:
     def prepare(place: Place) -> Ready:
         ends = place.shared
         if options & INJECT:
-            ends = place.stack.enter_context(Ends())
+            ends = place.enter_context(Ends())
         names = (ends.veth.a, ends.veth.a)  # never receives at the far side
         setup = (source, names, place.frames)
         tx = ends.tx.fileno()
-        side = Side(place.stack, *setup, tx=tx, options=options)
+        side = Side(place, *setup, tx=tx, options=options)
 
         def send(times: int) -> None:
             side.call("run", times)
@@ -143,7 +131,7 @@ def rawmmsg(packets: Callable[[Frames], PacketBatch | list[bytes]]) -> Prepare:
 
 def rawmmsg_bypass(place: Place) -> Ready:
     """rawmmsg without the traffic control layer, as trafgen sends."""
-    tx = place.stack.enter_context(
+    tx = place.enter_context(
         RawSocket(place.shared.veth.a, protocol=0, qdisc_bypass=True)
     )
     send = partial(tx.sendmmsg_all, place.frames.out)
@@ -161,9 +149,9 @@ def stdlib(place: Place) -> Ready:
 def pcapy(place: Place) -> Ready:
     """pcapy-ng: libpcap from Python, one packet a call."""
     module: Any = peers.module("pcapy")
-    ends = place.stack.enter_context(Ends())
+    ends = place.enter_context(Ends())
     handle = module.open_live(ends.veth.a, _SNAPLEN, False, _TIMEOUT_MS)
-    place.stack.callback(handle.close)
+    place.callback(handle.close)
     send = partial(_one_by_one, handle.sendpacket, place.frames.packets)
     return ready(place, ends, send)
 
@@ -171,8 +159,8 @@ def pcapy(place: Place) -> Ready:
 def cypcap(place: Place) -> Ready:
     """cypcap: libpcap from Python, one packet a call."""
     module: Any = peers.module("cypcap")
-    ends = place.stack.enter_context(Ends())
-    handle = place.stack.enter_context(module.create(ends.veth.a))
+    ends = place.enter_context(Ends())
+    handle = place.enter_context(module.create(ends.veth.a))
     handle.set_snaplen(_SNAPLEN)
     handle.set_protocol_linux(_UNUSED_PROTOCOL)
     handle.set_timeout(_TIMEOUT_MS)
@@ -189,9 +177,9 @@ def scapy(place: Place) -> Ready:
     peers.module("scapy.arch")  # sets conf.L2socket
     sendrecv: Any = peers.module("scapy.sendrecv")
     raw: Any = peers.module("scapy.packet").Raw
-    ends = place.stack.enter_context(Ends())
+    ends = place.enter_context(Ends())
     sock = config.conf.L2socket(iface=ends.veth.a)
-    place.stack.callback(sock.close)
+    place.callback(sock.close)
     packets: list[Any] = []
 
     def renew() -> None:
@@ -205,6 +193,8 @@ def scapy(place: Place) -> Ready:
 
 
 # ---- Programs --------------------------------------------------------------
+
+_FILE: Final = "frames"  # in a folder where programs may leave files, too
 
 # pcap-savefile(5)
 _PCAP_HEADER: Final = struct.pack(
@@ -220,15 +210,12 @@ def tcpreplay(*options: str) -> Prepare:
         record = _PCAP_RECORD.pack(0, 0, frames.size, frames.size)
         return _PCAP_HEADER + b"".join(record + p for p in frames.packets)
 
-    def command(times: int, _: int) -> list[str]:
-        fixed = ["--topspeed", "--quiet", f"--loop={times}"]
-        return [*options, *fixed, "--intf1=INTERFACE", "FILE"]
+    def arguments(interface: str, times: int, _: int) -> list[str]:
+        loop = ["--topspeed", "--quiet", f"--loop={times}"]
+        return [*options, *loop, f"--intf1={interface}", _FILE]
 
-    def taken(printed: str) -> float | None:
-        found = re.search(r"sent in (\d+\.\d+) seconds", printed)
-        return float(found[1]) * 1e9 if found else None
-
-    return partial(_program, "tcpreplay", write, command, taken)
+    taken = r"sent in (\d+\.\d+) seconds"
+    return partial(_program, "tcpreplay", write, arguments, taken)
 
 
 def trafgen(place: Place) -> Ready:
@@ -238,71 +225,54 @@ def trafgen(place: Place) -> Ready:
     def write(frames: Frames) -> bytes:
         # Each byte of the body is one more than the byte before it. A file
         # with all bytes would take longer to read than to send.
-        begin = len(HEADER) + NUMBERS.size
-        body = f"seqinc(0, {frames.size - begin})"
+        body = f"seqinc(0, {frames.size - SHORTEST})"
         lines = (
-            f"{{ {', '.join(map(hex, packet[:begin]))}, {body} }}\n"
+            f"{{ {', '.join(map(hex, packet[:SHORTEST]))}, {body} }}\n"
             for packet in frames.packets
         )
         return "".join(lines).encode()
 
-    def command(times: int, batch: int) -> list[str]:
+    def arguments(interface: str, times: int, batch: int) -> list[str]:
         # It must not change system-wide settings of sockets and interrupts.
         fixed = ["--no-sock-mem", "--notouch-irq", "--cpus", "1"]
         count = ["--num", str(times * batch)]
-        return [*fixed, *count, "--out", "INTERFACE", "--in", "FILE"]
+        return [*fixed, *count, "--out", interface, "--in", _FILE]
 
-    def taken(printed: str) -> float | None:
-        found = re.search(r"(\d+) sec, (\d+) usec on CPU", printed)
-        return found and int(found[1]) * 1e9 + int(found[2]) * 1e3
-
-    return _program("trafgen", write, command, taken, place)
+    taken = r"(\d+) sec, (\d+) usec on CPU"
+    return _program("trafgen", write, arguments, taken, place)
 
 
 def _program(
     name: str,
     write: Callable[[Frames], bytes],
-    command: Callable[[int, int], list[str]],
-    taken: Callable[[str], float | None],
+    arguments: Callable[[str, int, int], list[str]],
+    taken: str,
     place: Place,
 ) -> Ready:
     """A program that sends frames from a file and prints how long it took.
 
-    `write` returns the file's contents; `command` the arguments that make it
-    send the file so many times, given the number of frames; `taken` the
-    nanoseconds in what it printed.
+    `write` returns the file's contents; `arguments`, given an interface, how
+    often to send the file, and the number of its frames, those of the program.
+    `taken` finds the seconds, and microseconds, in what it prints.
     """
     path, ends = peers.program(name), place.shared
-    folder = place.stack.enter_context(
+    folder = place.enter_context(
         tempfile.TemporaryDirectory(prefix="rawmmsg-bench-")
     )
-    file = Path(folder, "frames")
-    words = {"FILE": str(file), "INTERFACE": ends.veth.a}
 
     def renew() -> None:
-        file.write_bytes(write(place.frames))
+        Path(folder, _FILE).write_bytes(write(place.frames))
 
     def send(times: int) -> float:
-        arguments = command(times, place.frames.batch)
-        for word, value in words.items():
-            arguments = [one.replace(word, value) for one in arguments]
-        done = subprocess.run(
-            [path, *arguments],
-            cwd=folder,  # where it may leave files
-            env=native.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=_PATIENCE,
-        )
-        ns = taken(done.stdout)
-        if ns is None:
-            printed = " ".join(done.stdout.split())
+        command = arguments(ends.veth.a, times, place.frames.batch)
+        done = native.run([path, *command], folder)
+        found = re.search(taken, printed := done.stdout + done.stderr)
+        if found is None:
+            printed = " ".join(printed.split())
             raise UnavailableError(
                 f"{name}, which prints {printed!r},", "run it as root"
             )
-        return ns
+        seconds, *microseconds = map(float, found.groups())
+        return seconds * 1e9 + sum(microseconds) * 1e3
 
     return ready(place, ends, send, renew)

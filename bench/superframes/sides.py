@@ -4,11 +4,9 @@ without offload headers: in C and with rawmmsg."""
 import contextlib
 import ctypes
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
 
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import RawSocket
 from rawmmsg.testing import veth_pair
 
 from ..lab.contender import (
@@ -19,7 +17,7 @@ from ..lab.contender import (
 )
 from ..lab.link import AUXDATA, PATIENCE, Counter, Frames
 from ..lab.native import VNET_HDR, Side
-from ..loop.sides import Slices
+from ..loop.sides import Loop
 from .frames import Kind, OffloadHeader, VirtioNetHeader
 
 
@@ -57,18 +55,16 @@ class Place:
         return tx, rx
 
 
-class PythonLoop:
-    """rawmmsg: a Loop of bench/loop that checks offload headers, too."""
+class PythonLoop(Loop):
+    """rawmmsg: a loop that checks offload headers, too."""
 
     def __init__(self, place: Place, kind: Kind) -> None:
         tx, rx = place.sockets(kind)
+        super().__init__(
+            Frames(place.batch, kind.size, room=kind.room, make=kind.frame),
+            place.stack.enter_context(Counter(rx.fileno())),
+        )
         self.kind = kind
-        self.frames = Frames(
-            place.batch, kind.size, room=kind.room, make=kind.frame
-        )
-        self.counter = place.stack.enter_context(
-            contextlib.closing(Counter(rx.fileno()))
-        )
         self._send = tx.sendmmsg_all
         self._receive = rx.recvmmsg_into
 
@@ -111,11 +107,17 @@ class PythonLoop:
 
     def lengths(self) -> Sequence[int]:
         """Of the frames that the last call received."""
-        into: PacketBatch = self.frames.into
+        into = self.frames.into
         return into.lengths[: len(into)]
 
-    def split(self, _: int) -> Mapping[str, float]:
-        raise NotImplementedError
+    def slice(self, times: int) -> Slice:
+        """Gbit/s."""
+        try:
+            ns = self.time(times)
+        except TimeoutError:
+            raise GroundTruthError("a frame did not arrive") from None
+        frames = self.frames
+        return Slice(8 * frames.size * frames.batch * times / ns, ns)
 
 
 class CLoop(PythonLoop):
@@ -149,31 +151,11 @@ class CLoop(PythonLoop):
 
     def lengths(self) -> Sequence[int]:
         count = self._side.call("prove", self._lengths)
-        lengths: list[int] = self._lengths[:count]
-        return lengths
+        return self._lengths[:count]
 
 
-Make: TypeAlias = Callable[[Place, Kind], PythonLoop]
-
-
-def slices(make: Make, kind: Kind, place: Place) -> Slices:
-    loop = make(place, kind)
-    return Slices(loop, loop.frames)
-
-
-def prepared(make: Make, kind: Kind) -> Callable[[Place], Ready]:
-    """Makes a loop with frames of a kind ready for the runner: Gbit/s."""
-
-    def prepare(place: Place) -> Ready:
-        return Ready(partial(_run, slices(make, kind, place)), place.batch)
-
-    return prepare
-
-
-def _run(slices: Slices, times: int) -> Slice:
-    try:
-        ns = slices.time(times)
-    except TimeoutError:
-        raise GroundTruthError("a frame did not arrive") from None
-    frames = slices.frames
-    return Slice(8 * frames.size * frames.batch * times / ns, ns)
+def prepared(
+    make: Callable[[Place, Kind], PythonLoop], kind: Kind
+) -> Callable[[Place], Ready]:
+    """Makes a loop with frames of a kind ready for the runner."""
+    return lambda place: Ready(make(place, kind).slice, place.batch)

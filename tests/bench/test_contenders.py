@@ -69,7 +69,7 @@ def slices(stack: contextlib.ExitStack) -> Callable[[str], Slices | None]:
     """Makes a receiver by its name, ready for frames."""
 
     def make(name: str) -> Slices | None:
-        place = Place(stack, stack.enter_context(Link()), SIZE, 0.0, 0)
+        place = Place(stack.enter_context(Link()), SIZE, 0.0, 0)
         ready = prepared(capture.CONTENDERS, name, place)
         if ready is None:
             return None
@@ -330,11 +330,11 @@ def test_super_frame_that_is_changed_is_found(
     if alter is segment_size and kind is PLAIN:
         return  # it has no header
     place = superframes.Place(stack, batch=2)
-    slices = superframes.slices(Altered, kind, place)
-    assert slices.time(1) > 0
+    loop = Altered(place, kind)
+    assert loop.time(1) > 0
     monkeypatch.setattr(Altered, "alter", alter)
     with pytest.raises(GroundTruthError, match=r"frame.? \[?0"):
-        slices.time(1)
+        loop.time(1)
 
 
 def test_receive_buffer_that_is_too_small_is_named(

@@ -5,7 +5,6 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 
 import pytest
 from support.child import tool
@@ -25,11 +24,12 @@ from rawmmsg.testing import Veth, veth_pair
 
 COUNT = 50
 
-FORWARDERS: dict[str, Callable[[], Join]] = {
-    "C": partial(sides.in_c, AUXDATA | VNET_HDR),
-    "C, plain frames": partial(sides.in_c, AUXDATA),
-    "libpcap": sides.with_libpcap,
-    "bare loop": sides.bare_loop,
+ALL = AUXDATA | VNET_HDR
+FORWARDERS: dict[str, Join] = {
+    "C": sides.in_a_thread(sides.in_c(ALL, 8)),
+    "C, plain frames": sides.in_a_thread(sides.in_c(AUXDATA, 8)),
+    "libpcap": sides.in_a_thread(sides.with_libpcap),
+    "bare loop": sides.in_a_thread(sides.in_python(ALL, 8)),
     "rawmmsg bridge": sides.rawmmsg_bridge,
     "kernel's bridge": sides.kernel_bridge,
 }
@@ -46,8 +46,7 @@ def joined() -> Iterator[Joined]:
 
         def join(name: str) -> tuple[Veth, Veth]:
             one, other = (stack.enter_context(veth_pair()) for _ in range(2))
-            forwarder = FORWARDERS[name]()
-            stack.enter_context(forwarder(one.b, other.b))
+            stack.enter_context(FORWARDERS[name](one.b, other.b))
             return one, other
 
         yield join
@@ -145,7 +144,7 @@ def test_damaged_segment_is_found() -> None:
 
     with two_hosts() as made:
         place = measure.Place(made, transfer)
-        nothing = measure.joined(lambda: lambda a, b: contextlib.nullcontext())
+        nothing = measure.joined(lambda a, b: contextlib.nullcontext())
         with pytest.raises(GroundTruthError, match="1 segments"):
             nothing(place).run(1)
         assert [host.checksum_errors() for host in made] == [0, 1]

@@ -1,7 +1,6 @@
 """What all measurements of bench/ use: the runner, the ground truth, the
 results, and the report."""
 
-import contextlib
 import re
 import socket
 from collections.abc import Callable, Sequence
@@ -97,8 +96,8 @@ def test_frame_left_in_the_queue_is_found() -> None:
 def test_baseline_sees_every_byte_and_no_tag() -> None:
     tool("gcc")
     batch, size, times = 8, 100, 3
-    with Link() as made, contextlib.ExitStack() as stack:
-        place = Place(made, Frames(batch, size), stack)
+    with Link() as made:
+        place = Place(made, Frames(batch, size))
         for options in (0, AUXDATA):
             baseline = CLoop(place, "loop/calls.c", options)
             baseline.set_options()
