@@ -15,12 +15,7 @@ from typing import Final, TypeAlias
 
 from rawmmsg import RawSocket
 
-from ..lab.contender import (
-    GroundTruthError,
-    Ready,
-    Slice,
-    UnavailableError,
-)
+from ..lab.contender import GroundTruthError, Ready, Slice, UnavailableError
 from ..lab.cpus import elsewhere
 from ..lab.link import (
     PATIENCE,

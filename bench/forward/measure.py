@@ -29,7 +29,7 @@ immediate mode and injects each packet from the callback of pcap_dispatch().
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -148,33 +148,28 @@ def measure_bulk(lab: Lab) -> Iterator[Table]:
     peers.program("iperf3")
     amount = lab.pick(("-t", "1"), ("-t", "1"), ("-n", "1M"))
     quick = [one for one in BULK if one.name in (*QUICK, "kernel's bridge")]
+    free = [
+        dataclasses.replace(one, at_least=None)
+        for one in BULK
+        if one.name in FREE
+    ]
+
+    def table(which: str, contenders: Sequence[Contender[Place]]) -> Table:
+        return lab.table(
+            f"forward/bulk/{which.replace(' ', '-').lower()}",
+            f"TCP between two hosts in both directions, {which}",
+            *("Gbit/s", contenders, place, lab.long_slices),
+            calibrate=Calibrate.ONCE,
+            comparisons=[OF_LIBPCAP],
+        )
+
     with two_hosts() as hosts:
         place = Place(hosts, lambda a, b: transfer(a, b, amount))
         # Threads and programs run on the CPU of the thread that starts them.
         with cpus.pinned(lab.receivers_cpu):
-            yield lab.table(
-                "forward/bulk/one-cpu",
-                "TCP between two hosts in both directions, one CPU",
-                "Gbit/s",
-                lab.pick(BULK, quick, BULK),
-                *(place, lab.long_slices),
-                calibrate=Calibrate.ONCE,
-                comparisons=[OF_LIBPCAP],
-            )
+            yield table("one CPU", lab.pick(BULK, quick, BULK))
         if lab.pick(True, False, False):
-            yield lab.table(
-                "forward/bulk/all-cpus",
-                "TCP between two hosts in both directions, all CPUs",
-                "Gbit/s",
-                [
-                    dataclasses.replace(one, at_least=None)
-                    for one in BULK
-                    if one.name in FREE
-                ],
-                *(place, lab.long_slices),
-                calibrate=Calibrate.ONCE,
-                comparisons=[OF_LIBPCAP],
-            )
+            yield table("all CPUs", free)
 
 
 # ---- Small frames ----------------------------------------------------------

@@ -21,13 +21,7 @@ from ..lab import native, peers
 from ..lab.contender import GroundTruthError, UnavailableError
 from ..lab.link import AUXDATA, SHORTEST, Frames
 from ..lab.native import FORWARD, LARGE, VNET_HDR, Side
-from .hosts import (
-    PATIENCE,
-    run,
-    show,
-    wait_until,
-    wait_until_listening,
-)
+from .hosts import PATIENCE, run, show, wait_until, wait_until_listening
 
 # The batches of `rawmmsg bridge`.
 SUPER_CAPACITY: Final = 8

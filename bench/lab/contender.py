@@ -53,11 +53,8 @@ class UnavailableError(Exception):
     """A contender cannot run here, because something is not installed."""
 
     def __init__(self, what: str, install: str) -> None:
-        super().__init__(what, install)
         self.missing = Missing(what, install)
-
-    def __str__(self) -> str:
-        return str(self.missing)
+        super().__init__(str(self.missing))
 
 
 class Slice(NamedTuple):

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth, veth_pair
@@ -52,11 +52,13 @@ class Ends(contextlib.ExitStack):
     No socket receives: each one that listens makes every frame more expensive.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, vnet_hdr: bool = False) -> None:
         super().__init__()
         self.veth: Veth = self.enter_context(veth_pair())
         # protocol=0: it does not receive what it sends
-        self.tx = self.enter_context(RawSocket(self.veth.a, protocol=0))
+        self.tx = self.enter_context(
+            RawSocket(self.veth.a, protocol=0, vnet_hdr=vnet_hdr)
+        )
         self.tx.settimeout(PATIENCE)
         self.tx_stdlib = self.enter_context(as_stdlib(self.tx))
         # The interfaces that frames leave from and arrive at.
@@ -106,15 +108,20 @@ class Link(Ends):
 
     def require_room(self, frames: "Frames") -> None:
         """Raises UnavailableError if the receive buffer is too small for a
-        batch: an unprivileged user gets no more than the system's rmem_max."""
-        room = self.rx.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        wanted = frames.batch * (frames.size + _OVERHEAD)
-        if wanted > room:
-            raise UnavailableError(
-                f"a receive buffer for {frames.batch:,} frames of"
-                f" {frames.size:,} bytes",
-                f"run as root, or sysctl -w net.core.rmem_max={wanted}",
-            )
+        batch."""
+        require_room(
+            *(self.rx, frames.batch * (frames.size + _OVERHEAD)),
+            f"a receive buffer for {frames.batch:,} frames of"
+            f" {frames.size:,} bytes",
+        )
+
+
+def require_room(sock: RawSocket, wanted: int, what: str) -> None:
+    """Raises UnavailableError if the receive buffer is too small: an
+    unprivileged user gets no more than the system's rmem_max."""
+    if wanted > sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF):
+        remedy = f"run as root, or sysctl -w net.core.rmem_max={wanted}"
+        raise UnavailableError(what, remedy)
 
 
 def set_timeout(sock: socket.socket, seconds: float) -> None:
@@ -191,16 +198,12 @@ class Frames:
         self.size = size
         self._make = numbered(size) if make is None else make
         self.out, self.into = (
-            PacketBatch(batch, room)
-            if stride is None
-            else PacketBatch(
-                batch, stride, buffer=mmap.mmap(-1, batch * stride)
-            )
+            PacketBatch(*(batch, stride), buffer=mmap.mmap(-1, batch * stride))
+            if stride
+            else PacketBatch(batch, room)
             for _ in range(2)
         )
-        all_frames = memoryview(self.into)
-        assert all_frames.strides is not None
-        assert all_frames.shape is not None
+        all_frames: Any = memoryview(self.into)
         self.stride = all_frames.strides[0]
         self.room = all_frames.shape[1]
         for packets in (self.out, self.into):

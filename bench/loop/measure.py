@@ -27,7 +27,7 @@ EtherType, and numpy reading the EtherTypes of a whole batch.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -142,88 +142,65 @@ def _table(
         )
 
 
-def _with(frames: Frames, prepare: Prepare) -> Prepare:
-    """The same contender with these frames instead of those of the place."""
-
-    def prepare_with(place: Place) -> Ready:
-        return prepare(dataclasses.replace(place, frames=frames))
-
-    return prepare_with
-
-
 # ---- Stride and batch size -------------------------------------------------
 
-STRIDES: Final = (1600, 2048, 2240)
+OWN_STRIDE: Final = Frames(1, SIZES[0]).stride  # that of a PacketBatch
+STRIDES: Final = (OWN_STRIDE, 1600, 2048, 2240)
 
-# The highest cost of a packet in a large batch, relative to a batch of 64.
+# A packet in a large batch may cost so much more than in a batch of 64.
 FLAT: Final = 1.15
-
-
-def own_stride() -> int:
-    """The distance between the frames of a PacketBatch."""
-    strides = memoryview(PacketBatch()).strides
-    assert strides is not None
-    return strides[0]
 
 
 def _measure_strides(lab: Lab) -> Iterator[Table]:
     sizes = lab.sizes(lab.pick(SIZES, SIZES, SIZES[:1]))
     for size in sizes:
         batches = lab.pick((64, 256, 1024), (64, 1024), (8, 16))
+        of_batch = {f"{batch:,}": Frames(batch, size) for batch in batches}
         yield _table(
             lab,
             f"loop/stride/{size}B/batches",
             f"{size:,}-byte frames, by packets in a batch",
-            _by_batch(size, batches),
+            [
+                *_by_frames("rawmmsg, ", _rawmmsg(), of_batch, FLAT),
+                *_by_frames("C, ", calls(AUXDATA), of_batch),
+            ],
             Frames(batches[0], size),
         )
     for size in sizes:
         for batch in lab.pick((64, 1024), (1024,), (16,)):
+            of_stride = {
+                f"{stride:,}": Frames(batch, size, stride=stride)
+                for stride in STRIDES
+            }
             yield _table(
                 lab,
                 f"loop/stride/{size}B/batch{batch}",
                 f"{size:,}-byte frames, batches of {batch:,}, by stride, in C",
-                _by_stride(size, batch),
+                _by_frames("", calls(), of_stride),
                 Frames(batch, size),
-                f"{own_stride():,} is the stride of a PacketBatch.",
+                f"{OWN_STRIDE:,} is the stride of a PacketBatch.",
             )
 
 
-def _by_batch(size: int, batches: Sequence[int]) -> list[Contender[Place]]:
-    first, *larger = batches
-    found = []
-    for name, prepare, at_most in (
-        ("rawmmsg", _rawmmsg(), FLAT),
-        ("C", calls(AUXDATA), None),
-    ):
-        baseline = f"{name}, {first:,}"
-        one = Contender(baseline, _with(Frames(first, size), prepare))
-        found += [one, control(one)]
-        for batch in larger:
-            with_batch = _with(Frames(batch, size), prepare)
-            found.append(
-                Contender(
-                    f"{name}, {batch:,}", with_batch, baseline, at_most=at_most
-                )
-            )
-    return found
+def _by_frames(
+    prefix: str,
+    prepare: Prepare,
+    frames: Mapping[str, Frames],
+    at_most: float | None = None,
+) -> list[Contender[Place]]:
+    """A contender with other frames than those of the place, compared with the
+    first of these."""
 
+    def prepare_with(frames: Frames) -> Prepare:
+        return lambda place: prepare(dataclasses.replace(place, frames=frames))
 
-def _by_stride(size: int, batch: int) -> list[Contender[Place]]:
-    own = f"{own_stride():,}"
-    one = Contender(
-        own, _with(Frames(batch, size, stride=own_stride()), calls())
+    first, *others = (
+        Contender(f"{prefix}{name}", prepare_with(one), at_most=at_most)
+        for name, one in frames.items()
     )
-    others = [
-        Contender(
-            f"{stride:,}",
-            _with(Frames(batch, size, stride=stride), calls()),
-            own,
-        )
-        for stride in STRIDES
-        if stride != own_stride()
-    ]
-    return [one, control(one), *others]
+    first = dataclasses.replace(first, at_most=None)
+    others = [dataclasses.replace(one, baseline=first.name) for one in others]
+    return [first, control(first), *others]
 
 
 # ---- Python's cost ---------------------------------------------------------

@@ -1,7 +1,6 @@
 """Numbered TCP segments as a sender leaves them to its interface, with their
 offload headers."""
 
-import ctypes
 import struct
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -39,17 +38,7 @@ class OffloadHeader(NamedTuple):
     checksum_offsets: int
 
 
-class VirtioNetHeader(ctypes.Structure):
-    """The same in memory (<linux/virtio_net.h>)."""
-
-    _fields_ = (
-        ("flags", ctypes.c_uint8),
-        ("gso_type", ctypes.c_uint8),
-        ("hdr_len", ctypes.c_uint16),
-        ("gso_size", ctypes.c_uint16),
-        ("csum_start", ctypes.c_uint16),
-        ("csum_offset", ctypes.c_uint16),
-    )
+VIRTIO_NET_HDR: Final = struct.Struct("=BBHHHH")  # the same in memory
 
 
 @dataclass(frozen=True)

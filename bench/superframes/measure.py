@@ -12,7 +12,6 @@ between the sending and the receiving call, in C too.
 The offload headers of the frames are checked, too.
 """
 
-import contextlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -50,12 +49,11 @@ COMPARISONS: Final = tuple(
 def measure(lab: Lab) -> Iterator[Table]:
     contenders = [*CONTENDERS, control(CONTENDERS[0], None)]
     for batch in lab.pick((1, 8, 64), (8,), (1, 8)):
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(cpus.pinned(lab.receivers_cpu))
+        with cpus.pinned(lab.receivers_cpu), Place(batch) as place:
             yield lab.table(
                 f"superframes/batch{batch}",
                 f"Sending and receiving on one CPU, batches of {batch}",
-                *("Gbit/s", contenders, Place(stack, batch), lab.slices),
+                *("Gbit/s", contenders, place, lab.slices),
                 calibrate=Calibrate.EACH,
                 comparisons=COMPARISONS,
             )

@@ -3,55 +3,41 @@ without offload headers: in C and with rawmmsg."""
 
 import contextlib
 import ctypes
-import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rawmmsg import RawSocket
-from rawmmsg.testing import veth_pair
 
-from ..lab.contender import (
-    GroundTruthError,
-    Ready,
-    Slice,
-    UnavailableError,
-)
-from ..lab.link import AUXDATA, PATIENCE, Counter, Frames
+from ..lab.contender import GroundTruthError, Ready, Slice
+from ..lab.link import AUXDATA, PATIENCE, Counter, Ends, Frames, require_room
 from ..lab.native import VNET_HDR, Side
 from ..loop.sides import Loop
-from .frames import Kind, OffloadHeader, VirtioNetHeader
+from .frames import VIRTIO_NET_HDR, Kind, OffloadHeader
 
 
-class Place:
+class Place(contextlib.ExitStack):
     """A veth pair with sockets for offload headers and one with sockets
     without: two sockets that listen on one pair would slow each other down.
-    What it opens is closed with `stack`."""
+    A context manager."""
 
-    def __init__(self, stack: contextlib.ExitStack, batch: int) -> None:
-        self.stack = stack
+    def __init__(self, batch: int) -> None:
+        super().__init__()
         self.batch = batch
-        self._pairs = {
-            vnet_hdr: self._open(vnet_hdr) for vnet_hdr in (False, True)
-        }
-
-    def _open(self, vnet_hdr: bool) -> tuple[RawSocket, RawSocket]:
-        veth = self.stack.enter_context(veth_pair())
-        tx = RawSocket(veth.a, protocol=0, vnet_hdr=vnet_hdr)
-        rx = RawSocket(veth.b, vnet_hdr=vnet_hdr)
-        for sock in (tx, rx):
-            self.stack.enter_context(sock)
-            sock.settimeout(PATIENCE)
-        return tx, rx
+        self._pairs = {}
+        for vnet_hdr in (False, True):
+            ends = self.enter_context(Ends(vnet_hdr=vnet_hdr))
+            rx = self.enter_context(RawSocket(ends.veth.b, vnet_hdr=vnet_hdr))
+            rx.settimeout(PATIENCE)
+            self._pairs[vnet_hdr] = ends.tx, rx
 
     def sockets(self, kind: Kind) -> tuple[RawSocket, RawSocket]:
         """The sockets that send and receive frames of a kind. Raises
         UnavailableError if the receive buffer is too small for a batch."""
         tx, rx = self._pairs[kind.vnet_hdr]
-        needed = self.batch * kind.truesize
-        if rx.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < needed:
-            raise UnavailableError(
-                f"a receive buffer for {self.batch} {kind.name}",
-                f"run as root, or sysctl -w net.core.rmem_max={needed}",
-            )
+        require_room(
+            *(rx, self.batch * kind.truesize),
+            f"a receive buffer for {self.batch} {kind.name}",
+        )
         return tx, rx
 
 
@@ -62,7 +48,7 @@ class PythonLoop(Loop):
         tx, rx = place.sockets(kind)
         super().__init__(
             Frames(place.batch, kind.size, room=kind.room, make=kind.frame),
-            place.stack.enter_context(Counter(rx.fileno())),
+            place.enter_context(Counter(rx.fileno())),
         )
         self.kind = kind
         self._send = tx.sendmmsg_all
@@ -128,23 +114,19 @@ class CLoop(PythonLoop):
         tx, rx = (sock.fileno() for sock in place.sockets(kind))
         options = AUXDATA | (VNET_HDR if kind.vnet_hdr else 0)
         setup = ("loop/calls.c", ("", ""), self.frames)
-        self._side = Side(place.stack, *setup, tx=tx, rx=rx, options=options)
+        self._side = Side(place, *setup, tx=tx, rx=rx, options=options)
         self._lengths = (ctypes.c_uint32 * place.batch)()
 
-    def _header(self, received: bool, index: int) -> VirtioNetHeader:
+    def _header(self, received: bool, index: int) -> Any:
         address = self._side.address("header", received, index)
-        return VirtioNetHeader.from_address(address)
+        return (ctypes.c_char * VIRTIO_NET_HDR.size).from_address(address)
 
     def write_header(self, index: int, header: OffloadHeader) -> None:
-        ctypes.pointer(self._header(False, index))[0] = VirtioNetHeader(
-            *header
-        )
+        VIRTIO_NET_HDR.pack_into(self._header(False, index), 0, *header)
 
     def read_header(self, index: int) -> OffloadHeader:
         header = self._header(True, index)
-        return OffloadHeader(
-            *(getattr(header, name) for name, _ in header._fields_)
-        )
+        return OffloadHeader(*VIRTIO_NET_HDR.unpack(header))
 
     def run(self, times: int) -> None:
         self._side.call("run", times, None)

@@ -329,7 +329,7 @@ def test_super_frame_that_is_changed_is_found(
 ) -> None:
     if alter is segment_size and kind is PLAIN:
         return  # it has no header
-    place = superframes.Place(stack, batch=2)
+    place = stack.enter_context(superframes.Place(batch=2))
     loop = Altered(place, kind)
     assert loop.time(1) > 0
     monkeypatch.setattr(Altered, "alter", alter)
@@ -340,6 +340,6 @@ def test_super_frame_that_is_changed_is_found(
 def test_receive_buffer_that_is_too_small_is_named(
     stack: contextlib.ExitStack,
 ) -> None:
-    place = superframes.Place(stack, batch=100_000)
+    place = stack.enter_context(superframes.Place(batch=100_000))
     with pytest.raises(UnavailableError, match=r"net\.core\.rmem_max="):
         place.sockets(SUPER)
