@@ -125,8 +125,8 @@ class Memory(SuperSocket):
         return [one for one in sockets if isinstance(one, Memory)]
 
 
-# Reads so many frames, all of which are waiting. Returns what it keeps of
-# each: its bytes or its length.
+# reader(count) reads `count` frames, all of which are waiting. It returns what
+# it keeps of each: its bytes or its length.
 Reader: TypeAlias = Callable[[int], Sequence[bytes] | Sequence[int]]
 
 

@@ -36,7 +36,7 @@ LEAST: Final = "bytes(packet), and C sendmmsg"
 OF_SENDP_ONCE: Final = 25.0
 OF_SENDP_LOOPED: Final = 60.0
 OF_TCPREPLAY: Final = 1.3
-# Its most time for Packet objects, as a multiple of LEAST.
+# The most time that it may take for Packet objects, as a multiple of LEAST.
 OF_LEAST: Final = 1.1
 
 Packets: TypeAlias = Sequence[Any]  # Packet objects or bytes
@@ -79,7 +79,7 @@ def _sendp_batch(place: Place) -> tuple[Ends, Send]:
 def _list(
     start: Callable[[Place], tuple[Ends, Send]], times: int
 ) -> Callable[[Place], Ready]:
-    """Sends the frames as a list, so many times in a slice."""
+    """Sends the frames as a list, `times` times in a slice."""
 
     def prepare(place: Place) -> Ready:
         ends, send = start(place)

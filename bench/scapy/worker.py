@@ -47,7 +47,7 @@ def _pin(cpu: int) -> None:
 def seen_of_stream(
     inbox: Inbox, worker: Worker, pps: float, count: int
 ) -> int:
-    """Lets the worker send so many frames at a pace; returns how many of them
+    """Lets the worker send `count` frames at a pace; returns how many of them
     sniff() sees. Checks that the kernel dropped the others."""
     *frames, last = inbox.numbered(HEADER, count + 1)
     seen: list[bytes] = []
