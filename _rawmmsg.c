@@ -849,6 +849,17 @@ back_off(RawSocket *s, struct transfer *t)
     return poll_socket(s, t, 0, pause < left ? pause : left) < 0 ? -1 : 0;
 }
 
+/* Whether the kernel has refused a packet because it has no address
+   (net/packet/af_packet.c:packet_snd(), net/ethernet/eth.c:eth_header()). */
+static bool
+lacks_address(const RawSocket *s, const struct transfer *t, int error)
+{
+    return s->family == AF_PACKET && t->messages[0].msg_hdr.msg_namelen == 0
+           && ((error == ENXIO && s->ifindex == 0)
+               || (error == EINVAL && s->type == SOCK_DGRAM
+                   && is_ethernet(s->link_type)));
+}
+
 /* Raises the error of a system call. After ENETDOWN or ENXIO, checks whether
    the interface has been deleted. Always returns -1. */
 static int
@@ -862,6 +873,15 @@ raise_transfer_error(RawSocket *s, struct transfer *t, int error)
     }
     if (error == ENETDOWN) {
         return raise_down(s, name_of_call(t), "");
+    }
+    if (t->sending && lacks_address(s, t, error)) {
+        return raise_text(
+            s, error,
+            PyUnicode_FromFormat("%s: a socket %s needs an address for each "
+                                 "packet",
+                                 name_of_call(t),
+                                 s->ifindex == 0 ? "on all interfaces"
+                                                 : "of type SOCK_DGRAM"));
     }
     if (t->sending && error != ENXIO && error != ENODEV) {
         return raise_refused(s, t, error);
@@ -1764,14 +1784,14 @@ free_destinations(struct destinations *d)
     PyMem_Free(d->links);
 }
 
-/* Adds to the current exception which packet or address it is about. */
-static void
+void
 note_index(const char *what, Py_ssize_t i)
 {
     PyObject *exception = PyErr_GetRaisedException();
     PyObject *type = (PyObject *)Py_TYPE(exception);
 
-    if (type == PyExc_ValueError || type == PyExc_TypeError) {
+    if (type == PyExc_ValueError || type == PyExc_TypeError
+        || type == PyExc_BufferError) {
         PyErr_Format(type, "%s %zd: %S", what, i, exception);
         Py_DECREF(exception);
     }

@@ -401,6 +401,10 @@ void end_outgoing(struct outgoing *out);
 /* Raises ValueError about packet i. Always returns -1. */
 int raise_bad_frame(Py_ssize_t i, const char *reason);
 
+/* Adds to the current ValueError, TypeError or BufferError which packet or
+   address it is about. In _rawmmsg.c. */
+void note_index(const char *what, Py_ssize_t i);
+
 /* Whether both names are those of the same socket. */
 bool is_same_name(const struct name *a, const struct name *b);
 

@@ -896,7 +896,8 @@ convert_optional_size(PyObject *value, void *result)
     }
     if (size < 0) {
         PyErr_Format(PyExc_ValueError,
-                     "a size or number must not be negative: %zd", size);
+                     "capacity and frame_size must not be negative: %zd",
+                     size);
         return 0;
     }
     *(Py_ssize_t *)result = size;
@@ -2114,6 +2115,7 @@ prepare_sequence(struct outgoing *out, PyObject *packets, Py_ssize_t start,
     }
     for (i = 0; i < count; i++) {
         if (add_packet(out, PyTuple_GetItem(fetched, i)) < 0) {
+            note_index("packet", start + i);
             goto finally;
         }
     }

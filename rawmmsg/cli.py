@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code = int(arguments.run(arguments))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: the descriptor is closed (>&-)
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         # The reader has closed the pipe (| head). The interpreter flushes

@@ -10,20 +10,6 @@ struct flood {
     uint64_t cpu_ns; /* of this thread, including the kernel's work */
 };
 
-/* One system call: how many frames it sent, or -errno. */
-static int
-send_some(struct side *s)
-{
-    int n = batch_send(s->out, s->tx, 0);
-
-    if (n == -EAGAIN) {
-        return wait_for(s->tx, POLLOUT);
-    }
-    /* The queue between the ends of a veth pair is full
-       (net.core.netdev_max_backlog). */
-    return n == -ENOBUFS ? 0 : n;
-}
-
 /* Sends for `ns` nanoseconds, then sets `over`. Numbers begin with 1. 0, or
    -errno. */
 int
@@ -39,7 +25,13 @@ side_run(struct side *s, uint64_t ns, int *over, struct flood *flood)
         for (i = 0; i < s->out->count; i++) {
             write_number(part_of(s->out, i)->iov_base, flood->sent + 1 + i);
         }
-        result = send_some(s);
+        result = batch_send(s->out, s->tx, 0);
+        if (result == -EAGAIN) {
+            result = wait_for(s->tx, POLLOUT);
+        }
+        /* The queue between the ends of a veth pair is full
+           (net.core.netdev_max_backlog). */
+        result = result == -ENOBUFS ? 0 : result;
         flood->sent += result > 0 ? (uint64_t)result : 0;
         now = now_ns();
     }

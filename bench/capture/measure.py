@@ -26,7 +26,7 @@ from .sides import Place, in_c, prepared, rawmmsg, stdlib, xdp
 
 SIZES: Final = (64, 1500)
 
-_C: Final = Contender("C", prepared(in_c("capture/calls.c", AUXDATA)))
+_C: Final = Contender("C", prepared(in_c("capture/side.c:calls", AUXDATA)))
 
 CONTENDERS: Final = (
     _C,
@@ -34,21 +34,21 @@ CONTENDERS: Final = (
     *(
         Contender(name, prepared(start), "C")
         for name, start in (
-            ("C, stamps", in_c("capture/calls.c", AUXDATA | STAMPS)),
-            ("C, bare", in_c("capture/calls.c")),
+            ("C, stamps", in_c("capture/side.c:calls", AUXDATA | STAMPS)),
+            ("C, bare", in_c("capture/side.c:calls")),
             ("rawmmsg", rawmmsg(lambda link: link.rx, AUXDATA)),
             (
                 "rawmmsg, stamps",
                 rawmmsg(lambda link: link.rx_stamped, AUXDATA | STAMPS),
             ),
             ("stdlib", stdlib),
-            ("TPACKET_V2", in_c("capture/ring.c")),
-            ("TPACKET_V2, copied", in_c("capture/ring.c", COPY)),
-            ("TPACKET_V3", in_c("capture/ring.c", V3)),
-            ("TPACKET_V3, copied", in_c("capture/ring.c", V3 | COPY)),
-            ("libpcap", in_c("capture/pcap.c")),
-            ("libpcap, copied", in_c("capture/pcap.c", COPY)),
-            ("libpcap, buffered", in_c("capture/pcap.c", BUFFERED)),
+            ("TPACKET_V2", in_c("capture/side.c:ring")),
+            ("TPACKET_V2, copied", in_c("capture/side.c:ring", COPY)),
+            ("TPACKET_V3", in_c("capture/side.c:ring", V3)),
+            ("TPACKET_V3, copied", in_c("capture/side.c:ring", V3 | COPY)),
+            ("libpcap", in_c("capture/side.c:pcap")),
+            ("libpcap, copied", in_c("capture/side.c:pcap", COPY)),
+            ("libpcap, buffered", in_c("capture/side.c:pcap", BUFFERED)),
             ("AF_XDP", xdp),
         )
     ),

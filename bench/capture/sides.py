@@ -26,7 +26,7 @@ from ..lab.link import (
 from ..lab.native import FLOOD, Side, on_link
 
 BATCH: Final = 64
-WAIT_SECONDS: Final = 0.02  # WAIT_MS of receive.h
+WAIT_SECONDS: Final = 0.02  # WAIT_MS of side.c
 _NUMBER: Final = struct.Struct("!Q")
 _NUMBER_AT: Final = 14  # lab/side.h
 _COMPARED_EVERY: Final = 64
@@ -166,7 +166,7 @@ def in_c(source: str, options: int = 0) -> Start:
 def xdp(place: Place) -> Receiver:
     """AF_XDP, which only the administrator may use."""
     try:
-        return in_c("capture/xdp.c")(place)
+        return in_c("capture/side.c:xdp")(place)
     except OSError as error:
         raise UnavailableError(
             "AF_XDP", "run as root, on a kernel with CONFIG_XDP_SOCKETS"

@@ -3,59 +3,44 @@
    one batch for both directions. */
 
 #include "batch.h"
+
+struct forwarder {
+    struct batch *batch;
+};
+
 #include "forward.h"
 
 /* How often a frame is tried again if the queue that it goes to is full. */
 #define TRIES 10
-#define PAUSE_NS 100000
+#define PAUSE_US 100
 
-struct side {
-    int fds[2]; /* belong to the caller */
-    struct counts counts[2];
-    struct batch *batch;
-};
-
-void
-side_close(struct side *s)
+static void
+forwarder_close(struct forwarder *f)
 {
-    if (s != NULL) {
-        batch_close(s->batch);
-        free(s);
-    }
+    batch_close(f->batch);
 }
 
-/* Between the sockets `tx` and `rx`. */
-struct side *
-side_open(const struct side_setup *setup, char error[ERROR_SIZE])
+static int
+forwarder_open(struct side *s, const struct side_setup *setup, char *error)
 {
-    struct side *s = calloc(1, sizeof(*s));
-
-    if (s != NULL) {
-        s->fds[0] = setup->tx;
-        s->fds[1] = setup->rx;
-        s->batch = batch_open(setup, setup->in);
-    }
-    if (s == NULL || s->batch == NULL) {
-        snprintf(error, ERROR_SIZE, "out of memory");
-        side_close(s);
-        return NULL;
-    }
-    return s;
+    (void)error; /* says that there is no memory */
+    s->fds[0] = setup->tx;
+    s->fds[1] = setup->rx;
+    s->forwarder.batch = batch_open(setup, setup->in);
+    return s->forwarder.batch != NULL ? 0 : -1;
 }
 
-/* Called after a send that took nothing: waits until the queue may have
-   room. */
+/* Waits until the queue may have room. */
 static void
 wait_for_room(int fd, int error)
 {
     struct pollfd ready = {.fd = fd, .events = POLLOUT};
-    struct timespec pause = {.tv_nsec = PAUSE_NS};
 
     if (error == -EAGAIN) {
         poll(&ready, 1, 1);
     }
     else {
-        nanosleep(&pause, NULL); /* no event tells the end of ENOBUFS */
+        usleep(PAUSE_US); /* no event tells the end of ENOBUFS */
     }
 }
 
@@ -85,27 +70,16 @@ send_all(struct batch *b, int to, struct counts *counts)
     }
 }
 
-static int
-forward_fd(const struct side *s, int i)
-{
-    return s->fds[i];
-}
-
-static struct counts *
-forward_counts(struct side *s, int i)
-{
-    return &s->counts[i];
-}
-
 /* Moves a batch: how many frames, or -errno. */
 static int
 forward_some(struct side *s, int i)
 {
-    int n = batch_receive(s->batch, s->fds[i], NULL, NULL);
+    struct batch *b = s->forwarder.batch;
+    int n = batch_receive(b, s->fds[i], NULL, NULL);
 
     if (n > 0) {
         s->counts[i].received += (unsigned)n;
-        send_all(s->batch, s->fds[1 - i], &s->counts[i]);
+        send_all(b, s->fds[1 - i], &s->counts[i]);
     }
     return n == -EAGAIN || n == -EINTR ? 0 : n;
 }

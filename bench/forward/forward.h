@@ -1,22 +1,47 @@
-/* The loop of a forwarder between two ports, which are numbered 0 and 1. */
-
-#ifndef FORWARD_H
-#define FORWARD_H
+/* A forwarder between two ports, which are numbered 0 and 1. Included after
+   struct forwarder. */
 
 #include "side.h"
 
-/* Of the frames from one port. */
-struct counts {
-    uint64_t received, sent, dropped;
+struct side {
+    int fds[2]; /* of the ports, to be polled */
+    struct counts {
+        uint64_t received, sent, dropped;
+    } counts[2]; /* of the frames from each port */
+    struct forwarder forwarder;
 };
 
-/* The descriptor of a port, to be polled. */
-static int forward_fd(const struct side *s, int i);
+static void forwarder_close(struct forwarder *f);
 
-static struct counts *forward_counts(struct side *s, int i);
+/* Sets fds, too. 0, or -1 with the reason in `error`. */
+static int forwarder_open(struct side *s, const struct side_setup *setup,
+                          char *error);
 
 /* Moves frames that have arrived at a port: how many, or -errno. */
 static int forward_some(struct side *s, int i);
+
+void
+side_close(struct side *s)
+{
+    if (s != NULL) {
+        forwarder_close(&s->forwarder);
+        free(s);
+    }
+}
+
+/* Between the sockets `tx` and `rx`, or the interfaces of these names. */
+struct side *
+side_open(const struct side_setup *setup, char error[ERROR_SIZE])
+{
+    struct side *s = calloc(1, sizeof(*s));
+
+    fail(error, "a forwarder", "", ENOMEM);
+    if (s == NULL || forwarder_open(s, setup, error) < 0) {
+        side_close(s);
+        return NULL;
+    }
+    return s;
+}
 
 /* Returns after it has moved so many frames; 0: when `stop`, a pipe, is closed
    at its other end. The other port has its turn after every call of
@@ -24,8 +49,8 @@ static int forward_some(struct side *s, int i);
 int
 side_run(struct side *s, unsigned frames, int stop)
 {
-    struct pollfd ready[] = {{.fd = forward_fd(s, 0), .events = POLLIN},
-                             {.fd = forward_fd(s, 1), .events = POLLIN},
+    struct pollfd ready[] = {{.fd = s->fds[0], .events = POLLIN},
+                             {.fd = s->fds[1], .events = POLLIN},
                              {.fd = stop, .events = POLLIN}};
     unsigned moved = 0;
 
@@ -52,8 +77,5 @@ side_run(struct side *s, unsigned frames, int stop)
 void
 side_get_counts(struct side *s, struct counts counts[2])
 {
-    counts[0] = *forward_counts(s, 0);
-    counts[1] = *forward_counts(s, 1);
+    memcpy(counts, s->counts, sizeof(s->counts));
 }
-
-#endif

@@ -171,7 +171,8 @@ def measure_bulk(lab: Lab) -> Iterator[Table]:
 # ---- Small frames ----------------------------------------------------------
 
 SIZE: Final = 64
-BURST: Final = 128  # frames each way; any user's receive buffer holds twice
+# Frames in each direction. The smallest receive buffer holds twice as many.
+BURST: Final = 128
 
 _SMALL_C: Final = small.moved_by(in_c(AUXDATA, SMALL_CAPACITY))
 _AS_BRIDGE: Final = small.moved_by(

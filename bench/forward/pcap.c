@@ -4,79 +4,62 @@
    Hosts must send frames that fit a wire: libpcap has no offload headers. */
 
 #include "receive_pcap.h"
+
+struct forwarder {
+    struct receiver ports[2];
+};
+
 #include "forward.h"
 
-struct port {
-    struct receiver receiver;
-    pcap_t *to;
-    struct counts counts;
-};
-
-struct side {
-    struct port ports[2];
-};
-
-void
-side_close(struct side *s)
-{
-    if (s != NULL) {
-        receiver_close(&s->ports[0].receiver);
-        receiver_close(&s->ports[1].receiver);
-        free(s);
-    }
-}
-
-/* Between the interfaces `tx_name` and `rx_name`. */
-struct side *
-side_open(const struct side_setup *setup, char error[ERROR_SIZE])
-{
-    struct side *s = calloc(1, sizeof(*s));
-    struct side_setup other = *setup;
-
-    other.rx_name = setup->tx_name;
-    snprintf(error, ERROR_SIZE, "out of memory");
-    if (s == NULL || receiver_open(&s->ports[0].receiver, &other, error) < 0
-        || receiver_open(&s->ports[1].receiver, setup, error) < 0) {
-        side_close(s);
-        return NULL;
-    }
-    s->ports[0].to = s->ports[1].receiver.handle;
-    s->ports[1].to = s->ports[0].receiver.handle;
-    return s;
-}
-
-/* Of type arrival_put. */
 static void
-forward_packet(void *port, const struct arrival *frame)
+forwarder_close(struct forwarder *f)
 {
-    struct port *p = port;
-
-    p->counts.received++;
-    if (frame->length > 0
-        && pcap_inject(p->to, frame->data, frame->length) >= 0) {
-        p->counts.sent++;
-    }
-    else {
-        p->counts.dropped++;
-    }
+    receiver_close(&f->ports[0]);
+    receiver_close(&f->ports[1]);
 }
 
 static int
-forward_fd(const struct side *s, int i)
+forwarder_open(struct side *s, const struct side_setup *setup, char *error)
 {
-    return receiver_fileno(&s->ports[i].receiver);
+    struct receiver *ports = s->forwarder.ports;
+    struct side_setup other = *setup;
+
+    other.rx_name = setup->tx_name;
+    if (receiver_open(&ports[0], &other, error) < 0
+        || receiver_open(&ports[1], setup, error) < 0) {
+        return -1;
+    }
+    s->fds[0] = receiver_fileno(&ports[0]);
+    s->fds[1] = receiver_fileno(&ports[1]);
+    return 0;
 }
 
-static struct counts *
-forward_counts(struct side *s, int i)
+struct passage {
+    pcap_t *to;
+    struct counts *counts;
+};
+
+/* Of type arrival_put. */
+static void
+forward_packet(void *passage, const struct arrival *frame)
 {
-    return &s->ports[i].counts;
+    struct passage *p = passage;
+
+    p->counts->received++;
+    if (frame->length > 0
+        && pcap_inject(p->to, frame->data, frame->length) >= 0) {
+        p->counts->sent++;
+    }
+    else {
+        p->counts->dropped++;
+    }
 }
 
 static int
 forward_some(struct side *s, int i)
 {
-    struct port *p = &s->ports[i];
+    struct receiver *ports = s->forwarder.ports;
+    struct passage passage = {ports[1 - i].handle, &s->counts[i]};
 
-    return receiver_take(&p->receiver, forward_packet, p);
+    return receiver_take(&ports[i], forward_packet, &passage);
 }

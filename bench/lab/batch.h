@@ -2,8 +2,7 @@
    prepared once. It can be received from one socket and sent to another as it
    is. Functions that can fail return -errno. */
 
-#ifndef BATCH_H
-#define BATCH_H
+#pragma once
 
 #include "side.h"
 
@@ -31,19 +30,13 @@ struct batch {
     struct iovec *parts; /* of each frame: its offload header, its bytes */
     struct virtio_net_hdr *headers;
     size_t control_size;
-    char *control; /* control_size for each; NULL: no control messages */
+    char *control; /* control_size for each */
 };
 
 static inline struct iovec *
 part_of(const struct batch *b, unsigned i)
 {
     return &b->parts[i * b->parts_each + b->parts_each - 1];
-}
-
-static inline char *
-frame_of(const struct batch *b, unsigned i)
-{
-    return b->first + i * b->stride;
 }
 
 static inline void
@@ -65,30 +58,10 @@ batch_arm(struct batch *b, unsigned i)
 {
     struct msghdr *header = &b->in[i].msg_hdr;
 
-    *part_of(b, i) = (struct iovec){frame_of(b, i), b->room};
+    *part_of(b, i) = (struct iovec){b->first + i * b->stride, b->room};
     header->msg_namelen = 0;
     header->msg_flags = 0;
     header->msg_controllen = b->control_size;
-}
-
-static inline void
-batch_lay_out(struct batch *b)
-{
-    unsigned i;
-
-    for (i = 0; i < b->capacity; i++) {
-        struct msghdr *in = &b->in[i].msg_hdr, *out = &b->out[i].msg_hdr;
-
-        if (b->header_size > 0) {
-            b->parts[2 * i] = (struct iovec){&b->headers[i], b->header_size};
-        }
-        in->msg_iov = out->msg_iov = &b->parts[i * b->parts_each];
-        in->msg_iovlen = out->msg_iovlen = b->parts_each;
-        if (b->control != NULL) {
-            in->msg_control = b->control + i * b->control_size;
-        }
-        batch_arm(b, i);
-    }
 }
 
 /* The batch of a setup, with SIDE_AUXDATA, SIDE_STAMPS and SIDE_VNET_HDR,
@@ -99,7 +72,7 @@ static inline struct batch *
 batch_open(const struct side_setup *setup, char *memory)
 {
     struct batch *b = calloc(1, sizeof(*b));
-    unsigned n = setup->batch;
+    unsigned n = setup->batch, i;
 
     if (b == NULL) {
         return NULL;
@@ -121,13 +94,23 @@ batch_open(const struct side_setup *setup, char *memory)
     b->out = calloc(n, sizeof(*b->out));
     b->parts = calloc(n, b->parts_each * sizeof(*b->parts));
     b->headers = calloc(n, sizeof(*b->headers));
-    b->control = b->control_size > 0 ? calloc(n, b->control_size) : NULL;
+    b->control = calloc(n, b->control_size + 1);
     if (b->in == NULL || b->out == NULL || b->parts == NULL
-        || b->headers == NULL || (b->control_size > 0 && b->control == NULL)) {
+        || b->headers == NULL || b->control == NULL) {
         batch_close(b);
         return NULL;
     }
-    batch_lay_out(b);
+    for (i = 0; i < n; i++) {
+        struct msghdr *in = &b->in[i].msg_hdr, *out = &b->out[i].msg_hdr;
+
+        if (b->header_size > 0) {
+            b->parts[2 * i] = (struct iovec){&b->headers[i], b->header_size};
+        }
+        in->msg_iov = out->msg_iov = &b->parts[i * b->parts_each];
+        in->msg_iovlen = out->msg_iovlen = b->parts_each;
+        in->msg_control = b->control + i * b->control_size;
+        batch_arm(b, i);
+    }
     return b;
 }
 
@@ -152,16 +135,13 @@ batch_restore_tag(struct batch *b, unsigned i,
                   const struct tpacket_auxdata *aux)
 {
     struct iovec *part = part_of(b, i);
-    unsigned tpid = aux->tp_status & TP_STATUS_VLAN_TPID_VALID
-                        ? aux->tp_vlan_tpid
-                        : ETH_P_8021Q;
-    unsigned char *frame = (unsigned char *)part->iov_base - TAG_SIZE;
+    int known = (aux->tp_status & TP_STATUS_VLAN_TPID_VALID) != 0;
+    uint16_t tag[] = {htobe16(known ? aux->tp_vlan_tpid : ETH_P_8021Q),
+                      htobe16(aux->tp_vlan_tci)};
+    char *frame = (char *)part->iov_base - TAG_SIZE;
 
     memmove(frame, part->iov_base, 2 * ETH_ALEN);
-    frame[12] = (unsigned char)(tpid >> 8);
-    frame[13] = (unsigned char)tpid;
-    frame[14] = (unsigned char)(aux->tp_vlan_tci >> 8);
-    frame[15] = (unsigned char)aux->tp_vlan_tci;
+    memcpy(frame + 2 * ETH_ALEN, tag, sizeof(tag));
     part->iov_base = frame;
     part->iov_len += TAG_SIZE;
     if (b->headers[i].hdr_len > 0) {
@@ -221,7 +201,7 @@ batch_receive(struct batch *b, int fd, arrival_put *put, void *sink)
         struct arrival frame = {0};
 
         part->iov_len = b->in[i].msg_len - b->header_size;
-        if (b->control != NULL) {
+        if (b->control_size > 0) {
             batch_read_control(b, i, &frame);
         }
         if (put != NULL) {
@@ -263,5 +243,3 @@ batch_send_all(struct batch *b, int fd)
     }
     return 0;
 }
-
-#endif

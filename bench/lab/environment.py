@@ -103,8 +103,8 @@ class StampProbe(contextlib.ExitStack):
         return bool(control)
 
     def wait_for(self, on: bool, seconds: float) -> bool:
-        """Waits until is_on() is `on`, for at most so many seconds: another
-        process may keep timestamps on. Returns whether it is."""
+        """Waits until is_on() is `on`, for at most `seconds`: another process
+        may keep timestamps on. Returns whether it is."""
         deadline = time.monotonic() + seconds
         while self.is_on() != on:
             if time.monotonic() > deadline:

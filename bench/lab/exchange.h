@@ -1,9 +1,7 @@
-/* A side that sends a batch and receives. Included after a receiver
-   (receive_calls.h, receive_ring.h, receive_pcap.h); the file that includes it
-   adds side_run(). */
+/* A side that sends a batch and receives. Included after RECEIVER, which is
+   one of receive_*.h; the file that includes it adds side_run(). */
 
-#ifndef EXCHANGE_H
-#define EXCHANGE_H
+#pragma once
 
 #include "batch.h"
 
@@ -13,52 +11,24 @@ struct totals {
     uint64_t stamps; /* packets with a timestamp */
 };
 
-/* A frame in the memory where it arrived. It may have been given back to the
-   kernel, but the kernel does not overwrite it before the next batch, because
-   the ring has room for two. */
-struct sighting {
-    const char *data;
-    uint32_t length;
-};
-
 /* Counts each frame that arrives, and copies it to the caller's memory or only
-   notes where it is. */
+   notes where it is. The kernel may have it back, but overwrites it only after
+   the next batch, because a ring has room for two. */
 struct inbox {
     unsigned batch;
     unsigned next; /* the index of the next frame in its batch */
     int copy;
     char *in; /* the caller's memory */
     size_t stride, room;
-    struct sighting *last; /* the last frame of each index */
+    struct arrival *last; /* the last frame of each index */
     struct totals totals;
 };
-
-static inline void
-inbox_close(struct inbox *b)
-{
-    free(b->last);
-}
-
-/* 0, or -ENOMEM. */
-static inline int
-inbox_open(struct inbox *b, const struct side_setup *setup)
-{
-    *b = (struct inbox){
-        .batch = setup->batch,
-        .copy = (setup->options & SIDE_COPY) != 0,
-        .in = setup->in,
-        .stride = setup->stride,
-        .room = setup->room,
-        .last = calloc(setup->batch, sizeof(*b->last)),
-    };
-    return b->last != NULL ? 0 : -ENOMEM;
-}
 
 /* Returns the address of the copy. */
 static inline const char *
 inbox_copy(struct inbox *b, unsigned i)
 {
-    struct sighting seen = b->last[i];
+    struct arrival seen = b->last[i];
     char *to = b->in + i * b->stride;
 
     return memcpy(to, seen.data,
@@ -71,7 +41,7 @@ inbox_keep(struct inbox *b, const struct arrival *frame)
 {
     unsigned i = b->next < b->batch ? b->next : 0;
 
-    b->last[i] = (struct sighting){frame->data, frame->length};
+    b->last[i] = *frame;
     b->totals.packets++;
     b->totals.bytes += frame->length;
     b->totals.tags += frame->tagged ? 1 : 0;
@@ -110,6 +80,7 @@ struct side {
     struct inbox inbox;
     uint64_t sent;
     int one_by_one;
+    struct receipt *receipt; /* in a measurement of receiving only */
 };
 
 void
@@ -118,7 +89,7 @@ side_close(struct side *s)
     if (s != NULL) {
         batch_close(s->out);
         receiver_close(&s->receiver);
-        inbox_close(&s->inbox);
+        free(s->inbox.last);
         free(s);
     }
 }
@@ -128,13 +99,19 @@ side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
     struct side *s = calloc(1, sizeof(*s));
 
-    snprintf(error, ERROR_SIZE, "out of memory");
+    fail(error, "side", setup->rx_name, ENOMEM);
     if (s == NULL || receiver_open(&s->receiver, setup, error) < 0
-        || inbox_open(&s->inbox, setup) < 0
+        || (s->inbox.last = calloc(setup->batch, sizeof(struct arrival)))
+               == NULL
         || (s->out = batch_open_full(setup)) == NULL) {
         side_close(s);
         return NULL;
     }
+    s->inbox.batch = setup->batch;
+    s->inbox.copy = (setup->options & SIDE_COPY) != 0;
+    s->inbox.in = setup->in;
+    s->inbox.stride = setup->stride;
+    s->inbox.room = setup->room;
     s->tx = setup->tx;
     s->one_by_one = (setup->options & SIDE_ONE_BY_ONE) != 0;
     return s;
@@ -164,5 +141,3 @@ exchange_send(struct side *s)
 #endif
     return batch_send_all(s->out, s->tx);
 }
-
-#endif

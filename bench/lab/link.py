@@ -90,7 +90,7 @@ class Link(Ends):
 
     def set_options(self, options: int) -> None:
         """Chooses whether the kernel passes AUXDATA and STAMPS to the
-        receiver. Returns when that is so."""
+        receiver. Returns when the choice has taken effect."""
         auxdata, stamps = bool(options & AUXDATA), bool(options & STAMPS)
         before, self._options = self._options, (auxdata, stamps)
         if before == self._options:

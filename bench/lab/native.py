@@ -37,7 +37,8 @@ _NOT_FOUND: Final = re.compile(
 
 
 def library(source: str) -> ctypes.CDLL:
-    """Compiles a source ("loop/calls.c") to a shared library and loads it.
+    """Compiles a source to a shared library and loads it. "loop/side.c:ring"
+    is loop/side.c with the receiver lab/receive_ring.h.
 
     Raises UnavailableError if a compiler or a header is missing, and
     RuntimeError with the compiler's message for anything else.
@@ -47,10 +48,12 @@ def library(source: str) -> ctypes.CDLL:
 
 @functools.cache
 def _compiled(source: str) -> Path:
-    path = _folder() / source.replace("/", "-").replace(".c", ".so")
+    file, _, receiver = source.partition(":")
+    path = _folder() / re.sub(r"\W", "-", source)
     command = [*compiler(), *_FLAGS, f"-I{SOURCES / 'lab'}"]
-    command += ["-shared", "-fPIC", "-o", str(path), str(SOURCES / source)]
-    command += ["-lpcap"] if source.endswith("pcap.c") else []
+    command += [f'-DRECEIVER="receive_{receiver}.h"'] if receiver else []
+    command += ["-shared", "-fPIC", "-o", str(path), str(SOURCES / file)]
+    command += ["-lpcap"] if "pcap" in source else []
     done = run(command)
     if done.returncode != 0:
         absent = _NOT_FOUND.search(done.stderr)
@@ -178,11 +181,11 @@ def on_link(
 ) -> tuple[Side, Ends, Counter | None]:
     """A contender in C, the ends that it uses, and the counter of its socket.
 
-    "calls.c" uses the sockets of the link. Another one receives with a socket
+    ":calls" uses the sockets of the link. Another one receives with a socket
     of its own, on a veth pair of its own, because two sockets on one pair
     would slow each other down.
     """
-    shared = source.endswith("calls.c")
+    shared = source.endswith(":calls")
     ends = link if shared else link.enter_context(Ends())
     tx, rx = ends.tx.fileno(), link.rx.fileno() if shared else -1
     setup = (source, ends.names, frames)

@@ -1,7 +1,6 @@
 /* Receiving by recvmmsg(2), into the caller's memory. */
 
-#ifndef RECEIVER_H
-#define RECEIVER_H
+#pragma once
 
 #include "batch.h"
 
@@ -25,11 +24,7 @@ receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
 {
     *r = (struct receiver){.fd = setup->rx, .in_place = 1};
     r->batch = batch_open(setup, setup->in);
-    if (r->batch == NULL) {
-        snprintf(error, ERROR_SIZE, "out of memory");
-        return -1;
-    }
-    return 0;
+    return r->batch == NULL ? fail(error, "batch", "", ENOMEM) : 0;
 }
 
 /* Takes frames that have arrived, at most a batch, and calls `put` with each:
@@ -47,5 +42,3 @@ receiver_fileno(const struct receiver *r)
 {
     return r->fd;
 }
-
-#endif

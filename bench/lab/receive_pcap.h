@@ -1,8 +1,7 @@
 /* Receiving with libpcap and its best settings, and (SIDE_INJECT) sending with
    it: on the same handle if the interface is the same. */
 
-#ifndef RECEIVER_H
-#define RECEIVER_H
+#pragma once
 
 #include "batch.h"
 
@@ -38,17 +37,6 @@ receiver_close(struct receiver *r)
     }
 }
 
-static int
-choose_room(const struct side_setup *setup)
-{
-    int room = 2 * (int)setup->batch * PCAP_SLOT_SIZE;
-
-    if (setup->options & (SIDE_FLOOD | SIDE_LARGE)) {
-        return setup->options & SIDE_FLOOD ? FLOOD_ROOM : LARGE_ROOM;
-    }
-    return room > DEFAULT_ROOM ? room : DEFAULT_ROOM;
-}
-
 /* A handle whose reads return 0 at once if there is no frame; NULL with the
    reason in `error`. One that is `send_only` has to listen, too, but for
    frames that nobody sends: a handle that listens for all slows down each
@@ -60,7 +48,12 @@ handle_open(const struct side_setup *setup, const char *interface,
     pcap_t *p = pcap_create(interface, error);
     int buffered = (setup->options & SIDE_BUFFERED) != 0;
     int forward = (setup->options & SIDE_FORWARD) != 0;
+    int room = 2 * (int)setup->batch * PCAP_SLOT_SIZE;
 
+    room = setup->options & SIDE_FLOOD   ? FLOOD_ROOM
+           : setup->options & SIDE_LARGE ? LARGE_ROOM
+           : room > DEFAULT_ROOM         ? room
+                                         : DEFAULT_ROOM;
     _Static_assert(ERROR_SIZE >= PCAP_ERRBUF_SIZE, "libpcap's message fits");
     if (p == NULL) {
         return NULL;
@@ -72,7 +65,7 @@ handle_open(const struct side_setup *setup, const char *interface,
         && pcap_set_timeout(p, buffered ? BUFFER_TIMEOUT_MS
                                         : IMMEDIATE_TIMEOUT_MS)
                == 0
-        && pcap_set_buffer_size(p, choose_room(setup)) == 0
+        && pcap_set_buffer_size(p, room) == 0
         && pcap_activate(p) >= 0 /* > 0: a warning */
         && (!forward || pcap_setdirection(p, PCAP_D_IN) == 0)
         && pcap_setnonblock(p, 1, error) == 0) {
@@ -87,16 +80,16 @@ static int
 receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
 {
     int send_only = (setup->options & SIDE_SEND_ONLY) != 0;
-    int inject = (setup->options & SIDE_INJECT) != 0;
 
     *r = (struct receiver){.batch = setup->batch};
     r->handle = handle_open(setup, setup->rx_name, send_only, error);
-    if (r->handle != NULL && inject) {
-        r->injector = strcmp(setup->tx_name, setup->rx_name) == 0
-                          ? r->handle
-                          : handle_open(setup, setup->tx_name, 1, error);
+    if (r->handle == NULL || !(setup->options & SIDE_INJECT)) {
+        return r->handle != NULL ? 0 : -1;
     }
-    return r->handle == NULL || (inject && r->injector == NULL) ? -1 : 0;
+    r->injector = strcmp(setup->tx_name, setup->rx_name) == 0
+                      ? r->handle
+                      : handle_open(setup, setup->tx_name, 1, error);
+    return r->injector != NULL ? 0 : -1;
 }
 
 struct pcap_sink {
@@ -147,5 +140,3 @@ inject_all(pcap_t *p, const struct iovec *frames, unsigned count)
     }
     return 0;
 }
-
-#endif

@@ -1,11 +1,8 @@
 /* Receiving by a packet ring, TPACKET_V2 or (SIDE_V3) TPACKET_V3. */
 
-#ifndef RECEIVER_H
-#define RECEIVER_H
+#pragma once
 
 #include "ring.h"
-
-#include <net/if.h>
 
 /* Small blocks: a block is passed on when the frame after it arrives. */
 #define BLOCK_SIZE (16 * 1024)
@@ -31,47 +28,30 @@ receiver_close(struct receiver *r)
     ring_close(&r->ring);
 }
 
-/* Chooses a ring of two batches, which is small enough to stay in the cache,
-   unless a larger one is wanted. */
-static void
-choose_ring(const struct side_setup *setup, struct ring_setup *wanted)
-{
-    size_t bytes = wanted->version == TPACKET_V3
-                       ? setup->size + HEADROOM
-                       : BLOCK_SIZE / (BLOCK_SIZE / SLOT_SIZE);
-
-    wanted->block_size = BLOCK_SIZE;
-    wanted->size = 2 * setup->batch * bytes + 3 * BLOCK_SIZE;
-    if (setup->options & SIDE_LARGE && wanted->size < LARGE_SIZE) {
-        wanted->size = LARGE_SIZE;
-    }
-    if (setup->options & SIDE_FLOOD) {
-        wanted->size = FLOOD_SIZE;
-        wanted->block_size =
-            wanted->version == TPACKET_V3 ? FLOOD_BLOCK : FLOOD_SLOT_BLOCK;
-    }
-}
-
+/* A ring of two batches, which is small enough to stay in the cache, unless a
+   larger one is wanted. */
 static int
 receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
 {
-    struct ring_setup wanted = {
-        .interface = if_nametoindex(setup->rx_name),
-        .version = setup->options & SIDE_V3 ? TPACKET_V3 : TPACKET_V2,
-        .option = PACKET_RX_RING,
-    };
-    int result;
+    int v3 = (setup->options & SIDE_V3) != 0, result;
+    size_t bytes =
+        v3 ? setup->size + HEADROOM : BLOCK_SIZE / (BLOCK_SIZE / SLOT_SIZE);
+    size_t size = 2 * setup->batch * bytes + 3 * BLOCK_SIZE;
+    size_t block = BLOCK_SIZE;
 
-    *r = (struct receiver){.ring = {.fd = -1}, .batch = setup->batch};
-    r->lazy = wanted.version == TPACKET_V3;
-    choose_ring(setup, &wanted);
-    result = ring_open(&r->ring, &wanted);
-    if (result < 0) {
-        snprintf(error, ERROR_SIZE, "a packet ring on %s: %s", setup->rx_name,
-                 strerror(-result));
-        return -1;
+    if (setup->options & SIDE_LARGE && size < LARGE_SIZE) {
+        size = LARGE_SIZE;
     }
-    return 0;
+    if (setup->options & SIDE_FLOOD) {
+        size = FLOOD_SIZE;
+        block = v3 ? FLOOD_BLOCK : FLOOD_SLOT_BLOCK;
+    }
+    *r = (struct receiver){.batch = setup->batch, .lazy = v3};
+    r->ring.version = v3 ? TPACKET_V3 : TPACKET_V2;
+    r->ring.block_size = block;
+    r->ring.blocks = (unsigned)((size - 1) / block + 1);
+    result = ring_open(&r->ring, setup->rx_name, PACKET_RX_RING);
+    return result < 0 ? fail(error, "a ring on", setup->rx_name, -result) : 0;
 }
 
 /* At most a batch, or the rest of a block. */
@@ -93,5 +73,3 @@ receiver_fileno(const struct receiver *r)
 {
     return r->ring.fd;
 }
-
-#endif

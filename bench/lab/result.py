@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -157,20 +158,9 @@ class Run:
         """A table a line, numbers with four significant digits, and nothing
         that is empty."""
         data = _compact(dataclasses.asdict(self))
-        lines: list[str] = []
-
-        def in_a_line(value: object) -> str:
-            lines.append(json.dumps(value, ensure_ascii=False))
-            return f"line {len(lines)}"
-
-        for section in data.get("sections", {}).values():
-            section["tables"] = list(map(in_a_line, section.get("tables", [])))
-        for name in data.keys() & {"environment", "peers"}:
-            data[name] = in_a_line(data[name])
         text = json.dumps(data, ensure_ascii=False, indent=1)
-        for number, line in enumerate(lines, 1):
-            text = text.replace(f'"line {number}"', line, 1)
-        return f"{text}\n"
+        # A line begins with a name of the run's or with a table.
+        return re.sub(r"\n(?! \"| {4}\{|\})\s*", " ", text) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -1,13 +1,13 @@
 /* The memory that a packet socket shares with the kernel: PACKET_RX_RING and
    PACKET_TX_RING (Documentation/networking/packet_mmap.rst). */
 
-#ifndef RING_H
-#define RING_H
+#pragma once
 
 #include "side.h"
 
 #include <arpa/inet.h>
 #include <linux/if_ether.h>
+#include <net/if.h>
 #include <sys/mman.h>
 
 /* Room for a frame of 1,500 bytes, its tags, and the kernel's header. Not a
@@ -18,138 +18,87 @@
 #define RETIRE_MS 1
 
 struct ring {
-    int fd;
+    /* Set before ring_open(). */
     int version; /* TPACKET_V2: slots; TPACKET_V3: blocks, to receive only */
+    size_t block_size;
+    unsigned blocks;
+
+    int fd;
     char *memory;
     size_t size;
-    size_t block_size;
-    unsigned slots_per_block; /* version 2 */
-    unsigned blocks;
-    unsigned block, slot; /* the next to look at */
+    unsigned slots_per_block; /* version 3: 1 */
+    unsigned block, slot;     /* the next to look at */
 };
 
+/* Closing what is not open fails, which does no harm. */
 static void
 ring_close(struct ring *r)
 {
-    if (r->memory != NULL) {
-        munmap(r->memory, r->size);
-    }
-    if (r->fd >= 0) {
-        close(r->fd);
-    }
-    *r = (struct ring){.fd = -1};
+    munmap(r->memory, r->size);
+    close(r->fd);
 }
 
+/* `option` is PACKET_RX_RING, or PACKET_TX_RING, which does not listen. 0, or
+   -errno; ring_close() follows in either case. */
 static int
-ring_map(struct ring *r, int option)
+ring_open(struct ring *r, const char *interface, int option)
 {
+    int protocol = option == PACKET_RX_RING ? ETH_P_ALL : 0;
+    struct sockaddr_ll address = {
+        .sll_family = AF_PACKET,
+        .sll_ifindex = (int)if_nametoindex(interface),
+        .sll_protocol = htons((uint16_t)protocol),
+    };
+    unsigned slots = (unsigned)(r->block_size / SLOT_SIZE);
     struct tpacket_req3 request = {
         .tp_block_size = (unsigned)r->block_size,
         .tp_block_nr = r->blocks,
         .tp_frame_size = SLOT_SIZE,
-        .tp_frame_nr = r->blocks * (unsigned)(r->block_size / SLOT_SIZE),
+        .tp_frame_nr = r->blocks * slots,
+        .tp_retire_blk_tov = RETIRE_MS, /* version 3 */
     };
-    int version = r->version;
+    int v3 = r->version == TPACKET_V3;
 
-    if (version == TPACKET_V3) {
-        request.tp_retire_blk_tov = RETIRE_MS;
-    }
-    if (setsockopt(r->fd, SOL_PACKET, PACKET_VERSION, &version,
-                   sizeof(version))
-            < 0
+    r->slots_per_block = v3 ? 1 : slots;
+    r->size = r->block_size * r->blocks;
+    r->fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+    if (r->fd < 0
+        || setsockopt(r->fd, SOL_PACKET, PACKET_VERSION, &r->version,
+                      sizeof(r->version))
+               < 0
         || setsockopt(r->fd, SOL_PACKET, option, &request,
-                      version == TPACKET_V3 ? sizeof(request)
-                                            : sizeof(struct tpacket_req))
+                      v3 ? sizeof(request) : sizeof(struct tpacket_req))
                < 0) {
         return -errno;
     }
-    r->size = r->block_size * r->blocks;
     r->memory = mmap(NULL, r->size, PROT_READ | PROT_WRITE,
                      MAP_SHARED | MAP_POPULATE, r->fd, 0);
-    if (r->memory == MAP_FAILED) {
-        r->memory = NULL;
+    if (r->memory == MAP_FAILED
+        || bind(r->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
         return -errno;
     }
-    r->slots_per_block = (unsigned)(r->block_size / SLOT_SIZE);
     return 0;
 }
 
-struct ring_setup {
-    unsigned interface; /* its index */
-    int version;
-    int option; /* PACKET_RX_RING or PACKET_TX_RING, which does not listen */
-    size_t block_size;
-    size_t size; /* at least, in whole blocks */
-};
-
-/* 0, or -errno. */
-static int
-ring_open(struct ring *r, const struct ring_setup *setup)
-{
-    int protocol = setup->option == PACKET_RX_RING ? ETH_P_ALL : 0;
-    struct sockaddr_ll address = {
-        .sll_family = AF_PACKET,
-        .sll_ifindex = (int)setup->interface,
-        .sll_protocol = htons((uint16_t)protocol),
-    };
-    int error;
-
-    *r = (struct ring){
-        .fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0),
-        .version = setup->version,
-        .block_size = setup->block_size,
-        .blocks = (unsigned)((setup->size - 1) / setup->block_size + 1),
-    };
-    if (r->fd < 0) {
-        return -errno;
-    }
-    error = ring_map(r, setup->option);
-    if (error == 0
-        && bind(r->fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-        error = -errno;
-    }
-    if (error < 0) {
-        ring_close(r);
-    }
-    return error;
-}
-
-/* Version 2: the slot to look at. */
-static inline struct tpacket2_hdr *
+/* The slot (version 2) or the block (version 3) to look at. */
+static inline void *
 ring_slot(const struct ring *r)
 {
-    return (struct tpacket2_hdr *)(r->memory + r->block * r->block_size
-                                   + (size_t)r->slot * SLOT_SIZE);
-}
-
-/* Version 3: the block to look at. */
-static inline struct tpacket_block_desc *
-ring_block(const struct ring *r)
-{
-    return (struct tpacket_block_desc *)(r->memory + r->block * r->block_size);
+    return r->memory + r->block * r->block_size + (size_t)r->slot * SLOT_SIZE;
 }
 
 static inline void
-ring_next_block(struct ring *r)
+ring_next(struct ring *r)
 {
-    r->block = r->block + 1 < r->blocks ? r->block + 1 : 0;
-}
-
-static inline void
-ring_next_slot(struct ring *r)
-{
-    if (++r->slot == r->slots_per_block) {
+    if (++r->slot >= r->slots_per_block) {
         r->slot = 0;
-        ring_next_block(r);
+        r->block = r->block + 1 < r->blocks ? r->block + 1 : 0;
     }
 }
 
-/* Version 2: passes on the frame of a slot and gives the slot back: 1, or 0 if
-   there is none. */
 static inline int
-ring_take_slot(struct ring *r, arrival_put *put, void *sink)
+ring_take_slot(struct tpacket2_hdr *slot, arrival_put *put, void *sink)
 {
-    struct tpacket2_hdr *slot = ring_slot(r);
     uint32_t status = __atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE);
     struct arrival frame = {
         .data = (const char *)slot + slot->tp_mac,
@@ -163,48 +112,49 @@ ring_take_slot(struct ring *r, arrival_put *put, void *sink)
     }
     put(sink, &frame);
     __atomic_store_n(&slot->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
-    ring_next_slot(r);
     return 1;
 }
 
-/* Version 3: passes on the frames of a block and gives the block back: how
-   many, or 0 if there is no block. */
 static inline int
-ring_take_block(struct ring *r, arrival_put *put, void *sink)
+ring_take_block(struct tpacket_block_desc *block, arrival_put *put, void *sink)
 {
-    struct tpacket_block_desc *block = ring_block(r);
     struct tpacket_hdr_v1 *header = &block->hdr.bh1;
-    const struct tpacket3_hdr *slot;
+    const char *at = (const char *)block;
     int i, n;
 
     if (!(__atomic_load_n(&header->block_status, __ATOMIC_ACQUIRE)
           & TP_STATUS_USER)) {
         return 0;
     }
-    slot = (const void *)((const char *)block + header->offset_to_first_pkt);
+    at += header->offset_to_first_pkt;
     n = (int)header->num_pkts;
     for (i = 0; i < n; i++) {
+        const struct tpacket3_hdr *slot = (const void *)at;
         struct arrival frame = {
-            .data = (const char *)slot + slot->tp_mac,
+            .data = at + slot->tp_mac,
             .length = slot->tp_snaplen,
             .tagged = (slot->tp_status & TP_STATUS_VLAN_VALID) != 0,
             .stamped = slot->tp_sec != 0,
         };
 
         put(sink, &frame);
-        slot = (const void *)((const char *)slot + slot->tp_next_offset);
+        at += slot->tp_next_offset;
     }
     __atomic_store_n(&header->block_status, TP_STATUS_KERNEL,
                      __ATOMIC_RELEASE);
-    ring_next_block(r);
     return n;
 }
 
+/* Passes on the frames of a slot or block and gives it back: how many, 0 if
+   there are none. */
 static inline int
 ring_take(struct ring *r, arrival_put *put, void *sink)
 {
-    return r->version == TPACKET_V3 ? ring_take_block(r, put, sink)
-                                    : ring_take_slot(r, put, sink);
-}
+    int n = r->version == TPACKET_V3 ? ring_take_block(ring_slot(r), put, sink)
+                                     : ring_take_slot(ring_slot(r), put, sink);
 
-#endif
+    if (n > 0) {
+        ring_next(r);
+    }
+    return n;
+}

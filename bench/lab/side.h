@@ -1,11 +1,9 @@
-/* The interface of a contender in C, and the code that all of them need.
+/* The interface of a contender in C, and what all of them need. A contender is
+   a shared library with side_open(), side_run(), side_close() and, where its
+   measurement needs them, other functions. bench/lab/native.py calls them.
+   Functions that can fail return -errno. */
 
-   A contender is a shared library with the functions side_open(), side_run(),
-   side_close() and, where its measurement needs them, others. bench/lab/
-   native.py calls them. Functions that can fail return -errno. */
-
-#ifndef SIDE_H
-#define SIDE_H
+#pragma once
 
 #define _GNU_SOURCE
 #include <endian.h>
@@ -57,10 +55,8 @@ struct side_setup {
 
 struct side;
 
-/* NULL if it fails, with the reason in `error`. */
+/* NULL if it fails, with the reason in `error`. side_close() accepts NULL. */
 struct side *side_open(const struct side_setup *setup, char error[ERROR_SIZE]);
-
-/* Accepts NULL. */
 void side_close(struct side *s);
 
 /* Numbered frames, as in bench/lab/link.py. */
@@ -92,17 +88,17 @@ clock_ns(clockid_t clock)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-static inline uint64_t
-now_ns(void)
-{
-    return clock_ns(CLOCK_MONOTONIC);
-}
-
+#define now_ns() clock_ns(CLOCK_MONOTONIC)
 /* The CPU time of this thread, including the kernel's work for it. */
-static inline uint64_t
-thread_ns(void)
+#define thread_ns() clock_ns(CLOCK_THREAD_CPUTIME_ID)
+
+/* Puts the reason into `error`; -1. */
+static inline int
+fail(char *error, const char *what, const char *name, int number)
 {
-    return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    snprintf(error, ERROR_SIZE, "%.64s %.64s: %.100s", what, name,
+             strerror(number));
+    return -1;
 }
 
 /* Waits until `fd` is ready: 0, or -errno. */
@@ -125,5 +121,3 @@ struct arrival {
 
 /* Called with each frame that is received. */
 typedef void arrival_put(void *sink, const struct arrival *frame);
-
-#endif

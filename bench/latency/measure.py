@@ -23,35 +23,29 @@ from .sides import Place, batches, in_c, one_by_one, prepared, stdlib
 
 SIZES: Final = (64, 1500)
 
-_C: Final = Contender("C recvmmsg", prepared(in_c("latency/calls.c", AUXDATA)))
+_C: Final = Contender(
+    "C recvmmsg", prepared(in_c("latency/side.c:calls", AUXDATA))
+)
 
 CONTENDERS: Final = (
     _C,
     control(_C),
-    Contender(
-        "C recv",
-        prepared(in_c("latency/calls.c", ONE_BY_ONE)),
-        "C recvmmsg",
-    ),
-    Contender("rawmmsg", prepared(batches), "C recvmmsg"),
-    Contender(
-        "rawmmsg, send and recv_into", prepared(one_by_one), "C recvmmsg"
-    ),
-    Contender("stdlib", prepared(stdlib), "C recvmmsg"),
-    Contender(
-        "libpcap (C)",
-        prepared(in_c("latency/pcap.c", INJECT)),
-        "C recvmmsg",
+    *(
+        Contender(name, prepared(start), _C.name)
+        for name, start in (
+            ("C recv", in_c("latency/side.c:calls", ONE_BY_ONE)),
+            ("rawmmsg", batches),
+            ("rawmmsg, send and recv_into", one_by_one),
+            ("stdlib", stdlib),
+            ("libpcap (C)", in_c("latency/side.c:pcap", INJECT)),
+        )
     ),
 )
 
 
 def measure(lab: Lab) -> Iterator[Table]:
     for size in lab.sizes(SIZES):
-        with (
-            cpus.pinned(lab.senders_cpu),
-            contextlib.ExitStack() as stack,
-        ):
+        with cpus.pinned(lab.senders_cpu), contextlib.ExitStack() as stack:
             place = Place(stack, lab.receivers_cpu, size)
             yield lab.table(
                 f"latency/{size}B",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth, veth_pair
@@ -57,10 +57,18 @@ def _as_stdlib(sock: RawSocket) -> socket.socket:
     return socket.socket(fileno=os.dup(sock.fileno()))
 
 
+class Near(NamedTuple):
+    """What a contender sends, and where."""
+
+    interface: str
+    frames: Frames
+    stack: contextlib.ExitStack
+
+
 # Sends a frame and waits for its return, so many times: the nanoseconds of
-# each. A contender starts on an interface.
+# each.
 Run: TypeAlias = Callable[[int], list[int]]
-Start: TypeAlias = Callable[[str, Frames, contextlib.ExitStack], Run]
+Start: TypeAlias = Callable[[Near], Run]
 
 
 def prepared(start: Start) -> Callable[[Place], Ready]:
@@ -68,7 +76,7 @@ def prepared(start: Start) -> Callable[[Place], Ready]:
 
     def prepare(place: Place) -> Ready:
         veth = place.stack.enter_context(mirror(place.mirrors_cpu))
-        run = start(veth.a, Frames(1, place.size), place.stack)
+        run = start(Near(veth.a, Frames(1, place.size), place.stack))
 
         def run_slice(times: int) -> Slice:
             taken = run(times)
@@ -83,17 +91,12 @@ def in_c(source: str, options: int = 0) -> Start:
     """A contender in C. libpcap opens the interface itself; another socket
     there would slow it down."""
 
-    def start(
-        interface: str, frames: Frames, stack: contextlib.ExitStack
-    ) -> Run:
-        descriptor = -1
+    def start(near: Near) -> Run:
+        fd = -1
         if not options & INJECT:
-            sock = _socket(interface, stack, vlan=bool(options & AUXDATA))
-            descriptor = sock.fileno()
-        setup = (source, (interface, interface), frames)
-        side = Side(
-            stack, *setup, tx=descriptor, rx=descriptor, options=options
-        )
+            fd = _socket(near, vlan=bool(options & AUXDATA)).fileno()
+        setup = (source, (near.interface, near.interface), near.frames)
+        side = Side(near.stack, *setup, tx=fd, rx=fd, options=options)
 
         def run(times: int) -> list[int]:
             taken = (ctypes.c_uint64 * times)()
@@ -108,10 +111,8 @@ def in_c(source: str, options: int = 0) -> Start:
     return start
 
 
-def _socket(
-    interface: str, stack: contextlib.ExitStack, *, vlan: bool = True
-) -> RawSocket:
-    sock = stack.enter_context(RawSocket(interface, vlan=vlan))
+def _socket(near: Near, *, vlan: bool = True) -> RawSocket:
+    sock = near.stack.enter_context(RawSocket(near.interface, vlan=vlan))
     sock.settimeout(PATIENCE)
     with _as_stdlib(sock) as copy:
         set_timeout(copy, PATIENCE)
@@ -141,11 +142,9 @@ def _in_python(
     return run
 
 
-def batches(
-    interface: str, frames: Frames, stack: contextlib.ExitStack
-) -> Run:
+def batches(near: Near) -> Run:
     """rawmmsg with a batch of one frame."""
-    sock = _socket(interface, stack)
+    sock, frames = _socket(near), near.frames
     lengths, receive = frames.into.lengths, sock.recvmmsg_into
 
     def receive_one() -> int:
@@ -155,17 +154,15 @@ def batches(
     return _in_python(frames, partial(sock.sendmmsg, frames.out), receive_one)
 
 
-def one_by_one(
-    interface: str, frames: Frames, stack: contextlib.ExitStack
-) -> Run:
+def one_by_one(near: Near) -> Run:
     """rawmmsg without a batch."""
-    return _one_by_one(_socket(interface, stack), frames)
+    return _one_by_one(_socket(near), near.frames)
 
 
-def stdlib(interface: str, frames: Frames, stack: contextlib.ExitStack) -> Run:
+def stdlib(near: Near) -> Run:
     """The socket module."""
-    raw = _socket(interface, stack, vlan=False)
-    return _one_by_one(stack.enter_context(_as_stdlib(raw)), frames)
+    copy = _as_stdlib(_socket(near, vlan=False))
+    return _one_by_one(near.stack.enter_context(copy), near.frames)
 
 
 def _one_by_one(sock: RawSocket | socket.socket, frames: Frames) -> Run:

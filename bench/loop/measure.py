@@ -59,9 +59,9 @@ def measure(lab: Lab) -> Iterator[Table]:
     yield from _measure_python(lab)
 
 
-calls: Final = partial(in_c, "loop/calls.c")
-_ring: Final = partial(in_c, "loop/ring.c")
-_pcap: Final = partial(in_c, "loop/pcap.c")
+calls: Final = partial(in_c, "loop/side.c:calls")
+_ring: Final = partial(in_c, "loop/side.c:ring")
+_pcap: Final = partial(in_c, "loop/side.c:pcap")
 
 
 def contenders(batch: int) -> list[Contender[Place]]:

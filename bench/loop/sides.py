@@ -17,8 +17,8 @@ from ..lab.contender import GroundTruthError, Ready, Slice
 from ..lab.link import STAMPS, Counter, Frames, Link
 from ..lab.native import on_link
 
-# Sending and receiving are timed separately in one slice of so many, and in a
-# part of it: to read the clock twice a batch has its cost, too.
+# One slice in _SPLIT_EVERY, and 1/_SPLIT_PART of it, times sending and
+# receiving separately: reading the clock twice per batch has a cost, too.
 _SPLIT_EVERY: Final = 2
 _SPLIT_PART: Final = 4
 
@@ -55,7 +55,7 @@ class Loop(abc.ABC):
 
     @abc.abstractmethod
     def run(self, times: int) -> None:
-        """Sends and receives the batch so many times."""
+        """Sends and receives the batch `times` times."""
 
     def split(self, times: int) -> Mapping[str, float]:
         """Does the same; returns the nanoseconds of a packet for sending and
@@ -111,7 +111,7 @@ def _parts(parts: Sequence[int], packets: int) -> dict[str, float]:
 
 
 class CLoop(Loop):
-    """A loop in C, with the functions of loop.h."""
+    """A loop in C, with the functions of side.c."""
 
     def __init__(self, place: Place, source: str, options: int) -> None:
         link, frames = place.link, place.frames

@@ -19,7 +19,7 @@ _STYLE: Final = (
     " .label{paint-order:stroke;stroke:#fff;stroke-width:3px}"
 )
 
-# How curves are told apart: grey and dashes. The baseline comes first.
+# Curves differ in grey and dashes. The baseline comes first.
 _CURVES: Final = (
     ("#000", "", 3.0),
     ("#000", "6 2", 1.5),

@@ -2,14 +2,12 @@
 them. Import it only if Scapy is installed."""
 
 import contextlib
-import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, Self, TypeAlias
 
-from scapy.arch.linux import L2ListenSocket
 from scapy.config import conf
 from scapy.data import MTU
 from scapy.layers.l2 import Ether
@@ -27,20 +25,14 @@ from ..lab.link import HEADER, NUMBERS, PATIENCE, Counter
 conf.verb = 0
 
 SIZE: Final = 64  # bytes of a frame
-_IP: Final = struct.Struct("!BBHHHBBH4s4s")
-_UDP: Final = struct.Struct("!HHHH")
-_ADDRESSES: Final = (bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2]))  # RFC 5737
-_IP_CHECKSUM: Final = 0xF6B7
-_PAYLOAD: Final = SIZE - 14 - _IP.size - _UDP.size
 
-# The first bytes of each kind of frame; its numbers follow.
+# The first bytes of each kind of frame; its numbers follow. UDP has no
+# checksum, as IPv4 allows.
+_IP: Final = "0800 4500 0032 00000000 4011 f6b7 c0000201 c0000202"
+_UDP: Final = "9c40 9c41 001e 0000"
 PREFIXES: Final = {
     "unknown EtherType": HEADER,
-    "UDP": HEADER[:12]
-    + bytes.fromhex("0800")
-    + _IP.pack(0x45, 0, SIZE - 14, 0, 0, 64, 17, _IP_CHECKSUM, *_ADDRESSES)
-    # Without a checksum, as UDP over IPv4 allows.
-    + _UDP.pack(40000, 40001, _UDP.size + _PAYLOAD, 0),
+    "UDP": HEADER[:12] + bytes.fromhex(_IP + _UDP),
 }
 
 # Frames that wait at a time. They fit into the receive buffer that any user
@@ -57,19 +49,10 @@ def numbered(prefix: bytes, series: int, count: int) -> list[bytes]:
     return [prefix + NUMBERS.pack(series, i) + padding for i in range(count)]
 
 
-def _listen(interface: str, ours: bool) -> Any:
-    """The socket that sniff(iface=...) would open."""
-    # Scapy read the list of interfaces before this one existed.
-    conf.ifaces.reload()
-    if not ours:
-        return L2ListenSocket(iface=interface)
-    with install():
-        return conf.L2listen(iface=interface)
-
-
 class Inbox:
-    """A listening socket of Scapy's or `ours`, and a socket that sends to it.
-    A context manager. `buffer` is Scapy's conf.bufsize for it."""
+    """The listening socket that sniff(iface=...) would open, Scapy's or
+    `ours`, and a socket that sends to it. A context manager. `buffer` is
+    Scapy's conf.bufsize for it."""
 
     def __init__(self, ours: bool, buffer: int = LARGE_BUFFER) -> None:
         self._series = 0
@@ -77,15 +60,17 @@ class Inbox:
             veth = stack.enter_context(veth_pair())
             self.far_end = veth.a
             self.sender = stack.enter_context(RawSocket(veth.a, protocol=0))
+            # Scapy read the list of interfaces before this one existed.
+            conf.ifaces.reload()
             before, conf.bufsize = conf.bufsize, buffer
             try:
-                self.listener = _listen(veth.b, ours)
+                with install() if ours else contextlib.nullcontext():
+                    self.listener: Any = conf.L2listen(iface=veth.b)
             finally:
                 conf.bufsize = before
             stack.callback(self.listener.close)
-            self.counter = stack.enter_context(
-                contextlib.closing(Counter(self.listener.ins.fileno()))
-            )
+            self.counter = Counter(self.listener.ins.fileno())
+            stack.callback(self.counter.close)
             self._stack = stack.pop_all()
 
     def numbered(self, prefix: bytes, count: int) -> list[bytes]:
@@ -140,8 +125,8 @@ class Memory(SuperSocket):
         return [one for one in sockets if isinstance(one, Memory)]
 
 
-# Reads so many frames, all of which are waiting. Returns what it keeps of
-# each: its bytes or its length.
+# reader(count) reads `count` frames, all of which are waiting. It returns what
+# it keeps of each: its bytes or its length.
 Reader: TypeAlias = Callable[[int], Sequence[bytes] | Sequence[int]]
 
 
@@ -165,22 +150,14 @@ def sniffing(inbox: Inbox | Memory, session: Any = None) -> Reader:
 
 def looping(inbox: Inbox, keep: Callable[[Any], Any]) -> Reader:
     """A loop over recv_raw(), without sniff()."""
-
-    def read(count: int) -> list[Any]:
-        recv_raw = inbox.listener.recv_raw
-        return [keep(recv_raw()[1]) for _ in range(count)]
-
-    return read
+    recv_raw = inbox.listener.recv_raw
+    return lambda count: [keep(recv_raw()[1]) for _ in range(count)]
 
 
 def iterating(inbox: Inbox, keep: Callable[[Any], Any]) -> Reader:
     """RawSniffer, the same one for all calls."""
     sniffer: Iterator[Any] = iter(RawSniffer(opened_socket=inbox.listener))
-
-    def read(count: int) -> list[Any]:
-        return [keep(frame) for frame in islice(sniffer, count)]
-
-    return read
+    return lambda count: [keep(frame) for frame in islice(sniffer, count)]
 
 
 def seconds_to_read(

@@ -2,13 +2,14 @@
 
 sniff(). One thread reads 64-byte frames that are waiting, 256 at a time, each
 with a new number. sniff(store=False) has a prn that counts. Scapy's dissection
-takes nearly all of the time; "nothing to receive", frames that are in memory,
-is the limit for any socket. RawSniffer, which makes no packets, is compared
-with a loop over Scapy's recv_raw(). strace(1) counts the system calls. For the
-loss, another process on another CPU sends with sendp_batch(pps=), at the rate
-at which Scapy's sniff() empties its queue. Scapy's receive buffer holds about
-90 frames by default; rawmmsg's holds about 10,000 if net.core.rmem_max allows
-it. One contender is Scapy with a buffer as large.
+takes nearly all of the time: "nothing to receive", where the frames come from
+memory, shows the best that any socket could do. RawSniffer, which makes no
+packets, is compared with a loop over Scapy's recv_raw(). strace(1) counts the
+system calls. For the loss, another process on another CPU sends with
+sendp_batch(pps=), at the rate at which Scapy's sniff() empties its queue.
+Scapy's receive buffer holds about 90 frames by default; rawmmsg's holds about
+10,000 if net.core.rmem_max allows it. One contender is Scapy with a buffer as
+large.
 
 sendp(). One CPU sends, and does the kernel's work at both ends, too. The far
 side counts every frame, and compares one in each 1,024 to the byte, or all of

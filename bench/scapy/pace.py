@@ -6,9 +6,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
-from typing import Final, TypeAlias
+from typing import Final
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.scapy import SendResult
@@ -73,32 +72,25 @@ def stamps_of(
     return stamps
 
 
-Prepare: TypeAlias = Callable[[Place], Ready]
+def _prepared(
+    measure: Callable[..., Slice], *arguments: object
+) -> Callable[[Place], Ready]:
+    """Makes a function of the place, and more, ready for the runner."""
+    return lambda place: Ready(lambda _: measure(place, *arguments))
 
 
-def _measured(measure: Callable[[Place], Slice]) -> Prepare:
-    """Makes a function of the place ready for the runner."""
-    return lambda place: Ready(lambda _: measure(place))
+def _pace(place: Place, pps: int) -> Slice:
+    stamps = stamps_of(place.worker, place.veth, pps, place.seconds)
+    place.stamps[pps] = stamps
+    seconds = (stamps[-1] - stamps[0]) / 1e9
+    return Slice((len(stamps) - 1) / seconds / pps)
 
 
-def _pace(pps: int) -> Prepare:
-    def measure(place: Place) -> Slice:
-        stamps = stamps_of(place.worker, place.veth, pps, place.seconds)
-        place.stamps[pps] = stamps
-        seconds = (stamps[-1] - stamps[0]) / 1e9
-        return Slice((len(stamps) - 1) / seconds / pps)
-
-    return _measured(measure)
-
-
-def _gaps(pps: int) -> Prepare:
-    def measure(place: Place) -> Slice:
-        gaps = sorted((b - a) / 1e6 for a, b in pairwise(place.stamps[pps]))
-        half, longest = statistics.median(gaps), gaps[-1]
-        extra = {"half of them, ms": half, "longest, ms": longest}
-        return Slice(gaps[math.ceil(0.99 * len(gaps)) - 1], extra=extra)
-
-    return _measured(measure)
+def _gaps(place: Place, pps: int) -> Slice:
+    gaps = sorted((b - a) / 1e6 for a, b in pairwise(place.stamps[pps]))
+    half, longest = statistics.median(gaps), gaps[-1]
+    extra = {"half of them, ms": half, "longest, ms": longest}
+    return Slice(gaps[math.ceil(0.99 * len(gaps)) - 1], extra=extra)
 
 
 def _looped(
@@ -129,21 +121,17 @@ def _looped(
     return result
 
 
-def _kept(length: int, pps: float, seconds: float, axis: str) -> Prepare:
+def _kept(
+    place: Place, length: int, pps: float, seconds: float, axis: str
+) -> Slice:
     values = {"pps": pps, "mbps": pps * SIZE * 8 / 1e6, "inter": 1 / pps}
     count = max(3 * length, round(pps * seconds) + 1)
-
-    def measure(place: Place) -> Slice:
-        result = _looped(place, length, count, **{axis: values[axis]})
-        return Slice((result.frames - 1) / result.seconds / pps)
-
-    return _measured(measure)
+    result = _looped(place, length, count, **{axis: values[axis]})
+    return Slice((result.frames - 1) / result.seconds / pps)
 
 
-def _unpaced(length: int, count: int) -> Prepare:
-    return _measured(
-        lambda place: Slice(_looped(place, length, count).rate / 1e6)
-    )
+def _unpaced(place: Place, length: int, count: int) -> Slice:
+    return Slice(_looped(place, length, count).rate / 1e6)
 
 
 def _cases(lab: Lab) -> Iterator[tuple[int, float, float, str]]:
@@ -159,17 +147,39 @@ def _cases(lab: Lab) -> Iterator[tuple[int, float, float, str]]:
     yield 3, slowest, longest, "inter"
 
 
-def _exact(name: str, prepare: Prepare) -> Contender[Place]:
+def _exact(
+    name: str, measure: Callable[..., Slice], *arguments: object
+) -> Contender[Place]:
+    prepare = _prepared(measure, *arguments)
     return Contender(name, prepare, at_least=0.99, at_most=1.01)
 
 
 def measure(lab: Lab) -> Iterator[Table]:
     seconds = lab.pick(5.0, 0.5, 0.05)
     count = lab.pick(500_000, 100_000, 4_000)
+    exact = [_exact(f"{pps:,} pps", _pace, pps) for pps in PACES]
+    gaps = [
+        Contender(f"{pps:,} pps", _prepared(_gaps, pps), at_most=most)
+        for pps, most in PACES.items()
+    ]
     lists = [
-        _exact(f"{length:,} at {pps:,g} pps, {axis}=", _kept(*case))
+        _exact(f"{length:,} at {pps:,g} pps, {axis}=", _kept, *case)
         for case in _cases(lab)
         for length, pps, _, axis in [case]
+    ]
+    unpaced = [
+        Contender(f"{length:,} looped", _prepared(_unpaced, length, count))
+        for length in LISTS
+    ]
+    tables = [
+        ("pps", f"sendp_batch(pps=) over {seconds:g} s", "of the pace", exact),
+        (
+            "gaps",
+            "The longest gap between frames, without the longest 1 %",
+            *("ms", gaps),
+        ),
+        ("lists", "Lists of any length, looped", "of the pace", lists),
+        ("unpaced", "The same without a pace", "Mpps", unpaced),
     ]
     with (
         cpus.pinned(lab.receivers_cpu),
@@ -177,34 +187,10 @@ def measure(lab: Lab) -> Iterator[Table]:
         veth_pair() as veth,
     ):
         place = Place(worker, veth, seconds)
-        table = partial(lab.table, place=place, calibrate=Calibrate.ONCE)
-        yield table(
-            "scapy/pace/pps",
-            f"sendp_batch(pps=) over {seconds:g} s",
-            "of the pace",
-            [_exact(f"{pps:,} pps", _pace(pps)) for pps in PACES],
-            pace=Pace(1, seconds),
-        )
-        yield table(
-            "scapy/pace/gaps",
-            "The longest gap between frames, without the longest 1 %",
-            "ms",
-            [
-                Contender(f"{pps:,} pps", _gaps(pps), at_most=most)
-                for pps, most in PACES.items()
-            ],
-            pace=Pace(1, 0),
-        )
-        yield table(
-            "scapy/pace/lists",
-            "Lists of any length, looped",
-            *("of the pace", lists),
-            pace=Pace(1, 0),
-        )
-        yield table(
-            "scapy/pace/unpaced",
-            "The same without a pace",
-            "Mpps",
-            [Contender(f"{n:,} looped", _unpaced(n, count)) for n in LISTS],
-            pace=Pace(lab.pick(5, 3, 1), 0),
-        )
+        for key, title, unit, contenders in tables:
+            rounds = lab.pick(5, 3, 1) if contenders is unpaced else 1
+            yield lab.table(
+                f"scapy/pace/{key}",
+                *(title, unit, contenders, place, Pace(rounds, seconds)),
+                calibrate=Calibrate.ONCE,
+            )

@@ -3,6 +3,7 @@ installed."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from scapy.arch.linux import L2Socket
@@ -35,12 +36,12 @@ LEAST: Final = "bytes(packet), and C sendmmsg"
 OF_SENDP_ONCE: Final = 25.0
 OF_SENDP_LOOPED: Final = 60.0
 OF_TCPREPLAY: Final = 1.3
-# Its most time for Packet objects, as a multiple of LEAST.
+# The most time that it may take for Packet objects, as a multiple of LEAST.
 OF_LEAST: Final = 1.1
 
 Packets: TypeAlias = Sequence[Any]  # Packet objects or bytes
-# Sends packets on an interface so many times.
-Send: TypeAlias = Callable[[Packets, int], object]
+# Sends packets so many times; may return the nanoseconds that it took.
+Send: TypeAlias = Callable[[Packets, int], float | None]
 
 
 def _sendp(place: Place) -> tuple[Ends, Send]:
@@ -78,7 +79,7 @@ def _sendp_batch(place: Place) -> tuple[Ends, Send]:
 def _list(
     start: Callable[[Place], tuple[Ends, Send]], times: int
 ) -> Callable[[Place], Ready]:
-    """Sends the frames as a list, so many times in a slice."""
+    """Sends the frames as a list, `times` times in a slice."""
 
     def prepare(place: Place) -> Ready:
         ends, send = start(place)
@@ -129,11 +130,9 @@ def _objects(
         packets = _packets(place.frames.batch)
         built = [bytes(packet) for packet in packets]
 
-        def send_objects() -> Any:
-            return send(packets, 1)
-
         def run(_: int) -> Slice:
-            ns = far_side.timed(built, 1, send_objects, keep_all=True)
+            sending = partial(send, packets, 1)
+            ns = far_side.timed(built, 1, sending, keep_all=True)
             return Slice(ns / len(built) / 1e3, ns)
 
         return Ready(run)
@@ -144,7 +143,7 @@ def _objects(
 def _least(place: Place) -> tuple[Ends, Send]:
     """Builds the packets, and sends them in C when they are in its memory."""
     ends, frames = place.shared, place.frames
-    setup = ("send/calls.c", ends.names, frames)
+    setup = ("send/side.c:calls", ends.names, frames)
     side = Side(place, *setup, tx=ends.tx.fileno())
 
     def send(packets: Packets, times: int) -> int:
@@ -187,38 +186,38 @@ PROGRAMS: Final = (
     _TCPREPLAY,
     control(_TCPREPLAY, None),
     Contender("tcpreplay, preloaded", tcpreplay(*_PRELOADED), TCPREPLAY),
-    Contender("C sendmmsg", in_c("send/calls.c"), TCPREPLAY),
+    Contender("C sendmmsg", in_c("send/side.c:calls"), TCPREPLAY),
 )
 
 
 def measure(lab: Lab) -> Iterator[Table]:
     count = lab.pick(FRAMES, FRAMES, 64)
     times, sendp_times = lab.pick((100, 5), (100, 3), (2, 1))
-    once, pace = Calibrate.ONCE, lab.long_slices
-    with cpus.pinned(lab.senders_cpu):
-        with Place(count, SIZE) as place:
+    pace = lab.long_slices
+    with cpus.pinned(lab.senders_cpu), Place(count, SIZE) as place:
+        for key, title, contenders, notes in (
+            ("once", "once", _lists(1, 1), []),
+            (
+                *("loop", f"{times} times", _lists(times, sendp_times)),
+                [f"{SENDP}: {sendp_times} times."],
+            ),
+        ):
             yield lab.table(
-                "scapy/send/once",
-                f"A list of {count:,} frames of 64 bytes, once",
-                *("kpps", _lists(1, 1), place, pace),
-                calibrate=once,
+                f"scapy/send/{key}",
+                f"A list of {count:,} frames of 64 bytes, {title}",
+                *("kpps", contenders, place, pace),
+                calibrate=Calibrate.ONCE,
+                notes=notes,
             )
-            yield lab.table(
-                "scapy/send/loop",
-                f"A list of {count:,} frames of 64 bytes, {times} times",
-                *("kpps", _lists(times, sendp_times), place, pace),
-                calibrate=once,
-                notes=[f"{SENDP}: {sendp_times} times."],
-            )
-            yield lab.table(
-                "scapy/send/packets",
-                f"{count:,} Packet objects, Ether / IP / UDP / Raw",
-                *("us/packet", OBJECTS, place, pace),
-                calibrate=once,
-            )
-        with Place(count, SIZE) as place:
-            yield lab.table(
-                "scapy/send/tcpreplay",
-                f"{count:,} frames of 64 bytes over and over",
-                *("Mpps", PROGRAMS, place, pace),
-            )
+        yield lab.table(
+            "scapy/send/packets",
+            f"{count:,} Packet objects, Ether / IP / UDP / Raw",
+            *("us/packet", OBJECTS, place, pace),
+            calibrate=Calibrate.ONCE,
+        )
+    with cpus.pinned(lab.senders_cpu), Place(count, SIZE) as place:
+        yield lab.table(
+            "scapy/send/tcpreplay",
+            f"{count:,} frames of 64 bytes over and over",
+            *("Mpps", PROGRAMS, place, pace),
+        )

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 from rawmmsg.scapy import BatchSession
@@ -14,20 +15,8 @@ from ..lab import cpus
 from ..lab.contender import Contender, Ready, Slice, control
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab
-from . import system_calls
-from .listeners import (
-    CHUNK,
-    DEFAULT_BUFFER,
-    LARGE_BUFFER,
-    PREFIXES,
-    Inbox,
-    Memory,
-    Reader,
-    iterating,
-    looping,
-    seconds_to_read,
-    sniffing,
-)
+from . import listeners, system_calls
+from .listeners import CHUNK, Inbox, Memory, Reader, looping, sniffing
 from .worker import Worker, seen_of_stream
 
 SCAPY: Final = "Scapy's socket"
@@ -55,12 +44,9 @@ InboxOf: TypeAlias = Callable[[Place], Inbox | Memory]
 ReaderOf: TypeAlias = Callable[[Any], Reader]
 
 
-def _theirs(place: Place) -> Inbox:
-    return place.theirs
-
-
-def _ours(place: Place) -> Inbox:
-    return place.ours
+_theirs: Final[InboxOf] = attrgetter("theirs")
+_ours: Final[InboxOf] = attrgetter("ours")
+_with_batches: Final = partial(sniffing, session=BatchSession)
 
 
 def _timed(
@@ -76,8 +62,10 @@ def _timed(
 
         def run(times: int) -> Slice:
             if check is not None:
-                seconds_to_read(inbox, check, place.prefix, 1)
-            seconds = seconds_to_read(inbox, read, place.prefix, times)
+                listeners.seconds_to_read(inbox, check, place.prefix, 1)
+            seconds = listeners.seconds_to_read(
+                inbox, read, place.prefix, times
+            )
             return Slice(times * CHUNK / seconds / 1e3, seconds * 1e9)
 
         return Ready(run, CHUNK)
@@ -93,25 +81,20 @@ def _counted(
     def prepare(place: Place) -> Ready:
         inbox = inbox_of(place)
         read = reader_of(inbox)
-        total = 0
+        counts: list[int] = []
 
         def read_and_count(count: int) -> Sequence[bytes] | Sequence[int]:
-            nonlocal total
             found, calls = system_calls.counted(lambda: read(count))
-            total = sum(calls.values())
+            counts[:] = calls.values()
             return found
 
         def run(_: int) -> Slice:
-            seconds_to_read(inbox, read_and_count, place.prefix, 1)
-            return Slice(total / CHUNK)
+            listeners.seconds_to_read(inbox, read_and_count, place.prefix, 1)
+            return Slice(sum(counts) / CHUNK)
 
         return Ready(run)
 
     return prepare
-
-
-def _with_batches(inbox: Inbox) -> Reader:
-    return sniffing(inbox, BatchSession)
 
 
 def _sniffing(target: float) -> list[Contender[Place]]:
@@ -127,9 +110,9 @@ def _sniffing(target: float) -> list[Contender[Place]]:
     ]
 
 
-_LOOPING: Final = tuple(partial(looping, keep=keep) for keep in (len, bytes))
-_ITERATING: Final = tuple(
-    partial(iterating, keep=keep) for keep in (len, bytes)
+_LOOPING, _ITERATING = (
+    [partial(reader_of, keep=keep) for keep in (len, bytes)]
+    for reader_of in (looping, listeners.iterating)
 )
 
 _LOOP: Final = Contender(LOOP, _timed(_theirs, *_LOOPING))
@@ -158,9 +141,9 @@ def measure(lab: Lab) -> Iterator[Table]:
         Inbox(ours=False) as theirs,
         Inbox(ours=True) as ours,
     ):
-        place = Place(theirs, ours, PREFIXES["unknown EtherType"])
+        place = Place(theirs, ours, listeners.PREFIXES["unknown EtherType"])
         rates = []
-        for kind, prefix in PREFIXES.items():
+        for kind, prefix in listeners.PREFIXES.items():
             table = lab.table(
                 f"scapy/sniff/{kind.partition(' ')[0].lower()}",
                 f"sniff(store=False), 64-byte frames, {kind}",
@@ -202,17 +185,18 @@ def _loss(lab: Lab, pps: float) -> Table:
 
         return prepare
 
-    large = f"{SCAPY}, conf.bufsize = {LARGE_BUFFER}"
-    with contextlib.ExitStack() as stack:
-        worker = stack.enter_context(Worker(lab.senders_cpu))
+    small, large = listeners.DEFAULT_BUFFER, listeners.LARGE_BUFFER
+    with contextlib.ExitStack() as stack, Worker(lab.senders_cpu) as worker:
         return lab.table(
             "scapy/sniff/loss",
             f"sniff() of {count} frames sent at {pps / 1e3:.3g} kpps",
             "% lost",
             [
-                Contender(SCAPY, sniffed(False, DEFAULT_BUFFER)),
-                Contender(large, sniffed(False, LARGE_BUFFER)),
-                Contender(OURS, sniffed(True, DEFAULT_BUFFER), at_most=0),
+                Contender(SCAPY, sniffed(False, small)),
+                Contender(
+                    f"{SCAPY}, conf.bufsize = {large}", sniffed(False, large)
+                ),
+                Contender(OURS, sniffed(True, small), at_most=0),
             ],
             *((stack, worker), lab.long_slices),
             calibrate=Calibrate.ONCE,

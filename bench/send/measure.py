@@ -40,12 +40,12 @@ OF_LIBPCAP: Final = 1.3
 OF_TCPREPLAY: Final = 1.3
 OF_SCAPY: Final = 25.0
 
-_C: Final = Contender("C sendmmsg", sides.in_c("send/calls.c"))
+_C: Final = Contender("C sendmmsg", sides.in_c("send/side.c:calls"))
 _BATCH: Final = sides.rawmmsg(lambda frames: frames.out)
 _BYPASS: Final = sides.rawmmsg(lambda frames: frames.out, qdisc_bypass=True)
 _LIST: Final = sides.rawmmsg(lambda frames: frames.packets)
 _RING: Final = "send/ring.c"
-_PCAP: Final = "send/pcap.c"
+_PCAP: Final = "send/side.c:pcap"
 
 IN_PROCESS: Final = (
     _C,

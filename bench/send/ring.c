@@ -3,8 +3,6 @@
 #include "batch.h"
 #include "ring.h"
 
-#include <net/if.h>
-
 /* The offset at which the kernel expects the frame in a slot
    (net/packet/af_packet.c:tpacket_parse_header()). */
 #define DATA_OFFSET (TPACKET2_HDRLEN - sizeof(struct sockaddr_ll))
@@ -27,48 +25,29 @@ side_close(struct side *s)
     }
 }
 
-/* A block for each batch, so that a slot always has the same frame of it. 0,
-   or -errno. */
-static int
-open_ring(struct side *s, const struct side_setup *setup)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    size_t needed = (size_t)setup->batch * SLOT_SIZE;
-    struct ring_setup wanted = {
-        .interface = if_nametoindex(setup->tx_name),
-        .version = TPACKET_V2,
-        .option = PACKET_TX_RING,
-        .block_size = (needed + page - 1) / page * page,
-    };
-    int error;
-
-    wanted.size = BATCHES * wanted.block_size;
-    error = ring_open(&s->ring, &wanted);
-    if (error == 0 && s->ring.slots_per_block != setup->batch) {
-        return -EINVAL;
-    }
-    return error;
-}
-
+/* A block for each batch, so that a slot always has the same frame of it. */
 struct side *
 side_open(const struct side_setup *setup, char error[ERROR_SIZE])
 {
     struct side *s = calloc(1, sizeof(*s));
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t needed = (size_t)setup->batch * SLOT_SIZE;
     int result = -ENOMEM;
 
     if (s != NULL) {
-        s->ring.fd = -1;
-        s->copy = (setup->options & SIDE_COPY) != 0;
         s->out = batch_open_full(setup);
+        s->copy = (setup->options & SIDE_COPY) != 0;
+        s->ring.version = TPACKET_V2;
+        s->ring.block_size = (needed + page - 1) / page * page;
+        s->ring.blocks = BATCHES;
+        result = ring_open(&s->ring, setup->tx_name, PACKET_TX_RING);
     }
-    if (s != NULL && s->out != NULL) {
-        result = open_ring(s, setup);
-    }
-    if (result == 0) {
+    if (result == 0 && s->out != NULL
+        && s->ring.slots_per_block == setup->batch) {
         return s;
     }
-    snprintf(error, ERROR_SIZE, "a ring to send on %s: %s", setup->tx_name,
-             strerror(-result));
+    fail(error, "a ring to send on", setup->tx_name,
+         result < 0 ? -result : EINVAL);
     side_close(s);
     return NULL;
 }
@@ -88,23 +67,8 @@ side_prepare(struct side *s)
     /* A slice begins and ends at the start of a block. */
     for (i = 0; i < BATCHES * s->out->count; i++) {
         fill(ring_slot(&s->ring), &s->out->parts[i % s->out->count]);
-        ring_next_slot(&s->ring);
+        ring_next(&s->ring);
     }
-}
-
-/* Waits until the kernel has sent the frame of a slot: 0, or -errno. */
-static int
-wait_for_slot(struct side *s, struct tpacket2_hdr *slot)
-{
-    while (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE)
-           != TP_STATUS_AVAILABLE) {
-        int error = wait_for(s->ring.fd, POLLOUT);
-
-        if (error < 0) {
-            return error;
-        }
-    }
-    return 0;
 }
 
 static int
@@ -115,10 +79,15 @@ send_batch(struct side *s)
     for (i = 0; i < s->out->count; i++) {
         const struct iovec *part = &s->out->parts[i];
         struct tpacket2_hdr *slot = ring_slot(&s->ring);
-        int error = wait_for_slot(s, slot);
 
-        if (error < 0) {
-            return error;
+        /* The kernel may not have sent the slot's last frame yet. */
+        while (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE)
+               != TP_STATUS_AVAILABLE) {
+            int error = wait_for(s->ring.fd, POLLOUT);
+
+            if (error < 0) {
+                return error;
+            }
         }
         if (s->copy) {
             fill(slot, part);
@@ -126,7 +95,7 @@ send_batch(struct side *s)
         slot->tp_len = (uint32_t)part->iov_len;
         __atomic_store_n(&slot->tp_status, TP_STATUS_SEND_REQUEST,
                          __ATOMIC_RELEASE);
-        ring_next_slot(&s->ring);
+        ring_next(&s->ring);
     }
     /* The address is that of bind(2). */
     return send(s->ring.fd, NULL, 0, MSG_DONTWAIT) < 0 ? -errno : 0;

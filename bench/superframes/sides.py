@@ -114,7 +114,7 @@ class CLoop(PythonLoop):
         super().__init__(place, kind)
         tx, rx = (sock.fileno() for sock in place.sockets(kind))
         options = AUXDATA | (VNET_HDR if kind.vnet_hdr else 0)
-        setup = ("loop/calls.c", ("", ""), self.frames)
+        setup = ("superframes/calls.c", ("", ""), self.frames)
         self._side = Side(place, *setup, tx=tx, rx=rx, options=options)
         self._lengths = (ctypes.c_uint32 * place.batch)()
 

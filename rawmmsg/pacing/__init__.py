@@ -1,4 +1,4 @@
-"""Sends packets at a pace: so many packets or megabits in a second.
+"""Sends packets at a pace: a number of packets or megabits per second.
 
     from rawmmsg import RawSocket, pacing
 

@@ -13,7 +13,7 @@ MOST_FRAMES: Final = 1024
 """Frames of a load: as many as one system call takes."""
 
 MOST_BYTES: Final = 1 << 20
-"""Once a load has so many bytes, no further frame is added to it."""
+"""Once a load has this many bytes, no further frame is added to it."""
 
 _OFFLOAD_COLUMNS: Final = (
     *("vnet_flags", "gso_types", "header_lengths", "gso_sizes"),

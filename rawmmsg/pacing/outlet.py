@@ -39,8 +39,8 @@ queue."""
 
 LOOK_AHEAD: Final = 4
 """How many of the next frames are then tried. If none of them passes, the
-queue is full. If there are no other frames to compare with, so many frames in
-a row are refused on suspicion."""
+queue is full. If there are no other frames to compare with, this many frames
+in a row are refused on suspicion."""
 
 # Errors that the frame itself causes (packet(7)): it is longer than the MTU
 # allows, or shorter than the link header. The next frame may pass.

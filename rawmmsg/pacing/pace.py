@@ -56,7 +56,7 @@ def choose_pace(
     """Returns the pace that these arguments of send() and sendp_batch() ask
     for; ValueError unless at most one of them does."""
     given = {"pps": pps, "mbps": mbps, "inter": inter or None}
-    given["realtime"] = float(realtime) or None
+    given["realtime"] = realtime or None
     paces = {
         name: _parse_number(name, value)
         for name, value in given.items()

@@ -51,8 +51,10 @@ def send_as_yielded(source: Source, outlet: Outlet, pace: Pace) -> None:
     except BaseException:
         aborted = True
         relay.close()
-        if thread.is_alive():
-            ended.wait()
+        # A signal handler that raises in Thread.start() can end the thread
+        # before it has run work().
+        while thread.is_alive() and not ended.wait(NAP):
+            pass
         raise
     # The lists are emptied: an error that stays in one of them refers to this
     # frame, which refers to the list, and the cycle keeps the generator alive.

@@ -96,7 +96,7 @@ class L2RawMmsgSocket(SuperSocket):
         self, x: int = MTU
     ) -> tuple[type[Packet] | None, bytes | None, float | None]:
         """Returns the next packet: the class that reads it, at most `x` of its
-        bytes and its time. Returns None three times if there is no packet
+        bytes and its time. Returns (None, None, None) if there is no packet
         after all, as when a link has gone down.
 
         Raises EOFError if the socket is closed, and BlockingIOError if there
@@ -109,8 +109,8 @@ class L2RawMmsgSocket(SuperSocket):
         return link.layer, data[:x], when
 
     def recv(self, x: int = MTU, **kwargs: Any) -> Packet | None:
-        """Returns the next packet, or None when recv_raw() does. If a packet
-        cannot be dissected, it is of conf.raw_layer."""
+        """Returns the next packet, or None if recv_raw() finds none. If a
+        packet cannot be dissected, it is of conf.raw_layer."""
         frame = self.inbox.take()
         return None if frame is None else self._dissect(frame, x, kwargs)
 

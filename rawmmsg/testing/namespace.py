@@ -94,10 +94,19 @@ def run_in_namespace(
 ) -> subprocess.CompletedProcess[Any]:
     """Runs a program in a new network namespace of its own.
 
-    Takes the options of subprocess.run() and returns its result. Raises
-    OSError if no namespace can be made (the message names the remedy), and
-    FileNotFoundError if the program does not exist.
+    Takes the options of subprocess.run(), except `shell` and `executable`,
+    and returns its result. Raises OSError if no namespace can be made (the
+    message names the remedy), and FileNotFoundError if the program does not
+    exist.
     """
+    if isinstance(argv, str | bytes) or not argv:
+        raise ValueError(
+            f"argv must be a program and its arguments, not {argv!r}"
+        )
+    # They would run another program than the one that enters the namespace.
+    for name in ("shell", "executable"):
+        if options.pop(name, None):
+            raise ValueError(f"run_in_namespace() has no option {name}=")
     check = options.pop("check", False)
     inherited = options.pop("pass_fds", ())
     reader, writer = os.pipe()
@@ -113,6 +122,9 @@ def run_in_namespace(
             report = os.read(reader, 65536).decode()
         except BlockingIOError:  # this process holds the writer as well
             report = ""
+    except subprocess.TimeoutExpired as error:
+        error.cmd = list(argv)
+        raise
     finally:
         os.close(reader)
         os.close(writer)

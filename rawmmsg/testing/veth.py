@@ -38,8 +38,8 @@ class Veth:
     def up(self, end: str | None = None) -> None:
         """Brings up one end ("a" or "b", or its name), or both ends. If both
         ends are up then, it returns when the link carries frames."""
-        lines = [f"link set {name} up" for name in self._ends(end)]
-        lines += [f"link show {self.a}", f"link show {self.b}"]
+        lines = [f"link set dev {name} up" for name in self._ends(end)]
+        lines += [f"link show dev {self.a}", f"link show dev {self.b}"]
         answer = _ip("-json", "-batch", "-", lines=lines)
         # The end that came up first gets its carrier and its queue a moment
         # later, from a work queue of the kernel
@@ -56,7 +56,7 @@ class Veth:
 
     def down(self, end: str | None = None) -> None:
         """Takes down one end ("a" or "b", or its name), or both ends."""
-        lines = [f"link set {name} down" for name in self._ends(end)]
+        lines = [f"link set dev {name} down" for name in self._ends(end)]
         _ip("-batch", "-", lines=lines)
 
     def delete(self) -> None:
@@ -64,7 +64,7 @@ class Veth:
         for name in (self.a, self.b):
             if name in _interfaces():
                 try:
-                    _ip("link", "delete", name)
+                    _ip("link", "delete", "dev", name)
                 except RuntimeError:
                     if name in _interfaces():
                         raise
@@ -116,7 +116,10 @@ def veth_pair(
     a = name_a or f"v{os.getpid()}n{number}a"
     b = name_b or f"v{os.getpid()}n{number}b"
     for name in (a, b):
-        if len(os.fsencode(name)) >= _IFNAMSIZ or set(name) & set("/ \t\n\"'"):
+        # The kernel replaces %d; a line of `ip -batch` ends at #.
+        if len(os.fsencode(name)) >= _IFNAMSIZ or set(name) & set(
+            "/ \t\n\"'%#"
+        ):
             raise ValueError(f"not a name for an interface: {name!r}")
     size = str(mtu)
     _ip(
@@ -146,7 +149,7 @@ def _disable_ipv6(name: str) -> None:
     except OSError:
         # /proc/sys is read-only, as in a container. An interface without a
         # link-local address sends no solicitations either.
-        _ip("link", "set", name, "addrgenmode", "none")
+        _ip("link", "set", "dev", name, "addrgenmode", "none")
 
 
 def _ready(answer: str) -> bool:

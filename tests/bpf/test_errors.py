@@ -14,8 +14,7 @@ from rawmmsg.bpf import FilterError, UnsupportedFilterError
 
 pytestmark = pytest.mark.no_network
 
-# Sections whose every expression is a mistake of the person, whatever a packet
-# may hold.
+# Sections in which every expression is a mistake, whatever the packet.
 MISTAKES = [
     entry
     for entry in corpus.rejected()

@@ -68,7 +68,7 @@ def check(
 
 @pytest.mark.parametrize("live", [True, False], ids=["live", "dead"])
 @pytest.mark.parametrize("section", SECTIONS)
-def test_our_programs(
+def test_verdict_on_our_programs(
     filtered: kernel.Filtered, effort: Effort, section: str, live: bool
 ) -> None:
     for expression in expressions(section):
@@ -81,7 +81,7 @@ def test_our_programs(
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_our_programs_for_raw_ip(
+def test_verdict_on_our_programs_for_raw_ip(
     filtered: kernel.Filtered, effort: Effort, section: str
 ) -> None:
     for expression in expressions(section):
@@ -93,7 +93,7 @@ def test_our_programs_for_raw_ip(
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_programs_of_libpcap(
+def test_verdict_on_programs_of_libpcap(
     filtered: kernel.Filtered, effort: Effort, section: str
 ) -> None:
     """libpcap uses instructions that our compiler does not emit, above all

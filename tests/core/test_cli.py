@@ -85,6 +85,18 @@ def test_version_is_that_of_the_package() -> None:
     assert run("--version").stdout == f"rawmmsg {rawmmsg.__version__}\n"
 
 
+def test_no_standard_output_is_not_an_error() -> None:
+    """As in `rawmmsg filter ... >&-`: print() does nothing then, either."""
+    shell = '"$0" -m rawmmsg filter tcp >&-'
+    done = subprocess.run(
+        ["sh", "-c", shell, sys.executable],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_closed_standard_output_is_not_an_error() -> None:
     """As in `rawmmsg filter ... | head -n 1`."""
     reader, writer = os.pipe()

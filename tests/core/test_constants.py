@@ -83,8 +83,8 @@ def test_numbers_are_those_of_the_socket_module() -> None:
 
 
 def test_enumerations_are_complete() -> None:
-    """The kernel's numbers that rawmmsg leaves out are not for packets that a
-    socket can receive, or (UDP fragmentation offload) gone from Linux."""
+    """rawmmsg leaves out only the numbers of packets that no socket can
+    receive, and of UDP fragmentation offload, which Linux no longer has."""
     modes = {
         name
         for name in defined_in_headers()

@@ -358,7 +358,7 @@ SWAPPED = {
 
 @pytest.mark.skipif(sys.byteorder == "big", reason="htons() does nothing")
 @pytest.mark.parametrize(("protocol", "meant"), SWAPPED.items())
-def test_protocol_in_network_byte_order_is_warned_of(
+def test_protocol_in_network_byte_order_gives_a_warning(
     protocol: int, meant: str
 ) -> None:
     """As the socket module needs it. It is not refused, because the swapped
@@ -371,5 +371,5 @@ def test_protocol_in_network_byte_order_is_warned_of(
 
 
 @pytest.mark.parametrize("protocol", [0x0003, 0x0800, 0x0806, 0x88B5, 0x1234])
-def test_protocol_in_host_byte_order_is_not_warned_of(protocol: int) -> None:
+def test_protocol_in_host_byte_order_gives_no_warning(protocol: int) -> None:
     RawSocket("lo", protocol=protocol).close()

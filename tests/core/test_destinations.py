@@ -264,11 +264,34 @@ def test_batch_with_a_sequence_keeps_no_address(pair: Veth) -> None:
         RawSocket(pair.a) as bound,
     ):
         assert free.sendmmsg(batch, addresses=[(pair.a, 0)]) == 1
-        with pytest.raises(OSError, match="sendmmsg") as caught:
-            free.sendmmsg(batch)
-        assert caught.value.errno == errno.ENXIO
+        for call in (
+            lambda: free.sendmmsg(batch),
+            lambda: free.sendmmsg_all(batch),
+            lambda: free.send(numbered(1)),
+        ):
+            with pytest.raises(OSError, match="needs an address") as caught:
+                call()
+            assert caught.value.errno == errno.ENXIO
         assert bound.sendmmsg(batch) == 1
         assert pending(end) == [numbered(1)] * 2
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda sock: sock.send(bytes(46)),
+        lambda sock: sock.sendmmsg([bytes(46)]),
+    ],
+    ids=["send", "sendmmsg"],
+)
+def test_sock_dgram_without_an_address_is_an_error(
+    pair: Veth, send: Callable[[RawSocket], int]
+) -> None:
+    words = "a socket of type SOCK_DGRAM needs an address"
+    with RawSocket(pair.a, type=socket.SOCK_DGRAM) as sock:
+        with pytest.raises(OSError, match=words) as caught:
+            send(sock)
+        assert caught.value.errno == errno.EINVAL
 
 
 def test_gathered_packets_have_addresses(pair: Veth) -> None:

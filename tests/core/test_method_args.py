@@ -326,3 +326,25 @@ def test_unused_lengths_are_not_checked(sock: RawSocket) -> None:
     batch.set_count(3)
     batch.lengths[0], batch.lengths[1] = 65, 3
     assert sock.sendmmsg(batch, 1) == 2, "packets before start were sent"
+
+
+WRONG_PACKETS: dict[str, tuple[object, str]] = {
+    "number": (5, "a bytes-like object is required, not 'int'"),
+    "part": ((b"a", "b"), "a bytes-like object is required, not 'str'"),
+    "not contiguous": (memoryview(b"abcd")[::2], ".*not C-contiguous"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_PACKETS)
+def test_an_error_names_the_packet_that_is_no_buffer(
+    sender: RawSocket, name: str
+) -> None:
+    wrong, words = WRONG_PACKETS[name]
+    packets: Any = [frame(bytes(46))] * 1030
+    packets[1028] = wrong
+    expected = f"^packet 1028: .*{words}"
+    with pytest.raises((TypeError, BufferError), match=expected):
+        sender.sendmmsg(packets, 1026)
+    with pytest.raises((TypeError, BufferError), match=expected) as caught:
+        sender.sendmmsg_all(packets)
+    assert packets_sent(caught.value) == 1024

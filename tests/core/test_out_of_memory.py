@@ -39,8 +39,8 @@ COUNTS: Final = 1, 12
 """How many allocations in a row fail. If more fail, CPython cannot raise an
 exception (Cannot recover from MemoryErrors while normalizing exceptions)."""
 ENOUGH: Final = 8
-"""After so many calls in a row that do not fail, there are no more allocations
-that can fail."""
+"""If this many calls in a row do not fail, every allocation that can fail has
+failed."""
 LOST: Final = "error return without exception set"
 """The text of SystemError if a Python function gets no memory for the frame
 object that a traceback needs. CPython (3.11 to 3.13 at least) then loses the

@@ -172,6 +172,29 @@ def test_ctrl_c_ends_it_while_the_pace_is_waited_for(
     no_thread_is_left()
 
 
+def test_ctrl_c_while_the_thread_starts_does_not_wait_for_ever(
+    pair: Veth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler can raise in Thread.start() when the thread exists already,
+    but has not run anything: threading then ends it with a KeyError."""
+
+    class Lost:
+        def __init__(self, **options: Any) -> None:
+            self.lives = 3
+
+        def start(self) -> None:
+            raise KeyboardInterrupt
+
+        def is_alive(self) -> bool:
+            self.lives -= 1
+            return self.lives > 0
+
+    monkeypatch.setattr("rawmmsg.pacing.streaming.threading.Thread", Lost)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        paced(iter([numbered(1)]), pair.a)
+    assert packets_sent(caught.value) == 0
+
+
 def test_fast_generator_is_sent_in_full_batches(
     pair: Veth, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,9 +169,17 @@ def supervise(seed: int, seconds: float) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--round", type=float, default=ROUND)
+    for name, default, words in (
+        ("--seed", 1, "chooses the calls of the first round"),
+        ("--seconds", 60.0, "how long to run"),
+        ("--round", ROUND, "how many seconds a round takes"),
+    ):
+        parser.add_argument(
+            name,
+            type=type(default),
+            default=default,
+            help=f"{words} (default: %(default)s)",
+        )
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     deadline = time.monotonic() + args.seconds

@@ -175,20 +175,23 @@ def fuzz(target: Path, corpus: Path, found: Path, seconds: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--seconds", type=int, default=60, help="how long to run (%(default)s)"
+        "--seconds",
+        type=int,
+        default=60,
+        help="how long to run (default: %(default)s)",
     )
     parser.add_argument(
         "--corpus",
         type=Path,
         metavar="DIR",
-        help="inputs to begin with, and where new ones are kept",
+        help="folder of inputs to begin with, to which new ones are added",
     )
     parser.add_argument(
         "inputs",
         type=Path,
         nargs="*",
         metavar="INPUT",
-        help="run these once instead: what an earlier run has kept",
+        help="run only these inputs, which an earlier run has kept",
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

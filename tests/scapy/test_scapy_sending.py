@@ -307,6 +307,11 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], type[Exception], str]]] = {
         TypeError,
         "realtime needs Packet objects",
     ),
+    "realtime as str": (
+        {"realtime": "2"},
+        TypeError,
+        "realtime must be a number, not '2'",
+    ),
     "str": ({"packets": "text"}, TypeError, "not str"),
     "int": ({"packets": 5}, TypeError, "not int"),
     "list of int": ({"packets": [5]}, TypeError, "not int"),

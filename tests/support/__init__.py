@@ -5,6 +5,6 @@ from typing import Final
 
 WAIT: Final = 30.0
 """Time limit, in seconds, for what must happen, even on a machine under load.
-No test waits so long if it passes."""
+A test that passes never waits that long."""
 
 FREE_THREADED: Final = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))

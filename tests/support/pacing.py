@@ -26,8 +26,8 @@ def arrived(interface: str) -> tuple[int, int]:
 
 @contextmanager
 def interrupting(interface: str, more: int) -> Iterator[None]:
-    """Sends SIGINT to the main thread when the interface has received so many
-    more frames."""
+    """Sends SIGINT to the main thread when the interface has received `more`
+    frames."""
     main = threading.main_thread().ident
     assert main is not None
     until = arrived(interface)[0] + more

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.calls import raises
@@ -172,6 +173,25 @@ def test_run_in_namespace_uses_another_namespace() -> None:
     assert int(done.stdout) != namespace()
 
 
+@pytest.mark.parametrize("argv", ["true", b"true", [], ()])
+def test_run_in_namespace_needs_a_program(argv: Any) -> None:
+    with pytest.raises(ValueError, match="argv must be a program and"):
+        run_in_namespace(argv)
+
+
+@pytest.mark.parametrize("option", ["shell", "executable"])
+def test_run_in_namespace_runs_nothing_outside(option: str) -> None:
+    """`executable` would run in the namespace of the caller."""
+    with pytest.raises(ValueError, match=f"no option {option}="):
+        run_in_namespace(["true"], **{option: "/bin/sh"})
+
+
+def test_run_in_namespace_names_the_program_that_takes_too_long() -> None:
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        run_in_namespace(["sleep", "60"], timeout=0.2)
+    assert caught.value.cmd == ["sleep", "60"]
+
+
 def test_run_in_namespace_returns_the_exit_status() -> None:
     assert run_in_namespace(["sh", "-c", "exit 7"]).returncode == 7
     assert run_in_namespace(["sh", "-c", "kill -9 $$"]).returncode == -9
@@ -289,10 +309,20 @@ def test_names_and_mtu_can_be_given() -> None:
             assert len(b.recv(10000)) == 9014
 
 
-@pytest.mark.parametrize("name", ["a" * 16, "a b", "a/b", "a\nb", "ü" * 8])
+@pytest.mark.parametrize(
+    "name", ["a" * 16, "a b", "a/b", "a\nb", "ü" * 8, "a%d", "a#b"]
+)
 def test_bad_name_is_a_value_error(name: str) -> None:
     with pytest.raises(ValueError, match="not a name"):
         veth_pair(name)
+    assert interfaces() == ["lo"]
+
+
+@pytest.mark.parametrize("name", ["up", "dev", "type", "-x"])
+def test_name_that_is_a_word_of_ip_is_a_name(name: str) -> None:
+    with veth_pair(name) as veth:
+        veth.down("a")
+        veth.up("a")
     assert interfaces() == ["lo"]
 
 

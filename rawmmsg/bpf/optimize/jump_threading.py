@@ -9,8 +9,8 @@ __all__ = ["JumpThreading"]
 
 # The most facts on one path, which bounds the time for long expressions.
 _MAX_FACTS = 96
-# The most tests that one jump skips, for the same reason. It applies once all
-# jumps together have skipped so many times the number of nodes.
+# The most tests that one jump skips, for the same reason. The limit applies
+# once all jumps together have skipped _FREE_STEPS tests per node.
 _MAX_STEPS = 64
 _FREE_STEPS = 16
 

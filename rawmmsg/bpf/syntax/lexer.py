@@ -96,8 +96,8 @@ class _Lexer:
             position = match.end()
         if self.used != len(self.values):
             raise self.error(
-                f"there are {len(self.values)} values for {self.used} "
-                "placeholders",
+                "the numbers of values and placeholders differ: "
+                f"{len(self.values)} and {self.used}",
                 len(expression),
             )
         result.append(Token(END, "", len(expression)))
@@ -168,9 +168,7 @@ class _Lexer:
     def _placeholder(self, position: int) -> Token:
         if self.used >= len(self.values):
             raise self.error(
-                f"there are only {len(self.values)} values for the "
-                "placeholders",
-                position,
+                "there is no value for this placeholder", position
             )
         value = self.values[self.used]
         self.used += 1

@@ -1,8 +1,7 @@
-/* The baseline: a C program that does the same work with the same system calls
-   in the same pattern, on the same sockets and frames. */
+/* The loop, with a function for offload headers. */
 
-#include "receive_calls.h"
-#include "loop.h"
+#define RECEIVER "receive_calls.h"
+#include "../loop/side.c"
 
 /* The offload header (SIDE_VNET_HDR) of frame i to send, or received. */
 struct virtio_net_hdr *

@@ -1,5 +1,7 @@
-/* Sends a frame and waits for its return. Included after a receiver. */
+/* Sends a frame and waits for its return: with receive_calls.h by sendmmsg(2)
+   and recvmmsg(2), or (SIDE_ONE_BY_ONE) send(2) and recv(2). */
 
+#include RECEIVER
 #include "exchange.h"
 
 /* Of type arrival_put. */
@@ -9,7 +11,7 @@ keep(void *arrival, const struct arrival *frame)
     *(struct arrival *)arrival = *frame;
 }
 
-/* By the calls for batches: 0, or -errno. */
+/* 0, or -errno. */
 static inline int
 exchange_one(struct side *s, struct arrival *arrived)
 {
@@ -17,11 +19,11 @@ exchange_one(struct side *s, struct arrival *arrived)
     int n = exchange_send(s);
 
     /* libpcap would ask the kernel in vain before it waits. */
-    if (n == 0 && WAITS_FIRST) {
-        n = wait_for(receiver_fileno(r), POLLIN);
+    if (n == 0 && r->in_place) {
+        n = receiver_take(r, keep, arrived);
     }
-    while (n == 0 && (n = receiver_take(r, keep, arrived)) == 0) {
-        n = wait_for(receiver_fileno(r), POLLIN);
+    while (n == 0 && (n = wait_for(receiver_fileno(r), POLLIN)) == 0) {
+        n = receiver_take(r, keep, arrived);
     }
     return n < 0 ? n : 0;
 }

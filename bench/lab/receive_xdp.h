@@ -2,6 +2,8 @@
    program at the interface passes each frame to the socket, before the rest of
    the network stack. Plain system calls; no library is needed. */
 
+#pragma once
+
 #include "side.h"
 
 #include <linux/bpf.h>
@@ -20,7 +22,7 @@
 
 /* A ring shared with the kernel. */
 struct queue {
-    void *map;
+    char *map;
     size_t size;
     uint32_t *producer, *consumer;
     void *entries;
@@ -40,32 +42,17 @@ bpf(int command, union bpf_attr *attributes)
     return syscall(SYS_bpf, command, attributes, sizeof(*attributes));
 }
 
-static void
-close_if_open(int fd)
-{
-    if (fd >= 0) {
-        close(fd);
-    }
-}
-
-static void
-unmap(void *map, size_t size)
-{
-    if (map != NULL) {
-        munmap(map, size);
-    }
-}
-
+/* Closing what is not open fails, which does no harm. */
 static void
 receiver_close(struct receiver *r)
 {
-    close_if_open(r->link); /* takes the program off the interface */
-    close_if_open(r->program);
-    close_if_open(r->map);
-    close_if_open(r->fd);
-    unmap(r->filled.map, r->filled.size);
-    unmap(r->received.map, r->received.size);
-    unmap(r->memory, (size_t)CHUNKS * CHUNK_SIZE);
+    close(r->link); /* takes the program off the interface */
+    close(r->program);
+    close(r->map);
+    close(r->fd);
+    munmap(r->filled.map, r->filled.size);
+    munmap(r->received.map, r->received.size);
+    munmap(r->memory, (size_t)CHUNKS * CHUNK_SIZE);
 }
 
 static int
@@ -84,14 +71,10 @@ map_queue(int fd, struct queue *q, const struct xdp_ring_offset *at,
     q->size = at->desc + CHUNKS * entry;
     q->map = mmap(NULL, q->size, PROT_READ | PROT_WRITE,
                   MAP_SHARED | MAP_POPULATE, fd, which);
-    if (q->map == MAP_FAILED) {
-        q->map = NULL;
-        return -1;
-    }
-    q->producer = (uint32_t *)((char *)q->map + at->producer);
-    q->consumer = (uint32_t *)((char *)q->map + at->consumer);
-    q->entries = (char *)q->map + at->desc;
-    return 0;
+    q->producer = (uint32_t *)(q->map + at->producer);
+    q->consumer = (uint32_t *)(q->map + at->consumer);
+    q->entries = q->map + at->desc;
+    return q->map == MAP_FAILED ? -1 : 0;
 }
 
 /* Makes the memory of the frames, and lets the kernel fill all of it. */
@@ -110,12 +93,8 @@ open_socket(struct receiver *r)
     r->fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
     r->memory = mmap(NULL, memory.len, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (r->memory == MAP_FAILED) {
-        r->memory = NULL;
-        return -1;
-    }
     memory.addr = (uintptr_t)r->memory;
-    if (r->fd < 0
+    if (r->fd < 0 || r->memory == MAP_FAILED
         || setsockopt(r->fd, SOL_XDP, XDP_UMEM_REG, &memory, sizeof(memory))
                < 0
         || set_size(r->fd, XDP_UMEM_FILL_RING) < 0
@@ -150,30 +129,22 @@ load_program(struct receiver *r)
     };
     union bpf_attr program = {.prog_type = BPF_PROG_TYPE_XDP};
     struct bpf_insn code[] = {
-        {.code = BPF_LDX | BPF_W | BPF_MEM,
-         .dst_reg = BPF_REG_2,
-         .src_reg = BPF_REG_1,
-         .off = offsetof(struct xdp_md, rx_queue_index)},
-        {.code = BPF_LD | BPF_DW | BPF_IMM,
-         .dst_reg = BPF_REG_1,
-         .src_reg = BPF_PSEUDO_MAP_FD},
-        {0}, /* the upper half of the number */
-        {.code = BPF_ALU64 | BPF_MOV | BPF_K,
-         .dst_reg = BPF_REG_3,
-         .imm = XDP_PASS},
-        {.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map},
-        {.code = BPF_JMP | BPF_EXIT},
+        /* code, destination, source, offset, number */
+        {BPF_LDX | BPF_W | BPF_MEM, BPF_REG_2, BPF_REG_1,
+         offsetof(struct xdp_md, rx_queue_index), 0},
+        {BPF_LD | BPF_DW | BPF_IMM, BPF_REG_1, BPF_PSEUDO_MAP_FD, 0, 0},
+        {0, 0, 0, 0, 0}, /* the upper half of the number */
+        {BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_3, 0, 0, XDP_PASS},
+        {BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_redirect_map},
+        {BPF_JMP | BPF_EXIT, 0, 0, 0, 0},
     };
 
     r->map = (int)bpf(BPF_MAP_CREATE, &map);
-    if (r->map < 0) {
-        return -1;
-    }
     code[1].imm = r->map;
     program.insns = (uintptr_t)code;
     program.insn_cnt = sizeof(code) / sizeof(code[0]);
     program.license = (uintptr_t)"Dual MIT/GPL";
-    r->program = (int)bpf(BPF_PROG_LOAD, &program);
+    r->program = r->map < 0 ? -1 : (int)bpf(BPF_PROG_LOAD, &program);
     return r->program < 0 ? -1 : 0;
 }
 
@@ -195,13 +166,10 @@ attach(struct receiver *r, unsigned interface)
         .value = (uintptr_t)&r->fd,
     };
     union bpf_attr link = {
-        .link_create =
-            {
-                .prog_fd = (uint32_t)r->program,
-                .target_ifindex = interface,
-                .attach_type = BPF_XDP,
-                .flags = XDP_FLAGS_SKB_MODE,
-            },
+        .link_create.prog_fd = (uint32_t)r->program,
+        .link_create.target_ifindex = interface,
+        .link_create.attach_type = BPF_XDP,
+        .link_create.flags = XDP_FLAGS_SKB_MODE,
     };
 
     if (bind(r->fd, (struct sockaddr *)&address, sizeof(address)) < 0
@@ -215,13 +183,11 @@ attach(struct receiver *r, unsigned interface)
 static int
 receiver_open(struct receiver *r, const struct side_setup *setup, char *error)
 {
-    *r = (struct receiver){-1, -1, -1, -1, .batch = setup->batch};
-    r->in_place = -1;
+    *r = (struct receiver){
+        -1, -1, -1, -1, .batch = setup->batch, .in_place = -1};
     if (open_socket(r) < 0 || load_program(r) < 0
         || attach(r, if_nametoindex(setup->rx_name)) < 0) {
-        snprintf(error, ERROR_SIZE, "AF_XDP on %s: %s", setup->rx_name,
-                 strerror(errno));
-        return -1;
+        return fail(error, "AF_XDP on", setup->rx_name, errno);
     }
     return 0;
 }
@@ -256,5 +222,3 @@ receiver_fileno(const struct receiver *r)
 {
     return r->fd;
 }
-
-#include "receive.h"

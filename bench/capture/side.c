@@ -1,6 +1,7 @@
 /* Receives the frames that another CPU sends (flood.c), and checks each.
-   Included after a receiver. */
+   With receive_calls.h it is the baseline. */
 
+#include RECEIVER
 #include "exchange.h"
 
 /* Frames whose number this divides are compared to the byte. */
@@ -17,18 +18,13 @@ struct receipt {
     uint64_t number;     /* of the last frame */
 };
 
-struct examiner {
-    struct side *side;
-    struct receipt *receipt;
-};
-
-/* Of type arrival_put. The frame is examined where inbox_put() leaves it. All
+/* Of type arrival_put, to a side with a receipt. The frame is examined where inbox_put() leaves it. All
    frames have the bytes of the first one to send, except for their number. */
 static inline void
-examine(void *examiner, const struct arrival *frame)
+examine(void *side, const struct arrival *frame)
 {
-    struct side *s = ((struct examiner *)examiner)->side;
-    struct receipt *r = ((struct examiner *)examiner)->receipt;
+    struct side *s = side;
+    struct receipt *r = s->receipt;
     const struct iovec *sent = s->out->parts;
     const char *data = inbox_keep(&s->inbox, frame);
     uint64_t number;
@@ -55,13 +51,13 @@ side_run(struct side *s, const int *over, struct receipt *receipt)
 {
     struct pollfd wanted = {.fd = receiver_fileno(&s->receiver),
                             .events = POLLIN};
-    struct examiner examiner = {s, receipt};
     uint64_t begin = thread_ns();
     int result = 0;
 
+    s->receipt = receipt;
     while (result == 0) {
         int was_over = __atomic_load_n(over, __ATOMIC_ACQUIRE);
-        int n = receiver_take(&s->receiver, examine, &examiner);
+        int n = receiver_take(&s->receiver, examine, s);
 
         if (n > 0) {
             receipt->last_ns = now_ns();

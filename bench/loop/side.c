@@ -1,5 +1,8 @@
-/* The loop: sends a batch and receives it back. Included after a receiver. */
+/* The loop: sends a batch and receives it back. With receive_calls.h it is the
+   baseline: the same work with the same system calls in the same pattern as
+   rawmmsg's, on the same sockets and frames. */
 
+#include RECEIVER
 #include "exchange.h"
 
 /* Receives until all frames sent have arrived: 0, or -errno. */
@@ -39,9 +42,9 @@ receive_half(struct side *s)
     return 0;
 }
 
-/* Sends the batch and receives it, `times` times. Adds the nanoseconds that
-   sending and receiving took to `parts` unless that is NULL; reading the clock
-   has its cost. 0, or -errno. */
+/* Sends the batch and receives it, `times` times. Adds the nanoseconds of
+   sending and of receiving to `parts` unless that is NULL, because reading the
+   clock has its cost. 0, or -errno. */
 int
 side_run(struct side *s, unsigned times, uint64_t parts[2])
 {

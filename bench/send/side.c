@@ -1,5 +1,7 @@
-/* Sends a batch. Included after a receiver, which is not used. */
+/* Sends a batch; does not use the receiver. With receive_calls.h it is the
+   baseline: sendmmsg(2) with messages prepared once. */
 
+#include RECEIVER
 #include "exchange.h"
 
 /* Sends the batch `times` times: 0, or -errno. */

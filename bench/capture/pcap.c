@@ -1,4 +1,0 @@
-/* Receiving with libpcap. */
-
-#include "receive_pcap.h"
-#include "receive.h"

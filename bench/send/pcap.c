@@ -1,4 +1,0 @@
-/* Sending with libpcap. */
-
-#include "receive_pcap.h"
-#include "send.h"
