@@ -101,7 +101,6 @@ class Contender(Generic[P]):
     baseline: str | None = None
     at_least: float | None = None
     at_most: float | None = None
-    note: str = ""
 
 
 def control(

@@ -38,7 +38,6 @@ class Row:
     ratio: Spread | None = None
     at_least: float | None = None
     at_most: float | None = None
-    note: str = ""
     extra: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
@@ -123,7 +122,6 @@ def _row(one: Contender[Any] | Comparison, samples: Samples) -> Row:
         ratio=ratio,
         at_least=one.at_least,
         at_most=one.at_most,
-        note=getattr(one, "note", ""),
         extra={name: Spread.of(values) for name, values in extra.items()},
     )
 

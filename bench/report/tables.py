@@ -53,7 +53,7 @@ def cells(table: Table) -> Iterator[list[str]]:
             spread(row.ratio, 3) if row.ratio else "",
             row.baseline or "",
             verdict(row),
-            "; ".join(filter(None, [*more, row.note])),
+            "; ".join(more),
         ]
 
 

@@ -346,7 +346,7 @@ def run() -> Run:
     rows = (
         Row("C", spread, 200, extra={"tx, ns": spread}),
         Row("C, control", spread, 200, "C", spread, 0.99, 1.01),
-        Row("rawmmsg", spread, 200, "C", spread, at_most=0.5, note="a note"),
+        Row("rawmmsg", spread, 200, "C", spread, at_most=0.5),
     )
     peer = Missing("trafgen", "apt-get install x")
     loops = [
@@ -383,7 +383,6 @@ def test_table_for_a_terminal(run: Run) -> None:
         "control 1.000 (0.900-1.100) ≥ 0.99, ≤ 1.01: holds; tx, ns",
         "200 rounds.",
         "A remark.",
-        "a note",
         "missing here: trafgen (apt-get install x)",
     ):
         assert words in text
