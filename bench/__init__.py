@@ -1,9 +1,4 @@
-"""Measurements of packet I/O, run by `python -m bench`.
-
-lab/ is used by all of them; read contender.py and runner.py first. Each other
-folder answers one question: measure.py declares its contenders and targets,
-sides.py and the C sources are the contenders. report/ writes results/.
-"""
+"""Measurements of packet I/O, run by `python -m bench`; see README.md."""
 
 import sys
 from pathlib import Path

@@ -1,18 +1,15 @@
 """How many frames are received when they are sent as fast as possible.
 
-One CPU sends, another receives. The sender is C, sendmmsg(2) with 64 numbered
-frames a call. The receivers are C with recvmmsg(2): bare, with auxdata for
-VLAN tags, which rawmmsg asks for by default, and with timestamps; rawmmsg; the
-socket module; the packet rings and libpcap in immediate mode, with the frames
-left in place or copied to the caller's memory; libpcap buffered, where frames
-arrive in blocks; and AF_XDP in copy mode. Queues and rings have 16 MiB if the
-system allows it.
+One CPU sends in C, 64 numbered frames a call of sendmmsg(2); another receives:
+C with recvmmsg(2), bare, with auxdata for VLAN tags, which rawmmsg asks for by
+default, and with timestamps; rawmmsg; the socket module; the packet rings and
+libpcap in immediate mode, with the frames left in place or copied to the
+caller's memory; libpcap buffered, where frames arrive in blocks; and AF_XDP in
+copy mode. Queues and rings have 16 MiB if the system allows it.
 
-The figure is the rate at which frames were received, until the last one. The
-columns beside it are the rate at which they were sent at the same time, the
-share that was lost, and the CPU time that sender and receiver spent on each
-packet, including the kernel's work. With a ring the sender's context pays for
-the copy, with recvmmsg(2) the receiver. The numbers of the frames received
+The figure is the rate at which frames were received, until the last one. With
+a ring the sender's context pays for the copy, with recvmmsg(2) the receiver:
+the CPU times include the kernel's work. The numbers of the frames received
 must grow, and the kernel must have counted the frames lost as dropped.
 """
 

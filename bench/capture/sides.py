@@ -1,9 +1,6 @@
-"""Contenders that receive what another CPU sends: C, rawmmsg and the socket
-module.
-
-Each looks at the number of every frame or batch, and now and then at all bytes
-of a frame, so that a frame that is lost, duplicated or changed is found.
-"""
+"""Contenders that receive what another CPU sends. Each looks at the number of
+every frame or batch, and now and then at all bytes of a frame, so that a frame
+that is lost, duplicated or changed is found."""
 
 import contextlib
 import ctypes
@@ -62,22 +59,89 @@ class Flood(ctypes.Structure):
     _fields_ = _counts("sent begin_ns wall_ns cpu_ns")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Receiver:
-    """A contender, ready to run.
+    """A contender: floods it, and checks what it received.
 
-    `run(over, receipt)` receives until the sender is `over` and nothing has
-    arrived since, and adds to the receipt. `ends` is the veth pair on which
-    `frames` are sent to it, `counter` the kernel's counts of its socket, if
-    it has one. `options` are those of the shared link; None for one with a
-    socket of its own.
+    `receive(over, receipt)` receives until the sender is `over` and nothing
+    has arrived since, and adds to the receipt. `ends` is the veth pair on
+    which `frames` are sent to it, `counter` the kernel's counts of its socket,
+    if it has one. `options` are those of the shared link, if it uses that.
     """
 
+    place: Place
     frames: Frames
     ends: Ends
-    run: Callable[[ctypes.c_int, Receipt], None]
+    receive: Callable[[ctypes.c_int, Receipt], None]
     counter: Counter | None
     options: int | None = None
+
+    def __post_init__(self) -> None:
+        setup = ("capture/flood.c", self.ends.names, self.frames)
+        tx = self.ends.tx.fileno()
+        self._sender = Side(self.place.link, *setup, tx=tx)
+
+    def run(self, _: int) -> Slice:
+        """Million packets received per second."""
+        self.begin()
+        receipt, flood = Receipt(), Flood()
+        ns = ctypes.c_uint64(int(self.place.seconds * 1e9))
+
+        def send(over: ctypes.c_int) -> None:
+            arguments = (ns, ctypes.byref(over), ctypes.byref(flood))
+            self._sender.call("run", *arguments)
+
+        with elsewhere(self.place.senders_cpu, send) as over:
+            self.receive(over, receipt)
+        self.check(flood, receipt)
+        sent, received = flood.sent, receipt.frames
+        taken = receipt.last_ns - flood.begin_ns
+        extra = {
+            "sent, Mpps": sent / flood.wall_ns * 1e3,
+            "lost, %": 100 * (sent - received) / sent,
+            "sender CPU, ns": flood.cpu_ns / sent,
+            "receiver CPU, ns": receipt.cpu_ns / received,
+        }
+        return Slice(received / taken * 1e3, taken, extra)
+
+    def begin(self) -> None:
+        """Prepares the receiver, and resets its counts."""
+        if self.options is not None:
+            self.place.link.set_options(self.options)
+        self._counts()
+
+    def _counts(self) -> tuple[int, int]:
+        counter = self.counter
+        return counter.read() if counter is not None else (0, 0)
+
+    def check(self, flood: Flood, receipt: Receipt) -> None:
+        """Checks that every frame was received once, in order and unchanged,
+        or was dropped by the kernel, which counts that if it can."""
+        counted = self.counter is not None
+        arrived, dropped = self._counts()
+        deadline = time.monotonic() + PATIENCE
+        # The kernel may not have passed on all of them.
+        while (
+            counted
+            and receipt.frames + dropped < flood.sent
+            and time.monotonic() < deadline
+        ):
+            self.receive(ctypes.c_int(1), receipt)
+            more_arrived, more_dropped = self._counts()
+            arrived, dropped = arrived + more_arrived, dropped + more_dropped
+        told = f"{flood.sent} frames sent, {receipt.frames} received"
+        if counted and (
+            arrived != flood.sent or arrived != receipt.frames + dropped
+        ):
+            told += f", {arrived} arrived, {dropped} of these dropped"
+            raise GroundTruthError(told)
+        if not 0 < receipt.frames <= flood.sent:
+            raise GroundTruthError(told)
+        if receipt.disordered or receipt.changed:
+            raise GroundTruthError(
+                f"{told}, {receipt.disordered} out of order,"
+                f" {receipt.changed} changed"
+            )
 
 
 Start: TypeAlias = Callable[[Place], Receiver]
@@ -88,15 +152,13 @@ def in_c(source: str, options: int = 0) -> Start:
 
     def start(place: Place) -> Receiver:
         link, frames = place.link, Frames(BATCH, place.size)
-        setup = (link, frames, source, options | FLOOD)
-        side, ends, counter = on_link(*setup)
+        side, ends, counter = on_link(link, frames, source, options | FLOOD)
 
         def run(over: ctypes.c_int, receipt: Receipt) -> None:
             side.call("run", ctypes.byref(over), ctypes.byref(receipt))
 
-        return Receiver(
-            frames, ends, run, counter, options if ends is link else None
-        )
+        shared = options if ends is link else None
+        return Receiver(place, frames, ends, run, counter, shared)
 
     return start
 
@@ -147,7 +209,8 @@ def _in_python(
         receipt.last_ns = last_ns or receipt.last_ns
         receipt.cpu_ns += time.thread_time_ns() - begin
 
-    return Receiver(frames, place.link, run, place.link.counter, options)
+    link = place.link
+    return Receiver(place, frames, link, run, link.counter, options)
 
 
 def rawmmsg(socket_of: Callable[[Link], RawSocket], options: int) -> Start:
@@ -186,87 +249,6 @@ def stdlib(place: Place) -> Receiver:
     return _in_python(place, frames, 0, take)
 
 
-# ---- The flood -------------------------------------------------------------
-
-
-@dataclass
-class Slices:
-    """Floods a receiver, and checks what it received."""
-
-    receiver: Receiver
-    place: Place
-
-    def __post_init__(self) -> None:
-        ends = self.receiver.ends
-        self._sender = Side(
-            *(self.place.link, "capture/flood.c"),
-            *(ends.names, self.receiver.frames),
-            tx=ends.tx.fileno(),
-        )
-
-    def run(self, _: int) -> Slice:
-        """Million packets received per second."""
-        self.begin()
-        receipt, flood = Receipt(), Flood()
-        ns = ctypes.c_uint64(int(self.place.seconds * 1e9))
-
-        def send(over: ctypes.c_int) -> None:
-            arguments = (ns, ctypes.byref(over), ctypes.byref(flood))
-            self._sender.call("run", *arguments)
-
-        with elsewhere(self.place.senders_cpu, send) as over:
-            self.receiver.run(over, receipt)
-        self.check(flood, receipt)
-        sent, received = flood.sent, receipt.frames
-        taken = receipt.last_ns - flood.begin_ns
-        extra = {
-            "sent, Mpps": sent / flood.wall_ns * 1e3,
-            "lost, %": 100 * (sent - received) / sent,
-            "sender CPU, ns": flood.cpu_ns / sent,
-            "receiver CPU, ns": receipt.cpu_ns / received,
-        }
-        return Slice(received / taken * 1e3, taken, extra)
-
-    def begin(self) -> None:
-        """Prepares the receiver, and resets its counts."""
-        if self.receiver.options is not None:
-            self.place.link.set_options(self.receiver.options)
-        self._counts()
-
-    def _counts(self) -> tuple[int, int]:
-        counter = self.receiver.counter
-        return counter.read() if counter is not None else (0, 0)
-
-    def check(self, flood: Flood, receipt: Receipt) -> None:
-        """Checks that every frame was received once, in order and unchanged,
-        or was dropped by the kernel, which counts that if it can."""
-        counted = self.receiver.counter is not None
-        arrived, dropped = self._counts()
-        deadline = time.monotonic() + PATIENCE
-        # The kernel may not have passed on all of them.
-        while (
-            counted
-            and receipt.frames + dropped < flood.sent
-            and time.monotonic() < deadline
-        ):
-            self.receiver.run(ctypes.c_int(1), receipt)
-            more_arrived, more_dropped = self._counts()
-            arrived, dropped = arrived + more_arrived, dropped + more_dropped
-        told = f"{flood.sent} frames sent, {receipt.frames} received"
-        if counted and (
-            arrived != flood.sent or arrived != receipt.frames + dropped
-        ):
-            told += f", {arrived} arrived, {dropped} of these dropped"
-            raise GroundTruthError(told)
-        if not 0 < receipt.frames <= flood.sent:
-            raise GroundTruthError(told)
-        if receipt.disordered or receipt.changed:
-            raise GroundTruthError(
-                f"{told}, {receipt.disordered} out of order,"
-                f" {receipt.changed} changed"
-            )
-
-
 def prepared(start: Start) -> Callable[[Place], Ready]:
     """Makes a receiver ready for the runner."""
-    return lambda place: Ready(Slices(start(place), place).run)
+    return lambda place: Ready(start(place).run)

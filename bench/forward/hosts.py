@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,9 +80,11 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
         first, second = (
             stack.enter_context(_host(address)) for address in ADDRESSES
         )
-        for host in (first, second):
-            # A link carries frames a moment after both ends are up.
-            wait_until(partial(_is_up, host.port), "a port has no link")
+        # A link carries frames a moment after both ends are up.
+        wait_until(
+            lambda: _is_up(first.port) and _is_up(second.port),
+            "a port has no link",
+        )
         yield first, second
 
 

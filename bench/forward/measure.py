@@ -1,30 +1,26 @@
 """How fast frames are forwarded between two interfaces.
 
-Bulk TCP. iperf3 runs between two hosts, which are network namespaces with one
-interface each; a forwarder joins the ports that lead to them. The hosts send
-super-frames of up to 64 KiB with checksums to be completed, as their own TCP
-makes them. A forwarder that passes the offload headers on moves them as they
-are. libpcap and C without these headers cannot, so the hosts' offloads are off
-while they run.
-
-Every slice starts the forwarder anew and runs iperf3 for a second. If all
-processes share one CPU, the hosts can use what the forwarder saves, no frame
-overtakes another, and the figures scatter least. On all CPUs the scheduler
-makes them scatter, and only libpcap is far enough from the others for a
-target. The receivers' counts of damaged segments must not change, and every
-forwarder that counts must account for every frame: received = sent + dropped.
-Retransmissions come from full queues and from frames that overtake.
+Bulk TCP. iperf3 runs for a second between two hosts, which are network
+namespaces with one interface each; a forwarder, started anew for each slice,
+joins the ports that lead to them. The hosts send super-frames of up to 64 KiB
+with checksums to be completed. libpcap and C without offload headers cannot
+forward these, so the hosts' offloads are off while they run. On one CPU the
+hosts can use what the forwarder saves, no frame overtakes another, and the
+figures scatter least. On all CPUs, only libpcap is far enough from the others
+for a target. No segment may arrive damaged, and every forwarder that counts
+must account for every frame: received = sent + dropped. Retransmissions come
+from full queues and from frames that overtake.
 
 Small frames. One CPU sends a burst from one host's end, which waits in the
 forwarder's queue, forwards it, and counts what arrives at the other end. The
 figure includes sending and forwarding, because with a ring the copy is made
 while sending, and the kernel's bridge does all its work there; "forwarding" is
-the second part alone. Receiving at the end is not included.
+the second part alone.
 
 "C" and "rawmmsg", a loop that calls the library, have batches of 64 frames of
-2,048 bytes. "rawmmsg bridge" is the code of that command, with offload headers
-and frames of 64 KiB, and "C, as the bridge" has the same. libpcap is in
-immediate mode and injects each packet from the callback of pcap_dispatch().
+2,048 bytes. "rawmmsg bridge", which is the code of that command, and "C, as
+the bridge" have offload headers and frames of 64 KiB. libpcap is in immediate
+mode and injects each packet from the callback of pcap_dispatch().
 """
 
 import contextlib
@@ -180,7 +176,12 @@ BURST: Final = 128
 
 _SMALL_C: Final = small.moved_by(in_c(AUXDATA, SMALL_CAPACITY))
 _AS_BRIDGE: Final = small.moved_by(
-    in_c(_ALL, SMALL_CAPACITY, small.bridge_sockets)
+    in_c(
+        *(_ALL, SMALL_CAPACITY),
+        lambda stack, ports, _: [
+            port.sock for port in small.bridge_ports(stack, ports)
+        ],
+    )
 )
 _SMALL_LOOP: Final = small.moved_by(in_python(AUXDATA, SMALL_CAPACITY))
 

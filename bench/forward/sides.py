@@ -222,11 +222,6 @@ def check_counts(counts: Sequence[int]) -> None:
             )
 
 
-def _is_forwarding(port: str) -> bool:
-    state = show(port)["linkinfo"]["info_slave_data"]["state"]
-    return bool(state == "forwarding")
-
-
 @contextlib.contextmanager
 def kernel_bridge(a: str, b: str) -> Iterator[None]:
     """The kernel's bridge, which has no process."""
@@ -245,11 +240,14 @@ def kernel_bridge(a: str, b: str) -> Iterator[None]:
         for port in (a, b):
             run([ip, "link", "set", port, "master", name])
         run([ip, "link", "set", name, "up"])
-        for port in (a, b):
-            wait_until(
-                partial(_is_forwarding, port),
-                "the kernel's bridge does not forward",
-            )
+        wait_until(
+            lambda: all(
+                show(port)["linkinfo"]["info_slave_data"]["state"]
+                == "forwarding"
+                for port in (a, b)
+            ),
+            "the kernel's bridge does not forward",
+        )
         yield
     finally:
         run([ip, "link", "delete", name])

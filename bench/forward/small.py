@@ -6,7 +6,7 @@ and the contenders that forward in this process.
 
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -132,12 +132,11 @@ def prepared(start: Callable[[Arena], Callable[[], object]]) -> Prepare:
 
 def moved_by(start: Start) -> Prepare:
     """A forwarder that moves a burst when it is called."""
-
-    def start_in(arena: Arena) -> Callable[[], object]:
-        forwarder = start(arena.stack, arena.ports)
-        return partial(forwarder.run, arena.frames, -1)
-
-    return prepared(start_in)
+    return prepared(
+        lambda arena: partial(
+            start(arena.stack, arena.ports).run, arena.frames, -1
+        )
+    )
 
 
 def bridge_ports(stack: ExitStack, ports: Ports) -> list[Port]:
@@ -147,13 +146,6 @@ def bridge_ports(stack: ExitStack, ports: Ports) -> list[Port]:
         port.open(None)
         stack.callback(port.close)
     return opened
-
-
-def bridge_sockets(
-    stack: ExitStack, ports: Ports, _: int
-) -> Sequence[RawSocket]:
-    """The sockets of these ports."""
-    return [port.sock for port in bridge_ports(stack, ports)]
 
 
 @prepared

@@ -60,9 +60,8 @@ class UnavailableError(Exception):
 class Slice(NamedTuple):
     """The result of one slice, which has been checked.
 
-    `figure` is in the unit of the table. `ns` is the time that the work took;
-    the runner uses it to choose how often a slice repeats the work. `extra`
-    holds further figures, each named with its unit ("rx, ns").
+    `figure` is in the unit of the table, `ns` the time that the work took.
+    `extra` holds further figures, each named with its unit ("rx, ns").
     """
 
     figure: float
@@ -74,11 +73,9 @@ class Slice(NamedTuple):
 class Ready:
     """A contender that has been prepared.
 
-    `run(times)` runs a slice: it does the work that many times and returns the
-    result. It raises GroundTruthError if a frame was lost, duplicated or
-    changed, and AgainError if the slice could not be checked. `work` is the
-    amount of work done each time, in packets. `most` is the highest `times`
-    that can be checked.
+    `run(times)` runs a slice: it does the work that many times, with `work`
+    packets each, and checks it; it raises GroundTruthError or AgainError.
+    `most` is the highest `times` that can be checked.
     """
 
     run: Callable[[int], Slice]

@@ -53,16 +53,14 @@ def _cpu() -> dict[str, str]:
     time at every system call; from lscpu(1)."""
     lines = [line.partition(":") for line in _printed("lscpu").splitlines()]
     facts = {name.strip(): value.strip() for name, _, value in lines}
-    found = {
-        name: facts.get(name, "unknown")
-        for name in ("Model name", "Architecture", "Hypervisor vendor")
-    }
-    found["mitigations"] = "; ".join(
+    names = ("Model name", "Architecture", "Hypervisor vendor")
+    mitigations = "; ".join(
         f"{name.removeprefix('Vulnerability ')}: {value}"
         for name, value in facts.items()
         if name.startswith("Vulnerability") and value != "Not affected"
     )
-    return found
+    found = {name: facts.get(name, "unknown") for name in names}
+    return found | {"mitigations": mitigations}
 
 
 # ---- Timestamps ------------------------------------------------------------

@@ -1,9 +1,7 @@
 """The far side of a veth pair, for contenders that only send: it counts every
-frame and receives a sample, at the same small cost for every sender.
-
-A frame that is kept costs the sender more than one that is thrown away,
-because its memory is not free again at once; and a queue that keeps all is
-soon full. So the far side keeps one frame of each batch.
+frame and keeps one of each batch, at the same small cost for every sender. (A
+frame that is kept costs the sender more than one that is thrown away, because
+its memory is not free again at once; and a queue that keeps all is soon full.)
 """
 
 import contextlib
@@ -12,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from rawmmsg import PacketBatch, RawSocket, bpf
 from rawmmsg.testing import Veth
@@ -29,12 +27,15 @@ _MEMORY_OF_FRAME: Final = 2560
 _NUMBER_AT: Final = len(HEADER) + NUMBERS.size - 4
 
 
-class FarSide:
+class FarSide(contextlib.ExitStack):
     """Whatever arrives at `veth.b`. A context manager."""
 
     def __init__(self, veth: Veth) -> None:
+        super().__init__()
         self._veth = veth
-        self._sock = RawSocket(veth.b, vlan=False, filter="less 0")
+        self._sock = self.enter_context(
+            RawSocket(veth.b, vlan=False, filter="less 0")
+        )
         self._batch = PacketBatch(_KEPT_AT_ONCE)
         self._numbers = itertools.count(1)
         self._arrived = 0
@@ -129,9 +130,3 @@ class FarSide:
         rows = dict(line.split(":") for line in lines[2:])
         fields = {name.strip(): row.split() for name, row in rows.items()}
         return int(fields[self._veth.b][1]), int(fields[self._veth.a][11])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sock.close()

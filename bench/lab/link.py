@@ -46,11 +46,8 @@ STAMPS: Final = 2
 
 
 class Ends(contextlib.ExitStack):
-    """A veth pair and the socket that sends on it: as RawSocket and as
-    socket.socket. A context manager, which closes whatever it has opened.
-
-    No socket receives: each one that listens makes every frame more expensive.
-    """
+    """A veth pair and the socket that sends on it, in two classes. A context
+    manager. No socket receives: each that listens makes frames expensive."""
 
     def __init__(self, *, vnet_hdr: bool = False) -> None:
         super().__init__()

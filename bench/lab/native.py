@@ -64,8 +64,7 @@ def _compiled(source: str) -> Path:
 
 
 def compiler() -> list[str]:
-    """The command that compiles C; raises UnavailableError if there is
-    none."""
+    """The command that compiles C, or UnavailableError."""
     given = os.environ.get("CC", "").split()
     found = shutil.which("gcc") or shutil.which("cc")
     if not given and found is None:
@@ -162,8 +161,7 @@ class Side:
     @property
     def fileno(self) -> int:
         """The packet socket that receives; -1 if there is none."""
-        descriptor: int = self._library.side_fileno(self._side)
-        return descriptor
+        return int(self._library.side_fileno(self._side))
 
     def call(self, function: str, *arguments: object) -> int:
         """Calls a function ("run" for side_run()); raises OSError if it
@@ -175,8 +173,7 @@ class Side:
         """Calls a function that returns a pointer."""
         found = self._library[f"side_{function}"]
         found.restype = ctypes.c_void_p
-        result: int = found(self._side, *arguments)
-        return result
+        return int(found(self._side, *arguments))
 
 
 def on_link(
@@ -209,9 +206,8 @@ def succeeded(result: int, source: str) -> int:
 
 
 def environment() -> dict[str, str]:
-    """The environment for programs other than Python: without a sanitizer that
-    is preloaded into this process, which would slow them down and report their
-    leaks."""
+    """The environment for programs other than Python: without a sanitizer,
+    which would slow them down and report their leaks."""
     return {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
 
 

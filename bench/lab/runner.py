@@ -1,9 +1,6 @@
-"""Runs contenders against each other.
-
-The runner prepares the contenders, chooses how often a slice repeats the work
-(calibrates), and runs rounds: a slice of each contender, in an order that is
-drawn anew for each round. Whatever slows the machine down during the run
-therefore affects all contenders alike.
+"""Runs contenders against each other: prepares them, chooses how often a slice
+repeats the work (calibrates), and runs rounds. The order of the slices is new
+in each round, so whatever slows the machine down affects all alike.
 """
 
 import contextlib
@@ -80,17 +77,12 @@ class Lab:
 
     def pick(self, full: _T, quick: _T, brief: _T) -> _T:
         """The value for this mode."""
-        return {Mode.FULL: full, Mode.QUICK: quick, Mode.BRIEF: brief}[
-            self.mode
-        ]
+        values = dict(zip(Mode, (full, quick, brief), strict=True))
+        return values[self.mode]
 
     def sizes(self, sizes: Sequence[int]) -> list[int]:
-        """The packet sizes, without those that the user does not want."""
-        return [
-            size
-            for size in sizes
-            if not self.only_sizes or size in self.only_sizes
-        ]
+        """Those of the packet sizes that the user wants."""
+        return [one for one in sizes if one in (self.only_sizes or sizes)]
 
     def table(
         self,

@@ -1,29 +1,21 @@
 """The cost of a packet that one thread sends over a veth pair and receives.
 
-One CPU does all the work, including the kernel's at both ends, so the time is
-the whole cost of a packet. (With a ring the copy is made while sending.)
-
-All contenders send with sendmmsg(), except the socket module, which uses
-send(), and "libpcap, inject". C makes the same system calls as rawmmsg on the
-same sockets and memory. "C" asks for auxdata, which rawmmsg needs to restore
-VLAN tags; "C, bare" asks for nothing, like rawmmsg with vlan=False. With
-"stamps" the kernel timestamps each packet (SO_TIMESTAMPNS), and the timestamp
-is read.
+One CPU does all the work, including the kernel's at both ends. All contenders
+send with sendmmsg(), except the socket module, which uses send(), and
+"libpcap, inject". "C" asks for auxdata, which rawmmsg needs to restore VLAN
+tags; "C, bare" asks for nothing, like rawmmsg with vlan=False. With "stamps"
+the kernel timestamps each packet (SO_TIMESTAMPNS), and the timestamp is read.
 
 The rings have 8 MiB, like the queues of the sockets. Those "in cache" hold two
-batches: too small for a burst, but small enough for the CPU's cache. "copied"
-means into the caller's memory, where recvmmsg() puts them. TPACKET_V3 passes
-on blocks of 16 KiB when they are full; a slice does not wait for the last
-block, which is read after it. libpcap is in immediate mode, and its sending
-handle does not listen.
+batches, which fit the CPU's cache. "copied" means into the caller's memory,
+where recvmmsg() puts them. TPACKET_V3 passes on blocks of 16 KiB when they are
+full; the last block is read after the slice. libpcap is in immediate mode, and
+its sending handle does not listen. tx and rx are timed in slices of their own,
+because reading the clock takes 50 to 100 ns a batch.
 
-tx and rx are timed in slices of their own, because reading the clock takes 50
-to 100 ns a batch.
-
-Two more series of tables use the same loop. "stride" varies how far apart and
-how many the frames of a batch are. "python" shows what Python code costs that
-looks at every packet: a function called with each packet that reads its
-EtherType, and numpy reading the EtherTypes of a whole batch.
+"stride" varies how far apart and how many the frames of a batch are. "python"
+shows what Python code costs that looks at every packet: a function called with
+each packet that reads its EtherType, and numpy reading those of a whole batch.
 """
 
 import dataclasses
@@ -76,7 +68,7 @@ def contenders(batch: int) -> list[Contender[Place]]:
     """The contenders that run with batches of this size."""
     promised = batch >= PROMISED_FROM
     at_most = AT_MOST if promised else None
-    c = Contender("C", calls(AUXDATA))
+    c, bare = Contender("C", calls(AUXDATA)), "C, bare"
     found = [
         c,
         control(c, 0.01 if promised else None),
@@ -87,38 +79,30 @@ def contenders(batch: int) -> list[Contender[Place]]:
         Contender("libpcap, inject", _pcap(INJECT), "C"),
     ]
     if promised:
-        found += _with_options()
+        plain = rawmmsg(lambda link: link.rx_bare)
+        both = AUXDATA | STAMPS
+        stamps = rawmmsg(lambda link: link.rx_stamped, both)
+        found += [
+            Contender(bare, calls(), "C"),
+            Contender("rawmmsg, vlan=False", plain, bare, at_most=AT_MOST),
+            Contender("C, stamps", calls(both), "C"),
+            Contender("rawmmsg, stamps", stamps, "C, stamps", at_most=AT_MOST),
+        ]
     if batch == EVERYONE_AT:
-        found += _others()
+        found += [
+            control(Contender(bare, calls())),
+            Contender("C, bare, stamps", calls(STAMPS), bare),
+            Contender("rawmmsg, from a list", _rawmmsg(from_list=True), "C"),
+            Contender("stdlib, stamps", stdlib(STAMPS), "stdlib"),
+            Contender("TPACKET_V2, copied", _ring(LARGE | COPY), bare),
+            Contender("TPACKET_V3, copied", _ring(LARGE | COPY | V3), bare),
+            Contender("TPACKET_V2, in cache", _ring(), "C"),
+            Contender("TPACKET_V3, in cache", _ring(V3), "C"),
+            Contender("TPACKET_V2, in cache, copied", _ring(COPY), bare),
+            Contender("TPACKET_V3, in cache, copied", _ring(COPY | V3), bare),
+            Contender("libpcap", _pcap(), "C"),
+        ]
     return found
-
-
-def _with_options() -> list[Contender[Place]]:
-    without = rawmmsg(lambda link: link.rx_bare)
-    stamps = rawmmsg(lambda link: link.rx_stamped, AUXDATA | STAMPS)
-    return [
-        Contender("C, bare", calls(), "C"),
-        Contender("rawmmsg, vlan=False", without, "C, bare", at_most=AT_MOST),
-        Contender("C, stamps", calls(AUXDATA | STAMPS), "C"),
-        Contender("rawmmsg, stamps", stamps, "C, stamps", at_most=AT_MOST),
-    ]
-
-
-def _others() -> list[Contender[Place]]:
-    bare = "C, bare"
-    return [
-        control(Contender(bare, calls())),
-        Contender("C, bare, stamps", calls(STAMPS), bare),
-        Contender("rawmmsg, from a list", _rawmmsg(from_list=True), "C"),
-        Contender("stdlib, stamps", stdlib(STAMPS), "stdlib"),
-        Contender("TPACKET_V2, copied", _ring(LARGE | COPY), bare),
-        Contender("TPACKET_V3, copied", _ring(LARGE | COPY | V3), bare),
-        Contender("TPACKET_V2, in cache", _ring(), "C"),
-        Contender("TPACKET_V3, in cache", _ring(V3), "C"),
-        Contender("TPACKET_V2, in cache, copied", _ring(COPY), bare),
-        Contender("TPACKET_V3, in cache, copied", _ring(COPY | V3), bare),
-        Contender("libpcap", _pcap(), "C"),
-    ]
 
 
 def _rawmmsg(**options: Any) -> Prepare:

@@ -1,9 +1,6 @@
 """Contenders that send a batch over a veth pair and receive it back in one
-thread: C, rawmmsg and the socket module.
-
-At the end of a slice, all of them have the frames of the last batch in the
-memory of the batch, where the slice checks them.
-"""
+thread. At the end of a slice, all of them have the frames of the last batch in
+the memory of the batch, where the slice checks them."""
 
 import abc
 import ctypes
@@ -46,13 +43,15 @@ class Loop(abc.ABC):
 
     _slices = 0
 
-    def __init__(self, frames: Frames, counter: Counter) -> None:
+    def __init__(
+        self,
+        frames: Frames,
+        counter: Counter,
+        set_options: Callable[[], None] = lambda: None,
+    ) -> None:
         self.frames = frames
         self.counter = counter
-
-    @abc.abstractmethod
-    def set_options(self) -> None:
-        """Asks the kernel for the options that it needs."""
+        self._set_options = set_options  # asks the kernel for its options
 
     @abc.abstractmethod
     def run(self, times: int) -> None:
@@ -91,7 +90,7 @@ class Loop(abc.ABC):
 
     def _begin(self) -> None:
         self.frames.number()
-        self.set_options()
+        self._set_options()
         self.counter.read()
 
     def _check(self, times: int) -> None:
@@ -118,14 +117,9 @@ class CLoop(Loop):
         link, frames = place.link, place.frames
         self._side, ends, counter = on_link(link, frames, source, options)
         assert counter is not None
-        super().__init__(frames, counter)
-        self._link = link if ends is link else None
-        self._options = options
+        shared = [partial(link.set_options, options)] if ends is link else []
+        super().__init__(frames, counter, *shared)
         self._lengths = (ctypes.c_uint32 * frames.batch)()
-
-    def set_options(self) -> None:
-        if self._link is not None:
-            self._link.set_options(self._options)
 
     def run(self, times: int) -> None:
         self._side.call("run", times, None)
@@ -168,15 +162,11 @@ class PythonLoop(Loop):
         receive: Callable[[], object],
         lengths: Callable[[], Sequence[int]],
     ) -> None:
-        super().__init__(place.frames, place.link.counter)
-        self._link = place.link
-        self._options = options
+        set_options = partial(place.link.set_options, options)
+        super().__init__(place.frames, place.link.counter, set_options)
         self._send = send
         self._receive = receive
         self._lengths = lengths
-
-    def set_options(self) -> None:
-        self._link.set_options(self._options)
 
     def run(self, times: int) -> None:
         send, receive = self._send, self._receive
@@ -208,11 +198,8 @@ def rawmmsg(
     from_list: bool = False,
     handle: Callable[[PacketBatch], object] | None = None,
 ) -> Prepare:
-    """rawmmsg with one of the link's sockets, which asks for `options`.
-
-    It sends from a batch, or from a list of bytes, and calls `handle` with
-    each batch that it receives.
-    """
+    """rawmmsg with one of the link's sockets, which asks for `options`. It
+    calls `handle` with each batch that it receives."""
 
     def prepare(place: Place) -> Ready:
         frames = place.frames

@@ -42,6 +42,7 @@ OF_SCAPY: Final = 25.0
 
 _C: Final = Contender("C sendmmsg", sides.in_c("send/side.c:calls"))
 _BATCH: Final = sides.rawmmsg(lambda frames: frames.out)
+_BYPASS: Final = sides.rawmmsg(lambda frames: frames.out, qdisc_bypass=True)
 _LIST: Final = sides.rawmmsg(lambda frames: frames.packets)
 _RING: Final = "send/ring.c"
 _PCAP: Final = "send/side.c:pcap"
@@ -51,7 +52,7 @@ IN_PROCESS: Final = (
     control(_C),
     Contender("rawmmsg", _BATCH, "C sendmmsg", at_least=OF_C),
     Contender("rawmmsg, list", _LIST, "C sendmmsg"),
-    Contender("rawmmsg, qdisc_bypass", sides.rawmmsg_bypass, "C sendmmsg"),
+    Contender("rawmmsg, qdisc_bypass", _BYPASS, "C sendmmsg"),
     Contender(
         *("TX ring (C)", sides.in_c(_RING, COPY), "rawmmsg"),
         at_most=1 / OF_A_RING,

@@ -1,9 +1,6 @@
-"""Contenders that send a batch: C, rawmmsg, the socket module, and modules and
-programs of other projects.
-
-A socket that listens on the sending interface makes every frame more
-expensive. A libpcap handle does listen, so it gets a veth pair of its own.
-"""
+"""Contenders that send a batch. A socket that listens on the sending interface
+makes every frame more expensive. A libpcap handle does listen, so it gets a
+veth pair of its own."""
 
 import contextlib
 import re
@@ -119,23 +116,24 @@ def _one_by_one(
             send(packet)
 
 
-def rawmmsg(packets: Callable[[Frames], PacketBatch | list[bytes]]) -> Prepare:
-    """rawmmsg, from a batch or a list."""
+def rawmmsg(
+    packets: Callable[[Frames], PacketBatch | list[bytes]],
+    *,
+    qdisc_bypass: bool = False,
+) -> Prepare:
+    """rawmmsg, from a batch or a list; or without the traffic control layer,
+    as trafgen sends."""
 
     def prepare(place: Place) -> Ready:
-        send = partial(place.shared.tx.sendmmsg_all, packets(place.frames))
+        tx = place.shared.tx
+        if qdisc_bypass:
+            name = place.shared.veth.a
+            tx = RawSocket(name, protocol=0, qdisc_bypass=True)
+            place.enter_context(tx)
+        send = partial(tx.sendmmsg_all, packets(place.frames))
         return ready(place, place.shared, partial(_repeat, send))
 
     return prepare
-
-
-def rawmmsg_bypass(place: Place) -> Ready:
-    """rawmmsg without the traffic control layer, as trafgen sends."""
-    tx = place.enter_context(
-        RawSocket(place.shared.veth.a, protocol=0, qdisc_bypass=True)
-    )
-    send = partial(tx.sendmmsg_all, place.frames.out)
-    return ready(place, place.shared, partial(_repeat, send))
 
 
 def stdlib(place: Place) -> Ready:

@@ -1,15 +1,11 @@
 """The gain of offload headers, in bytes per second.
 
-One thread sends a batch over a veth pair and receives it back. One CPU does
-all the work, including the kernel's at both ends. The frames hold TCP:
-"super-frames" of 65,000 bytes, which no veth pair segments; frames of 1,514
-bytes with a checksum still to be computed; and frames of 1,514 bytes without
-offload headers. The first two use vnet_hdr=True.
-
-A batch of 64 super-frames has 4 MB, and so leaves most second-level caches
-between the sending and the receiving call, in C too.
-
-The offload headers of the frames are checked, too.
+One thread sends a batch over a veth pair and receives it back, on one CPU. The
+frames are TCP segments: "super-frames" of 65,000 bytes, which are left to be
+segmented by whoever puts them on a wire; of 1,514 bytes with a checksum still
+to be computed; and of 1,514 bytes without offload headers. The headers are
+checked, too. A batch of 64 super-frames has 4 MB, and so leaves most
+second-level caches between the sending and the receiving call, in C too.
 """
 
 from collections.abc import Iterator

@@ -49,12 +49,13 @@ class PythonLoop(Loop):
         super().__init__(
             Frames(place.batch, kind.size, room=kind.room, make=kind.frame),
             place.enter_context(Counter(rx.fileno())),
+            self._write_headers,
         )
         self.kind = kind
         self._send = tx.sendmmsg_all
         self._receive = rx.recvmmsg_into
 
-    def set_options(self) -> None:
+    def _write_headers(self) -> None:
         """Writes the headers of the frames to send."""
         if self.kind.header is not None:
             for i in range(self.frames.batch):

@@ -13,7 +13,7 @@ import pytest
 from support.child import tool
 
 from bench.capture import measure as capture
-from bench.capture.sides import Flood, Place, Receipt, Slices
+from bench.capture.sides import Flood, Place, Receipt, Receiver
 from bench.lab import cpus, far_side
 from bench.lab.contender import (
     Contender,
@@ -65,15 +65,15 @@ def prepared(
 
 
 @pytest.fixture
-def slices(stack: contextlib.ExitStack) -> Callable[[str], Slices | None]:
+def slices(stack: contextlib.ExitStack) -> Callable[[str], Receiver | None]:
     """Makes a receiver by its name, ready for frames."""
 
-    def make(name: str) -> Slices | None:
+    def make(name: str) -> Receiver | None:
         place = Place(stack.enter_context(Link()), SIZE, 0.0, 0)
         ready = prepared(capture.CONTENDERS, name, place)
         if ready is None:
             return None
-        made: Slices = ready.run.__self__  # type: ignore[attr-defined]
+        made: Receiver = ready.run.__self__  # type: ignore[attr-defined]
         made.begin()
         return made
 
@@ -81,36 +81,36 @@ def slices(stack: contextlib.ExitStack) -> Callable[[str], Slices | None]:
 
 
 @pytest.fixture
-def baseline(slices: Callable[[str], Slices | None]) -> Slices:
+def baseline(slices: Callable[[str], Receiver | None]) -> Receiver:
     made = slices("C")
     assert made is not None
     return made
 
 
-def numbered(made: Slices, numbers: Iterable[int]) -> list[bytearray]:
+def numbered(made: Receiver, numbers: Iterable[int]) -> list[bytearray]:
     """Frames as the flood sends them."""
     frames = []
     for number in numbers:
-        frame = bytearray(made.receiver.frames.packets[0])
+        frame = bytearray(made.frames.packets[0])
         struct.pack_into("!Q", frame, 14, number)
         frames.append(frame)
     return frames
 
 
-def received(made: Slices, frames: list[bytearray]) -> Receipt:
+def received(made: Receiver, frames: list[bytearray]) -> Receipt:
     """The receipt for these frames, after they have been sent."""
     receipt = Receipt()
-    made.receiver.ends.tx.sendmmsg_all(frames)
+    made.ends.tx.sendmmsg_all(frames)
     deadline = time.monotonic() + 30
-    made.receiver.run(ctypes.c_int(1), receipt)
+    made.receive(ctypes.c_int(1), receipt)
     while receipt.frames < len(frames) and time.monotonic() < deadline:
-        made.receiver.run(ctypes.c_int(1), receipt)
+        made.receive(ctypes.c_int(1), receipt)
     return receipt
 
 
 @pytest.mark.parametrize("name", names(capture.CONTENDERS))
 def test_receiver_takes_every_frame_in_order(
-    slices: Callable[[str], Slices | None], name: str
+    slices: Callable[[str], Receiver | None], name: str
 ) -> None:
     made = slices(name)
     if made is None:
@@ -125,7 +125,7 @@ def test_receiver_takes_every_frame_in_order(
 
 @pytest.mark.parametrize("name", names(capture.CONTENDERS))
 def test_receiver_finds_a_duplicated_frame(
-    slices: Callable[[str], Slices | None], name: str
+    slices: Callable[[str], Receiver | None], name: str
 ) -> None:
     made = slices(name)
     if made is None:
@@ -136,7 +136,7 @@ def test_receiver_finds_a_duplicated_frame(
 
 @pytest.mark.parametrize("name", names(capture.CONTENDERS))
 def test_receiver_finds_a_changed_frame(
-    slices: Callable[[str], Slices | None], name: str
+    slices: Callable[[str], Receiver | None], name: str
 ) -> None:
     made = slices(name)
     if made is None:
@@ -148,7 +148,7 @@ def test_receiver_finds_a_changed_frame(
 
 
 def test_capture_finds_a_frame_that_never_arrived(
-    baseline: Slices, monkeypatch: pytest.MonkeyPatch
+    baseline: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.capture.sides.PATIENCE", 0.1)
     receipt = received(baseline, numbered(baseline, [1, 2, 4]))
@@ -157,23 +157,21 @@ def test_capture_finds_a_frame_that_never_arrived(
 
 
 def test_capture_accepts_frames_that_the_kernel_dropped(
-    baseline: Slices,
+    baseline: Receiver,
 ) -> None:
     rx = baseline.place.link.rx
     room = rx.getsockopt(1, 8)  # SOL_SOCKET, SO_RCVBUF
     rx.setsockopt(1, 8, 4096)
     assert rx.getsockopt(1, 8) < room
-    baseline.receiver.ends.tx.sendmmsg_all(
-        numbered(baseline, range(1, COUNT + 1))
-    )
+    baseline.ends.tx.sendmmsg_all(numbered(baseline, range(1, COUNT + 1)))
     receipt = Receipt()
-    baseline.receiver.run(ctypes.c_int(1), receipt)
+    baseline.receive(ctypes.c_int(1), receipt)
     assert 0 < receipt.frames < COUNT
     baseline.check(Flood(sent=COUNT), receipt)
 
 
 def test_capture_finds_a_frame_out_of_order(
-    baseline: Slices,
+    baseline: Receiver,
 ) -> None:
     receipt = received(baseline, numbered(baseline, [2, 1]))
     with pytest.raises(GroundTruthError, match="1 out of order"):

@@ -100,7 +100,7 @@ def test_baseline_sees_every_byte_and_no_tag() -> None:
         place = Place(made, Frames(batch, size))
         for options in (0, AUXDATA):
             baseline = CLoop(place, "loop/side.c:calls", options)
-            baseline.set_options()
+            made.set_options(options)
             baseline.run(times)
             assert baseline.prove() == [size] * batch
             packets = batch * times
