@@ -40,9 +40,7 @@ def _parts(run: Run) -> Iterator[str]:
             yield f"**The measurement {name} is void: {section.error}**\n"
         for missing in section.missing:
             yield f"The measurement {name} did not run, {missing}.\n"
-    yield "## The machine\n"
-    yield _list(facts)
-    yield f"\nPeers: {_list(run.peers)}"
+    yield f"The machine: {_list(facts)}. Peers: {_list(run.peers)}."
     yield "\n## Targets\n"
     yield from _targets(run)
     for name, section in run.sections.items():

@@ -16,18 +16,16 @@ def number(value: float) -> str:
 
 def spread(value: Spread, digits: int | None = None) -> str:
     """The median and, in brackets, the quartiles."""
-    parts = [value.median, value.low, value.high]
-    texts = [
-        number(one) if digits is None else f"{one:.{digits}f}" for one in parts
-    ]
-    return f"{texts[0]} ({texts[1]}-{texts[2]})"
+    median, low, high = (
+        number(one) if digits is None else f"{one:.{digits}f}"
+        for one in (value.median, value.low, value.high)
+    )
+    return f"{median} ({low}-{high})"
 
 
 def heading(unit: str) -> str:
-    more = UNITS[unit]
-    if more is None:
-        return unit
-    return f"{unit} ({'more' if more else 'less'} is better)"
+    better = {None: "", True: " (more is better)", False: " (less is better)"}
+    return unit + better[UNITS[unit]]
 
 
 COLUMNS: Final = ("median (quartiles)", "ratio", "to", "target", "more")
@@ -73,12 +71,8 @@ def footnotes(table: Table) -> list[str]:
     """What applies to the table as a whole."""
     count = table.rows[0].rounds if table.rows else 0
     rounds = "1 round." if count == 1 else f"{count} rounds."
-    return [
-        heading(table.unit),
-        rounds,
-        *table.notes,
-        *map(str, table.missing),
-    ]
+    about = map(str, table.missing)
+    return [heading(table.unit), rounds, *table.notes, *about]
 
 
 def text(table: Table) -> str:

@@ -22,11 +22,8 @@ _STATUS: Final = Path("/proc/thread-self/status")
 
 _PATIENCE: Final = 10.0  # seconds, for strace to attach or to detach
 
-# Calls that allocate memory for Python's objects have nothing to do with
-# sockets.
-_MEMORY: Final = frozenset(
-    {"brk", "madvise", "mmap", "mprotect", "mremap", "munmap"}
-)
+# Calls that allocate memory for Python's objects, not sockets'.
+_MEMORY: Final = {"brk", "madvise", "mmap", "mprotect", "mremap", "munmap"}
 
 
 def counted(work: Callable[[], _T]) -> tuple[_T, Mapping[str, int]]:
