@@ -4,8 +4,6 @@
 AF_PACKET socket. The compiler is pure Python and does not need libpcap.
 """
 
-from __future__ import annotations
-
 from operator import index
 
 from .errors import FilterError, UnsupportedFilterError

@@ -5,8 +5,6 @@ and a jump. A value is not loaded again if A or X already holds it on every
 path to the node.
 """
 
-from __future__ import annotations
-
 from . import opcodes as op
 from .cfg import (
     ACCEPT,

@@ -1,7 +1,5 @@
 """Runs the compiler's passes in order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from .assembler import assemble

@@ -1,7 +1,5 @@
 """The two exceptions of the filter compiler."""
 
-from __future__ import annotations
-
 __all__ = ["FilterError", "UnsupportedFilterError"]
 
 # The part of a long expression that is shown on each side of the caret.

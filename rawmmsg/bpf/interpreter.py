@@ -6,8 +6,6 @@ An absolute offset from SKF_AD_OFF up is ancillary data; one from SKF_NET_OFF
 or SKF_LL_OFF up is relative to the network or link-layer header.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from operator import index

@@ -23,24 +23,13 @@ _WORD = 0xFFFFFFFF
 _FAR = 255  # the longest conditional jump
 _MOST_SHIFTED = 0xFFFF
 
-# SKF_AD_*: the names that tcpdump -d prints.
+# The names of SKF_AD_*, by offset, as tcpdump -d prints them.
 ANCILLARY_NAMES = {
-    0: "proto",
-    4: "type",
-    8: "ifidx",
-    12: "nla",
-    16: "nlan",
-    20: "mark",
-    24: "queue",
-    28: "hatype",
-    32: "rxhash",
-    36: "cpu",
-    40: "xor_x",
-    44: "vlan_tci",
-    48: "vlanp",
-    52: "poff",
-    56: "random",
-    60: "vlan_tpid",
+    4 * i: name
+    for i, name in enumerate(
+        "proto type ifidx nla nlan mark queue hatype rxhash cpu xor_x "
+        "vlan_tci vlanp poff random vlan_tpid".split()
+    )
 }
 
 # Opcode: (mnemonic, format of the operand), as tcpdump -d prints them.
@@ -224,14 +213,9 @@ class Program(bytes):
         ancillary: dict[int, int] | None = None,
     ) -> bool:
         """Whether the program accepts a packet; see accept_length()."""
+        positional = (packet, wire_length, vlan, packet_type, ifindex)
         length = self.accept_length(
-            packet,
-            wire_length,
-            vlan,
-            packet_type,
-            ifindex,
-            network_offset=network_offset,
-            ancillary=ancillary,
+            *positional, network_offset=network_offset, ancillary=ancillary
         )
         return length > 0
 
@@ -261,19 +245,11 @@ class Program(bytes):
         `ancillary` maps other SKF_AD_* offsets to values. The index of each
         executed instruction is appended to `trace`.
         """
-        return interpreter.run(
-            self.instructions,
-            interpreter.Packet(
-                packet,
-                wire_length,
-                vlan,
-                packet_type,
-                ifindex,
-                network_offset,
-                ancillary,
-            ),
-            trace,
+        seen = interpreter.Packet(
+            *(packet, wire_length, vlan, packet_type, ifindex),
+            *(network_offset, ancillary),
         )
+        return interpreter.run(self.instructions, seen, trace)
 
     def shifted(self, offset: int) -> Program:
         """The program for the same packets behind `offset` more bytes.

@@ -1,7 +1,5 @@
 """Tests of header fields, of which primitives are made."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 

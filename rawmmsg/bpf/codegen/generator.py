@@ -4,8 +4,6 @@ A node of the graph needs its successors first, so code is generated from the
 last primitive to the first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 

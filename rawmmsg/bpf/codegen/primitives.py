@@ -4,8 +4,6 @@ The order of the tests is libpcap's. It decides what a program does with a
 packet that is cut short.
 """
 
-from __future__ import annotations
-
 from ..opcodes import SKF_AD_IFINDEX, SKF_AD_PKTTYPE
 from ..syntax import ast, keywords
 from .fields import Fields, Test, directed

@@ -1,7 +1,5 @@
 """Comparisons of arithmetic expressions."""
 
-from __future__ import annotations
-
 from ..cfg import ACCEPT, REJECT, is_operand
 from ..syntax import ast, keywords
 from .fields import Fields, Test

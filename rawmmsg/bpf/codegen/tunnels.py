@@ -3,8 +3,6 @@
 Where the inner headers begin is stored in scratch words.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from ..cfg import Graph

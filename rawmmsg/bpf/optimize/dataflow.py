@@ -1,7 +1,5 @@
 """Facts about values that hold on a path through the graph."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, TypeAlias
 
 from ..cfg import WORD, holds

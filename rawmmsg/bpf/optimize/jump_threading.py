@@ -1,7 +1,5 @@
 """Jump threading: a jump to a test whose outcome is known skips the test."""
 
-from __future__ import annotations
-
 from ..cfg import ACCEPT, REJECT, STATEMENTS, Graph, Node, calculate, holds
 from .dataflow import UNKNOWN, Facts, Known, decide, learn, meet_facts
 

@@ -1,7 +1,5 @@
 """The passes over the control-flow graph, in their order."""
 
-from __future__ import annotations
-
 from ..cfg import ACCEPT, MAX_NODES_OPTIMIZED, REJECT, Graph
 from .jump_threading import JumpThreading
 from .redundant_loads import eliminate_redundant_loads

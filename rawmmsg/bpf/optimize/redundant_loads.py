@@ -6,8 +6,6 @@ whose value is not used is removed if every such path has another load, before
 it or behind it, that reaches as far.
 """
 
-from __future__ import annotations
-
 from typing import TypeAlias
 
 from ..cfg import ACCEPT, MAX_OFFSET, REJECT, Graph, Node

@@ -4,8 +4,6 @@
 between. If the tests of the source follow each other, it is loaded once.
 """
 
-from __future__ import annotations
-
 from itertools import chain as joined
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Parses arithmetic: numbers, operators and fields of the packet."""
 
-from __future__ import annotations
-
 from . import ast, keywords
 from .tokens import NUMBER, TokenStream
 

@@ -3,8 +3,6 @@
 Numbers of protocols are here as well.
 """
 
-from __future__ import annotations
-
 __all__ = [
     "CONSTANTS",
     "ETHER_TYPES",

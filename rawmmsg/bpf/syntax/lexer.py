@@ -1,7 +1,5 @@
 """Divides an expression into tokens."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

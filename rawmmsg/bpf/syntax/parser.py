@@ -5,8 +5,6 @@ and associate to the left. An address, port or name without qualifiers takes
 those of the primitive before it (`port 80 or 443`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NoReturn, TypeAlias
 

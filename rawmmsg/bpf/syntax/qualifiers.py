@@ -3,8 +3,6 @@
 Identifiers are addresses, networks, ports and protocols.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from . import ast, keywords

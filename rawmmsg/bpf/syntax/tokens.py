@@ -1,7 +1,5 @@
 """Tokens, and a stream of them with the errors that can occur there."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
