@@ -108,7 +108,8 @@ def refused(*expected: type[BaseException]) -> Iterator[None]:
         ("descriptors", lambda: os.open("/dev/null", os.O_RDONLY)),
         ("references", object),
         ("memory blocks", object),
-        ("native memory", lambda: ctypes.CDLL(None).malloc(40)),
+        # So much that it shows, whatever other code frees meanwhile.
+        ("native memory", lambda: ctypes.CDLL(None).malloc(4_000)),
     ],
 )
 def test_a_leak_is_detected(what: str, leak: Callable[[], object]) -> None:
