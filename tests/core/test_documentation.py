@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from support import WAIT
 from support.blocks import ROOT, Block, blocks, pages
+from support.calls import repeating
 from support.child import tool
 
 import rawmmsg
@@ -47,20 +47,9 @@ def is_pytest(block: Block) -> bool:
 @contextmanager
 def feeding(interface: str) -> Iterator[None]:
     """Sends a frame every millisecond on `interface`."""
-    stop = threading.Event()
-
-    def feed() -> None:
-        with RawSocket(interface, protocol=0) as sock:
-            while not stop.wait(0.001):
-                sock.send(IPV4_FRAME)
-
-    thread = threading.Thread(target=feed)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    with RawSocket(interface, protocol=0) as sock:
+        with repeating(lambda: sock.send(IPV4_FRAME), 0.001):
+            yield
 
 
 @contextmanager
