@@ -83,7 +83,7 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
         # A link carries frames a moment after both ends are up.
         wait_until(
             lambda: _is_up(first.port) and _is_up(second.port),
-            "a port has no link",
+            "the link of a port is down",
         )
         yield first, second
 

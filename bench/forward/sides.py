@@ -224,7 +224,7 @@ def check_counts(counts: Sequence[int]) -> None:
 
 @contextlib.contextmanager
 def kernel_bridge(a: str, b: str) -> Iterator[None]:
-    """The kernel's bridge, which has no process."""
+    """The kernel's bridge, which needs no process."""
     ip = peers.program("ip")
     name = f"bridge{os.getpid()}"
     add = [ip, "link", "add", "name", name, "type", "bridge"]
