@@ -2298,13 +2298,34 @@ release_filter(RawSocket *s)
     atomic_store_explicit(&s->filter_busy, false, memory_order_release);
 }
 
+/* Returns a function of a module of the package: a new reference, or NULL with
+   an exception set. Its name is interned, because CPython's cache of attribute
+   lookups keeps every name that it has not seen before. */
+static PyObject *
+import_function(const char *module, const char *function)
+{
+    PyObject *imported = PyImport_ImportModule(module);
+    PyObject *name, *found = NULL;
+
+    if (imported == NULL) {
+        return NULL;
+    }
+    name = PyUnicode_InternFromString(function);
+    if (name != NULL) {
+        found = PyObject_GetAttr(imported, name);
+        Py_DECREF(name);
+    }
+    Py_DECREF(imported);
+    return found;
+}
+
 /* Compiles a filter expression for the frames of this socket. Returns a new
    reference, or NULL with an exception set. */
 static PyObject *
 compile_filter(RawSocket *s, PyObject *expression)
 {
     const char *reason = NULL;
-    PyObject *bpf, *compile, *args, *kwargs, *program = NULL;
+    PyObject *compile, *args, *kwargs, *program = NULL;
 
     if (s->family != AF_PACKET) {
         reason = "expressions are for AF_PACKET sockets";
@@ -2323,18 +2344,16 @@ compile_filter(RawSocket *s, PyObject *expression)
                             "socket: %s. Give a compiled program",
                             reason);
     }
-    bpf = PyImport_ImportModule("rawmmsg.bpf");
-    if (bpf == NULL) {
+    compile = import_function("rawmmsg.bpf", "compile");
+    if (compile == NULL) {
         return NULL;
     }
-    compile = PyObject_GetAttrString(bpf, "compile");
     args = PyTuple_Pack(1, expression);
     kwargs = Py_BuildValue("{si}", "link_type", s->link_type);
-    if (compile != NULL && args != NULL && kwargs != NULL) {
+    if (args != NULL && kwargs != NULL) {
         program = PyObject_Call(compile, args, kwargs);
     }
-    Py_DECREF(bpf);
-    Py_XDECREF(compile);
+    Py_DECREF(compile);
     Py_XDECREF(args);
     Py_XDECREF(kwargs);
     return program;
@@ -2653,18 +2672,14 @@ struct fanout {
 static PyObject *
 call_options(const char *function, PyObject *args, PyObject *kwargs)
 {
-    PyObject *options = PyImport_ImportModule("rawmmsg._options");
-    PyObject *parse, *parsed = NULL;
+    PyObject *parse = import_function("rawmmsg._options", function);
+    PyObject *parsed;
 
-    if (options == NULL) {
+    if (parse == NULL) {
         return NULL;
     }
-    parse = PyObject_GetAttrString(options, function);
-    if (parse != NULL) {
-        parsed = PyObject_Call(parse, args, kwargs);
-        Py_DECREF(parse);
-    }
-    Py_DECREF(options);
+    parsed = PyObject_Call(parse, args, kwargs);
+    Py_DECREF(parse);
     return parsed;
 }
 

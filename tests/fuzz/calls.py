@@ -26,6 +26,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -77,6 +78,13 @@ def with_handler(world: World, main: Caller, seed: str) -> Callable[[], None]:
     return end
 
 
+def judge_unraisable(world: World, hook: "sys.UnraisableHookArgs") -> None:
+    """The signal handler may raise while an object's destructor issues its
+    ResourceWarning. Any other exception in a destructor is a fault."""
+    if not issubclass(hook.exc_type, Disturbance):
+        world.fail(f"unraisable: {hook!r}")
+
+
 def run_round(seed: int, seconds: float, ring: Ring) -> str | None:
     """Makes calls for some seconds in a new namespace; returns what failed."""
     enter_namespace()
@@ -93,7 +101,7 @@ def run_round(seed: int, seconds: float, ring: Ring) -> str | None:
             bytearray(2**62)  # AddressSanitizer opens its log now
         before = open_files()
         world = World(pairs, tap, forks=not threads)
-        sys.unraisablehook = lambda hook: world.fail(f"unraisable: {hook!r}")
+        sys.unraisablehook = partial(judge_unraisable, world)
         main = Caller(world, ring, f"{seed}")
         main.main = True
         deadline = time.monotonic() + seconds
