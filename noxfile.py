@@ -42,6 +42,7 @@ FREE_THREADED_TEST = (
 LINT_TOOLS = re.findall(
     r"[\w-]+==[\w.]+", (ROOT / ".pre-commit-config.yaml").read_text()
 )
+DOCS_TOOLS = ("furo==2025.12.19", "myst-parser==5.2.0", "sphinx==9.1.1")
 WHEEL_TOOLS = ("abi3audit==0.0.26", "auditwheel==6.8.2", "build==1.6.1")
 
 
@@ -124,6 +125,18 @@ def lint(session: nox.Session) -> None:
     # Away from the tree, which has no compiled module.
     session.chdir(session.create_tmp())
     session.run("python", "-m", "mypy.stubtest", "rawmmsg._rawmmsg")
+
+
+@nox.session(python="3.12")
+def docs(session: nox.Session) -> None:
+    """Builds the documentation; every warning is an error."""
+    copy = tree(session)
+    install(session, f"{copy}[scapy]", *DOCS_TOOLS)
+    pages = Path(session.create_tmp(), "html")
+    shutil.rmtree(pages, ignore_errors=True)
+    options = ("--fail-on-warning", "--keep-going", "--quiet")
+    session.run("sphinx-build", *options, str(copy / "docs"), str(pages))
+    print(f"the first page: {pages}/index.html")
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])
