@@ -169,12 +169,12 @@ def wheel(session: nox.Session) -> None:
     platform = re.search(r'tag:\s+"manylinux_(\d+)_(\d+)_', report)
     if not platform or tuple(map(int, platform.groups())) > (2, 17):
         session.error(f"needs a glibc newer than 2.17:\n{report}")
-    # With the sdist alone anyone can run the tests and the benchmarks.
+    # With the sdist alone anyone can run tests, benchmarks and examples.
     sdist = Path(session.create_tmp(), "sdist")
     shutil.rmtree(sdist, ignore_errors=True)
     shutil.unpack_archive(next(dist.glob("*.tar.gz")), sdist)
     (unpacked,) = sdist.iterdir()
-    for folder in ("tests", "bench"):
+    for folder in ("tests", "bench", "examples"):
         session.run(
             *("diff", "-r", str(copy / folder), str(unpacked / folder)),
             external=True,
