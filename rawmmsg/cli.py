@@ -9,6 +9,7 @@ from . import __version__
 from .bpf import FilterError, compile
 from .bridge.command import add_bridge
 from .demo import run_demo
+from .doctor.command import add_doctor
 
 # tcpdump's names of link types, and the kernel's numbers (linux/if_arp.h).
 _LINK_TYPES = {"EN10MB": 1, "RAW": 65534}
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=lambda _: run_demo())
     _add_filter(commands)
     add_bridge(commands)
+    add_doctor(commands)
     return parser
 
 
