@@ -122,7 +122,11 @@ def far_side(veth_factory: Callable[..., Veth]) -> Iterator[RawSocket]:
 
 @pytest.mark.parametrize(
     "block",
-    [block for block in those_in("python") if not is_pytest(block)],
+    [
+        block
+        for block in those_in("python")
+        if block.file_name is None and not is_pytest(block)
+    ],
     ids=str,
 )
 def test_program_runs_and_prints(
@@ -239,6 +243,21 @@ def test_every_block_is_of_a_known_language() -> None:
                     f"```{block.language}\n{block.text}```\n", "", 1
                 )
         assert not re.search(r"```|~~~|^\n( {4}|\t)", text, re.MULTILINE), page
+
+
+@pytest.mark.no_network
+def test_every_named_file_is_run() -> None:
+    """By a command that follows on its page."""
+    commands = [block for block in BLOCKS if block.language == "console"]
+    for block in BLOCKS:
+        name = block.file_name
+        if name is not None and not is_pytest(block):
+            assert any(
+                one.page == block.page
+                and one.line > block.line
+                and re.search(rf"^\$ .*\b{name}\b", one.text, re.MULTILINE)
+                for one in commands
+            ), f"{block}: no command runs {name}"
 
 
 @pytest.mark.no_network
