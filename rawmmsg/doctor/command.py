@@ -36,9 +36,8 @@ def add_doctor(
     command = commands.add_parser(
         "doctor",
         help="find out why packets are not received or sent, or are lost",
-        description="Look at this machine, and at an interface if one is "
-        "given, and print what prevents packets from being received or sent, "
-        "or where they are lost, each with its remedy.",
+        description="Print what prevents packets from being received or "
+        "sent, or where they\nare lost, each with its remedy.",
         epilog=_MORE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
