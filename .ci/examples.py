@@ -23,7 +23,9 @@ def main() -> int:
             if block.language != "python":
                 continue
             # A folder for each block, since two may have files of one name.
-            place = Path(folder, f"{block.page[:-3]}_{block.line}")
+            # mypy takes a folder for a package, whose name has no hyphen.
+            page = block.page[:-3].replace("-", "_")
+            place = Path(folder, f"{page}_{block.line}")
             place.mkdir(parents=True)
             for name, text in block.files().items():
                 path = place / name
