@@ -9,6 +9,7 @@ from . import __version__
 from .bpf import FilterError, compile
 from .bridge.command import add_bridge
 from .demo import run_demo
+from .doctor.command import add_doctor
 
 _MORE_HELP = """\
 Exit status:
@@ -122,6 +123,7 @@ It needs no privilege if user namespaces are allowed, and takes four seconds.
     demo.set_defaults(run=lambda _: run_demo())
     _add_filter(commands)
     add_bridge(commands)
+    add_doctor(commands)
     return parser
 
 
