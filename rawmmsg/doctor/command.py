@@ -8,6 +8,8 @@ from .finding import CHECKS, Finding
 __all__ = ["add_doctor"]
 
 _MORE_HELP = """\
+Findings:
+
 Each line begins with "ok", "note" or "problem", and the name of the check. A
 line below it, which begins with ">", is the remedy. A note is about something
 that only some programs need, or that could not be looked at.
@@ -21,7 +23,25 @@ It needs no privilege, and says what it could not look at. It changes nothing:
 it sets options on sockets of its own only, sends one datagram to itself over
 the loopback interface, and never makes an interface promiscuous.
 
-Exit code: 0 if there is no problem, 1 if there is one, 2 for wrong arguments.
+Exit status:
+
+    0  there is no problem
+    1  there is a problem
+    2  wrong arguments
+
+Examples:
+
+Look at this machine and at eth0, while your program runs:
+
+    rawmmsg doctor eth0
+
+Look for losses on eth0 for 3 seconds, for a program that asks for 32 MiB:
+
+    rawmmsg doctor eth0 --seconds 3 --rcvbuf 33554432
+
+Print what a script can read:
+
+    rawmmsg doctor --json
 """
 
 _LONGEST = 3600
@@ -37,8 +57,8 @@ def add_doctor(
         "doctor",
         help="find out why packets are not received or sent, or are lost",
         description="Look at this machine, and at an interface if one is "
-        "given, and print what prevents packets from being received or sent, "
-        "or where they are lost, each with its remedy.",
+        "given, and print what\nprevents packets from being received or sent, "
+        "or where they are lost, each with\nits remedy.",
         epilog=_MORE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
