@@ -13,6 +13,11 @@ to its end. The languages are
     sh        commands for a shell
     console   commands after "$ ", each followed by what it prints
     text      not code
+
+A Python block whose first line is "# NAME.py" is also a file of this name for
+the commands that follow on the page. In what a command prints, "..." stands
+for anything in a line, or, alone in a line, for any lines. "^C" alone in a
+line is Ctrl-C, pressed as soon as the command has printed the lines before.
 """
 
 import re
@@ -49,9 +54,10 @@ class Block:
 
         Blank lines before the code make its line numbers those of the page.
         """
-        stem = re.sub(r"\W", "_", self.page.removesuffix(".md"))
         if "# conftest.py\n" not in self.text:
-            return {f"{stem}_{self.line}.py": self._moved(0)}
+            stem = re.sub(r"\W", "_", self.page.removesuffix(".md"))
+            name = self.file_name or f"{stem}_{self.line}.py"
+            return {name: self._moved(0)}
         parts = re.finditer(
             r"^# (\w+\.py)\n((?:(?!# \w+\.py\n).*\n)*)",
             self.text,
@@ -60,6 +66,12 @@ class Block:
         return {
             part[1]: self._moved(part.start(2), part.end(2)) for part in parts
         }
+
+    @property
+    def file_name(self) -> str | None:
+        """The name that a Python block gives itself, for commands."""
+        named = re.match(r"# (\w+\.py)\n", self.text)
+        return named[1] if self.language == "python" and named else None
 
     def _moved(self, start: int, end: int | None = None) -> str:
         before = self.line - 1 + self.text.count("\n", 0, start)
