@@ -113,7 +113,7 @@ def lint(session: nox.Session) -> None:
     # From a second copy, because building leaves files in it.
     install(session, f"{tree(session, 'build')}[test]")
     # Sphinx is for the types of docs/extensions.
-    install(session, *LINT_TOOLS, *DOCS_TOOLS, *MANUAL_TOOLS, "nox")
+    install(session, *LINT_TOOLS, *MANUAL_TOOLS, *DOCS_TOOLS, "nox")
     session.chdir(tree(session))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")

@@ -27,7 +27,13 @@ LANGUAGES = {"python", "sh", "console", "text", "{eval-rst}"}
 NOT_RUN = {
     "needs a fresh machine, see .ci/fresh.sh": 4,
     "needs a virtual machine, see tests/qemu": 1,
+    "installs a release": 2,
+    "needs a password": 1,
+    "needs Docker": 1,
 }
+
+# A number with a point or a comma, in a regular expression.
+FIGURE = r"\d[\d,]*\\\.\d+|\d+(?:,\d{3})+"
 
 IPV4_FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x08\x00" + bytes(46)
 
@@ -116,7 +122,11 @@ def far_side(veth_factory: Callable[..., Veth]) -> Iterator[RawSocket]:
 
 @pytest.mark.parametrize(
     "block",
-    [block for block in those_in("python") if not is_pytest(block)],
+    [
+        block
+        for block in those_in("python")
+        if block.file_name is None and not is_pytest(block)
+    ],
     ids=str,
 )
 def test_program_runs_and_prints(
@@ -184,6 +194,9 @@ def test_commands_print_what_the_page_shows(
         for line, output in shown:
             printed = run_until_ctrl_c(line, output, tmp_path)
             wanted = pattern(output.replace("^C\n", ""))
+            if "figures" in block.marks:
+                wanted = re.sub(FIGURE, r"[\\d,.]+", wanted)
+                wanted = re.sub(r"(\\ ){2,}", " +", wanted)
             assert re.fullmatch(wanted, printed), f"{line}\n{printed}"
 
 
@@ -202,11 +215,13 @@ def run_until_ctrl_c(line: str, output: str, folder: Path) -> str:
     exec_ = "exec " if pressed else ""
     with running(["bash", "-c", exec_ + line], folder) as process:
         assert process.stdout is not None
-        printed = [process.stdout.readline() for _ in before.splitlines()]
+        printed = ""
         if pressed:
+            for _ in before.splitlines():
+                printed += process.stdout.readline()
             process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=WAIT)
-    return "".join(printed) + rest
+        # communicate() would not find what readline() has left in its buffer.
+        return printed + process.stdout.read()
 
 
 def pattern(output: str) -> str:
@@ -231,9 +246,24 @@ def test_every_block_is_of_a_known_language() -> None:
 
 
 @pytest.mark.no_network
+def test_every_named_file_is_run() -> None:
+    """By a command that follows on its page."""
+    commands = [block for block in BLOCKS if block.language == "console"]
+    for block in BLOCKS:
+        name = block.file_name
+        if name is not None and not is_pytest(block):
+            assert any(
+                one.page == block.page
+                and one.line > block.line
+                and re.search(rf"^\$ .*\b{name}\b", one.text, re.MULTILINE)
+                for one in commands
+            ), f"{block}: no command runs {name}"
+
+
+@pytest.mark.no_network
 def test_every_mark_is_known() -> None:
     marks = {mark for block in BLOCKS for mark in block.marks}
-    assert marks <= {"feed", "interrupt"}
+    assert marks <= {"feed", "figures", "interrupt"}
 
 
 @pytest.mark.no_network

@@ -4,6 +4,8 @@ A comment on the line before a block says how the block is tested:
 
     <!-- test: feed -->        frames arrive on eth0 while it runs
     <!-- test: interrupt -->   it runs until it gets SIGINT (Ctrl-C)
+    <!-- test: figures -->     numbers with a decimal point or a comma, and the
+                               spaces of columns, are others in every run
     <!-- not run: REASON -->   it cannot run here
 
 Two words for `test` are separated by a comma. A block without a comment runs
