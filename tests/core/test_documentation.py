@@ -21,7 +21,7 @@ from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
 
 BLOCKS = list(blocks())
-LANGUAGES = {"python", "sh", "console", "text"}
+LANGUAGES = {"python", "sh", "console", "text", "{eval-rst}"}
 
 # Why blocks are not run, and how many of each kind there are.
 NOT_RUN = {
