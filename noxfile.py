@@ -43,6 +43,7 @@ LINT_TOOLS = re.findall(
     r"[\w-]+==[\w.]+", (ROOT / ".pre-commit-config.yaml").read_text()
 )
 DOCS_TOOLS = ("furo==2025.12.19", "myst-parser==5.2.0", "sphinx==9.1.1")
+MANUAL_TOOLS = ("argparse-manpage==4.8", "shtab==1.13.0")
 WHEEL_TOOLS = ("abi3audit==0.0.26", "auditwheel==6.8.2", "build==1.6.1")
 
 
@@ -111,13 +112,19 @@ def lint(session: nox.Session) -> None:
     """Checks style, types, the stub and the documentation's examples."""
     # From a second copy, because building leaves files in it.
     install(session, f"{tree(session, 'build')}[test]")
-    install(session, *LINT_TOOLS, "nox")
+    # Sphinx is for the types of docs/extensions.
+    install(session, *LINT_TOOLS, *MANUAL_TOOLS, *DOCS_TOOLS, "nox")
     session.chdir(tree(session))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
     session.run("mypy", "--python-version", "3.13")
     session.run("python", ".ci/examples.py")
+    fresh_share = str(Path(session.create_tmp(), "share"))
+    shutil.rmtree(fresh_share, ignore_errors=True)
+    session.run("python", ".ci/manual.py", fresh_share)
+    # A difference? `nox -s manual` makes the files again.
+    session.run("diff", "-ru", "share", fresh_share, external=True)
     c_files = map(str, Path().rglob("*.[ch]"))
     session.run("clang-format", "--dry-run", "-Werror", *c_files)
     scripts = (".ci/run", *map(str, Path(".ci").glob("*.sh")))
@@ -128,14 +135,26 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(python="3.12")
+def manual(session: nox.Session) -> None:
+    """Makes the manual pages and shell completion in share/ again."""
+    # This session alone writes into the tree. With one version of Python,
+    # because argparse words and breaks its text differently in others.
+    install(session, str(tree(session)), *MANUAL_TOOLS)
+    shutil.rmtree(ROOT / "share", ignore_errors=True)
+    session.run("python", str(ROOT / ".ci/manual.py"), str(ROOT / "share"))
+
+
+@nox.session(python="3.12")
 def docs(session: nox.Session) -> None:
-    """Builds the documentation; every warning is an error."""
+    """Builds the documentation; every warning is an error, also of a public
+    name that the reference lacks. Lists the links that leave it."""
     copy = tree(session)
     install(session, f"{copy}[scapy]", *DOCS_TOOLS)
     pages = Path(session.create_tmp(), "html")
     shutil.rmtree(pages, ignore_errors=True)
     options = ("--fail-on-warning", "--keep-going", "--quiet")
     session.run("sphinx-build", *options, str(copy / "docs"), str(pages))
+    print((pages / "links.txt").read_text())
     print(f"the first page: {pages}/index.html")
 
 
@@ -169,12 +188,12 @@ def wheel(session: nox.Session) -> None:
     platform = re.search(r'tag:\s+"manylinux_(\d+)_(\d+)_', report)
     if not platform or tuple(map(int, platform.groups())) > (2, 17):
         session.error(f"needs a glibc newer than 2.17:\n{report}")
-    # With the sdist alone anyone can run the tests and the benchmarks.
+    # With the sdist alone anyone can run tests, benchmarks and examples.
     sdist = Path(session.create_tmp(), "sdist")
     shutil.rmtree(sdist, ignore_errors=True)
     shutil.unpack_archive(next(dist.glob("*.tar.gz")), sdist)
     (unpacked,) = sdist.iterdir()
-    for folder in ("tests", "bench"):
+    for folder in ("tests", "bench", "examples"):
         session.run(
             *("diff", "-r", str(copy / folder), str(unpacked / folder)),
             external=True,

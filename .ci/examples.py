@@ -6,6 +6,7 @@ blocks import (the extra `test`).
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,8 +24,8 @@ def main() -> int:
             if block.language != "python":
                 continue
             # A folder for each block, since two may have files of one name.
-            place = Path(folder, f"{block.page[:-3]}_{block.line}")
-            place.mkdir(parents=True)
+            place = Path(folder, re.sub(r"\W", "_", str(block)))
+            place.mkdir()
             for name, text in block.files().items():
                 path = place / name
                 path.write_text(text, encoding="utf-8")

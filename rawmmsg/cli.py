@@ -9,6 +9,67 @@ from . import __version__
 from .bpf import FilterError, compile
 from .bridge.command import add_bridge
 from .demo import run_demo
+from .doctor.command import add_doctor
+
+_MORE_HELP = """\
+Exit status:
+
+    0  success
+    1  failure; a message on standard error says what is wrong
+    2  wrong arguments
+
+Examples:
+
+Send and receive in a private network, without root:
+
+    rawmmsg demo
+
+Show the program that the kernel runs for a filter:
+
+    rawmmsg filter 'tcp port 80 and not vlan'
+
+Join two interfaces until Ctrl-C:
+
+    rawmmsg bridge eth0 eth1
+
+Find out why packets on eth0 are not received, or are lost:
+
+    rawmmsg doctor eth0
+"""
+
+_MORE_DEMO_HELP = """\
+Exit status:
+
+    0  every frame arrived unchanged
+    1  frames were lost or changed, or the demo could not run
+
+Examples:
+
+    rawmmsg demo
+"""
+
+_MORE_FILTER_HELP = """\
+Exit status:
+
+    0  the expression was compiled
+    1  the expression is wrong; a message on standard error shows where
+    2  wrong arguments
+
+Examples:
+
+Show the instructions that the kernel runs for each packet:
+
+    rawmmsg filter arp
+
+Print the program of an expression with brackets, which the shell must not
+change, as C structs:
+
+    rawmmsg filter -dd 'udp and (port 53 or port 5353)'
+
+Compile for a capture file, whose frames still contain their VLAN tags:
+
+    rawmmsg filter --file vlan 5 and ip
+"""
 
 # tcpdump's names of link types, and the kernel's numbers (linux/if_arp.h).
 _LINK_TYPES = {"EN10MB": 1, "RAW": 65534}
@@ -17,7 +78,7 @@ _LINK_TYPES = {"EN10MB": 1, "RAW": 65534}
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns its exit code: 1 after a failure, 2 for
     wrong arguments."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         code = int(arguments.run(arguments))
         if sys.stdout is not None:  # None: the descriptor is closed (>&-)
@@ -33,11 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the whole command line. The manual pages, the
+    completion of shells and the reference are made from it."""
     parser = argparse.ArgumentParser(
         prog="rawmmsg",
         description="Tools for rawmmsg, a library that sends and receives "
-        "many network packets with one system call.",
+        "many network packets\nwith one system call. `rawmmsg COMMAND --help` "
+        "explains a command.",
+        epilog=_MORE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="version", version=f"rawmmsg {__version__}"
@@ -47,15 +113,21 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="send and receive on a private pair of interfaces, and compare "
         "with Python's own sockets",
-        description="Send numbered frames through a pair of virtual "
-        "interfaces, receive half of them through a filter in the kernel, "
-        "check every frame, and compare rawmmsg with Python's own sockets. "
-        "It runs in a network namespace of its own, so it uses no real "
-        "interface. It needs no privilege if user namespaces are allowed.",
+        description="""\
+Send numbered frames through a pair of virtual interfaces, receive half of them
+through a filter in the kernel, check every frame, and compare rawmmsg with
+Python's own sockets.
+
+The demo runs in a network namespace of its own, so it uses no real interface.
+It needs no privilege if user namespaces are allowed, and takes four seconds.
+""",
+        epilog=_MORE_DEMO_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.set_defaults(run=lambda _: run_demo())
     _add_filter(commands)
     add_bridge(commands)
+    add_doctor(commands)
     return parser
 
 
@@ -66,29 +138,31 @@ def _add_filter(
         "filter",
         help="compile a filter expression and print its program",
         description="Compile a filter expression, as in pcap-filter(7), for "
-        "an AF_PACKET socket, and print the BPF program as tcpdump -d does.",
+        "an AF_PACKET\nsocket, and print the BPF program as tcpdump -d does.",
+        epilog=_MORE_FILTER_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
         "-d",
         dest="form",
         action="count",
         default=0,
-        help="print the instructions in words (the default); -dd: as C "
+        help="print the program as assembler text (the default); -dd: as C "
         "structs; -ddd: as decimal numbers",
     )
     command.add_argument(
         "--file",
         action="store_true",
-        help="compile for packets in a file, whose VLAN tags are inside the "
-        "frame",
+        help="compile for a capture file, in which VLAN tags are part of the "
+        "frame (the kernel removes them before a socket receives the frame)",
     )
     command.add_argument(
         "-y",
         dest="link_type",
         choices=_LINK_TYPES,
         default="EN10MB",
-        help="link type: EN10MB, packets begin with an Ethernet header (the "
-        "default); RAW, with an IP header, as on a tun device",
+        help="link type: packets begin with an Ethernet header (EN10MB, the "
+        "default) or with an IP header, as on a tun device (RAW)",
     )
     command.add_argument(
         "expression",

@@ -18,45 +18,67 @@ if TYPE_CHECKING:
 __all__ = ["add_bridge"]
 
 _MORE_HELP = """\
+Ports:
+
 A and B are ports. A port is an Ethernet interface, or a socket that carries
 one frame in each message:
 
-  eth0                        an Ethernet interface
-  unix:LOCAL,REMOTE           a Unix datagram socket: the bridge creates the
-                              path LOCAL, the peer creates the path REMOTE
-  udp:HOST:PORT,HOST:PORT     a UDP socket: local address, remote address
-  fd:N                        descriptor N, which the parent process opened: a
-                              packet, datagram or SOCK_SEQPACKET socket
+    eth0                     an Ethernet interface
+    unix:LOCAL,REMOTE        a Unix datagram socket: the bridge creates the
+                             path LOCAL, the peer creates the path REMOTE
+    udp:HOST:PORT,HOST:PORT  a UDP socket: local address, remote address
+    fd:N                     descriptor N, which the parent process opened: a
+                             packet, datagram or SOCK_SEQPACKET socket
 
-For example, `rawmmsg bridge eth0 unix:/run/switch.sock,/run/vm.sock` connects
-a virtual machine to eth0. Both interfaces are promiscuous while the bridge
-runs. It changes no other setting of an interface.
+Both interfaces are promiscuous while the bridge runs. The bridge changes no
+other setting of an interface. To open one, it needs CAP_NET_RAW (root has it).
 
 Between two interfaces, super-frames (packets that the network card will cut
 into segments) pass in one piece. Before a frame goes to a socket, a
 super-frame is cut into segments, and missing checksums are filled in.
 
+Statistics:
+
 Statistics and the summary go to standard error. For each direction:
 
-  frames/s, Mbit/s            received from its first port
-  dropped                     received, but not sent; or dropped by the kernel
-                              before the bridge could receive them
-  frames/call                 average number of frames received by one system
-                              call
+    frames/s     frames received from its first port, per second
+    Mbit/s       megabits received from its first port, per second
+    dropped      frames received, but not sent; or dropped by the kernel
+                 before the bridge could receive them
+    frames/call  average number of frames received by one system call
 
-Frames are dropped for these reasons:
+The summary gives these reasons for dropped frames:
 
-  queue full                  the output queue was full for 50 ms
-  too long                    longer than the output, or the bridge, allows
-  link down                   the output is down
-  refused                     the kernel refused the frame (nftables, tc, or no
-                              peer at the other end of a socket)
-  malformed                   not an Ethernet frame, or its offload header
-                              does not fit it
-  from strangers              the sender is not the peer of the socket
+    queue full      the output queue was full for 50 ms
+    too long        longer than the output, or the bridge, allows
+    link down       the output is down
+    refused         the kernel refused the frame (nftables, tc, or no peer at
+                    the other end of a socket)
+    malformed       not an Ethernet frame, or its offload header does not fit
+                    it
+    from strangers  the sender is not the peer of the socket
 
-The bridge ends after SIGINT or SIGTERM (exit code 0), or if an interface
-disappears or the peer of a SOCK_SEQPACKET socket closes it (exit code 1).
+Exit status:
+
+    0  the bridge ended after SIGINT, SIGTERM or --duration
+    1  a port could not be opened; an interface disappeared; or the peer of a
+       SOCK_SEQPACKET socket closed it
+    2  a wrong argument, port or filter
+
+Examples:
+
+Join two interfaces until Ctrl-C:
+
+    rawmmsg bridge eth0 eth1
+
+Connect a virtual machine to eth0, but keep SSH away from it:
+
+    rawmmsg bridge eth0 unix:br,vm --filter-ab 'not tcp port 22'
+
+QEMU makes the path vm, with these options:
+
+    -device virtio-net,netdev=n -netdev \\
+      dgram,id=n,local.type=unix,local.path=vm,remote.type=unix,remote.path=br
 """
 
 

@@ -1,15 +1,20 @@
 """The command line, run as by a user."""
 
+import argparse
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from support.child import WITHOUT_CAPABILITIES, tool
 
 import rawmmsg
 from rawmmsg import bpf
+from rawmmsg.cli import build_parser
+from rawmmsg.testing import Veth
 
 
 def run(
@@ -21,6 +26,46 @@ def run(
         text=True,
         check=False,
     )
+
+
+def examples_of_help() -> Iterator[str]:
+    """The commands of `--help`, indented by four spaces, without the one that
+    another test runs."""
+    parsers = [build_parser()]
+    for action in parsers[0]._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parsers += action.choices.values()
+    for parser in parsers:
+        for line in re.findall(
+            r"^ {4}rawmmsg (.*)$", parser.epilog or "", re.MULTILINE
+        ):
+            if line != "demo":
+                yield line
+
+
+EXAMPLES_OF_HELP = sorted(set(examples_of_help()))
+
+
+@pytest.mark.parametrize("line", EXAMPLES_OF_HELP)
+def test_examples_of_help_run(
+    line: str, veth_factory: Callable[..., Veth], tmp_path: Path
+) -> None:
+    tool("ip")
+    veth_factory("eth0", "peer0")
+    veth_factory("eth1", "peer1")
+    if line.startswith("bridge "):
+        line += " --duration 0.1"
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -m rawmmsg {line}', sys.executable],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # The doctor may find a problem of the machine.
+    codes = (0, 1) if line.startswith("doctor") else (0,)
+    assert done.returncode in codes, done.stderr
+    assert done.stdout + done.stderr
 
 
 def test_demo_checks_every_frame() -> None:

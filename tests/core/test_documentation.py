@@ -21,12 +21,15 @@ from rawmmsg import RawSocket
 from rawmmsg.testing import Veth
 
 BLOCKS = list(blocks())
-LANGUAGES = {"python", "sh", "console", "text"}
+LANGUAGES = {"python", "sh", "console", "text", "{eval-rst}"}
 
 # Why blocks are not run, and how many of each kind there are.
 NOT_RUN = {
     "needs a fresh machine, see .ci/fresh.sh": 4,
     "needs a virtual machine, see tests/qemu": 1,
+    "installs a release": 2,
+    "needs a password": 1,
+    "needs Docker": 1,
 }
 
 # Moves eth0 to the namespace "lab", in a mount namespace with a /run of its
@@ -38,6 +41,9 @@ ip link set eth0 netns lab
 ip -n lab link set eth0 up
 exec "$@"
 """
+
+# A number with a point or a comma, in a regular expression.
+FIGURE = r"\d[\d,]*\\\.\d+|\d+(?:,\d{3})+"
 
 IPV4_FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x08\x00" + bytes(46)
 
@@ -142,7 +148,11 @@ def far_side(veth_factory: Callable[..., Veth]) -> Iterator[RawSocket]:
 
 @pytest.mark.parametrize(
     "block",
-    [block for block in those_in("python") if not is_pytest(block)],
+    [
+        block
+        for block in those_in("python")
+        if block.file_name is None and not is_pytest(block)
+    ],
     ids=str,
 )
 def test_program_runs_and_prints(
@@ -204,10 +214,47 @@ def test_commands_print_what_the_page_shows(
         r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE
     )
     assert shown
-    for line, output in shown:
-        with running(["bash", "-c", line], tmp_path) as process:
-            printed, _ = process.communicate(timeout=WAIT)
-        assert printed == output, line
+    write_files_before(block, tmp_path)
+    fed = feeding("peer0") if "feed" in block.marks else nullcontext()
+    with fed:
+        for line, output in shown:
+            printed = run_until_ctrl_c(line, output, tmp_path)
+            wanted = pattern(output.replace("^C\n", ""))
+            if "figures" in block.marks:
+                wanted = re.sub(FIGURE, r"[\\d,.]+", wanted)
+                wanted = re.sub(r"(\\ ){2,}", " +", wanted)
+            assert re.fullmatch(wanted, printed), f"{line}\n{printed}"
+
+
+def write_files_before(block: Block, folder: Path) -> None:
+    """Writes the files that the page has named before the block."""
+    for one in BLOCKS:
+        if one.page == block.page and one.line < block.line:
+            if one.file_name is not None:
+                for name, text in one.files().items():
+                    (folder / name).write_text(text, encoding="utf-8")
+
+
+def run_until_ctrl_c(line: str, output: str, folder: Path) -> str:
+    """Returns what the command prints; presses Ctrl-C where `output` does."""
+    before, pressed, _ = output.partition("^C\n")
+    exec_ = "exec " if pressed else ""
+    with running(["bash", "-c", exec_ + line], folder) as process:
+        assert process.stdout is not None
+        printed = ""
+        if pressed:
+            for _ in before.splitlines():
+                printed += process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+        # communicate() would not find what readline() has left in its buffer.
+        return printed + process.stdout.read()
+
+
+def pattern(output: str) -> str:
+    """The regular expression for output in which "..." stands for the rest."""
+    any_lines = re.sub(r"^\.\.\.\n", "\0", output, flags=re.MULTILINE)
+    escaped = re.escape(any_lines).replace(re.escape("..."), ".*")
+    return escaped.replace(re.escape("\0"), "(?:.*\\n)*")
 
 
 @pytest.mark.no_network
@@ -225,9 +272,24 @@ def test_every_block_is_of_a_known_language() -> None:
 
 
 @pytest.mark.no_network
+def test_every_named_file_is_run() -> None:
+    """By a command that follows on its page."""
+    commands = [block for block in BLOCKS if block.language == "console"]
+    for block in BLOCKS:
+        name = block.file_name
+        if name is not None and not is_pytest(block):
+            assert any(
+                one.page == block.page
+                and one.line > block.line
+                and re.search(rf"^\$ .*\b{name}\b", one.text, re.MULTILINE)
+                for one in commands
+            ), f"{block}: no command runs {name}"
+
+
+@pytest.mark.no_network
 def test_every_mark_is_known() -> None:
     marks = {mark for block in BLOCKS for mark in block.marks}
-    assert marks <= {"feed", "interrupt", "netns"}
+    assert marks <= {"feed", "figures", "interrupt", "netns"}
 
 
 @pytest.mark.no_network

@@ -5,6 +5,8 @@ A comment on the line before a block says how the block is tested:
     <!-- test: feed -->        frames arrive on eth0 while it runs
     <!-- test: interrupt -->   it runs until it gets SIGINT (Ctrl-C)
     <!-- test: netns -->       eth0 is in another network namespace, `lab`
+    <!-- test: figures -->     numbers with a decimal point or a comma, and the
+                               spaces of columns, are others in every run
     <!-- not run: REASON -->   it cannot run here
 
 Several words for `test` are separated by commas. A block without a comment
@@ -14,6 +16,11 @@ runs to its end. The languages are
     sh        commands for a shell
     console   commands after "$ ", each followed by what it prints
     text      not code
+
+A Python block whose first line is "# NAME.py" is also a file of this name for
+the commands that follow on the page. In what a command prints, "..." stands
+for anything in a line, or, alone in a line, for any lines. "^C" alone in a
+line is Ctrl-C, pressed as soon as the command has printed the lines before.
 """
 
 import re
@@ -50,9 +57,10 @@ class Block:
 
         Blank lines before the code make its line numbers those of the page.
         """
-        stem = re.sub(r"\W", "_", self.page.removesuffix(".md"))
         if "# conftest.py\n" not in self.text:
-            return {f"{stem}_{self.line}.py": self._moved(0)}
+            stem = re.sub(r"\W", "_", self.page.removesuffix(".md"))
+            name = self.file_name or f"{stem}_{self.line}.py"
+            return {name: self._moved(0)}
         parts = re.finditer(
             r"^# (\w+\.py)\n((?:(?!# \w+\.py\n).*\n)*)",
             self.text,
@@ -61,6 +69,12 @@ class Block:
         return {
             part[1]: self._moved(part.start(2), part.end(2)) for part in parts
         }
+
+    @property
+    def file_name(self) -> str | None:
+        """The name that a Python block gives itself, for commands."""
+        named = re.match(r"# (\w+\.py)\n", self.text)
+        return named[1] if self.language == "python" and named else None
 
     def _moved(self, start: int, end: int | None = None) -> str:
         before = self.line - 1 + self.text.count("\n", 0, start)

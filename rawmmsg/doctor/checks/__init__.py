@@ -1,0 +1,1 @@
+"""The checks. Each file has one kind, and a function check()."""

@@ -1,0 +1,126 @@
+"""Can super-frames arrive at sockets that are not made for them?
+
+The kernel passes TCP and UDP segments in one piece of up to 64 KiB, a
+super-frame, where both ends allow it. A socket without vnet_hdr gets it cut to
+the size of its buffer, and with an unfinished checksum.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Final
+
+from ..finding import Finding, Value, note, ok, problem
+from ..kernel.links import Link, link_by_index
+from ..kernel.offloads import Offloads, offloads_of
+from ..kernel.processes import owners
+from ..sample import Sample
+
+__all__ = ["check"]
+
+NAME: Final = "offloads"
+
+_IFLA_TUN_VNET_HDR: Final = 5  # linux/if_link.h
+# Kinds of interface that get their packets from the one below
+_STACKED: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
+
+
+def check(sample: Sample) -> Iterator[Finding]:
+    link = sample.link
+    assert link is not None
+    offloads = offloads_of(link.name)
+    if offloads is None:
+        yield note(NAME, f"{link.name} does not tell its offloads")
+        return
+    values: dict[str, Value] = {**asdict(offloads)}
+    cause, remedy = _cause(link, offloads)
+    if cause is None:
+        yield _outgoing(link, offloads, values)
+        return
+    exposed = [
+        sock
+        for sock in sample.sockets
+        if sock.receives_from(link.index)
+        # A packet ring has a snapshot length of its own.
+        and not (sock.vnet_hdr or sock.ring)
+    ]
+    if exposed:
+        names = owners({sock.inode for sock in exposed})
+        named = ", ".join(
+            names.get(sock.inode, f"inode {sock.inode}") for sock in exposed
+        )
+        yield problem(
+            NAME,
+            f"super-frames can arrive on {link.name} ({cause}), and a socket"
+            f" without vnet_hdr gets them truncated: {named}",
+            f'RawSocket("{link.name}", vnet_hdr=True) and'
+            f" PacketBatch(frame_size=SUPER_FRAME), or: {remedy}",
+            sockets=[sock.inode for sock in exposed],
+            **values,
+        )
+    else:
+        yield note(
+            NAME,
+            f"super-frames can arrive on {link.name} ({cause}); sockets need"
+            " vnet_hdr=True to receive them whole",
+            f'RawSocket("{link.name}", vnet_hdr=True), or: {remedy}',
+            sockets=[],
+            **values,
+        )
+
+
+def _cause(link: Link, offloads: Offloads) -> tuple[str | None, str]:
+    """Returns why super-frames can arrive, or None, and how to stop them."""
+    merges = offloads.merges
+    if merges:
+        off = " ".join(f"{name} off" for name in merges)
+        return (
+            f"{' and '.join(merges).upper()} is on for {link.name}",
+            f"ethtool -K {link.name} {off}",
+        )
+    if link.kind == "veth":
+        return _cause_at_far_end(link)
+    if link.kind == "tun" and link.kind_data.get(_IFLA_TUN_VNET_HDR) == b"\1":
+        return (
+            f"the program behind {link.name} can send them",
+            "switch segmentation off in that program, or in its guest",
+        )
+    below = link_by_index(link.lower) if link.lower_is_here else None
+    if link.kind in _STACKED and below is not None:
+        there = offloads_of(below.name)
+        if there is not None:
+            return _cause(below, there)
+    return None, ""
+
+
+def _cause_at_far_end(link: Link) -> tuple[str | None, str]:
+    """Of a veth pair: the sending end decides
+    (drivers/net/veth.c:veth_xmit())."""
+    if not link.lower_is_here:
+        return (
+            "the far end decides, in another network namespace",
+            "ethtool -K PEER tx off tso off gso off, in that namespace",
+        )
+    far = link_by_index(link.lower)
+    sent = offloads_of(far.name) if far is not None else None
+    if far is None or sent is None or not sent.sends_super_frames:
+        return None, ""
+    return (
+        f"{far.name}, the far end, sends them: TSO or GSO is on",
+        f"ethtool -K {far.name} tx off tso off gso off",
+    )
+
+
+def _outgoing(
+    link: Link, offloads: Offloads, values: dict[str, Value]
+) -> Finding:
+    """About frames that this machine itself sends: sockets see them too."""
+    if not offloads.sends_super_frames:
+        return ok(NAME, f"no super-frames pass {link.name}", **values)
+    return note(
+        NAME,
+        f"no super-frames arrive on {link.name}, but this machine can send"
+        " some there (TSO or GSO is on), and sockets see what is sent",
+        f'RawSocket("{link.name}", ignore_outgoing=True), or: ethtool -K'
+        f" {link.name} tx off tso off gso off",
+        **values,
+    )

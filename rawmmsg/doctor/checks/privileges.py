@@ -1,0 +1,90 @@
+"""May this process open packet sockets, and use what needs more?"""
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from ..finding import Finding, note, ok, problem
+
+__all__ = ["administers_network", "check"]
+
+NAME: Final = "privileges"
+
+_SO_TXTIME: Final = 61  # asm-generic/socket.h
+_SOCK_TXTIME: Final = struct.Struct("=iI")  # struct sock_txtime
+_CLOCK_TAI: Final = 11  # linux/time.h
+
+
+def check() -> Iterator[Finding]:
+    yield _packet_sockets()
+    if administers_network():
+        yield ok(
+            NAME,
+            "CAP_NET_ADMIN holds for this network namespace",
+            cap_net_admin=True,
+        )
+    else:
+        yield note(
+            NAME,
+            "CAP_NET_ADMIN is missing: rawmmsg needs it for receive buffers"
+            " beyond net.core.rmem_max and for hardware time stamps, this"
+            " command to see the filters of sockets",
+            f"run as root, or {_setcap('cap_net_raw,cap_net_admin')}",
+            cap_net_admin=False,
+        )
+
+
+def _packet_sockets() -> Finding:
+    """Tries it: capabilities may be those of another user namespace."""
+    try:
+        # Protocol 0: it receives nothing.
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+    except PermissionError:
+        return problem(
+            NAME,
+            "packet sockets are refused: CAP_NET_RAW is missing, which every"
+            " RawSocket needs to be opened",
+            f"run as root, or {_setcap('cap_net_raw')}, or work in a network"
+            " of your own: unshare --user --map-root-user --net",
+            cap_net_raw=False,
+            uid=os.geteuid(),
+        )
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return problem(
+            NAME,
+            "this kernel has no packet sockets",
+            "modprobe af_packet",
+            cap_net_raw=None,
+        )
+    return ok(
+        NAME,
+        "packet sockets can be opened (CAP_NET_RAW)",
+        cap_net_raw=True,
+        uid=os.geteuid(),
+    )
+
+
+def _setcap(capabilities: str) -> str:
+    interpreter = os.path.realpath(sys.executable or "python3")
+    return f"setcap {capabilities}+ep {interpreter}"
+
+
+def administers_network() -> bool:
+    """Returns whether CAP_NET_ADMIN holds for this network namespace.
+
+    Without it a socket may not choose CLOCK_TAI
+    (net/core/sock.c:sk_setsockopt()).
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        option = _SOCK_TXTIME.pack(_CLOCK_TAI, 0)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TXTIME, option)
+        except PermissionError:
+            return False
+    return True

@@ -1,0 +1,172 @@
+"""`rawmmsg doctor [IFACE]`."""
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+
+from .finding import CHECKS, Finding
+
+__all__ = ["add_doctor"]
+
+_MORE_HELP = """\
+Report:
+
+Each line begins with ok, note or problem, and the name of the check. A note is
+about something that matters to some programs only, or that doctor could not
+look at. A line below, which begins with >, is the remedy.
+
+Checks:
+
+Of the machine:
+
+    privileges   the right to open packet sockets (CAP_NET_RAW)
+    namespaces   the right to make private networks, for tests and the demo
+    buffers      the receive buffer that the kernel grants
+    kernel       what the kernel lacks
+    stamping     another process that makes the kernel timestamp all packets
+
+Of the interface IFACE:
+
+    interface    whether it is here, or in another network namespace
+    link         up, carrier, MTU
+    promiscuity  whether promiscuous mode has an effect
+    offloads     super-frames, and sockets that would get them truncated
+    qdisc        frames dropped in the output queue
+    drops        packets lost in the interface or its driver
+
+Of the packet sockets on IFACE, or on all interfaces, and of the machine:
+
+    filters      filters that reject every packet
+    sockets      packets lost because the queue of a socket was full
+    softnet      packets lost in the queues of the CPUs
+
+Counters are read twice. If one grows meanwhile, that is a problem; earlier
+losses are a note.
+
+Doctor needs no privilege. It changes nothing: it sets options on sockets of
+its own only, sends one datagram to itself over the loopback interface, and
+never makes an interface promiscuous.
+
+Exit status:
+
+    0  there is no problem
+    1  there is at least one problem
+    2  a wrong argument
+
+Examples:
+
+Find out why no packets arrive on eth0:
+
+    rawmmsg doctor eth0
+
+Count for ten seconds what the sockets on eth0 lose:
+
+    rawmmsg doctor eth0 --check sockets --seconds 10
+"""
+
+_LONGEST = 3600
+_LARGEST = 2**30
+_DEFAULT_RCVBUF = 8 << 20  # of RawSocket
+
+
+def add_doctor(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    """Adds the subcommand to the parser of `rawmmsg`."""
+    command = commands.add_parser(
+        "doctor",
+        help="find out why packets are not received or sent, or are lost",
+        description="Print what prevents packets from being received or "
+        "sent, or where they\nare lost, each with its remedy.",
+        epilog=_MORE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "interface",
+        nargs="?",
+        metavar="IFACE",
+        help="the interface to look at",
+    )
+    command.add_argument(
+        "--check",
+        action="append",
+        default=[],
+        choices=CHECKS,
+        metavar="NAME",
+        help="run only this check (see below); can be given several times",
+    )
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print an array of objects with the keys check, severity, "
+        "message, remedy and values",
+    )
+    command.add_argument(
+        "--seconds",
+        type=_number(float, 0, _LONGEST),
+        default=1.0,
+        metavar="SECONDS",
+        help="time between the two readings of the counters (default: 1)",
+    )
+    command.add_argument(
+        "--rcvbuf",
+        type=_number(int, 1, _LARGEST),
+        default=_DEFAULT_RCVBUF,
+        metavar="BYTES",
+        help="the receive buffer that your program asks for (default: "
+        f"{_DEFAULT_RCVBUF}, as RawSocket does)",
+    )
+    command.add_argument(
+        "--sndbuf",
+        type=_number(int, 1, _LARGEST),
+        metavar="BYTES",
+        help="the send buffer that your program asks for (default: the "
+        "kernel's)",
+    )
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    # Not at the top: `rawmmsg filter` need not wait for these.
+    from .plan import Plan, examine
+    from .printing import as_json, summary
+
+    plan = Plan(
+        interface=arguments.interface,
+        only=frozenset(arguments.check),
+        seconds=arguments.seconds,
+        rcvbuf=arguments.rcvbuf,
+        sndbuf=arguments.sndbuf,
+    )
+    if arguments.json:
+        findings = list(examine(plan))
+        print(as_json(findings))
+    else:
+        findings = list(_shown(examine(plan)))
+        print(summary(findings))
+    return int(any(finding.severity == "problem" for finding in findings))
+
+
+def _shown(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Prints each finding as soon as it is known."""
+    from .printing import as_text
+
+    for finding in findings:
+        print(as_text(finding), flush=True)
+        yield finding
+
+
+def _number(
+    kind: type[int] | type[float], smallest: int, largest: int
+) -> Callable[[str], float]:
+    """Returns a function that converts text to a number for argparse."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(
+                f"{text} must be {smallest} to {largest:,}"
+            )
+        return value
+
+    convert.__name__ = "number"  # for argparse's error message
+    return convert

@@ -1,0 +1,1 @@
+"""Reads the kernel's tables, with the standard library alone."""

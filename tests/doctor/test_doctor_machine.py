@@ -1,0 +1,168 @@
+"""Doctor's findings about the machine, with the fault and without it."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from support.child import WITHOUT_CAPABILITIES
+from support.doctoring import doctor
+from support.linux import (
+    SO_TIMESTAMPING,
+    SO_TIMESTAMPNS,
+    SOF_TIMESTAMPING_RX_SOFTWARE,
+    SOF_TIMESTAMPING_SOFTWARE,
+)
+from support.namespaces import EXHAUSTED
+
+from rawmmsg import RawSocket
+
+GIB = 1 << 30
+
+
+# Privileges
+
+
+def test_no_privilege_is_a_problem_with_its_remedy() -> None:
+    report = doctor("privileges", prefix=WITHOUT_CAPABILITIES)
+    problem = report.problem()
+    assert "CAP_NET_RAW is missing" in problem["message"]
+    assert "setcap cap_net_raw+ep /" in problem["remedy"]
+    assert problem["values"]["cap_net_raw"] is False
+    (note,) = report.of("note")
+    assert "CAP_NET_ADMIN is missing" in note["message"]
+
+
+def test_privilege_is_no_problem() -> None:
+    doctor("privileges").assert_ok()
+
+
+def test_no_right_to_make_namespaces_is_noted_with_the_setting() -> None:
+    note = doctor("namespaces", prefix=EXHAUSTED).only()
+    assert note["severity"] == "note"
+    assert "no private network namespace" in note["message"]
+    assert "sysctl -w user.max_net_namespaces=" in note["remedy"]
+
+
+def test_right_to_make_namespaces_is_no_problem() -> None:
+    doctor("namespaces").assert_ok()
+
+
+# Buffers
+
+
+def test_small_rmem_max_is_a_problem_with_its_remedy() -> None:
+    problem = doctor(
+        *("buffers", "--rcvbuf", str(GIB)), prefix=WITHOUT_CAPABILITIES
+    ).problem()
+    assert problem["remedy"] == f"sysctl -w net.core.rmem_max={GIB}"
+    assert problem["values"]["granted"] < GIB
+    assert f"{problem['values']['granted']:,} bytes" in problem["message"]
+
+
+def test_small_wmem_max_is_a_problem_with_its_remedy() -> None:
+    problem = doctor(
+        *("buffers", "--sndbuf", str(GIB), "--rcvbuf", "4096"),
+        prefix=WITHOUT_CAPABILITIES,
+    ).problem()
+    assert problem["remedy"] == f"sysctl -w net.core.wmem_max={GIB}"
+
+
+def test_buffers_within_the_limits_are_no_problem() -> None:
+    doctor(
+        *("buffers", "--rcvbuf", "4096", "--sndbuf", "8192"),
+        prefix=WITHOUT_CAPABILITIES,
+    ).assert_ok()
+
+
+def test_doctor_asks_for_what_a_default_socket_asks_for() -> None:
+    """And gets as much."""
+    with RawSocket("lo") as sock:
+        size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    values = doctor("buffers").only()["values"]
+    assert values["granted"] == size
+    assert values["asked"] >= size
+
+
+# The kernel
+
+
+def test_kernel_has_what_the_package_needs() -> None:
+    """These tests run on kernels that it supports."""
+    for prefix in ((), WITHOUT_CAPABILITIES):
+        findings = doctor("kernel", prefix=prefix).findings
+        assert findings
+        for finding in findings:
+            assert finding["severity"] != "problem"
+            assert finding["values"]["release"] == os.uname().release
+
+
+# Time stamping
+
+STAMP = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, int(sys.argv[1]), int(sys.argv[2]))
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_process_stamps(option: int, value: int) -> Iterator[int]:
+    """Returns its pid."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STAMP, str(option), str(value)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield process.pid
+        process.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        (SO_TIMESTAMPNS, 1),
+        (
+            SO_TIMESTAMPING,
+            SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE,
+        ),
+    ],
+    ids=["SO_TIMESTAMPNS", "SO_TIMESTAMPING"],
+)
+def test_stamping_by_another_process_is_noted(option: int, value: int) -> None:
+    """Another process of this machine may do so as well, so only ours is
+    looked for."""
+    with another_process_stamps(option, value) as pid:
+        note = doctor("stamping").only()
+        assert note["severity"] == "note"
+        assert note["values"]["stamping"] is True
+        assert pid in note["values"]["pids"]
+        assert f"pid {pid}" in note["message"]
+        assert str(pid) in note["remedy"]
+    after = doctor("stamping").only()
+    assert pid not in after["values"].get("pids", [])
+
+
+def test_socket_that_only_reads_time_stamps_is_not_named() -> None:
+    """SOF_TIMESTAMPING_SOFTWARE alone turns nothing on. doctor's own socket
+    has that."""
+    with another_process_stamps(
+        SO_TIMESTAMPING, SOF_TIMESTAMPING_SOFTWARE
+    ) as pid:
+        found = doctor("stamping").only()
+        assert pid not in found["values"].get("pids", [])
+
+
+def test_stamping_without_loopback_is_not_looked_at() -> None:
+    note = doctor("stamping", prefix=["unshare", "--net"]).only()
+    assert note["severity"] == "note"
+    assert "not looked at" in note["message"]
+    assert note["remedy"] == "ip link set lo up"
