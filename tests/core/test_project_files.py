@@ -4,7 +4,7 @@ import re
 import tomllib
 
 import pytest
-from support.blocks import ROOT
+from support.blocks import ROOT, pages
 
 import rawmmsg
 
@@ -44,3 +44,18 @@ def test_addresses_lead_to_files_of_the_repository() -> None:
         _, is_file, path = url.partition("/blob/main/")
         if is_file:
             assert (ROOT / path).is_file(), f"{name}: {url}"
+
+
+def test_sessions_that_pages_name_exist() -> None:
+    """As `nox -s NAME`; a session of several Pythons as NAME-PYTHON."""
+    source = (ROOT / "noxfile.py").read_text()
+    functions = re.findall(
+        r"^@nox\.session\((.*)\)\ndef (\w+)\(", source, re.MULTILINE
+    )
+    sessions = set()
+    for arguments, function in functions:
+        named = re.search(r'name="([\w-]+)"', arguments)
+        sessions.add(named[1] if named else function)
+    for page in pages():
+        for name in re.findall(r"nox -s ([\w-]+)", page.read_text()):
+            assert re.sub(r"-3\.\d+t?$", "", name) in sessions, f"{page}: {name}"
