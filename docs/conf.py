@@ -20,6 +20,7 @@ extensions = [
     "stub",
     "links",
     "public",
+    "command",
 ]
 myst_enable_extensions = ["colon_fence", "deflist"]
 # Links to headings work as on the forge.
