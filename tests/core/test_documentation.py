@@ -302,7 +302,7 @@ def test_few_blocks_are_not_run() -> None:
 @pytest.mark.no_network
 def test_links_lead_somewhere() -> None:
     """To files and headings of this repository; others are not looked at."""
-    for page in pages():
+    for page in [*pages(), ROOT / "SECURITY.md"]:
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if target.startswith(("http:", "https:")):
