@@ -31,9 +31,11 @@ _MOST_SECONDS: Final = 0.001  # to gather a load that sending waits for
 
 
 class StopEvent(Protocol):
-    """What can stop a call: a threading.Event, a multiprocessing one ..."""
+    """What can stop a call: a threading.Event, a multiprocessing.Event, or
+    another object with this method."""
 
-    def is_set(self) -> bool: ...
+    def is_set(self) -> bool:
+        """Returns whether the call is to end."""
 
 
 class Progress(Protocol):

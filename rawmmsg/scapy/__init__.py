@@ -28,7 +28,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from ..pacing import SendResult
-from .installation import install, uninstall
+from .installation import Installation, install, uninstall
 from .links import FilterError
 from .raw_sniffer import RawSniffer
 from .sending import sendp_batch
@@ -42,6 +42,7 @@ from .sockets import (
 __all__ = [
     "BatchSession",
     "FilterError",
+    "Installation",
     "L2RawMmsgListenSocket",
     "L2RawMmsgSocket",
     "L3RawMmsgSocket",

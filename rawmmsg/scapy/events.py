@@ -113,7 +113,7 @@ def _watch(poller: select.epoll, receiver: RawSocket) -> None:
 
 
 class _Renewable(Protocol):
-    def renew_after_fork(self) -> None:
+    def _renew_after_fork(self) -> None:
         """Called in a forked child before any other code runs."""
 
 
@@ -128,7 +128,7 @@ def renew_after_fork(owner: _Renewable) -> None:
 
 def _after_fork() -> None:
     for owner in list(_renewed_after_fork):
-        owner.renew_after_fork()
+        owner._renew_after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

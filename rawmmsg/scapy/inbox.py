@@ -52,7 +52,7 @@ class Inbox:
         for link in self.links:
             link.close()
 
-    def renew_after_fork(self) -> None:
+    def _renew_after_fork(self) -> None:
         """Gives a forked child a lock and a descriptor of its own: the thread
         that held the lock may not exist there."""
         self.opening = threading.RLock()

@@ -114,7 +114,7 @@ class RawSniffer:
         if self._owned:
             self._socket.close()
 
-    def renew_after_fork(self) -> None:
+    def _renew_after_fork(self) -> None:
         """Gives a forked child an alarm of its own, so that its stop() does
         not wake the parent."""
         alarm = self._alarm

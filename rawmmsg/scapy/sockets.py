@@ -50,7 +50,8 @@ class L2RawMmsgSocket(SuperSocket):
     # In Scapy, only sockets that cannot send receive what this machine sends.
     _ignore_outgoing: bool | None = True
 
-    closed = True  # until there is something to close
+    closed = True
+    """Whether the socket is closed; true until the constructor opens it."""
 
     def __init__(
         self,

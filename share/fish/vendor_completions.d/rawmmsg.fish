@@ -50,8 +50,8 @@ function _shtab_rawmmsg_using
   test "$_shtab_rawmmsg_cmdpath" = "$argv"
 end
 
-set -g _shtab_rawmmsg_commands demo filter bridge
-set -g _shtab_rawmmsg_opts_with_value --batch --duration --filter-ab --filter-ba --mode --owner --stats -y
+set -g _shtab_rawmmsg_commands demo filter bridge doctor
+set -g _shtab_rawmmsg_opts_with_value --batch --check --duration --filter-ab --filter-ba --mode --owner --rcvbuf --seconds --sndbuf --stats -y
 
 complete -c rawmmsg -e
 complete -c rawmmsg -f
@@ -77,3 +77,11 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l stats -x -d 'print stati
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -s q -l quiet -d 'print only errors'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'one port'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge; and test $_shtab_rawmmsg_npos -eq 1' -ka "(ls /sys/class/net)" -d 'the other port'
+complete -c rawmmsg -n '_shtab_rawmmsg_using; and test $_shtab_rawmmsg_npos -eq 0' -a doctor -d 'find out why packets are not received or sent, or are lost'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -s h -l help -d 'show this help message and exit'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l check -xka "privileges namespaces buffers kernel stamping interface link promiscuity offloads qdisc drops filters sockets softnet" -d 'run only this check (see below); can be given several times'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l json -d 'print an array of objects with the keys check, severity, message, remedy and values'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l seconds -x -d 'time between the two readings of the counters (default: 1)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l rcvbuf -x -d 'the receive buffer that your program asks for (default: 8388608, as RawSocket does)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l sndbuf -x -d 'the send buffer that your program asks for (default: the kernel'"'"'s)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'the interface to look at'
