@@ -39,8 +39,8 @@ Of the packet sockets on IFACE, or on all interfaces, and of the machine:
     sockets      packets lost because the queue of a socket was full
     softnet      packets lost in the queues of the CPUs
 
-Counters are read twice. If one grows meanwhile, that is a problem; earlier
-losses are a note.
+Counters are read twice, SECONDS apart, or when Ctrl-C is pressed. If one grows
+meanwhile, that is a problem; earlier losses are a note.
 
 Doctor needs no privilege. It changes nothing: it sets options on sockets of
 its own only, sends one datagram to itself over the loopback interface, and

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -98,7 +99,8 @@ def _examine_traffic(plan: Plan, found: Link | None) -> Iterator[Finding]:
     index = None if found is None else found.index
     try:
         before = take_sample(index)
-        time.sleep(plan.seconds)
+        with suppress(KeyboardInterrupt):  # Ctrl-C: it has been enough
+            time.sleep(plan.seconds)
         after = take_sample(index)
     except OSError as error:
         yield _unreadable(error)
