@@ -18,7 +18,7 @@ from time import time
 import nox
 
 nox.needs_version = ">= 2025.10"
-nox.options.sessions = ["lint", "tests-3.11"]
+nox.options.sessions = ["lint", "warnings-3.12"]
 nox.options.error_on_missing_interpreters = True
 nox.options.download_python = "never"
 
