@@ -8,40 +8,59 @@ from .finding import CHECKS, Finding
 __all__ = ["add_doctor"]
 
 _MORE_HELP = """\
-Findings:
+Report:
 
-Each line begins with "ok", "note" or "problem", and the name of the check. A
-line below it, which begins with ">", is the remedy. A note is about something
-that only some programs need, or that could not be looked at.
+Each line begins with ok, note or problem, and the name of the check. A note is
+about something that matters to some programs only, or that doctor could not
+look at. A line below, which begins with >, is the remedy.
 
-Without an interface, doctor looks at this machine: privileges, namespaces,
-buffers, the kernel, time stamping, and all packet sockets. With an interface,
-it looks at its link, its offloads, its queues, and the packet sockets on it as
-well. Counters of losses are read twice; what grows meanwhile is a problem.
+Checks:
 
-It needs no privilege, and says what it could not look at. It changes nothing:
-it sets options on sockets of its own only, sends one datagram to itself over
-the loopback interface, and never makes an interface promiscuous.
+Of the machine:
+
+    privileges   the right to open packet sockets (CAP_NET_RAW)
+    namespaces   the right to make private networks, for tests and the demo
+    buffers      the receive buffer that the kernel grants
+    kernel       what the kernel lacks
+    stamping     another process that makes the kernel timestamp all packets
+
+Of the interface IFACE:
+
+    interface    whether it is here, or in another network namespace
+    link         up, carrier, MTU
+    promiscuity  whether promiscuous mode has an effect
+    offloads     super-frames, and sockets that would get them truncated
+    qdisc        frames dropped in the output queue
+    drops        packets lost in the interface or its driver
+
+Of the packet sockets on IFACE, or on all interfaces, and of the machine:
+
+    filters      filters that reject every packet
+    sockets      packets lost because the queue of a socket was full
+    softnet      packets lost in the queues of the CPUs
+
+Counters are read twice, SECONDS apart, or when Ctrl-C is pressed. If one grows
+meanwhile, that is a problem; earlier losses are a note.
+
+Doctor needs no privilege. It changes nothing: it sets options on sockets of
+its own only, sends one datagram to itself over the loopback interface, and
+never makes an interface promiscuous.
 
 Exit status:
 
     0  there is no problem
-    1  there is a problem
-    2  wrong arguments
+    1  there is at least one problem
+    2  a wrong argument
 
 Examples:
 
-Look at this machine and at eth0, while your program runs:
+Find out why no packets arrive on eth0:
 
     rawmmsg doctor eth0
 
-Look for losses on eth0 for 3 seconds, for a program that asks for 32 MiB:
+Count for ten seconds what the sockets on eth0 lose:
 
-    rawmmsg doctor eth0 --seconds 3 --rcvbuf 33554432
-
-Print what a script can read:
-
-    rawmmsg doctor --json
+    rawmmsg doctor eth0 --check sockets --seconds 10
 """
 
 _LONGEST = 3600
@@ -56,9 +75,8 @@ def add_doctor(
     command = commands.add_parser(
         "doctor",
         help="find out why packets are not received or sent, or are lost",
-        description="Look at this machine, and at an interface if one is "
-        "given, and print what\nprevents packets from being received or sent, "
-        "or where they are lost, each with\nits remedy.",
+        description="Print what prevents packets from being received or "
+        "sent, or where they\nare lost, each with its remedy.",
         epilog=_MORE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,8 +92,7 @@ def add_doctor(
         default=[],
         choices=CHECKS,
         metavar="NAME",
-        help="run only this check; can be given several times: "
-        f"{', '.join(CHECKS)}",
+        help="run only this check (see below); can be given several times",
     )
     command.add_argument(
         "--json",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -98,21 +99,32 @@ def _examine_traffic(plan: Plan, found: Link | None) -> Iterator[Finding]:
     index = None if found is None else found.index
     try:
         before = take_sample(index)
-        time.sleep(plan.seconds)
+        with suppress(KeyboardInterrupt):  # Ctrl-C: it has been enough
+            time.sleep(plan.seconds)
         after = take_sample(index)
     except OSError as error:
-        yield note(
-            "sockets",
-            "packet sockets and counters were not looked at: the kernel does"
-            f" not show them ({error.strerror})",
-            "modprobe af_packet_diag",
-        )
+        yield _unreadable(error)
         return
     if found is not None and after.link is None:
         yield note("interface", f"{found.name} has disappeared meanwhile")
         return
     for name in wanted:
         yield from checks[name](before, after)
+
+
+def _unreadable(error: OSError) -> Finding:
+    if error.filename is not None:
+        return note(
+            "sockets",
+            f"counters were not looked at: {error.filename}: {error.strerror}",
+            "mount /proc",
+        )
+    return note(
+        "sockets",
+        "packet sockets and counters were not looked at: the kernel does not"
+        f" list its packet sockets ({error.strerror})",
+        "modprobe af_packet_diag",
+    )
 
 
 def _wanted(plan: Plan, names: Collection[str]) -> list[str]:

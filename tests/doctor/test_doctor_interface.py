@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.child import tool
 from support.doctoring import Report, doctor
 from support.frames import SOURCE, frame, pending
 from support.linux import (
@@ -16,6 +17,7 @@ from support.linux import (
     hardware_address,
     ip,
     other_namespace,
+    tun_device,
 )
 
 from rawmmsg import RawSocket
@@ -165,9 +167,34 @@ def test_gro_is_a_problem_for_a_socket_without_vnet_hdr(veth: Veth) -> None:
     ethtool(veth.a, ETHTOOL_SGRO, 1)
     with RawSocket(veth.a):
         problem = offloads(veth.a).problem()
-        assert "(GRO is on)" in problem["message"]
+        assert f"(GRO is on for {veth.a})" in problem["message"]
         assert problem["remedy"].endswith(f"ethtool -K {veth.a} gro off")
         assert problem["values"]["gro"] is True
+
+
+def test_super_frames_of_the_interface_below_are_a_problem(
+    veth: Veth, make_macvlan: Callable[..., str]
+) -> None:
+    interface = make_macvlan("bridge")
+    with RawSocket(interface):
+        problem = offloads(interface).problem()
+        assert f"{veth.b}, the far end, sends them" in problem["message"]
+        without_offloads(veth)
+        assert not offloads(interface).of("problem")
+
+
+@pytest.mark.parametrize("vnet_hdr", [True, False])
+def test_super_frames_from_a_tap_depend_on_its_header(vnet_hdr: bool) -> None:
+    with (
+        tun_device("tap", vnet_hdr=vnet_hdr) as (_, interface),
+        RawSocket(interface),
+    ):
+        ethtool(interface, ETHTOOL_SGRO, 0)
+        report = offloads(interface)
+        if vnet_hdr:
+            assert f"behind {interface}" in report.problem()["message"]
+        else:
+            assert not report.of("problem")
 
 
 def test_super_frames_that_this_machine_sends_are_noted(veth: Veth) -> None:
@@ -183,9 +210,9 @@ def test_super_frames_that_this_machine_sends_are_noted(veth: Veth) -> None:
 
 NAMED = """
 mount -t tmpfs tmpfs /run
-ip netns add other
-ip netns add lab
-ip -n lab link add name lab0 type veth peer name lab1
+$0 netns add other
+$0 netns add lab
+$0 -n lab link add name lab0 type veth peer name lab1
 exec "$@"
 """
 
@@ -205,7 +232,7 @@ def test_interface_of_another_process_is_a_problem_and_the_remedy_works(
 
 
 def test_interface_of_a_named_namespace_is_a_problem() -> None:
-    shell = ["unshare", "--mount", "sh", "-euc", NAMED, "sh"]
+    shell = ["unshare", "--mount", "sh", "-euc", NAMED, tool("ip")]
     problem = doctor("interface", "lab0", prefix=shell).problem()
     assert problem["message"].endswith("but in lab")
     call = 'RawSocket("lab0", netns="lab"'

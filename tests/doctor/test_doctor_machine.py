@@ -36,6 +36,18 @@ def test_no_privilege_is_a_problem_with_its_remedy() -> None:
     assert "CAP_NET_ADMIN is missing" in note["message"]
 
 
+def test_privilege_over_another_network_is_a_problem() -> None:
+    """With every capability, but only over a network that does not exist."""
+    problem = doctor(
+        "privileges", prefix=["unshare", "--user", "--map-root-user"]
+    ).problem()
+    assert "although this process has CAP_NET_RAW" in problem["message"]
+    assert problem["remedy"].endswith("unshare --user --map-root-user --net")
+    doctor(
+        "privileges", prefix=["unshare", "--user", "--map-root-user", "--net"]
+    ).assert_ok()
+
+
 def test_privilege_is_no_problem() -> None:
     doctor("privileges").assert_ok()
 
@@ -104,18 +116,22 @@ def test_kernel_has_what_the_package_needs() -> None:
 
 STAMP = """
 import socket, sys
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.setsockopt(socket.SOL_SOCKET, int(sys.argv[1]), int(sys.argv[2]))
+family, option, value = map(int, sys.argv[1:])
+sock = socket.socket(family, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, option, value)
 print(flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def another_process_stamps(option: int, value: int) -> Iterator[int]:
-    """Returns its pid."""
+def another_process_stamps(
+    option: int, value: int, family: int = socket.AF_INET
+) -> Iterator[int]:
+    """Starts a process with a socket that has this option; returns its
+    pid."""
     with subprocess.Popen(
-        [sys.executable, "-c", STAMP, str(option), str(value)],
+        [sys.executable, "-c", STAMP, *map(str, (family, option, value))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -151,14 +167,25 @@ def test_stamping_by_another_process_is_noted(option: int, value: int) -> None:
     assert pid not in after["values"].get("pids", [])
 
 
-def test_socket_that_only_reads_time_stamps_is_not_named() -> None:
-    """SOF_TIMESTAMPING_SOFTWARE alone turns nothing on. doctor's own socket
-    has that."""
-    with another_process_stamps(
-        SO_TIMESTAMPING, SOF_TIMESTAMPING_SOFTWARE
-    ) as pid:
+@pytest.mark.parametrize(
+    ("option", "value", "family"),
+    [
+        # doctor's own socket has it: it reads time stamps of others.
+        (SO_TIMESTAMPING, SOF_TIMESTAMPING_SOFTWARE, socket.AF_INET),
+        # A system log has it (net/core/sock.c:sock_needs_netstamp()).
+        (SO_TIMESTAMPNS, 1, socket.AF_UNIX),
+    ],
+    ids=["reads", "local"],
+)
+def test_socket_that_turns_nothing_on_is_not_named(
+    option: int, value: int, family: int
+) -> None:
+    # So that doctor looks for processes:
+    stamping = another_process_stamps(SO_TIMESTAMPNS, 1)
+    with another_process_stamps(option, value, family) as pid, stamping:
         found = doctor("stamping").only()
-        assert pid not in found["values"].get("pids", [])
+    assert found["values"]["pids"]
+    assert pid not in found["values"]["pids"]
 
 
 def test_stamping_without_loopback_is_not_looked_at() -> None:

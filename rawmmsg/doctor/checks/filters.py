@@ -34,7 +34,7 @@ def check(before: Sample, after: Sample) -> Iterator[Finding]:
         yield problem(
             NAME,
             f"the filter of a packet socket rejects every packet: {name}",
-            "check the expression: rawmmsg filter EXPRESSION",
+            "attach another filter; to see one: rawmmsg filter EXPRESSION",
             socket=sock.inode,
         )
     if not rejecting:

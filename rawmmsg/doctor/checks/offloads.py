@@ -19,6 +19,10 @@ __all__ = ["check"]
 
 NAME: Final = "offloads"
 
+_IFLA_TUN_VNET_HDR: Final = 5  # linux/if_link.h
+# Kinds of interface that get their packets from the one below
+_STACKED: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
+
 
 def check(sample: Sample) -> Iterator[Finding]:
     link = sample.link
@@ -65,18 +69,32 @@ def check(sample: Sample) -> Iterator[Finding]:
 
 
 def _cause(link: Link, offloads: Offloads) -> tuple[str | None, str]:
-    """Returns why super-frames can arrive, or None, and the command that
-    stops them."""
+    """Returns why super-frames can arrive, or None, and how to stop them."""
     merges = offloads.merges
     if merges:
         off = " ".join(f"{name} off" for name in merges)
         return (
-            f"{' and '.join(merges).upper()} is on",
+            f"{' and '.join(merges).upper()} is on for {link.name}",
             f"ethtool -K {link.name} {off}",
         )
-    if link.kind != "veth":
-        return None, ""
-    # The sending end decides (drivers/net/veth.c:veth_xmit()).
+    if link.kind == "veth":
+        return _cause_at_far_end(link)
+    if link.kind == "tun" and link.kind_data.get(_IFLA_TUN_VNET_HDR) == b"\1":
+        return (
+            f"the program behind {link.name} can send them",
+            "switch segmentation off in that program, or in its guest",
+        )
+    below = link_by_index(link.lower) if link.lower_is_here else None
+    if link.kind in _STACKED and below is not None:
+        there = offloads_of(below.name)
+        if there is not None:
+            return _cause(below, there)
+    return None, ""
+
+
+def _cause_at_far_end(link: Link) -> tuple[str | None, str]:
+    """Of a veth pair: the sending end decides
+    (drivers/net/veth.c:veth_xmit())."""
     if not link.lower_is_here:
         return (
             "the far end decides, in another network namespace",

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import re
 import socket
 import struct
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from ..finding import Finding, note, ok, problem
@@ -14,6 +16,7 @@ __all__ = ["administers_network", "check"]
 
 NAME: Final = "privileges"
 
+_CAP_NET_RAW: Final = 13  # linux/capability.h
 _SO_TXTIME: Final = 61  # asm-generic/socket.h
 _SOCK_TXTIME: Final = struct.Struct("=iI")  # struct sock_txtime
 _CLOCK_TAI: Final = 11  # linux/time.h
@@ -44,15 +47,7 @@ def _packet_sockets() -> Finding:
         # Protocol 0: it receives nothing.
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
     except PermissionError:
-        return problem(
-            NAME,
-            "packet sockets are refused: CAP_NET_RAW is missing, which every"
-            " RawSocket needs to be opened",
-            f"run as root, or {_setcap('cap_net_raw')}, or work in a network"
-            " of your own: unshare --user --map-root-user --net",
-            cap_net_raw=False,
-            uid=os.geteuid(),
-        )
+        return _refused()
     except OSError as error:
         if error.errno != errno.EAFNOSUPPORT:
             raise
@@ -68,6 +63,36 @@ def _packet_sockets() -> Finding:
         cap_net_raw=True,
         uid=os.geteuid(),
     )
+
+
+def _refused() -> Finding:
+    own_network = "unshare --user --map-root-user --net"
+    if _has_net_raw():
+        return problem(
+            NAME,
+            "packet sockets are refused, although this process has"
+            " CAP_NET_RAW: its user namespace does not own this network"
+            " namespace, or a security policy forbids it",
+            f"run as root outside of it, or make both: {own_network}",
+            cap_net_raw=True,
+            uid=os.geteuid(),
+        )
+    return problem(
+        NAME,
+        "packet sockets are refused: CAP_NET_RAW is missing, which every"
+        " RawSocket needs to be opened",
+        f"run as root, or {_setcap('cap_net_raw')}, or work in a network of"
+        f" your own: {own_network}",
+        cap_net_raw=False,
+        uid=os.geteuid(),
+    )
+
+
+def _has_net_raw() -> bool:
+    """Whether this process has it in its own user namespace."""
+    status = Path("/proc/self/status").read_text()
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return match is not None and bool(int(match[1], 16) >> _CAP_NET_RAW & 1)
 
 
 def _setcap(capabilities: str) -> str:

@@ -60,9 +60,9 @@ def _obstacle(link: Link) -> tuple[str | None, str]:
     if link.kind in ("macvlan", "macvtap"):
         return _obstacle_of_macvlan(link)
     if link.kind in ("ipvlan", "ipvtap"):
+        # drivers/net/ipvlan/ipvlan_core.c:ipvlan_handle_frame()
         return (
-            f"an {link.kind} receives only what is sent to its own IP"
-            " addresses",
+            f"an {link.kind} receives no unicast frame for another IP address",
             "open the socket on the interface below it",
         )
     return None, ""
@@ -75,9 +75,10 @@ def _obstacle_of_macvlan(link: Link) -> tuple[str | None, str]:
         # drivers/net/macvlan.c:macvlan_handle_frame()
         return (
             f"a {link.kind} in mode {_MACVLAN_MODES.get(mode, mode)} receives"
-            " only what is sent to its own MAC address, and broadcasts",
+            " no unicast frame for another MAC address",
             "open the socket on the interface below it, or make the"
-            f" interface anew: ip link add ... type {link.kind} mode passthru",
+            f" interface again: ip link add ... type {link.kind} mode"
+            " passthru",
         )
     below = link_by_index(link.lower) if link.lower_is_here else None
     if flags & _MACVLAN_FLAG_NOPROMISC and not (below and below.promiscuity):

@@ -39,10 +39,8 @@ def _finding(interface: str, qdisc: Qdisc, new: int, stuck: bool) -> Finding:
         remedy = f"tc -s filter show dev {interface} ingress"
     else:
         place = f"the output queue of {interface} ({qdisc.kind})"
-        remedy = (
-            "send more slowly (rawmmsg.pacing), or a longer queue: ip link"
-            f" set {interface} txqueuelen 10000"
-        )
+        longer = _longer(interface, qdisc)
+        remedy = f"send more slowly (rawmmsg.pacing), or {longer}"
     waiting = ", and nothing leaves it" if stuck else ""
     return found(
         NAME,
@@ -58,3 +56,9 @@ def _finding(interface: str, qdisc: Qdisc, new: int, stuck: bool) -> Finding:
         backlog=qdisc.backlog,
         stuck=stuck,
     )
+
+
+def _longer(interface: str, qdisc: Qdisc) -> str:
+    if qdisc.kind == "pfifo_fast":
+        return f"make it longer: ip link set {interface} txqueuelen 10000"
+    return f"raise its rate or limit: tc -d qdisc show dev {interface}"

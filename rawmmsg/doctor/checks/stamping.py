@@ -138,6 +138,9 @@ def _has_stamping(libc: "CDLL", process: int, number: int) -> bool:
         os.close(copy)
         return False
     with sock:
+        # These two turn nothing on (net/core/sock.c:sock_needs_netstamp()).
+        if sock.family in (socket.AF_UNSPEC, socket.AF_UNIX):
+            return False
         return any(
             _get(sock, option) for option in _SO_TIMESTAMP + _SO_TIMESTAMPNS
         ) or any(

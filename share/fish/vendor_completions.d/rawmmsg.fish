@@ -79,7 +79,7 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using bridge; and test $_shtab_rawmmsg_np
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge; and test $_shtab_rawmmsg_npos -eq 1' -ka "(ls /sys/class/net)" -d 'the other port'
 complete -c rawmmsg -n '_shtab_rawmmsg_using; and test $_shtab_rawmmsg_npos -eq 0' -a doctor -d 'find out why packets are not received or sent, or are lost'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -s h -l help -d 'show this help message and exit'
-complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l check -xka "privileges namespaces buffers kernel stamping interface link promiscuity offloads qdisc drops filters sockets softnet" -d 'run only this check; can be given several times: privileges, namespaces, buffers, kernel, stamping, interface, link, promiscuity, offloads, qdisc, drops, filters, sockets, softnet'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l check -xka "privileges namespaces buffers kernel stamping interface link promiscuity offloads qdisc drops filters sockets softnet" -d 'run only this check (see below); can be given several times'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l json -d 'print an array of objects with the keys check, severity, message, remedy and values'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l seconds -x -d 'time between the two readings of the counters (default: 1)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l rcvbuf -x -d 'the receive buffer that your program asks for (default: 8388608, as RawSocket does)'
