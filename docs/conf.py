@@ -20,6 +20,7 @@ extensions = [
     "stub",
     "links",
     "public",
+    "command",
 ]
 myst_enable_extensions = ["colon_fence", "deflist"]
 # Links to headings work as on the forge.
@@ -42,6 +43,14 @@ manpages_url = (
 )
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "source_repository": "https://github.com/rawmmsg/rawmmsg/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
 html_title = f"rawmmsg {release}"
 
 # A reference to what does not exist is an error. Only names of the standard

@@ -386,12 +386,13 @@ class RawSocket:
     """A packet socket (packet(7)) that receives and sends in batches.
 
     Without `interface` it receives from all interfaces. `protocol` is an
-    EtherType in host order. With protocol 0 the socket only sends, and costs
-    the kernel nothing when packets arrive. The socket is listening when the
-    constructor returns. It never delivers a packet of another interface, or a
-    packet that `filter` rejects. With `type` SOCK_RAW, the default, packets
-    begin with their link header. With SOCK_DGRAM they come and are sent
-    without it, and the kernel makes the header from an address.
+    EtherType in host order; 3, the default, is ETH_P_ALL: all protocols. With
+    protocol 0 the socket only sends, and costs the kernel nothing when packets
+    arrive. The socket is listening when the constructor returns. It never
+    delivers a packet of another interface, or a packet that `filter` rejects.
+    With `type` SOCK_RAW, the default (3), packets begin with their link
+    header. With SOCK_DGRAM (2) they come and are sent without it, and the
+    kernel makes the header from an address.
 
     A socket also receives what this machine sends on the interface, except
     what it sends itself. To forward packets in both directions, use

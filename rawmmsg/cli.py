@@ -31,6 +31,10 @@ Show the program that the kernel runs for a filter:
 Join two interfaces until Ctrl-C:
 
     rawmmsg bridge eth0 eth1
+
+Find out why packets on eth0 are not received, or are lost:
+
+    rawmmsg doctor eth0
 """
 
 _MORE_DEMO_HELP = """\

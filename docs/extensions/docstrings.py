@@ -12,6 +12,7 @@ They are plain text, written for help(). This module finds in them
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -168,7 +169,9 @@ def _target(name: str, place: str) -> str | None:
         if f"{place}.{name}" in candidates:
             return f"{place}.{name}"
         place = place.rpartition(".")[0]
-    return candidates[0] if len(candidates) == 1 else None
+    if len(candidates) != 1 or hasattr(builtins, name):
+        return None
+    return candidates[0]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

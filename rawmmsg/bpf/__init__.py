@@ -29,25 +29,29 @@ def compile(
     live: bool = True,
     netmask: int | None = None,
 ) -> Program:
-    """Compile an expression in the language of pcap-filter(7).
+    """Compiles an expression in the language of pcap-filter(7).
 
-    Each `{}` in the expression takes one of `values`: an int, an ipaddress
-    object or the six bytes of a MAC address. So text from outside never
-    becomes a part of the expression.
+    values     one for each `{}` in the expression: an int, an ipaddress object
+               or the six bytes of a MAC address. So text from outside never
+               becomes a part of the expression
+    link_type  the ARPHRD_ number of the interface: 1 (Ethernet), 772
+               (loopback), or a type whose packets begin with the IP header,
+               such as 65534 (tun)
+    snaplen    how many bytes of an accepted packet the kernel keeps
+    live       True: for an AF_PACKET socket, where the kernel moves the
+               outermost VLAN tag out of a received frame. False: for packets
+               in memory or in a file
+    netmask    a number, which only `ip broadcast` needs
 
-    `link_type` is the ARPHRD_* number of the interface: Ethernet, loopback,
-    or one of the types whose packets begin with the IP header. `snaplen` is
-    the number of bytes of an accepted packet that the kernel keeps. With
-    `live`, the program is for an AF_PACKET socket, where the kernel moves the
-    outermost VLAN tag out of a received frame; without, for packets in
-    memory or in a file. Only `ip broadcast` needs `netmask`, a number.
+    Names of services and protocols are looked up in the system's databases.
+    Host names are never looked up.
 
-    FilterError says what is wrong, and where. UnsupportedFilterError, a
-    subclass, is for what is valid but not supported: 802.11, ATM, DECnet, SS7,
-    IS-IS, packet-filter logs, `protochain`, `gateway`, and other link types.
-    For these, Program.from_tcpdump() reads the program that tcpdump prints.
-    Host names are never looked up. Names of services and protocols are looked
-    up in the system's databases.
+    Raises FilterError, which says what is wrong, and where; and its subclass
+    UnsupportedFilterError for what is valid but not supported: 802.11, ATM,
+    DECnet, SS7, IS-IS, packet-filter logs, `protochain`, `gateway`, and other
+    link types. For these, Program.from_tcpdump() reads the program that
+    tcpdump prints. Raises TypeError if `expression` is not a str, and
+    ValueError if `snaplen` or `netmask` does not fit in 32 bits.
 
     An expression means what it means in libpcap 1.10, with these exceptions.
     `vxlan` is supported. `ip multicast` is 224.0.0.0/4 (libpcap's pull request

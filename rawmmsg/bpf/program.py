@@ -110,20 +110,24 @@ _SHIFTS = (op.BPF_ALU | op.BPF_LSH, op.BPF_ALU | op.BPF_RSH)
 
 
 class Instruction(NamedTuple):
-    """One `struct sock_filter`."""
+    """One `struct sock_filter` (linux/filter.h)."""
 
     code: int
+    """The opcode: BPF_ numbers, or-ed."""
     jt: int
+    """How many instructions a conditional jump skips if its test is true."""
     jf: int
+    """How many instructions it skips otherwise."""
     k: int
+    """The operand: a number, an offset, or the length of a jump."""
 
 
 class Program(bytes):
     """A checked classic BPF program: an array of `struct sock_filter`.
 
-    It is a `bytes` object, so SO_ATTACH_FILTER takes it as it is.
-    Program(data) takes such an array. If the kernel would refuse the
-    program, ValueError says why.
+    It is a bytes object, so SO_ATTACH_FILTER takes it as it is. Program(data)
+    takes such an array. If the kernel would refuse the program, this and the
+    other constructors raise ValueError, which says why.
     """
 
     __slots__ = ()
@@ -143,7 +147,7 @@ class Program(bytes):
     def from_instructions(
         cls, instructions: Iterable[tuple[int, int, int, int]]
     ) -> Program:
-        """Make a program of (code, jt, jf, k) tuples."""
+        """Makes a program of (code, jt, jf, k) tuples."""
         pack = _SOCK_FILTER.pack
         try:
             return cls(b"".join([pack(*item) for item in instructions]))
@@ -155,7 +159,8 @@ class Program(bytes):
 
     @classmethod
     def from_tcpdump(cls, text: str) -> Program:
-        """Read the output of `tcpdump -ddd` or `tcpdump -dd`."""
+        """Reads the output of `tcpdump -ddd` or `tcpdump -dd`, or the one line
+        that iptables and tc take. Raises ValueError for anything else."""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if lines and lines[0].startswith("{"):
             return cls.from_instructions(map(_parse_dd, lines))
@@ -181,13 +186,14 @@ class Program(bytes):
         return tuple(map(Instruction._make, _SOCK_FILTER.iter_unpack(self)))
 
     def disassemble(self) -> str:
-        """The program in the notation of `tcpdump -d`."""
+        """Returns the program in the notation of `tcpdump -d`."""
         return "\n".join(
             _line(index, item) for index, item in enumerate(self.instructions)
         )
 
     def dump(self, form: str = "d") -> str:
-        """What tcpdump prints: "d" readable, "dd" as C, "ddd" as numbers."""
+        """What tcpdump prints: "d" readable, "dd" as C, "ddd" as numbers.
+        Raises ValueError for another form."""
         if form == "d":
             return self.disassemble()
         items = self.instructions
@@ -212,7 +218,8 @@ class Program(bytes):
         network_offset: int = 14,
         ancillary: dict[int, int] | None = None,
     ) -> bool:
-        """Whether the program accepts a packet; see accept_length()."""
+        """Returns whether the program accepts a packet; the arguments are
+        those of accept_length()."""
         positional = (packet, wire_length, vlan, packet_type, ifindex)
         length = self.accept_length(
             *positional, network_offset=network_offset, ancillary=ancillary
@@ -231,19 +238,23 @@ class Program(bytes):
         ancillary: dict[int, int] | None = None,
         trace: list[int] | None = None,
     ) -> int:
-        """Run the program over a packet in memory, as the kernel would.
+        """Runs the program over a packet in memory, as the kernel would.
 
         Returns the number of bytes that it accepts, 0 to reject the packet.
         The number may be greater than the length of the packet.
 
-        `wire_length` is the length of the packet before it was truncated.
-        `vlan` is the tag that the kernel moved out of the frame: its TCI,
-        or (TCI, TPID). `packet_type` is PACKET_HOST to PACKET_OUTGOING.
-        Without `ifindex` the packet has no interface; a program that asks
-        for the interface then returns what is in the accumulator, as in the
-        kernel. `network_offset` is where the network header begins.
-        `ancillary` maps other SKF_AD_* offsets to values. The index of each
-        executed instruction is appended to `trace`.
+        wire_length     the length of the packet before it was truncated; None:
+                        it was not
+        vlan            the tag that the kernel moved out of the frame: its
+                        TCI, or (TCI, TPID); None: no tag
+        packet_type     PACKET_HOST to PACKET_OUTGOING
+        ifindex         the index of the interface. None: a program that asks
+                        for it returns what is in the accumulator, as in the
+                        kernel
+        network_offset  where the network header begins
+        ancillary       values for other SKF_AD_ offsets
+        trace           a list to which the index of each executed instruction
+                        is appended
         """
         seen = interpreter.Packet(
             *(packet, wire_length, vlan, packet_type, ifindex),
@@ -252,7 +263,7 @@ class Program(bytes):
         return interpreter.run(self.instructions, seen, trace)
 
     def shifted(self, offset: int) -> Program:
-        """The program for the same packets behind `offset` more bytes.
+        """Returns the program for the same packets behind `offset` more bytes.
 
         A filter on a UDP socket, for example, sees the 8-byte UDP header
         first (net/ipv4/udp.c:udp_queue_rcv_one_skb()). Raises FilterError if

@@ -62,7 +62,9 @@ def test_examples_of_help_run(
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    # The doctor may find a problem of the machine.
+    codes = (0, 1) if line.startswith("doctor") else (0,)
+    assert done.returncode in codes, done.stderr
     assert done.stdout + done.stderr
 
 

@@ -7,14 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 from support import WAIT
 from support.blocks import ROOT, Block, blocks, pages
 from support.calls import repeating
-from support.child import tool
+from support.child import PACKAGES, tool
 
 import rawmmsg
 from rawmmsg import RawSocket
@@ -27,7 +27,23 @@ LANGUAGES = {"python", "sh", "console", "text", "{eval-rst}"}
 NOT_RUN = {
     "needs a fresh machine, see .ci/fresh.sh": 4,
     "needs a virtual machine, see tests/qemu": 1,
+    "installs a release": 4,
+    "needs a password": 1,
+    "needs Docker": 1,
 }
+
+# Moves eth0 to the namespace "lab", in a mount namespace with a /run of its
+# own, so that nothing of it stays when the command ends.
+LAB = """
+mount -t tmpfs none /run
+ip netns add lab
+ip link set eth0 netns lab
+ip -n lab link set eth0 up
+exec "$@"
+"""
+
+# A number with a point or a comma, in a regular expression.
+FIGURE = r"\d[\d,]*\\\.\d+|\d+(?:,\d{3})+"
 
 IPV4_FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x08\x00" + bytes(46)
 
@@ -44,12 +60,28 @@ def is_pytest(block: Block) -> bool:
     return "conftest.py" in block.files()
 
 
+def prepared(command: list[str], block: Block) -> list[str]:
+    """The command in the surroundings that the block's marks name. Skips the
+    test if the block uses a program that is not installed."""
+    for name in re.findall(r"\w+", block.text):
+        if name in PACKAGES:
+            tool(name)
+    if "netns" not in block.marks:
+        return command
+    return ["unshare", "--mount", "sh", "-euc", LAB, "sh", *command]
+
+
 @contextmanager
 def feeding(interface: str) -> Iterator[None]:
     """Sends a frame every millisecond on `interface`."""
-    with RawSocket(interface, protocol=0) as sock:
-        with repeating(lambda: sock.send(IPV4_FRAME), 0.001):
-            yield
+
+    def send() -> None:
+        # Its peer may be on its way to another namespace.
+        with suppress(OSError):
+            sock.send(IPV4_FRAME)
+
+    with RawSocket(interface, protocol=0) as sock, repeating(send, 0.001):
+        yield
 
 
 @contextmanager
@@ -63,7 +95,7 @@ def running(
         cwd=folder,
         env=os.environ
         | {
-            "PATH": f"{scripts}:{os.environ['PATH']}",
+            "PATH": f"{scripts}:{os.environ['PATH']}:/usr/sbin:/sbin",
             "PYTHONUNBUFFERED": "1",
         },
         stdout=subprocess.PIPE,
@@ -116,7 +148,11 @@ def far_side(veth_factory: Callable[..., Veth]) -> Iterator[RawSocket]:
 
 @pytest.mark.parametrize(
     "block",
-    [block for block in those_in("python") if not is_pytest(block)],
+    [
+        block
+        for block in those_in("python")
+        if block.file_name is None and not is_pytest(block)
+    ],
     ids=str,
 )
 def test_program_runs_and_prints(
@@ -126,7 +162,7 @@ def test_program_runs_and_prints(
     (tmp_path / name).write_text(text, encoding="utf-8")
     # Where the kernel allows small buffers only, a socket warns of it.
     options = ["-W", "error", "-W", "default::RuntimeWarning"]
-    command = [sys.executable, *options, name]
+    command = prepared([sys.executable, *options, name], block)
     sends = "eth1" in text
     fed = feeding("peer0") if "feed" in block.marks else nullcontext()
     with fed:
@@ -163,10 +199,10 @@ def test_commands_run(
     fed = feeding("peer0") if "feed" in block.marks else nullcontext()
     with fed:
         if "interrupt" not in block.marks:
-            run(["bash", "-euc", block.text], tmp_path)
+            run(prepared(["bash", "-euc", block.text], block), tmp_path)
             return
         for line in block.text.replace("\\\n", "").splitlines():
-            command = ["bash", "-euc", f"exec {line}"]
+            command = prepared(["bash", "-euc", f"exec {line}"], block)
             run_until_interrupted(command, tmp_path, None)
 
 
@@ -184,6 +220,9 @@ def test_commands_print_what_the_page_shows(
         for line, output in shown:
             printed = run_until_ctrl_c(line, output, tmp_path)
             wanted = pattern(output.replace("^C\n", ""))
+            if "figures" in block.marks:
+                wanted = re.sub(FIGURE, r"[\\d,.]+", wanted)
+                wanted = re.sub(r"(\\ ){2,}", " +", wanted)
             assert re.fullmatch(wanted, printed), f"{line}\n{printed}"
 
 
@@ -202,11 +241,13 @@ def run_until_ctrl_c(line: str, output: str, folder: Path) -> str:
     exec_ = "exec " if pressed else ""
     with running(["bash", "-c", exec_ + line], folder) as process:
         assert process.stdout is not None
-        printed = [process.stdout.readline() for _ in before.splitlines()]
+        printed = ""
         if pressed:
+            for _ in before.splitlines():
+                printed += process.stdout.readline()
             process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=WAIT)
-    return "".join(printed) + rest
+        # communicate() would not find what readline() has left in its buffer.
+        return printed + process.stdout.read()
 
 
 def pattern(output: str) -> str:
@@ -231,9 +272,25 @@ def test_every_block_is_of_a_known_language() -> None:
 
 
 @pytest.mark.no_network
+def test_every_named_file_is_run() -> None:
+    """By a command that follows on its page, which names the module."""
+    commands = [block for block in BLOCKS if block.language == "console"]
+    for block in BLOCKS:
+        if block.file_name is not None and not is_pytest(block):
+            module = block.file_name.removesuffix(".py")
+            named = re.compile(rf"^\$ .*\b{module}\b", re.MULTILINE)
+            assert any(
+                one.page == block.page
+                and one.line > block.line
+                and named.search(one.text)
+                for one in commands
+            ), f"{block}: no command runs {block.file_name}"
+
+
+@pytest.mark.no_network
 def test_every_mark_is_known() -> None:
     marks = {mark for block in BLOCKS for mark in block.marks}
-    assert marks <= {"feed", "interrupt"}
+    assert marks <= {"feed", "figures", "interrupt", "netns"}
 
 
 @pytest.mark.no_network
@@ -245,7 +302,7 @@ def test_few_blocks_are_not_run() -> None:
 @pytest.mark.no_network
 def test_links_lead_somewhere() -> None:
     """To files and headings of this repository; others are not looked at."""
-    for page in pages():
+    for page in [*pages(), ROOT / "SECURITY.md"]:
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if target.startswith(("http:", "https:")):

@@ -4,10 +4,13 @@ A comment on the line before a block says how the block is tested:
 
     <!-- test: feed -->        frames arrive on eth0 while it runs
     <!-- test: interrupt -->   it runs until it gets SIGINT (Ctrl-C)
+    <!-- test: netns -->       eth0 is in another network namespace, `lab`
+    <!-- test: figures -->     numbers with a decimal point or a comma, and the
+                               spaces of columns, are others in every run
     <!-- not run: REASON -->   it cannot run here
 
-Two words for `test` are separated by a comma. A block without a comment runs
-to its end. The languages are
+Several words for `test` are separated by commas. A block without a comment
+runs to its end. The languages are
 
     python    a program, or, with the line "# conftest.py", a pytest suite
     sh        commands for a shell

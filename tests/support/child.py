@@ -16,11 +16,12 @@ from typing import Any, Final
 import rawmmsg
 
 # The Debian packages of the programs that tests run.
-_PACKAGES: Final = {
+PACKAGES: Final = {
     "gcc": "gcc",
     "ip": "iproute2",
     "iperf3": "iperf3",
     "readelf": "binutils",
+    "setcap": "libcap2-bin",
     "strace": "strace",
     "tc": "iproute2",
 }
@@ -47,7 +48,7 @@ def tool(name: str) -> str:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
     if found is None:
-        raise missing(name, _PACKAGES[name])
+        raise missing(name, PACKAGES[name])
     return found
 
 

@@ -40,7 +40,10 @@ class Example:
     def rest(self) -> str:
         """Waits until it has ended without an error; returns what it has
         printed since the last line that was read."""
-        printed, _ = self.process.communicate(timeout=WAIT)
+        # communicate() would not find what readline() has left in its buffer.
+        assert self.process.stdout is not None
+        printed = self.process.stdout.read()
+        self.process.wait(WAIT)
         assert self.process.returncode == 0, printed
         return printed
 
