@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "docstrings",
     "stub",
+    "mentions",
     "links",
     "public",
     "command",

@@ -27,7 +27,7 @@ _STUB = Path(rawmmsg.__file__).with_name("_rawmmsg.pyi")
 _ALIASES = {
     "_Address": "Address",
     "_Fanout": "Fanout",
-    "_FanoutMode": "rawmmsg.constants.FanoutMode | str",
+    "_FanoutMode": "~rawmmsg.constants.FanoutMode | str",
     "_LinkAddress": "LinkAddress",
     "_Packet": "scapy.packet.Packet | Buffer",
     "_Packets": "Packets",
