@@ -113,7 +113,9 @@ def _rename(
     arguments: str | None,
     returned: str,
 ) -> tuple[str, str] | None:
-    if isinstance(obj, type) and issubclass(obj, Enum):
+    if isinstance(obj, type) and (
+        issubclass(obj, Enum) or getattr(obj, "_is_protocol", False)
+    ):
         return "", ""
     if arguments is None:
         return None
