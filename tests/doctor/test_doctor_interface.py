@@ -148,7 +148,9 @@ def test_super_frames_for_a_socket_without_vnet_hdr_are_a_problem(
 ) -> None:
     with RawSocket(veth.a):
         problem = offloads(veth.a).problem()
-        assert f"{veth.b}, the far end, sends them" in problem["message"]
+        assert (
+            f"{veth.b}, the far end, has TSO or GSO on" in problem["message"]
+        )
         assert "vnet_hdr=True" in problem["remedy"]
         assert len(problem["values"]["sockets"]) == 1
         without_offloads(veth)
@@ -178,9 +180,32 @@ def test_super_frames_of_the_interface_below_are_a_problem(
     interface = make_macvlan("bridge")
     with RawSocket(interface):
         problem = offloads(interface).problem()
-        assert f"{veth.b}, the far end, sends them" in problem["message"]
+        assert (
+            f"{veth.b}, the far end, has TSO or GSO on" in problem["message"]
+        )
         without_offloads(veth)
         assert not offloads(interface).of("problem")
+
+
+def test_super_frames_of_the_ports_of_a_bridge_are_a_problem(
+    veth: Veth,
+) -> None:
+    ip("link", "add", "name", "br0", "type", "bridge")
+    ip("link", "set", "br0", "addrgenmode", "none", "up")
+    with RawSocket("br0"):
+        assert not offloads("br0").of("problem"), "it has no port yet"
+        ip("link", "set", veth.a, "master", "br0")
+        problem = offloads("br0").problem()
+        assert (
+            f"{veth.b}, the far end, has TSO or GSO on" in problem["message"]
+        )
+    ip("link", "delete", "br0")
+
+
+def test_super_frames_on_loopback_are_a_problem() -> None:
+    with RawSocket("lo"):
+        problem = offloads("lo").problem()
+    assert "lo, which receives what it sends" in problem["message"]
 
 
 @pytest.mark.parametrize("vnet_hdr", [True, False])
@@ -189,7 +214,6 @@ def test_super_frames_from_a_tap_depend_on_its_header(vnet_hdr: bool) -> None:
         tun_device("tap", vnet_hdr=vnet_hdr) as (_, interface),
         RawSocket(interface),
     ):
-        ethtool(interface, ETHTOOL_SGRO, 0)
         report = offloads(interface)
         if vnet_hdr:
             assert f"behind {interface}" in report.problem()["message"]

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Final
 
 from ..finding import Finding, Value, note, ok, problem
-from ..kernel.links import Link, link_by_index
+from ..kernel.links import Link, link_by_index, ports_of
 from ..kernel.offloads import Offloads, offloads_of
 from ..kernel.processes import owners
 from ..sample import Sample
@@ -19,9 +19,11 @@ __all__ = ["check"]
 
 NAME: Final = "offloads"
 
+_ARPHRD_LOOPBACK: Final = 772  # linux/if_arp.h
 _IFLA_TUN_VNET_HDR: Final = 5  # linux/if_link.h
 # Kinds of interface that get their packets from the one below
 _STACKED: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
+_WITH_PORTS: Final = ("bridge", "bond", "team")
 
 
 def check(sample: Sample) -> Iterator[Finding]:
@@ -70,6 +72,18 @@ def check(sample: Sample) -> Iterator[Finding]:
 
 def _cause(link: Link, offloads: Offloads) -> tuple[str | None, str]:
     """Returns why super-frames can arrive, or None, and how to stop them."""
+    for below in _below(link):
+        there = offloads_of(below.name)
+        cause, remedy = _cause(below, there) if there else (None, "")
+        if cause is not None:
+            return cause, remedy
+    if link.kind in _STACKED + _WITH_PORTS:
+        return None, ""
+    # A tap merges nothing, unless its program sets IFF_NAPI, which few do.
+    if link.kind == "tun":
+        return _cause_behind_tap(link)
+    if link.hardware_type == _ARPHRD_LOOPBACK:
+        return _cause_at_sender(link, "which receives what it sends")
     merges = offloads.merges
     if merges:
         off = " ".join(f"{name} off" for name in merges)
@@ -77,19 +91,26 @@ def _cause(link: Link, offloads: Offloads) -> tuple[str | None, str]:
             f"{' and '.join(merges).upper()} is on for {link.name}",
             f"ethtool -K {link.name} {off}",
         )
-    if link.kind == "veth":
-        return _cause_at_far_end(link)
-    if link.kind == "tun" and link.kind_data.get(_IFLA_TUN_VNET_HDR) == b"\1":
-        return (
-            f"the program behind {link.name} can send them",
-            "switch segmentation off in that program, or in its guest",
-        )
-    below = link_by_index(link.lower) if link.lower_is_here else None
-    if link.kind in _STACKED and below is not None:
-        there = offloads_of(below.name)
-        if there is not None:
-            return _cause(below, there)
-    return None, ""
+    return _cause_at_far_end(link) if link.kind == "veth" else (None, "")
+
+
+def _below(link: Link) -> list[Link]:
+    """The interfaces from which it gets its packets."""
+    if link.kind in _WITH_PORTS:
+        return ports_of(link)
+    if link.kind in _STACKED and link.lower_is_here:
+        below = link_by_index(link.lower)
+        return [] if below is None else [below]
+    return []
+
+
+def _cause_behind_tap(link: Link) -> tuple[str | None, str]:
+    if link.kind_data.get(_IFLA_TUN_VNET_HDR) != b"\1":
+        return None, ""
+    return (
+        f"the program behind {link.name} can send them",
+        "switch segmentation off in that program, or in its guest",
+    )
 
 
 def _cause_at_far_end(link: Link) -> tuple[str | None, str]:
@@ -101,12 +122,18 @@ def _cause_at_far_end(link: Link) -> tuple[str | None, str]:
             "ethtool -K PEER tx off tso off gso off, in that namespace",
         )
     far = link_by_index(link.lower)
-    sent = offloads_of(far.name) if far is not None else None
-    if far is None or sent is None or not sent.sends_super_frames:
+    if far is None:
+        return None, ""
+    return _cause_at_sender(far, "the far end")
+
+
+def _cause_at_sender(sender: Link, which: str) -> tuple[str | None, str]:
+    sent = offloads_of(sender.name)
+    if sent is None or not sent.sends_super_frames:
         return None, ""
     return (
-        f"{far.name}, the far end, sends them: TSO or GSO is on",
-        f"ethtool -K {far.name} tx off tso off gso off",
+        f"{sender.name}, {which}, has TSO or GSO on",
+        f"ethtool -K {sender.name} tx off tso off gso off",
     )
 
 

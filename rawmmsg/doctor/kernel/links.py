@@ -11,7 +11,7 @@ from typing import Final
 
 from . import netlink
 
-__all__ = ["Link", "find_link", "link_by_index", "link_names"]
+__all__ = ["Link", "find_link", "link_by_index", "link_names", "ports_of"]
 
 _NETLINK_ROUTE: Final = 0  # linux/netlink.h
 _RTM_GETLINK: Final = 18  # linux/rtnetlink.h
@@ -21,6 +21,7 @@ _IFINFOMSG: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
 _IFLA_IFNAME: Final = 3
 _IFLA_MTU: Final = 4
 _IFLA_LINK: Final = 5
+_IFLA_MASTER: Final = 10
 _IFLA_OPERSTATE: Final = 16
 _IFLA_LINKINFO: Final = 18
 _IFLA_STATS64: Final = 23
@@ -58,6 +59,7 @@ class Link:
     kind_data: dict[int, bytes]  # the attributes of this kind
     lower: int  # the index of the peer, or of the interface below; 0: none
     lower_is_here: bool  # and not in another namespace
+    master: int  # the index of the bridge or bond that it is a port of
     counters: dict[str, int]
 
 
@@ -79,6 +81,12 @@ def link_by_index(index: int) -> Link | None:
     except OSError:
         return None
     return _parse(answer)
+
+
+def ports_of(link: Link) -> list[Link]:
+    """Returns the ports of a bridge or bond."""
+    links = map(link_by_index, link_names())
+    return [one for one in links if one and one.master == link.index]
 
 
 def link_names() -> dict[int, str]:
@@ -103,6 +111,7 @@ def _parse(answer: bytes) -> Link:
         kind_data=netlink.nested(information, _IFLA_INFO_DATA),
         lower=netlink.unpack("=I", found.get(_IFLA_LINK)),
         lower_is_here=_IFLA_LINK_NETNSID not in found,
+        master=netlink.unpack("=I", found.get(_IFLA_MASTER)),
         counters=_counters(found.get(_IFLA_STATS64, b"")),
     )
 
