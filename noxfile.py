@@ -139,6 +139,8 @@ def lint(session: nox.Session) -> None:
     workflows = sorted(map(str, Path(".github/workflows").iterdir()))
     schema = ("--builtin-schema", "vendor.github-workflows")
     session.run("check-jsonschema", *schema, *workflows)
+    schema = ("--builtin-schema", "vendor.citation-file-format")
+    session.run("check-jsonschema", *schema, "CITATION.cff")
     session.run("zizmor", "--offline", *workflows)
     # It reads its settings in pyproject.toml, and builds nothing.
     names = ("--print-build-identifiers", "--platform", "linux")
