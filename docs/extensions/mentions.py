@@ -1,7 +1,7 @@
 """Links from `code` in the pages: to the reference, and to manual pages.
 
 Only what can mean nothing else becomes a link: `RawSocket`, `GSO_NONE`,
-`sendmmsg_all()`, `packet(7)`, but not `send()` or `append()`.
+`sendmmsg_all()`, `pacing.send()`, `packet(7)`, but not `send()` or `append()`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sphinx import addnodes
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-_NAME = re.compile(r"(rawmmsg\.)?(?:[a-z]+\.)?(?P<name>\w+)(?P<call>\(\))?")
+_NAME = re.compile(r"(?P<path>(?:\w+\.)*(?P<name>\w+))(?P<call>\(\))?")
 _PAGE = re.compile(r"(?P<page>[a-z][\w.-]*)\((?P<section>[2-8])\)")
 _CLASSES = ("rawmmsg.RawSocket", "rawmmsg.PacketBatch")
 _ELSEWHERE = (builtins, list, socket, socket.socket)
@@ -49,7 +49,9 @@ def _target(text: str) -> str | None:
     found = _NAME.fullmatch(text)
     if found is None:
         return None
-    name = found["name"]
+    name, path = found["name"], found["path"].removeprefix("rawmmsg.")
+    if f"rawmmsg.{path}" in public_names().get(name, ()):
+        return f"rawmmsg.{path}"
     if any(hasattr(other, name) for other in _ELSEWHERE):
         return None
     candidates = [
