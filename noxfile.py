@@ -18,7 +18,7 @@ from time import time
 import nox
 
 nox.needs_version = ">= 2025.10"
-nox.options.sessions = ["lint", "tests-3.11"]
+nox.options.sessions = ["lint", "warnings-3.12"]
 nox.options.error_on_missing_interpreters = True
 nox.options.download_python = "never"
 
@@ -35,7 +35,7 @@ SANITIZERS = (
 # The extra `test`, without cypcap, which has no wheel for these builds.
 FREE_THREADED_TEST = (
     *("hypothesis", "numpy", "pytest", "pytest-timeout", "pytest-xdist"),
-    *("scapy", "tqdm", "trio"),
+    *("scapy", "setuptools>=84.2", "tqdm", "trio"),
 )
 # A new release of a tool can find fault with unchanged code, so the versions
 # are pinned: those that pre-commit runs in its configuration.
@@ -116,7 +116,7 @@ def install_wheel(session: nox.Session, copy: Path) -> None:
 
 @nox.session(python="3.12")
 def lint(session: nox.Session) -> None:
-    """Checks style, types, the stub and the documentation's examples."""
+    """Checks style, types, the stub, workflows and examples in docs."""
     # From a second copy, because building leaves files in it.
     install(session, f"{tree(session, 'build')}[test]")
     # Sphinx is for the types of docs/extensions.
@@ -136,6 +136,15 @@ def lint(session: nox.Session) -> None:
     session.run("clang-format", "--dry-run", "-Werror", *c_files)
     scripts = (".ci/run", *map(str, Path(".ci").glob("*.sh")))
     session.run("shellcheck", *scripts, external=True)
+    workflows = sorted(map(str, Path(".github/workflows").iterdir()))
+    schema = ("--builtin-schema", "vendor.github-workflows")
+    session.run("check-jsonschema", *schema, *workflows)
+    schema = ("--builtin-schema", "vendor.citation-file-format")
+    session.run("check-jsonschema", *schema, "CITATION.cff")
+    session.run("zizmor", "--offline", *workflows)
+    # It reads its settings in pyproject.toml, and builds nothing.
+    names = ("--print-build-identifiers", "--platform", "linux")
+    session.run("cibuildwheel", *names)
     # Away from the tree, which has no compiled module.
     session.chdir(session.create_tmp())
     session.run("python", "-m", "mypy.stubtest", "rawmmsg._rawmmsg")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 # One wheel serves 3.12 and every later release.  3.11 lacks what the types
 # need of the Limited API, and a free-threaded build up to 3.14 has none: they
@@ -23,9 +24,24 @@ LIMITED_API = sys.version_info >= (3, 12) and not sysconfig.get_config_var(
 STUB = "rawmmsg/_rawmmsg.pyi"
 DOCSTRINGS = "_rawmmsg_docstrings.h"
 
+# Lines of C that compile only if something is installed, in an order in which
+# each needs those before it.
+PROBES = {
+    "int probe;": "there is no C compiler that works ({compiler})",
+    "#include <stdio.h>": "the headers of the C library are missing",
+    "#include <linux/if_packet.h>": "the headers of Linux are missing",
+    "#include <Python.h>": "the headers of Python {version} are missing",
+}
+INSTALL = """\
+a part of rawmmsg is written in C, and {reason}.
+Install what compiling needs, then repeat the command:
+    Debian, Ubuntu: apt-get install gcc libc6-dev python3-dev
+    Fedora:         dnf install gcc glibc-devel python3-devel
+    Alpine:         apk add gcc linux-headers musl-dev python3-dev"""
+
 
 class BuildExtension(build_ext):
-    """Makes the header of docstrings first."""
+    """Makes the header of docstrings first; says what is not installed."""
 
     def build_extension(self, extension: Extension) -> None:
         folder = Path(self.build_temp)
@@ -33,7 +49,27 @@ class BuildExtension(build_ext):
         header = header_of(Path(STUB).read_text(encoding="utf-8"))
         (folder / DOCSTRINGS).write_text(header, encoding="utf-8")
         extension.include_dirs.append(str(folder))
-        super().build_extension(extension)
+        try:
+            super().build_extension(extension)
+        except CompileError:
+            reason = self.what_is_missing()
+            if reason is None:
+                raise
+            raise CompileError(INSTALL.format(reason=reason)) from None
+
+    def what_is_missing(self) -> str | None:
+        """Returns None if all that compiling needs is installed."""
+        source = Path(self.build_temp, "probe.c")
+        for line, reason in PROBES.items():
+            source.write_text(f"{line}\n", encoding="utf-8")
+            try:
+                self.compiler.compile([str(source)])
+            except CompileError:
+                return reason.format(
+                    compiler=self.compiler.compiler_so[0],
+                    version="{}.{}".format(*sys.version_info),
+                )
+        return None
 
 
 def header_of(stub: str) -> str:

@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "docstrings",
     "stub",
+    "mentions",
     "links",
     "public",
     "command",
@@ -51,6 +52,7 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
+html_favicon = "_static/favicon.svg"
 html_title = f"rawmmsg {release}"
 
 # A reference to what does not exist is an error. Only names of the standard

@@ -41,11 +41,11 @@ def main() -> None:
     with ThreadPoolExecutor(args.threads) as pool:
         counts = [pool.submit(count, sock) for sock in sockets]
         with suppress(KeyboardInterrupt):
+            gil = not sysconfig.get_config_var("Py_GIL_DISABLED")
+            print("counting", "with" if gil else "without", "GIL", flush=True)
             wait(counts, return_when=FIRST_EXCEPTION)
         for sock in sockets:
             sock.close()
-    free = sysconfig.get_config_var("Py_GIL_DISABLED")
-    print("free-threaded Python" if free else "Python with the GIL")
     for number, each in enumerate(counts):
         frames, size = each.result()
         print(f"thread {number}: {frames} frames, {size} bytes")

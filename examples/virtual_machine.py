@@ -3,7 +3,7 @@
     sudo python examples/virtual_machine.py eth0 -m 1G disk.qcow2
 
 The arguments after the interface are QEMU's. `rawmmsg bridge` moves frames
-between the interface and the machine, until the machine is switched off.
+between the interface and the machine. Its summary comes at the end.
 """
 
 import argparse
@@ -16,19 +16,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 
-def start_bridge(interface: str, folder: Path) -> "subprocess.Popen[bytes]":
+def bridge(interface: str, folder: Path) -> "subprocess.Popen[bytes]":
     """Starts the bridge, and waits until the machine can send to it."""
     port = f"unix:{folder}/bridge.sock,{folder}/vm.sock"
     command = [sys.executable, "-m", "rawmmsg", "bridge", interface, port]
-    bridge = subprocess.Popen(command)
-    while not (folder / "bridge.sock").exists():
-        if bridge.poll() is not None:  # it has said what is wrong
-            sys.exit(bridge.returncode)
+    with open(folder / "log", "w") as log:  # the machine has the terminal
+        running = subprocess.Popen(command, stderr=log)
+    while running.poll() is None and not (folder / "bridge.sock").exists():
         time.sleep(0.01)
-    return bridge
+    return running
 
 
-def qemu_command(program: str, options: list[str], folder: Path) -> list[str]:
+def qemu(program: str, options: list[str], folder: Path) -> list[str]:
     """Returns QEMU's command line. Each datagram on its socket is a frame."""
     netdev = (
         f"dgram,id=net,local.type=unix,local.path={folder}/vm.sock"
@@ -45,13 +44,16 @@ def main() -> None:
     parser.add_argument("options", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     with TemporaryDirectory(prefix="vm-") as name:
-        command = qemu_command(args.qemu, args.options, Path(name))
-        print(shlex.join(command), flush=True)
-        with start_bridge(args.interface, Path(name)) as bridge:
-            try:
-                sys.exit(subprocess.call(command))
-            finally:
-                bridge.send_signal(signal.SIGINT)  # it prints its summary
+        command = qemu(args.qemu, args.options, Path(name))
+        with bridge(args.interface, Path(name)) as switch:
+            if switch.poll() is None:
+                print(shlex.join(command), flush=True)
+                try:
+                    subprocess.call(command)
+                finally:
+                    switch.send_signal(signal.SIGINT)
+        print((Path(name) / "log").read_text(), end="")
+    sys.exit(switch.returncode)
 
 
 if __name__ == "__main__":

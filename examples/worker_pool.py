@@ -2,8 +2,7 @@
 
     sudo python examples/worker_pool.py eth0
 
-Batches go round between two threads, so that no batch is filled while it is
-read. Ctrl-C closes the socket, which ends both threads.
+Batches go round between two threads, so that none is filled while it is read.
 """
 
 import errno
@@ -51,6 +50,7 @@ def main(interface: str) -> None:
         tasks = [pool.submit(receive, sock, free, filled)]
         tasks += [pool.submit(work, free, filled)]
         with suppress(KeyboardInterrupt):
+            print("counting until Ctrl-C, which closes the socket", flush=True)
             wait(tasks, return_when=FIRST_EXCEPTION)
     for task in tasks:
         task.result()  # raises what went wrong there

@@ -405,7 +405,8 @@ class RawSocket:
     promisc         receive packets that are addressed to other hosts too
     ignore_outgoing do not receive what this machine sends. None: True on the
                     loopback interface, where each frame would be received
-                    twice, otherwise False
+                    twice, otherwise False. With fanout= this needs Linux 6.2
+                    (on earlier ones, use the filter "inbound")
     vlan            put a VLAN tag (802.1Q, 802.1ad) that the kernel has
                     stripped back into the frame, and collect wire_lengths,
                     vlan_tcis and vlan_tpids. None: True, or the setting of an

@@ -40,9 +40,12 @@ def open_fanout_group(
              "rollover", "random", "queue"; "cbpf" and "ebpf" choose by
              `program`. Or a rawmmsg.constants.FanoutMode
     group    None: a new number, which no other group has
+    flags    FANOUT_FLAG_DEFRAG and FANOUT_FLAG_ROLLOVER, or-ed
+    program  chooses the socket: instructions for "cbpf", the descriptor of a
+             loaded program for "ebpf"
     options  the options of every RawSocket
 
-    Raises what RawSocket raises, and ValueError if count is below 1. It then
+    Raises what RawSocket raises, and ValueError if `count` is below 1. It then
     leaves no socket open.
     """
     if count < 1:

@@ -2,7 +2,8 @@
 
 A name is public if the `__all__` of a public module has it; so are the public
 attributes of a public class. A name that two modules have, such as
-`rawmmsg.TRUNCATED` and `rawmmsg.constants.TRUNCATED`, is documented once.
+`rawmmsg.TRUNCATED` and `rawmmsg.constants.TRUNCATED`, is documented once: as
+that of the first of MODULES.
 """
 
 from __future__ import annotations
@@ -16,20 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 from sphinx.util import logging
 
+import rawmmsg
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
-# A name that several of these have is documented as that of the first.
+# Constants are documented in their own module.
 MODULES = (
     "rawmmsg.constants",
     "rawmmsg",
-    "rawmmsg.aio",
-    "rawmmsg.bpf",
-    "rawmmsg.fanout",
-    "rawmmsg.pacing",
-    "rawmmsg.testing",
-    "rawmmsg.scapy",
+    *(
+        f"rawmmsg.{name}"
+        for name in dir(rawmmsg)
+        if name not in (*rawmmsg.__all__, "constants")
+        and not name.startswith("_")
+    ),
 )
 # Of every structseq type, and of every socket class of Scapy.
 _INHERITED = {"n_fields", "n_sequence_fields", "n_unnamed_fields", "desc"}

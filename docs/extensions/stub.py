@@ -5,7 +5,6 @@ types appear under names that the page of sockets explains.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
 import builtins
@@ -27,7 +26,7 @@ _STUB = Path(rawmmsg.__file__).with_name("_rawmmsg.pyi")
 _ALIASES = {
     "_Address": "Address",
     "_Fanout": "Fanout",
-    "_FanoutMode": "rawmmsg.constants.FanoutMode | str",
+    "_FanoutMode": "~rawmmsg.constants.FanoutMode | str",
     "_LinkAddress": "LinkAddress",
     "_Packet": "scapy.packet.Packet | Buffer",
     "_Packets": "Packets",
@@ -50,7 +49,7 @@ def replace_types() -> None:
         kind.body = list(_merged(kind.body))
         _Renamer(kind.name).visit(kind)
     module = ast.fix_missing_locations(ast.Module([*kinds], []))
-    flags = __future__.annotations.compiler_flag
+    flags = annotations.compiler_flag  # of `from __future__ import` above
     names: dict[str, Any] = {
         "__name__": "rawmmsg",
         "final": final,
@@ -113,7 +112,9 @@ def _rename(
     arguments: str | None,
     returned: str,
 ) -> tuple[str, str] | None:
-    if isinstance(obj, type) and issubclass(obj, Enum):
+    if isinstance(obj, type) and (
+        issubclass(obj, Enum) or getattr(obj, "_is_protocol", False)
+    ):
         return "", ""
     if arguments is None:
         return None

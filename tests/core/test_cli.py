@@ -53,8 +53,11 @@ def test_examples_of_help_run(
     tool("ip")
     veth_factory("eth0", "peer0")
     veth_factory("eth1", "peer1")
+    # So that it ends soon.
     if line.startswith("bridge "):
         line += " --duration 0.1"
+    elif line.startswith("doctor "):
+        line += " --seconds 0.1"
     done = subprocess.run(
         ["bash", "-c", f'"$0" -m rawmmsg {line}', sys.executable],
         cwd=tmp_path,

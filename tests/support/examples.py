@@ -76,10 +76,10 @@ def example(name: str, *arguments: str) -> Iterator[Example]:
                 os.killpg(running.process.pid, signal.SIGKILL)
 
 
-def until_open(*interfaces: str, sockets: int = 1) -> None:
-    """Waits until `sockets` sockets listen on each of the interfaces."""
+def until_open(*interfaces: str) -> None:
+    """Waits until a socket listens on each of the interfaces."""
     eventually(
-        lambda: all(len(_queues(one)) == sockets for one in interfaces),
+        lambda: all(len(_queues(one)) == 1 for one in interfaces),
         f"the program does not listen on {interfaces}",
     )
 
