@@ -211,13 +211,16 @@ def test_commands_print_what_the_page_shows(
     block: Block, far_side: RawSocket, tmp_path: Path
 ) -> None:
     shown = re.findall(
-        r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE
+        r"^\$ ((?:.*\\\n> )*.*)\n((?:(?!\$ ).*\n)*)",
+        block.text,
+        re.MULTILINE,
     )
     assert shown
     write_files_before(block, tmp_path)
     fed = feeding("peer0") if "feed" in block.marks else nullcontext()
     with fed:
         for line, output in shown:
+            line = line.replace("\\\n> ", "")
             printed = run_until_ctrl_c(line, output, tmp_path)
             wanted = pattern(output.replace("^C\n", ""))
             if "figures" in block.marks:

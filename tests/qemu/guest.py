@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ from image import MARK
 MAC: Final = bytes.fromhex("020000000002")
 """The hardware address of the guest's network card."""
 
+NO_BOOT_ROM: Final = ("-global", "virtio-net-pci.romfile=")
+"""The guest does not boot from its network card, and QEMU's files for that may
+not be installed."""
+
 PATIENCE: Final = 60.0
 """Time limit, in seconds, of what takes a few seconds on an idle machine."""
 
@@ -24,39 +29,35 @@ class GuestError(Exception):
 
 
 class Guest:
-    """A guest with one network card on `-netdev` `netdev`; a context manager
-    that kills it.
+    """A guest whose network card is `network` (words of QEMU's command line,
+    such as network_card()); a context manager that kills it.
 
-    `inside`: the words in front of QEMU's command line that run it in another
-    namespace. QEMU's working directory, and that of its logs, is `folder`.
+    `program`: the words that run QEMU. Its working directory, and that of its
+    logs, is `folder`.
     """
 
     def __init__(
         self,
         kernel: Path,
         initramfs: Path,
-        netdev: str,
+        network: Sequence[str],
         *,
-        mtu: int,
         folder: Path,
-        inside: Sequence[str] = (),
+        program: Sequence[str] = ("qemu-system-x86_64",),
         pass_fds: Sequence[int] = (),
     ) -> None:
         self._folder = folder
         self._heard = b""
         with open(folder / "qemu.log", "ab") as log:
             self._process = subprocess.Popen(
-                [
-                    *inside,
-                    *_command_line(kernel, initramfs),
-                    *_network_card(netdev, mtu),
-                ],
+                [*program, *_options(kernel, initramfs), *network],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=folder,
                 pass_fds=pass_fds,
                 bufsize=0,
+                start_new_session=True,
             )
         try:
             self.finish()  # the shell reports that it is ready
@@ -98,8 +99,9 @@ class Guest:
             raise self._error(f"QEMU ended with status {status}")
 
     def kill(self) -> None:
-        """Kills QEMU if it still runs."""
-        self._process.kill()
+        """Kills QEMU if it still runs, and what runs it."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
         with self._process, contextlib.suppress(BrokenPipeError):
             pass
 
@@ -132,9 +134,14 @@ class Guest:
         self.kill()
 
 
-def _command_line(kernel: Path, initramfs: Path) -> list[str]:
+def network_card(netdev: str, mtu: int) -> list[str]:
+    """A network card on `-netdev` `netdev`."""
+    card = f"virtio-net-pci,netdev=net,mac={MAC.hex(':')},host_mtu={mtu}"
+    return ["-netdev", netdev, "-device", card, *NO_BOOT_ROM]
+
+
+def _options(kernel: Path, initramfs: Path) -> list[str]:
     return [
-        "qemu-system-x86_64",
         *("-accel", "tcg", "-machine", "pc", "-m", "192"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-kernel", str(kernel / "vmlinuz"), "-initrd", str(initramfs)),
@@ -142,8 +149,3 @@ def _command_line(kernel: Path, initramfs: Path) -> list[str]:
         *("-serial", "file:console.log"),
         *("-chardev", "stdio,id=shell,signal=off", "-serial", "chardev:shell"),
     ]
-
-
-def _network_card(netdev: str, mtu: int) -> list[str]:
-    card = f"virtio-net-pci,netdev=net,mac={MAC.hex(':')},host_mtu={mtu}"
-    return ["-netdev", netdev, "-device", f"{card},romfile="]

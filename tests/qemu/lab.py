@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import image
-from guest import PATIENCE, Guest
+from guest import PATIENCE, Guest, network_card
 from support.linux import other_namespace
 
 from rawmmsg.testing import veth_pair
@@ -119,10 +119,11 @@ class Lab:
             Guest(
                 image.kernel(),
                 self._initramfs,
-                self._netdev.format(self._sockets[1].fileno()),
-                mtu=self.mtu,
+                network_card(
+                    self._netdev.format(self._sockets[1].fileno()), self.mtu
+                ),
                 folder=self._folder,
-                inside=self._inside,
+                program=(*self._inside, "qemu-system-x86_64"),
                 pass_fds=[self._sockets[1].fileno()],
             )
         )

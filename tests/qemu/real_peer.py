@@ -6,19 +6,24 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import image
 import pytest
 from counters import Counters, read_counters, since, wrong_checksums
-from guest import MAC, PATIENCE, Guest
+from guest import MAC, NO_BOOT_ROM, PATIENCE, Guest
 from lab import FAMILIES, TRANSPORTS, Family, Lab
 from support.bridging import Outcome
 from support.datagrams import TCP, UDP, Datagram
+from support.examples import FOLDER
+from support.linux import ip
 
 from rawmmsg import RawSocket
+from rawmmsg.testing import Veth
 
 TEN_MB: Final = 10 << 20
 NO_SUCH_PORT: Final = 9
@@ -57,6 +62,25 @@ def test_bridge_continues_with_a_new_guest(tmp_path: Path) -> None:
         check_echo(lab, FAMILIES[0])
         lab.guest.power_off()
         check_summary(lab.stop_bridge(signal.SIGINT))
+
+
+def test_example_runs_a_machine(veth: Veth, tmp_path: Path) -> None:
+    """The example examples/virtual_machine.py, with its user's options."""
+    family = FAMILIES[0]
+    example = str(FOLDER / "virtual_machine.py")
+    ip("address", "add", f"{family.host}/{family.prefix}", "dev", veth.a)
+    with Guest(
+        image.kernel(),
+        image.make_initramfs(tmp_path),
+        NO_BOOT_ROM,
+        folder=tmp_path,
+        program=(sys.executable, example, veth.b),
+    ) as guest:
+        guest.run("ip link set eth0 up")
+        guest.run(f"ip addr add {family.guest}/{family.prefix} dev eth0")
+        answers = guest.run(f"ping -A -c 3 -w {PATIENCE:.0f} {family.host}")
+        assert "3 packets received" in answers, answers
+        guest.power_off()
 
 
 def check_echo(lab: Lab, family: Family) -> None:

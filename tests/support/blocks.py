@@ -14,7 +14,8 @@ runs to its end. The languages are
 
     python    a program, or, with the line "# conftest.py", a pytest suite
     sh        commands for a shell
-    console   commands after "$ ", each followed by what it prints
+    console   commands after "$ " (and "> ", after a backslash), each followed
+              by what it prints
     text      not code
 
 A Python block whose first line is "# NAME.py" is also a file of this name for
