@@ -7,7 +7,7 @@ import os
 import pytest
 from support.calls import raises
 from support.child import WITHOUT_CAPABILITIES
-from support.doctoring import doctor
+from support.doctoring import doctor, problem_now
 from support.frames import PACKET, flood, numbered, pending
 from support.linux import packet_socket, tc
 
@@ -43,7 +43,7 @@ def test_full_queue_of_a_socket_is_a_problem(veth: Veth) -> None:
 def test_socket_that_loses_packets_now_is_a_problem(veth: Veth) -> None:
     """Also one that is not bound to an interface."""
     with packet_socket(None), flood(veth.a, [numbered(0, 1000)]):
-        problem = doctor("sockets", "--seconds", "0.5", veth.b).problem()
+        problem = problem_now("sockets", veth.b)
     assert problem["values"]["drops_now"] > 0
 
 
@@ -95,7 +95,7 @@ def test_losses_of_an_interface_are_a_problem_while_they_grow(
     _, interface = tap
     doctor("drops", interface).assert_ok()
     with flood(interface, [PACKET]):
-        problem = doctor("drops", interface).problem()
+        problem = problem_now("drops", interface)
     assert problem["values"]["counter"] == "tx_dropped"
     assert problem["values"]["count_now"] > 0
     note = doctor("drops", interface).only()

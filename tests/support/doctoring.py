@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from support import WAIT
 from support.namespaces import clean_environment
 
 
@@ -57,3 +59,14 @@ def doctor(check: str, *arguments: str, prefix: Sequence[str] = ()) -> Report:
     report = Report(json.loads(done.stdout))
     assert done.returncode == bool(report.of("problem")), done.stdout
     return report
+
+
+def problem_now(check: str, interface: str) -> dict[str, Any]:
+    """Waits for a problem that doctor sees only while packets are lost: the
+    thread that sends them may have to wait for a CPU."""
+    deadline = time.monotonic() + WAIT
+    report = doctor(check, "--seconds", "1", interface)
+    while not report.of("problem"):
+        assert time.monotonic() < deadline, report
+        report = doctor(check, "--seconds", "1", interface)
+    return report.problem()

@@ -50,7 +50,12 @@ _FEATURES: Final = (
     _Feature(
         "PACKET_VNET_HDR_SZ", (6, 4), "vnet_hdr=12", PACKET_VNET_HDR_SZ, 12
     ),
-    # A type of frame, which only traffic could try (linux/virtio_net.h).
+    # Two that only traffic could try (linux/if_packet.h, linux/virtio_net.h).
+    _Feature(
+        "PACKET_FANOUT_FLAG_IGNORE_OUTGOING",
+        (6, 2),
+        "ignore_outgoing=True with fanout=",
+    ),
     _Feature("VIRTIO_NET_HDR_GSO_UDP_L4", (6, 2), "GSO_UDP_L4"),
 )
 
