@@ -45,6 +45,7 @@ class PacketSocket:
     inode: int
     index: int  # the interface; 0: all
     protocol: int  # in host order; 0: it only sends
+    cooked: bool  # SOCK_DGRAM: its packets have no link header
     vnet_hdr: bool
     ring: bool  # it receives through a packet ring
     queued: int  # bytes of memory in use by its receive queue
@@ -72,7 +73,7 @@ def packet_sockets() -> list[PacketSocket]:
 
 
 def _parse(answer: bytes) -> PacketSocket:
-    _, _, protocol, inode, _, _ = _MESSAGE.unpack_from(answer)
+    _, kind, protocol, inode, _, _ = _MESSAGE.unpack_from(answer)
     found = netlink.attributes(answer[_MESSAGE.size :])
     index, _, _, _, _, flags = _INFO.unpack_from(found[_PACKET_DIAG_INFO])
     memory = _SK_MEMINFO.unpack_from(found[_PACKET_DIAG_MEMINFO])
@@ -81,6 +82,7 @@ def _parse(answer: bytes) -> PacketSocket:
         inode=inode,
         index=index,
         protocol=protocol,
+        cooked=kind == socket.SOCK_DGRAM,
         vnet_hdr=bool(flags & _PDI_VNETHDR),
         ring=_PACKET_DIAG_RX_RING in found,
         queued=memory[_SK_MEMINFO_RMEM_ALLOC],
