@@ -29,7 +29,7 @@ Of the interface IFACE:
     interface    whether it is here, or in another network namespace
     link         up, carrier, MTU
     promiscuity  whether promiscuous mode has an effect
-    offloads     super-frames, and sockets that would get them truncated
+    offloads     super-frames (up to 64 KiB), and sockets that truncate them
     qdisc        frames dropped in the output queue
     drops        packets lost in the interface or its driver
 
@@ -84,7 +84,8 @@ def add_doctor(
         "interface",
         nargs="?",
         metavar="IFACE",
-        help="the interface to look at",
+        help="the interface to look at (default: only the machine and its "
+        "packet sockets)",
     )
     command.add_argument(
         "--check",
