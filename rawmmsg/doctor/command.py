@@ -65,7 +65,6 @@ Count for ten seconds what the sockets on eth0 lose:
 
 _LONGEST = 3600
 _LARGEST = 2**30
-_DEFAULT_RCVBUF = 8 << 20  # of RawSocket
 
 
 def add_doctor(
@@ -111,17 +110,15 @@ def add_doctor(
     command.add_argument(
         "--rcvbuf",
         type=_number(int, 1, _LARGEST),
-        default=_DEFAULT_RCVBUF,
         metavar="BYTES",
-        help="the receive buffer that your program asks for (default: "
-        f"{_DEFAULT_RCVBUF}, as RawSocket does)",
+        help="the receive buffer that your program needs: less is a problem "
+        "(default: the 8 MiB of RawSocket, of which less is a note)",
     )
     command.add_argument(
         "--sndbuf",
         type=_number(int, 1, _LARGEST),
         metavar="BYTES",
-        help="the send buffer that your program asks for (default: the "
-        "kernel's)",
+        help="the send buffer that your program needs (default: the kernel's)",
     )
     command.set_defaults(run=_run)
 
