@@ -407,7 +407,7 @@ def test_send_continues_after_a_full_queue(
 def test_send_raises_if_the_queue_stays_full(
     throttled: Callable[[str], RawSocket],
 ) -> None:
-    sock = throttled("8bit")
+    sock = throttled("100bit")
     with raises(errno.ENOBUFS) as caught:
         run(aio.send(sock, [BIG] * 20))
     assert packets_sent(caught.value) == sock.statistics().packets_sent > 0

@@ -62,7 +62,7 @@ class Lab:
         """Lets `limit` bytes wait in the queue of side a, almost for ever."""
         tc(
             *("qdisc", "replace", "dev", self.veth.a, "root", "tbf"),
-            *("burst", "2000", "rate", "8bit", "limit", str(limit)),
+            *("burst", "2000", "rate", "100bit", "limit", str(limit)),
         )
 
     @contextmanager

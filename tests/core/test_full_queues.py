@@ -48,7 +48,7 @@ def throttle(pair: Veth) -> Iterator[Throttle]:
 @pytest.fixture
 def stopped(throttle: Throttle, sender: RawSocket) -> RawSocket:
     """A sender with a full queue, which empties too slowly to matter."""
-    throttle("8bit", 3_000)
+    throttle("100bit", 3_000)
     with raises(errno.ENOBUFS):
         for _ in range(100):
             sender.send(BIG)
@@ -81,7 +81,7 @@ def test_poll_reports_a_socket_with_a_full_queue_as_writable(
 def test_sendmmsg_returns_the_count_when_the_queue_fills_up(
     throttle: Throttle, sender: RawSocket, receiver: RawSocket
 ) -> None:
-    throttle("8bit", 3_000)
+    throttle("100bit", 3_000)
     count = sender.sendmmsg([BIG] * 20)
     assert 0 < count < 20
     with raises(errno.ENOBUFS):
@@ -129,7 +129,7 @@ def test_nonblocking_sendmmsg_all_does_not_retry(
 def test_error_of_a_full_queue_has_packets_sent(
     throttle: Throttle, sender: RawSocket
 ) -> None:
-    throttle("8bit", 3_000)
+    throttle("100bit", 3_000)
     sender.settimeout(0.05)
     with pytest.raises(TimeoutError) as caught:
         sender.sendmmsg_all([BIG] * 20)
@@ -202,7 +202,7 @@ def test_calls_wait_for_room_in_the_send_buffer(
         assert receive(receiver, 50) == given
         assert sender.statistics().send_retries == 0
     with RawSocket(pair.a, protocol=0, sndbuf=4_608) as sender:
-        throttle("8bit", 1_000_000)
+        throttle("100bit", 1_000_000)
         sender.setblocking(False)
         with pytest.raises(BlockingIOError):
             sender.sendmmsg_all(given)

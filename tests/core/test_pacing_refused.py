@@ -156,9 +156,9 @@ def test_full_tap_is_waited_for(
 def test_queue_that_stays_full_loses_no_frame_after_a_refused_one(
     veth: Veth,
 ) -> None:
-    """With tc-tbf(8) at 8 bit/s, frames wait in the queue, which has room."""
+    """With tc-tbf(8) at 100 bit/s, frames wait in the queue, which has room."""
     size = egress_filter(veth)
-    shape = "rate 8bit burst 2000 limit 100000"
+    shape = "rate 100bit burst 2000 limit 100000"
     tc(*f"qdisc add dev {veth.a} root tbf {shape}".split())
     frames = with_refused(100, {70}, size)
     result = paced(frames, veth.a)

@@ -58,7 +58,7 @@ def test_socket_on_another_interface_does_not_matter(veth: Veth) -> None:
 
 
 def test_full_output_queue_is_a_problem(veth: Veth) -> None:
-    tbf = ("tbf", "burst", "2000", "rate", "8bit", "limit", "3000")
+    tbf = ("tbf", "burst", "2000", "rate", "100bit", "limit", "3000")
     tc("qdisc", "replace", "dev", veth.a, "root", *tbf)
     with RawSocket(veth.a, protocol=0) as sender, raises(errno.ENOBUFS):
         for _ in range(100):

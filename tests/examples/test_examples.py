@@ -197,6 +197,25 @@ def test_vlan_rewrite_joins_two_vlans(network: Network) -> None:
         assert running.interrupted() == ""
 
 
+def test_vlan_rewrite_keeps_super_frames_in_one_piece(
+    network: Network,
+) -> None:
+    batch = PacketBatch(1, SUPER_FRAME)
+    add(batch, Datagram(data(30_000), tags=(0x8100,)), 1400)
+    vlan = int.from_bytes(batch[0][14:16]) & 0xFFF
+    a, b = network.ports
+    with (
+        example("vlan_rewrite.py", a, str(vlan), b, str(vlan + 1)) as running,
+        RawSocket(network.left.a, protocol=0, vnet_hdr=True) as left,
+        RawSocket(network.right.a, vnet_hdr=True) as right,
+    ):
+        until_open(a, b)
+        left.sendmmsg_all(batch)
+        batch[0][15] += 1
+        same_frames(take(right, 1), batch.tolist())
+        running.interrupted()
+
+
 def test_virtual_machine_talks_through_the_bridge(
     veth: Veth, short_path: Path
 ) -> None:

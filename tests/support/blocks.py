@@ -1,4 +1,4 @@
-"""The blocks of code in README.md, CONTRIBUTING.md and docs/.
+"""The blocks of code in README.md, CONTRIBUTING.md, examples/ and docs/.
 
 A comment on the line before a block says how the block is tested:
 
@@ -87,6 +87,7 @@ def pages() -> list[Path]:
     return [
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
+        ROOT / "examples" / "README.md",
         *sorted((ROOT / "docs").rglob("*.md")),
     ]
 
