@@ -53,7 +53,8 @@ class SendResult:
                     frame check sequence
     seconds         from the first frame to the last, without the time in
                     which packets were built before the first
-    rate            frames per second
+    rate            frames per second: (frames - 1) / seconds, because the
+                    last frame ends the time; 0 for a single frame
     retries         calls that were repeated because a queue was full (ENOBUFS)
     errors          frames that the kernel refused: longer than the MTU
                     allows, shorter than the link header, or dropped on their
@@ -223,7 +224,7 @@ def transmit(
         frames=sender.frames,
         bytes=sender.size,
         seconds=seconds,
-        rate=sender.frames / seconds if seconds else 0.0,
+        rate=(sender.frames - 1) / seconds if sender.frames > 1 else 0.0,
         retries=sender.retries,
         errors=sender.errors,
         refusal=sender.refusal,
