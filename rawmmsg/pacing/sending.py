@@ -97,8 +97,9 @@ def send(
     Choose one pace, or none: packets then leave as fast as the kernel takes
     them. A pace is kept by deadlines: packets that are due within 0.2 ms of
     each other leave in one system call. If sending falls behind by up to one
-    second, it catches up at no more than twice the requested rate; anything
-    beyond that is skipped.
+    second, it catches up at no more than twice the requested rate. A longer
+    delay stays: all packets are sent, but later, and the result's `rate` is
+    lower.
 
     Packets of a list are copied before the first one leaves if there is a
     pace or a loop. Those of a generator are sent as soon as they are yielded
@@ -156,17 +157,19 @@ def bytes_of(packet: Any) -> bytes:
     if type(packet) is bytes:
         return packet
     if isinstance(packet, tuple):
-        return b"".join(map(_bytes_of_part, packet))
-    return _bytes_of_part(packet)
+        return b"".join(
+            _bytes_of_part(part, "a tuple with ") for part in packet
+        )
+    return _bytes_of_part(packet, "")
 
 
-def _bytes_of_part(part: Any) -> bytes:
+def _bytes_of_part(part: Any, where: str) -> bytes:
     try:
         return bytes(memoryview(part))
     except TypeError:
         raise TypeError(
             "a packet must be a buffer or a tuple of buffers, not"
-            f" {type(part).__name__}"
+            f" {where}{type(part).__name__}"
         ) from None
 
 
