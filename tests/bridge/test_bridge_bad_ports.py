@@ -67,7 +67,7 @@ def test_bad_port_is_explained(
 @pytest.mark.parametrize(
     ("port", "words"),
     [
-        ("nosuch0", "nosuch0: .*no such interface"),
+        ("nosuch0", "nosuch0: .*No such device"),
         ("fd:987", "fd:987: Bad file descriptor"),
         ("fd:0", "fd:0: Socket operation on non-socket"),
         ("udp:192.0.2.1:5,192.0.2.2:5", "Cannot assign requested address"),

@@ -112,7 +112,8 @@ def test_interface_that_does_not_exist_is_enodev(name: str) -> None:
         RawSocket(name)
     assert caught.value.errno == errno.ENODEV
     assert caught.value.filename == name
-    assert "the network namespace has no such interface" in str(caught.value)
+    assert "ioctl(SIOCGIFINDEX)" in str(caught.value)
+    assert f"rawmmsg doctor {name} " in str(caught.value.strerror)
 
 
 OPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {

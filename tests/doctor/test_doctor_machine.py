@@ -92,7 +92,8 @@ def test_small_rmem_max_is_a_problem_with_its_remedy() -> None:
     problem = doctor(
         *("buffers", "--rcvbuf", str(GIB)), prefix=WITHOUT_CAPABILITIES
     ).problem()
-    assert problem["remedy"] == f"sysctl -w net.core.rmem_max={GIB}"
+    command = f"sysctl -w net.core.rmem_max={GIB}"
+    assert problem["remedy"] == f"{command} (outside of this private network)"
     assert problem["values"]["granted"] < GIB
     assert f"{problem['values']['granted']:,} bytes" in problem["message"]
 
@@ -102,7 +103,15 @@ def test_small_wmem_max_is_a_problem_with_its_remedy() -> None:
         *("buffers", "--sndbuf", str(GIB), "--rcvbuf", "4096"),
         prefix=WITHOUT_CAPABILITIES,
     ).problem()
-    assert problem["remedy"] == f"sysctl -w net.core.wmem_max={GIB}"
+    assert problem["remedy"].startswith(f"sysctl -w net.core.wmem_max={GIB}")
+
+
+def test_less_than_the_default_is_a_note() -> None:
+    """Where the limit is that of the kernel, or another below 8 MiB."""
+    finding = doctor("buffers", prefix=WITHOUT_CAPABILITIES).only()
+    values = finding["values"]
+    less = values["granted"] < values["asked"]
+    assert finding["severity"] == ("note" if less else "ok")
 
 
 def test_buffers_within_the_limits_are_no_problem() -> None:

@@ -33,9 +33,9 @@ def check() -> Iterator[Finding]:
     else:
         yield note(
             NAME,
-            "CAP_NET_ADMIN is missing: buffers beyond net.core.rmem_max and"
-            " wmem_max need it, and without it doctor cannot see the filters"
-            " of sockets",
+            "CAP_NET_ADMIN is missing: rawmmsg needs it for receive buffers"
+            " beyond net.core.rmem_max and for hardware time stamps, and"
+            " without it doctor cannot see the filters of sockets",
             "run as root what needs it",
             cap_net_admin=False,
         )
