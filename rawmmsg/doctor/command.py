@@ -44,6 +44,8 @@ Of the packet sockets on IFACE, or on all interfaces, and of the machine:
 Counters are read twice, SECONDS apart, or when Ctrl-C is pressed. If one grows
 meanwhile, that is a problem; earlier losses are a note.
 
+Run it while your program runs: the counters of a socket end with the socket.
+
 Doctor needs no privilege. It changes nothing: it sets options on sockets of
 its own only, sends one datagram to itself over the loopback interface, and
 never makes an interface promiscuous.

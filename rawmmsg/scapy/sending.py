@@ -51,7 +51,8 @@ def sendp_batch(
     mbps      megabits of packets per second
     inter     seconds from one packet to the next
     realtime  True: keep the gaps of packet.time; a number: that many times as
-              fast
+              fast. A packet with an earlier time than the one before leaves at
+              once, and so does the first one of the next pass (`loop`)
     progress  show a progress bar, on a terminal and if tqdm is installed
     stop      an Event that another thread sets to end the call
 

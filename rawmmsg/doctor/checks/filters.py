@@ -52,8 +52,9 @@ def check(before: Sample, after: Sample) -> Iterator[Finding]:
         count = sum(sock.filter is not None for sock in after.sockets)
         yield ok(
             NAME,
-            "no packet socket rejects every packet"
-            f" (sockets: {len(after.sockets)}, with a filter: {count})",
+            "no packet socket rejects every packet (sockets:"
+            f" {len(after.sockets)}, with a filter: {count}; nothing counts"
+            " what a filter rejects)",
             sockets=len(after.sockets),
             filters=count,
         )
