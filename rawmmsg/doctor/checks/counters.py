@@ -17,8 +17,8 @@ SOFTNET: Final = "softnet"
 # struct rtnl_link_stats64 (linux/if_link.h): what each counter means, in
 # terms of what can be done about it.
 _MEANINGS: Final = {
-    "rx_dropped": "of protocols that nothing here handles, which is harmless,"
-    " or dropped by the driver",
+    "rx_dropped": "no program here handles their protocol, which is harmless,"
+    " or the driver dropped them",
     "rx_missed_errors": "lost in the card, whose ring was full",
     "rx_fifo_errors": "lost in the card, whose ring was full",
     "rx_over_errors": "lost in the card, whose ring was full",

@@ -33,10 +33,10 @@ def check() -> Iterator[Finding]:
     else:
         yield note(
             NAME,
-            "CAP_NET_ADMIN is missing: rawmmsg needs it for receive buffers"
-            " beyond net.core.rmem_max and for hardware time stamps, and"
-            " without it doctor cannot see the filters of sockets",
-            "run as root what needs it",
+            "CAP_NET_ADMIN is missing: buffers beyond net.core.rmem_max and"
+            " wmem_max need it, and without it doctor cannot see the filters"
+            " of sockets",
+            "run a program that needs it as root",
             cap_net_admin=False,
         )
 
