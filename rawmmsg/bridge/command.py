@@ -31,11 +31,12 @@ one frame in each message:
                              packet, datagram or SOCK_SEQPACKET socket
 
 Both interfaces are promiscuous while the bridge runs. The bridge changes no
-other setting of an interface. To open one, it needs CAP_NET_RAW (root has it).
+other setting of an interface. To open an interface, it needs CAP_NET_RAW (root
+has it).
 
 Between two interfaces, super-frames (packets that the network card will cut
-into segments) pass in one piece. Before a frame goes to a socket, a
-super-frame is cut into segments, and missing checksums are filled in.
+into segments) pass in one piece. Before a frame goes to a socket, the bridge
+fills in missing checksums, and cuts super-frames into segments.
 
 Statistics:
 

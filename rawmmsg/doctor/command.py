@@ -12,7 +12,7 @@ Report:
 
 Each line begins with ok, note or problem, and the name of the check. A note is
 about something that matters to some programs only, or that doctor could not
-look at. A line below, which begins with >, is the remedy.
+look at. A line that begins with > is the remedy.
 
 Checks:
 
@@ -21,8 +21,8 @@ Of the machine:
     privileges   the right to open packet sockets (CAP_NET_RAW)
     namespaces   the right to make private networks, for tests and the demo
     buffers      the receive buffer that the kernel grants
-    kernel       what the kernel lacks
-    stamping     another process that makes the kernel timestamp all packets
+    kernel       features that the kernel lacks
+    stamping     another process that makes the kernel time-stamp all packets
 
 Of the interface IFACE:
 
@@ -75,8 +75,8 @@ def add_doctor(
     command = commands.add_parser(
         "doctor",
         help="find out why packets are not received or sent, or are lost",
-        description="Print what prevents packets from being received or "
-        "sent, or where they\nare lost, each with its remedy.",
+        description="Print why packets are not received or sent, or where "
+        "they are lost, and the\nremedies.",
         epilog=_MORE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -16,7 +16,8 @@ SOFTNET: Final = "softnet"
 # struct rtnl_link_stats64 (linux/if_link.h): what each counter means, in
 # terms of what can be done about it.
 _MEANINGS: Final = {
-    "rx_dropped": "arrived, and dropped by the driver or for want of a taker",
+    "rx_dropped": "arrived, but the driver dropped them or no protocol took"
+    " them",
     "rx_missed_errors": "lost in the card, whose ring was full",
     "rx_fifo_errors": "lost in the card, whose ring was full",
     "rx_over_errors": "lost in the card, whose ring was full",
@@ -26,7 +27,7 @@ _MEANINGS: Final = {
     "tx_dropped": "dropped by the driver or the far end",
     "tx_fifo_errors": "lost in the card when sending",
     "tx_carrier_errors": "lost because the carrier was lost",
-    "tx_aborted_errors": "given up when sending",
+    "tx_aborted_errors": "not sent, because the card gave up",
 }
 
 
@@ -40,7 +41,9 @@ def check_interface(before: Sample, after: Sample) -> Iterator[Finding]:
     for name, count in found.items():
         yield _finding(link, name, count, count - old[name])
     if not found:
-        yield ok(INTERFACE, f"{link.name} has lost nothing, in no direction")
+        yield ok(
+            INTERFACE, f"{link.name} has lost no packet in either direction"
+        )
 
 
 def _finding(link: Link, name: str, count: int, new: int) -> Finding:

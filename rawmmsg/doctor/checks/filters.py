@@ -42,7 +42,7 @@ def check(before: Sample, after: Sample) -> Iterator[Finding]:
         yield ok(
             NAME,
             "no packet socket rejects every packet"
-            f" (of {len(after.sockets)}, {count} have a filter)",
+            f" (sockets: {len(after.sockets)}, with a filter: {count})",
             sockets=len(after.sockets),
             filters=count,
         )

@@ -51,7 +51,7 @@ def check(link: Link) -> Iterator[Finding]:
 
 def _without_carrier(link: Link) -> Finding:
     state = _OPERSTATES.get(link.operstate, "no carrier")
-    remedy = "connect the cable, or start what is at the far end"
+    remedy = "connect the cable, or start the far end"
     far = link_by_index(link.lower) if _has_lower_here(link) else None
     if far is not None and not far.up:
         state = f"{state}: {far.name} is down"

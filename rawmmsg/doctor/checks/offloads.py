@@ -31,7 +31,7 @@ def check(sample: Sample) -> Iterator[Finding]:
     assert link is not None
     offloads = offloads_of(link.name)
     if offloads is None:
-        yield note(NAME, f"{link.name} does not tell its offloads")
+        yield note(NAME, f"the kernel does not list offloads of {link.name}")
         return
     values: dict[str, Value] = {**asdict(offloads)}
     cause, remedy = _cause(link, offloads)

@@ -33,9 +33,9 @@ def check() -> Iterator[Finding]:
     else:
         yield note(
             NAME,
-            "CAP_NET_ADMIN is missing: rawmmsg needs it for receive buffers"
-            " beyond net.core.rmem_max and for hardware time stamps, this"
-            " command to see the filters of sockets",
+            "CAP_NET_ADMIN is missing: buffers beyond net.core.rmem_max and"
+            " wmem_max need it, and without it doctor cannot see the filters"
+            " of sockets",
             f"run as root, or {_setcap('cap_net_raw,cap_net_admin')}",
             cap_net_admin=False,
         )
@@ -73,7 +73,8 @@ def _refused() -> Finding:
             "packet sockets are refused, although this process has"
             " CAP_NET_RAW: its user namespace does not own this network"
             " namespace, or a security policy forbids it",
-            f"run as root outside of it, or make both: {own_network}",
+            "run as root outside of this user namespace, or make both kinds"
+            f" of namespace: {own_network}",
             cap_net_raw=True,
             uid=os.geteuid(),
         )
