@@ -778,7 +778,9 @@ class RawSocket:
 
     def close(self) -> None:
         """Closes the socket. A call that waits in another thread raises
-        OSError EBADF at once. Does nothing if the socket is closed already."""
+        OSError EBADF at once. Packets that wait in the receive buffer are
+        discarded, and not counted. Does nothing if the socket is closed
+        already."""
 
     def settimeout(self, timeout: float | None, /) -> None:
         """Sets how many seconds a call may wait; None: without limit, 0: not

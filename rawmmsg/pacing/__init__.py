@@ -7,7 +7,8 @@
     print(result.frames, "frames in", round(result.seconds, 2), "s")
 
 Time is compared with where the frames should be, never added up from sleeps,
-so the rate is exact however late each sleep returns.
+so the rate is exact however late each sleep returns, unless the machine is too
+slow for it.
 """
 
 # Every frame has a position on an axis of its own: packets, bits or seconds of

@@ -109,7 +109,7 @@ class Pacer:
     """Says when positions are due, `rate` of them in a second.
 
     If sending falls behind by up to MOST_DEBT, it catches up at no more than
-    twice the rate; anything beyond that is skipped.
+    twice the rate; a longer delay moves all later positions.
     """
 
     def __init__(self, rate: float, stopped: Callable[[], bool]) -> None:

@@ -96,8 +96,9 @@ def send(
     Choose one pace, or none: packets then leave as fast as the kernel takes
     them. A pace is kept by deadlines: packets that are due within 0.2 ms of
     each other leave in one system call. If sending falls behind by up to one
-    second, it catches up at no more than twice the requested rate; anything
-    beyond that is skipped.
+    second, it catches up at no more than twice the requested rate. A longer
+    delay stays: all packets are sent, but later, and the result's `rate` is
+    lower.
 
     Packets of a list are copied before the first one leaves if there is a
     pace or a loop. Those of a generator are sent as soon as they are yielded
