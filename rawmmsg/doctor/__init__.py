@@ -7,6 +7,7 @@ options are set on sockets of its own, which it closes again.
     command.py   the subcommand
     plan.py      which checks run, in which order
     finding.py   what a check returns
+    quoting.py   names in commands and in Python
     printing.py  findings as text and as JSON
     acceptance.py  what a filter can accept
     checks/      one file for each kind of check

@@ -53,7 +53,8 @@ class SendResult:
                     and frame check sequence
     seconds         from the first frame to the last, without the time in
                     which packets were built before the first
-    rate            frames per second
+    rate            frames per second: (frames - 1) / seconds, because the
+                    last frame ends the time; 0 for a single frame
     retries         calls that were repeated because a queue was full (ENOBUFS)
     errors          frames that the kernel refused: longer than the MTU
                     allows, shorter than the link header, or dropped on their
@@ -156,17 +157,19 @@ def bytes_of(packet: Any) -> bytes:
     if type(packet) is bytes:
         return packet
     if isinstance(packet, tuple):
-        return b"".join(map(_bytes_of_part, packet))
-    return _bytes_of_part(packet)
+        return b"".join(
+            _bytes_of_part(part, "a tuple with ") for part in packet
+        )
+    return _bytes_of_part(packet, "")
 
 
-def _bytes_of_part(part: Any) -> bytes:
+def _bytes_of_part(part: Any, where: str) -> bytes:
     try:
         return bytes(memoryview(part))
     except TypeError:
         raise TypeError(
             "a packet must be a buffer or a tuple of buffers, not"
-            f" {type(part).__name__}"
+            f" {where}{type(part).__name__}"
         ) from None
 
 
@@ -224,7 +227,7 @@ def transmit(
         frames=sender.frames,
         bytes=sender.size,
         seconds=seconds,
-        rate=sender.frames / seconds if seconds else 0.0,
+        rate=(sender.frames - 1) / seconds if sender.frames > 1 else 0.0,
         retries=sender.retries,
         errors=sender.errors,
         refusal=sender.refusal,

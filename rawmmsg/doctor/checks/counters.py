@@ -6,6 +6,7 @@ from typing import Final
 
 from ..finding import Finding, Value, note, ok, problem
 from ..kernel.links import Link
+from ..quoting import in_shell
 from ..sample import Sample
 
 __all__ = ["check_interface", "check_softnet"]
@@ -62,12 +63,13 @@ def _finding(link: Link, name: str, count: int, new: int) -> Finding:
 
 
 def _remedy(link: Link, name: str) -> str:
+    interface = in_shell(link.name)
     if link.kind == "":
         larger = "rx 4096" if name.startswith("rx_") else "tx 4096"
-        return f"ethtool -S {link.name}; ethtool -G {link.name} {larger}"
+        return f"ethtool -S {interface}; ethtool -G {interface} {larger}"
     if name.startswith("tx_"):
         return "send more slowly (rawmmsg.pacing), and look at the far end"
-    return f"ip -s -s link show dev {link.name}"
+    return f"ip -s -s link show dev {interface}"
 
 
 def check_softnet(before: Sample, after: Sample) -> Iterator[Finding]:

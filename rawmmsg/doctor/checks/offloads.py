@@ -15,6 +15,7 @@ from ..kernel.links import Link, link_by_index, ports_of
 from ..kernel.offloads import Offloads, offloads_of
 from ..kernel.processes import describe, owners
 from ..kernel.sockets import PacketSocket
+from ..quoting import in_python, in_shell
 from ..sample import Sample
 from .privileges import administers_network
 
@@ -95,7 +96,7 @@ def _incoming(
             NAME,
             f"super-frames can arrive on {link.name} ({cause}); sockets need"
             " vnet_hdr=True to receive them whole",
-            f'RawSocket("{link.name}", vnet_hdr=True), or: {remedy}',
+            f"RawSocket({in_python(link.name)}, vnet_hdr=True), or: {remedy}",
             **values,
         )
     hidden = not administers_network()
@@ -106,7 +107,7 @@ def _incoming(
         f"super-frames can arrive on {link.name} ({cause}); a socket without"
         " vnet_hdr truncates them, and gets frames whose checksum is missing,"
         f" which it must not forward{unless if hidden else ''}: {named}",
-        f'RawSocket("{link.name}", vnet_hdr=True) and'
+        f"RawSocket({in_python(link.name)}, vnet_hdr=True) and"
         f" PacketBatch(frame_size=SUPER_FRAME), or: {remedy}",
         **values,
     )
@@ -131,7 +132,7 @@ def _cause(link: Link, offloads: Offloads) -> tuple[str | None, str]:
         off = " ".join(f"{name} off" for name in merges)
         return (
             f"{' and '.join(merges).upper()} is on for {link.name}",
-            f"ethtool -K {link.name} {off}",
+            f"ethtool -K {in_shell(link.name)} {off}",
         )
     return _cause_at_far_end(link) if link.kind == "veth" else (None, "")
 
@@ -175,7 +176,7 @@ def _cause_at_sender(sender: Link, which: str) -> tuple[str | None, str]:
         return None, ""
     return (
         f"{sender.name}, {which}, has TSO or GSO on",
-        f"ethtool -K {sender.name} tx off tso off gso off",
+        f"ethtool -K {in_shell(sender.name)} tx off tso off gso off",
     )
 
 
@@ -189,7 +190,7 @@ def _outgoing(
         NAME,
         f"no super-frames arrive on {link.name}, but this machine can send"
         " some there (TSO or GSO is on), and sockets see what is sent",
-        f'RawSocket("{link.name}", ignore_outgoing=True), or: ethtool -K'
-        f" {link.name} tx off tso off gso off",
+        f"RawSocket({in_python(link.name)}, ignore_outgoing=True), or:"
+        f" ethtool -K {in_shell(link.name)} tx off tso off gso off",
         **values,
     )
