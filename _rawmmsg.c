@@ -1681,16 +1681,21 @@ receive_one(RawSocket *s, void *memory, size_t size, struct name *name)
 }
 
 /* Refuses a call that transfers one packet without an offload header, if the
-   socket has vnet_hdr: without its header, a frame may be incomplete. 0, or -1
-   with an exception set. */
+   socket has vnet_hdr: without its header, a frame may be incomplete.
+   `instead` is the call that carries it. 0, or -1 with an exception set. */
 static int
-refuse_single(RawSocket *s, const char *method)
+refuse_single(RawSocket *s, const char *method, const char *instead)
 {
     if (s->vnet_hdr == 0) {
         return 0;
     }
-    /* The caller has not entered a call, so raise_error() cannot be used. */
-    return raise_os_error(EOPNOTSUPP, method, s->interface);
+    /* The caller has not entered a call, so raise_text() cannot be used. */
+    return raise_made(make_os_error(
+        EOPNOTSUPP,
+        PyUnicode_FromFormat("%s: it cannot carry the offload header of "
+                             "vnet_hdr; use %s",
+                             method, instead),
+        s->interface));
 }
 
 /* Receives one packet, and the name of its sender unless `name` is NULL.
@@ -1710,7 +1715,7 @@ receive_bytes(RawSocket *s, PyObject *bufsize, const char *method,
         PyErr_Format(PyExc_ValueError, "negative bufsize in %s", method);
         return NULL;
     }
-    if (refuse_single(s, method) < 0) {
+    if (refuse_single(s, method, "recvmmsg_into()") < 0) {
         return NULL;
     }
     /* Not into a bytes object: the Limited API cannot shorten one. */
@@ -1764,7 +1769,8 @@ RawSocket_recv_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
         return NULL;
     }
     if ((nargs == 2 && parse_index(args[1], &size) < 0)
-        || refuse_single((RawSocket *)self, "recv_into") < 0) {
+        || refuse_single((RawSocket *)self, "recv_into", "recvmmsg_into()")
+               < 0) {
         return NULL;
     }
     if (PyObject_GetBuffer(args[0], &view, PyBUF_WRITABLE) < 0) {
@@ -2190,7 +2196,7 @@ send_one(RawSocket *s, PyObject *data, PyObject *address, const char *method)
     int done = -1;
     unsigned process;
 
-    if (refuse_single(s, method) < 0
+    if (refuse_single(s, method, "sendmmsg()") < 0
         || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
@@ -2238,6 +2244,28 @@ RawSocket_sendto(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 
 static const char attach_call[] = "setsockopt(SO_ATTACH_FILTER)";
 
+/* Raises the error of a system call that has set an option. Always returns
+   -1. */
+static int
+raise_option_error(RawSocket *s, int level, int name, int error,
+                   const char *call)
+{
+    bool filter = level == SOL_SOCKET
+                  && (name == SO_ATTACH_FILTER || name == SO_ATTACH_BPF
+                      || name == SO_DETACH_FILTER);
+
+    if (filter && error == EPERM) {
+        return raise_text(s, error,
+                          describe(call, "lock_filter() has locked the filter;"
+                                         " open another socket"));
+    }
+    if (filter && name == SO_DETACH_FILTER && error == ENOENT) {
+        return raise_text(s, error,
+                          describe(call, "the socket has no filter"));
+    }
+    return raise_error(s, error, call);
+}
+
 /* Sets a socket option. 0, or -1 with an exception set. Without the GIL,
    because some options wait for the kernel's network lock (rtnl_lock()). */
 static int
@@ -2250,7 +2278,7 @@ set_option(RawSocket *s, int level, int name, const void *value,
     result = setsockopt(s->fd, level, name, value, length);
     error = errno;
     Py_END_ALLOW_THREADS
-    return result < 0 ? raise_error(s, error, call) : 0;
+    return result < 0 ? raise_option_error(s, level, name, error, call) : 0;
 }
 
 static int
@@ -2942,9 +2970,10 @@ static int
 raise_no_socket(int error, const char *call, PyObject *filename)
 {
     static const char hint[] =
-        "packet sockets need CAP_NET_RAW: run as root, give the interpreter "
-        "the capability (setcap cap_net_raw+ep), or work in a network "
-        "namespace of your own (unshare --user --map-root-user --net)";
+        "packet sockets need CAP_NET_RAW: run as root, give the capability "
+        "to a copy of the interpreter (python3 -m venv --copies; setcap "
+        "cap_net_raw+ep), or work in a network namespace of your own "
+        "(unshare --user --map-root-user --net)";
     PyObject *exception =
         make_os_error(error, describe(call, strerror(error)), filename);
     PyObject *result;

@@ -423,3 +423,46 @@ def qemu(session: nox.Session) -> None:
     session.chdir(copy)
     env = {"RAWMMSG_QEMU_CACHE": str(CACHE / "qemu")}
     session.run("python", "tests/qemu/run.py", *session.posargs, env=env)
+
+
+# Tests of what the kernel does, for old_kernel(), and those of them that need
+# Linux 6.4 (docs/reference/kernel-versions.md), or an interface that a newer
+# kernel lets them set up in another way.
+KERNEL_TESTS = (
+    *("error_tables", "options", "construction", "adoption", "fanout"),
+    *("fanout_traffic", "filters", "ebpf", "vlan", "memberships", "columns"),
+    *("offload_headers", "inexpressible", "stamping", "links", "statistics"),
+    *("destinations", "datagram_addresses", "full_queues"),
+)
+NEWER_KERNEL_TESTS = (
+    "fanout.py::test_ignore_outgoing_works_in_a_group",
+    "offload_headers.py::test_super_frame_is_received_with_its_header[udp",
+    "offload_headers.py::test_super_frame_bypasses_the_queue_if_hardware_cut"
+    "s_it[udp",
+    "offload_headers.py::test_super_frame_cannot_bypass_the_queue_otherwise"
+    "[udp",
+    "offload_headers.py::test_vnet_hdr_is_the_size_of_the_header[12]",
+    "inexpressible.py::test_change_of_filter",
+    "options.py::test_no_stamping_option_is_on_by_default",
+    "columns.py::test_verified_checksum_is_flagged[True]",
+    "memberships.py::test_allmulti_is_on_for_the_life_of_the_socket",
+    "links.py::test_renamed_interface_is_still_used",
+)
+
+
+@nox.session(python="3.11")
+@nox.parametrize("release", ["bullseye", "bookworm"])
+def old_kernel(session: nox.Session, release: str) -> None:
+    """Runs tests on the kernel of an earlier Debian, in QEMU (by hand)."""
+    copy = tree(session)
+    install(session, f"{copy}[test]")
+    shutil.rmtree(copy / "rawmmsg")
+    paths = [f"tests/core/test_{name}.py" for name in KERNEL_TESTS]
+    newer = [f"--deselect=tests/core/test_{t}" for t in NEWER_KERNEL_TESTS]
+    session.chdir(copy)
+    session.run(
+        *(".ci/old_kernel.sh", release, str(CACHE / "kernels")),
+        *("python", "-m", "pytest", "--color=no", "--timeout=600", *newer),
+        *("-p", "no:cacheprovider", *(session.posargs or paths)),
+        external=True,
+    )

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # again when it exits, and that must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # as shells say
     except OSError as error:
         print(f"rawmmsg: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -1,9 +1,11 @@
 """`rawmmsg doctor [IFACE]`."""
 
 import argparse
+import io
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from .finding import CHECKS, Finding
+from .finding import CHECKS, CHECKS_OF_INTERFACE, Finding
 
 __all__ = ["add_doctor"]
 
@@ -29,7 +31,7 @@ Of the interface IFACE:
     interface    whether it is here, or in another network namespace
     link         up, carrier, MTU
     promiscuity  whether promiscuous mode has an effect
-    offloads     super-frames, and sockets that would get them truncated
+    offloads     super-frames (up to 64 KiB), and sockets that truncate them
     qdisc        frames dropped in the output queue
     drops        packets lost in the interface or its driver
 
@@ -41,6 +43,8 @@ Of the packet sockets on IFACE, or on all interfaces, and of the machine:
 
 Counters are read twice, SECONDS apart, or when Ctrl-C is pressed. If one grows
 meanwhile, that is a problem; earlier losses are a note.
+
+Run it while your program runs: the counters of a socket end with the socket.
 
 Doctor needs no privilege. It changes nothing: it sets options on sockets of
 its own only, sends one datagram to itself over the loopback interface, and
@@ -64,7 +68,7 @@ Count for ten seconds what the sockets on eth0 lose:
 """
 
 _LONGEST = 3600
-_LARGEST = 2**30
+_LARGEST = 2**30 - 1  # the kernel doubles it, in an int
 
 
 def add_doctor(
@@ -83,7 +87,8 @@ def add_doctor(
         "interface",
         nargs="?",
         metavar="IFACE",
-        help="the interface to look at",
+        help="the interface to look at (default: only the machine and its "
+        "packet sockets)",
     )
     command.add_argument(
         "--check",
@@ -119,7 +124,7 @@ def add_doctor(
         metavar="BYTES",
         help="the send buffer that your program needs (default: the kernel's)",
     )
-    command.set_defaults(run=_run)
+    command.set_defaults(run=_run, parser=command)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -127,6 +132,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from .plan import Plan, examine
     from .printing import as_json, summary
 
+    if arguments.interface is None:
+        for name in arguments.check:
+            if name in CHECKS_OF_INTERFACE:
+                arguments.parser.error(f"--check {name} needs IFACE")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None: it is closed (>&-)
+        # Names may have characters that the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     plan = Plan(
         interface=arguments.interface,
         only=frozenset(arguments.check),

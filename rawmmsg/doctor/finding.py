@@ -3,12 +3,24 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["CHECKS", "Finding", "Severity", "Value", "note", "ok", "problem"]
+__all__ = [
+    "CHECKS",
+    "CHECKS_OF_INTERFACE",
+    "Finding",
+    "Severity",
+    "Value",
+    "note",
+    "ok",
+    "problem",
+]
 
 # The names of the checks, in the order of the report.
+CHECKS_OF_INTERFACE: Final = (
+    *("interface", "link", "promiscuity", "offloads", "qdisc", "drops"),
+)
 CHECKS: Final = (
     *("privileges", "namespaces", "buffers", "kernel", "stamping"),
-    *("interface", "link", "promiscuity", "offloads", "qdisc", "drops"),
+    *CHECKS_OF_INTERFACE,
     *("filters", "sockets", "softnet"),
 )
 

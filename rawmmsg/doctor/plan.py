@@ -1,10 +1,11 @@
 """Which checks run, in which order."""
 
+import errno
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, ParamSpec
 
 from .checks import (
     buffers,
@@ -26,6 +27,8 @@ from .kernel.links import Link, find_link
 from .sample import Sample, take_sample
 
 __all__ = ["Plan", "examine"]
+
+_P = ParamSpec("_P")
 
 
 @dataclass(frozen=True)
@@ -72,22 +75,29 @@ _OF_TRAFFIC: Final[
 def examine(plan: Plan) -> Iterator[Finding]:
     """Runs the checks; each finding comes as soon as it is known."""
     for name in _wanted(plan, _OF_MACHINE):
-        yield from _OF_MACHINE[name](plan)
-    found = None
-    if plan.interface is not None:
-        found = find_link(plan.interface)
-        if found is None:
-            yield from elsewhere.check(plan.interface)
-            return
-        for _ in _wanted(plan, ["interface"]):
-            yield ok(
-                "interface",
-                f"{found.name} is in this network namespace",
-                interface=found.name,
-                index=found.index,
-            )
-        for name in _wanted(plan, _OF_LINK):
-            yield from _OF_LINK[name](found)
+        yield from _guarded(name, _OF_MACHINE[name], plan)
+    if plan.interface is None:
+        yield from _examine_traffic(plan, None)
+    else:
+        yield from _guarded(
+            "interface", _examine_interface, plan, plan.interface
+        )
+
+
+def _examine_interface(plan: Plan, interface: str) -> Iterator[Finding]:
+    found = find_link(interface)
+    if found is None:
+        yield from elsewhere.check(interface)
+        return
+    for _ in _wanted(plan, ["interface"]):
+        yield ok(
+            "interface",
+            f"{found.name} is in this network namespace",
+            interface=found.name,
+            index=found.index,
+        )
+    for name in _wanted(plan, _OF_LINK):
+        yield from _guarded(name, _OF_LINK[name], found)
     yield from _examine_traffic(plan, found)
 
 
@@ -109,21 +119,44 @@ def _examine_traffic(plan: Plan, found: Link | None) -> Iterator[Finding]:
         yield note("interface", f"{found.name} has disappeared meanwhile")
         return
     for name in wanted:
-        yield from checks[name](before, after)
+        yield from _guarded(name, checks[name], before, after)
+
+
+def _guarded(
+    name: str,
+    check: Callable[_P, Iterator[Finding]],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
+) -> Iterator[Finding]:
+    """Runs a check. What the kernel or a security policy refuses ends this
+    check, and not the report."""
+    try:
+        yield from check(*args, **kwargs)
+    except OSError as error:
+        yield _refused(name, error)
 
 
 def _unreadable(error: OSError) -> Finding:
-    if error.filename is not None:
-        return note(
-            "sockets",
-            f"counters were not looked at: {error.filename}: {error.strerror}",
-            "mount /proc",
-        )
+    if error.errno != errno.ENOENT or error.filename is not None:
+        return _refused("sockets", error)
     return note(
         "sockets",
         "packet sockets and counters were not looked at: the kernel does not"
         f" list its packet sockets ({error.strerror})",
         "modprobe af_packet_diag",
+    )
+
+
+def _refused(name: str, error: OSError) -> Finding:
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return note(
+            name, f"not looked at: {error.filename}: {reason}", "mount /proc"
+        )
+    return note(
+        name,
+        f"not looked at: {reason}",
+        "run as root outside of containers, which may forbid it",
     )
 
 

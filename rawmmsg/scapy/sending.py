@@ -52,7 +52,8 @@ def sendp_batch(
     mbps      megabits of packets per second
     inter     seconds from one packet to the next
     realtime  True: keep the gaps of packet.time; a number: that many times as
-              fast
+              fast. A packet with an earlier time than the one before leaves at
+              once, and so does the first one of the next pass (`loop`)
     progress  show a progress bar, on a terminal and if tqdm is installed
     stop      an Event that another thread sets to end the call
 
@@ -62,9 +63,9 @@ def sendp_batch(
 
     A list that is sent at a pace, and any packets that are sent more than
     once, are built before the first one leaves. Otherwise at most 2,048
-    packets are in memory at a time. What a generator yields is sent at once,
-    or when the pace allows, while the generator waits or works: another thread
-    sends it.
+    packets are in memory at a time. A packet that a generator yields is sent
+    at once, or when the pace allows, while the generator waits or works:
+    another thread sends it.
 
     Ctrl-C ends the call, as it ends sendp(); so does `stop`, within 0.05 s or
     a call of 1,024 packets, but not before a generator yields again. The

@@ -516,7 +516,7 @@ WRONG_ADDRESSES: dict[str, tuple[Any, type[Exception], str]] = {
     "index 0": ((0, 0), ValueError, "0 is not the index"),
     "index -1": ((-1, 0), ValueError, "interface's index must be 0 to"),
     "large index": ((2**31, 0), ValueError, "interface's index must be"),
-    "unknown": (("no such if", 0), OSError, "SIOCGIFINDEX"),
+    "unknown": (("no such if", 0), OSError, "SIOCGIFINDEX.*see ip link"),
 }
 
 

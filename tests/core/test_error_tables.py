@@ -23,7 +23,7 @@ from support.frames import PACKET, frame
 from support.linux import ip, tc, tun_device
 
 import rawmmsg
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import PacketBatch, RawSocket, pacing
 from rawmmsg.testing import veth_pair
 
 LOAD: Final = struct.pack("HBBI", 0x20, 0, 0, 0)  # ld [0]
@@ -510,6 +510,11 @@ def _(lab: Lab) -> None:
 @probe("ValueError", "batch.append()")
 def _(lab: Lab) -> None:
     PacketBatch(frame_size=100).append(bytes(101))
+
+
+@probe("ValueError", "pacing.send()")
+def _(lab: Lab) -> None:
+    pacing.send(lab.sender(), [PACKET], pps=1, mbps=1)
 
 
 @probe("ValueError", "aio.batches(), aio.send()")

@@ -215,11 +215,15 @@ def test_detach_accepts_everything() -> None:
 def test_detach_without_a_filter_is_enoent() -> None:
     sender, sock = datagram_pair()
     with sender, sock:
-        with pytest.raises(FileNotFoundError, match="SO_DETACH_FILTER"):
+        with pytest.raises(
+            FileNotFoundError, match="the socket has no filter"
+        ):
             sock.detach_filter()
         sock.attach_filter(accept())
         sock.detach_filter()
-        with pytest.raises(FileNotFoundError, match="SO_DETACH_FILTER"):
+        with pytest.raises(
+            FileNotFoundError, match="the socket has no filter"
+        ):
             sock.detach_filter()
 
 
@@ -229,9 +233,13 @@ def test_locked_filter_can_be_neither_replaced_nor_detached() -> None:
         sock.attach_filter(keep_first_byte(b"+"))
         sock.lock_filter()
         sender.send(b"+queued")
-        with pytest.raises(PermissionError, match="SO_ATTACH_FILTER"):
+        with pytest.raises(
+            PermissionError, match=r"SO_ATTACH_FILTER.*lock_filter"
+        ):
             sock.attach_filter(accept())
-        with pytest.raises(PermissionError, match="SO_DETACH_FILTER"):
+        with pytest.raises(
+            PermissionError, match=r"SO_DETACH_FILTER.*lock_filter"
+        ):
             sock.detach_filter()
         sender.send(b"-")
         sender.send(b"+after")

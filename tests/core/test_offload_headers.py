@@ -159,12 +159,12 @@ def test_batch_without_headers_is_sent_with_zero_headers(
 def test_calls_for_one_packet_are_refused(
     ends: tuple[RawSocket, RawSocket],
 ) -> None:
-    for call in (
-        lambda: ends[0].recv(100),
-        lambda: ends[0].recv_into(bytearray(100)),
-        lambda: ends[0].send(frame()),
+    for instead, call in (
+        ("recvmmsg_into", lambda: ends[0].recv(100)),
+        ("recvmmsg_into", lambda: ends[0].recv_into(bytearray(100))),
+        ("sendmmsg", lambda: ends[0].send(frame())),
     ):
-        with raises(errno.EOPNOTSUPP):
+        with raises(errno.EOPNOTSUPP, f"vnet_hdr; use {instead}"):
             call()
 
 

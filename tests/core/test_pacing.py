@@ -304,7 +304,11 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], type[Exception], str]]] = {
     "int": ({"packets": 5}, TypeError, "not int"),
     "list of int": ({"packets": [5]}, TypeError, "not int"),
     "list of str": ({"packets": ["text"]}, TypeError, "not str"),
-    "tuple of str": ({"packets": [("text",)]}, TypeError, "not str"),
+    "tuple of str": (
+        {"packets": [("text",)]},
+        TypeError,
+        "not a tuple with str",
+    ),
     "numpy bytes": (
         {"packets": numpy.frombuffer(FRAMES[0], "u1")},
         TypeError,

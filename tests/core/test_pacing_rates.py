@@ -65,6 +65,15 @@ def test_list_of_any_length_is_looped_at_the_pace(
     assert result.seconds == pytest.approx(ideal, rel=0.01, abs=0.0003)
 
 
+@pytest.mark.parametrize(("count", "rate"), [(1, 0), (2, 20), (7, 20)])
+def test_rate_of_few_frames_is_the_pace(
+    pair: Veth, clock: Clock, count: int, rate: float
+) -> None:
+    """One frame alone has no rate."""
+    frames = [numbered(number, SIZE) for number in range(count)]
+    assert paced(frames, pair.a, pps=20).rate == pytest.approx(rate, rel=0.01)
+
+
 def test_endless_loop_of_one_frame_keeps_the_pace(
     pair: Veth, clock: Clock
 ) -> None:

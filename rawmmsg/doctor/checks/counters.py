@@ -6,6 +6,7 @@ from typing import Final
 
 from ..finding import Finding, Value, note, ok, problem
 from ..kernel.links import Link
+from ..quoting import in_shell
 from ..sample import Sample
 
 __all__ = ["check_interface", "check_softnet"]
@@ -16,8 +17,8 @@ SOFTNET: Final = "softnet"
 # struct rtnl_link_stats64 (linux/if_link.h): what each counter means, in
 # terms of what can be done about it.
 _MEANINGS: Final = {
-    "rx_dropped": "arrived, but the driver dropped them or no protocol took"
-    " them",
+    "rx_dropped": "no program here handles their protocol, which is harmless,"
+    " or the driver dropped them",
     "rx_missed_errors": "lost in the card, whose ring was full",
     "rx_fifo_errors": "lost in the card, whose ring was full",
     "rx_over_errors": "lost in the card, whose ring was full",
@@ -47,7 +48,10 @@ def check_interface(before: Sample, after: Sample) -> Iterator[Finding]:
 
 
 def _finding(link: Link, name: str, count: int, new: int) -> Finding:
-    return (problem if new else note)(
+    # The kernel counts what nobody wants, such as LLDP, in rx_dropped too
+    # (net/core/dev.c:__netif_receive_skb_core()).
+    is_loss = new and name != "rx_dropped"
+    return (problem if is_loss else note)(
         INTERFACE,
         f"{name} of {link.name} is {count:,}, {new:,} of them just now"
         f" ({_MEANINGS[name]})",
@@ -59,12 +63,13 @@ def _finding(link: Link, name: str, count: int, new: int) -> Finding:
 
 
 def _remedy(link: Link, name: str) -> str:
+    interface = in_shell(link.name)
     if link.kind == "":
         larger = "rx 4096" if name.startswith("rx_") else "tx 4096"
-        return f"ethtool -S {link.name}; ethtool -G {link.name} {larger}"
+        return f"ethtool -S {interface}; ethtool -G {interface} {larger}"
     if name.startswith("tx_"):
         return "send more slowly (rawmmsg.pacing), and look at the far end"
-    return f"ip -s -s link show dev {link.name}"
+    return f"ip -s -s link show dev {interface}"
 
 
 def check_softnet(before: Sample, after: Sample) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from ..._rawmmsg import RawSocket
 from ..finding import Finding, Value, note, problem
 from ..kernel.links import link_names
 from ..kernel.processes import pids, process_name
+from ..quoting import in_python, in_shell
 
 __all__ = ["check"]
 
@@ -33,8 +34,8 @@ def check(interface: str) -> Iterator[Finding]:
             NAME,
             f"{interface} is not in this network namespace, but in"
             f" {_listed(inside)}",
-            f'RawSocket("{interface}", netns="{name}"), or: ip netns exec'
-            f" {name} COMMAND",
+            f"RawSocket({in_python(interface)}, netns={in_python(name)}), or:"
+            f" ip netns exec {in_shell(name)} COMMAND",
             **values,
         )
     else:
@@ -61,7 +62,7 @@ def _in_process(
             NAME,
             f"{interface} is not in this network namespace, but in that of"
             f" {named}",
-            f'RawSocket("{interface}", netns="{path}"), or: nsenter'
+            f'RawSocket({in_python(interface)}, netns="{path}"), or: nsenter'
             f" --net={path} COMMAND",
             **values,
         )
@@ -70,7 +71,9 @@ def _in_process(
         NAME,
         f"there is no interface {interface} in this network namespace, which"
         f" has {', '.join(here)}",
-        f"rawmmsg doctor {similar[0]}" if similar else "ip link show",
+        f"rawmmsg doctor {in_shell(similar[0])}"
+        if similar
+        else "ip link show",
         **values,
     )
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from ..finding import Finding, ok, problem
 from ..kernel.links import Link, link_by_index
+from ..quoting import in_shell
 
 __all__ = ["check"]
 
@@ -27,7 +28,7 @@ def check(link: Link) -> Iterator[Finding]:
             NAME,
             f"{link.name} is down: RawSocket raises ENETDOWN (unless"
             " allow_down=True), and no frame passes",
-            f"ip link set {link.name} up",
+            f"ip link set {in_shell(link.name)} up",
             up=False,
             mtu=link.mtu,
             kind=link.kind,
@@ -55,7 +56,7 @@ def _without_carrier(link: Link) -> Finding:
     far = link_by_index(link.lower) if _has_lower_here(link) else None
     if far is not None and not far.up:
         state = f"{state}: {far.name} is down"
-        remedy = f"ip link set {far.name} up"
+        remedy = f"ip link set {in_shell(far.name)} up"
     elif link.lower and not link.lower_is_here:
         remedy = "set up the far end, which is in another network namespace"
     return problem(

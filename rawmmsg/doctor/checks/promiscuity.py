@@ -11,6 +11,7 @@ from typing import Final
 
 from ..finding import Finding, note, ok, problem
 from ..kernel.links import Link, link_by_index
+from ..quoting import in_shell
 
 __all__ = ["check"]
 
@@ -82,7 +83,7 @@ def _obstacle_of_macvlan(link: Link) -> tuple[str | None, str]:
         )
     below = link_by_index(link.lower) if link.lower_is_here else None
     if flags & _MACVLAN_FLAG_NOPROMISC and not (below and below.promiscuity):
-        name = below.name if below else "INTERFACE_BELOW"
+        name = in_shell(below.name) if below else "INTERFACE_BELOW"
         return (
             "it was made with the flag nopromisc, so the interface below it"
             " does not become promiscuous",

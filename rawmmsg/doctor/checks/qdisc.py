@@ -5,6 +5,7 @@ from typing import Final
 
 from ..finding import Finding, note, ok, problem
 from ..kernel.qdiscs import Qdisc
+from ..quoting import in_shell
 from ..sample import Sample
 
 __all__ = ["check"]
@@ -36,7 +37,7 @@ def _finding(interface: str, qdisc: Qdisc, new: int, stuck: bool) -> Finding:
     found = problem if new or (stuck and qdisc.drops) else note
     if qdisc.ingress:
         place = f"the filters of tc on {interface} ({qdisc.kind})"
-        remedy = f"tc -s filter show dev {interface} ingress"
+        remedy = f"tc -s filter show dev {in_shell(interface)} ingress"
     else:
         place = f"the output queue of {interface} ({qdisc.kind})"
         longer = _longer(interface, qdisc)
@@ -59,6 +60,7 @@ def _finding(interface: str, qdisc: Qdisc, new: int, stuck: bool) -> Finding:
 
 
 def _longer(interface: str, qdisc: Qdisc) -> str:
+    name = in_shell(interface)
     if qdisc.kind == "pfifo_fast":
-        return f"make it longer: ip link set {interface} txqueuelen 10000"
-    return f"raise its rate or limit: tc -d qdisc show dev {interface}"
+        return f"make it longer: ip link set {name} txqueuelen 10000"
+    return f"raise its rate or limit: tc -d qdisc show dev {name}"

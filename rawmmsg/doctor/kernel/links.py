@@ -4,6 +4,7 @@ Not from /sys/class/net, which shows the interfaces of the namespace in which
 /sys was mounted.
 """
 
+import errno
 import socket
 import struct
 from dataclasses import dataclass
@@ -74,11 +75,14 @@ def find_link(name: str) -> Link | None:
 
 
 def link_by_index(index: int) -> Link | None:
-    """Returns the interface, or None if it does not exist (any more)."""
+    """Returns the interface, or None if it does not exist (any more). Raises
+    OSError if the kernel refuses to answer."""
     question = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, 0, 0)
     try:
         answer = netlink.ask(_NETLINK_ROUTE, _RTM_GETLINK, question)
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
         return None
     return _parse(answer)
 

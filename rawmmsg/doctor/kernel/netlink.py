@@ -3,10 +3,10 @@
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-__all__ = ["ask", "attributes", "dump", "nested", "unpack"]
+__all__ = ["ask", "attributes", "dump", "dumps", "nested", "unpack"]
 
 # linux/netlink.h
 _NLM_F_REQUEST: Final = 0x001
@@ -25,32 +25,55 @@ _TIMEOUT: Final = 10.0
 def dump(protocol: int, kind: int, question: bytes) -> list[bytes]:
     """Returns all messages that answer a dump, without their headers. Raises
     OSError if the kernel refuses."""
-    return list(_answers(protocol, kind, question, _NLM_F_DUMP))
+    (answers,) = dumps(protocol, kind, [question])
+    return answers
+
+
+def dumps(
+    protocol: int, kind: int, questions: Iterable[bytes]
+) -> list[list[bytes]]:
+    """Returns the messages that answer each of several dumps.
+
+    A message that has no room in the kernel's buffer ends a dump without an
+    error. The buffer has less than a page until the socket has received
+    something, then 32 KiB (net/netlink/af_netlink.c:netlink_dump()). So the
+    first question must be one whose answers are small.
+    """
+    with _open(protocol) as sock:
+        return [
+            list(_answers(sock, kind, question, _NLM_F_DUMP))
+            for question in questions
+        ]
 
 
 def ask(protocol: int, kind: int, question: bytes) -> bytes:
     """Returns the one message that answers a question."""
-    return next(_answers(protocol, kind, question, 0))
+    with _open(protocol) as sock:
+        return next(_answers(sock, kind, question, 0))
+
+
+def _open(protocol: int) -> socket.socket:
+    sock = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
+    )
+    sock.settimeout(_TIMEOUT)
+    return sock
 
 
 def _answers(
-    protocol: int, kind: int, question: bytes, flags: int
+    sock: socket.socket, kind: int, question: bytes, flags: int
 ) -> Iterator[bytes]:
     size = _NLMSGHDR.size + len(question)
     header = _NLMSGHDR.pack(size, kind, _NLM_F_REQUEST | flags, 1, 0)
-    with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
-    ) as sock:
-        sock.settimeout(_TIMEOUT)
-        sock.send(header + question)
-        while True:
-            for type_, body in _messages(sock.recv(_ROOM)):
-                if type_ == _NLMSG_DONE:
-                    return
-                if type_ == _NLMSG_ERROR:
-                    number = -int(_ERROR.unpack_from(body)[0])
-                    raise OSError(number, os.strerror(number))
-                yield body
+    sock.send(header + question)
+    while True:
+        for type_, body in _messages(sock.recv(_ROOM)):
+            if type_ == _NLMSG_DONE:
+                return
+            if type_ == _NLMSG_ERROR:
+                number = -int(_ERROR.unpack_from(body)[0])
+                raise OSError(number, os.strerror(number))
+            yield body
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

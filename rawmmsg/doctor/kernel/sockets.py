@@ -45,12 +45,14 @@ class PacketSocket:
     inode: int
     index: int  # the interface; 0: all
     protocol: int  # in host order; 0: it only sends
+    cooked: bool  # SOCK_DGRAM: its packets have no link header
     vnet_hdr: bool
     ring: bool  # it receives through a packet ring
     queued: int  # bytes of memory in use by its receive queue
     room: int  # bytes of memory that the queue may use (SO_RCVBUF)
     drops: int  # since it was opened
     filter: Program | None  # None also if this process may not see it
+    filter_listed: bool  # false: the kernel's list ended before it
 
     def receives_from(self, index: int) -> bool:
         """Returns whether it receives what passes this interface."""
@@ -59,32 +61,47 @@ class PacketSocket:
 
 def packet_sockets() -> list[PacketSocket]:
     """Returns the packet sockets. Raises OSError if the kernel has no
-    packet_diag."""
-    shown = (
-        _PACKET_SHOW_INFO
-        | _PACKET_SHOW_RING_CFG
-        | _PACKET_SHOW_MEMINFO
-        | _PACKET_SHOW_FILTER
+    packet_diag.
+
+    The list with filters ends at the first socket whose filter is too large
+    for a message, so the sockets come from a list without filters.
+    """
+    shown = _PACKET_SHOW_INFO | _PACKET_SHOW_RING_CFG | _PACKET_SHOW_MEMINFO
+    answers, with_filters = netlink.dumps(
+        _NETLINK_SOCK_DIAG,
+        _SOCK_DIAG_BY_FAMILY,
+        [
+            _REQUEST.pack(socket.AF_PACKET, 0, 0, 0, show, 0, 0)
+            for show in (shown, _PACKET_SHOW_FILTER)
+        ],
     )
-    question = _REQUEST.pack(socket.AF_PACKET, 0, 0, 0, shown, 0, 0)
-    answers = netlink.dump(_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, question)
-    return [_parse(answer) for answer in answers]
+    filters = dict(map(_parse_filter, with_filters))
+    return [_parse(answer, filters) for answer in answers]
 
 
-def _parse(answer: bytes) -> PacketSocket:
-    _, _, protocol, inode, _, _ = _MESSAGE.unpack_from(answer)
+def _parse_filter(answer: bytes) -> tuple[int, bytes | None]:
+    """Returns the inode of a socket, and its filter."""
+    inode = _MESSAGE.unpack_from(answer)[3]
+    found = netlink.attributes(answer[_MESSAGE.size :])
+    return inode, found.get(_PACKET_DIAG_FILTER)
+
+
+def _parse(answer: bytes, filters: dict[int, bytes | None]) -> PacketSocket:
+    _, kind, protocol, inode, _, _ = _MESSAGE.unpack_from(answer)
     found = netlink.attributes(answer[_MESSAGE.size :])
     index, _, _, _, _, flags = _INFO.unpack_from(found[_PACKET_DIAG_INFO])
     memory = _SK_MEMINFO.unpack_from(found[_PACKET_DIAG_MEMINFO])
-    code = found.get(_PACKET_DIAG_FILTER)
+    code = filters.get(inode)
     return PacketSocket(
         inode=inode,
         index=index,
         protocol=protocol,
+        cooked=kind == socket.SOCK_DGRAM,
         vnet_hdr=bool(flags & _PDI_VNETHDR),
         ring=_PACKET_DIAG_RX_RING in found,
         queued=memory[_SK_MEMINFO_RMEM_ALLOC],
         room=memory[_SK_MEMINFO_RCVBUF],
         drops=memory[_SK_MEMINFO_DROPS],
         filter=Program(code) if code else None,
+        filter_listed=inode in filters,
     )
