@@ -209,6 +209,23 @@ raise_os_error(int error, const char *call, PyObject *interface)
         make_os_error(error, describe(call, strerror(error)), interface));
 }
 
+/* Raises the OSError for ioctl(SIOCGIFINDEX). Always returns -1. */
+static int
+raise_no_interface(int error, PyObject *interface)
+{
+    const char *call = "ioctl(SIOCGIFINDEX)";
+
+    if (error != ENODEV) {
+        return raise_os_error(error, call, interface);
+    }
+    return raise_made(make_os_error(
+        error,
+        PyUnicode_FromFormat("%s: %s (remedy: see ip link; rawmmsg doctor %S "
+                             "also looks in other namespaces)",
+                             call, strerror(error), interface),
+        interface));
+}
+
 static bool
 is_closed(RawSocket *s)
 {
@@ -1186,7 +1203,7 @@ parse_interface(RawSocket *s, PyObject *interface, int *ifindex)
         return -1;
     }
     if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
-        return raise_os_error(errno, "ioctl(SIOCGIFINDEX)", interface);
+        return raise_no_interface(errno, interface);
     }
     *ifindex = request.ifr_ifindex;
     return 0;
@@ -2992,7 +3009,7 @@ look_up_interface(RawSocket *s, const char *name)
     /* The name has at most IFNAMSIZ - 1 bytes. */
     strncpy(request.ifr_name, name, IFNAMSIZ - 1);
     if (ioctl(s->fd, SIOCGIFINDEX, &request) < 0) {
-        return raise_error(s, errno, "ioctl(SIOCGIFINDEX)");
+        return raise_no_interface(errno, s->interface);
     }
     s->ifindex = request.ifr_ifindex;
     if (ioctl(s->fd, SIOCGIFHWADDR, &request) < 0) {

@@ -32,7 +32,7 @@ def describe(batch: PacketBatch, i: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print frames.")
     parser.add_argument("interface")
-    parser.add_argument("filter", nargs="?", help="a pcap-filter(7)")
+    parser.add_argument("filter", nargs="?", help="such as 'udp port 53'")
     args = parser.parse_args()
     batch = PacketBatch()
     with RawSocket(

@@ -2,7 +2,7 @@
 
     sudo python examples/paced.py eth1 --pps 1000 --count 5000
 
-Ctrl-C ends it early; without a count it is the only end.
+Ctrl-C ends it. Without --count, it runs until then.
 """
 
 import argparse

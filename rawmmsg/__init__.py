@@ -20,7 +20,18 @@ from types import ModuleType
 # C imports it by name, maybe after the process has given up the right to read
 # this folder.
 from . import _options  # noqa: F401
-from ._rawmmsg import PacketBatch, RawSocket, Statistics
+
+try:
+    from ._rawmmsg import PacketBatch, RawSocket, Statistics
+except ModuleNotFoundError as error:
+    if error.name != f"{__name__}._rawmmsg":
+        raise
+    error.msg += (
+        f": {__path__[0]} has no module compiled for this Python. In a"
+        " checkout, start Python in another folder, to use the rawmmsg that is"
+        " installed, or compile this one: pip install -e ."
+    )
+    raise
 from .constants import (
     CHECKSUM_NOT_READY,
     CHECKSUM_VALID,

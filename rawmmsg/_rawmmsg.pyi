@@ -342,7 +342,7 @@ class PacketBatch:
 class Statistics(
     structseq[int | None], tuple[int, int | None, int, int, int, int]
 ):
-    """What a socket has done since it was created, as 64-bit counts."""
+    """The counts of a socket since it was created, of 64 bits each."""
 
     __match_args__: Final = (
         "packets_received",
@@ -798,7 +798,7 @@ class RawSocket:
 
     @property
     def timeout(self) -> float | None:
-        """What gettimeout() returns."""
+        """The same as gettimeout()."""
 
     @property
     def closed(self) -> bool:

@@ -192,8 +192,8 @@ class Program(bytes):
         )
 
     def dump(self, form: str = "d") -> str:
-        """What tcpdump prints: "d" readable, "dd" as C, "ddd" as numbers.
-        Raises ValueError for another form."""
+        """Returns the program as tcpdump prints it: "d" readable, "dd" as C,
+        "ddd" as numbers. Raises ValueError for another form."""
         if form == "d":
             return self.disassemble()
         items = self.instructions

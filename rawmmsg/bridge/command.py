@@ -237,7 +237,10 @@ def _open(port: "Port", expression: str | None) -> None:
     try:
         port.open(expression)
     except OSError as error:
-        error.strerror = f"{port.name}: {error.strerror}"
+        reason = error.strerror
+        if error.errno == errno.ENODEV:
+            reason = "No such device; `ip link` lists the interfaces"
+        error.strerror = f"{port.name}: {reason}"
         raise
 
 

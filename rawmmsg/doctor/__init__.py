@@ -9,6 +9,7 @@ options are set on sockets of its own, which it closes again.
     finding.py   what a check returns
     quoting.py   names in commands and in Python
     printing.py  findings as text and as JSON
+    acceptance.py  what a filter can accept
     checks/      one file for each kind of check
     kernel/      reads the kernel's tables: netlink, ethtool, /proc
 """

@@ -31,7 +31,7 @@ Of the interface IFACE:
     interface    whether it is here, or in another network namespace
     link         up, carrier, MTU
     promiscuity  whether promiscuous mode has an effect
-    offloads     super-frames, and sockets that would get them truncated
+    offloads     super-frames (up to 64 KiB), and sockets that truncate them
     qdisc        frames dropped in the output queue
     drops        packets lost in the interface or its driver
 
@@ -67,7 +67,6 @@ Count for ten seconds what the sockets on eth0 lose:
 
 _LONGEST = 3600
 _LARGEST = 2**30 - 1  # the kernel doubles it, in an int
-_DEFAULT_RCVBUF = 8 << 20  # of RawSocket
 
 
 def add_doctor(
@@ -86,7 +85,8 @@ def add_doctor(
         "interface",
         nargs="?",
         metavar="IFACE",
-        help="the interface to look at",
+        help="the interface to look at (default: only the machine and its "
+        "packet sockets)",
     )
     command.add_argument(
         "--check",
@@ -112,17 +112,15 @@ def add_doctor(
     command.add_argument(
         "--rcvbuf",
         type=_number(int, 1, _LARGEST),
-        default=_DEFAULT_RCVBUF,
         metavar="BYTES",
-        help="the receive buffer that your program asks for (default: "
-        f"{_DEFAULT_RCVBUF}, as RawSocket does)",
+        help="the receive buffer that your program needs: less is a problem "
+        "(default: the 8 MiB of RawSocket, of which less is a note)",
     )
     command.add_argument(
         "--sndbuf",
         type=_number(int, 1, _LARGEST),
         metavar="BYTES",
-        help="the send buffer that your program asks for (default: the "
-        "kernel's)",
+        help="the send buffer that your program needs (default: the kernel's)",
     )
     command.set_defaults(run=_run, parser=command)
 

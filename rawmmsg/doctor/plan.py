@@ -38,7 +38,7 @@ class Plan:
     interface: str | None
     only: Collection[str]  # these checks; empty: all
     seconds: float  # between the two readings of the counters
-    rcvbuf: int
+    rcvbuf: int | None
     sndbuf: int | None
 
 

@@ -32,11 +32,15 @@ def as_text(finding: Finding) -> str:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Returns the last line: how many problems and notes there are."""
-    return ", ".join(
-        f"{_count(findings, severity) or 'no'} {severity}"
-        f"{'' if _count(findings, severity) == 1 else 's'}"
-        for severity in ("problem", "note")
+    """Returns the last line: how many problems and notes there are, and which
+    checks have found the problems."""
+    problems = [one for one in findings if one.severity == "problem"]
+    notes = [one for one in findings if one.severity == "note"]
+    names = ", ".join(dict.fromkeys(one.check for one in problems))
+    return (
+        _count(problems, "problem")
+        + (f" ({names})" if names else "")
+        + f", {_count(notes, 'note')}"
     )
 
 
@@ -54,5 +58,6 @@ def _plain(text: str) -> str:
     )
 
 
-def _count(findings: Sequence[Finding], severity: str) -> int:
-    return sum(finding.severity == severity for finding in findings)
+def _count(findings: Sequence[Finding], severity: str) -> str:
+    plural = "" if len(findings) == 1 else "s"
+    return f"{len(findings) or 'no'} {severity}{plural}"

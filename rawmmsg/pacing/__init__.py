@@ -1,4 +1,4 @@
-"""Sends packets at a pace: a number of packets or megabits per second.
+"""Sends packets at a given rate, in packets or megabits per second.
 
     from rawmmsg import RawSocket, pacing
 
@@ -6,9 +6,9 @@
         result = pacing.send(sock, frames, pps=10_000, loop=100)
     print(result.frames, "frames in", round(result.seconds, 2), "s")
 
-Time is compared with where the frames should be, never added up from sleeps,
-so the rate is exact however late each sleep returns, unless the machine is too
-slow for it.
+Each packet has a time at which it is due, counted from the start of the call.
+So the rate is exact even if single sleeps return late, unless the machine is
+too slow for it.
 """
 
 # Every frame has a position on an axis of its own: packets, bits or seconds of

@@ -31,11 +31,11 @@ _MOST_SECONDS: Final = 0.001  # to gather a load that sending waits for
 
 
 class StopEvent(Protocol):
-    """What can stop a call: a threading.Event, a multiprocessing.Event, or
-    another object with this method."""
+    """An object that can stop a call: a threading.Event, a
+    multiprocessing.Event, or another object with this method."""
 
     def is_set(self) -> bool:
-        """Returns whether the call is to end."""
+        """Returns whether the call must end."""
 
 
 class Progress(Protocol):
@@ -47,10 +47,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class SendResult:
-    """What has been sent, by the kernel's count.
+    """The result of send().
 
-    frames, bytes   that the kernel took; bytes as given, without preamble and
-                    frame check sequence
+    frames, bytes   how many the kernel took; bytes as given, without preamble
+                    and frame check sequence
     seconds         from the first frame to the last, without the time in
                     which packets were built before the first
     rate            frames per second
@@ -80,8 +80,8 @@ def send(
     inter: float | None = None,
     stop: StopEvent | None = None,
 ) -> SendResult:
-    """Sends packets over a socket, at a pace, and counts exactly what the
-    kernel took.
+    """Sends packets over a socket, at a given rate, and counts exactly how
+    many the kernel took.
 
     packets  a PacketBatch, which is sent from its own memory; or an iterable
              of buffers (a list, rows of a numpy array, a generator), in which
@@ -93,8 +93,8 @@ def send(
     stop     an Event; when another thread or a signal handler sets it, the
              call returns within 0.05 s, or when a generator yields again
 
-    Choose one pace, or none: packets then leave as fast as the kernel takes
-    them. A pace is kept by deadlines: packets that are due within 0.2 ms of
+    Choose one rate, or none: packets then leave as fast as the kernel takes
+    them. Each packet has a deadline: packets that are due within 0.2 ms of
     each other leave in one system call. If sending falls behind by up to one
     second, it catches up at no more than twice the requested rate. A longer
     delay stays: all packets are sent, but later, and the result's `rate` is

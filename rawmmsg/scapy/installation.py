@@ -41,7 +41,7 @@ def _choose_and_apply() -> None:
 
 
 class Installation:
-    """What install() returns. The end of its `with` block uninstalls the
+    """The result of install(). The end of its `with` block uninstalls the
     sockets, unless they were installed before."""
 
     def __init__(self, first: bool) -> None:

@@ -61,9 +61,9 @@ def sendp_batch(
 
     A list that is sent at a pace, and any packets that are sent more than
     once, are built before the first one leaves. Otherwise at most 2,048
-    packets are in memory at a time. What a generator yields is sent at once,
-    or when the pace allows, while the generator waits or works: another thread
-    sends it.
+    packets are in memory at a time. A packet that a generator yields is sent
+    at once, or when the pace allows, while the generator waits or works:
+    another thread sends it.
 
     Ctrl-C ends the call, as it ends sendp(); so does `stop`, within 0.05 s or
     a call of 1,024 packets, but not before a generator yields again. The

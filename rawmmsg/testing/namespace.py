@@ -317,15 +317,18 @@ def _explain(refusal: OSError) -> str:
         remedy = _allow("kernel.apparmor_restrict_unprivileged_userns=0")
     elif refusal.errno == errno.ENOSPC:
         remedy = (
-            "too many exist: raise user.max_user_namespaces and"
-            " user.max_net_namespaces"
+            "raise user.max_user_namespaces and user.max_net_namespaces with"
+            " sysctl"
         )
     else:
         remedy = (
             "run as root with CAP_SYS_ADMIN, or as a user for whom user"
             " namespaces are allowed (in a container: --privileged)"
         )
-    return f"no private network namespace: {refusal.strerror}; {remedy}"
+    reason = refusal.strerror
+    if refusal.errno == errno.ENOSPC:  # "No space left on device"
+        reason = f"the limit of namespaces is reached ({reason})"
+    return f"no private network namespace: {reason}; {remedy}"
 
 
 def _allow(setting: str) -> str:

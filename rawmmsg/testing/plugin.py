@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -89,6 +90,24 @@ def pytest_report_header() -> str:
     if _refusal is not None:
         return f"rawmmsg: {_refusal.strerror}"
     return f"rawmmsg: private network namespace {namespace_number()}"
+
+
+def pytest_terminal_summary(
+    terminalreporter: "pytest.TerminalReporter",
+) -> None:
+    """Says why tests were skipped: with -q there is no header."""
+    skipped = [
+        report.longrepr
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    ]
+    reasons = Counter(
+        reason.removeprefix("Skipped: ")
+        for path, _, reason in skipped
+        if path == __file__
+    )
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"rawmmsg: {count} skipped: {reason}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,6 +1,7 @@
 """The extension's file, and what importing the package does."""
 
 import importlib.machinery
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -89,6 +90,25 @@ def test_import_loads_few_modules() -> None:
         "_types",  # imported by types from 3.14 on
         *("itertools", "keyword", "reprlib"),
     }
+
+
+def test_checkout_that_is_not_compiled_says_so(tmp_path: Path) -> None:
+    """Python finds it in the current folder before what is installed."""
+    shutil.copytree(
+        Path(rawmmsg.__file__).parent,
+        tmp_path / "rawmmsg",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import rawmmsg"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{tmp_path}/rawmmsg has no module compiled" in done.stderr
+    assert "start Python in another folder" in done.stderr
 
 
 def test_dir_lists_what_is_public() -> None:

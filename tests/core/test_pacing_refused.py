@@ -156,7 +156,7 @@ def test_full_tap_is_waited_for(
 def test_queue_that_stays_full_loses_no_frame_after_a_refused_one(
     veth: Veth,
 ) -> None:
-    """With tc-tbf(8) at 100 bit/s, frames wait in the queue, which has room."""
+    """With tc-tbf(8) at 100 bit/s, frames wait in a queue that has room."""
     size = egress_filter(veth)
     shape = "rate 100bit burst 2000 limit 100000"
     tc(*f"qdisc add dev {veth.a} root tbf {shape}".split())

@@ -1,11 +1,14 @@
 """Doctor's findings about an interface, with the fault and without it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from socket import SOCK_DGRAM
+from typing import Any
 
 import pytest
-from support.child import tool
+from support.child import WITHOUT_CAPABILITIES, tool
 from support.doctoring import Report, doctor
 from support.frames import SOURCE, frame, pending
 from support.linux import (
@@ -20,7 +23,7 @@ from support.linux import (
     tun_device,
 )
 
-from rawmmsg import RawSocket
+from rawmmsg import RawSocket, bpf
 from rawmmsg.testing import Veth
 
 OFFLOADS = (ETHTOOL_STXCSUM, ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO)
@@ -153,6 +156,8 @@ def test_super_frames_for_a_socket_without_vnet_hdr_are_a_problem(
         )
         assert "vnet_hdr=True" in problem["remedy"]
         assert len(problem["values"]["sockets"]) == 1
+        assert problem["values"]["pids"] == [os.getpid()]
+        assert "checksum is missing" in problem["message"]
         without_offloads(veth)
         offloads(veth.a).assert_ok()
 
@@ -162,6 +167,45 @@ def test_super_frames_are_no_problem_for_a_socket_with_vnet_hdr(
 ) -> None:
     with RawSocket(veth.a, vnet_hdr=True), RawSocket(veth.a, protocol=0):
         assert offloads(veth.a).only()["severity"] == "note"
+
+
+IPV4 = {"protocol": 0x0800}
+# Accepts 1 at offset 9, which with a link header is in the MAC addresses.
+ICMP_WITHOUT_HEADER = bpf.Program.from_tcpdump(
+    "4,48 0 0 9,21 0 1 1,6 0 0 65535,6 0 0 0"
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "suffers"),
+    [
+        ({"filter": "tcp port 80 and net 192.0.2.0/24"}, True),
+        ({"filter": "ip6 and not port 22"}, True),
+        ({**IPV4, "filter": ICMP_WITHOUT_HEADER}, True),
+        ({"protocol": 0x86DD}, True),
+        ({"filter": "arp or icmp"}, False),
+        ({"filter": "ether proto 0x88b5"}, False),
+        ({"filter": "udp port 53"}, False),
+        ({**IPV4, "filter": ICMP_WITHOUT_HEADER, "type": SOCK_DGRAM}, False),
+        ({"protocol": 0x88B5}, False),
+    ],
+)
+def test_super_frames_are_a_problem_only_for_a_socket_that_takes_tcp(
+    veth: Veth, options: dict[str, Any], suffers: bool
+) -> None:
+    with RawSocket(veth.a, **options):
+        found = offloads(veth.a).only()
+    assert found["severity"] == ("problem" if suffers else "note")
+    assert len(found["values"]["sockets"]) == suffers
+
+
+def test_super_frames_are_noted_where_filters_cannot_be_seen(
+    veth: Veth,
+) -> None:
+    with RawSocket(veth.a, filter="arp"):
+        found = doctor("offloads", veth.a, prefix=WITHOUT_CAPABILITIES).only()
+    assert found["severity"] == "note"
+    assert "only root sees" in found["message"]
 
 
 def test_gro_is_a_problem_for_a_socket_without_vnet_hdr(veth: Veth) -> None:

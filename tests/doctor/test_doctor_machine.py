@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from support.child import WITHOUT_CAPABILITIES
@@ -16,7 +17,7 @@ from support.linux import (
     SOF_TIMESTAMPING_RX_SOFTWARE,
     SOF_TIMESTAMPING_SOFTWARE,
 )
-from support.namespaces import EXHAUSTED
+from support.namespaces import EXHAUSTED, clean_environment
 
 from rawmmsg import RawSocket
 
@@ -30,10 +31,31 @@ def test_no_privilege_is_a_problem_with_its_remedy() -> None:
     report = doctor("privileges", prefix=WITHOUT_CAPABILITIES)
     problem = report.problem()
     assert "CAP_NET_RAW is missing" in problem["message"]
-    assert "setcap cap_net_raw+ep /" in problem["remedy"]
+    assert "setcap cap_net_raw+ep VENV/bin/python3" in problem["remedy"]
+    assert os.path.realpath(sys.executable) not in problem["remedy"], (
+        "this would give everybody the capability"
+    )
     assert problem["values"]["cap_net_raw"] is False
     (note,) = report.of("note")
     assert "CAP_NET_ADMIN is missing" in note["message"]
+
+
+def test_remedy_names_a_copy_of_the_interpreter(tmp_path: Path) -> None:
+    """Such a copy may get the capability, as the documentation shows."""
+    venv = [sys.executable, "-m", "venv", "--copies", "--without-pip"]
+    subprocess.run([*venv, tmp_path], check=True)
+    interpreter = tmp_path / "bin" / "python3"
+    show = (
+        "from rawmmsg.doctor.checks import privileges as p; print(p._setcap())"
+    )
+    done = subprocess.run(
+        [interpreter, "-c", show],
+        env=clean_environment(PYTHONPATH=os.pathsep.join(sys.path)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"setcap cap_net_raw+ep {interpreter}\n"
 
 
 def test_privilege_over_another_network_is_a_problem() -> None:
@@ -70,7 +92,8 @@ def test_small_rmem_max_is_a_problem_with_its_remedy() -> None:
     problem = doctor(
         *("buffers", "--rcvbuf", str(LARGEST)), prefix=WITHOUT_CAPABILITIES
     ).problem()
-    assert problem["remedy"] == f"sysctl -w net.core.rmem_max={LARGEST}"
+    command = f"sysctl -w net.core.rmem_max={LARGEST}"
+    assert problem["remedy"] == f"{command} (outside of this private network)"
     assert problem["values"]["granted"] < LARGEST
     assert f"{problem['values']['granted']:,} bytes" in problem["message"]
 
@@ -80,7 +103,17 @@ def test_small_wmem_max_is_a_problem_with_its_remedy() -> None:
         *("buffers", "--sndbuf", str(LARGEST), "--rcvbuf", "4096"),
         prefix=WITHOUT_CAPABILITIES,
     ).problem()
-    assert problem["remedy"] == f"sysctl -w net.core.wmem_max={LARGEST}"
+    assert problem["remedy"].startswith(
+        f"sysctl -w net.core.wmem_max={LARGEST}"
+    )
+
+
+def test_less_than_the_default_is_a_note() -> None:
+    """Where the limit is that of the kernel, or another below 8 MiB."""
+    finding = doctor("buffers", prefix=WITHOUT_CAPABILITIES).only()
+    values = finding["values"]
+    less = values["granted"] < values["asked"]
+    assert finding["severity"] == ("note" if less else "ok")
 
 
 def test_buffers_within_the_limits_are_no_problem() -> None:
@@ -162,7 +195,16 @@ def test_stamping_by_another_process_is_noted(option: int, value: int) -> None:
         assert note["values"]["stamping"] is True
         assert pid in note["values"]["pids"]
         assert f"pid {pid}" in note["message"]
-        assert str(pid) in note["remedy"]
+        assert f"pid {pid}" in note["remedy"]
+        assert "kill" not in note["remedy"], "it may be somebody else's"
+        named = dict(
+            zip(
+                note["values"]["pids"],
+                note["values"]["processes"],
+                strict=True,
+            )
+        )
+        assert named[pid].startswith("python")
     after = doctor("stamping").only()
     assert pid not in after["values"].get("pids", [])
 

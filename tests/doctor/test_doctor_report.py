@@ -60,7 +60,7 @@ def test_text_has_the_remedy_in_a_line_of_its_own(veth: Veth) -> None:
     first, *_, remedy, last = done.stdout.splitlines()
     assert first.startswith(f"problem  link: {veth.a} is down")
     assert remedy == f"         > ip link set {veth.a} up"
-    assert last == "1 problem, no notes"
+    assert last == "1 problem (link), no notes"
     assert all(len(line) <= 79 for line in done.stdout.splitlines())
 
 

@@ -250,6 +250,17 @@ def test_suite_without_a_namespace_skips_with_the_remedy(
     assert remedy in done.stdout
 
 
+def test_reason_for_skipping_is_shown_even_without_a_header(
+    user_suite: UserSuite,
+) -> None:
+    done = user_suite(REFUSED_TESTS, "-q", prefix=EXHAUSTED)
+    assert "plugins:" not in done.stdout
+    assert (
+        "rawmmsg: 2 skipped: no private network namespace: the limit of"
+        " namespaces is reached ("
+    ) in done.stdout
+
+
 @pytest.mark.parametrize(
     ("ini", "changes"),
     [("", {"CI": "true"}), ("rawmmsg_require_namespace = true", {})],

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from typing import Final
 
-from ...bpf import Program, opcodes
+from ..acceptance import can_accept
 from ..finding import Finding, note, ok, problem
-from ..kernel.processes import owners
+from ..kernel.processes import describe, owners, values_of
 from ..kernel.sockets import PacketSocket
 from ..sample import Sample
 from .privileges import administers_network
 
-__all__ = ["check", "rejects_everything"]
+__all__ = ["check"]
 
 NAME: Final = "filters"
 
@@ -28,14 +28,15 @@ def check(before: Sample, after: Sample) -> Iterator[Finding]:
         return
     earlier = {sock.inode for sock in _rejecting(before)}
     rejecting = [sock for sock in _rejecting(after) if sock.inode in earlier]
-    names = owners({sock.inode for sock in rejecting})
+    processes = owners({sock.inode for sock in rejecting})
     for sock in rejecting:
-        name = names.get(sock.inode, f"inode {sock.inode}")
         yield problem(
             NAME,
-            f"the filter of a packet socket rejects every packet: {name}",
+            "the filter of a packet socket rejects every packet:"
+            f" {describe(sock.inode, processes)}",
             "attach another filter; to see one: rawmmsg filter EXPRESSION",
             socket=sock.inode,
+            **values_of(processes.get(sock.inode)),
         )
     unlisted = _unlisted(before) & _unlisted(after)
     if unlisted:
@@ -64,30 +65,9 @@ def _rejecting(sample: Sample) -> list[PacketSocket]:
         for sock in sample.sockets
         if sock.protocol  # else it receives nothing anyway
         and sock.filter is not None
-        and rejects_everything(sock.filter)
+        and not can_accept(sock.filter, {})
     ]
 
 
 def _unlisted(sample: Sample) -> set[int]:
     return {sock.inode for sock in sample.sockets if not sock.filter_listed}
-
-
-def rejects_everything(program: Program) -> bool:
-    """Returns whether every path through the program ends with `ret #0`."""
-    instructions = program.instructions
-    reached = {0}
-    # Jumps only go forward, so one pass is enough.
-    for index, (code, jt, jf, k) in enumerate(instructions):
-        if index not in reached:
-            continue
-        kind = code & 0x07  # linux/bpf_common.h:BPF_CLASS()
-        if kind == opcodes.BPF_RET:
-            if code != opcodes.BPF_RET | opcodes.BPF_K or k != 0:
-                return False
-        elif code == opcodes.BPF_JMP | opcodes.BPF_JA:
-            reached.add(index + 1 + k)
-        elif kind == opcodes.BPF_JMP:
-            reached |= {index + 1 + jt, index + 1 + jf}
-        else:
-            reached.add(index + 1)
-    return True

@@ -20,6 +20,9 @@ def check() -> Iterator[Finding]:
     except OSError as error:
         # The part after the semicolon names the setting that forbids it.
         message, _, remedy = str(error.strerror).partition("; ")
+        if error.filename is not None:
+            message = f"{error.filename} cannot be executed ({message})"
+            remedy = "use an interpreter that this user can reach"
         yield note(
             NAME,
             f"{message}: rawmmsg.testing and `rawmmsg demo` do not work",

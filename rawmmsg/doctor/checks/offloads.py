@@ -9,18 +9,30 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 
+from ..acceptance import can_accept
 from ..finding import Finding, Value, note, ok, problem
 from ..kernel.links import Link, link_by_index, ports_of
 from ..kernel.offloads import Offloads, offloads_of
-from ..kernel.processes import owners
+from ..kernel.processes import describe, owners
+from ..kernel.sockets import PacketSocket
 from ..quoting import in_python, in_shell
 from ..sample import Sample
+from .privileges import administers_network
 
 __all__ = ["check"]
 
 NAME: Final = "offloads"
 
-_ARPHRD_LOOPBACK: Final = 772  # linux/if_arp.h
+# linux/if_arp.h
+_ARPHRD_ETHER: Final = 1
+_ARPHRD_LOOPBACK: Final = 772
+_WITH_LINK_HEADER: Final = (_ARPHRD_ETHER, _ARPHRD_LOOPBACK)
+# linux/if_ether.h
+_ETH_HLEN: Final = 14
+_ETH_P_ALL: Final = 0x0003
+_IPPROTO_TCP: Final = 6
+# The EtherType, and where IPv4 and IPv6 have the protocol of the next header
+_TCP: Final = ((0x0800, 23), (0x86DD, 20))
 _IFLA_TUN_VNET_HDR: Final = 5  # linux/if_link.h
 # Kinds of interface that get their packets from the one below
 _STACKED: Final = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
@@ -45,30 +57,61 @@ def check(sample: Sample) -> Iterator[Finding]:
         if sock.receives_from(link.index)
         # A packet ring has a snapshot length of its own.
         and not (sock.vnet_hdr or sock.ring)
+        and _takes_tcp(sock, link)
     ]
-    if exposed:
-        names = owners({sock.inode for sock in exposed})
-        named = ", ".join(
-            names.get(sock.inode, f"inode {sock.inode}") for sock in exposed
-        )
-        yield problem(
-            NAME,
-            f"super-frames can arrive on {link.name} ({cause}), and a socket"
-            f" without vnet_hdr gets them truncated: {named}",
-            f"RawSocket({in_python(link.name)}, vnet_hdr=True) and"
-            f" PacketBatch(frame_size=SUPER_FRAME), or: {remedy}",
-            sockets=[sock.inode for sock in exposed],
-            **values,
-        )
-    else:
-        yield note(
+    yield _incoming(link, cause, remedy, exposed, values)
+
+
+def _takes_tcp(sock: PacketSocket, link: Link) -> bool:
+    """Whether it receives TCP, the only super-frames that most machines
+    make."""
+    headerless = sock.cooked or link.hardware_type not in _WITH_LINK_HEADER
+    for ethertype, offset in _TCP:
+        if sock.protocol not in (_ETH_P_ALL, ethertype):
+            continue
+        known = {offset - _ETH_HLEN if headerless else offset: _IPPROTO_TCP}
+        if not headerless:
+            known |= enumerate(ethertype.to_bytes(2, "big"), 12)
+        if sock.filter is None or can_accept(sock.filter, known):
+            return True
+    return False
+
+
+def _incoming(
+    link: Link,
+    cause: str,
+    remedy: str,
+    exposed: list[PacketSocket],
+    values: dict[str, Value],
+) -> Finding:
+    """About super-frames from outside, and the sockets that suffer."""
+    processes = owners({sock.inode for sock in exposed})
+    values |= {
+        "sockets": [sock.inode for sock in exposed],
+        "pids": [process.pid for process in processes.values()],
+        "processes": [process.name for process in processes.values()],
+    }
+    if not exposed:
+        return note(
             NAME,
             f"super-frames can arrive on {link.name} ({cause}); sockets need"
             " vnet_hdr=True to receive them whole",
             f"RawSocket({in_python(link.name)}, vnet_hdr=True), or: {remedy}",
-            sockets=[],
             **values,
         )
+    hidden = not administers_network()
+    unless = ", unless its filter, which only root sees, rejects TCP"
+    named = "; ".join(describe(sock.inode, processes) for sock in exposed)
+    return (note if hidden else problem)(
+        NAME,
+        f"super-frames can arrive on {link.name} ({cause}); a socket without"
+        " vnet_hdr gets them truncated, and frames whose checksum is missing,"
+        f" so that forwarding them breaks TCP{unless if hidden else ''}:"
+        f" {named}",
+        f"RawSocket({in_python(link.name)}, vnet_hdr=True) and"
+        f" PacketBatch(frame_size=SUPER_FRAME), or: {remedy}",
+        **values,
+    )
 
 
 def _cause(link: Link, offloads: Offloads) -> tuple[str | None, str]:

@@ -33,10 +33,10 @@ def check() -> Iterator[Finding]:
     else:
         yield note(
             NAME,
-            "CAP_NET_ADMIN is missing: buffers beyond net.core.rmem_max and"
-            " wmem_max need it, and without it doctor cannot see the filters"
-            " of sockets",
-            f"run as root, or {_setcap('cap_net_raw,cap_net_admin')}",
+            "CAP_NET_ADMIN is missing: rawmmsg needs it for receive buffers"
+            " beyond net.core.rmem_max and for hardware time stamps, and"
+            " without it doctor cannot see the filters of sockets",
+            "run as root what needs it",
             cap_net_admin=False,
         )
 
@@ -82,8 +82,8 @@ def _refused() -> Finding:
         NAME,
         "packet sockets are refused: CAP_NET_RAW is missing, which every"
         " RawSocket needs to be opened",
-        f"run as root, or {_setcap('cap_net_raw')}, or work in a network of"
-        f" your own: {own_network}",
+        f"run as root; or {_setcap()}; or work in a network of your own:"
+        f" {own_network}",
         cap_net_raw=False,
         uid=os.geteuid(),
     )
@@ -96,9 +96,19 @@ def _has_net_raw() -> bool:
     return match is not None and bool(int(match[1], 16) >> _CAP_NET_RAW & 1)
 
 
-def _setcap(capabilities: str) -> str:
-    interpreter = os.path.realpath(sys.executable or "python3")
-    return f"setcap {capabilities}+ep {interpreter}"
+def _setcap() -> str:
+    """For a copy of the interpreter only: everybody could run anything with
+    the capability of the system's."""
+    interpreter = Path(sys.executable).resolve()
+    if interpreter.is_relative_to(Path(sys.prefix).resolve() / "bin") and (
+        sys.prefix != sys.base_prefix
+    ):
+        return f"setcap cap_net_raw+ep {interpreter}"
+    return (
+        "make an environment for yourself (python3 -m venv --copies VENV;"
+        " chmod 700 VENV) and, as root, setcap cap_net_raw+ep"
+        " VENV/bin/python3"
+    )
 
 
 def administers_network() -> bool:

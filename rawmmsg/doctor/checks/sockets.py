@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..finding import Finding, note, ok, problem
-from ..kernel.processes import owners
+from ..kernel.processes import Process, describe, owners, values_of
 from ..kernel.sockets import PacketSocket
 from ..sample import Sample
 
@@ -18,11 +18,10 @@ def check(before: Sample, after: Sample) -> Iterator[Finding]:
     drops = {sock.inode: sock.drops for sock in before.sockets}
     receiving = [sock for sock in after.sockets if sock.protocol]
     losing = [sock for sock in receiving if sock.drops or _is_full(sock)]
-    names = owners({sock.inode for sock in losing})
+    processes = owners({sock.inode for sock in losing})
     for sock in losing:
         new = sock.drops - drops.get(sock.inode, 0)
-        name = names.get(sock.inode, f"inode {sock.inode}")
-        yield _finding(sock, name, new)
+        yield _finding(sock, new, processes)
     if not losing:
         yield ok(
             NAME,
@@ -38,18 +37,21 @@ def _is_full(sock: PacketSocket) -> bool:
     return sock.queued >= _FULL * sock.room
 
 
-def _finding(sock: PacketSocket, name: str, new: int) -> Finding:
+def _finding(
+    sock: PacketSocket, new: int, processes: dict[int, Process]
+) -> Finding:
     found = problem if new or _is_full(sock) else note
     return found(
         NAME,
         f"a packet socket has lost {sock.drops:,} packets, {new:,} of them"
         f" just now; {sock.queued:,} of {sock.room:,} bytes of its queue are"
-        f" in use: {name}",
-        "receive larger batches, reject packets by filter=, or"
-        f" RawSocket(..., rcvbuf={max(sock.room, 8 << 20)})",
+        f" in use: {describe(sock.inode, processes)}",
+        "receive larger batches, reject packets by filter=, share them"
+        f" (fanout=), or RawSocket(..., rcvbuf={max(sock.room, 8 << 20)})",
         socket=sock.inode,
         drops=sock.drops,
         drops_now=new,
         queued=sock.queued,
         room=sock.room,
+        **values_of(processes.get(sock.inode)),
     )

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ..finding import Finding, note, ok
-from ..kernel.processes import descriptors_of, pids, process_name
+from ..kernel.processes import Process, descriptors_of, pids, process_name
 
 if TYPE_CHECKING:
     from ctypes import CDLL
@@ -48,17 +48,17 @@ def check() -> Iterator[Finding]:
     if not stamped:
         yield ok(NAME, "no socket has time stamping on", stamping=False)
         return
-    found = list(_stamping_processes())
+    found = [Process(pid, process_name(pid)) for pid in _stamping_processes()]
     if found:
-        named = ", ".join(f"{process_name(pid)}, pid {pid}" for pid in found)
+        named = "; ".join(map(str, found))
         yield note(
             NAME,
             "the kernel takes the time of every packet on this machine,"
             f" because a socket asked for it: {named}",
-            "stop it, if its time stamps are not needed: kill"
-            f" {' '.join(map(str, found))}",
+            f"stop it, if its time stamps are not needed: {named}",
             stamping=True,
-            pids=list(found),
+            pids=[process.pid for process in found],
+            processes=[process.name for process in found],
         )
     else:
         yield note(
@@ -69,6 +69,7 @@ def check() -> Iterator[Finding]:
             "run as root outside of containers, to see which process it is",
             stamping=True,
             pids=[],
+            processes=[],
         )
 
 

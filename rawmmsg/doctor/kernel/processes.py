@@ -2,10 +2,28 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["descriptors_of", "owners", "pids", "process_name"]
+__all__ = [
+    "Process",
+    "describe",
+    "descriptors_of",
+    "owners",
+    "pids",
+    "process_name",
+    "values_of",
+]
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, pid {self.pid}"
 
 
 def pids() -> list[int]:
@@ -40,14 +58,26 @@ def descriptors_of(pid: int) -> Iterator[tuple[int, int]]:
             yield int(name), int(match[1])
 
 
-def owners(inodes: set[int]) -> dict[int, str]:
-    """Returns "tcpdump, pid 812" for each of these sockets. Sockets of
-    processes that this process may not look at are missing."""
-    found: dict[int, str] = {}
+def owners(inodes: set[int]) -> dict[int, Process]:
+    """Returns a process of each of these sockets. Sockets of processes that
+    this process may not look at are missing."""
+    found: dict[int, Process] = {}
     for pid in pids():
         if len(found) == len(inodes):
             break
         for _, inode in descriptors_of(pid):
             if inode in inodes:
-                found.setdefault(inode, f"{process_name(pid)}, pid {pid}")
+                found.setdefault(inode, Process(pid, process_name(pid)))
     return found
+
+
+def describe(inode: int, processes: Mapping[int, Process]) -> str:
+    """Returns "tcpdump, pid 812", or the inode if the process is unknown."""
+    return str(processes.get(inode, f"inode {inode}"))
+
+
+def values_of(process: Process | None) -> dict[str, str | int | None]:
+    """What a finding says of a process in JSON."""
+    if process is None:
+        return {"pid": None, "process": None}
+    return {"pid": process.pid, "process": process.name}

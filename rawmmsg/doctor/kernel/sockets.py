@@ -45,6 +45,7 @@ class PacketSocket:
     inode: int
     index: int  # the interface; 0: all
     protocol: int  # in host order; 0: it only sends
+    cooked: bool  # SOCK_DGRAM: its packets have no link header
     vnet_hdr: bool
     ring: bool  # it receives through a packet ring
     queued: int  # bytes of memory in use by its receive queue
@@ -86,7 +87,7 @@ def _parse_filter(answer: bytes) -> tuple[int, bytes | None]:
 
 
 def _parse(answer: bytes, filters: dict[int, bytes | None]) -> PacketSocket:
-    _, _, protocol, inode, _, _ = _MESSAGE.unpack_from(answer)
+    _, kind, protocol, inode, _, _ = _MESSAGE.unpack_from(answer)
     found = netlink.attributes(answer[_MESSAGE.size :])
     index, _, _, _, _, flags = _INFO.unpack_from(found[_PACKET_DIAG_INFO])
     memory = _SK_MEMINFO.unpack_from(found[_PACKET_DIAG_MEMINFO])
@@ -95,6 +96,7 @@ def _parse(answer: bytes, filters: dict[int, bytes | None]) -> PacketSocket:
         inode=inode,
         index=index,
         protocol=protocol,
+        cooked=kind == socket.SOCK_DGRAM,
         vnet_hdr=bool(flags & _PDI_VNETHDR),
         ring=_PACKET_DIAG_RX_RING in found,
         queued=memory[_SK_MEMINFO_RMEM_ALLOC],

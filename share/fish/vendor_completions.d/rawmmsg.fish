@@ -84,4 +84,4 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l json -d 'print an array 
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l seconds -x -d 'time between the two readings of the counters (default: 1)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l rcvbuf -x -d 'the receive buffer that your program asks for (default: 8388608, as RawSocket does)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l sndbuf -x -d 'the send buffer that your program asks for (default: the kernel'"'"'s)'
-complete -c rawmmsg -n '_shtab_rawmmsg_using doctor; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'the interface to look at'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'the interface to look at (default: only the machine and its packet sockets)'
