@@ -15,20 +15,27 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--left-out", type=Path, metavar="FILE")
+    parser.addoption(
+        "--left-out",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="leave out the tests that FILE names",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    file = config.getoption("--left-out")
-    if file is not None:
-        config.pluginmanager.register(LeftOut(file))
+    files = config.getoption("--left-out")
+    config.pluginmanager.register(LeftOut(files))
 
 
 class LeftOut:
     """The tests that are left out of this run."""
 
-    def __init__(self, file: Path) -> None:
-        self._lines = [line for line in file.read_text().splitlines() if line]
+    def __init__(self, files: list[Path]) -> None:
+        text = "\n".join(file.read_text() for file in files)
+        self._lines = list(filter(None, text.splitlines()))
         self._patterns = {
             line: re.compile(re.escape(line).replace(r"\*", ".*"))
             for line in self._lines

@@ -31,26 +31,28 @@ trap 'rm -rf "$work"' EXIT
     "$here/debian_source.sh" bookworm libffi openssl zlib
 )
 
-cat >"$work/cc" <<'END'
+# The compiler, of which Python keeps the name, for its extensions.
+mkdir -p "$root.unfinished/opt/python/bin"
+cat >"$root.unfinished/opt/python/bin/cc" <<'END'
 #!/bin/sh
 # musl-gcc with the kernel's headers, which musl does not have. The name of
 # Debian's folder for this machine's libraries would lead configure to glibc.
 case " $* " in
     *" --print-multiarch "* | *" -print-multiarch "*) exit ;;
 esac
-exec musl-gcc "$@" -idirafter /work/kernel
+exec musl-gcc "$@" -idirafter /opt/python/kernel
 END
-chmod +x "$work/cc"
+chmod +x "$root.unfinished/opt/python/bin/cc"
 
 cat >"$work/build" <<'END'
 set -euxo pipefail
 prefix=/opt/python
-export CC=/work/cc CXX=false CXXCPP="/work/cc -E -x c"
+export CC=$prefix/bin/cc CXX=false CXXCPP="$prefix/bin/cc -E -x c"
 export PKG_CONFIG_LIBDIR=/nonexistent  # without the libraries for glibc
 
-mkdir kernel
+mkdir -p "$prefix/kernel"
 for folder in /usr/include/{asm-generic,linux,x86_64-linux-gnu/asm}; do
-    ln -s "$folder" kernel
+    ln -sfn "$folder" "$prefix/kernel/$(basename "$folder")"
 done
 unpack() {
     mkdir "$1"

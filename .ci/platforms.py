@@ -46,7 +46,7 @@ class System(NamedTuple):
 SID = System(
     *("x86_64", "amd64", "sid"),
     ("gcc", "libc6-dev", "libpcap-dev", "python3.14", *PROGRAMS),
-    *("python3.14", "3.14"),
+    *("/usr/bin/python3.14", "3.14"),
 )
 MUSL = System(
     *("x86_64", "musl", "trixie", ()),  # see musl_python.sh
@@ -55,13 +55,13 @@ MUSL = System(
 AARCH64 = System(
     *("aarch64", "arm64", "trixie"),
     ("kmod", "linux-image-cloud-arm64", "musl", "python3", *PROGRAMS),
-    *("python3", "3.13"),
+    *("/usr/bin/python3", "3.13"),
 )
 # Without a wheel, of rawmmsg as of numpy.
 S390X = System(
     *("s390x", "s390x", "sid"),
     ("gcc", "libc6-dev", "python3-dev", "python3-numpy", *PROGRAMS),
-    *("python3", "3.14"),
+    *("/usr/bin/python3", "3.14"),
     libraries=(  # the configuration of their packages would make links
         "/usr/lib/s390x-linux-gnu/blas",
         "/usr/lib/s390x-linux-gnu/lapack",
@@ -113,7 +113,8 @@ def install(
     # The first line of a program names this machine's interpreter.
     for program in (folder / "bin").iterdir():
         _, _, text = program.read_text().partition("\n")
-        program.write_text(f"#!/usr/bin/env {system.python}\n{text}")
+        program.write_text(f"#!{system.python}\n{text}")
+    (folder / "bin" / "python").symlink_to(system.python)
 
 
 def run(

@@ -3,6 +3,7 @@
 import os
 import pwd
 import re
+import signal
 import socket
 import sys
 import time
@@ -121,6 +122,22 @@ def test_worker_pool_counts_bytes_by_sender(veth: Veth) -> None:
     assert counts == (
         "02:00:00:00:00:01 200000 bytes\n02:00:00:00:00:02 15140 bytes\n"
     )
+
+
+def test_worker_pool_counts_what_waits_when_it_is_stopped(veth: Veth) -> None:
+    """More than its eight batches hold."""
+    frames = numbered_frames(2000, 100)
+    with (
+        example("worker_pool.py", veth.b) as running,
+        RawSocket(veth.b) as witness,
+    ):
+        assert running.lines(1)[0].startswith("counting")
+        running.process.send_signal(signal.SIGSTOP)
+        send(veth.a, *frames)
+        assert len(receive(witness, 2000)) == 2000
+        running.process.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGCONT)
+        assert running.rest() == "02:00:00:00:00:01 200000 bytes\n"
 
 
 def test_fanout_shares_the_frames_among_threads(veth: Veth) -> None:
