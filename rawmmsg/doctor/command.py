@@ -115,14 +115,15 @@ def add_doctor(
         "--rcvbuf",
         type=_number(int, 1, _LARGEST),
         metavar="BYTES",
-        help="the receive buffer that your program needs: less is a problem "
-        "(default: the 8 MiB of RawSocket, of which less is a note)",
+        help="report a problem if the kernel grants a smaller receive buffer "
+        "(default: a note if it grants less than RawSocket's 8 MiB)",
     )
     command.add_argument(
         "--sndbuf",
         type=_number(int, 1, _LARGEST),
         metavar="BYTES",
-        help="the send buffer that your program needs (default: the kernel's)",
+        help="report a problem if the kernel grants a smaller send buffer "
+        "(default: the send buffer is not checked)",
     )
     command.set_defaults(run=_run, parser=command)
 

@@ -82,6 +82,6 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -s h -l help -d 'show this 
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l check -xka "privileges namespaces buffers kernel stamping interface link promiscuity offloads qdisc drops filters sockets softnet" -d 'run only this check (see below); can be given several times'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l json -d 'print an array of objects with the keys check, severity, message, remedy and values'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l seconds -x -d 'time between the two readings of the counters (default: 1)'
-complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l rcvbuf -x -d 'the receive buffer that your program needs: less is a problem (default: the 8 MiB of RawSocket, of which less is a note)'
-complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l sndbuf -x -d 'the send buffer that your program needs (default: the kernel'"'"'s)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l rcvbuf -x -d 'report a problem if the kernel grants a smaller receive buffer (default: a note if it grants less than RawSocket'"'"'s 8 MiB)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l sndbuf -x -d 'report a problem if the kernel grants a smaller send buffer (default: the send buffer is not checked)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'the interface to look at (default: only the machine and its packet sockets)'
