@@ -12,10 +12,15 @@ all of them, two at a time.
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from time import time
 
 import nox
+
+sys.path.insert(0, str(Path(__file__).parent / ".ci"))
+
+import platforms
 
 nox.needs_version = ">= 2025.10"
 nox.options.sessions = ["lint", "warnings-3.12"]
@@ -98,17 +103,23 @@ def run_tests(
     session.run(*command, *arguments, env=env, external=bool(prefix))
 
 
-def install_wheel(session: nox.Session, copy: Path) -> None:
-    """Installs what pip chooses among the wheels that `nox -s wheels` built
-    from this source."""
+def built(session: nox.Session, copy: Path) -> Path:
+    """Returns the folder of the sdist and the wheels that `nox -s wheels`
+    built from this source."""
     dist = Path(session.cache_dir, "dist")
     times = [wheel.stat().st_mtime for wheel in dist.glob("*.whl")]
     sources = [*copy.glob("*.[ch]"), *copy.glob("rawmmsg/**/*.py*")]
     newest = max(source.stat().st_mtime for source in sources)
     if not times or min(times) < newest:
         session.error("no wheels of this source: run `nox -s wheels` first")
+    return dist
+
+
+def install_wheel(session: nox.Session, copy: Path) -> None:
+    """Installs what pip chooses among the wheels."""
     options = ("--no-index", "--no-deps", "--only-binary=:all:")
-    session.install(*options, f"--find-links={dist}", "rawmmsg")
+    links = f"--find-links={built(session, copy)}"
+    session.install(*options, links, "rawmmsg")
 
 
 # Style, builds
@@ -465,4 +476,99 @@ def old_kernel(session: nox.Session, release: str) -> None:
         *("python", "-m", "pytest", "--color=no", "--timeout=600", *newer),
         *("-p", "no:cacheprovider", *(session.posargs or paths)),
         external=True,
+    )
+
+
+# The tests, on other platforms (by hand; need root, and the packages of the
+# stages in .ci/run). A file in .ci/left_out names the tests that are left out.
+
+
+# What depends on the order of bytes or on the size of a type.
+LAYOUT = tuple(
+    f"tests/core/test_{subject}.py"
+    for subject in (
+        *("adoption", "batch_arrays", "batches", "buffers", "checksums"),
+        *("columns", "constants", "datagram_addresses", "filters"),
+        *("offload_headers", "segmentation", "segmentation_refused"),
+    )
+)
+# The whole of tests/bpf takes an hour when it is emulated.
+FILTERS = tuple(
+    f"tests/bpf/test_{subject}.py"
+    for subject in ("disputed", "kernel_verdicts", "program", "values")
+)
+SOCKETS = tuple(
+    f"tests/core/test_{subject}.py"
+    for subject in (
+        *("construction", "destinations", "fanout", "full_queues", "links"),
+        *("memberships", "options", "sending", "statistics", "vlan"),
+    )
+)
+
+
+def elsewhere(
+    session: nox.Session,
+    system: platforms.System,
+    *options: str,
+    paths: tuple[str, ...],
+    left_out: tuple[str, ...] = (),
+    script: str = "enter.sh",
+) -> None:
+    """Runs the tests with the wheel for the system, or with the sdist if there
+    is none."""
+    copy = tree(session, "work/tree")
+    dist = built(session, copy)
+    shutil.rmtree(copy / "rawmmsg")
+    root = platforms.make_root(session, system, CACHE)
+    platforms.install(session, system, root, copy.parent, dist)
+    files = (f"--left-out=.ci/left_out/{name}.txt" for name in left_out)
+    platforms.run(
+        *(session, system, root, copy.parent, system.python, "-m", "pytest"),
+        *("-p", "no:cacheprovider", "-p", "left_out", *files),
+        *(*options, *(session.posargs or paths)),
+        script=script,
+    )
+
+
+@nox.session(name="python-3.14", python="3.13")
+def python_3_14(session: nox.Session) -> None:
+    """Runs the tests on the Python 3.14 of Debian sid."""
+    elsewhere(session, platforms.SID, paths=("tests",))
+
+
+@nox.session(python="3.13")
+def musl(session: nox.Session) -> None:
+    """Runs the tests on a Python for musl (.ci/musl_python.sh)."""
+    elsewhere(session, platforms.MUSL, paths=("tests",), left_out=("musl",))
+
+
+@nox.session(python="3.13")
+def aarch64(session: nox.Session) -> None:
+    """Runs on emulated arm64 the tests that open no packet socket."""
+    elsewhere(
+        *(session, platforms.AARCH64, "-o", "timeout=900"),
+        paths=(*FILTERS, "tests/core"),
+        left_out=("emulated",),
+    )
+
+
+@nox.session(name="aarch64-system", python="3.13")
+def aarch64_system(session: nox.Session) -> None:
+    """Runs the tests of sockets on an emulated arm64 machine, with Debian's
+    kernel."""
+    elsewhere(
+        *(session, platforms.AARCH64, "-o", "timeout=900"),
+        paths=(*LAYOUT, *SOCKETS),
+        script="guest.sh",
+    )
+
+
+@nox.session(python="3.13")
+def s390x(session: nox.Session) -> None:
+    """Runs tests of filters, columns and offloads on an emulated big-endian
+    machine."""
+    elsewhere(
+        *(session, platforms.S390X, "-o", "timeout=900"),
+        paths=(*FILTERS, *LAYOUT),
+        left_out=("emulated", "s390x"),
     )

@@ -6,6 +6,7 @@ a header of C strings from it.
 
 import ast
 import re
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -24,13 +25,12 @@ LIMITED_API = sys.version_info >= (3, 12) and not sysconfig.get_config_var(
 STUB = "rawmmsg/_rawmmsg.pyi"
 DOCSTRINGS = "_rawmmsg_docstrings.h"
 
-# Lines of C that compile only if something is installed, in an order in which
-# each needs those before it.
+# Lines of C that a compiler takes only if something is installed, in an order
+# in which each needs those before it.
 PROBES = {
-    "int probe;": "there is no C compiler that works ({compiler})",
     "#include <stdio.h>": "the headers of the C library are missing",
     "#include <linux/if_packet.h>": "the headers of Linux are missing",
-    "#include <Python.h>": "the headers of Python {version} are missing",
+    "#include <Python.h>": "the headers of Python {}.{} are missing",
 }
 INSTALL = """\
 a part of rawmmsg is written in C, and {reason}.
@@ -59,17 +59,25 @@ class BuildExtension(build_ext):
 
     def what_is_missing(self) -> str | None:
         """Returns None if all that compiling needs is installed."""
-        source = Path(self.build_temp, "probe.c")
+        compiler = self.compiler.compiler_so[0]
+        if shutil.which(compiler) is None:
+            return f"there is no C compiler ({compiler})"
+        if not self.compiles("int probe;"):
+            return None  # for another reason, which the compiler has said
         for line, reason in PROBES.items():
-            source.write_text(f"{line}\n", encoding="utf-8")
-            try:
-                self.compiler.compile([str(source)])
-            except CompileError:
-                return reason.format(
-                    compiler=self.compiler.compiler_so[0],
-                    version="{}.{}".format(*sys.version_info),
-                )
+            if not self.compiles(line):
+                return reason.format(*sys.version_info)
         return None
+
+    def compiles(self, line: str) -> bool:
+        """Returns whether the compiler takes a line of C."""
+        source = Path(self.build_temp, "probe.c")
+        source.write_text(f"{line}\n", encoding="utf-8")
+        try:
+            self.compiler.compile([str(source)])
+        except CompileError:
+            return False
+        return True
 
 
 def header_of(stub: str) -> str:

@@ -6,10 +6,8 @@
 #   .ci/free_threaded_python.sh DIR tsan     with ThreadSanitizer, also in the
 #                                            extensions that it builds
 #
-# Debian has no package of such a build, but it has the source.  apt downloads
-# and authenticates the source from the mirror that this machine uses.  It uses
-# separate lists and settings, so that those of the machine do not change.
-# Needs root (for apt-get) and Debian 12 or later.
+# Debian has no package of such a build, but it has the source. Needs root (for
+# apt-get) and Debian 12 or later.
 set -euo pipefail
 
 usage() {
@@ -52,18 +50,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 
-mkdir -p lists/partial sources.d
-echo "deb-src $("$here/debian_mirror.sh") trixie main" >sources.list
-private_apt=(
-    -o "Dir::Etc::SourceList=$work/sources.list"
-    -o "Dir::Etc::SourceParts=$work/sources.d"
-    -o "Dir::State::Lists=$work/lists"
-    -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache="
-    -o "APT::Sandbox::User=root"
-)
-apt-get "${private_apt[@]}" -qq update
-apt-get "${private_apt[@]}" -qq source --download-only python3.13
-
+"$here/debian_source.sh" trixie python3.13
 mkdir source
 tar -xf python3.13_*.orig.tar.xz -C source --strip-components=1
 cd source

@@ -1,5 +1,6 @@
 """Ports that are AF_UNIX sockets: their paths, modes and owners."""
 
+import errno
 import os
 import socket
 import stat
@@ -89,7 +90,8 @@ def test_path_in_use_is_an_error(
         with Running(pair.b, port) as bridge:
             outcome = bridge.outcome()
     assert outcome.code == 1
-    assert outcome.text == f"rawmmsg: {port}: Address already in use\n"
+    reason = os.strerror(errno.EADDRINUSE)
+    assert outcome.text == f"rawmmsg: {port}: {reason}\n"
     assert local.exists()
 
 

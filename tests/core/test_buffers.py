@@ -3,6 +3,7 @@ received and sent there."""
 
 import ctypes
 import mmap
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.shared_memory import SharedMemory
@@ -176,7 +177,7 @@ def test_flat_buffer_of_larger_items_is_taken_as_bytes() -> None:
     memory = zeros(COUNT * SIZE // 4, "u4")
     batch = PacketBatch(COUNT, buffer=memory)
     assert batch.frame_size == SIZE
-    batch.append(b"\x01\0\0\0\x02\0\0\0")
+    batch.append(struct.pack("=2I", 1, 2))
     assert memory[:2].tolist() == [1, 2]
 
 

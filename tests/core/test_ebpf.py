@@ -21,7 +21,13 @@ from rawmmsg import RawSocket, open_fanout_group
 from rawmmsg.testing import Veth
 
 # <asm/unistd.h>; for most machines, <asm-generic/unistd.h>
-_NUMBERS = {"x86_64": 321, "i686": 357, "armv7l": 386, "ppc64le": 361}
+_NUMBERS = {
+    "x86_64": 321,
+    "i686": 357,
+    "armv7l": 386,
+    "ppc64le": 361,
+    "s390x": 351,
+}
 SYS_BPF = _NUMBERS.get(platform.machine(), 280)
 
 # <linux/bpf.h>

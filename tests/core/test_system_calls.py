@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support import MUSL
 from support.system_calls import between, trace
 
 from rawmmsg.testing import Veth
@@ -17,8 +18,8 @@ MEMORY = {"brk", "mmap", "munmap", "madvise", "mremap", "mprotect"}
 
 def without_memory(counts: Counter[str]) -> Counter[str]:
     """The counts without those of MEMORY, which must be few (sanitizers make
-    more of them)."""
-    assert sum(counts[name] for name in MEMORY) < BATCHES / 2, (
+    more of them). With musl, every free() may give memory back."""
+    assert MUSL or sum(counts[name] for name in MEMORY) < BATCHES / 2, (
         f"memory is allocated in every round: {counts}"
     )
     return Counter(

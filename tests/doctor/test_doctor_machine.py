@@ -20,6 +20,7 @@ from support.linux import (
 from support.namespaces import EXHAUSTED, clean_environment
 
 from rawmmsg import RawSocket
+from rawmmsg.doctor.checks import namespaces
 
 LARGEST = (1 << 30) - 1  # that doctor takes, and the kernel grants
 
@@ -79,6 +80,18 @@ def test_no_right_to_make_namespaces_is_noted_with_the_setting() -> None:
     assert note["severity"] == "note"
     assert "no private network namespace" in note["message"]
     assert "sysctl -w user.max_net_namespaces=" in note["remedy"]
+
+
+def test_interpreter_out_of_reach_is_not_blamed_on_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interpreter = tmp_path / "python3"
+    interpreter.touch(0o600)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    (note,) = namespaces.check()
+    assert note.severity == "note"
+    assert f"{interpreter} cannot be executed" in note.message
+    assert note.remedy == "use an interpreter that this user can reach"
 
 
 def test_right_to_make_namespaces_is_no_problem() -> None:

@@ -31,8 +31,8 @@ SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
     "send": lambda sock: sock.send(PACKET),
 }
 
-# <asm/unistd.h>: x86-64 has numbers of its own, the others share one table.
-_PPOLL: Final = "271" if platform.machine() == "x86_64" else "73"
+# <asm/unistd.h>: these have numbers of their own, others share one table.
+_PPOLL: Final = {"x86_64": "271", "s390x": "302"}.get(platform.machine(), "73")
 
 
 def waits(thread: int) -> bool:

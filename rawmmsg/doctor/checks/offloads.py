@@ -100,12 +100,12 @@ def _incoming(
             **values,
         )
     hidden = not administers_network()
-    unless = " (unless its filter, which only root can see, rejects TCP)"
+    unless = " (unless its filter, which only root sees, rejects TCP)"
     named = "; ".join(describe(sock.inode, processes) for sock in exposed)
     return (note if hidden else problem)(
         NAME,
         f"super-frames can arrive on {link.name} ({cause}); a socket without"
-        " vnet_hdr truncates them, and gets frames without a TCP checksum,"
+        " vnet_hdr truncates them, and gets frames whose checksum is missing,"
         f" which it must not forward{unless if hidden else ''}: {named}",
         f"RawSocket({in_python(link.name)}, vnet_hdr=True) and"
         f" PacketBatch(frame_size=SUPER_FRAME), or: {remedy}",

@@ -1,0 +1,143 @@
+"""The tests on other platforms, in Debian systems of their own that
+debian_root.sh makes. Used by noxfile.py."""
+
+import platform
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import nox
+
+HERE = Path(__file__).parent
+# Debian's packages of programs that tests run.
+PROGRAMS = (
+    *("binutils", "ethtool", "iperf3", "iproute2", "iputils-ping"),
+    *("netbase", "strace"),
+)
+# What the tests import.
+TEST = (
+    *("hypothesis", "numpy", "pytest", "pytest-timeout", "pytest-xdist"),
+    *("scapy", "setuptools>=84.2", "tqdm", "trio"),
+)
+
+
+class System(NamedTuple):
+    """A Debian system with an interpreter."""
+
+    machine: str  # as in the names of wheels
+    architecture: str  # in Debian's words
+    release: str
+    packages: tuple[str, ...]
+    python: str
+    version: str  # of Python
+    libc: str = "manylinux"
+    libraries: tuple[str, ...] = ()  # folders of shared libraries
+
+    @property
+    def platforms(self) -> list[str]:
+        """The platform tags of the wheels that run on it."""
+        tags = {
+            "manylinux": ("manylinux2014", "manylinux_2_27", "manylinux_2_28"),
+            "musllinux": ("musllinux_1_1", "musllinux_1_2"),
+        }
+        return [f"{tag}_{self.machine}" for tag in tags[self.libc]]
+
+
+SID = System(
+    *("x86_64", "amd64", "sid"),
+    ("gcc", "libc6-dev", "libpcap-dev", "python3.14", *PROGRAMS),
+    *("/usr/bin/python3.14", "3.14"),
+)
+MUSL = System(
+    *("x86_64", "musl", "trixie", ()),  # see musl_python.sh
+    *("/opt/python/bin/python3", "3.13", "musllinux"),
+)
+AARCH64 = System(
+    *("aarch64", "arm64", "trixie"),
+    ("kmod", "linux-image-cloud-arm64", "musl", "python3", *PROGRAMS),
+    *("/usr/bin/python3", "3.13"),
+)
+# Without a wheel, of rawmmsg as of numpy.
+S390X = System(
+    *("s390x", "s390x", "sid"),
+    ("gcc", "libc6-dev", "python3-dev", "python3-numpy", *PROGRAMS),
+    *("/usr/bin/python3", "3.14"),
+    libraries=(  # the configuration of their packages would make links
+        "/usr/lib/s390x-linux-gnu/blas",
+        "/usr/lib/s390x-linux-gnu/lapack",
+    ),
+)
+
+
+def make_root(session: nox.Session, system: System, cache: Path) -> Path:
+    """Makes the root folder of the system, unless the cache has it."""
+    root = cache / "roots" / f"{system.release}-{system.architecture}"
+    command = ["musl_python.sh", str(root)]
+    if system is not MUSL:
+        debian = (system.architecture, system.release)
+        command = ["debian_root.sh", *debian, str(root), *system.packages]
+    session.run(str(HERE / command[0]), *command[1:], external=True)
+    if system.machine != platform.machine():
+        emulator = str(HERE / "emulator.sh")
+        session.run(emulator, system.machine, external=True)
+    return root
+
+
+def install(
+    session: nox.Session, system: System, root: Path, work: Path, dist: Path
+) -> None:
+    """Installs rawmmsg from the folder `dist`, and what its tests import, into
+    the folder work/packages. Most of it with the pip of this machine, because
+    an emulated one takes minutes."""
+    folder = work / "packages"
+    shutil.rmtree(folder, ignore_errors=True)
+    command = ("python", "-m", "pip", "install", "--quiet", "--target")
+    options = (
+        *(str(folder), "--only-binary=:all:", "--implementation=cp"),
+        f"--python-version={system.version}",
+        *(f"--platform={tag}" for tag in system.platforms),
+    )
+    if system is S390X:
+        tests = (*(name for name in TEST if name != "numpy"), "pip")
+        session.run(*command, *options, *tests)
+        (sdist,) = dist.glob("*.tar.gz")
+        shutil.copy(sdist, work)
+        build = ("--no-deps", "--no-build-isolation", "--target")
+        inside = (system.python, "-m", "pip", "install", *build)
+        archive = f"/work/{sdist.name}"
+        run(session, system, root, work, *inside, "/work/packages", archive)
+    else:
+        session.run(*command, *options, *TEST)
+        only = ("--no-index", "--no-deps", f"--find-links={dist}")
+        session.run(*command, *options, *only, "rawmmsg")
+    # The first line of a program names this machine's interpreter.
+    for program in (folder / "bin").iterdir():
+        _, _, text = program.read_text().partition("\n")
+        program.write_text(f"#!{system.python}\n{text}")
+    (folder / "bin" / "python").symlink_to(system.python)
+
+
+def run(
+    session: nox.Session,
+    system: System,
+    root: Path,
+    work: Path,
+    *command: str,
+    script: str = "enter.sh",
+) -> None:
+    """Runs a command in the system, with the packages in work/packages, in the
+    folder work/tree."""
+    path = ("/work/packages/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+    environment = {
+        "PATH": ":".join(path),
+        "PYTHONPATH": "/work/packages:/work/tree/.ci",
+    }
+    if system.libraries:
+        environment["LD_LIBRARY_PATH"] = ":".join(system.libraries)
+    session.run(
+        *(str(HERE / script), str(root), str(work)),
+        *("env", "--chdir=/work/tree"),
+        *(f"{name}={value}" for name, value in environment.items()),
+        *command,
+        external=True,
+    )
