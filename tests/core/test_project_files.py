@@ -50,7 +50,7 @@ def test_sessions_that_pages_name_exist() -> None:
     """As `nox -s NAME`; a session of several Pythons as NAME-PYTHON."""
     source = (ROOT / "noxfile.py").read_text()
     functions = re.findall(
-        r"^@nox\.session\((.*)\)\ndef (\w+)\(", source, re.MULTILINE
+        r"^@nox\.session\((.*)\)\n(?:@.*\n)*def (\w+)\(", source, re.MULTILINE
     )
     sessions = set()
     for arguments, function in functions:
