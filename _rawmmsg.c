@@ -220,9 +220,9 @@ raise_no_interface(int error, PyObject *interface)
     }
     return raise_made(make_os_error(
         error,
-        PyUnicode_FromFormat("%s: %s (remedy: see ip link; rawmmsg doctor %S "
-                             "also looks in other namespaces)",
-                             call, strerror(error), interface),
+        PyUnicode_FromFormat("%s: %s (remedy: see ip link; rawmmsg doctor "
+                             "IFACE also looks in other namespaces)",
+                             call, strerror(error)),
         interface));
 }
 

@@ -113,7 +113,7 @@ def test_interface_that_does_not_exist_is_enodev(name: str) -> None:
     assert caught.value.errno == errno.ENODEV
     assert caught.value.filename == name
     assert "ioctl(SIOCGIFINDEX)" in str(caught.value)
-    assert f"rawmmsg doctor {name} " in str(caught.value.strerror)
+    assert "see ip link; rawmmsg doctor IFACE" in str(caught.value)
 
 
 OPTIONS: dict[str, tuple[dict[str, Any], type[Exception]]] = {
