@@ -44,7 +44,7 @@ def main() -> None:
             gil = not sysconfig.get_config_var("Py_GIL_DISABLED")
             print("counting", "with" if gil else "without", "GIL", flush=True)
             wait(counts, return_when=FIRST_EXCEPTION)
-        dropped = sum(sock.statistics().packets_dropped for sock in sockets)
+        dropped = sum(s.statistics().packets_dropped or 0 for s in sockets)
         for sock in sockets:
             sock.close()
     for number, each in enumerate(counts):
