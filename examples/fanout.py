@@ -44,11 +44,13 @@ def main() -> None:
             gil = not sysconfig.get_config_var("Py_GIL_DISABLED")
             print("counting", "with" if gil else "without", "GIL", flush=True)
             wait(counts, return_when=FIRST_EXCEPTION)
+        dropped = sum(s.statistics().packets_dropped or 0 for s in sockets)
         for sock in sockets:
             sock.close()
     for number, each in enumerate(counts):
         frames, size = each.result()
         print(f"thread {number}: {frames} frames, {size} bytes")
+    print(dropped, "frames dropped by the kernel")
 
 
 if __name__ == "__main__":

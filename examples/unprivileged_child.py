@@ -16,8 +16,7 @@ from contextlib import suppress
 from rawmmsg import PacketBatch, RawSocket
 
 
-def read(descriptor: int) -> None:
-    """What the child does."""
+def read(descriptor: int) -> None:  # in the child
     print("the child is user", os.getuid(), flush=True)
     batch = PacketBatch()
     with RawSocket(fileno=descriptor) as sock, suppress(KeyboardInterrupt):
@@ -27,28 +26,30 @@ def read(descriptor: int) -> None:
                 print(len(frame), "bytes", flush=True)
 
 
-def main() -> None:
-    """What the parent does."""
+def main() -> None:  # in the parent
     parser = argparse.ArgumentParser(description="Drop privileges.")
     parser.add_argument("interface")
     parser.add_argument("filter")
-    parser.add_argument("--user", type=pwd.getpwnam, help="of the child")
+    parser.add_argument("--user", help="of the child")
     args = parser.parse_args()
     drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     if args.user is not None:
-        ids = [f"--reuid={args.user.pw_uid}", f"--regid={args.user.pw_gid}"]
+        try:
+            user = pwd.getpwnam(args.user)
+        except KeyError:
+            parser.error(f"there is no user {args.user}")
+        ids = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
         drop += [*ids, "--clear-groups"]
     with RawSocket(args.interface, filter=args.filter) as sock:
         sock.lock_filter()  # nobody can change it, not even root
         descriptor = sock.fileno()
-        command = [sys.executable, __file__, "--child", str(descriptor)]
+        command = [*drop, sys.executable, __file__, "--child", str(descriptor)]
         with (
-            subprocess.Popen(
-                [*drop, *command], pass_fds=[descriptor]
-            ) as child,
+            subprocess.Popen(command, pass_fds=[descriptor]) as child,
             suppress(KeyboardInterrupt),  # the child gets Ctrl-C too
         ):
             child.wait()
+    sys.exit(child.returncode)
 
 
 if __name__ == "__main__":

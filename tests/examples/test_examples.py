@@ -148,7 +148,10 @@ def test_fanout_shares_the_frames_among_threads(veth: Veth) -> None:
         until_read(veth.b)
         rest = running.interrupted().splitlines()
     assert first == f"counting {'without' if FREE_THREADED else 'with'} GIL"
-    assert rest == [f"thread {i}: 1000 frames, 64000 bytes" for i in range(3)]
+    assert rest == [
+        *(f"thread {i}: 1000 frames, 64000 bytes" for i in range(3)),
+        "0 frames dropped by the kernel",
+    ]
 
 
 # Forwarding
@@ -415,3 +418,18 @@ def test_unprivileged_child_reads_what_the_filter_accepts(
             send(veth.a, frame(bytes(46), ethertype=0x0800), numbered(1, 99))
             assert running.lines(1) == ["99 bytes"]
             assert running.interrupted() == ""
+
+
+def test_unprivileged_child_that_fails_is_a_failure(veth: Veth) -> None:
+    with example("unprivileged_child.py", veth.b, "arp") as running:
+        assert running.lines(1)[0].startswith("the child is user")
+        ip("link", "set", veth.b, "down")
+        assert running.process.wait(WAIT) == 1
+
+
+@pytest.mark.no_network
+def test_unprivileged_child_names_a_user_that_does_not_exist() -> None:
+    arguments = ("lo", "arp", "--user", "nobody-here")
+    with example("unprivileged_child.py", *arguments) as running:
+        assert running.process.wait(WAIT) == 2
+        assert running.lines(2)[1].endswith("there is no user nobody-here")
