@@ -33,7 +33,8 @@ done
 # What the configuration of the base system makes.
 cp "$new/usr/share/base-passwd/passwd.master" "$new/etc/passwd"
 cp "$new/usr/share/base-passwd/group.master" "$new/etc/group"
-ln -sfn /run "$new/var/run"
+rm -rf "$new/var/run"
+ln -s /run "$new/var/run"
 ln -sfn mawk "$new/usr/bin/awk"
 # In a container, debootstrap makes a link of it.
 rm -rf "$new/proc"

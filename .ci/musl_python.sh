@@ -29,6 +29,7 @@ trap 'rm -rf "$work"' EXIT
     "$here/debian_source.sh" trixie python3.13
     # From trixie on, the source of libffi has no configure script.
     "$here/debian_source.sh" bookworm libffi openssl zlib
+    rm -f ./*.asc
 )
 
 # The compiler, of which Python keeps the name, for its extensions.
@@ -56,7 +57,7 @@ for folder in /usr/include/{asm-generic,linux,x86_64-linux-gnu/asm}; do
 done
 unpack() {
     mkdir "$1"
-    tar -xf "$1"_*.orig.tar.?z* -C "$1" --strip-components=1
+    tar -xf "$1"_*.orig.tar.[bgx]z* -C "$1" --strip-components=1
     cd "$1"
 }
 
