@@ -100,6 +100,7 @@ def test_detach_gives_the_descriptor_to_the_caller(veth: Veth) -> None:
 def test_socket_that_is_freed_open_warns_and_closes(veth: Veth) -> None:
     sock = RawSocket(veth.b)
     descriptor = sock.fileno()
+    gc.collect()  # frees what earlier tests have left
     before = descriptors()
     with pytest.warns(
         ResourceWarning,
