@@ -6,6 +6,10 @@
 set -euo pipefail
 
 settings=/usr/lib/binfmt.d/qemu-$1.conf
+if [ ! -e "$settings" ]; then
+    echo "error: no emulator: apt-get install qemu-user-static" >&2
+    exit 1
+fi
 registry=/proc/sys/fs/binfmt_misc
 [ -e "$registry/register" ] || mount -t binfmt_misc binfmt_misc "$registry"
 [ -e "$registry/qemu-$1" ] || cat "$settings" >"$registry/register"
