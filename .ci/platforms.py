@@ -32,7 +32,7 @@ class System(NamedTuple):
     python: str
     version: str  # of Python
     libc: str = "manylinux"
-    libraries: tuple[str, ...] = ()  # folders of shared libraries
+    environment: tuple[str, ...] = ()
 
     @property
     def platforms(self) -> list[str]:
@@ -46,7 +46,7 @@ class System(NamedTuple):
 
 SID = System(
     *("x86_64", "amd64", "sid"),
-    ("gcc", "libc6-dev", "libpcap-dev", "python3.14", *PROGRAMS),
+    ("gcc", "libc6-dev", "libpcap-dev", "python3.14-dev", *PROGRAMS),
     *("/usr/bin/python3.14", "3.14"),
 )
 MUSL = System(
@@ -57,15 +57,18 @@ AARCH64 = System(
     *("aarch64", "arm64", "trixie"),
     ("kmod", "linux-image-cloud-arm64", "musl", "python3", *PROGRAMS),
     *("/usr/bin/python3", "3.13"),
+    # Not qemu's default, whose pointer authentication takes most of the time.
+    environment=("QEMU_CPU=cortex-a72",),
 )
 # Without a wheel, of rawmmsg as of numpy.
 S390X = System(
     *("s390x", "s390x", "sid"),
     ("gcc", "libc6-dev", "python3-dev", "python3-numpy", *PROGRAMS),
     *("/usr/bin/python3", "3.14"),
-    libraries=(  # the configuration of their packages would make links
-        "/usr/lib/s390x-linux-gnu/blas",
-        "/usr/lib/s390x-linux-gnu/lapack",
+    # The configuration of these libraries would make links to them.
+    environment=(
+        "LD_LIBRARY_PATH=/usr/lib/s390x-linux-gnu/blas"
+        ":/usr/lib/s390x-linux-gnu/lapack",
     ),
 )
 
@@ -115,7 +118,8 @@ def install(
     for program in (folder / "bin").iterdir():
         _, _, text = program.read_text().partition("\n")
         program.write_text(f"#!{system.python}\n{text}")
-    (folder / "bin" / "python").symlink_to(system.python)
+    for name in ("python", "python3"):
+        (folder / "bin" / name).symlink_to(system.python)
 
 
 def run(
@@ -129,18 +133,11 @@ def run(
     """Runs a command in the system, with the packages in work/packages, in the
     folder work/tree."""
     path = ("/work/packages/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-    environment = {
-        "PATH": ":".join(path),
-        "PYTHONPATH": "/work/packages:/work/tree/.ci",
-        "PYTHONUNBUFFERED": "1",
-    }
-    if system.libraries:
-        environment["LD_LIBRARY_PATH"] = ":".join(system.libraries)
     session.run(
         *(str(HERE / script), str(root), str(work)),
-        *("env", "--chdir=/work/tree"),
-        *(f"{name}={value}" for name, value in environment.items()),
-        *command,
+        *("env", "--chdir=/work/tree", f"PATH={':'.join(path)}"),
+        *("PYTHONPATH=/work/packages:/work/tree/.ci", "PYTHONUNBUFFERED=1"),
+        *(*system.environment, *command),
         external=True,
     )
 
