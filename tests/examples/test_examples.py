@@ -5,6 +5,7 @@ import pwd
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from ipaddress import IPv4Address
@@ -399,12 +400,24 @@ def arp_request(address: IPv4Address) -> bytes:
 # Privileges
 
 
+def nobody_can_run(name: str) -> bool:
+    """Whether the user nobody exists here (a user namespace of a plain user
+    has no other users), and can read this Python and the example (which may
+    lie below /root)."""
+    if int(Path("/proc/self/uid_map").read_text().split()[2]) <= 65534:
+        return False
+    user = pwd.getpwnam("nobody")
+    command = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
+    command += ["--clear-groups", sys.executable, "-c"]
+    command += ["import sys, rawmmsg; open(sys.argv[1])", str(FOLDER / name)]
+    return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+
+
 def test_unprivileged_child_reads_what_the_filter_accepts(
     veth: Veth,
 ) -> None:
     users = {"root": os.getuid()}
-    # A user namespace of a plain user has no other users.
-    if int(Path("/proc/self/uid_map").read_text().split()[2]) > 65534:
+    if nobody_can_run("unprivileged_child.py"):
         users["nobody"] = pwd.getpwnam("nobody").pw_uid
     for user, number in users.items():
         options = () if user == "root" else ("--user", user)
