@@ -30,9 +30,9 @@ SENDING: Final[dict[str, Callable[[RawSocket], Any]]] = {
     "send": lambda sock: sock.send(PACKET),
 }
 
-# ppoll(2) on x86-64, on s390x and on others, <asm/unistd.h>. An emulated
-# program waits in the kernel of another machine, which counts. No test waits in
-# another call with one of these numbers.
+# ppoll(2) on x86-64, on s390x and on others, <asm/unistd.h>. What counts is
+# the kernel, which is that of another machine if the program is emulated. No
+# test waits in another call with one of these numbers.
 _PPOLL: Final = {"271", "302", "73"}
 
 
