@@ -160,7 +160,8 @@ def test_report_without_proc_is_complete(interface: str) -> None:
     script = 'mount -t tmpfs none /proc; exec "$@"'
     prefix = ["unshare", "--mount", "sh", "-euc", script, "sh"]
     done = run_doctor("--json", "--seconds", "0", interface, prefix=prefix)
-    assert done.stderr == ""
+    # AddressSanitizer, which reads /proc too, prints a warning.
+    assert not done.stderr or done.stderr.startswith("==")
     findings = json.loads(done.stdout)
     named = [one["check"] for one in findings]
     assert "interface" in named
@@ -180,9 +181,14 @@ def test_check_of_an_interface_needs_one(check: str) -> None:
     assert f"--check {check} needs IFACE" in done.stderr
 
 
-def test_largest_buffer_that_can_be_asked_for_is_granted() -> None:
+def test_largest_buffer_is_the_one_that_the_kernel_can_grant() -> None:
+    """It does so for root; a plain user gets less."""
     largest = (1 << 30) - 1
-    doctor("buffers", "--rcvbuf", str(largest)).assert_ok()
+    values = doctor("buffers", "--rcvbuf", str(largest)).only()["values"]
+    limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    is_root = int(Path("/proc/self/uid_map").read_text().split()[1]) == 0
+    assert values["asked"] == largest
+    assert values["granted"] == (largest if is_root else min(limit, largest))
     assert run_doctor("--rcvbuf", str(largest + 1)).returncode == 2
 
 
