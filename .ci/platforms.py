@@ -55,7 +55,10 @@ MUSL = System(
 )
 AARCH64 = System(
     *("aarch64", "arm64", "trixie"),
-    ("kmod", "linux-image-cloud-arm64", "musl", "python3", *PROGRAMS),
+    (
+        *("kmod", "linux-image-cloud-arm64", "linux-libc-dev", "musl"),
+        *("python3", *PROGRAMS),
+    ),
     *("/usr/bin/python3", "3.13"),
     # Not qemu's default, whose pointer authentication takes most of the time.
     environment=("QEMU_CPU=cortex-a72",),
