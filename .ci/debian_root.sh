@@ -38,5 +38,5 @@ ln -s /run "$new/var/run"
 ln -sfn mawk "$new/usr/bin/awk"
 # In a container, debootstrap makes a link of it.
 rm -rf "$new/proc"
-mkdir -p "$new"/{mnt,proc,work}
+mkdir -p "$new"/{job,mnt,proc}
 mv "$new" "$root"

@@ -4,7 +4,7 @@
 #
 #   .ci/enter.sh ROOT FOLDER COMMAND [ARGUMENT ...]
 #
-# The command sees FOLDER as /work, which is its working directory. Of this
+# The command sees FOLDER as /job, which is its working directory. Of this
 # machine's environment it sees CI. A chroot would not do: the kernel allows no
 # user namespaces in one.
 set -euo pipefail
@@ -18,14 +18,14 @@ exec unshare --mount --pid --fork --kill-child bash -euc '
     root=$1 folder=$2
     shift 2
     mount --bind "$root" "$root"
-    mount --bind "$folder" "$root/work"
+    mount --bind "$folder" "$root/job"
     mount -t proc proc "$root/proc"
     mount -t sysfs sysfs "$root/sys"
     mount --rbind /dev "$root/dev"
     mount -t tmpfs tmpfs "$root/tmp"
     cd "$root"
     pivot_root . mnt
-    cd /work
+    cd /job
     # Before this, PATH names the programs of this machine.
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     umount --lazy /mnt

@@ -4,7 +4,7 @@
 #
 #   .ci/guest.sh ROOT FOLDER COMMAND [ARGUMENT ...]
 #
-# The machine has a copy of ROOT in its memory, with FOLDER as /work. Of this
+# The machine has a copy of ROOT in its memory, with FOLDER as /job. Of this
 # machine's environment it sees CI. It has no network.
 set -euo pipefail
 
@@ -36,27 +36,27 @@ mount -t tmpfs tmpfs /run
 depmod
 modprobe tun
 ip link set lo up
-cd /work
+cd /job
 $command </dev/null
 echo "-- status \$?"
 echo o >/proc/sysrq-trigger
 sleep 60
 END
 chmod +x "$work/new/init"
-cp -a "$folder" "$work/new/work"
+cp -a "$folder" "$work/new/job"
 # pack FOLDER OPTION ...: the files of a folder as an archive for the kernel.
 pack() {
     (cd "$1" && find . "${@:2}" -print0 | cpio --null --create --quiet -H newc)
 }
 {
     pack "$root" \
-        \( -path ./boot -o -path ./work -o -path ./usr/share/doc \
+        \( -path ./boot -o -path ./job -o -path ./usr/share/doc \
         -o -path ./usr/share/locale -o -path ./usr/share/man \) -prune -o
     pack "$work/new"
 } >"$work/initramfs"
 
 # One processor: a veth pair keeps the order of frames per processor alone
-# (net/core/dev.c:enqueue_to_backlog()), and emulated ones stand still at times.
+# (net/core/dev.c:enqueue_to_backlog()), and emulated ones may stand still.
 qemu-system-aarch64 -machine virt -cpu cortex-a72 -smp 1 -m 4096 \
     -nodefaults -no-user-config -no-reboot -display none \
     -serial stdio -kernel "$kernel" -initrd "$work/initramfs" \

@@ -6,7 +6,7 @@
 #   .ci/musl_python.sh ROOT
 #
 # Debian has musl, but no Python for it. libffi (for ctypes), OpenSSL (trio
-# imports ssl) and zlib (Scapy and hypothesis import it) are built for musl too.
+# imports ssl) and zlib (Scapy and hypothesis import it) are built too.
 set -euo pipefail
 
 if [ $# -ne 1 ]; then
@@ -92,7 +92,7 @@ make install
 "$prefix/bin/python3" -c 'import ctypes, ssl, zlib'
 END
 log=$work/log
-"$here/enter.sh" "$root.unfinished" "$work" bash /work/build \
+"$here/enter.sh" "$root.unfinished" "$work" bash /job/build \
     >"$log" 2>&1 </dev/null || {
     tail -n 40 "$log" >&2
     exit 1

@@ -94,8 +94,8 @@ def install(
     session: nox.Session, system: System, root: Path, work: Path, dist: Path
 ) -> None:
     """Installs rawmmsg from the folder `dist`, and what its tests import, into
-    the folder work/packages. Most of it with the pip of this machine, because
-    an emulated one takes minutes."""
+    work/packages. Most of it with the pip of this machine, because an emulated
+    one takes minutes."""
     folder = work / "packages"
     shutil.rmtree(folder, ignore_errors=True)
     command = ("python", "-m", "pip", "install", "--quiet", "--target")
@@ -111,8 +111,8 @@ def install(
         shutil.copy(sdist, work)
         build = ("--no-deps", "--no-build-isolation", "--target")
         inside = (system.python, "-m", "pip", "install", *build)
-        archive = f"/work/{sdist.name}"
-        run(session, system, root, work, *inside, "/work/packages", archive)
+        archive = f"/job/{sdist.name}"
+        run(session, system, root, work, *inside, "/job/packages", archive)
     else:
         name = f"*-abi3-{system.libc}*_{system.machine}.whl"
         (wheel,) = dist.glob(name)
@@ -135,11 +135,11 @@ def run(
 ) -> None:
     """Runs a command in the system, with the packages in work/packages, in the
     folder work/tree."""
-    path = ("/work/packages/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+    path = ("/job/packages/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
     session.run(
         *(str(HERE / script), str(root), str(work)),
-        *("env", "--chdir=/work/tree", f"PATH={':'.join(path)}"),
-        *("PYTHONPATH=/work/packages:/work/tree/.ci", "PYTHONUNBUFFERED=1"),
+        *("env", "--chdir=/job/tree", f"PATH={':'.join(path)}"),
+        *("PYTHONPATH=/job/packages:/job/tree/.ci", "PYTHONUNBUFFERED=1"),
         *(*system.environment, *command),
         external=True,
     )
@@ -155,7 +155,7 @@ def check_musl(
     report = session.run(
         *(str(HERE / "enter.sh"), str(root), str(work)),
         *("/lib/ld-musl-aarch64.so.1", "--list"),
-        "/work/musl/rawmmsg/_rawmmsg.abi3.so",
+        "/job/musl/rawmmsg/_rawmmsg.abi3.so",
         external=True,
         silent=True,
         success_codes=(127,),  # as symbols are missing
