@@ -77,10 +77,10 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+def lab(short_path: Path) -> Iterator[Lab]:
     tool("ip")
     with ExitStack() as stack:
-        yield Lab(stack, tmp_path)
+        yield Lab(stack, short_path)
 
 
 Probe: TypeAlias = Callable[[Lab], object]

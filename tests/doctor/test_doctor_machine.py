@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.calls import eventually
 from support.child import WITHOUT_CAPABILITIES
 from support.doctoring import doctor
 from support.linux import (
@@ -188,6 +189,12 @@ def another_process_stamps(
         process.stdin.close()
 
 
+def packets_are_stamped() -> bool:
+    """The kernel turns stamping on a little later than the option is set
+    (net/core/dev.c:net_enable_timestamp())."""
+    return doctor("stamping").only()["values"]["stamping"] is True
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -203,6 +210,7 @@ def test_stamping_by_another_process_is_noted(option: int, value: int) -> None:
     """Another process of this machine may do so as well, so only ours is
     looked for."""
     with another_process_stamps(option, value) as pid:
+        eventually(packets_are_stamped, "no packet gets a time stamp")
         note = doctor("stamping").only()
         assert note["severity"] == "note"
         assert note["values"]["stamping"] is True
@@ -238,6 +246,7 @@ def test_socket_that_turns_nothing_on_is_not_named(
     # So that doctor looks for processes:
     stamping = another_process_stamps(SO_TIMESTAMPNS, 1)
     with another_process_stamps(option, value, family) as pid, stamping:
+        eventually(packets_are_stamped, "no packet gets a time stamp")
         found = doctor("stamping").only()
     assert found["values"]["pids"]
     assert pid not in found["values"]["pids"]
