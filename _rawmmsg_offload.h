@@ -3,8 +3,8 @@
    On a socket with vnet_hdr, the checksum of a frame may be missing, and a
    frame may be a super-frame, which the device would cut into segments. The
    header beside each frame (struct offload_header) says so. The functions
-   below do that work for callers that need complete frames. They know nothing
-   of Python.
+   below do that work for callers that need complete frames. They also merge
+   complete frames into super-frames. They know nothing of Python.
 
    Frames and headers may come from a hostile sender, and user code may write
    to them while these functions run. So each value that decides about memory
@@ -71,7 +71,8 @@ struct frame_table {
     size_t count;              /* rows */
     const struct iovec *parts; /* part 2i + 1 is frame i: where its memory is,
                                   and how much it has */
-    struct offload_header *headers;
+    struct offload_header *headers; /* NULL: all frames are complete (only
+                                       in `from` of merge_frames()) */
     _Atomic uint32_t *lengths;
     uint16_t *flags; /* enum packet_flag */
 };
@@ -108,6 +109,34 @@ struct segmentation {
    `from` is done, when `to` is full, or at a frame that cannot be
    processed. */
 void segment_frames(struct segmentation *g);
+
+/* Limits of struct merging. UDP_MAX_SEGMENTS in include/linux/udp.h is 128, and
+   was 64 in older kernels. */
+#define MOST_FLOWS 256
+#define MOST_SEGMENTS 128
+
+/* The state of merge_frames(). The caller's; nobody else uses it. */
+struct merging {
+    struct frame_table from;
+    struct frame_table to; /* shares no memory with `from` */
+    size_t flows;          /* that are open at a time, 1 to MOST_FLOWS */
+    size_t segments;       /* of a super-frame, at most; 1 to MOST_SEGMENTS */
+    size_t max_length;     /* of a frame that is merged, without its tag */
+    bool keep_ids; /* false: DF frames whose ids are equal are merged, too */
+    bool udp;      /* false: only TCP is merged */
+
+    size_t written;     /* rows of `to` that are filled */
+    size_t frame;       /* the row of `from` to go on with */
+    const char *reason; /* why that frame cannot be taken, or NULL */
+};
+
+/* Fills the rows of `to` with the frames of `from`, of which those that belong
+   together are merged into super-frames. segment_frames() of `to` gives the
+   same frames, to the byte, and of each flow in the same order (with
+   !keep_ids, ids may differ). Stops when all of `from` is done, before the
+   first frame that needs a new row when `to` is full, or at a frame that does
+   not fit into the next row. */
+void merge_frames(struct merging *m);
 
 /* Loads a byte once: without this, the compiler may load it again later. */
 static inline uint8_t
