@@ -97,30 +97,60 @@ store_be32(unsigned char *p, uint32_t value)
 
 typedef uint64_t word_pair __attribute__((vector_size(16)));
 
+/* The sum of the last n < 8 bytes. */
+static uint64_t
+sum_rest(const unsigned char *p, size_t n)
+{
+    uint64_t sum = 0;
+    uint32_t word;
+    uint16_t half;
+
+    /* A memcpy() of n bytes would be a call, as expensive as all else that a
+       short header needs. */
+    if (n & 4) {
+        memcpy(&word, p, sizeof(word));
+        sum += word;
+        p += sizeof(word);
+    }
+    if (n & 2) {
+        memcpy(&half, p, sizeof(half));
+        sum += half;
+        p += sizeof(half);
+    }
+    if (n & 1) {
+        half = 0;
+        memcpy(&half, p, 1);
+        sum += half;
+    }
+    return sum;
+}
+
 /* The sum of n bytes that the Internet checksum folds into 16 bits. It may be
    taken over words of any size, in the machine's byte order (RFC 1071, 2).
-   Here they have 32 bits, and 64-bit lanes cannot overflow. */
+   Here they have 32 bits, and the sum has 64 and cannot overflow. */
 static uint64_t
 sum_bytes(const unsigned char *p, size_t n)
 {
-    const word_pair low = {UINT32_MAX, UINT32_MAX};
-    word_pair sums = {0, 0}, a, b;
-    uint64_t sum, word;
+    word_pair all = {0, 0}, high = {0, 0}, a, b;
+    uint64_t sum = 0, word;
 
-    for (; n >= 2 * sizeof(a); p += 2 * sizeof(a), n -= 2 * sizeof(a)) {
-        memcpy(&a, p, sizeof(a));
-        memcpy(&b, p + sizeof(a), sizeof(b));
-        sums += (a & low) + (b & low);
-        sums += (a >> 32) + (b >> 32);
+    if (n >= 4 * sizeof(a)) { /* where pairs begin to be faster */
+        for (; n >= 2 * sizeof(a); p += 2 * sizeof(a), n -= 2 * sizeof(a)) {
+            memcpy(&a, p, sizeof(a));
+            memcpy(&b, p + sizeof(a), sizeof(b));
+            all += a + b;
+            high += (a >> 32) + (b >> 32);
+        }
+        /* The sum of whole words overflows, but what remains of it without the
+           high halves is the sum of the low halves, which does not. */
+        all += high - (high << 32);
+        sum = all[0] + all[1];
     }
-    sum = sums[0] + sums[1];
     for (; n >= sizeof(word); p += sizeof(word), n -= sizeof(word)) {
         memcpy(&word, p, sizeof(word));
         sum += (word & UINT32_MAX) + (word >> 32);
     }
-    word = 0;
-    memcpy(&word, p, n);
-    return sum + (word & UINT32_MAX) + (word >> 32);
+    return sum + sum_rest(p, n);
 }
 
 /* Folds a sum into 16 bits, in the machine's byte order. */
