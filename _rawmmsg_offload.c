@@ -73,7 +73,6 @@ struct super_frame {
 
 /* ---- Bytes and checksums ------------------------------------------------ */
 
-
 static void
 store_be16(unsigned char *p, uint16_t value)
 {
@@ -1073,7 +1072,7 @@ struct differing {
 struct open_flows {
     size_t count;
     size_t last;               /* the one that has grown or was opened last */
-    uint32_t keys[MOST_FLOWS]; /* see find_key() */
+    uint32_t keys[MOST_FLOWS]; /* see read_key() */
     struct flow flows[MOST_FLOWS];
 };
 
@@ -1203,7 +1202,6 @@ read_differing(struct differing *d, const struct flow *f,
     const unsigned char *ip = frame + f->network;
     const unsigned char *header = frame + f->transport;
     size_t size = length - f->network;
-    uint8_t first;
 
     *d = (struct differing){0};
     if (f->ipv6) {
@@ -1223,11 +1221,9 @@ read_differing(struct differing *d, const struct flow *f,
         d->sum = htons((uint16_t)size);
         return load_be16(header + UDP_LENGTH) == size;
     }
-    first = load_byte(header + TCP_SIZE);
     d->flags = load_byte(header + TCP_FLAGS);
     d->sequence = load_be32(header + TCP_SEQUENCE);
-    d->sum = (uint64_t)htonl(d->sequence)
-             + htons((uint16_t)(first << 8 | d->flags));
+    d->sum = (uint64_t)htonl(d->sequence) + htons(d->flags);
     return true;
 }
 
@@ -1317,6 +1313,7 @@ sum_headers(struct flow *f)
     if (!f->udp) {
         f->transport_sum +=
             sum_bytes(header + TCP_ACK_NUMBER, 4)
+            + htons((uint16_t)(load_byte(header + TCP_SIZE) << 8))
             + sum_bytes(header + TCP_WINDOW, 2)
             + sum_bytes(header + TCP_URGENT,
                         f->payload - f->transport - TCP_URGENT);
@@ -1528,7 +1525,7 @@ extend_open_flow(struct open_flows *o, size_t i, const struct merging *m,
     return true;
 }
 
-/* Whether a frame may be merged if its headers allow it. */
+/* Whether a frame may be merged if its headers are those of a flow. */
 static bool
 may_be_merged(const struct merging *m, const struct offload_header *h,
               const unsigned char *frame, size_t length)
