@@ -1530,8 +1530,10 @@ static bool
 may_be_merged(const struct merging *m, const struct offload_header *h,
               const unsigned char *frame, size_t length)
 {
+    bool is_plain = !(h->flags & VNET_NEEDS_CSUM) && h->header_length == 0;
+
     if (h->gso_type != GSO_NONE || length < ETH_HLEN
-        || check_offload(h, length) != NULL) {
+        || (!is_plain && check_offload(h, length) != NULL)) {
         return false;
     }
     /* As in net/packet/af_packet.c:packet_extra_vlan_len_allowed(). */
