@@ -1216,6 +1216,32 @@ check_start(Py_ssize_t start, Py_ssize_t count)
     return 0;
 }
 
+/* Takes a batch and the target of its frames. 0, or -1 with an exception
+   set. */
+static int
+take_both(PacketBatch *from, PacketBatch *to)
+{
+    if (from == to) {
+        PyErr_SetString(PyExc_BufferError, "the target must be another batch");
+        return -1;
+    }
+    if (take_batch(from) < 0) {
+        return -1;
+    }
+    if (take_batch(to) < 0) {
+        release_batch(from);
+        return -1;
+    }
+    return 0;
+}
+
+static void
+release_both(PacketBatch *from, PacketBatch *to)
+{
+    release_batch(to);
+    release_batch(from);
+}
+
 /* Results would overwrite frames that have not been read yet. 0, or -1 with an
    exception set. */
 static int
@@ -1404,7 +1430,7 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
     module_state *state = state_of(Py_TYPE(self));
     Py_ssize_t start = 0, segment = 0;
     struct segmentation g;
-    int result = -1;
+    int result;
 
     if (state == NULL
         || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!|nn:segment_into",
@@ -1412,15 +1438,11 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
                                         &segment)) {
         return NULL;
     }
-    if (take_batch(from) < 0) {
+    if (take_both(from, to) < 0) {
         return NULL;
     }
-    /* Raises BufferError if both are the same batch. */
-    if (take_batch(to) == 0) {
-        result = segment_batch(from, to, start, segment, &g);
-        release_batch(to);
-    }
-    release_batch(from);
+    result = segment_batch(from, to, start, segment, &g);
+    release_both(from, to);
     return result < 0
                ? NULL
                : Py_BuildValue("nI", (Py_ssize_t)g.frame, (unsigned)g.segment);
@@ -1497,7 +1519,7 @@ PacketBatch_merge_into(PyObject *self, PyObject *args, PyObject *kwargs)
     module_state *state = state_of(Py_TYPE(self));
     Py_ssize_t start = 0, flows = 1, segments = 64;
     PyObject *max_length = Py_None;
-    int keep_ids = 1, udp = 1, result = -1;
+    int keep_ids = 1, udp = 1, result;
     struct merging m;
 
     if (state == NULL
@@ -1511,15 +1533,11 @@ PacketBatch_merge_into(PyObject *self, PyObject *args, PyObject *kwargs)
     if (check_number("flows", flows, MOST_FLOWS, &m.flows) < 0
         || check_number("segments", segments, MOST_SEGMENTS, &m.segments) < 0
         || parse_max_length(max_length, &m.max_length) < 0
-        || take_batch(from) < 0) {
+        || take_both(from, to) < 0) {
         return NULL;
     }
-    /* Raises BufferError if both are the same batch. */
-    if (take_batch(to) == 0) {
-        result = merge_batch(from, to, &m);
-        release_batch(to);
-    }
-    release_batch(from);
+    result = merge_batch(from, to, &m);
+    release_both(from, to);
     return result < 0 ? NULL : PyLong_FromSize_t(m.frame);
 }
 

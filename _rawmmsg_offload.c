@@ -8,7 +8,6 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include <arpa/inet.h>
 #include <linux/if_ether.h>
 
 #include "_rawmmsg_offload.h"
@@ -85,13 +84,6 @@ struct super_frame {
 
 /* ---- Bytes and checksums ------------------------------------------------ */
 
-
-static uint32_t
-load_be32(const unsigned char *p)
-{
-    return (uint32_t)load_be16(p) << 16 | load_be16(p + 2);
-}
-
 static void
 store_be16(unsigned char *p, uint16_t value)
 {
@@ -165,7 +157,7 @@ sum_bytes(const unsigned char *p, size_t n)
 }
 
 /* Folds a sum into 16 bits, in the machine's byte order. */
-static uint16_t
+static inline uint16_t
 fold(uint64_t sum)
 {
     sum = (sum & UINT32_MAX) + (sum >> 32);
@@ -175,7 +167,7 @@ fold(uint64_t sum)
 }
 
 /* Returns the checksum of bytes with this sum, in the machine's byte order. */
-static uint16_t
+static inline uint16_t
 checksum_of(uint64_t sum, bool mangle)
 {
     uint16_t checksum = (uint16_t)~fold(sum);
@@ -1223,30 +1215,27 @@ frame_of(const struct frame_table *t, size_t i)
     return t->parts[2 * i + 1].iov_base;
 }
 
-/* Returns the offload header of frame i, with each field read once. */
-static struct offload_header
+/* Returns the offload header of frame i, each byte of which is read once. */
+static inline struct offload_header
 load_header(const struct frame_table *t, size_t i)
 {
-    const struct offload_header *h = &t->headers[i];
+    const volatile unaligned_32 *words;
+    struct offload_header h = {0};
+    uint32_t copy[sizeof(h) / sizeof(*words)];
 
-    if (t->headers == NULL) {
-        return (struct offload_header){0};
+    if (t->headers != NULL) {
+        words = (const volatile unaligned_32 *)&t->headers[i];
+        copy[0] = words[0];
+        copy[1] = words[1];
+        copy[2] = words[2];
+        memcpy(&h, copy, sizeof(h));
     }
-    return (struct offload_header){
-        .flags = __atomic_load_n(&h->flags, __ATOMIC_RELAXED),
-        .gso_type = __atomic_load_n(&h->gso_type, __ATOMIC_RELAXED),
-        .header_length = __atomic_load_n(&h->header_length, __ATOMIC_RELAXED),
-        .gso_size = __atomic_load_n(&h->gso_size, __ATOMIC_RELAXED),
-        .checksum_start =
-            __atomic_load_n(&h->checksum_start, __ATOMIC_RELAXED),
-        .checksum_offset =
-            __atomic_load_n(&h->checksum_offset, __ATOMIC_RELAXED),
-    };
+    return h;
 }
 
 /* Reads the length and header of frame i once. Returns false if user code has
    written a length that is beyond the frame. */
-static bool
+static inline bool
 load_frame(const struct frame_table *t, size_t i, size_t *length,
            struct offload_header *h)
 {
@@ -1515,11 +1504,11 @@ struct differing {
 struct open_flows {
     size_t count;
     size_t last;               /* the one that has grown or was opened last */
-    uint32_t keys[MOST_FLOWS]; /* see find_key() */
+    uint32_t keys[MOST_FLOWS]; /* see read_key() */
     struct flow flows[MOST_FLOWS];
 };
 
-static bool
+static inline bool
 same_bytes(const unsigned char *a, const unsigned char *b, size_t n)
 {
     uint64_t x, y, difference = 0;
@@ -1547,14 +1536,15 @@ same_bytes(const unsigned char *a, const unsigned char *b, size_t n)
 }
 
 /* Copies n bytes and returns the sum of the copy, as sum_bytes() does. */
-static uint64_t
+static inline uint64_t
 copy_and_sum(unsigned char *to, const unsigned char *from, size_t n)
 {
     const word_pair low = {UINT32_MAX, UINT32_MAX};
     word_pair sums = {0, 0}, a, b;
     uint64_t sum, word;
-    uint32_t half = 0;
-    size_t i;
+    uint32_t half;
+    uint16_t pair;
+    uint8_t last[2] = {0};
 
     for (; n >= 2 * sizeof(a); n -= 2 * sizeof(a)) {
         memcpy(&a, from, sizeof(a));
@@ -1581,18 +1571,26 @@ copy_and_sum(unsigned char *to, const unsigned char *from, size_t n)
         from += sizeof(half);
         to += sizeof(half);
         n -= sizeof(half);
-        half = 0;
     }
-    for (i = 0; i < n; i++) {
-        to[i] = load_byte(from + i);
-        ((unsigned char *)&half)[i] = to[i];
+    if (n >= sizeof(pair)) {
+        memcpy(&pair, from, sizeof(pair));
+        memcpy(to, &pair, sizeof(pair));
+        sum += pair;
+        from += sizeof(pair);
+        to += sizeof(pair);
+        n -= sizeof(pair);
     }
-    return sum + half;
+    if (n > 0) {
+        last[0] = *to = load_byte(from);
+        memcpy(&pair, last, sizeof(pair));
+        sum += pair;
+    }
+    return sum;
 }
 
 /* Whether the fields that are equal in all segments are equal in this frame,
    whose headers are as long as those of the flow. */
-static bool
+static inline bool
 has_same_headers(const struct flow *f, const unsigned char *frame)
 {
     const unsigned char same[] = {255, 255, 255, 255, 255, 0, 255, 255};
@@ -1620,7 +1618,7 @@ has_same_headers(const struct flow *f, const unsigned char *frame)
                          f->payload - header - TCP_URGENT);
 }
 
-static uint16_t
+static inline uint16_t
 ipv4_checksum(const struct flow *f, size_t length, uint16_t id)
 {
     return checksum_of(f->network_sum + htons((uint16_t)length) + htons(id),
@@ -1629,14 +1627,13 @@ ipv4_checksum(const struct flow *f, size_t length, uint16_t id)
 
 /* Reads what differs. Returns false if a length or the checksum of the IPv4
    header is not what write_segment() would write. */
-static bool
+static inline bool
 read_differing(struct differing *d, const struct flow *f,
                const unsigned char *frame, size_t length)
 {
     const unsigned char *ip = frame + f->network;
     const unsigned char *header = frame + f->transport;
     size_t size = length - f->network;
-    uint8_t first;
 
     *d = (struct differing){0};
     if (f->ipv6) {
@@ -1656,18 +1653,16 @@ read_differing(struct differing *d, const struct flow *f,
         d->sum = htons((uint16_t)size);
         return load_be16(header + UDP_LENGTH) == size;
     }
-    first = load_byte(header + TCP_SIZE);
     d->flags = load_byte(header + TCP_FLAGS);
     d->sequence = load_be32(header + TCP_SEQUENCE);
-    d->sum = (uint64_t)htonl(d->sequence)
-             + htons((uint16_t)(first << 8 | d->flags));
+    d->sum = (uint64_t)htonl(d->sequence) + htons(d->flags);
     return true;
 }
 
 /* Whether the checksum of a frame of this length is what write_segment() would
    write. `sum` is that of its TCP or UDP header and its payload. If the
    checksum is missing, what counts is what finish_checksum() would write. */
-static bool
+static inline bool
 has_checksum(const struct flow *f, const struct offload_header *h,
              const unsigned char *frame, size_t length, uint64_t sum)
 {
@@ -1750,6 +1745,7 @@ sum_headers(struct flow *f)
     if (!f->udp) {
         f->transport_sum +=
             sum_bytes(header + TCP_ACK_NUMBER, 4)
+            + htons((uint16_t)(load_byte(header + TCP_SIZE) << 8))
             + sum_bytes(header + TCP_WINDOW, 2)
             + sum_bytes(header + TCP_URGENT,
                         f->payload - f->transport - TCP_URGENT);
@@ -1961,13 +1957,15 @@ extend_open_flow(struct open_flows *o, size_t i, const struct merging *m,
     return true;
 }
 
-/* Whether a frame may be merged if its headers allow it. */
+/* Whether a frame may be merged if its headers are those of a flow. */
 static bool
 may_be_merged(const struct merging *m, const struct offload_header *h,
               const unsigned char *frame, size_t length)
 {
+    bool is_plain = !(h->flags & VNET_NEEDS_CSUM) && h->header_length == 0;
+
     if (h->gso_type != GSO_NONE || length < ETH_HLEN
-        || check_offload(h, length) != NULL) {
+        || (!is_plain && check_offload(h, length) != NULL)) {
         return false;
     }
     /* As in net/packet/af_packet.c:packet_extra_vlan_len_allowed(). */

@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <arpa/inet.h>
 #include <sys/uio.h>
 
 /* struct virtio_net_hdr_mrg_rxbuf (linux/virtio_net.h): the longest header
@@ -171,10 +172,20 @@ load_byte(const unsigned char *p)
     return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
 
+/* The same for numbers in network byte order, at any address. */
+typedef uint16_t unaligned_16 __attribute__((aligned(1), may_alias));
+typedef uint32_t unaligned_32 __attribute__((aligned(1), may_alias));
+
 static inline uint16_t
 load_be16(const unsigned char *p)
 {
-    return (uint16_t)(load_byte(p) << 8 | load_byte(p + 1));
+    return ntohs(*(const volatile unaligned_16 *)p);
+}
+
+static inline uint32_t
+load_be32(const unsigned char *p)
+{
+    return ntohl(*(const volatile unaligned_32 *)p);
 }
 
 #endif
