@@ -22,7 +22,6 @@
 
 #define IPV4_HEADER 20
 #define IPV4_FRAGMENT 6 /* offset in the IP header: flags, fragment offset */
-#define IPV4_RESERVED 0x8000
 #define IPV4_DF 0x4000
 #define IPV4_PART 0x3fff /* the bit for more fragments, and the offset */
 #define IPV6_HEADER 40
@@ -1886,8 +1885,7 @@ read_key(const unsigned char *frame, size_t length, uint32_t *key)
     }
     ip = f.network;
     if (f.ipv6 ? protocol == IPV6_FRAGMENT
-               : load_be16(frame + ip + IPV4_FRAGMENT)
-                     & ~(IPV4_DF | IPV4_RESERVED)) {
+               : load_be16(frame + ip + IPV4_FRAGMENT) & IPV4_PART) {
         return ANY_FLOW;
     }
     if (protocol != TCP && protocol != UDP) {
