@@ -227,7 +227,7 @@ def _check(sock: RawSocket) -> None:
     if not sock.vnet_hdr:
         where = f'"{sock.interface}"' if sock.interface else "..."
         raise ValueError(
-            "merge=True needs a socket that sends offload headers:"
+            "merge=True needs a packet socket with offload headers:"
             f" RawSocket({where}, protocol=0, vnet_hdr=True)"
         )
     if sock.link_type not in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK):
