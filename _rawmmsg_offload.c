@@ -1453,7 +1453,8 @@ read_key(const unsigned char *frame, size_t length, uint32_t *key)
         return ANY_FLOW;
     }
     memcpy(&word, frame + f.transport, sizeof(word));
-    hash = (uint64_t)word << 8 | protocol;
+    hash = ((uint64_t)word << 8 | protocol) * 0x9e3779b97f4a7c15;
+    hash ^= hash >> 32;
     at = ip + (f.ipv6 ? 8 : 12);
     last = ip + (f.ipv6 ? IPV6_HEADER : IPV4_HEADER);
     for (; at < last; at += sizeof(word)) {
