@@ -19,6 +19,7 @@
 */
 
 #include "plain.h"
+#include "sums.h"
 
 #define MAX_FRAMES 4
 /* A super-frame can have 65,535 segments, but after the first ones they only
@@ -328,6 +329,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     try_check(&given, 0);
     try_check(&given, given.table.count / 2);
     try_segment(&given, rows, room, segment);
+    try_compute(&given, true);
+    try_compute(&given, false);
+    try_verify(&given, true, true);
+    try_verify(&given, true, false);
+    try_verify(&given, false, false);
     free_rows(&given);
     return 0;
 }
