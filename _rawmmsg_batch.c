@@ -1204,6 +1204,31 @@ table_of(BatchMemory *m, Py_ssize_t count)
                                 .flags = m->flags};
 }
 
+/* 0 if start is 0 to count, or -1 with an exception set. */
+static int
+check_start(Py_ssize_t start, Py_ssize_t count)
+{
+    if (start < 0 || start > count) {
+        PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
+                     count, start);
+        return -1;
+    }
+    return 0;
+}
+
+/* Results would overwrite frames that have not been read yet. 0, or -1 with an
+   exception set. */
+static int
+check_target(const PacketBatch *from, const PacketBatch *to)
+{
+    if (share_memory(from->memory, to->memory)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the target's memory overlaps the batch's");
+        return -1;
+    }
+    return 0;
+}
+
 static int
 raise_no_headers(void)
 {
@@ -1252,15 +1277,7 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
     if (!has_headers(from)) {
         return raise_no_headers();
     }
-    /* Segments would overwrite frames that have not been read yet. */
-    if (share_memory(from->memory, to->memory)) {
-        PyErr_SetString(PyExc_ValueError,
-                        "the target's memory overlaps the batch's");
-        return -1;
-    }
-    if (start < 0 || start > count) {
-        PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
-                     count, start);
+    if (check_target(from, to) < 0 || check_start(start, count) < 0) {
         return -1;
     }
     if (segment < 0 || segment > UINT16_MAX) {
@@ -1323,6 +1340,103 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
     return result < 0
                ? NULL
                : Py_BuildValue("nI", (Py_ssize_t)g.frame, (unsigned)g.segment);
+}
+
+/* Fills batch `to` with frames of `from`, merged. 0, or -1 with an exception
+   set. The caller has taken both. */
+static int
+merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
+{
+    Py_ssize_t count = count_of(from), start = (Py_ssize_t)m->frame;
+
+    if (check_target(from, to) < 0 || check_start(start, count) < 0) {
+        return -1;
+    }
+    m->from = table_of(from->memory, count);
+    if (!has_headers(from)) {
+        m->from.headers = NULL;
+    }
+    m->to = table_of(to->memory, to->memory->capacity);
+    zero_headers(to->memory, 0, to->memory->capacity);
+    set_held(to, 0, FILLED);
+    Py_BEGIN_ALLOW_THREADS
+    merge_frames(m);
+    Py_END_ALLOW_THREADS
+    set_held(to, (Py_ssize_t)m->written, FILLED);
+    if (m->reason != NULL && m->written == 0) {
+        return raise_bad_frame(start, m->reason);
+    }
+    return 0;
+}
+
+/* Converts an argument to *number if it is 1 to `most`. 0, or -1 with an
+   exception set. */
+static int
+check_number(const char *name, Py_ssize_t value, size_t most, size_t *number)
+{
+    if (value < 1 || (size_t)value > most) {
+        PyErr_Format(PyExc_ValueError, "%s must be 1 to %zu, not %zd", name,
+                     most, value);
+        return -1;
+    }
+    *number = (size_t)value;
+    return 0;
+}
+
+/* Parses max_length=. 0, or -1 with an exception set. */
+static int
+parse_max_length(PyObject *argument, size_t *max_length)
+{
+    Py_ssize_t value = PY_SSIZE_T_MAX;
+
+    if (argument != Py_None) {
+        value = PyNumber_AsSsize_t(argument, NULL);
+        if (value == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        if (value < 0) {
+            PyErr_Format(PyExc_ValueError,
+                         "max_length must be 0 or more, not %zd", value);
+            return -1;
+        }
+    }
+    *max_length = (size_t)value;
+    return 0;
+}
+
+static PyObject *
+PacketBatch_merge_into(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"",         "start",      "flows", "keep_ids",
+                            "segments", "max_length", "udp",   NULL};
+    PacketBatch *from = (PacketBatch *)self, *to;
+    module_state *state = state_of(Py_TYPE(self));
+    Py_ssize_t start = 0, flows = 1, segments = 64;
+    PyObject *max_length = Py_None;
+    int keep_ids = 1, udp = 1, result = -1;
+    struct merging m;
+
+    if (state == NULL
+        || !PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O!|n$npnOp:merge_into", names, state->batch_type,
+            &to, &start, &flows, &keep_ids, &segments, &max_length, &udp)) {
+        return NULL;
+    }
+    m = (struct merging){
+        .keep_ids = keep_ids, .udp = udp, .frame = (size_t)start};
+    if (check_number("flows", flows, MOST_FLOWS, &m.flows) < 0
+        || check_number("segments", segments, MOST_SEGMENTS, &m.segments) < 0
+        || parse_max_length(max_length, &m.max_length) < 0
+        || take_batch(from) < 0) {
+        return NULL;
+    }
+    /* Raises BufferError if both are the same batch. */
+    if (take_batch(to) == 0) {
+        result = merge_batch(from, to, &m);
+        release_batch(to);
+    }
+    release_batch(from);
+    return result < 0 ? NULL : PyLong_FromSize_t(m.frame);
 }
 
 static PyObject *
@@ -1515,6 +1629,8 @@ static PyMethodDef PacketBatch_methods[] = {
     {"address", PacketBatch_address, METH_O, PacketBatch_address_doc},
     {"segment_into", (PyCFunction)(void (*)(void))PacketBatch_segment_into,
      METH_VARARGS | METH_KEYWORDS, PacketBatch_segment_into_doc},
+    {"merge_into", (PyCFunction)(void (*)(void))PacketBatch_merge_into,
+     METH_VARARGS | METH_KEYWORDS, PacketBatch_merge_into_doc},
     {NULL, NULL, 0, NULL},
 };
 

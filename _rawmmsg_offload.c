@@ -1,5 +1,6 @@
-/* Completes checksums and cuts super-frames into segments, as the kernel does
-   in software for a device that cannot: _rawmmsg_offload.h says what for. */
+/* Completes checksums, cuts super-frames into segments, and merges frames into
+   super-frames, as the kernel does in software: _rawmmsg_offload.h says what
+   for. */
 
 #define _DEFAULT_SOURCE /* le64toh() */
 
@@ -7,7 +8,6 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include <arpa/inet.h>
 #include <linux/if_ether.h>
 
 #include "_rawmmsg_offload.h"
@@ -74,12 +74,6 @@ struct super_frame {
 /* ---- Bytes and checksums ------------------------------------------------ */
 
 
-static uint32_t
-load_be32(const unsigned char *p)
-{
-    return (uint32_t)load_be16(p) << 16 | load_be16(p + 2);
-}
-
 static void
 store_be16(unsigned char *p, uint16_t value)
 {
@@ -96,34 +90,64 @@ store_be32(unsigned char *p, uint32_t value)
 
 typedef uint64_t word_pair __attribute__((vector_size(16)));
 
+/* The sum of the last n < 8 bytes. */
+static uint64_t
+sum_rest(const unsigned char *p, size_t n)
+{
+    uint64_t sum = 0;
+    uint32_t word;
+    uint16_t half;
+
+    /* A memcpy() of n bytes would be a call, as expensive as all else that a
+       short header needs. */
+    if (n & 4) {
+        memcpy(&word, p, sizeof(word));
+        sum += word;
+        p += sizeof(word);
+    }
+    if (n & 2) {
+        memcpy(&half, p, sizeof(half));
+        sum += half;
+        p += sizeof(half);
+    }
+    if (n & 1) {
+        half = 0;
+        memcpy(&half, p, 1);
+        sum += half;
+    }
+    return sum;
+}
+
 /* The sum of n bytes that the Internet checksum folds into 16 bits. It may be
    taken over words of any size, in the machine's byte order (RFC 1071, 2).
-   Here they have 32 bits, and 64-bit lanes cannot overflow. */
+   Here they have 32 bits, and the sum has 64 and cannot overflow. */
 static uint64_t
 sum_bytes(const unsigned char *p, size_t n)
 {
-    const word_pair low = {UINT32_MAX, UINT32_MAX};
-    word_pair sums = {0, 0}, a, b;
-    uint64_t sum, word;
+    word_pair all = {0, 0}, high = {0, 0}, a, b;
+    uint64_t sum = 0, word;
 
-    for (; n >= 2 * sizeof(a); p += 2 * sizeof(a), n -= 2 * sizeof(a)) {
-        memcpy(&a, p, sizeof(a));
-        memcpy(&b, p + sizeof(a), sizeof(b));
-        sums += (a & low) + (b & low);
-        sums += (a >> 32) + (b >> 32);
+    if (n >= 4 * sizeof(a)) { /* where pairs begin to be faster */
+        for (; n >= 2 * sizeof(a); p += 2 * sizeof(a), n -= 2 * sizeof(a)) {
+            memcpy(&a, p, sizeof(a));
+            memcpy(&b, p + sizeof(a), sizeof(b));
+            all += a + b;
+            high += (a >> 32) + (b >> 32);
+        }
+        /* The sum of whole words overflows, but what remains of it without the
+           high halves is the sum of the low halves, which does not. */
+        all += high - (high << 32);
+        sum = all[0] + all[1];
     }
-    sum = sums[0] + sums[1];
     for (; n >= sizeof(word); p += sizeof(word), n -= sizeof(word)) {
         memcpy(&word, p, sizeof(word));
         sum += (word & UINT32_MAX) + (word >> 32);
     }
-    word = 0;
-    memcpy(&word, p, n);
-    return sum + (word & UINT32_MAX) + (word >> 32);
+    return sum + sum_rest(p, n);
 }
 
 /* Folds a sum into 16 bits, in the machine's byte order. */
-static uint16_t
+static inline uint16_t
 fold(uint64_t sum)
 {
     sum = (sum & UINT32_MAX) + (sum >> 32);
@@ -132,16 +156,22 @@ fold(uint64_t sum)
     return (uint16_t)((sum & UINT16_MAX) + (sum >> 16));
 }
 
-static void
-store_checksum(unsigned char *p, uint64_t sum, bool mangle)
+/* Returns the checksum of bytes with this sum, in the machine's byte order. */
+static inline uint16_t
+checksum_of(uint64_t sum, bool mangle)
 {
     uint16_t checksum = (uint16_t)~fold(sum);
 
     /* CSUM_MANGLED_0: a checksum of 0 tells a receiver of UDP that there is
        none, and 0xffff is the same number. */
-    if (mangle && checksum == 0) {
-        checksum = UINT16_MAX;
-    }
+    return mangle && checksum == 0 ? UINT16_MAX : checksum;
+}
+
+static void
+store_checksum(unsigned char *p, uint64_t sum, bool mangle)
+{
+    uint16_t checksum = checksum_of(sum, mangle);
+
     memcpy(p, &checksum, sizeof(checksum));
 }
 
@@ -783,6 +813,8 @@ write_segment(const struct super_frame *f, const unsigned char *frame,
 
 static const char beyond_frame[] = "its length is more than the frame "
                                    "holds";
+static const char beyond_target[] =
+    "it does not fit into the next frame of the target";
 
 static size_t
 room_of(const struct frame_table *t, size_t i)
@@ -796,27 +828,27 @@ frame_of(const struct frame_table *t, size_t i)
     return t->parts[2 * i + 1].iov_base;
 }
 
-/* Returns the offload header of frame i, with each field read once. */
-static struct offload_header
+/* Returns the offload header of frame i, each byte of which is read once. */
+static inline struct offload_header
 load_header(const struct frame_table *t, size_t i)
 {
-    const struct offload_header *h = &t->headers[i];
+    const volatile unaligned_32 *words;
+    struct offload_header h = {0};
+    uint32_t copy[sizeof(h) / sizeof(*words)];
 
-    return (struct offload_header){
-        .flags = __atomic_load_n(&h->flags, __ATOMIC_RELAXED),
-        .gso_type = __atomic_load_n(&h->gso_type, __ATOMIC_RELAXED),
-        .header_length = __atomic_load_n(&h->header_length, __ATOMIC_RELAXED),
-        .gso_size = __atomic_load_n(&h->gso_size, __ATOMIC_RELAXED),
-        .checksum_start =
-            __atomic_load_n(&h->checksum_start, __ATOMIC_RELAXED),
-        .checksum_offset =
-            __atomic_load_n(&h->checksum_offset, __ATOMIC_RELAXED),
-    };
+    if (t->headers != NULL) {
+        words = (const volatile unaligned_32 *)&t->headers[i];
+        copy[0] = words[0];
+        copy[1] = words[1];
+        copy[2] = words[2];
+        memcpy(&h, copy, sizeof(h));
+    }
+    return h;
 }
 
 /* Reads the length and header of frame i once. Returns false if user code has
    written a length that is beyond the frame. */
-static bool
+static inline bool
 load_frame(const struct frame_table *t, size_t i, size_t *length,
            struct offload_header *h)
 {
@@ -890,7 +922,7 @@ static unsigned char *
 next_target(struct segmentation *g, size_t length)
 {
     if (length > room_of(&g->to, g->written)) {
-        g->reason = "it does not fit into the next frame of the target";
+        g->reason = beyond_target;
         return NULL;
     }
     atomic_store_explicit(&g->to.lengths[g->written], (uint32_t)length,
@@ -972,4 +1004,628 @@ segment_frames(struct segmentation *g)
             cut_frame(g, &h, length);
         }
     }
+}
+
+/* ---- Merging ------------------------------------------------------------ */
+
+/* A frame is merged into a super-frame only if write_segment() would write
+   exactly this frame, its checksums included: whoever receives a super-frame
+   takes the checksums of all its segments for granted.
+
+   The other rules are those of the kernel's GRO (net/core/gro.c,
+   net/ipv4/af_inet.c:inet_gro_receive(), net/ipv6/ip6_offload.c,
+   net/ipv4/tcp_offload.c:tcp_gro_receive(), net/ipv4/udp_offload.c). */
+
+/* The most bytes of a super-frame. If it is longer, the kernel cuts it in
+   software, even for a device that could: the usual gso_max_size is 65,536
+   (net/core/dev.c:gso_features_check()). */
+#define MAX_SUPER_FRAME 65535
+
+#define IPV4_FRAGMENT 6 /* offset in the IP header: flags, fragment offset */
+#define IPV4_DF 0x4000
+#define IPV4_RESERVED 0x8000
+#define IPV6_FRAGMENT 44
+
+enum {
+    TCP_ACK_NUMBER = 8,
+    TCP_WINDOW = 14,
+    TCP_URGENT = 18,
+    TCP_SYN = 0x02,
+    TCP_RST = 0x04,
+    TCP_URG = 0x20
+};
+
+/* A row of the target that can grow into a super-frame. Until close_flow(),
+   its headers are those of its first frame. */
+struct flow {
+    unsigned char *frame; /* the memory of the row */
+    size_t row;
+    size_t length;  /* bytes in the row */
+    size_t limit;   /* the most that it may have */
+    size_t network; /* offsets, as in struct super_frame */
+    size_t transport;
+    size_t payload;
+    size_t gso_size;        /* bytes of payload in each frame but the last */
+    size_t count;           /* frames in the row */
+    uint64_t network_sum;   /* of the IPv4 header without what differs */
+    uint64_t transport_sum; /* of the TCP or UDP header without what differs */
+    uint64_t pseudo_sum;    /* of the pseudo-header without its length */
+    uint32_t sequence;      /* of the next frame (TCP) */
+    uint16_t id;            /* of the first frame (IPv4) */
+    uint8_t first_flags;    /* of TCP */
+    uint8_t last_flags;
+    bool ipv6;
+    bool udp;
+    bool may_repeat_id; /* all frames may have the same id (IPv4) ... */
+    bool repeats_id;    /* ... and have, so far */
+    bool is_ended;      /* the last frame must stay the last */
+};
+
+/* What differs between the frames of a flow. */
+struct differing {
+    uint64_t sum; /* of these fields in the TCP or UDP header */
+    uint32_t sequence;
+    uint16_t id;
+    uint8_t flags; /* of TCP */
+};
+
+/* The flows that can grow. Their keys differ. */
+struct open_flows {
+    size_t count;
+    size_t last;               /* the one that has grown or was opened last */
+    uint32_t keys[MOST_FLOWS]; /* see find_key() */
+    struct flow flows[MOST_FLOWS];
+};
+
+static inline bool
+same_bytes(const unsigned char *a, const unsigned char *b, size_t n)
+{
+    uint64_t x, y, difference = 0;
+    uint32_t s, t;
+
+    for (; n >= sizeof(x); n -= sizeof(x)) {
+        memcpy(&x, a, sizeof(x));
+        memcpy(&y, b, sizeof(y));
+        difference |= x ^ y;
+        a += sizeof(x);
+        b += sizeof(y);
+    }
+    if (n >= sizeof(s)) {
+        memcpy(&s, a, sizeof(s));
+        memcpy(&t, b, sizeof(t));
+        difference |= s ^ t;
+        a += sizeof(s);
+        b += sizeof(t);
+        n -= sizeof(s);
+    }
+    for (; n > 0; n--) {
+        difference |= (uint64_t)(*a++ ^ *b++);
+    }
+    return difference == 0;
+}
+
+/* Copies n bytes and returns the sum of the copy, as sum_bytes() does. */
+static inline uint64_t
+copy_and_sum(unsigned char *to, const unsigned char *from, size_t n)
+{
+    const word_pair low = {UINT32_MAX, UINT32_MAX};
+    word_pair sums = {0, 0}, a, b;
+    uint64_t sum, word;
+    uint32_t half;
+    uint16_t pair;
+    uint8_t last[2] = {0};
+
+    for (; n >= 2 * sizeof(a); n -= 2 * sizeof(a)) {
+        memcpy(&a, from, sizeof(a));
+        memcpy(&b, from + sizeof(a), sizeof(b));
+        memcpy(to, &a, sizeof(a));
+        memcpy(to + sizeof(a), &b, sizeof(b));
+        sums += (a & low) + (b & low);
+        sums += (a >> 32) + (b >> 32);
+        from += 2 * sizeof(a);
+        to += 2 * sizeof(a);
+    }
+    sum = sums[0] + sums[1];
+    for (; n >= sizeof(word); n -= sizeof(word)) {
+        memcpy(&word, from, sizeof(word));
+        memcpy(to, &word, sizeof(word));
+        sum += (word & UINT32_MAX) + (word >> 32);
+        from += sizeof(word);
+        to += sizeof(word);
+    }
+    if (n >= sizeof(half)) {
+        memcpy(&half, from, sizeof(half));
+        memcpy(to, &half, sizeof(half));
+        sum += half;
+        from += sizeof(half);
+        to += sizeof(half);
+        n -= sizeof(half);
+    }
+    if (n >= sizeof(pair)) {
+        memcpy(&pair, from, sizeof(pair));
+        memcpy(to, &pair, sizeof(pair));
+        sum += pair;
+        from += sizeof(pair);
+        to += sizeof(pair);
+        n -= sizeof(pair);
+    }
+    if (n > 0) {
+        last[0] = *to = load_byte(from);
+        memcpy(&pair, last, sizeof(pair));
+        sum += pair;
+    }
+    return sum;
+}
+
+/* Whether the fields that are equal in all segments are equal in this frame,
+   whose headers are as long as those of the flow. */
+static inline bool
+has_same_headers(const struct flow *f, const unsigned char *frame)
+{
+    const unsigned char same[] = {255, 255, 255, 255, 255, 0, 255, 255};
+    const unsigned char *a = f->frame, *b = frame;
+    size_t ip = f->network, header = f->transport;
+    uint64_t mask, x, y;
+
+    if (f->ipv6
+            ? !same_bytes(a, b, ip + 4)
+                  || !same_bytes(a + ip + 6, b + ip + 6, header - ip - 2)
+            : !same_bytes(a, b, ip + 2)
+                  || !same_bytes(a + ip + 6, b + ip + 6, 4)
+                  || !same_bytes(a + ip + 12, b + ip + 12, header - ip - 8)) {
+        return false;
+    }
+    if (f->udp) {
+        return true;
+    }
+    /* Acknowledgement, header length and window, without the flags. */
+    memcpy(&mask, same, sizeof(mask));
+    memcpy(&x, a + header + TCP_ACK_NUMBER, sizeof(x));
+    memcpy(&y, b + header + TCP_ACK_NUMBER, sizeof(y));
+    return ((x ^ y) & mask) == 0
+           && same_bytes(a + header + TCP_URGENT, b + header + TCP_URGENT,
+                         f->payload - header - TCP_URGENT);
+}
+
+static inline uint16_t
+ipv4_checksum(const struct flow *f, size_t length, uint16_t id)
+{
+    return checksum_of(f->network_sum + htons((uint16_t)length) + htons(id),
+                       false);
+}
+
+/* Reads what differs. Returns false if a length or the checksum of the IPv4
+   header is not what write_segment() would write. */
+static inline bool
+read_differing(struct differing *d, const struct flow *f,
+               const unsigned char *frame, size_t length)
+{
+    const unsigned char *ip = frame + f->network;
+    const unsigned char *header = frame + f->transport;
+    size_t size = length - f->network;
+    uint8_t first;
+
+    *d = (struct differing){0};
+    if (f->ipv6) {
+        if (load_be16(ip + 4) != size - IPV6_HEADER) {
+            return false;
+        }
+    }
+    else {
+        d->id = load_be16(ip + 4);
+        if (load_be16(ip + 2) != size
+            || htons(load_be16(ip + 10)) != ipv4_checksum(f, size, d->id)) {
+            return false;
+        }
+    }
+    if (f->udp) {
+        size = length - f->transport;
+        d->sum = htons((uint16_t)size);
+        return load_be16(header + UDP_LENGTH) == size;
+    }
+    first = load_byte(header + TCP_SIZE);
+    d->flags = load_byte(header + TCP_FLAGS);
+    d->sequence = load_be32(header + TCP_SEQUENCE);
+    d->sum = (uint64_t)htonl(d->sequence)
+             + htons((uint16_t)(first << 8 | d->flags));
+    return true;
+}
+
+/* Whether the checksum of a frame of this length is what write_segment() would
+   write. `sum` is that of its TCP or UDP header and its payload. If the
+   checksum is missing, what counts is what finish_checksum() would write. */
+static inline bool
+has_checksum(const struct flow *f, const struct offload_header *h,
+             const unsigned char *frame, size_t length, uint64_t sum)
+{
+    size_t at = f->transport + (f->udp ? UDP_CHECKSUM : TCP_CHECKSUM);
+    uint16_t stored = htons(load_be16(frame + at));
+    size_t size = length - f->transport;
+
+    if (h->flags & VNET_NEEDS_CSUM) {
+        if (h->checksum_start != f->transport
+            || h->checksum_start + (size_t)h->checksum_offset != at) {
+            return false;
+        }
+        stored = checksum_of(sum + stored, true);
+    }
+    sum += f->pseudo_sum + htons((uint16_t)size);
+    return stored == checksum_of(sum, f->udp);
+}
+
+/* Whether the next frame of the flow may have this id (IPv4). */
+static bool
+is_next_id(const struct flow *f, uint16_t id)
+{
+    if (f->repeats_id) {
+        return id == f->id;
+    }
+    return id == (uint16_t)(f->id + f->count)
+           || (f->may_repeat_id && f->count == 1 && id == f->id);
+}
+
+/* Appends the payload of a frame that may be merged, if the frame is the next
+   of the flow. Returns whether it did. */
+static bool
+extend_flow(struct flow *f, const struct offload_header *h,
+            const unsigned char *frame, size_t length)
+{
+    struct differing d;
+    size_t size = length - f->payload;
+    uint64_t sum;
+
+    if (length <= f->payload || size > f->gso_size
+        || size > f->limit - f->length || !has_same_headers(f, frame)
+        || !read_differing(&d, f, frame, length)
+        || (!f->ipv6 && !is_next_id(f, d.id))
+        || (!f->udp
+            && (d.sequence != f->sequence
+                || (d.flags & ~(TCP_FIN | TCP_PSH))
+                       != (f->first_flags & ~TCP_CWR)))) {
+        return false;
+    }
+    sum = copy_and_sum(f->frame + f->length, frame + f->payload, size);
+    if (!has_checksum(f, h, frame, length, sum + f->transport_sum + d.sum)) {
+        return false;
+    }
+    f->repeats_id = f->count == 1 ? d.id == f->id : f->repeats_id;
+    f->last_flags = d.flags;
+    f->sequence += (uint32_t)size;
+    f->length += size;
+    f->count++;
+    f->is_ended = size < f->gso_size || (d.flags & (TCP_FIN | TCP_PSH));
+    return true;
+}
+
+/* Adds up what is equal in all segments. */
+static void
+sum_headers(struct flow *f)
+{
+    const unsigned char *ip = f->frame + f->network;
+    const unsigned char *header = f->frame + f->transport;
+
+    if (f->ipv6) {
+        f->pseudo_sum = sum_bytes(ip + 8, 32);
+    }
+    else {
+        f->network_sum = sum_bytes(ip, 2) + sum_bytes(ip + 6, 4)
+                         + sum_bytes(ip + 12, f->transport - f->network - 12);
+        f->pseudo_sum = sum_bytes(ip + 12, 8);
+    }
+    f->pseudo_sum += htons(f->udp ? UDP : TCP);
+    f->transport_sum = sum_bytes(header, 4);
+    if (!f->udp) {
+        f->transport_sum +=
+            sum_bytes(header + TCP_ACK_NUMBER, 4)
+            + sum_bytes(header + TCP_WINDOW, 2)
+            + sum_bytes(header + TCP_URGENT,
+                        f->payload - f->transport - TCP_URGENT);
+    }
+}
+
+/* Makes a flow of a frame that has been copied to a row of the target. Returns
+   false if no other frame can be merged with it. */
+static bool
+begin_flow(struct flow *f, const struct merging *m, size_t row,
+           const struct offload_header *h, size_t length)
+{
+    unsigned char *frame = frame_of(&m->to, row);
+    struct super_frame s = {0};
+    struct differing d;
+    uint8_t protocol = 0;
+    size_t end = length;
+    uint16_t fragment;
+
+    if (read_network(&s, frame, &end, &protocol) != NULL || end != length) {
+        return false;
+    }
+    s.udp = protocol == UDP;
+    if ((!s.udp && protocol != TCP) || (s.udp && !m->udp)
+        || read_transport(&s, frame, end) != NULL || s.payload_length == 0
+        || (s.tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_PSH | TCP_URG))) {
+        return false;
+    }
+    *f = (struct flow){
+        .frame = frame,
+        .row = row,
+        .length = length,
+        .limit = room_of(&m->to, row) < MAX_SUPER_FRAME ? room_of(&m->to, row)
+                                                        : MAX_SUPER_FRAME,
+        .network = s.network,
+        .transport = s.transport,
+        .payload = s.payload,
+        .gso_size = s.payload_length,
+        .count = 1,
+        .sequence = s.sequence + (uint32_t)s.payload_length,
+        .id = s.id,
+        .first_flags = s.tcp_flags,
+        .ipv6 = s.ipv6,
+        .udp = s.udp,
+    };
+    if (!s.ipv6) {
+        fragment = load_be16(frame + s.network + IPV4_FRAGMENT);
+        if (fragment & ~IPV4_DF) {
+            return false;
+        }
+        f->may_repeat_id = !m->keep_ids && (fragment & IPV4_DF);
+    }
+    sum_headers(f);
+    return read_differing(&d, f, frame, length) && length <= f->limit
+           && has_checksum(f, h, frame, length,
+                           f->transport_sum + d.sum
+                               + sum_bytes(frame + f->payload, f->gso_size));
+}
+
+/* Completes the headers of a super-frame. Its checksum stays missing: the
+   field gets the sum of the pseudo-header, as read_seed() expects it. */
+static void
+end_flow(const struct frame_table *to, const struct flow *f)
+{
+    unsigned char *ip = f->frame + f->network;
+    unsigned char *header = f->frame + f->transport;
+    size_t size = f->length - f->transport;
+    uint8_t type = f->udp ? GSO_UDP_L4 : f->ipv6 ? GSO_TCPV6 : GSO_TCPV4;
+    uint16_t offset = f->udp ? UDP_CHECKSUM : TCP_CHECKSUM;
+    uint16_t sum = fold(f->pseudo_sum + htons((uint16_t)size)), checksum;
+
+    if (f->count == 1) {
+        return;
+    }
+    if (f->ipv6) {
+        store_be16(ip + 4, (uint16_t)(f->length - f->network - IPV6_HEADER));
+    }
+    else {
+        store_be16(ip + 2, (uint16_t)(f->length - f->network));
+        checksum = ipv4_checksum(f, f->length - f->network, f->id);
+        memcpy(ip + 10, &checksum, sizeof(checksum));
+    }
+    if (f->udp) {
+        store_be16(header + UDP_LENGTH, (uint16_t)size);
+    }
+    else {
+        header[TCP_FLAGS] =
+            f->first_flags | (f->last_flags & (TCP_FIN | TCP_PSH));
+        type |= f->first_flags & TCP_CWR ? GSO_ECN : 0;
+    }
+    memcpy(header + offset, &sum, sizeof(sum));
+    to->headers[f->row] = (struct offload_header){
+        .flags = VNET_NEEDS_CSUM,
+        .gso_type = type,
+        .header_length = (uint16_t)f->payload,
+        .gso_size = (uint16_t)f->gso_size,
+        .checksum_start = (uint16_t)f->transport,
+        .checksum_offset = offset,
+    };
+    atomic_store_explicit(&to->lengths[f->row], (uint32_t)f->length,
+                          memory_order_relaxed);
+}
+
+/* ---- Flows that are open ------------------------------------------------ */
+
+enum flow_kind {
+    NO_FLOW,  /* neither TCP nor UDP */
+    ANY_FLOW, /* a fragment, or headers that cannot be read */
+    KNOWN_FLOW,
+};
+
+/* Finds out to which flow a frame belongs: version, addresses, protocol and
+   ports. Sets *key to a hash of them. If two flows have the same key, only one
+   of them is open at a time. */
+static enum flow_kind
+read_key(const unsigned char *frame, size_t length, uint32_t *key)
+{
+    struct super_frame f = {0};
+    uint8_t protocol = 0;
+    size_t end = length, at, last, ip;
+    uint64_t hash;
+    uint32_t word;
+
+    if (read_network(&f, frame, &end, &protocol) != NULL) {
+        return ANY_FLOW;
+    }
+    ip = f.network;
+    if (f.ipv6 ? protocol == IPV6_FRAGMENT
+               : load_be16(frame + ip + IPV4_FRAGMENT)
+                     & ~(IPV4_DF | IPV4_RESERVED)) {
+        return ANY_FLOW;
+    }
+    if (protocol != TCP && protocol != UDP) {
+        return NO_FLOW;
+    }
+    if (end - f.transport < sizeof(word)) {
+        return ANY_FLOW;
+    }
+    memcpy(&word, frame + f.transport, sizeof(word));
+    hash = (uint64_t)word << 8 | protocol;
+    at = ip + (f.ipv6 ? 8 : 12);
+    last = ip + (f.ipv6 ? IPV6_HEADER : IPV4_HEADER);
+    for (; at < last; at += sizeof(word)) {
+        memcpy(&word, frame + at, sizeof(word));
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+        hash ^= hash >> 32;
+    }
+    *key = (uint32_t)hash;
+    return KNOWN_FLOW;
+}
+
+/* Returns the flow with this key, or the number of open flows. */
+static size_t
+find_flow(const struct open_flows *o, uint32_t key)
+{
+    size_t i = 0;
+
+    while (i < o->count && o->keys[i] != key) {
+        i++;
+    }
+    return i;
+}
+
+static void
+close_flow(struct open_flows *o, size_t i, const struct frame_table *to)
+{
+    end_flow(to, &o->flows[i]);
+    o->count--;
+    o->flows[i] = o->flows[o->count];
+    o->keys[i] = o->keys[o->count];
+    o->last = 0;
+}
+
+static void
+close_all_flows(struct open_flows *o, const struct frame_table *to)
+{
+    while (o->count > 0) {
+        close_flow(o, o->count - 1, to);
+    }
+}
+
+static void
+close_oldest_flow(struct open_flows *o, const struct frame_table *to)
+{
+    size_t oldest = 0, i;
+
+    for (i = 1; i < o->count; i++) {
+        if (o->flows[i].row < o->flows[oldest].row) {
+            oldest = i;
+        }
+    }
+    close_flow(o, oldest, to);
+}
+
+static bool
+extend_open_flow(struct open_flows *o, size_t i, const struct merging *m,
+                 const struct offload_header *h, const unsigned char *frame,
+                 size_t length)
+{
+    struct flow *f = &o->flows[i];
+
+    if (!extend_flow(f, h, frame, length)) {
+        return false;
+    }
+    o->last = i;
+    if (f->is_ended || f->count == m->segments) {
+        close_flow(o, i, &m->to);
+    }
+    return true;
+}
+
+/* Whether a frame may be merged if its headers allow it. */
+static bool
+may_be_merged(const struct merging *m, const struct offload_header *h,
+              const unsigned char *frame, size_t length)
+{
+    if (h->gso_type != GSO_NONE || length < ETH_HLEN
+        || check_offload(h, length) != NULL) {
+        return false;
+    }
+    /* As in net/packet/af_packet.c:packet_extra_vlan_len_allowed(). */
+    return length <= m->max_length
+           || (length - TAG_SIZE <= m->max_length
+               && load_be16(frame + TAG_OFFSET) == ETH_P_8021Q);
+}
+
+/* Copies a frame to the next row. Returns false, with the reason set if it
+   does not fit into that row, if it cannot. */
+static bool
+copy_to_row(struct merging *m, const struct offload_header *h,
+            const unsigned char *frame, size_t length)
+{
+    size_t row = m->written;
+
+    if (row == m->to.count) {
+        return false;
+    }
+    if (length > room_of(&m->to, row)) {
+        m->reason = beyond_target;
+        return false;
+    }
+    memcpy(frame_of(&m->to, row), frame, length);
+    m->to.headers[row] = *h;
+    atomic_store_explicit(&m->to.lengths[row], (uint32_t)length,
+                          memory_order_relaxed);
+    m->written++;
+    return true;
+}
+
+/* Merges the next frame into an open flow, or gives it a row of its own.
+   Returns false if it cannot. */
+static bool
+take_frame(struct merging *m, struct open_flows *o,
+           const struct offload_header *h, size_t length)
+{
+    const unsigned char *frame = frame_of(&m->from, m->frame);
+    bool can_merge = may_be_merged(m, h, frame, length);
+    enum flow_kind kind;
+    struct flow next;
+    uint32_t key = 0;
+    size_t i;
+
+    if (can_merge && o->count > 0
+        && extend_open_flow(o, o->last, m, h, frame, length)) {
+        return true;
+    }
+    kind = read_key(frame, length, &key);
+    i = kind == KNOWN_FLOW ? find_flow(o, key) : o->count;
+    if (can_merge && i < o->count && i != o->last
+        && extend_open_flow(o, i, m, h, frame, length)) {
+        return true;
+    }
+    if (!copy_to_row(m, h, frame, length)) {
+        return false;
+    }
+    if (kind == ANY_FLOW || m->flows == 1) {
+        close_all_flows(o, &m->to);
+    }
+    else if (i < o->count) {
+        close_flow(o, i, &m->to);
+    }
+    if (can_merge && kind == KNOWN_FLOW && m->segments > 1
+        && begin_flow(&next, m, m->written - 1, h, length)) {
+        if (o->count == m->flows) {
+            close_oldest_flow(o, &m->to);
+        }
+        o->last = o->count++;
+        o->keys[o->last] = key;
+        o->flows[o->last] = next;
+    }
+    return true;
+}
+
+void
+merge_frames(struct merging *m)
+{
+    struct offload_header h;
+    struct open_flows open;
+    size_t length;
+
+    open.count = open.last = 0;
+    for (; m->frame < m->from.count; m->frame++) {
+        if (!load_frame(&m->from, m->frame, &length, &h)) {
+            m->reason = beyond_frame;
+            break;
+        }
+        if (!take_frame(m, &open, &h, length)) {
+            break;
+        }
+    }
+    close_all_flows(&open, &m->to);
 }

@@ -3,8 +3,8 @@
    On a socket with vnet_hdr, the checksum of a frame may be missing, and a
    frame may be a super-frame, which the device would cut into segments. The
    header beside each frame (struct offload_header) says so. The functions
-   below do that work for callers that need complete frames. They know nothing
-   of Python.
+   below do that work for callers that need complete frames. They also merge
+   complete frames into super-frames. They know nothing of Python.
 
    Frames and headers may come from a hostile sender, and user code may write
    to them while these functions run. So each value that decides about memory
@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <arpa/inet.h>
 #include <sys/uio.h>
 
 /* struct virtio_net_hdr_mrg_rxbuf (linux/virtio_net.h): the longest header
@@ -71,7 +72,8 @@ struct frame_table {
     size_t count;              /* rows */
     const struct iovec *parts; /* part 2i + 1 is frame i: where its memory is,
                                   and how much it has */
-    struct offload_header *headers;
+    struct offload_header *headers; /* NULL: all frames are complete (only
+                                       in `from` of merge_frames()) */
     _Atomic uint32_t *lengths;
     uint16_t *flags; /* enum packet_flag */
 };
@@ -109,6 +111,34 @@ struct segmentation {
    processed. */
 void segment_frames(struct segmentation *g);
 
+/* Limits of struct merging. UDP_MAX_SEGMENTS in include/linux/udp.h is 128, and
+   was 64 in older kernels. */
+#define MOST_FLOWS 256
+#define MOST_SEGMENTS 128
+
+/* The state of merge_frames(). The caller's; nobody else uses it. */
+struct merging {
+    struct frame_table from;
+    struct frame_table to; /* shares no memory with `from` */
+    size_t flows;          /* that are open at a time, 1 to MOST_FLOWS */
+    size_t segments;       /* of a super-frame, at most; 1 to MOST_SEGMENTS */
+    size_t max_length;     /* of a frame that is merged, without its tag */
+    bool keep_ids; /* false: DF frames whose ids are equal are merged, too */
+    bool udp;      /* false: only TCP is merged */
+
+    size_t written;     /* rows of `to` that are filled */
+    size_t frame;       /* the row of `from` to go on with */
+    const char *reason; /* why that frame cannot be taken, or NULL */
+};
+
+/* Fills the rows of `to` with the frames of `from`, of which those that belong
+   together are merged into super-frames. segment_frames() of `to` gives the
+   same frames, to the byte, and of each flow in the same order (with
+   !keep_ids, ids may differ). Stops when all of `from` is done, before the
+   first frame that needs a new row when `to` is full, or at a frame that does
+   not fit into the next row. */
+void merge_frames(struct merging *m);
+
 /* Loads a byte once: without this, the compiler may load it again later. */
 static inline uint8_t
 load_byte(const unsigned char *p)
@@ -116,10 +146,20 @@ load_byte(const unsigned char *p)
     return __atomic_load_n(p, __ATOMIC_RELAXED);
 }
 
+/* The same for numbers in network byte order, at any address. */
+typedef uint16_t unaligned_16 __attribute__((aligned(1), may_alias));
+typedef uint32_t unaligned_32 __attribute__((aligned(1), may_alias));
+
 static inline uint16_t
 load_be16(const unsigned char *p)
 {
-    return (uint16_t)(load_byte(p) << 8 | load_byte(p + 1));
+    return ntohs(*(const volatile unaligned_16 *)p);
+}
+
+static inline uint32_t
+load_be32(const unsigned char *p)
+{
+    return ntohl(*(const volatile unaligned_32 *)p);
 }
 
 #endif

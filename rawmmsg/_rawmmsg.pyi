@@ -198,6 +198,59 @@ class PacketBatch:
         and BufferError if `target` is this batch.
         """
 
+    def merge_into(
+        self,
+        target: PacketBatch,
+        /,
+        start: int = 0,
+        *,
+        flows: int = 1,
+        keep_ids: bool = True,
+        segments: int = 64,
+        max_length: int | None = None,
+        udp: bool = True,
+    ) -> int:
+        """Fills `target` with the frames from `start` on, and merges frames of
+        one TCP or UDP flow into super-frames, which a socket with `vnet_hdr`
+        sends in one piece. The inverse of segment_into().
+
+        Returns the frame with which the next call must begin, once the caller
+        has sent what `target` holds; len(batch) if nothing is left. Every
+        frame before that one is in `target`.
+
+        A frame is merged only if segment_into() would give back exactly its
+        bytes: consecutive, with equal headers, with right checksums and
+        without padding. Every other frame is copied, with its offload header.
+        A super-frame in the batch is copied, too.
+
+        flows       how many flows are open at a time (at most 256). With 1 the
+                    order of all frames stays as it is. With more, frames of
+                    other flows may be between those that are merged, and the
+                    order within each flow stays as it is
+        keep_ids    False: also merge IPv4 frames that have the same id and
+                    must not be fragmented, as the kernel does. Their ids count
+                    up when the super-frame is cut
+        segments    the most frames in a super-frame (at most 128, and 64 for
+                    UDP on older kernels: UDP_MAX_SEGMENTS)
+        max_length  do not merge longer frames; a frame with an 802.1Q tag may
+                    be 4 bytes longer. For a socket, pass ``sock.mtu + 14``:
+                    the kernel does not compare the segments of a super-frame
+                    with the MTU
+        udp         False: merge only TCP. A program on the far side that does
+                    not expect super-frames sees one long datagram
+
+        Stops before the first frame that needs another frame of `target` when
+        all of them are used, or that is longer than the next one. If the frame
+        at `start` is longer, raises ValueError, which names it. Also raises
+        ValueError if an argument is out of range or if the memory of the
+        batches overlaps, and BufferError if `target` is this batch.
+
+        The rules are those of the kernel's GRO (net/core/gro.c), except that
+        checksums must be exactly those that a sender computes, and that IP
+        options and extension headers may be there if they are equal. A
+        super-frame has at most 65,535 bytes.
+        """
+
     # The columns. Each has `capacity` entries, of which the first len(batch)
     # are meaningful. A column that the last receive did not collect raises
     # AttributeError. append(), extend(), clear() and set_count() remove all
