@@ -23,6 +23,11 @@ _MARKS: Final = frozenset(map(int, Mark))
 # How many flows may be interleaved in a batch.
 _FLOWS: Final = 8
 
+# If no two frames of a batch could be merged, the next batch is sent without
+# trying, then 3 batches after the next failure, 7, and at most this many. So
+# traffic that cannot be merged is not slowed down.
+_LONGEST_PAUSE: Final = 15
+
 
 @dataclass(frozen=True)
 class Merging:
@@ -42,29 +47,46 @@ class Merged(Unchanged):
         self._sink = sink
         self._udp = merging.udp
         self._report = merging.report
+        self._last_pause = self._pause = 0
         # Each batch that is loaded has a batch for its merged frames.
         self._merged: dict[PacketBatch, PacketBatch] = {}
         self._sources: dict[PacketBatch, PacketBatch] = {}
 
     def load(self, batch: PacketBatch) -> None:
+        if len(batch) < 2 or not self._can_merge(batch):
+            self._continue_with(batch)
+
+    def _can_merge(self, batch: PacketBatch) -> bool:
+        """Merges the frames if there are any that can be merged, and continues
+        with the result."""
+        if self._pause:
+            self._pause -= 1
+            return False
         mtu = self._sink.mtu
-        if len(batch) < 2 or mtu is None:
-            self._go_to(batch, 0)
-            return
+        if mtu is None:
+            return False
         merged = self._merged.get(batch)
         if merged is None:
-            merged = PacketBatch(batch.capacity, SUPER_FRAME)
-            self._merged[batch] = merged
-            self._sources[merged] = batch
+            merged = self._make_merged(batch)
         # The kernel does not check the length of segments. A frame that is
         # too long stays as it is, so that the kernel refuses it.
         batch.merge_into(
-            *(merged,),
-            flows=_FLOWS,
-            max_length=mtu + SHORTEST,
-            _udp=self._udp,
+            merged, flows=_FLOWS, max_length=mtu + SHORTEST, udp=self._udp
         )
-        self._go_to(merged if len(merged) < len(batch) else batch, 0)
+        if len(merged) == len(batch):
+            longer = 2 * self._last_pause + 1
+            self._pause = self._last_pause = min(longer, _LONGEST_PAUSE)
+            return False
+        self._last_pause = 0
+        self._continue_with(merged)
+        return True
+
+    def _make_merged(self, batch: PacketBatch) -> PacketBatch:
+        """Makes the batch for the merged frames of this one."""
+        merged = PacketBatch(batch.capacity, SUPER_FRAME)
+        self._merged[batch] = merged
+        self._sources[merged] = batch
+        return merged
 
     def needs(self, batch: PacketBatch) -> bool:
         return super().needs(batch) or super().needs(
@@ -106,7 +128,7 @@ class Merged(Unchanged):
         # If frames are passed over, they are not sent either.
         first, start = self._first if self.passed else (self._batch, self._at)
         is_first = first is self._batch
-        self._go_to(self._cut(start if is_first else 0), 0)
+        self._continue_with(self._cut(start if is_first else 0))
         if is_first:
             self.passed = self._frames_passed = 0
         else:

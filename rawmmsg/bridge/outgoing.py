@@ -88,12 +88,11 @@ class Unchanged:
         self._first = self._batch, 0
 
     def load(self, batch: PacketBatch) -> None:
-        self._go_to(batch, 0)
-
-    def _go_to(self, batch: PacketBatch, at: int) -> None:
         self._batch = batch
-        self._at = at
+        self._at = 0
         self._count = len(batch)
+
+    _continue_with = load  # a subclass may change frames when they are loaded
 
     def needs(self, batch: PacketBatch) -> bool:
         has_passed = self.passed > 0 and batch is self._first[0]
@@ -110,7 +109,7 @@ class Unchanged:
         """If this is not the last batch, continues with the next."""
         if self._more is None:
             return True
-        self._go_to(self._more, 0)
+        self._continue_with(self._more)
         self._more = None
         return False
 
@@ -147,7 +146,8 @@ class Unchanged:
         first, at = self._first
         if first is not self._batch:
             self._more = self._batch
-        self._go_to(first, at)
+        self._continue_with(first)
+        self._at = at
         self.passed = self._frames_passed = 0
 
     def drop_passed(self) -> int:

@@ -1,6 +1,7 @@
 """`rawmmsg bridge`, run as a user runs it, and what it prints."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -25,7 +26,7 @@ _ONE_WAY = re.compile(
     r"  (?P<received>[\d,]+) frames received, (?P<bytes>[\d,]+) bytes,"
     r" (?P<per_call>[\d.]+) frames per call\n"
     r"(?:  (?P<gained>[\d,]+) more frames by segmentation\n)?"
-    r"  (?P<sent>[\d,]+) frames sent\n"
+    r"  (?P<sent>[\d,]+) frames sent(?:, merged into (?P<merged>[\d,]+))?\n"
     r"  (?P<dropped>[\d,]+) frames dropped(?:: (?P<reasons>.*))?\n"
     r"(?:  (?P<kernel>[\d,]+) frames dropped by kernel\n)?",
     re.MULTILINE,
@@ -50,7 +51,8 @@ class Network:
 
 @dataclass(frozen=True)
 class OneWay:
-    """The summary of one direction."""
+    """The summary of one direction. `merged`: how many frames those sent were
+    merged into, 0 if none was merged."""
 
     name: str
     received: int
@@ -58,6 +60,7 @@ class OneWay:
     per_call: float
     gained: int
     sent: int
+    merged: int
     dropped: int
     kernel: int
     reasons: dict[str, int] = field(default_factory=dict)
@@ -92,8 +95,8 @@ def _one_way(match: re.Match[str]) -> OneWay:
         count, _, reason = part.partition(" ")
         if count:
             reasons[reason] = _number(count)
-    names = ("received", "bytes", "gained", "sent", "dropped", "kernel")
-    counts = {name: _number(match[name]) for name in names}
+    names = ("received", "bytes", "gained", "sent", "merged", "dropped")
+    counts = {name: _number(match[name]) for name in (*names, "kernel")}
     per_call = float(match["per_call"])
     return OneWay(match["name"], **counts, per_call=per_call, reasons=reasons)
 
@@ -171,6 +174,16 @@ def bridging(
     with Running(a, b, *options, pass_fds=pass_fds) as running:
         running.says("bridging")
         yield running
+
+
+@contextlib.contextmanager
+def stopped(bridge: Running) -> Iterator[None]:
+    """Stops the bridge's process, so that frames sent inside the block queue
+    up."""
+    bridge.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, bridge.process.pid, os.WSTOPPED)
+    yield
+    bridge.process.send_signal(signal.SIGCONT)
 
 
 def take(sock: RawSocket, count: int) -> list[bytes]:
