@@ -1,6 +1,7 @@
 """`rawmmsg bridge`, run as a user runs it, and what it prints."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg import GSO_UDP_L4, SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 from support import WAIT
 from support.calls import eventually
@@ -109,13 +110,14 @@ class Running:
         *arguments: str,
         pass_fds: Sequence[int] = (),
         prefix: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "rawmmsg"),
     ) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [
                 *prefix,
                 sys.executable,
-                *("-m", "rawmmsg", "bridge"),
+                *(*program, "bridge"),
                 *arguments,
             ],
             env=environment(),
@@ -184,6 +186,17 @@ def stopped(bridge: Running) -> Iterator[None]:
     os.waitid(os.P_PID, bridge.process.pid, os.WSTOPPED)
     yield
     bridge.process.send_signal(signal.SIGCONT)
+
+
+def before_6_2(sock: RawSocket, batch: PacketBatch, at: int) -> int:
+    """Sends as a kernel that does not know UDP super-frames would."""
+    types = getattr(batch, "gso_types", None)
+    stop = at
+    while stop < len(batch) and (types is None or types[stop] != GSO_UDP_L4):
+        stop += 1
+    if stop == at:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return sock.sendmmsg(batch, at, stop)
 
 
 def take(sock: RawSocket, count: int) -> list[bytes]:
