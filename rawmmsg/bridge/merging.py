@@ -62,16 +62,14 @@ class Merged(Unchanged):
         if self._pause:
             self._pause -= 1
             return False
-        mtu = self._sink.mtu
-        if mtu is None:
-            return False
         merged = self._merged.get(batch)
         if merged is None:
             merged = self._make_merged(batch)
         # The kernel does not check the length of segments. A frame that is
         # too long stays as it is, so that the kernel refuses it.
+        longest = self._sink.mtu + SHORTEST
         batch.merge_into(
-            merged, flows=_FLOWS, max_length=mtu + SHORTEST, udp=self._udp
+            merged, flows=_FLOWS, max_length=longest, udp=self._udp
         )
         if len(merged) == len(batch):
             longer = 2 * self._last_pause + 1

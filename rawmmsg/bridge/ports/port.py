@@ -39,9 +39,9 @@ class Port(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # That of the interface when the port was opened or tended. None: the
-        # port is not an interface.
-        self.mtu: int | None = None
+        # That of the interface when the port was opened or tended. 0: the port
+        # is not an interface.
+        self.mtu = 0
         # Frames that the kernel did not deliver, because an offload header
         # cannot describe them (EINVAL).
         self.lost = 0
@@ -125,7 +125,7 @@ class Port(ABC):
             raise OSError(
                 errno.ENODEV, os.strerror(errno.ENODEV), self.sock.interface
             )
-        self.mtu = self.sock.mtu
+        self.mtu = self.sock.mtu or 0
 
     def close(self) -> None:
         self.sock.close()
@@ -137,7 +137,7 @@ class Port(ABC):
             sock.close()
             raise PortError(f"{self.name}: not an Ethernet interface")
         try:
-            self.mtu = sock.mtu
+            self.mtu = sock.mtu or 0
         except OSError:  # the interface has just been deleted
             sock.close()
             raise
