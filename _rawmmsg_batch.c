@@ -1458,10 +1458,7 @@ merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
     if (check_target(from, to) < 0 || check_start(start, count) < 0) {
         return -1;
     }
-    m->from = table_of(from->memory, count);
-    if (!has_headers(from)) {
-        m->from.headers = NULL;
-    }
+    m->from = table_of_any(from);
     m->to = table_of(to->memory, to->memory->capacity);
     zero_headers(to->memory, 0, to->memory->capacity);
     set_held(to, 0, FILLED);
