@@ -139,16 +139,16 @@ def add_bridge(
         type=_protocols,
         default="tcp",
         metavar="PROTOCOLS",
-        help="merge tcp, or tcp,udp, from a socket to an interface; if UDP is "
-        "merged, a program with a packet socket on the far side may see "
-        "several datagrams joined to one (default: tcp)",
+        help="tcp, or tcp,udp: merge frames of these protocols, from a socket "
+        "to an interface; if UDP is merged, a program with a packet socket on "
+        "the far side may see several datagrams joined to one (default: tcp)",
     )
     merging.add_argument(
         "--no-merge",
         dest="merge",
         action="store_const",
         const=None,
-        help="send each frame as it was received",
+        help="merge nothing",
     )
     command.add_argument(
         "--duration",
