@@ -20,7 +20,7 @@ from .loads import (
     loads,
     whole_batch,
 )
-from .merging import MergingSender
+from .merging_sender import MergingSender
 from .outlet import Outlet, send_loads
 from .pace import Pace, Pacer, choose_pace
 from .sender import Sender
