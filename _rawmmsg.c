@@ -190,6 +190,35 @@ make_os_error(int error, PyObject *text, PyObject *interface)
     return exception;
 }
 
+/* Returns a new reference to an attribute, or NULL with an exception set. Its
+   name is interned, because CPython's cache of attribute lookups keeps every
+   name that it has not seen before. */
+static PyObject *
+get_attribute(PyObject *object, const char *name)
+{
+    PyObject *interned = PyUnicode_InternFromString(name), *found = NULL;
+
+    if (interned != NULL) {
+        found = PyObject_GetAttr(object, interned);
+        Py_DECREF(interned);
+    }
+    return found;
+}
+
+/* Adds a note to an exception. 0, or -1 with another exception set. */
+static int
+add_note(PyObject *exception, const char *note)
+{
+    PyObject *method = get_attribute(exception, "add_note"), *result = NULL;
+
+    if (method != NULL) {
+        result = PyObject_CallFunction(method, "s", note);
+        Py_DECREF(method);
+    }
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 /* Raises the result of make_os_error(). Always returns -1. */
 static int
 raise_made(PyObject *exception)
@@ -2343,23 +2372,17 @@ release_filter(RawSocket *s)
     atomic_store_explicit(&s->filter_busy, false, memory_order_release);
 }
 
-/* Returns a function of a module of the package: a new reference, or NULL with
-   an exception set. Its name is interned, because CPython's cache of attribute
-   lookups keeps every name that it has not seen before. */
+/* Returns a new reference to a function of the package, or NULL with an
+   exception set. */
 static PyObject *
 import_function(const char *module, const char *function)
 {
-    PyObject *imported = PyImport_ImportModule(module);
-    PyObject *name, *found = NULL;
+    PyObject *imported = PyImport_ImportModule(module), *found;
 
     if (imported == NULL) {
         return NULL;
     }
-    name = PyUnicode_InternFromString(function);
-    if (name != NULL) {
-        found = PyObject_GetAttr(imported, name);
-        Py_DECREF(name);
-    }
+    found = get_attribute(imported, function);
     Py_DECREF(imported);
     return found;
 }
@@ -2976,18 +2999,14 @@ raise_no_socket(int error, const char *call, PyObject *filename)
         "(unshare --user --map-root-user --net)";
     PyObject *exception =
         make_os_error(error, describe(call, strerror(error)), filename);
-    PyObject *result;
 
     if (exception == NULL) {
         return -1;
     }
-    if (strcmp(call, "socket") == 0 && (error == EPERM || error == EACCES)) {
-        result = PyObject_CallMethod(exception, "add_note", "s", hint);
-        if (result == NULL) {
-            Py_DECREF(exception);
-            return -1;
-        }
-        Py_DECREF(result);
+    if (strcmp(call, "socket") == 0 && (error == EPERM || error == EACCES)
+        && add_note(exception, hint) < 0) {
+        Py_DECREF(exception);
+        return -1;
     }
     return raise_made(exception);
 }
