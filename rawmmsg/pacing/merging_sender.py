@@ -33,8 +33,9 @@ _without_udp: Final[WeakSet[RawSocket]] = WeakSet()
 
 
 class _Tally(NamedTuple):
-    """How many rows and frames had been sent before a call of sendmmsg(), and
-    which frames the rows from `row` on have, which it was to send."""
+    """How many rows and frames had been sent before a call of sendmmsg(). The
+    call is to send the rows from `row` on; row i begins with the frame
+    starts[i]."""
 
     rows: int
     frames: int

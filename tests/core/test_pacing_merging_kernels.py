@@ -1,5 +1,5 @@
-"""pacing.send(merge=True) on kernels that refuse a kind of super-frame, as Linux
-before 6.2 refuses those of UDP."""
+"""pacing.send(merge=True) on kernels that refuse a kind of super-frame, as
+Linux before 6.2 refuses those of UDP."""
 
 import warnings
 from collections.abc import Callable, Iterator
