@@ -444,6 +444,7 @@ KERNEL_TESTS = (
     *("fanout_traffic", "filters", "ebpf", "vlan", "memberships", "columns"),
     *("offload_headers", "inexpressible", "stamping", "links", "statistics"),
     *("destinations", "datagram_addresses", "full_queues"),
+    "pacing_merging_kernels",
 )
 NEWER_KERNEL_TESTS = (
     "fanout.py::test_ignore_outgoing_works_in_a_group",
