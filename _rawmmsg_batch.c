@@ -1292,6 +1292,90 @@ PacketBatch_complete_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyLong_FromSize_t(done);
 }
 
+/* The table of a batch that may hold no offload headers. */
+static struct frame_table
+table_of_any(PacketBatch *b)
+{
+    struct frame_table t = table_of(b->memory, count_of(b));
+
+    if (!has_headers(b)) {
+        t.headers = NULL; /* those in memory are of an earlier receive */
+    }
+    return t;
+}
+
+static PyObject *
+PacketBatch_compute_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    const char *reason = NULL;
+    struct frame_table t;
+    size_t done, at;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    t = table_of_any(b);
+    Py_BEGIN_ALLOW_THREADS
+    done = compute_frames(&t, &at, &reason);
+    Py_END_ALLOW_THREADS
+    release_batch(b);
+    if (reason != NULL) {
+        raise_bad_frame((Py_ssize_t)at, reason);
+        return NULL;
+    }
+    return PyLong_FromSize_t(done);
+}
+
+/* Writes the status of each frame into new bytes, and returns them, or NULL
+   with an exception set. The caller has taken the batch. */
+static PyObject *
+verify_batch(PacketBatch *b)
+{
+    struct frame_table t = table_of_any(b);
+    const char *reason = NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)t.count);
+    uint8_t *statuses;
+    size_t at;
+
+    if (bytes == NULL) {
+        return NULL;
+    }
+    /* The flags in memory may be of an earlier receive, too. */
+    if (!(atomic_load_explicit(&b->collected, memory_order_relaxed)
+          & COLLECT_ALWAYS)) {
+        t.flags = NULL;
+    }
+    statuses = (uint8_t *)PyBytes_AsString(bytes);
+    Py_BEGIN_ALLOW_THREADS
+    verify_frames(&t, statuses, &at, &reason);
+    Py_END_ALLOW_THREADS
+    if (reason != NULL) {
+        raise_bad_frame((Py_ssize_t)at, reason);
+        Py_CLEAR(bytes);
+    }
+    return bytes;
+}
+
+static PyObject *
+PacketBatch_verify_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    PyObject *bytes, *view;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    bytes = verify_batch(b);
+    release_batch(b);
+    if (bytes == NULL) {
+        return NULL;
+    }
+    view = PyMemoryView_FromObject(bytes);
+    Py_DECREF(bytes);
+    return view;
+}
+
 /* Fills batch `to` with frames of `from`, beginning with that segment of frame
    `start`. 0, or -1 with an exception set. The caller has taken both. */
 static int
@@ -1374,10 +1458,7 @@ merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
     if (check_target(from, to) < 0 || check_start(start, count) < 0) {
         return -1;
     }
-    m->from = table_of(from->memory, count);
-    if (!has_headers(from)) {
-        m->from.headers = NULL;
-    }
+    m->from = table_of_any(from);
     m->to = table_of(to->memory, to->memory->capacity);
     zero_headers(to->memory, 0, to->memory->capacity);
     set_held(to, 0, FILLED);
@@ -1644,6 +1725,10 @@ static PyMethodDef PacketBatch_methods[] = {
     {"set_count", PacketBatch_set_count, METH_O, PacketBatch_set_count_doc},
     {"complete_checksums", PacketBatch_complete_checksums, METH_NOARGS,
      PacketBatch_complete_checksums_doc},
+    {"compute_checksums", PacketBatch_compute_checksums, METH_NOARGS,
+     PacketBatch_compute_checksums_doc},
+    {"verify_checksums", PacketBatch_verify_checksums, METH_NOARGS,
+     PacketBatch_verify_checksums_doc},
     {"address", PacketBatch_address, METH_O, PacketBatch_address_doc},
     {"segment_into", (PyCFunction)(void (*)(void))PacketBatch_segment_into,
      METH_VARARGS | METH_KEYWORDS, PacketBatch_segment_into_doc},

@@ -176,6 +176,47 @@ class PacketBatch:
         error names the frame, and the frames before it are complete.
         """
 
+    def compute_checksums(self) -> int:
+        """Computes the checksums of every IPv4 and IPv6 frame from scratch,
+        and returns how many such frames there are. Call it after frames were
+        made or edited in place.
+
+        Computes those of the outer headers, behind any number of tags: that
+        of the IPv4 header, and that of TCP, UDP, ICMP, ICMPv6 or SCTP. The
+        latter covers the packet as long as the IP header (for UDP the UDP
+        header) says, without padding, and a pseudo-header with the final
+        destination if there is a source route (RFC 8200, 8.1). A fragment has
+        only the former. Everything else in the batch stays as it is.
+
+        If the batch holds offload headers, a frame is complete then, and
+        VNET_NEEDS_CSUM is cleared. If a header leaves another checksum open,
+        such as one in a tunnel, that is completed first, as by
+        complete_checksums(). A super-frame keeps VNET_NEEDS_CSUM: its
+        checksum field gets the sum of the pseudo-header, from which
+        segment_into() and devices start. Without offload headers nothing
+        tells of checksums that are missing in a tunnel.
+
+        Raises ValueError if a frame of IP is malformed, or longer than its
+        memory: the error names the frame, and the frames before it are done.
+        """
+
+    def verify_checksums(self) -> memoryview:
+        """Verifies the checksums that compute_checksums() computes, and
+        returns a new, read-only memoryview (format "B") with the
+        ChecksumStatus of each frame.
+
+        CHECKSUM_BAD: that of the IPv4 header or of the transport header is
+        wrong. Otherwise CHECKSUM_PENDING: that of the transport header, or
+        another one that the offload header leaves open, is still missing
+        (VNET_NEEDS_CSUM, CHECKSUM_NOT_READY). Otherwise CHECKSUM_GOOD: there
+        is one in the transport header, and it is right. Otherwise
+        CHECKSUM_NONE: a fragment, a UDP datagram without checksum, a
+        super-frame, another protocol, or a frame that cannot be read.
+
+        Changes nothing. Raises ValueError only if user code has written a
+        length that is beyond the frame.
+        """
+
     def segment_into(
         self, target: PacketBatch, /, start: int = 0, segment: int = 0
     ) -> tuple[int, int]:

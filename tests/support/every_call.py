@@ -269,6 +269,8 @@ OF_BATCHES: Final[dict[str, Bind]] = {
     "set_count": on_batch("set_count", 2),
     "set_count too far": on_batch("set_count", 5),
     "complete_checksums": on_batch("complete_checksums"),
+    "compute_checksums": on_batch("compute_checksums"),
+    "verify_checksums": on_batch("verify_checksums"),
     "segment_into": lambda scene: partial(
         scene.batch.segment_into, scene.other
     ),
