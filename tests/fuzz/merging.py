@@ -71,7 +71,8 @@ def main() -> None:
         target = build(Path(name), sanitize=arguments.sanitize)
         done = subprocess.run(
             [target, str(arguments.seed), str(arguments.frames)],
-            env=os.environ | {
+            env=os.environ
+            | {
                 "ASAN_OPTIONS": "abort_on_error=1",
                 "UBSAN_OPTIONS": "abort_on_error=1:print_stacktrace=1",
             },
