@@ -33,6 +33,7 @@ NAMES: Final = (
     "capture",
     "forward",
     "superframes",
+    "checksums",
     "scapy",
     "latency",
 )
