@@ -33,6 +33,7 @@ NAMES: Final = (
     "capture",
     "forward",
     "superframes",
+    "merging",
     "scapy",
     "latency",
 )

@@ -158,7 +158,7 @@ class _Turn:
         """How often the work has to be repeated to take so long."""
         times, ns = 1, self._best(1)
         while ns < wanted_ns / 4 and times < self.ready.most:
-            times *= 2
+            times = min(2 * times, self.ready.most)
             ns = self._best(times)
         return int(times * wanted_ns / ns)
 
