@@ -942,7 +942,11 @@ is_ip(struct packet *p, const unsigned char *frame, size_t length)
 {
     uint16_t ethertype;
 
-    *p = (struct packet){.end = length};
+    /* The rest is set before it is read. To zero all of it for each frame would
+       take as long as the sums of a short one. */
+    p->end = length;
+    p->checksum = 0;
+    p->destination = 0;
     if (read_ethernet(&p->f, frame, length, &ethertype) != NULL) {
         return false;
     }

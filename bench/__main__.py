@@ -34,6 +34,7 @@ NAMES: Final = (
     "forward",
     "superframes",
     "merging",
+    "checksums",
     "scapy",
     "latency",
 )

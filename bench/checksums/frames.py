@@ -1,0 +1,105 @@
+"""Numbered frames of UDP, TCP and SCTP over IPv4, with right checksums."""
+
+import struct
+from typing import Final
+
+from ..lab.link import NUMBERS
+
+UDP: Final = 17
+TCP: Final = 6
+SCTP: Final = 132
+
+_ETHERNET: Final = bytes.fromhex("02000000000b 02000000000a 0800")
+_IPV4: Final = struct.Struct("!BxHHxxBBH4s4s")
+_ADDRESSES: Final = (bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2]))
+_TRANSPORT: Final = {
+    UDP: struct.Struct("!HHHH"),
+    TCP: struct.Struct("!HHIIBBHHH"),
+    SCTP: struct.Struct("!HHII"),
+}
+# Offsets of the checksums in a frame, and their sizes.
+_IPV4_FIELD: Final = slice(24, 26)
+_FIELDS: Final = {
+    UDP: slice(40, 42),
+    TCP: slice(50, 52),
+    SCTP: slice(42, 46),
+}
+
+# A period that differs from that of cache lines.
+_FILLER: Final = bytes(range(251)) * 6
+
+
+class Maker:
+    """Makes the frames of a protocol and size."""
+
+    def __init__(self, protocol: int, size: int) -> None:
+        self.protocol = protocol
+        self.size = size
+
+    def __call__(self, slice_number: int, index: int) -> bytes:
+        """Frame `index` of a slice."""
+        frame = bytearray(self._open(slice_number, index))
+        _store(frame, _IPV4_FIELD, _checksum(frame[14:34]))
+        field, data = _FIELDS[self.protocol], frame[34:]
+        if self.protocol == SCTP:
+            frame[field] = _crc32c(data).to_bytes(4, "little")
+            return bytes(frame)
+        pseudo = struct.pack("!4s4sHH", *_ADDRESSES, self.protocol, len(data))
+        value = _checksum(pseudo + data)
+        if self.protocol == UDP:
+            value = value or 0xFFFF
+        _store(frame, field, value)
+        return bytes(frame)
+
+    def spoil(self, frame: memoryview) -> None:
+        """Overwrites the checksums with wrong ones."""
+        for field in (_IPV4_FIELD, _FIELDS[self.protocol]):
+            for i in range(field.start, field.stop):
+                frame[i] ^= 0x5A
+
+    def _open(self, slice_number: int, index: int) -> bytes:
+        """A frame whose checksums are 0."""
+        transport = _TRANSPORT[self.protocol]
+        headers = _IPV4.size + transport.size
+        length = self.size - len(_ETHERNET)
+        ip = _IPV4.pack(
+            *(0x45, length, index, 64, self.protocol, 0), *_ADDRESSES
+        )
+        fields = {
+            UDP: (1024, 1025, length - _IPV4.size, 0),
+            TCP: (1024, 1025, index, 0, 5 << 4, 0x10, 65535, 0, 0),
+            SCTP: (1024, 1025, index, 0),
+        }
+        body = NUMBERS.pack(slice_number, index)[: length - headers]
+        body += _FILLER[: length - headers - len(body)]
+        return _ETHERNET + ip + transport.pack(*fields[self.protocol]) + body
+
+
+def _store(frame: bytearray, field: slice, value: int) -> None:
+    frame[field] = value.to_bytes(2, "big")
+
+
+def _checksum(data: bytes | bytearray) -> int:
+    """The Internet checksum (RFC 1071)."""
+    data = bytes(data) + b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _entry(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value
+
+
+_ENTRIES: Final = [_entry(value) for value in range(256)]
+
+
+def _crc32c(data: bytes | bytearray) -> int:
+    """The checksum of SCTP (RFC 9260, appendix A)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _ENTRIES[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
