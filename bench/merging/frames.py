@@ -5,18 +5,18 @@ import struct
 from typing import Final
 
 from ..lab.link import NUMBERS
-from ..superframes.frames import (
-    DESTINATION,
+from ..lab.packets import (
     ETHERNET,
     IPV4,
-    PSEUDO,
-    SOURCE,
+    UDP,
     checksum,
+    ipv4,
+    pseudo_header,
 )
 
 PORT: Final = 1025
+_SOURCE_PORT: Final = 1024
 _UDP: Final = struct.Struct("!HHHH")
-_PROTOCOL: Final = 17
 
 UDP_AT: Final = len(ETHERNET) + IPV4.size
 HEADERS: Final = UDP_AT + _UDP.size
@@ -59,13 +59,10 @@ class Datagrams:
         return NUMBERS.pack(slice_number, index) + inverted + self._body
 
     def _header(self, index: int) -> bytes:
-        ip = IPV4.pack(
-            *(0x45, self._size - len(ETHERNET), index, 64, _PROTOCOL),
-            *(0, SOURCE, DESTINATION),
-        )
-        ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+        ip = ipv4(UDP, self._size - len(ETHERNET), index)
         length = self._size - UDP_AT
-        pseudo = PSEUDO.pack(SOURCE, DESTINATION, _PROTOCOL, length)
-        udp = _UDP.pack(1024, PORT, length, 0) + self._payload(0, index)
-        found = checksum(pseudo + udp) or 0xFFFF  # 0: no checksum (RFC 768)
-        return ETHERNET + ip + _UDP.pack(1024, PORT, length, found)
+        udp = _UDP.pack(_SOURCE_PORT, PORT, length, 0)
+        found = checksum(
+            pseudo_header(UDP, length) + udp + self._payload(0, index)
+        )
+        return ETHERNET + ip + udp[:6] + (found or 0xFFFF).to_bytes(2, "big")

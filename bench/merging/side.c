@@ -4,6 +4,7 @@
    any other frame is sent as it is. */
 
 #include "batch.h"
+#include "checksum.h"
 
 #include <netinet/in.h>
 
@@ -64,69 +65,14 @@ side_open(const struct side_setup *setup, char error[ERROR_SIZE])
     return NULL;
 }
 
-/* ---- Checksums (RFC 1071) ------------------------------------------------ */
-
-static inline uint64_t
-add(uint64_t sum, uint64_t word)
-{
-    sum += word;
-    return sum + (sum < word);
-}
-
-/* Adds bytes to a sum: in four sums that need not wait for each other, then
-   what is left of the bytes. */
-static inline uint64_t
-add_bytes(uint64_t sum, const char *at, size_t size)
-{
-    uint64_t others[3] = {0, 0, 0}, words[4];
-    uint32_t four;
-    uint16_t two;
-
-    for (; size >= sizeof(words); size -= sizeof(words)) {
-        memcpy(words, at, sizeof(words));
-        sum = add(sum, words[0]);
-        others[0] = add(others[0], words[1]);
-        others[1] = add(others[1], words[2]);
-        others[2] = add(others[2], words[3]);
-        at += sizeof(words);
-    }
-    sum = add(add(sum, others[0]), add(others[1], others[2]));
-    for (; size >= sizeof(words[0]); size -= sizeof(words[0])) {
-        memcpy(words, at, sizeof(words[0]));
-        sum = add(sum, words[0]);
-        at += sizeof(words[0]);
-    }
-    if (size & sizeof(four)) {
-        memcpy(&four, at, sizeof(four));
-        sum = add(sum, four);
-        at += sizeof(four);
-    }
-    if (size & sizeof(two)) {
-        memcpy(&two, at, sizeof(two));
-        sum = add(sum, two);
-        at += sizeof(two);
-    }
-    return size & 1 ? add(sum, htole16((unsigned char)*at)) : sum;
-}
-
-/* In the machine's byte order, like the words. */
-static uint16_t
-folded(uint64_t sum)
-{
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)((sum & 0xffff) + (sum >> 16));
-}
+/* ---- Merging ------------------------------------------------------------- */
 
 static uint64_t
 pseudo_header(const char *frame, size_t length)
 {
-    return add_bytes(htobe32(IPPROTO_UDP + (uint32_t)(length - UDP_AT)),
-                     frame + IP_AT + 12, 8);
+    return sum(frame + IP_AT + 12, 8)
+           + htobe32(IPPROTO_UDP + (uint32_t)(length - UDP_AT));
 }
-
-/* ---- Merging ------------------------------------------------------------- */
 
 static inline uint16_t
 get16(const char *frame, size_t at)
@@ -156,9 +102,9 @@ can_be_cut(const char *frame, size_t length)
            && get16(frame, UDP_AT + 4) == length - UDP_AT
            && get16(frame, IP_AT + 10) != 0xffff
            && get16(frame, UDP_AT + 6) != 0
-           && folded(add_bytes(0, frame + IP_AT, 20)) == 0xffff
-           && folded(add_bytes(pseudo_header(frame, length), frame + UDP_AT,
-                               length - UDP_AT))
+           && fold(sum(frame + IP_AT, 20)) == 0xffff
+           && fold(pseudo_header(frame, length)
+                   + sum(frame + UDP_AT, length - UDP_AT))
                   == 0xffff;
 }
 
@@ -177,7 +123,7 @@ static void
 finish(struct batch *b, unsigned i, size_t length, size_t segment)
 {
     char *frame = part_of(b, i)->iov_base;
-    uint16_t sum;
+    uint16_t checksum;
 
     part_of(b, i)->iov_len = length;
     if (length - PAYLOAD_AT <= segment) {
@@ -194,11 +140,11 @@ finish(struct batch *b, unsigned i, size_t length, size_t segment)
     };
     put16(frame, IP_AT + 2, (uint16_t)(length - IP_AT));
     put16(frame, IP_AT + 10, 0);
-    sum = (uint16_t)~folded(add_bytes(0, frame + IP_AT, 20));
-    memcpy(frame + IP_AT + 10, &sum, sizeof(sum));
+    checksum = (uint16_t)~fold(sum(frame + IP_AT, 20));
+    memcpy(frame + IP_AT + 10, &checksum, sizeof(checksum));
     put16(frame, UDP_AT + 4, (uint16_t)(length - UDP_AT));
-    sum = folded(pseudo_header(frame, length)); /* the rest is missing */
-    memcpy(frame + UDP_AT + 6, &sum, sizeof(sum));
+    checksum = fold(pseudo_header(frame, length)); /* the rest is missing */
+    memcpy(frame + UDP_AT + 6, &checksum, sizeof(checksum));
 }
 
 /* Fills the super-frames with datagrams from `start` on: where to go on. */

@@ -14,8 +14,8 @@ from ..lab.contender import GroundTruthError, Ready
 from ..lab.far_side import FarSide
 from ..lab.link import PATIENCE, Ends, Frames
 from ..lab.native import Side
+from ..lab.packets import DESTINATION, ETHERNET
 from ..send import sides
-from ..superframes.frames import DESTINATION, ETHERNET
 from .frames import HEAD, HEADERS, PORT, Datagrams, joined
 
 # Super-frames that are merged before a call sends them: few enough that they

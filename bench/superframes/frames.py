@@ -8,14 +8,16 @@ from typing import Final, NamedTuple
 from rawmmsg import GSO_NONE, GSO_TCPV4, SUPER_FRAME, VNET_NEEDS_CSUM
 
 from ..lab.link import NUMBERS
+from ..lab.packets import (
+    ETHERNET,
+    IPV4,
+    TCP,
+    checksum,
+    ipv4,
+    pseudo_header,
+)
 
-ETHERNET: Final = bytes.fromhex("02000000000b 02000000000a 0800")
-IPV4: Final = struct.Struct("!BxHHxxBBH4s4s")
 _TCP: Final = struct.Struct("!HHIIBBHHH")
-PSEUDO: Final = struct.Struct("!4s4sxBH")
-SOURCE: Final = bytes([192, 0, 2, 1])
-DESTINATION: Final = bytes([192, 0, 2, 2])
-_PROTOCOL: Final = 6
 _ACK: Final = 0x10
 _CHECKSUM_OFFSET: Final = 16  # in a TCP header
 
@@ -65,27 +67,16 @@ class Kind:
         length = self.size - len(ETHERNET)
         payload = NUMBERS.pack(slice_number, index)
         filler = self.size - _HEADERS - len(payload)
-        ip = IPV4.pack(
-            *(0x45, length, index, 64, _PROTOCOL, 0, SOURCE, DESTINATION)
-        )
-        ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+        ip = ipv4(TCP, length, index)
         # Of the pseudo header only, and not inverted: the interface adds the
         # rest.
-        pseudo = PSEUDO.pack(SOURCE, DESTINATION, _PROTOCOL, length - len(ip))
+        pseudo = pseudo_header(TCP, length - len(ip))
         tcp = _TCP.pack(
             *(1024, 1025, index, 0, 5 << 4, _ACK, 65535),
             *(~checksum(pseudo) & 0xFFFF, 0),
         )
         body = payload + _FILLER * (filler // len(_FILLER) + 1)
         return (ETHERNET + ip + tcp + body)[: self.size]
-
-
-def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 _NEEDS_CHECKSUM: Final = OffloadHeader(
