@@ -3,8 +3,9 @@ At the end of a slice all of them have the datagrams of the last batch as plain
 frames in the memory of the batch, where the slice checks them."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from rawmmsg import SUPER_FRAME, PacketBatch
@@ -14,7 +15,7 @@ from ..lab.link import AUXDATA, Frames, Link
 from ..loop.sides import CLoop, Loop, PythonLoop
 from ..loop.sides import Place as Meeting
 from .frames import Datagrams, joined
-from .sides import AT_ONCE
+from .sides import AT_ONCE, send_merged
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _rawmmsg(place: Place) -> Ready:
             done += take(into)
 
     made = PythonLoop(
-        *(place.plain, AUXDATA, lambda: send(frames.out), receive),
+        *(place.plain, AUXDATA, partial(send, frames.out), receive),
         lambda: into.lengths[: len(into)],
     )
     return _ready(made, place.plain)
@@ -75,6 +76,7 @@ def _cut(place: Place) -> Ready:
     into, size = frames.into, frames.batch
     super_frames = PacketBatch(AT_ONCE, SUPER_FRAME)
     take, cut = link.rx.recvmmsg_into, super_frames.segment_into
+    send = send_merged(frames, link.tx)
 
     def receive() -> None:
         done = 0
@@ -86,25 +88,11 @@ def _cut(place: Place) -> Ready:
                 done += len(into)
 
     made = PythonLoop(
-        *(place.merged, AUXDATA, _merge_and_send(place), receive),
+        *(place.merged, AUXDATA, partial(send, 1), receive),
         lambda: into.lengths[: len(into)],
     )
     made.arrivals = -(-size // joined(frames.size))
     return _ready(made, place.merged)
-
-
-def _merge_and_send(place: Place) -> Callable[[], None]:
-    out, size = place.merged.frames.out, place.merged.frames.batch
-    target = PacketBatch(AT_ONCE, SUPER_FRAME)
-    send = place.merged.link.tx.sendmmsg_all
-
-    def merge_and_send() -> None:
-        at = 0
-        while at < size:
-            at = out.merge_into(target, at)
-            send(target)
-
-    return merge_and_send
 
 
 _PLAIN: Final = Contender("rawmmsg", _rawmmsg)

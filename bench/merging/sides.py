@@ -1,6 +1,7 @@
 """Contenders that send UDP datagrams: merged into super-frames, and not."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -10,7 +11,7 @@ from rawmmsg.testing import Veth
 
 from ..forward.hosts import run
 from ..lab import peers
-from ..lab.contender import GroundTruthError, Ready
+from ..lab.contender import GroundTruthError, Ready, UnavailableError
 from ..lab.far_side import FarSide
 from ..lab.link import PATIENCE, Ends, Frames
 from ..lab.native import Side
@@ -120,11 +121,14 @@ def send_in_c(place: Place) -> Callable[[int], None]:
     return send
 
 
-def send_merged(place: Place) -> Callable[[int], None]:
+def send_merged(frames: Frames, tx: RawSocket) -> Callable[[int], None]:
     """The same with merge_into()."""
-    out, size = place.frames.out, place.frames.batch
     target = PacketBatch(AT_ONCE, SUPER_FRAME)
-    merge, send_all = out.merge_into, place.tx.sendmmsg_all
+    merge, send_all, size = (
+        frames.out.merge_into,
+        tx.sendmmsg_all,
+        frames.batch,
+    )
 
     def send(times: int) -> None:
         for _ in range(times):
@@ -136,12 +140,24 @@ def send_merged(place: Place) -> Callable[[int], None]:
     return send
 
 
+def require_super_frames() -> None:
+    """Raises UnavailableError if the kernel takes no UDP super-frames."""
+    with Ends(vnet_hdr=True) as ends:
+        try:
+            send_merged(Frames(2, HEAD, make=Datagrams(HEAD)), ends.tx)(1)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            what = "a kernel that takes UDP super-frames"
+            raise UnavailableError(what, "Linux 6.2") from error
+
+
 def in_c(place: Place) -> Ready:
     return _ready(place, send_in_c(place))
 
 
 def rawmmsg(place: Place) -> Ready:
-    return _ready(place, send_merged(place))
+    return _ready(place, send_merged(place.frames, place.tx))
 
 
 def _ready(place: Place, send: Callable[[int], None]) -> Ready:

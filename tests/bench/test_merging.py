@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 import pytest
 from support.child import tool
+from support.old_kernel import without_super_frames
 
+from bench import __main__ as command
 from bench.lab.contender import GroundTruthError
+from bench.lab.runner import Lab, Mode
 from bench.merging import sides
 from bench.merging.frames import HEADERS, joined
 from bench.send.sides import ready
-from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg import GSO_UDP_L4, SUPER_FRAME, PacketBatch, RawSocket
 
 BATCH = 128  # as many as the smallest receive buffer holds
 MIDDLE = 10
@@ -107,7 +110,7 @@ def test_c_sends_the_super_frames_of_merge_into(
     tool("gcc")
     assert joined(SIZE) * 2 == BATCH
     alter(place.frames.out)
-    expected = arrivals(place, sides.send_merged(place))
+    expected = arrivals(place, sides.send_merged(place.frames, place.tx))
     assert len(expected) == frames
     assert arrivals(place, sides.send_in_c(place)) == expected
 
@@ -195,3 +198,16 @@ def test_slice_finds_datagrams_that_were_not_merged(
     made = ready(place, place.shared, send, joined=joined(SIZE))
     with pytest.raises(GroundTruthError, match=f"{BATCH} of "):
         made.run(1)
+
+
+def test_kernel_without_udp_super_frames_is_named() -> None:
+    section, refused = without_super_frames(
+        GSO_UDP_L4, lambda: command.measure("merging", Lab(Mode.BRIEF))
+    )
+    assert refused > 0
+    (missing,) = section.missing
+    assert str(missing) == (
+        "missing here: a kernel that takes UDP super-frames (Linux 6.2)"
+    )
+    assert not section.tables
+    assert not section.error
