@@ -942,7 +942,11 @@ is_ip(struct packet *p, const unsigned char *frame, size_t length)
 {
     uint16_t ethertype;
 
-    *p = (struct packet){.end = length};
+    /* The rest is set before it is read. To zero all of it for each frame would
+       take as long as the sums of a short one. */
+    p->end = length;
+    p->checksum = 0;
+    p->destination = 0;
     if (read_ethernet(&p->f, frame, length, &ethertype) != NULL) {
         return false;
     }
@@ -1505,8 +1509,14 @@ struct open_flows {
     size_t count;
     size_t last;               /* the one that has grown or was opened last */
     uint32_t keys[MOST_FLOWS]; /* see read_key() */
-    struct flow flows[MOST_FLOWS];
+    struct flow flows[];       /* as many as struct merging allows */
 };
+
+size_t
+merging_memory(size_t flows)
+{
+    return sizeof(struct open_flows) + flows * sizeof(struct flow);
+}
 
 static inline __attribute__((always_inline)) bool
 same_bytes(const unsigned char *a, const unsigned char *b, size_t n)
@@ -2062,19 +2072,19 @@ take_frame(struct merging *m, struct open_flows *o,
 void
 merge_frames(struct merging *m)
 {
+    struct open_flows *open = m->memory;
     struct offload_header h;
-    struct open_flows open;
     size_t length;
 
-    open.count = open.last = 0;
+    open->count = open->last = 0;
     for (; m->frame < m->from.count; m->frame++) {
         if (!load_frame(&m->from, m->frame, &length, &h)) {
             m->reason = beyond_frame;
             break;
         }
-        if (!take_frame(m, &open, &h, length)) {
+        if (!take_frame(m, open, &h, length)) {
             break;
         }
     }
-    close_all_flows(&open, &m->to);
+    close_all_flows(open, &m->to);
 }

@@ -22,6 +22,7 @@
 */
 
 #include "merge_check.h"
+#include "sums.h"
 
 #define MAX_FRAMES 4
 /* A super-frame can have 65,535 segments, but after the first ones they only
@@ -376,6 +377,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     try_check(&given, given.table.count / 2);
     try_segment(&given, rows, room, segment);
     try_merging(&given, rows, room, &rules);
+    try_compute(&given, true);
+    try_compute(&given, false);
+    try_verify(&given, true, true);
+    try_verify(&given, true, false);
+    try_verify(&given, false, false);
     free_rows(&given);
     return 0;
 }

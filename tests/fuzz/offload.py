@@ -29,6 +29,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from support.datagrams import (
     CHECKSUM_OFFSETS,
+    ICMP,
+    ICMPV6,
     SCTP,
     TAGS,
     TCP,
@@ -36,6 +38,7 @@ from support.datagrams import (
     Datagram,
     Q,
     data,
+    zeroing,
 )
 
 from rawmmsg import GSO_ECN, GSO_NONE, VNET_NEEDS_CSUM
@@ -48,6 +51,8 @@ FLAGS: Final = [
     "-fsanitize=fuzzer,address,undefined",
     "-fno-sanitize-recover=all",
 ]
+ROW: Final = 17
+"""The bytes before a frame: see offload.c."""
 LONGEST: Final = 4096
 """The most bytes of an input; its frames can have more."""
 
@@ -76,6 +81,22 @@ def datagrams() -> Iterator[Datagram]:
 def complete_row(frame: bytes) -> bytes:
     """A frame of which nothing is left to hardware."""
     return bytes(12) + struct.pack("<HHB", len(frame), 0, 0) + frame
+
+
+def routed() -> Iterator[Datagram]:
+    """Echo requests, checksums of 0, and datagrams with source routes."""
+    payload = data(200)
+    yield Datagram(payload, ICMP)
+    yield Datagram(payload, ICMPV6, version=6)
+    yield zeroing(Datagram(payload, TCP))
+    yield zeroing(Datagram(payload, UDP))
+    for kind, used in ((131, 4), (137, 4), (131, 12)):
+        route = bytes([1, kind, 11, used, *range(8)])
+        yield Datagram(payload, UDP, options=route)
+    for kind in (0, 2, 4, 253):
+        segments = bytes([0, 2, kind, 1, *bytes(4), *range(16)])
+        for protocol in (UDP, ICMPV6):
+            yield Datagram(payload, protocol, 6, extensions=((43, segments),))
 
 
 def row(
@@ -132,6 +153,12 @@ def inputs() -> Iterator[bytes]:
                 yield settings(room=room) + b"".join(
                     map(complete_row, one.segments(70))
                 )
+    for one in routed():
+        yield settings() + row(one, whole=True)
+        frame = bytearray(row(one, whole=True))
+        if one.version == 4:  # the first of some fragments
+            frame[ROW + 14 + 6] |= 0x20
+            yield settings() + frame
     some = [row(one, 70) for one in datagrams() if one.protocol != SCTP]
     yield settings() + b"".join(some[:4])
     jumbo = Datagram(data(200), version=6, extensions=(JUMBO,))
