@@ -1,0 +1,424 @@
+"""merge_into() makes the super-frames that the kernel's GRO makes. TABLE lists
+all reasons why one of them merges two frames and the other does not."""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import pytest
+from support.datagrams import CWR, TCP, UDP
+from support.flows import (
+    DF,
+    FRAGMENT,
+    NO_SUM,
+    NOT_IP,
+    OTHER_ZERO,
+    PADDED,
+    SHORT_HEADER,
+    WRONG_IP_SUM,
+    WRONG_LENGTH,
+    WRONG_SUM,
+    Frame,
+    Generator,
+    long_runs,
+    many_flows,
+    mixed,
+)
+from support.gro import MOST_FRAMES, Gro, gro
+from support.merged import Made, Pair, Recognizer, batch_of_frames, differences
+
+from rawmmsg import SUPER_FRAME, PacketBatch
+
+FLOWS: Final = 8
+"""As many as GRO keeps (net/core/gro.c: MAX_GRO_SKBS). It has 8 lists of so
+many, but frames from a packet socket have no hash and are all in the first."""
+LIMIT: Final = 65535
+ETHERNET: Final = 14
+KERNEL: Final = "the kernel"
+OURS: Final = "merge_into()"
+TAGS: Final = "tags"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Why only one of the two merges: where the kernel decides that, what the
+    other does, and for which pairs it may happen. `since` is the first version
+    of Linux that does so."""
+
+    name: str
+    by: str
+    kernel: str
+    we: str
+    explains: Callable[[Pair], bool]
+    since: tuple[int, int] = (0, 0)
+
+
+def same_flow(a: Frame, b: Frame) -> bool:
+    return a.segment.flow == b.segment.flow
+
+
+def passes(test: Callable[[Frame, Frame], bool]) -> Callable[[Pair], bool]:
+    """Whether a frame of the flow came between, for which this is true."""
+    return lambda pair: any(
+        same_flow(pair.a, x) and test(pair.a, x) for x in pair.between()
+    )
+
+
+def differs(name: str) -> Callable[[Frame, Frame], bool]:
+    return lambda a, x: getattr(a.segment, name) != getattr(x.segment, name)
+
+
+def has_fault(*faults: str) -> Callable[[Frame, Frame], bool]:
+    return lambda _, x: x.fault in faults
+
+
+def is_constant(pair: Pair) -> bool:
+    a, b = pair.a.segment, pair.b.segment
+    return a.version == 4 and a.ident == b.ident and not a.fragment & DF
+
+
+def is_mangled_zero(one: Frame) -> bool:
+    """Whether a missing checksum of TCP will be 0."""
+    at = one.segment.transport_offset + 16
+    return (
+        one.is_open
+        and one.segment.protocol == TCP
+        and one.segment.build()[at : at + 2] == b"\0\0"
+    )
+
+
+def began_elsewhere(who: str) -> Callable[[Pair], bool]:
+    """Whether one side could not merge the second frame because its
+    super-frame began with another frame than that of the other side."""
+
+    def explains(pair: Pair) -> bool:
+        if pair.before[KERNEL][0] == pair.before[OURS][0]:
+            return False
+        return refuses(pair, who)
+
+    return explains
+
+
+def refuses(pair: Pair, who: str) -> bool:
+    """Whether a side's super-frame cannot go on with the second frame, which
+    is the next one of the flow."""
+    merged, b = [pair.frames[n] for n in pair.before[who]], pair.b
+    if merged[-1].size < merged[0].size or b.size > merged[0].size:
+        return True
+    if pair.length(who) - (ETHERNET if who == KERNEL else 0) > LIMIT:
+        return True
+    if b.segment.version != 4 or len(merged) < 2:
+        return False
+    is_fixed = merged[0].segment.ident == merged[1].segment.ident
+    steps = b.segment.ident - merged[0].segment.ident
+    return steps % 2**16 != (0 if is_fixed else len(merged))
+
+
+TABLE: Final = (
+    # The kernel gives out a frame before the others of its flow.
+    Row(
+        "wrong checksum",
+        KERNEL,
+        "net/ipv4/tcp_offload.c:tcp4_gro_receive(), "
+        "net/ipv4/udp_offload.c:udp4_gro_receive(): given out at once",
+        "closes the flow, so that its frames stay in order",
+        passes(has_fault(WRONG_SUM)),
+    ),
+    Row(
+        "wrong checksum of the IPv4 header",
+        KERNEL,
+        "net/ipv4/af_inet.c:inet_gro_receive(): given out at once",
+        "closes the flow",
+        passes(has_fault(WRONG_IP_SUM)),
+    ),
+    Row(
+        "IPv4 options between",
+        KERNEL,
+        "net/ipv4/af_inet.c:inet_gro_receive(): given out at once",
+        "closes the flow",
+        passes(lambda a, x: bool(x.segment.options)),
+    ),
+    Row(
+        "short TCP header",
+        KERNEL,
+        "net/ipv4/tcp_offload.c:tcp_gro_pull_header(): given out at once",
+        "closes the flow",
+        passes(has_fault(SHORT_HEADER)),
+    ),
+    Row(
+        "UDP without checksum",
+        KERNEL,
+        "net/ipv4/udp_offload.c:udp_gro_receive_segment(): given out at once",
+        "closes the flow",
+        passes(has_fault(NO_SUM)),
+    ),
+    Row(
+        "UDP length",
+        KERNEL,
+        "net/ipv4/udp_offload.c:udp_gro_receive_segment(): given out at once"
+        " if the length is not that of the payload, or if there is none",
+        "closes the flow",
+        passes(
+            lambda a, x: (
+                x.segment.protocol == UDP
+                and (x.fault in (PADDED, WRONG_LENGTH) or x.size == 0)
+            )
+        ),
+    ),
+    Row(
+        "fragment or unknown protocol",
+        KERNEL,
+        "net/core/gro.c:dev_gro_receive(): given out at once",
+        "closes all flows: a fragment may belong to any of them",
+        lambda pair: any(
+            x.fault in (FRAGMENT, NOT_IP) for x in pair.between()
+        ),
+    ),
+    # The kernel takes for two flows what is one.
+    Row(
+        "other MAC address",
+        KERNEL,
+        "net/core/gro.c:gro_list_prepare(): another flow",
+        "same addresses and ports: closes the flow",
+        passes(differs("target")),
+    ),
+    Row(
+        "other tag",
+        KERNEL,
+        "net/core/gro.c:dev_gro_receive(), or"
+        " net/8021q/vlan_core.c:vlan_gro_receive(): another flow",
+        "closes the flow",
+        passes(differs("tags")),
+    ),
+    Row(
+        "other flow label",
+        KERNEL,
+        "net/ipv6/ip6_offload.c:ipv6_gro_receive(): another flow",
+        "closes the flow",
+        passes(differs("label")),
+    ),
+    Row(
+        "other extension headers",
+        KERNEL,
+        "net/ipv6/ip6_offload.c:ipv6_gro_receive(): another flow",
+        "closes the flow",
+        passes(differs("extensions")),
+    ),
+    # The kernel merges what would change when it is cut.
+    Row(
+        "0xffff for 0",
+        KERNEL,
+        "net/core/gro.c:__skb_gro_checksum_complete() accepts both",
+        "merges only what a sender would write",
+        lambda pair: OTHER_ZERO in (pair.a.fault, pair.b.fault),
+    ),
+    Row(
+        "constant id without DF",
+        KERNEL,
+        "include/net/gro.h:inet_gro_flush() does not look at DF",
+        "a router may fragment the frames, which then need ids of their own",
+        is_constant,
+        since=(6, 18),
+    ),
+    Row(
+        "0 for a missing checksum",
+        KERNEL,
+        "include/net/gro.h:__skb_gro_checksum_validate_needed() does not ask"
+        " for it",
+        "alone, the frame gets 0xffff (net/core/dev.c:skb_checksum_help()),"
+        " but in a super-frame 0",
+        lambda pair: is_mangled_zero(pair.a) or is_mangled_zero(pair.b),
+    ),
+    Row(
+        "CWR in all",
+        KERNEL,
+        "net/ipv4/tcp_offload.c:tcp_gro_receive(): a counter of accurate ECN",
+        "a cutter leaves CWR in the first segment only",
+        lambda pair: bool(pair.a.segment.flags & pair.b.segment.flags & CWR),
+        since=(7, 0),
+    ),
+    Row(
+        "urgent pointer",
+        KERNEL,
+        "net/ipv4/tcp_offload.c:tcp_gro_receive() compares all flags, but not"
+        " the pointer",
+        "all segments get that of the first",
+        lambda pair: pair.a.segment.urgent != pair.b.segment.urgent,
+    ),
+    # Limits
+    Row(
+        "64 KiB with Ethernet header",
+        KERNEL,
+        "net/core/gro.c:skb_gro_receive() counts from the IP header",
+        "counts from the Ethernet header: a device with a gso_max_size of"
+        " 65,536 does not take more (net/core/dev.c:gso_features_check())",
+        lambda pair: pair.length(OURS) > LIMIT,
+    ),
+    Row(
+        "closed for another flow",
+        KERNEL,
+        "keeps other flows",
+        "a new flow closes the oldest",
+        lambda pair: pair.openings[OURS] >= FLOWS,
+    ),
+    # What the kernel does not merge.
+    Row(
+        TAGS,
+        OURS,
+        "net/8021q/vlan_core.c: only with CONFIG_VLAN_8021Q",
+        "tags are equal",
+        lambda pair: bool(pair.a.segment.tags),
+    ),
+    Row(
+        "IPv4 options",
+        OURS,
+        "net/ipv4/af_inet.c:inet_gro_receive() takes only headers of 20 bytes",
+        "options are equal",
+        lambda pair: bool(pair.a.segment.options),
+    ),
+    Row(
+        "CWR in the first",
+        OURS,
+        "net/ipv4/tcp_offload.c:tcp_gro_receive(): a change of a counter of"
+        " accurate ECN",
+        "a cutter leaves CWR in the first segment only",
+        lambda pair: bool(pair.a.segment.flags & ~pair.b.segment.flags & CWR),
+        since=(6, 15),
+    ),
+    Row(
+        "closed by the kernel for another flow",
+        OURS,
+        "net/core/gro.c:gro_flush_oldest()",
+        "keeps other flows",
+        lambda pair: pair.openings[KERNEL] >= FLOWS,
+    ),
+    Row(
+        "began elsewhere",
+        OURS,
+        "its super-frame began before or after ours, for one of the reasons"
+        " above, and ends for its own",
+        "the frame continues ours",
+        began_elsewhere(KERNEL),
+    ),
+    Row(
+        "began elsewhere in ours",
+        KERNEL,
+        "the frame continues its super-frame",
+        "the same, the other way round",
+        began_elsewhere(OURS),
+    ),
+)
+
+
+SEQUENCES: Final = 400
+"""In as many, every row of the table is needed at least once."""
+KINDS: Final = (*[mixed] * 7, many_flows, long_runs)
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Gro]:
+    with gro() as made:
+        yield made
+
+
+def by_kernel(oracle: Gro, frames: list[Frame]) -> list[Made]:
+    """What the kernel makes of the frames."""
+    known = Recognizer(frames)
+    oracle.send(batch_of_frames(frames))
+    for received in oracle.received():
+        if known.read(received):
+            break
+    return known.made
+
+
+def by_us(frames: list[Frame]) -> list[Made]:
+    """What merge_into() makes of the frames."""
+    known = Recognizer(frames)
+    target = PacketBatch(len(frames), SUPER_FRAME)
+    batch = batch_of_frames(frames)
+    done = batch.merge_into(target, flows=FLOWS, keep_ids=False, segments=64)
+    assert done == len(frames)
+    assert known.read(target), "merge_into() has lost a frame"
+    return known.made
+
+
+@dataclass
+class Findings:
+    """What was seen in all sequences: how often a row was the only one that
+    explains a difference, and how many frames are in equal super-frames."""
+
+    needed: Counter[str] = field(default_factory=Counter)
+    frames: int = 0
+    equal: int = 0
+    kernel_merges_tags: bool = False
+
+    def add(self, frames: list[Frame], sides: dict[str, list[Made]]) -> None:
+        """Compares what the two sides have made of the frames."""
+        merged = {
+            side: {one.numbers: one for one in made if len(one.numbers) > 1}
+            for side, made in sides.items()
+        }
+        for numbers in merged[KERNEL].keys() & merged[OURS].keys():
+            assert merged[OURS][numbers] == merged[KERNEL][numbers]
+            self.equal += len(numbers)
+        self.frames += len(frames)
+        self.kernel_merges_tags |= any(
+            frames[numbers[0]].segment.tags for numbers in merged[KERNEL]
+        )
+        for pair in differences(frames, sides):
+            rows = [
+                row.name
+                for row in TABLE
+                if row.by == pair.by and row.explains(pair)
+            ]
+            assert rows, (
+                f"only {pair.by} merges {pair.second} with {pair.first}, and"
+                f" no row of the table says why: {pair.a}, {pair.b}"
+            )
+            self.needed.update(rows[:1] if len(rows) == 1 else [])
+
+    def rows_never_needed(self) -> set[str]:
+        """The rows that this kernel should have needed."""
+        version = tuple(map(int, os.uname().release.split(".")[:2]))
+        names = {row.name for row in TABLE if row.since <= version}
+        if self.kernel_merges_tags:
+            names.remove(TAGS)
+        return names - self.needed.keys()
+
+
+def test_super_frames_equal_the_kernels(
+    oracle: Gro, scaled: Callable[[int], int]
+) -> None:
+    """Where both merge the same frames, in every byte, and in the offload
+    header. Every difference is in the table, and every row is needed."""
+    found = Findings()
+    for seed in range(max(SEQUENCES, scaled(SEQUENCES))):
+        rng = random.Random(seed)
+        frames = KINDS[seed % len(KINDS)](rng, MOST_FRAMES)
+        sides = {KERNEL: by_kernel(oracle, frames), OURS: by_us(frames)}
+        try:
+            found.add(frames, sides)
+        except AssertionError as error:
+            error.add_note(f"sequence {seed}")
+            raise
+    assert not found.rows_never_needed(), found.needed
+    assert found.equal > found.frames / 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 10, 15])
+def test_as_many_flows_are_open_as_in_the_kernel(
+    oracle: Gro, count: int
+) -> None:
+    """When there are too many, both close the one that was opened first."""
+    rng = random.Random(count)
+    for _ in range(10):
+        made = Generator(rng, zeros=False)
+        flows = [made.plain_flow(number) for number in range(1, count + 1)]
+        for _ in range(MOST_FRAMES):
+            made.continue_flow(rng.choice(flows))
+        assert {one.numbers for one in by_us(made.frames)} == {
+            one.numbers for one in by_kernel(oracle, made.frames)
+        }

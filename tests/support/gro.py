@@ -1,0 +1,86 @@
+"""The kernel's GRO (net/core/gro.c), which merges the frames that an interface
+receives: how tests make it merge frames, and see what it made of them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg.testing import Veth, veth_pair
+from support import WAIT
+from support.frames import HEADER_SIZE, PACKET, frame
+from support.linux import ETHTOOL_SGRO, ETHTOOL_STSO, ethtool, switch_on, tc
+
+MOST_FRAMES: Final = 62
+"""The most frames that GRO sees at once: the frame that releases them is the
+63rd. If 64 arrive, GRO gives out what it has, whether or not more follows
+(net/core/dev.c:__napi_poll())."""
+
+_MTU: Final = 1600
+_BURST: Final = HEADER_SIZE + _MTU
+_HELD: Final = f"rate 64bit burst {_BURST} limit 1mb".split()
+_RELEASED: Final = "rate 10gbit burst 1mb limit 1mb".split()
+
+
+@dataclass(frozen=True)
+class Gro:
+    """A veth pair whose end `b` merges what it receives.
+
+    GRO gives out all it has at the end of each poll, and a poll begins as soon
+    as one frame has arrived (drivers/net/veth.c:veth_xmit()). So the queue of
+    the end `a` holds the frames, until one run of it sends all of them. The
+    kernel receives only afterwards (kernel/softirq.c: NET_TX_SOFTIRQ comes
+    before NET_RX_SOFTIRQ), in one poll. No clock is involved.
+    """
+
+    veth: Veth
+    sender: RawSocket
+    receiver: RawSocket
+
+    def send(self, batch: PacketBatch) -> None:
+        """Sends the frames, so that GRO sees all of them at once."""
+        assert len(batch) <= MOST_FRAMES
+        self._shape(_HELD)
+        # It uses up the burst. For the next frame, of at least 14 bytes, the
+        # queue would wait for two seconds.
+        self._send_other(frame(bytes(_BURST - HEADER_SIZE)))
+        self.sender.sendmmsg_all(batch)
+        self._shape(_RELEASED)
+        self._send_other(PACKET)
+
+    def received(self) -> Iterator[PacketBatch]:
+        """Receives what GRO makes of the frames, until the caller has seen
+        enough. Frames of send() itself are among them."""
+        batch = PacketBatch(64, SUPER_FRAME)
+        deadline = time.monotonic() + WAIT
+        while True:
+            self.receiver.settimeout(max(0, deadline - time.monotonic()))
+            self.receiver.recvmmsg_into(batch)
+            yield batch
+
+    def _shape(self, options: list[str]) -> None:
+        tc("qdisc", "replace", "dev", self.veth.a, "root", "tbf", *options)
+
+    def _send_other(self, packet: bytes) -> None:
+        batch = PacketBatch(1)
+        batch.append(packet)
+        self.sender.sendmmsg_all(batch)
+
+
+@contextmanager
+def gro() -> Iterator[Gro]:
+    """Makes a veth pair with GRO for TCP and UDP."""
+    with veth_pair(mtu=_MTU) as veth:
+        ethtool(veth.b, ETHTOOL_SGRO, 1)
+        switch_on(veth.b, "rx-udp-gro-forwarding")
+        # Otherwise the kernel takes it that nothing is left to merge
+        # (drivers/net/veth.c:veth_skb_is_eligible_for_gro()).
+        ethtool(veth.a, ETHTOOL_STSO, 0)
+        with (
+            RawSocket(veth.a, protocol=0, vnet_hdr=True) as sender,
+            RawSocket(veth.b, ignore_outgoing=True, vnet_hdr=True) as receiver,
+        ):
+            sender.settimeout(WAIT)
+            yield Gro(veth, sender, receiver)
