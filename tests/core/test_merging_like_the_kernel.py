@@ -3,12 +3,14 @@ all reasons why one of them merges two frames and the other does not."""
 
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
+from support import WAIT
 from support.datagrams import CWR, TCP, UDP
 from support.flows import (
     DF,
@@ -21,16 +23,19 @@ from support.flows import (
     WRONG_IP_SUM,
     WRONG_LENGTH,
     WRONG_SUM,
+    Flow,
     Frame,
     Generator,
+    Segment,
     long_runs,
     many_flows,
     mixed,
 )
-from support.gro import MOST_FRAMES, Gro, gro
+from support.gro import MOST_FRAMES, Gro, can_keep, gro, write_at_once
+from support.linux import switch_on
 from support.merged import Made, Pair, Recognizer, batch_of_frames, differences
 
-from rawmmsg import SUPER_FRAME, PacketBatch
+from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 
 FLOWS: Final = 8
 """As many as GRO keeps (net/core/gro.c: MAX_GRO_SKBS). It has 8 lists of so
@@ -422,3 +427,44 @@ def test_as_many_flows_are_open_as_in_the_kernel(
         assert {one.numbers for one in by_us(made.frames)} == {
             one.numbers for one in by_kernel(oracle, made.frames)
         }
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_super_frames_end_after_64_segments(
+    merging_tap: tuple[int, str], protocol: int
+) -> None:
+    """As do the kernel's of UDP (net/ipv4/udp_offload.c: UDP_GRO_CNT_MAX). The
+    kernel ends those of TCP only at 64 KiB."""
+    flow = Flow(Segment(protocol=protocol, flow=1), 100, 1, is_open=False)
+    made = Generator(random.Random(1), zeros=False)
+    for _ in range(150):
+        made.continue_flow(flow)
+    assert sizes(by_us(made.frames)) == [64, 64, 22]
+    descriptor, interface = merging_tap
+    switch_on(interface, "rx-udp-gro-forwarding")
+    if can_keep(interface):
+        kernel = sizes(by_tap(descriptor, interface, made.frames))
+        assert kernel == ([150] if protocol == TCP else [64, 64, 22])
+
+
+def by_tap(descriptor: int, interface: str, frames: list[Frame]) -> list[Made]:
+    """What the kernel makes of frames that are written to a tap."""
+    packets = [one.data for one in frames]
+    batch = PacketBatch(64, SUPER_FRAME)
+    deadline = time.monotonic() + WAIT
+    with RawSocket(interface, vnet_hdr=True) as receiver:
+        receiver.settimeout(WAIT)
+        while time.monotonic() < deadline:
+            known = Recognizer(frames)
+            at_once = write_at_once(descriptor, packets)
+            complete = False
+            while not complete:
+                receiver.recvmmsg_into(batch)
+                complete = known.read(batch)
+            if at_once:
+                return known.made
+    raise AssertionError("GRO never saw the frames at once")
+
+
+def sizes(made: list[Made]) -> list[int]:
+    return [len(one.numbers) for one in made]
