@@ -49,14 +49,15 @@ TAGS: Final = "tags"
 
 @dataclass(frozen=True)
 class Row:
-    """Why only one of the two merges: where the kernel decides that, what the
-    other does, and for which pairs it may happen. `since` is the first version
-    of Linux that does so."""
+    """A reason why only one of the two merges a frame with the one before it.
+    `kernel` and `ours` say what the kernel (where) and merge_into() do, and
+    `explains` for which pairs of frames that is the reason. `since` is the
+    first version of Linux that does so."""
 
     name: str
     by: str
     kernel: str
-    we: str
+    ours: str
     explains: Callable[[Pair], bool]
     since: tuple[int, int] = (0, 0)
 
@@ -100,7 +101,7 @@ def began_elsewhere(who: str) -> Callable[[Pair], bool]:
     super-frame began with another frame than that of the other side."""
 
     def explains(pair: Pair) -> bool:
-        if pair.before[KERNEL][0] == pair.before[OURS][0]:
+        if pair.before(KERNEL)[0] == pair.before(OURS)[0]:
             return False
         return refuses(pair, who)
 
@@ -110,7 +111,7 @@ def began_elsewhere(who: str) -> Callable[[Pair], bool]:
 def refuses(pair: Pair, who: str) -> bool:
     """Whether a side's super-frame cannot go on with the second frame, which
     is the next one of the flow."""
-    merged, b = [pair.frames[n] for n in pair.before[who]], pair.b
+    merged, b = [pair.frames[n] for n in pair.before(who)], pair.b
     if merged[-1].size < merged[0].size or b.size > merged[0].size:
         return True
     if pair.length(who) - (ETHERNET if who == KERNEL else 0) > LIMIT:
@@ -122,50 +123,55 @@ def refuses(pair: Pair, who: str) -> bool:
     return steps % 2**16 != (0 if is_fixed else len(merged))
 
 
+# GRO gives out a frame that it does not understand at once, before frames of
+# its flow that it still keeps, and merges the frames around it. merge_into()
+# keeps the order, and so ends the super-frame.
+PASSES: Final = "gives the frame out at once and goes on with its flow"
+ENDS: Final = "ends the super-frame, which keeps the frames in order"
+# What GRO takes for two flows is one flow for merge_into().
+OTHER_FLOW: Final = "has another flow for it and goes on with this one"
+
 TABLE: Final = (
-    # The kernel gives out a frame before the others of its flow.
     Row(
         "wrong checksum",
         KERNEL,
-        "net/ipv4/tcp_offload.c:tcp4_gro_receive(), "
-        "net/ipv4/udp_offload.c:udp4_gro_receive(): given out at once",
-        "closes the flow, so that its frames stay in order",
+        f"net/ipv4/tcp_offload.c:tcp4_gro_receive() {PASSES}",
+        ENDS,
         passes(has_fault(WRONG_SUM)),
     ),
     Row(
         "wrong checksum of the IPv4 header",
         KERNEL,
-        "net/ipv4/af_inet.c:inet_gro_receive(): given out at once",
-        "closes the flow",
+        f"net/ipv4/af_inet.c:inet_gro_receive() {PASSES}",
+        ENDS,
         passes(has_fault(WRONG_IP_SUM)),
     ),
     Row(
         "IPv4 options between",
         KERNEL,
-        "net/ipv4/af_inet.c:inet_gro_receive(): given out at once",
-        "closes the flow",
+        f"net/ipv4/af_inet.c:inet_gro_receive() {PASSES}",
+        ENDS,
         passes(lambda a, x: bool(x.segment.options)),
     ),
     Row(
-        "short TCP header",
+        "TCP header of less than 20 bytes",
         KERNEL,
-        "net/ipv4/tcp_offload.c:tcp_gro_pull_header(): given out at once",
-        "closes the flow",
+        f"net/ipv4/tcp_offload.c:tcp_gro_pull_header() {PASSES}",
+        ENDS,
         passes(has_fault(SHORT_HEADER)),
     ),
     Row(
         "UDP without checksum",
         KERNEL,
-        "net/ipv4/udp_offload.c:udp_gro_receive_segment(): given out at once",
-        "closes the flow",
+        f"net/ipv4/udp_offload.c:udp_gro_receive_segment() {PASSES}",
+        ENDS,
         passes(has_fault(NO_SUM)),
     ),
     Row(
-        "UDP length",
+        "UDP that is empty, padded, or of a wrong length",
         KERNEL,
-        "net/ipv4/udp_offload.c:udp_gro_receive_segment(): given out at once"
-        " if the length is not that of the payload, or if there is none",
-        "closes the flow",
+        f"net/ipv4/udp_offload.c:udp_gro_receive_segment() {PASSES}",
+        ENDS,
         passes(
             lambda a, x: (
                 x.segment.protocol == UDP
@@ -174,145 +180,142 @@ TABLE: Final = (
         ),
     ),
     Row(
-        "fragment or unknown protocol",
+        "a fragment, or not IP",
         KERNEL,
-        "net/core/gro.c:dev_gro_receive(): given out at once",
-        "closes all flows: a fragment may belong to any of them",
+        f"net/ipv4/af_inet.c:inet_gro_receive() {PASSES}",
+        "ends all super-frames, because it may belong to any of the flows",
         lambda pair: any(
             x.fault in (FRAGMENT, NOT_IP) for x in pair.between()
         ),
     ),
-    # The kernel takes for two flows what is one.
     Row(
         "other MAC address",
         KERNEL,
-        "net/core/gro.c:gro_list_prepare(): another flow",
-        "same addresses and ports: closes the flow",
+        f"net/core/gro.c:gro_list_prepare() {OTHER_FLOW}",
+        ENDS,
         passes(differs("target")),
     ),
     Row(
         "other tag",
         KERNEL,
-        "net/core/gro.c:dev_gro_receive(), or"
-        " net/8021q/vlan_core.c:vlan_gro_receive(): another flow",
-        "closes the flow",
+        f"net/8021q/vlan_core.c:vlan_gro_receive() {OTHER_FLOW}",
+        ENDS,
         passes(differs("tags")),
     ),
     Row(
         "other flow label",
         KERNEL,
-        "net/ipv6/ip6_offload.c:ipv6_gro_receive(): another flow",
-        "closes the flow",
+        f"net/ipv6/ip6_offload.c:ipv6_gro_receive() {OTHER_FLOW}",
+        ENDS,
         passes(differs("label")),
     ),
     Row(
         "other extension headers",
         KERNEL,
-        "net/ipv6/ip6_offload.c:ipv6_gro_receive(): another flow",
-        "closes the flow",
+        f"net/ipv6/ip6_offload.c:ipv6_gro_receive() {OTHER_FLOW}",
+        ENDS,
         passes(differs("extensions")),
     ),
-    # The kernel merges what would change when it is cut.
+    # The kernel merges frames that a cutter would not give back.
     Row(
         "0xffff for 0",
         KERNEL,
         "net/core/gro.c:__skb_gro_checksum_complete() accepts both",
-        "merges only what a sender would write",
+        "copies the frame, because a cutter writes 0",
         lambda pair: OTHER_ZERO in (pair.a.fault, pair.b.fault),
+    ),
+    Row(
+        "missing checksum that will be 0",
+        KERNEL,
+        "include/net/gro.h:__skb_gro_checksum_validate_needed() is false",
+        "copies the frame: net/core/dev.c:skb_checksum_help() writes 0xffff,"
+        " but a cutter writes 0",
+        lambda pair: is_mangled_zero(pair.a) or is_mangled_zero(pair.b),
     ),
     Row(
         "constant id without DF",
         KERNEL,
         "include/net/gro.h:inet_gro_flush() does not look at DF",
-        "a router may fragment the frames, which then need ids of their own",
+        "copies the frame, because a cutter counts ids up",
         is_constant,
         since=(6, 18),
     ),
     Row(
-        "0 for a missing checksum",
-        KERNEL,
-        "include/net/gro.h:__skb_gro_checksum_validate_needed() does not ask"
-        " for it",
-        "alone, the frame gets 0xffff (net/core/dev.c:skb_checksum_help()),"
-        " but in a super-frame 0",
-        lambda pair: is_mangled_zero(pair.a) or is_mangled_zero(pair.b),
-    ),
-    Row(
         "CWR in all",
         KERNEL,
-        "net/ipv4/tcp_offload.c:tcp_gro_receive(): a counter of accurate ECN",
-        "a cutter leaves CWR in the first segment only",
+        "net/ipv4/tcp_offload.c:tcp_gro_receive() needs equal flags, because"
+        " CWR is part of a counter in accurate ECN",
+        "copies the frame, because a cutter leaves CWR in the first only",
         lambda pair: bool(pair.a.segment.flags & pair.b.segment.flags & CWR),
         since=(7, 0),
     ),
     Row(
-        "urgent pointer",
+        "urgent pointer without URG",
         KERNEL,
-        "net/ipv4/tcp_offload.c:tcp_gro_receive() compares all flags, but not"
-        " the pointer",
-        "all segments get that of the first",
+        "net/ipv4/tcp_offload.c:tcp_gro_receive() does not compare it",
+        "copies the frame, because a cutter repeats that of the first",
         lambda pair: pair.a.segment.urgent != pair.b.segment.urgent,
     ),
-    # Limits
-    Row(
-        "64 KiB with Ethernet header",
-        KERNEL,
-        "net/core/gro.c:skb_gro_receive() counts from the IP header",
-        "counts from the Ethernet header: a device with a gso_max_size of"
-        " 65,536 does not take more (net/core/dev.c:gso_features_check())",
-        lambda pair: pair.length(OURS) > LIMIT,
-    ),
-    Row(
-        "closed for another flow",
-        KERNEL,
-        "keeps other flows",
-        "a new flow closes the oldest",
-        lambda pair: pair.openings[OURS] >= FLOWS,
-    ),
-    # What the kernel does not merge.
+    # The kernel does not merge frames that a cutter would give back.
     Row(
         TAGS,
         OURS,
-        "net/8021q/vlan_core.c: only with CONFIG_VLAN_8021Q",
-        "tags are equal",
+        "net/8021q/vlan_core.c is not part of a kernel without VLANs",
+        "merges frames with equal tags",
         lambda pair: bool(pair.a.segment.tags),
     ),
     Row(
         "IPv4 options",
         OURS,
-        "net/ipv4/af_inet.c:inet_gro_receive() takes only headers of 20 bytes",
-        "options are equal",
+        "net/ipv4/af_inet.c:inet_gro_receive() merges no frame with options",
+        "merges frames with equal options",
         lambda pair: bool(pair.a.segment.options),
     ),
     Row(
         "CWR in the first",
         OURS,
-        "net/ipv4/tcp_offload.c:tcp_gro_receive(): a change of a counter of"
-        " accurate ECN",
-        "a cutter leaves CWR in the first segment only",
+        "net/ipv4/tcp_offload.c:tcp_gro_receive() needs equal flags",
+        "merges as a cutter cuts",
         lambda pair: bool(pair.a.segment.flags & ~pair.b.segment.flags & CWR),
         since=(6, 15),
     ),
+    # Limits, and what follows from the other rows.
     Row(
-        "closed by the kernel for another flow",
-        OURS,
-        "net/core/gro.c:gro_flush_oldest()",
-        "keeps other flows",
-        lambda pair: pair.openings[KERNEL] >= FLOWS,
+        "64 KiB with Ethernet header",
+        KERNEL,
+        "net/core/gro.c:skb_gro_receive() counts from the IP header",
+        "counts from the Ethernet header, because the kernel cuts what is"
+        " longer (net/core/dev.c:gso_features_check())",
+        lambda pair: pair.length(OURS) > LIMIT,
     ),
     Row(
-        "began elsewhere",
+        "ended by us for another flow",
+        KERNEL,
+        "has fewer flows open, because it does not open some of them",
+        "ends the oldest super-frame when a flow too many begins",
+        lambda pair: pair.begun(OURS) >= FLOWS,
+    ),
+    Row(
+        "ended by the kernel for another flow",
         OURS,
-        "its super-frame began before or after ours, for one of the reasons"
-        " above, and ends for its own",
-        "the frame continues ours",
+        "net/core/gro.c:gro_flush_oldest() ends the oldest super-frame",
+        "has fewer flows open, because it does not open some of them",
+        lambda pair: pair.begun(KERNEL) >= FLOWS,
+    ),
+    Row(
+        "begun elsewhere by the kernel",
+        OURS,
+        "has begun its super-frame with another frame than we, for one of the"
+        " reasons above, and ends it by its usual rules",
+        "goes on with its own",
         began_elsewhere(KERNEL),
     ),
     Row(
-        "began elsewhere in ours",
+        "begun elsewhere by us",
         KERNEL,
-        "the frame continues its super-frame",
-        "the same, the other way round",
+        "goes on with its own",
+        "has begun its super-frame with another frame than the kernel, and"
+        " ends it by the usual rules",
         began_elsewhere(OURS),
     ),
 )

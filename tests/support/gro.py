@@ -22,7 +22,9 @@ MOST_FRAMES: Final = 62
 
 _MTU: Final = 1600
 _BURST: Final = HEADER_SIZE + _MTU
+# At 8 bytes a second, a frame of 42 bytes is held for 5 seconds.
 _HELD: Final = f"rate 64bit burst {_BURST} limit 1mb".split()
+_HOLDS: Final = 5.0
 _RELEASED: Final = "rate 10gbit burst 1mb limit 1mb".split()
 
 
@@ -30,11 +32,12 @@ _RELEASED: Final = "rate 10gbit burst 1mb limit 1mb".split()
 class Gro:
     """A veth pair whose end `b` merges what it receives.
 
-    GRO gives out all it has at the end of each poll, and a poll begins as soon
-    as one frame has arrived (drivers/net/veth.c:veth_xmit()). So the queue of
-    the end `a` holds the frames, until one run of it sends all of them. The
-    kernel receives only afterwards (kernel/softirq.c: NET_TX_SOFTIRQ comes
-    before NET_RX_SOFTIRQ), in one poll. No clock is involved.
+    GRO gives out all it has at the end of each poll
+    (net/core/dev.c:napi_complete_done()), and a poll begins when a frame
+    arrives. So the queue of the end `a` holds the frames until all are there,
+    and then one run of it (net/sched/sch_generic.c:__qdisc_run()) sends them.
+    As it runs with software interrupts disabled, the kernel receives only
+    afterwards, and all frames in one poll.
     """
 
     veth: Veth
@@ -45,20 +48,18 @@ class Gro:
         """Sends the frames, so that GRO sees all of them at once."""
         assert len(batch) <= MOST_FRAMES
         self._shape(_HELD)
-        # It uses up the burst. For the next frame, of at least 14 bytes, the
-        # queue would wait for two seconds.
-        self._send_other(frame(bytes(_BURST - HEADER_SIZE)))
+        self._send_other(frame(bytes(_BURST - HEADER_SIZE)))  # uses it up
+        deadline = time.monotonic() + _HOLDS
         self.sender.sendmmsg_all(batch)
         self._shape(_RELEASED)
-        self._send_other(PACKET)
+        assert time.monotonic() < deadline, "the queue cannot hold so long"
+        self._send_other(PACKET)  # runs the queue
 
     def received(self) -> Iterator[PacketBatch]:
         """Receives what GRO makes of the frames, until the caller has seen
         enough. Frames of send() itself are among them."""
         batch = PacketBatch(64, SUPER_FRAME)
-        deadline = time.monotonic() + WAIT
         while True:
-            self.receiver.settimeout(max(0, deadline - time.monotonic()))
             self.receiver.recvmmsg_into(batch)
             yield batch
 
@@ -85,6 +86,7 @@ def gro() -> Iterator[Gro]:
             RawSocket(veth.b, ignore_outgoing=True, vnet_hdr=True) as receiver,
         ):
             sender.settimeout(WAIT)
+            receiver.settimeout(WAIT)
             yield Gro(veth, sender, receiver)
 
 
@@ -110,9 +112,9 @@ def can_keep(interface: str) -> bool:
 
 def write_at_once(tap: int, packets: Iterable[bytes]) -> bool:
     """Writes the packets to a tap of which can_keep() is true, and makes GRO
-    give out all of them. Returns whether GRO has seen them at once: at each
-    tick of the kernel it gives out what it had before
-    (net/core/gro.c:__gro_flush_chain())."""
+    give out all of them. Returns whether no tick of the kernel came between
+    them: at the next packet after a tick, GRO gives out what it has kept since
+    before (net/core/gro.c: NAPI_GRO_CB(skb)->age)."""
     began = _next_tick()
     for packet in packets:
         os.write(tap, bytes(10) + packet)

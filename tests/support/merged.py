@@ -96,17 +96,15 @@ class Recognizer:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two frames that one side has merged, one right after the other, and the
-    other side has not. `before` are the numbers of those that each side has
-    merged before the second, the first of the two included."""
+    """Two frames, given by their numbers, that one side has merged, one right
+    after the other, and the other side has not."""
 
     frames: list[Frame]
     first: int
     second: int
     by: str
-    before: dict[str, tuple[int, ...]]
-    openings: dict[str, int]
-    """How many super-frames and single frames each side has begun between."""
+    groups: dict[str, dict[int, tuple[int, ...]]]
+    """For each side and frame: the frames that are merged with it."""
 
     @property
     def a(self) -> Frame:
@@ -120,11 +118,24 @@ class Pair:
         """The frames that came between the two."""
         return self.frames[self.first + 1 : self.second]
 
+    def before(self, side: str) -> tuple[int, ...]:
+        """What the side had merged with the first one when the second
+        came."""
+        group = self.groups[side][self.first]
+        return tuple(number for number in group if number <= self.first)
+
     def length(self, side: str) -> int:
-        """The length of the side's super-frame with the second."""
-        frames = [self.frames[number] for number in self.before[side]]
+        """The length that the side's super-frame has with the second one."""
+        frames = [self.frames[number] for number in self.before(side)]
         headers = len(frames[0].data) - frames[0].size
         return headers + sum(one.size for one in frames) + self.b.size
+
+    def begun(self, side: str) -> int:
+        """How many super-frames and single frames the side has begun after
+        that of the first one, before the second came."""
+        start = self.before(side)[0]
+        groups = self.groups[side]
+        return sum(groups[n][0] == n for n in range(start + 1, self.second))
 
 
 def differences(
@@ -135,7 +146,7 @@ def differences(
         side: {number: one.numbers for one in made for number in one.numbers}
         for side, made in sides.items()
     }
-    joined = {
+    pairs = {
         side: {
             pair
             for one in made
@@ -145,21 +156,5 @@ def differences(
     }
     for side in sides:
         (other,) = sides.keys() - {side}
-        for first, second in sorted(joined[side] - joined[other]):
-            yield Pair(
-                frames,
-                first,
-                second,
-                side,
-                {
-                    name: tuple(n for n in group[first] if n <= first)
-                    for name, group in groups.items()
-                },
-                {
-                    name: len(
-                        {group[n][0] for n in range(second)}
-                        & {*range(group[first][0] + 1, second)}
-                    )
-                    for name, group in groups.items()
-                },
-            )
+        for first, second in sorted(pairs[side] - pairs[other]):
+            yield Pair(frames, first, second, side, groups)
