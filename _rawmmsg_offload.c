@@ -1872,6 +1872,15 @@ enum flow_kind {
     KNOWN_FLOW,
 };
 
+/* A step of a hash: multiplies by 2^64 divided by the golden ratio (Knuth, The
+   Art of Computer Programming, 6.4). */
+static uint64_t
+mix(uint64_t hash, uint32_t word)
+{
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+    return hash ^ hash >> 32;
+}
+
 /* Finds out to which flow a frame belongs: version, addresses, protocol and
    ports. Sets *key to a hash of them. If two flows have the same key, only one
    of them is open at a time. */
@@ -1899,13 +1908,12 @@ read_key(const unsigned char *frame, size_t length, uint32_t *key)
         return ANY_FLOW;
     }
     memcpy(&word, frame + f.transport, sizeof(word));
-    hash = (uint64_t)word << 8 | protocol;
+    hash = mix(protocol, word);
     at = ip + (f.ipv6 ? 8 : 12);
     last = ip + (f.ipv6 ? IPV6_HEADER : IPV4_HEADER);
     for (; at < last; at += sizeof(word)) {
         memcpy(&word, frame + at, sizeof(word));
-        hash = (hash ^ word) * 0x9e3779b97f4a7c15;
-        hash ^= hash >> 32;
+        hash = mix(hash, word);
     }
     *key = (uint32_t)hash;
     return KNOWN_FLOW;

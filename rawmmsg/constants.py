@@ -113,7 +113,7 @@ class FanoutMode(IntEnum):
 
 
 class ChecksumStatus(IntEnum):
-    """What PacketBatch.verify_checksums() says of a frame."""
+    """What PacketBatch.verify_checksums() says about a frame."""
 
     NONE = 0
     GOOD = 1
@@ -178,15 +178,16 @@ GSO_ECN: Final = 0x80
 has CWR set, which belongs to the first segment only."""
 
 CHECKSUM_NONE: Final = ChecksumStatus.NONE
-"""verify_checksums(): the frame has no transport checksum, or none that is
-known, or it cannot be read."""
+"""verify_checksums(): there is nothing to verify: not IP, another protocol, a
+fragment, UDP without a checksum, a super-frame, or it cannot be read."""
 CHECKSUM_GOOD: Final = ChecksumStatus.GOOD
-"""verify_checksums(): the transport checksum is right."""
+"""verify_checksums(): all checksums are right."""
 CHECKSUM_BAD: Final = ChecksumStatus.BAD
-"""verify_checksums(): the IPv4 header checksum or the transport checksum is
-wrong."""
+"""verify_checksums(): the checksum of the IPv4 header is wrong, or that of
+TCP, UDP, ICMP, ICMPv6 or SCTP."""
 CHECKSUM_PENDING: Final = ChecksumStatus.PENDING
-"""verify_checksums(): a checksum is left to the hardware."""
+"""verify_checksums(): a checksum is still missing, because it was left to the
+hardware."""
 
 PACKET_HOST: Final = PacketType.HOST
 """packet_types: the packet was addressed to this machine."""

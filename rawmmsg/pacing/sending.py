@@ -3,7 +3,8 @@
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
@@ -19,6 +20,7 @@ from .loads import (
     loads,
     whole_batch,
 )
+from .merging import MergingSender
 from .outlet import Outlet, send_loads
 from .pace import Pace, Pacer, choose_pace
 from .sender import Sender
@@ -80,6 +82,7 @@ def send(
     mbps: float | None = None,
     inter: float | None = None,
     stop: StopEvent | None = None,
+    merge: bool = False,
 ) -> SendResult:
     """Sends packets over a socket, at a given rate, and counts exactly how
     many the kernel took.
@@ -140,7 +143,7 @@ def send(
     else:
         source = Source(packets, bytes_of, not isinstance(packets, Sized))
     pace = choose_pace(pps=pps, mbps=mbps, inter=inter)
-    return transmit(sock, source, pace, loop=loop, stop=stop)
+    return transmit(sock, source, pace, loop=loop, stop=stop, merge=merge)
 
 
 def _is_one_packet(packets: object) -> bool:
@@ -173,6 +176,10 @@ def _bytes_of_part(part: Any, where: str) -> bytes:
         ) from None
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
 def transmit(
     sock: RawSocket,
     source: PacketBatch | Source,
@@ -180,6 +187,8 @@ def transmit(
     *,
     loop: int,
     stop: StopEvent | None,
+    merge: bool,
+    warn: Callable[[str], object] = _warn,
     progress: Progress | None = None,
     ended_by: tuple[type[BaseException], ...] = (),
 ) -> SendResult:
@@ -194,14 +203,19 @@ def transmit(
         raise TypeError(f"stop must be an Event (is_set()), not {stop!r}")
     stopped = _never if stop is None else stop.is_set
     report = None if progress is None else progress.update
-    sender = Sender(sock, stopped, report)
+    sender: Sender
+    if merge:
+        once = loop != 1 and not pace.is_limited
+        sender = MergingSender(sock, stopped, report, once=once, warn=warn)
+    else:
+        sender = Sender(sock, stopped, report)
     outlet = Outlet(sender)
     begin = None
     try:
         if isinstance(source, PacketBatch) or (
             loop != 1 or (pace.is_limited and not source.streams)
         ):
-            built = _build_ahead(source, pace)
+            built = _build_ahead(source, pace, merge)
             if loop and progress is not None:
                 progress.reset(loop * sum(load.frames for load in built))
             begin = time.monotonic()
@@ -238,9 +252,15 @@ def _never() -> bool:
     return False
 
 
-def _build_ahead(source: PacketBatch | Source, pace: Pace) -> list[Load]:
+def _build_ahead(
+    source: PacketBatch | Source, pace: Pace, merge: bool
+) -> list[Load]:
     if isinstance(source, PacketBatch):
-        return whole_batch(source, pace)
+        built = whole_batch(source, pace)
+        if merge and pace.is_limited:
+            # The sender changes the count of the batch, for each release.
+            built = [load.repeated(1) for load in built]
+        return built
     return list(loads(source, pace, math.inf))
 
 

@@ -38,6 +38,7 @@ def sendp_batch(
     realtime: float = False,
     progress: bool = False,
     stop: StopEvent | None = None,
+    merge: bool = False,
 ) -> SendResult:
     """Sends packets at layer 2, in batches and at a pace; builds each of them
     once. (If they are sent once, building them takes most of the time: bytes
@@ -83,13 +84,15 @@ def sendp_batch(
         time_of=_since_first(),
     )
     source = Source(_expand(packets), _build, not isinstance(packets, Sized))
-    with _send_only_socket(iface) as sock, _bar(progress) as bar:
+    with _send_only_socket(iface, merge) as sock, _bar(progress) as bar:
         result = transmit(
             sock,
             source,
             pace,
             loop=loop,
             stop=stop,
+            merge=merge,
+            warn=_warn,
             progress=bar,
             ended_by=(KeyboardInterrupt,),
         )
@@ -102,14 +105,18 @@ def sendp_batch(
     return result
 
 
+def _warn(message: str) -> None:
+    log_runtime.warning("sendp_batch: %s", message)
+
+
 @contextmanager
 def _send_only_socket(
-    iface: NetworkInterface | str | None,
+    iface: NetworkInterface | str | None, vnet_hdr: bool
 ) -> Iterator[RawSocket]:
     if iface is None:
         iface = conf.iface
     name = iface if isinstance(iface, str) else network_name(iface)
-    sock = RawSocket(name, protocol=0)
+    sock = RawSocket(name, protocol=0, vnet_hdr=vnet_hdr)
     sock.setblocking(False)
     try:
         yield sock
