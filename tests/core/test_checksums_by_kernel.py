@@ -125,7 +125,7 @@ def lab() -> Iterator[Lab]:
         # Otherwise a veth device calls every packet of this machine right.
         made.call(ethtool, veth.a, ETHTOOL_SRXCSUM, 0)
         for other in (f"{OTHER4}/24", f"{OTHER6}/64"):
-            made.call(ip, "address", "add", other, "dev", veth.a)
+            made.call(ip, *f"addr add {other} dev {veth.a} nodad".split())
         sender = stack.enter_context(RawSocket(veth.b, protocol=0))
         sockets = []
         for family in (socket.AF_INET, socket.AF_INET6):
