@@ -710,12 +710,26 @@ refused_length(const RawSocket *s, const struct transfer *t)
     return length;
 }
 
+/* Whether the packet that the kernel has refused is a super-frame of UDP. */
+static bool
+is_udp_super_frame(const RawSocket *s, const struct transfer *t)
+{
+    const struct iovec *first = t->messages[0].msg_hdr.msg_iov;
+    struct offload_header h = {0};
+
+    if (s->vnet_hdr > 0) {
+        memcpy(&h, first->iov_base, VNET_HEADER);
+    }
+    return h.gso_type == GSO_UDP_L4;
+}
+
 /* Returns a new str that says why the kernel has refused a packet of this
    length (net/packet/af_packet.c:packet_snd(), include/linux/netdevice.h:
-   dev_validate_header()). NULL without an exception if the length is not the
-   reason, or NULL with an exception set. */
+   dev_validate_header()). NULL without an exception if neither its length nor
+   its kind is the reason, or NULL with an exception set. */
 static PyObject *
-explain_length(RawSocket *s, int error, size_t length)
+explain_refusal(RawSocket *s, const struct transfer *t, int error,
+                size_t length)
 {
     size_t link_header = s->type == SOCK_RAW ? ETH_HLEN : 0, most;
     PyObject *interface, *text;
@@ -728,6 +742,11 @@ explain_length(RawSocket *s, int error, size_t length)
     if (error == EINVAL && length < link_header) {
         return PyUnicode_FromFormat("shorter than the link header (%d)",
                                     ETH_HLEN);
+    }
+    if (error == EINVAL && is_udp_super_frame(s, t)) {
+        return PyUnicode_FromString("a super-frame of UDP, which needs Linux "
+                                    "6.2 and may have 64 segments (128 since "
+                                    "Linux 6.9)");
     }
     if (error != EMSGSIZE
         || interface_ioctl(s->fd, s->ifindex, SIOCGIFMTU, &answer) < 0) {
@@ -750,7 +769,7 @@ static int
 raise_refused(RawSocket *s, const struct transfer *t, int error)
 {
     size_t length = refused_length(s, t);
-    PyObject *reason = explain_length(s, error, length);
+    PyObject *reason = explain_refusal(s, t, error, length);
     char packet[40] = "the packet", bytes[GROUPED];
 
     if (reason == NULL && PyErr_Occurred()) {

@@ -1458,6 +1458,11 @@ merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
     if (check_target(from, to) < 0 || check_start(start, count) < 0) {
         return -1;
     }
+    m->memory = PyMem_RawMalloc(merging_memory(m->flows));
+    if (m->memory == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
     m->from = table_of_any(from);
     m->to = table_of(to->memory, to->memory->capacity);
     zero_headers(to->memory, 0, to->memory->capacity);
@@ -1465,6 +1470,7 @@ merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
     Py_BEGIN_ALLOW_THREADS
     merge_frames(m);
     Py_END_ALLOW_THREADS
+    PyMem_RawFree(m->memory);
     set_held(to, (Py_ssize_t)m->written, FILLED);
     if (m->reason != NULL && m->written == 0) {
         return raise_bad_frame(start, m->reason);

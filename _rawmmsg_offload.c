@@ -1510,8 +1510,14 @@ struct open_flows {
     size_t count;
     size_t last;               /* the one that has grown or was opened last */
     uint32_t keys[MOST_FLOWS]; /* see read_key() */
-    struct flow flows[MOST_FLOWS];
+    struct flow flows[];       /* as many as struct merging allows */
 };
+
+size_t
+merging_memory(size_t flows)
+{
+    return sizeof(struct open_flows) + flows * sizeof(struct flow);
+}
 
 static inline __attribute__((always_inline)) bool
 same_bytes(const unsigned char *a, const unsigned char *b, size_t n)
@@ -2067,19 +2073,19 @@ take_frame(struct merging *m, struct open_flows *o,
 void
 merge_frames(struct merging *m)
 {
+    struct open_flows *open = m->memory;
     struct offload_header h;
-    struct open_flows open;
     size_t length;
 
-    open.count = open.last = 0;
+    open->count = open->last = 0;
     for (; m->frame < m->from.count; m->frame++) {
         if (!load_frame(&m->from, m->frame, &length, &h)) {
             m->reason = beyond_frame;
             break;
         }
-        if (!take_frame(m, &open, &h, length)) {
+        if (!take_frame(m, open, &h, length)) {
             break;
         }
     }
-    close_all_flows(&open, &m->to);
+    close_all_flows(open, &m->to);
 }

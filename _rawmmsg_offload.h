@@ -151,11 +151,16 @@ struct merging {
     size_t max_length;     /* of a frame that is merged, without its tag */
     bool keep_ids; /* false: DF frames whose ids are equal are merged, too */
     bool udp;      /* false: only TCP is merged */
+    void *memory;  /* of merging_memory(flows) bytes, as malloc() aligns it */
 
     size_t written;     /* rows of `to` that are filled */
     size_t frame;       /* the row of `from` to go on with */
     const char *reason; /* why that frame cannot be taken, or NULL */
 };
+
+/* The bytes that merge_frames() needs for so many flows. They may be more than
+   a thread with a small stack has there. */
+size_t merging_memory(size_t flows);
 
 /* Fills the rows of `to` with the frames of `from`, of which those that belong
    together are merged into super-frames. segment_frames() of `to` gives the

@@ -1,36 +1,13 @@
-"""Sends frames merged into super-frames, and counts the frames.
+"""Frames of a load, merged into super-frames in another batch."""
 
-An Outlet knows only the frames of a load. This sender keeps, beside the load,
-a batch in whose rows consecutive frames are merged, and translates:
-
-    frames of the load  ->  rows of the merged batch  ->  sendmmsg()
-    frames that were sent  <-  rows that the kernel took
-
-A single frame is sent from the load itself. So if the kernel does not take a
-super-frame, the Outlet tries its frames one by one, and only those that the
-kernel refuses are errors.
-"""
-
-import errno
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
-from weakref import WeakSet
 
-from .. import GSO_NONE, GSO_UDP_L4, PacketBatch, RawSocket
+from .. import GSO_NONE, PacketBatch
 from .loads import Load, offload_headers, write_offload_headers
-from .sender import REFUSALS, Sender
 
 _ROWS: Final = 64  # super-frames that are made at a time
 _LONGEST: Final = 65_535  # bytes of a super-frame
-_HEADER: Final = 14  # bytes of an Ethernet header
-
-# Kinds of interfaces whose frames have an Ethernet header.
-_ARPHRD_ETHER: Final = 1
-_ARPHRD_LOOPBACK: Final = 772
-
-_without_udp: Final[WeakSet[RawSocket]] = WeakSet()
-"""The sockets on which the kernel has refused a super-frame of UDP."""
 
 
 class Merged(NamedTuple):
@@ -41,134 +18,26 @@ class Merged(NamedTuple):
     starts: Sequence[int]
 
 
-class _Tally(NamedTuple):
-    """How many rows and frames had been sent before a call of sendmmsg(), and
-    which frames the rows from `row` on have, which it was to send."""
+class Merger:
+    """Merges the frames of loads.
 
-    rows: int
-    frames: int
-    starts: Sequence[int] = (0,)
-    row: int = 0
-
-
-class MergingSender(Sender):
-    """A Sender that merges the frames of each call.
-
-    once  the same loads are sent again and again, all frames at once: each is
-          merged once
-    warn  is called once for a socket, if the kernel takes no super-frames of
-          UDP
+    max_length  longer frames are not merged
+    udp         whether datagrams of UDP are merged, and not only TCP
     """
 
-    def __init__(
-        self,
-        sock: RawSocket,
-        stopped: Callable[[], bool],
-        report: Callable[[int], object] | None,
-        *,
-        once: bool,
-        warn: Callable[[str], object],
-    ) -> None:
-        super().__init__(sock, stopped)
-        _check(sock)
-        self._report_frames = report
-        self._warn = warn
-        self._max_length = 0
-        self._udp = sock not in _without_udp
+    def __init__(self) -> None:
+        self.max_length = 0
+        self.udp = True
         self._scratch = PacketBatch(1, 1)  # until the first load is known
-        self._merged: Merged | None = None  # of the load
-        self._kept: dict[Load, Merged] | None = {} if once else None
-        self._single_until = 0  # frames of the load that are not merged
-        self._tally = _Tally(0, 0)
 
-    def take(self, load: Load) -> None:
-        super().take(load)
-        self._max_length = (self._sock.mtu or 0) + _HEADER
-        self._merged, self._single_until = None, 0
-        if self._kept is not None:
-            if load not in self._kept:
-                self._kept[load] = self._merge_all(load)
-            self._merged = self._kept[load]
-
-    def _count_sent(self) -> int:
-        more = super()._count_sent() - self._tally.rows
-        _, frames, starts, row = self._tally
-        return frames + starts[row + more] - starts[row]
-
-    def send(self, first: int, last: int) -> int:
-        starts, row, end = self._choose(first, last)
-        rows, frames, *_ = self._tally
-        self._tally = _Tally(rows, frames, starts, row)
-        try:
-            taken = super().send(row, end)
-        except OSError as error:
-            if (
-                error.errno not in REFUSALS
-                or starts[row + 1] - starts[row] == 1
-            ):
-                raise
-            self._cut(row, starts[row + 1], error)
-            return 0
-        sent = starts[row + taken] - starts[row]
-        self._tally = _Tally(rows + taken, frames + sent)
-        if self._report_frames is not None:
-            self._report_frames(sent)
-        return sent
-
-    def _choose(self, first: int, last: int) -> tuple[Sequence[int], int, int]:
-        """Chooses the batch to send from for these frames of the load. Returns
-        where its rows begin in the load, and the rows to send."""
-        load = self.load
-        if first < self._single_until:
-            last = min(last, self._single_until)
-        elif last - first > 1:
-            merged = self._merged
-            if merged is None or not (
-                merged.starts[0] <= first < merged.starts[-1]
-            ):
-                merged = self._merged = self._merge(load, first, last)
-            starts = merged.starts
-            row = bisect_left(starts, first)
-            end = bisect_right(starts, last) - 1
-            if starts[row] == first and row < end:
-                self._batch = merged.batch
-                return starts, row, end
-            # Some frames of this row have been sent alone, or not all of them
-            # are to be sent.
-            last = min(last, starts[bisect_right(starts, first)])
-        self._batch = load.batch
-        return range(load.frames + 1), first, last
-
-    def _cut(self, row: int, end: int, error: OSError) -> None:
-        """Sends the frames of this super-frame, which end before `end`, as
-        they are."""
-        kind = self._batch.gso_types[row]
-        if kind != GSO_UDP_L4 or error.errno != errno.EINVAL:
-            self._single_until = end
-            return
-        # Linux before 6.2 does not have this type of super-frame
-        # (include/linux/virtio_net.h:virtio_net_hdr_to_skb()).
-        self._udp, self._merged = False, None
-        if self._kept is not None:
-            self._kept.clear()
-        if self._sock not in _without_udp:
-            _without_udp.add(self._sock)
-            self._warn(
-                "the kernel refuses super-frames of UDP on"
-                f" {self._sock.interface} (Linux 6.2 and later accept them):"
-                " datagrams of UDP are sent one by one, and only TCP is merged"
-            )
-
-    # Merging
-
-    def _merge(self, load: Load, first: int, last: int) -> Merged:
+    def merge(self, load: Load, first: int, last: int) -> Merged:
         """Merges the frames from `first` up to `last`, or fewer, in memory
         that is used again."""
         source, target = load.batch, self._room_for(load)
         if last < load.frames:
             source.set_count(last)
         end = source.merge_into(
-            target, first, max_length=self._max_length, udp=self._udp
+            target, first, max_length=self.max_length, udp=self.udp
         )
         if last < load.frames:
             source.set_count(load.frames)
@@ -176,13 +45,13 @@ class MergingSender(Sender):
         assert starts[-1] == end, "frames are missing"
         return Merged(target, starts)
 
-    def _merge_all(self, load: Load) -> Merged:
+    def merge_all(self, load: Load) -> Merged:
         """Merges all frames of the load, in memory of their own."""
         frames: list[bytes] = []
         headers: dict[str, list[int]] = {}
         starts = [0]
         while starts[-1] < load.frames:
-            part = self._merge(load, starts[-1], load.frames)
+            part = self.merge(load, starts[-1], load.frames)
             frames += part.batch.tolist()
             starts += part.starts[1:]
             for name, column in offload_headers(part.batch).items():
@@ -221,19 +90,3 @@ def _starts(source: PacketBatch, target: PacketBatch, first: int) -> list[int]:
         first += merged
         starts.append(first)
     return starts
-
-
-def _check(sock: RawSocket) -> None:
-    if not sock.vnet_hdr:
-        where = f'"{sock.interface}"' if sock.interface else "..."
-        raise ValueError(
-            "merge=True needs a packet socket with offload headers:"
-            f" RawSocket({where}, protocol=0, vnet_hdr=True)"
-        )
-    if sock.link_type not in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK):
-        kind = f"not link type {sock.link_type}"
-        if sock.interface is None:
-            kind = "and the socket is not bound to an interface"
-        raise ValueError(
-            f"merge=True needs an interface with Ethernet frames, {kind}"
-        )

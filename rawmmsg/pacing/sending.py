@@ -20,7 +20,7 @@ from .loads import (
     loads,
     whole_batch,
 )
-from .merging import MergingSender
+from .merging_sender import MergingSender
 from .outlet import Outlet, send_loads
 from .pace import Pace, Pacer, choose_pace
 from .sender import Sender
@@ -96,6 +96,9 @@ def send(
     inter    seconds from one packet to the next
     stop     an Event; when another thread or a signal handler sets it, the
              call returns within 0.05 s, or when a generator yields again
+    merge    True: send consecutive packets of a TCP or UDP flow that are due
+             together as one super-frame, which is cut into the same packets
+             again (PacketBatch.merge_into()). `sock` needs vnet_hdr
 
     Choose one rate, or none: packets then leave as fast as the kernel takes
     them. Each packet has a deadline: packets that are due within 0.2 ms of
@@ -122,15 +125,24 @@ def send(
     progress. A packet that is tried to tell the two apart can overtake up to
     four packets before it.
 
-    The socket needs no special settings, and keeps those it has; its timeout
-    does not apply. Other threads may receive on it meanwhile, but must not
-    send on it, because the result counts what the socket has sent.
+    With ``merge=True`` everything is counted as without it: packets, not
+    super-frames. Only packets that would leave in the same system call are
+    merged, and none that is longer than the MTU allows. If the kernel does not
+    take a super-frame, its packets are sent one by one. If it refuses those of
+    UDP, as Linux before 6.2 does, there is a RuntimeWarning, and only TCP is
+    merged on this socket from then on. If a super-frame is cut before a full
+    queue, as of a tap device, the kernel drops segments without an error.
+
+    Without `merge`, the socket needs no special settings. It keeps those it
+    has; its timeout does not apply. Other threads may receive on it meanwhile,
+    but must not send on it, because the result counts what the socket has
+    sent.
 
     Raises OSError by errno (ENETDOWN: the link is down, ENODEV, EPERM, EBADF:
     the socket was closed), what sendmmsg() raises for a packet that does not
     suit the socket, what `packets` raises, after all packets before that have
     been sent, and KeyboardInterrupt; each with `packets_sent`. ValueError and
-    TypeError for arguments.
+    TypeError for arguments, and for a socket that cannot merge.
     """
     if _is_one_packet(packets) or not isinstance(packets, Iterable):
         raise TypeError(

@@ -57,10 +57,14 @@ def sendp_batch(
               once, and so does the first one of the next pass (`loop`)
     progress  show a progress bar, on a terminal and if tqdm is installed
     stop      an Event that another thread sets to end the call
+    merge     True: send consecutive packets of a TCP or UDP flow that are due
+              together as one super-frame
 
-    The pace, the packets that the kernel refuses, and the order of packets are
-    as in rawmmsg.pacing.send(). At the end, a warning in Scapy's log says how
-    many packets were refused.
+    The pace, the packets that the kernel refuses, the order of packets and
+    `merge` are as in rawmmsg.pacing.send(). At the end, a warning in Scapy's
+    log says how many packets were refused. A warning also says if the kernel
+    refuses super-frames of UDP. Packets of IPv4 are merged only if their
+    identifications count up: ``IP(id=(1, 1000))``. By default all have 1.
 
     A list that is sent at a pace, and any packets that are sent more than
     once, are built before the first one leaves. Otherwise at most 2,048

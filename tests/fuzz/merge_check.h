@@ -145,14 +145,17 @@ try_merge(struct model *m, const struct rows *from, struct rows *to,
         .max_length = rules->max_length,
         .keep_ids = rules->keep_ids,
         .udp = rules->udp,
+        .memory = malloc(merging_memory(rules->flows)),
         .frame = start,
     };
 
     if (rules->plain) {
         g.from.headers = NULL;
     }
+    promise(g.memory != NULL, "there is memory");
     run_model(m, from, to, start, rules);
     merge_frames(&g);
+    free(g.memory);
     promise(g.frame == m->next, "it goes on where it must");
     promise(g.written == m->written, "it fills as many rows as it must");
     promise((g.reason != NULL) == m->refused, "a reason has a cause");

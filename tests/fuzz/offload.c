@@ -376,12 +376,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     try_check(&given, 0);
     try_check(&given, given.table.count / 2);
     try_segment(&given, rows, room, segment);
+    try_merging(&given, rows, room, &rules);
     try_compute(&given, true);
     try_compute(&given, false);
     try_verify(&given, true, true);
     try_verify(&given, true, false);
     try_verify(&given, false, false);
-    try_merging(&given, rows, room, &rules);
     free_rows(&given);
     return 0;
 }

@@ -78,6 +78,11 @@ def datagrams() -> Iterator[Datagram]:
     yield Datagram(payload, tcp_options=bytes([1] * 12), flags=0xFF)
 
 
+def complete_row(frame: bytes) -> bytes:
+    """A frame of which nothing is left to hardware."""
+    return bytes(12) + struct.pack("<HHB", len(frame), 0, 0) + frame
+
+
 def routed() -> Iterator[Datagram]:
     """Echo requests, checksums of 0, and datagrams with source routes."""
     payload = data(200)
@@ -92,11 +97,6 @@ def routed() -> Iterator[Datagram]:
         segments = bytes([0, 2, kind, 1, *bytes(4), *range(16)])
         for protocol in (UDP, ICMPV6):
             yield Datagram(payload, protocol, 6, extensions=((43, segments),))
-
-
-def complete_row(frame: bytes) -> bytes:
-    """A frame of which nothing is left to hardware."""
-    return bytes(12) + struct.pack("<HHB", len(frame), 0, 0) + frame
 
 
 def row(

@@ -160,7 +160,7 @@ nature_of(const uint8_t *p, size_t n, struct sum_shape *x)
 }
 
 static inline uint64_t
-sum_of_pseudo(const uint8_t *p, const struct sum_shape *x)
+sum_of_pseudo_header(const uint8_t *p, const struct sum_shape *x)
 {
     size_t n = x->s.version == 4 ? 4 : 16;
     size_t source = x->s.network + (x->s.version == 4 ? 12 : 8);
@@ -260,7 +260,7 @@ compute(uint8_t *p, size_t n, struct offload_header *h, uint16_t *flags,
                 0, false);
     }
     if (nature == WITH && gso && open) {
-        put16(p + x.field, fold(sum_of_pseudo(p, &x)));
+        put16(p + x.field, fold(sum_of_pseudo_header(p, &x)));
     }
     else if (nature == WITH && !gso && x.s.protocol == SCTP) {
         crc = sctp_sum(p + transport, x.end - transport);
@@ -271,7 +271,7 @@ compute(uint8_t *p, size_t n, struct offload_header *h, uint16_t *flags,
     }
     else if (nature == WITH && !gso) {
         put_sum(p + x.field, p + transport, x.end - transport,
-                sum_of_pseudo(p, &x), x.s.protocol == UDP);
+                sum_of_pseudo_header(p, &x), x.s.protocol == UDP);
     }
     if (!gso && (open || nature == WITH)) {
         h->flags &= (uint8_t)~VNET_NEEDS_CSUM;
@@ -309,7 +309,7 @@ status_of(const uint8_t *p, size_t n, bool missing, bool gso)
                    ? CHECKSUM_GOOD
                    : CHECKSUM_BAD;
     }
-    return fold(sum_of_pseudo(p, &x) + sum_of(header, size)) == 0xffff
+    return fold(sum_of_pseudo_header(p, &x) + sum_of(header, size)) == 0xffff
                ? CHECKSUM_GOOD
                : CHECKSUM_BAD;
 }

@@ -95,6 +95,8 @@ class Datagram:
     flags: int = ACK
     tcp_options: bytes = b""
     final: bytes = b""
+    port: int = 7
+    """The source port of TCP and UDP."""
 
     @property
     def transport_offset(self) -> int:
@@ -199,7 +201,7 @@ class Datagram:
 
     def _transport(self) -> bytes:
         if self.protocol == UDP:
-            return struct.pack("!HHHH", 7, 9, 8 + len(self.payload), 0)
+            return struct.pack("!HHHH", self.port, 9, 8 + len(self.payload), 0)
         if self.protocol == SCTP:
             return struct.pack("!HHII", 7, 9, 0x12345678, 0)
         if self.protocol in (ICMP, ICMPV6):
@@ -208,8 +210,8 @@ class Datagram:
         words = 5 + len(self.tcp_options) // 4
         head = struct.pack(
             "!HHIIBBHHH",
-            *(7, 9, self.sequence, 0x12345678, words << 4, self.flags),
-            *(512, 0, 0),
+            *(self.port, 9, self.sequence, 0x12345678, words << 4),
+            *(self.flags, 512, 0, 0),
         )
         return head + self.tcp_options
 

@@ -280,6 +280,15 @@ OF_BATCHES: Final[dict[str, Bind]] = {
     "segment_into nowhere": lambda scene: partial(
         scene.batch.segment_into, scene.other, 9
     ),
+    "merge_into": lambda scene: partial(
+        scene.batch.merge_into, scene.other, flows=256
+    ),
+    "merge_into itself": lambda scene: partial(
+        scene.batch.merge_into, scene.batch
+    ),
+    "merge_into nowhere": lambda scene: partial(
+        scene.batch.merge_into, scene.other, 9
+    ),
     "capacity": with_batch(getattr, "capacity"),
     "frame_size": with_batch(getattr, "frame_size"),
 }
