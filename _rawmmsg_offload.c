@@ -1009,8 +1009,8 @@ read_checksum(struct packet *p, const unsigned char *frame)
         p->destination = p->f.ipv6 ? find_ipv6_destination(p, frame)
                                    : find_ipv4_destination(p, frame);
         if (p->destination == 0) {
-            return "its routing header is malformed or has an unknown type: "
-                   "the checksum covers the final destination";
+            return "the final destination, which its checksum covers, cannot "
+                   "be read from its source route";
         }
     }
     p->checksum = p->f.transport + place.offset;
