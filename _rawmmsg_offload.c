@@ -877,7 +877,8 @@ find_ipv4_destination(const struct packet *p, const unsigned char *frame)
     for (; p->f.transport - at >= 3; at += size) {
         type = load_byte(frame + at);
         size = type == NOP ? 1 : load_byte(frame + at + 1);
-        if (type == END || size == 0 || size > p->f.transport - at) {
+        if (type == END || (type != NOP && size < 2)
+            || size > p->f.transport - at) {
             break;
         }
         if ((type == LOOSE_ROUTE || type == STRICT_ROUTE) && size >= 7
