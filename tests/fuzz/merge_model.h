@@ -264,7 +264,12 @@ see(struct seen *s, const struct rows *r, size_t i, const struct rules *rules)
         kept = *s;
         complete(s->bytes, n, h);
         find_flow(s);
-        readable = s->reach == IN_FLOW;
+        /* A sum from elsewhere could also give the right checksum, but no
+           sender makes such frames. */
+        readable = s->reach == IN_FLOW
+                   && h->checksum_start == s->shape.transport
+                   && h->checksum_start + h->checksum_offset
+                          == (int)checksum_at(&s->shape);
         s->reach = kept.reach;
         memcpy(s->key, kept.key, KEY_SIZE);
     }
