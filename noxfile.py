@@ -36,7 +36,7 @@ CACHE = Path(os.environ.get("RAWMMSG_CACHE", Path.home() / ".cache/rawmmsg"))
 # that a larger frame could not jump over.
 WARNINGS = (
     "-O2 -g -Wall -Wextra -Wshadow -Wstrict-prototypes"
-    " -Wframe-larger-than=4096 -Werror"
+    " -Wframe-larger-than=8192 -Werror"
 )
 SANITIZERS = (
     "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"

@@ -13,7 +13,7 @@
 
 #define MAX_ROWS 256
 #define MAX_FLOWS 6
-#define MAX_FRAME 9300
+#define MAX_FRAME 70000
 
 #include <signal.h>
 #include <unistd.h>
@@ -129,6 +129,8 @@ choose_extensions(struct choices *c, struct flow *f)
 static struct flow
 choose_flow(struct choices *c, uint8_t number)
 {
+    static const uint8_t flags[] = {0x50, 0x12, 0x14, 0x30, 0x18, 0x90};
+    static const uint16_t fragments[] = {0, 0, 0, 0x8000, 0xc000, 0x2000};
     struct flow f = {0};
     size_t i;
 
@@ -146,7 +148,7 @@ choose_flow(struct choices *c, uint8_t number)
     f.tos = one_in(c, 4) ? (uint8_t)next_byte(c) : 0;
     f.ttl = 64;
     f.label = one_in(c, 2) ? 0x12345 : 0;
-    f.fragment = one_in(c, 3) ? 0 : 0x4000;
+    f.fragment = one_in(c, 3) ? fragments[choose(c, 6)] : 0x4000;
     f.id = one_in(c, 3) ? (uint16_t)(0xfff0 + choose(c, 16))
                         : (uint16_t)choose(c, 65536);
     f.id_step = !one_in(c, 5);
@@ -155,7 +157,7 @@ choose_flow(struct choices *c, uint8_t number)
     f.ack = 0x01020304;
     f.window = 512;
     f.low = one_in(c, 16) ? (uint8_t)choose(c, 16) : 0;
-    f.flags = one_in(c, 8) ? 0x50 : 0x10;
+    f.flags = one_in(c, 4) ? flags[choose(c, 6)] : 0x10;
     f.filler = 1;
     f.tuning = (uint16_t)choose(c, 65536);
     f.size = choose_size(c);
@@ -248,6 +250,10 @@ put_ipv6(struct frame *w, const struct flow *f)
     put(w, ip, 40);
     for (i = 0; i < n; i++) {
         extension[0] = i + 1 < n ? f->extensions[i + 1] : f->protocol;
+        /* A routing header: a route that is used up, or an unknown one. */
+        if (f->extensions[i] == 43) {
+            extension[3] = f->label == 0 ? 0 : 4;
+        }
         extension[7] = f->filler;
         put(w, extension, 8);
     }
@@ -324,6 +330,38 @@ write_frame(struct frame *w, const struct flow *f, uint8_t seed)
         w->bytes[w->length++] = (uint8_t)(seed + i * 7);
     }
     finish(w, f);
+}
+
+/* Makes the IPv4 checksum of a frame of the flow 0: the next one, or a later
+   one if ids count up. */
+static void
+tune_flow(struct choices *c, struct flow *f)
+{
+    static struct frame w;
+    struct flow later = *f;
+
+    later.id += (uint16_t)(choose(c, 4) * f->id_step);
+    write_frame(&w, &later, 0);
+    if (f->version == 4) {
+        f->tuning = (uint16_t)fold((uint64_t)f->tuning
+                                   + be16(w.bytes + w.network + 10));
+    }
+}
+
+/* Chooses the payload so that some frames fill the longest super-frame that is
+   allowed, or are one byte longer. */
+static void
+fill_up(struct choices *c, struct flow *f)
+{
+    static struct frame w;
+    size_t total = MAX_SUPER_FRAME + choose(c, 2), n = 1 + choose(c, 64);
+
+    write_frame(&w, f, 0);
+    total -= w.payload;
+    while (total % n > 0) {
+        n--;
+    }
+    f->size = total / n;
 }
 
 /* ---- What is unusual about a frame -------------------------------------- */
@@ -455,6 +493,11 @@ leave_open(struct choices *c, struct frame *w, const struct flow *f)
     w->header.checksum_start = (uint16_t)w->transport;
     w->header.checksum_offset = (uint16_t)(at - w->transport);
     switch (choose(c, 16)) {
+    case 11:
+        /* The same field, but other bytes in the sum. */
+        w->header.checksum_start -= 2;
+        w->header.checksum_offset += 2;
+        break;
     case 12:
         put16(w->bytes + at, sum + 1);
         break;
@@ -510,7 +553,7 @@ change_bytes(struct choices *c, struct frame *w, const struct flow *f)
     uint8_t *ip = w->bytes + w->network;
     uint8_t *checksum = w->bytes + checksum_at(&shape);
 
-    switch (choose(c, 19)) {
+    switch (choose(c, 20)) {
     case 0:
     case 1:
     case 2:
@@ -570,6 +613,12 @@ change_bytes(struct choices *c, struct frame *w, const struct flow *f)
         /* The length of the datagram is wrong, and all checksums fit it. */
         w->length += w->length > w->payload + 1 ? -1 : 1;
         break;
+    case 18:
+        /* It ends within its TCP or UDP header. */
+        w->length = w->transport + choose(c, 12);
+        shape.protocol = TCP;
+        write_lengths(w->bytes, w->length, &shape);
+        break;
     default:
         w->bytes[choose(c, (unsigned)w->length)] = (uint8_t)next_byte(c);
     }
@@ -598,11 +647,17 @@ choose_frames(struct choices *c, struct rows *r)
     size_t flow_count = 1 + choose(c, MAX_FLOWS), i;
     size_t frame_count = 1 + choose(c, MAX_ROWS - 1), burst = 0, k = 0;
     unsigned oddity = oddities[choose(c, 4)];
-    unsigned bursts = 1 + choose(c, 60);
+    unsigned bursts = 1 + (choose(c, 2) ? choose(c, 60) : choose(c, 3));
     static struct frame w;
 
     for (i = 0; i < flow_count; i++) {
         flows[i] = choose_flow(c, (uint8_t)i);
+        if (one_in(c, 3)) {
+            tune_flow(c, &flows[i]);
+        }
+        if (one_in(c, 20)) {
+            fill_up(c, &flows[i]);
+        }
     }
     begin_rows(r);
     while (r->table.count < frame_count && (c->state != 0 || c->left > 0)) {
@@ -627,8 +682,8 @@ choose_frames(struct choices *c, struct rows *r)
 static void
 choose_rows(struct choices *c, struct rows *r)
 {
-    static const uint16_t rooms[] = {65535, 9000, 2048, 1514, 100};
-    size_t room = rooms[choose(c, 5)], count = 1 + choose(c, MAX_ROWS - 1);
+    static const uint32_t rooms[] = {66000, 65535, 9000, 2048, 1514, 100};
+    size_t room = rooms[choose(c, 6)], count = 1 + choose(c, MAX_ROWS - 1);
     bool same = !one_in(c, 4);
 
     begin_rows(r);
