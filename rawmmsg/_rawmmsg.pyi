@@ -398,7 +398,8 @@ class PacketBatch:
         """Column of format "H": a hint at how many bytes of headers each
         super-frame begins with. Writable.
 
-        It may be wrong. The kernel writes the length of the first piece of its
+        It is exact in a super-frame that merge_into() has made. Otherwise it
+        may be wrong. The kernel writes the length of the first piece of its
         own buffer, which can include payload (include/linux/virtio_net.h:
         virtio_net_hdr_from_skb()), and a virtual machine may write anything.
         Take the length from the headers themselves, as in `gso_sizes`.
