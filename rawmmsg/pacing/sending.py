@@ -126,12 +126,12 @@ def send(
     four packets before it.
 
     With ``merge=True`` everything is counted as without it: packets, not
-    super-frames. Only packets that would leave in the same system call are
-    merged, and none that is longer than the MTU allows. If the kernel does not
-    take a super-frame, its packets are sent one by one. If it refuses those of
-    UDP, as Linux before 6.2 does, there is a RuntimeWarning, and only TCP is
-    merged on this socket from then on. If a super-frame is cut before a full
-    queue, as of a tap device, the kernel drops segments without an error.
+    super-frames. A packet that is longer than the MTU allows is not merged. If
+    the kernel does not take a super-frame, its packets are sent one by one. If
+    it refuses those of UDP, as Linux before 6.2 does, there is a
+    RuntimeWarning, and only TCP is merged on this socket from then on. If a
+    super-frame is cut before a full queue, as on a tap device, the kernel
+    drops segments without an error.
 
     Without `merge`, the socket needs no special settings. It keeps those it
     has; its timeout does not apply. Other threads may receive on it meanwhile,
