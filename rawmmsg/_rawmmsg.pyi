@@ -295,9 +295,10 @@ class PacketBatch:
         The rules are those of the kernel's GRO (net/core/gro.c), except that
         checksums must be exactly those that segment_into() writes, and that IP
         options and extension headers may be there if they are equal. Frames
-        with more than 7 tags, which the kernel cannot cut, and frames that are
-        still on the way along a source route are copied. A super-frame has at
-        most 65,535 bytes, and never more than the frame of `target`.
+        with more than 7 tags, which the kernel cannot cut, are copied, and so
+        are frames that have not reached the end of their source route. A
+        super-frame has at most 65,535 bytes, and never more than the frame of
+        `target`.
         """
 
     # The columns. Each has `capacity` entries, of which the first len(batch)
