@@ -193,7 +193,7 @@ def _protocols(text: str) -> frozenset[str]:
     names = text.split(",")
     if sorted(names) not in (["tcp"], ["tcp", "udp"]):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a valid choice: use tcp or tcp,udp, or --no-merge"
+            f"{text!r} is not a valid choice: use tcp, tcp,udp or --no-merge"
         )
     return frozenset(names)
 
