@@ -190,6 +190,35 @@ make_os_error(int error, PyObject *text, PyObject *interface)
     return exception;
 }
 
+/* Returns a new reference to an attribute, or NULL with an exception set. Its
+   name is interned, because CPython's cache of attribute lookups keeps every
+   name that it has not seen before. */
+static PyObject *
+get_attribute(PyObject *object, const char *name)
+{
+    PyObject *interned = PyUnicode_InternFromString(name), *found = NULL;
+
+    if (interned != NULL) {
+        found = PyObject_GetAttr(object, interned);
+        Py_DECREF(interned);
+    }
+    return found;
+}
+
+/* Adds a note to an exception. 0, or -1 with another exception set. */
+static int
+add_note(PyObject *exception, const char *note)
+{
+    PyObject *method = get_attribute(exception, "add_note"), *result = NULL;
+
+    if (method != NULL) {
+        result = PyObject_CallFunction(method, "s", note);
+        Py_DECREF(method);
+    }
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 /* Raises the result of make_os_error(). Always returns -1. */
 static int
 raise_made(PyObject *exception)
@@ -681,12 +710,26 @@ refused_length(const RawSocket *s, const struct transfer *t)
     return length;
 }
 
+/* Whether the packet that the kernel has refused is a super-frame of UDP. */
+static bool
+is_udp_super_frame(const RawSocket *s, const struct transfer *t)
+{
+    const struct iovec *first = t->messages[0].msg_hdr.msg_iov;
+    struct offload_header h = {0};
+
+    if (s->vnet_hdr > 0) {
+        memcpy(&h, first->iov_base, VNET_HEADER);
+    }
+    return h.gso_type == GSO_UDP_L4;
+}
+
 /* Returns a new str that says why the kernel has refused a packet of this
    length (net/packet/af_packet.c:packet_snd(), include/linux/netdevice.h:
-   dev_validate_header()). NULL without an exception if the length is not the
-   reason, or NULL with an exception set. */
+   dev_validate_header()). NULL without an exception if neither its length nor
+   its kind is the reason, or NULL with an exception set. */
 static PyObject *
-explain_length(RawSocket *s, int error, size_t length)
+explain_refusal(RawSocket *s, const struct transfer *t, int error,
+                size_t length)
 {
     size_t link_header = s->type == SOCK_RAW ? ETH_HLEN : 0, most;
     PyObject *interface, *text;
@@ -699,6 +742,11 @@ explain_length(RawSocket *s, int error, size_t length)
     if (error == EINVAL && length < link_header) {
         return PyUnicode_FromFormat("shorter than the link header (%d)",
                                     ETH_HLEN);
+    }
+    if (error == EINVAL && is_udp_super_frame(s, t)) {
+        return PyUnicode_FromString("a super-frame of UDP, which needs Linux "
+                                    "6.2 and may have 64 segments (128 since "
+                                    "Linux 6.9)");
     }
     if (error != EMSGSIZE
         || interface_ioctl(s->fd, s->ifindex, SIOCGIFMTU, &answer) < 0) {
@@ -721,7 +769,7 @@ static int
 raise_refused(RawSocket *s, const struct transfer *t, int error)
 {
     size_t length = refused_length(s, t);
-    PyObject *reason = explain_length(s, error, length);
+    PyObject *reason = explain_refusal(s, t, error, length);
     char packet[40] = "the packet", bytes[GROUPED];
 
     if (reason == NULL && PyErr_Occurred()) {
@@ -2343,23 +2391,17 @@ release_filter(RawSocket *s)
     atomic_store_explicit(&s->filter_busy, false, memory_order_release);
 }
 
-/* Returns a function of a module of the package: a new reference, or NULL with
-   an exception set. Its name is interned, because CPython's cache of attribute
-   lookups keeps every name that it has not seen before. */
+/* Returns a new reference to a function of the package, or NULL with an
+   exception set. */
 static PyObject *
 import_function(const char *module, const char *function)
 {
-    PyObject *imported = PyImport_ImportModule(module);
-    PyObject *name, *found = NULL;
+    PyObject *imported = PyImport_ImportModule(module), *found;
 
     if (imported == NULL) {
         return NULL;
     }
-    name = PyUnicode_InternFromString(function);
-    if (name != NULL) {
-        found = PyObject_GetAttr(imported, name);
-        Py_DECREF(name);
-    }
+    found = get_attribute(imported, function);
     Py_DECREF(imported);
     return found;
 }
@@ -2976,18 +3018,14 @@ raise_no_socket(int error, const char *call, PyObject *filename)
         "(unshare --user --map-root-user --net)";
     PyObject *exception =
         make_os_error(error, describe(call, strerror(error)), filename);
-    PyObject *result;
 
     if (exception == NULL) {
         return -1;
     }
-    if (strcmp(call, "socket") == 0 && (error == EPERM || error == EACCES)) {
-        result = PyObject_CallMethod(exception, "add_note", "s", hint);
-        if (result == NULL) {
-            Py_DECREF(exception);
-            return -1;
-        }
-        Py_DECREF(result);
+    if (strcmp(call, "socket") == 0 && (error == EPERM || error == EACCES)
+        && add_note(exception, hint) < 0) {
+        Py_DECREF(exception);
+        return -1;
     }
     return raise_made(exception);
 }

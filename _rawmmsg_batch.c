@@ -1216,6 +1216,32 @@ check_start(Py_ssize_t start, Py_ssize_t count)
     return 0;
 }
 
+/* Takes a batch and the target of its frames. 0, or -1 with an exception
+   set. */
+static int
+take_both(PacketBatch *from, PacketBatch *to)
+{
+    if (from == to) {
+        PyErr_SetString(PyExc_BufferError, "the target must be another batch");
+        return -1;
+    }
+    if (take_batch(from) < 0) {
+        return -1;
+    }
+    if (take_batch(to) < 0) {
+        release_batch(from);
+        return -1;
+    }
+    return 0;
+}
+
+static void
+release_both(PacketBatch *from, PacketBatch *to)
+{
+    release_batch(to);
+    release_batch(from);
+}
+
 /* Results would overwrite frames that have not been read yet. 0, or -1 with an
    exception set. */
 static int
@@ -1264,6 +1290,90 @@ PacketBatch_complete_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
         return NULL;
     }
     return PyLong_FromSize_t(done);
+}
+
+/* The table of a batch that may hold no offload headers. */
+static struct frame_table
+table_of_any(PacketBatch *b)
+{
+    struct frame_table t = table_of(b->memory, count_of(b));
+
+    if (!has_headers(b)) {
+        t.headers = NULL; /* those in memory are of an earlier receive */
+    }
+    return t;
+}
+
+static PyObject *
+PacketBatch_compute_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    const char *reason = NULL;
+    struct frame_table t;
+    size_t done, at;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    t = table_of_any(b);
+    Py_BEGIN_ALLOW_THREADS
+    done = compute_frames(&t, &at, &reason);
+    Py_END_ALLOW_THREADS
+    release_batch(b);
+    if (reason != NULL) {
+        raise_bad_frame((Py_ssize_t)at, reason);
+        return NULL;
+    }
+    return PyLong_FromSize_t(done);
+}
+
+/* Writes the status of each frame into new bytes, and returns them, or NULL
+   with an exception set. The caller has taken the batch. */
+static PyObject *
+verify_batch(PacketBatch *b)
+{
+    struct frame_table t = table_of_any(b);
+    const char *reason = NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)t.count);
+    uint8_t *statuses;
+    size_t at;
+
+    if (bytes == NULL) {
+        return NULL;
+    }
+    /* The flags in memory may be of an earlier receive, too. */
+    if (!(atomic_load_explicit(&b->collected, memory_order_relaxed)
+          & COLLECT_ALWAYS)) {
+        t.flags = NULL;
+    }
+    statuses = (uint8_t *)PyBytes_AsString(bytes);
+    Py_BEGIN_ALLOW_THREADS
+    verify_frames(&t, statuses, &at, &reason);
+    Py_END_ALLOW_THREADS
+    if (reason != NULL) {
+        raise_bad_frame((Py_ssize_t)at, reason);
+        Py_CLEAR(bytes);
+    }
+    return bytes;
+}
+
+static PyObject *
+PacketBatch_verify_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    PyObject *bytes, *view;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    bytes = verify_batch(b);
+    release_batch(b);
+    if (bytes == NULL) {
+        return NULL;
+    }
+    view = PyMemoryView_FromObject(bytes);
+    Py_DECREF(bytes);
+    return view;
 }
 
 /* Fills batch `to` with frames of `from`, beginning with that segment of frame
@@ -1320,7 +1430,7 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
     module_state *state = state_of(Py_TYPE(self));
     Py_ssize_t start = 0, segment = 0;
     struct segmentation g;
-    int result = -1;
+    int result;
 
     if (state == NULL
         || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!|nn:segment_into",
@@ -1328,15 +1438,11 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
                                         &segment)) {
         return NULL;
     }
-    if (take_batch(from) < 0) {
+    if (take_both(from, to) < 0) {
         return NULL;
     }
-    /* Raises BufferError if both are the same batch. */
-    if (take_batch(to) == 0) {
-        result = segment_batch(from, to, start, segment, &g);
-        release_batch(to);
-    }
-    release_batch(from);
+    result = segment_batch(from, to, start, segment, &g);
+    release_both(from, to);
     return result < 0
                ? NULL
                : Py_BuildValue("nI", (Py_ssize_t)g.frame, (unsigned)g.segment);
@@ -1352,16 +1458,19 @@ merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
     if (check_target(from, to) < 0 || check_start(start, count) < 0) {
         return -1;
     }
-    m->from = table_of(from->memory, count);
-    if (!has_headers(from)) {
-        m->from.headers = NULL;
+    m->memory = PyMem_RawMalloc(merging_memory(m->flows));
+    if (m->memory == NULL) {
+        PyErr_NoMemory();
+        return -1;
     }
+    m->from = table_of_any(from);
     m->to = table_of(to->memory, to->memory->capacity);
     zero_headers(to->memory, 0, to->memory->capacity);
     set_held(to, 0, FILLED);
     Py_BEGIN_ALLOW_THREADS
     merge_frames(m);
     Py_END_ALLOW_THREADS
+    PyMem_RawFree(m->memory);
     set_held(to, (Py_ssize_t)m->written, FILLED);
     if (m->reason != NULL && m->written == 0) {
         return raise_bad_frame(start, m->reason);
@@ -1413,7 +1522,7 @@ PacketBatch_merge_into(PyObject *self, PyObject *args, PyObject *kwargs)
     module_state *state = state_of(Py_TYPE(self));
     Py_ssize_t start = 0, flows = 1, segments = 64;
     PyObject *max_length = Py_None;
-    int keep_ids = 1, udp = 1, result = -1;
+    int keep_ids = 1, udp = 1, result;
     struct merging m;
 
     if (state == NULL
@@ -1427,15 +1536,11 @@ PacketBatch_merge_into(PyObject *self, PyObject *args, PyObject *kwargs)
     if (check_number("flows", flows, MOST_FLOWS, &m.flows) < 0
         || check_number("segments", segments, MOST_SEGMENTS, &m.segments) < 0
         || parse_max_length(max_length, &m.max_length) < 0
-        || take_batch(from) < 0) {
+        || take_both(from, to) < 0) {
         return NULL;
     }
-    /* Raises BufferError if both are the same batch. */
-    if (take_batch(to) == 0) {
-        result = merge_batch(from, to, &m);
-        release_batch(to);
-    }
-    release_batch(from);
+    result = merge_batch(from, to, &m);
+    release_both(from, to);
     return result < 0 ? NULL : PyLong_FromSize_t(m.frame);
 }
 
@@ -1626,6 +1731,10 @@ static PyMethodDef PacketBatch_methods[] = {
     {"set_count", PacketBatch_set_count, METH_O, PacketBatch_set_count_doc},
     {"complete_checksums", PacketBatch_complete_checksums, METH_NOARGS,
      PacketBatch_complete_checksums_doc},
+    {"compute_checksums", PacketBatch_compute_checksums, METH_NOARGS,
+     PacketBatch_compute_checksums_doc},
+    {"verify_checksums", PacketBatch_verify_checksums, METH_NOARGS,
+     PacketBatch_verify_checksums_doc},
     {"address", PacketBatch_address, METH_O, PacketBatch_address_doc},
     {"segment_into", (PyCFunction)(void (*)(void))PacketBatch_segment_into,
      METH_VARARGS | METH_KEYWORDS, PacketBatch_segment_into_doc},

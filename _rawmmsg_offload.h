@@ -73,9 +73,11 @@ struct frame_table {
     const struct iovec *parts; /* part 2i + 1 is frame i: where its memory is,
                                   and how much it has */
     struct offload_header *headers; /* NULL: all frames are complete (only
-                                       in `from` of merge_frames()) */
+                                       in `from` of merge_frames(), and for
+                                       compute_frames(), verify_frames()) */
     _Atomic uint32_t *lengths;
-    uint16_t *flags; /* enum packet_flag */
+    uint16_t *flags; /* enum packet_flag; NULL: not known (only for
+                        verify_frames()) */
 };
 
 /* Checks whether the kernel accepts the frames from `start` on with their
@@ -93,6 +95,30 @@ size_t check_frames(const struct frame_table *t, size_t start,
    *reason then says why, and *at is the row. */
 size_t complete_frames(const struct frame_table *t, size_t *at,
                        const char **reason);
+
+/* Computes the checksums of the outer headers of all frames of IP: of the IPv4
+   header, and of TCP, UDP, ICMP, ICMPv6 and SCTP. If the header of a frame asks
+   for another one (in a tunnel), completes that first. In a super-frame, writes
+   the sum of the pseudo-header, which a device starts from. Returns how many
+   frames of IP there are. Stops at the first one that it cannot process:
+   *reason then says why, and *at is the row. */
+size_t compute_frames(const struct frame_table *t, size_t *at,
+                      const char **reason);
+
+/* What verify_frames() says about a frame: BAD if a checksum is wrong, even if
+   another one is missing; PENDING if one is missing; otherwise GOOD or NONE. */
+enum checksum_status {
+    CHECKSUM_NONE,   /* no transport checksum, or the frame cannot be read */
+    CHECKSUM_GOOD,   /* of the transport header, and of the IPv4 header */
+    CHECKSUM_BAD,    /* one of the two */
+    CHECKSUM_PENDING /* that of the transport header is still missing */
+};
+
+/* Verifies the same checksums, and writes a status for each frame. Stops at the
+   first frame whose length is beyond its memory: *reason then says so, and *at
+   is the row. */
+void verify_frames(const struct frame_table *t, uint8_t *statuses, size_t *at,
+                   const char **reason);
 
 /* The state of segment_frames(). The caller's; nobody else uses it. */
 struct segmentation {
@@ -125,11 +151,16 @@ struct merging {
     size_t max_length;     /* of a frame that is merged, without its tag */
     bool keep_ids; /* false: DF frames whose ids are equal are merged, too */
     bool udp;      /* false: only TCP is merged */
+    void *memory;  /* of merging_memory(flows) bytes, as malloc() aligns it */
 
     size_t written;     /* rows of `to` that are filled */
     size_t frame;       /* the row of `from` to go on with */
     const char *reason; /* why that frame cannot be taken, or NULL */
 };
+
+/* The bytes that merge_frames() needs for so many flows. They may be more than
+   a thread with a small stack has there. */
+size_t merging_memory(size_t flows);
 
 /* Fills the rows of `to` with the frames of `from`, of which those that belong
    together are merged into super-frames. segment_frames() of `to` gives the

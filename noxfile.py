@@ -32,7 +32,12 @@ ROOT = Path(__file__).parent
 CACHE = Path(os.environ.get("RAWMMSG_CACHE", Path.home() / ".cache/rawmmsg"))
 
 # CFLAGS replaces the flags that Python was built with, -O2 too.
-WARNINGS = "-O2 -g -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror"
+# A thread may have a stack of 32 KiB (threading.stack_size()), without a guard
+# that a larger frame could not jump over.
+WARNINGS = (
+    "-O2 -g -Wall -Wextra -Wshadow -Wstrict-prototypes"
+    " -Wframe-larger-than=8192 -Werror"
+)
 SANITIZERS = (
     "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"
     " -fno-sanitize-recover=undefined"
@@ -444,6 +449,7 @@ KERNEL_TESTS = (
     *("fanout_traffic", "filters", "ebpf", "vlan", "memberships", "columns"),
     *("offload_headers", "inexpressible", "stamping", "links", "statistics"),
     *("destinations", "datagram_addresses", "full_queues"),
+    "pacing_merging_kernels",
 )
 NEWER_KERNEL_TESTS = (
     "fanout.py::test_ignore_outgoing_works_in_a_group",

@@ -33,7 +33,11 @@ except ModuleNotFoundError as error:
     )
     raise
 from .constants import (
+    CHECKSUM_BAD,
+    CHECKSUM_GOOD,
+    CHECKSUM_NONE,
     CHECKSUM_NOT_READY,
+    CHECKSUM_PENDING,
     CHECKSUM_VALID,
     CONTROL_TRUNCATED,
     FANOUT_CBPF,
@@ -83,7 +87,11 @@ from .fanout import open_fanout_group
 __version__ = "0.1.0"
 
 __all__ = [
+    "CHECKSUM_BAD",
+    "CHECKSUM_GOOD",
+    "CHECKSUM_NONE",
     "CHECKSUM_NOT_READY",
+    "CHECKSUM_PENDING",
     "CHECKSUM_VALID",
     "CONTROL_TRUNCATED",
     "FANOUT_CBPF",

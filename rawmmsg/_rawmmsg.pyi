@@ -176,6 +176,50 @@ class PacketBatch:
         error names the frame, and the frames before it are complete.
         """
 
+    def compute_checksums(self) -> int:
+        """Computes all checksums of the IPv4 and IPv6 frames from scratch, and
+        returns how many such frames there are. Call it after you have made or
+        edited frames.
+
+        These are the checksum of the IPv4 header, and that of TCP, UDP, ICMP,
+        ICMPv6 or SCTP, behind any number of tags. Padding behind the packet
+        does not count; the end of the packet is where the length field of IP,
+        or of UDP, says. If there is a source route, the pseudo-header has the
+        final destination (RFC 8200, 8.1). A fragment gets the checksum of its
+        IPv4 header only. Other frames stay as they are.
+
+        If the batch holds offload headers, VNET_NEEDS_CSUM is cleared, because
+        no checksum is missing any more. Only a super-frame keeps it: its
+        segments get their checksums when it is cut. If an offload header says
+        that another checksum is missing, such as one in a tunnel, that is
+        completed as by complete_checksums(). Without an offload header, a
+        checksum that is missing in a tunnel stays missing.
+
+        Raises ValueError if the headers of an IPv4 or IPv6 frame are
+        malformed, or if one of `lengths` was set beyond its frame: the error
+        names the frame, and the frames before it are complete.
+        """
+
+    def verify_checksums(self) -> memoryview:
+        """Checks the checksums that compute_checksums() computes, and returns
+        a new, read-only memoryview (format "B") with the ChecksumStatus of
+        each frame. The batch stays as it is.
+
+        CHECKSUM_GOOD     all checksums are right
+        CHECKSUM_BAD      that of the IPv4 header is wrong, or that of TCP,
+                          UDP, ICMP, ICMPv6 or SCTP
+        CHECKSUM_PENDING  one is still missing, because it was left to the
+                          hardware (VNET_NEEDS_CSUM, CHECKSUM_NOT_READY)
+        CHECKSUM_NONE     there is none, except that of an IPv4 header, which
+                          is right: a fragment, UDP without a checksum, a
+                          super-frame, another protocol, or a frame that cannot
+                          be read
+
+        If the checksum of the IPv4 header is wrong, the frame is CHECKSUM_BAD
+        even if another one is missing. Raises ValueError if one of `lengths`
+        was set beyond its frame.
+        """
+
     def segment_into(
         self, target: PacketBatch, /, start: int = 0, segment: int = 0
     ) -> tuple[int, int]:
@@ -211,44 +255,50 @@ class PacketBatch:
         udp: bool = True,
     ) -> int:
         """Fills `target` with the frames from `start` on, and merges frames of
-        one TCP or UDP flow into super-frames, which a socket with `vnet_hdr`
-        sends in one piece. The inverse of segment_into().
+        the same TCP or UDP flow into super-frames, which a socket with
+        `vnet_hdr` sends in one piece. The inverse of segment_into().
 
-        Returns the frame with which the next call must begin, once the caller
-        has sent what `target` holds; len(batch) if nothing is left. Every
-        frame before that one is in `target`.
+        A flow is all frames with the same IP version, addresses, protocol and
+        ports. Returns the frame with which the next call must begin, once the
+        caller has sent what `target` holds; len(batch) if nothing is left.
 
         A frame is merged only if segment_into() would give back exactly its
-        bytes: consecutive, with equal headers, with right checksums and
-        without padding. Every other frame is copied, with its offload header.
-        A super-frame in the batch is copied, too.
+        bytes: it must have payload, right checksums and no padding, and its
+        headers must continue those of the frame before it. All other frames,
+        and super-frames, are copied together with their offload headers.
 
-        flows       how many flows are open at a time (at most 256). With 1 the
-                    order of all frames stays as it is. With more, frames of
-                    other flows may be between those that are merged, and the
-                    order within each flow stays as it is
-        keep_ids    False: also merge IPv4 frames that have the same id and
-                    must not be fragmented, as the kernel does. Their ids count
-                    up when the super-frame is cut
-        segments    the most frames in a super-frame (at most 128, and 64 for
-                    UDP on older kernels: UDP_MAX_SEGMENTS)
-        max_length  do not merge longer frames; a frame with an 802.1Q tag may
-                    be 4 bytes longer. For a socket, pass ``sock.mtu + 14``:
-                    the kernel does not compare the segments of a super-frame
-                    with the MTU
+        flows       how many flows are open at a time, 1 to 256. With 1, only
+                    frames that follow each other are merged, so the order of
+                    all frames stays the same. With more, frames of several
+                    flows may alternate; the order within each flow stays the
+                    same
+        keep_ids    False: also merge IPv4 frames that have the flag DF and all
+                    the same id, as the kernel does. Their ids count up when
+                    the super-frame is cut
+        segments    how many frames a super-frame may stand for, 1 to 128; for
+                    UDP, kernels before Linux 6.9 allow 64
+        max_length  do not merge frames that are longer; a frame with an 802.1Q
+                    tag may have 4 bytes more. With ``sock.mtu + 14``, sending
+                    a frame that is too long raises an error, as it does
+                    without merging: the kernel does not compare the segments
+                    of a super-frame with the MTU
         udp         False: merge only TCP. A program on the far side that does
-                    not expect super-frames sees one long datagram
+                    not expect super-frames sees merged datagrams as one long
+                    datagram
 
-        Stops before the first frame that needs another frame of `target` when
-        all of them are used, or that is longer than the next one. If the frame
-        at `start` is longer, raises ValueError, which names it. Also raises
-        ValueError if an argument is out of range or if the memory of the
-        batches overlaps, and BufferError if `target` is this batch.
+        Stops when `target` is full, or before a frame that is longer than the
+        next frame of `target`. If that is the frame at `start`, raises
+        ValueError, which names it. Also raises ValueError if an argument is
+        out of range or if the memory of the batches overlaps, and BufferError
+        if `target` is this batch. Sending super-frames of UDP needs Linux 6.2.
 
         The rules are those of the kernel's GRO (net/core/gro.c), except that
-        checksums must be exactly those that a sender computes, and that IP
-        options and extension headers may be there if they are equal. A
-        super-frame has at most 65,535 bytes.
+        checksums must be exactly those that segment_into() writes, and that IP
+        options and extension headers may be there if they are equal. Frames
+        with more than 7 tags, which the kernel cannot cut, are copied, and so
+        are frames that have not reached the end of their source route. A
+        super-frame has at most 65,535 bytes, and never more than the frame of
+        `target`.
         """
 
     # The columns. Each has `capacity` entries, of which the first len(batch)
@@ -349,7 +399,8 @@ class PacketBatch:
         """Column of format "H": a hint at how many bytes of headers each
         super-frame begins with. Writable.
 
-        It may be wrong. The kernel writes the length of the first piece of its
+        It is exact in a super-frame that merge_into() has made. Otherwise it
+        may be wrong. The kernel writes the length of the first piece of its
         own buffer, which can include payload (include/linux/virtio_net.h:
         virtio_net_hdr_from_skb()), and a virtual machine may write anything.
         Take the length from the headers themselves, as in `gso_sizes`.

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from typing import Final
 
 __all__ = [
+    "CHECKSUM_BAD",
+    "CHECKSUM_GOOD",
+    "CHECKSUM_NONE",
     "CHECKSUM_NOT_READY",
+    "CHECKSUM_PENDING",
     "CHECKSUM_VALID",
     "CONTROL_TRUNCATED",
     "FANOUT_CBPF",
@@ -61,6 +65,7 @@ __all__ = [
     "VLAN_RESTORED",
     "VNET_DATA_VALID",
     "VNET_NEEDS_CSUM",
+    "ChecksumStatus",
     "FanoutMode",
     "GsoType",
     "PacketFlag",
@@ -105,6 +110,15 @@ class FanoutMode(IntEnum):
     QUEUE = 5
     CBPF = 6
     EBPF = 7
+
+
+class ChecksumStatus(IntEnum):
+    """What PacketBatch.verify_checksums() says about a frame."""
+
+    NONE = 0
+    GOOD = 1
+    BAD = 2
+    PENDING = 3
 
 
 class PacketFlag(IntFlag):
@@ -162,6 +176,18 @@ GSO_UDP_L4: Final = GsoType.UDP_L4
 GSO_ECN: Final = 0x80
 """gso_types, a bit that is added to GSO_TCPV4 or GSO_TCPV6: the TCP header
 has CWR set, which belongs to the first segment only."""
+
+CHECKSUM_NONE: Final = ChecksumStatus.NONE
+"""verify_checksums(): there is nothing to verify: not IP, another protocol, a
+fragment, UDP without a checksum, a super-frame, or it cannot be read."""
+CHECKSUM_GOOD: Final = ChecksumStatus.GOOD
+"""verify_checksums(): all checksums are right."""
+CHECKSUM_BAD: Final = ChecksumStatus.BAD
+"""verify_checksums(): the checksum of the IPv4 header is wrong, or that of
+TCP, UDP, ICMP, ICMPv6 or SCTP."""
+CHECKSUM_PENDING: Final = ChecksumStatus.PENDING
+"""verify_checksums(): a checksum is still missing, because it was left to the
+hardware."""
 
 PACKET_HOST: Final = PacketType.HOST
 """packet_types: the packet was addressed to this machine."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .loop import Bridge
+    from .merging import Merging
     from .ports import Access, Port
 
 __all__ = ["add_bridge"]
@@ -36,7 +37,10 @@ has it).
 
 Between two interfaces, super-frames (packets that the network card will cut
 into segments) pass in one piece. Before a frame goes to a socket, the bridge
-fills in missing checksums, and cuts super-frames into segments.
+fills in missing checksums, and cuts super-frames into segments. From a socket
+to an interface, it merges TCP segments into super-frames, which the network
+card cuts into the same segments again. It merges only what it has received
+with one system call, so no frame waits for another.
 
 Statistics:
 
@@ -129,6 +133,24 @@ def add_bridge(
         help="receive at most N frames with one system call (default: 64, or "
         "8 while frames are large)",
     )
+    merging = command.add_mutually_exclusive_group()
+    merging.add_argument(
+        "--merge",
+        type=_protocols,
+        default="tcp",
+        metavar="PROTOCOLS",
+        help="merge the frames of these protocols into super-frames when they "
+        "go from a socket to an interface: tcp, or tcp,udp; if UDP is merged, "
+        "a program with a packet socket on the far side may see several "
+        "datagrams as one (default: tcp)",
+    )
+    merging.add_argument(
+        "--no-merge",
+        dest="merge",
+        action="store_const",
+        const=None,
+        help="merge nothing",
+    )
     command.add_argument(
         "--duration",
         type=_number(float, _LONGEST),
@@ -163,6 +185,13 @@ def _number(
 
     convert.__name__ = "number"  # for argparse's error message
     return convert
+
+
+def _protocols(text: str) -> frozenset[str]:
+    names = text.split(",")
+    if sorted(names) not in (["tcp"], ["tcp", "udp"]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not tcp or tcp,udp")
+    return frozenset(names)
 
 
 def _mode(text: str) -> int:
@@ -250,7 +279,7 @@ def _bridge(
     from .console import Ticker, is_terminal, say, summary
     from .loop import Bridge
 
-    bridge = Bridge(a, b, arguments.batch)
+    bridge = Bridge(a, b, arguments.batch, _merging(arguments))
     if arguments.duration is not None:
         bridge.every(arguments.duration, bridge.end)
     if not arguments.quiet:
@@ -268,6 +297,19 @@ def _bridge(
         if not arguments.quiet:
             for direction in bridge.directions:
                 say(summary(direction))
+
+
+def _merging(arguments: argparse.Namespace) -> "Merging | None":
+    from .merging import Merging
+
+    if arguments.merge is None:
+        return None
+    report = _keep_quiet if arguments.quiet else _say
+    return Merging("udp" in arguments.merge, report)
+
+
+def _keep_quiet(_: str) -> None:
+    """Prints nothing."""
 
 
 def _run_bridge(bridge: "Bridge", wake: int) -> int:

@@ -115,13 +115,19 @@ def summary(direction: Direction) -> str:
     if direction.gained:
         lines.append(f"{direction.gained:,} more frames by segmentation")
     lines += [
-        f"{direction.sent:,} frames sent",
+        f"{direction.sent:,} frames sent{_merged(direction)}",
         f"{direction.dropped.total:,} frames dropped"
         f"{_reasons(direction.dropped)}",
     ]
     if direction.kernel_drops is not None:
         lines.append(f"{direction.kernel_drops:,} frames dropped by kernel")
     return "\n  ".join(lines)
+
+
+def _merged(direction: Direction) -> str:
+    if not direction.joined:
+        return ""
+    return f", merged into {direction.sent - direction.joined:,}"
 
 
 def _reasons(dropped: Dropped) -> str:

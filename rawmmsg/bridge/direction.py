@@ -17,6 +17,7 @@ from .drops import (
     short,
     truncated,
 )
+from .merging import Merging
 from .ports import Port, PortClosed
 from .sending import PAUSE, Sender
 
@@ -28,7 +29,8 @@ _SMALL = 9216
 
 
 class Direction:
-    """Moves frames from `source` to `sink`. No call waits.
+    """Moves frames from `source` to `sink`. No call waits. `merging`: what it
+    merges into super-frames if only the sink takes them.
 
     Both directions may share their stacks of batches. A batch is on its stack
     unless it holds frames that are still to be sent.
@@ -40,13 +42,21 @@ class Direction:
     due         call resume() at this time at the latest
     """
 
-    def __init__(self, source: Port, sink: Port, stacks: Stacks) -> None:
+    def __init__(
+        self,
+        source: Port,
+        sink: Port,
+        stacks: Stacks,
+        merging: Merging | None = None,
+    ) -> None:
         self.source = source
         self.sink = sink
         self.dropped = Dropped()
         self.bytes_received = 0
         self.accepts = True
-        self._sender = Sender(source, sink, self.dropped, self._look_ahead)
+        self._sender = Sender(
+            source, sink, self.dropped, self._look_ahead, merging
+        )
         self._send = self._sender.send
         self._receive_again_at = math.inf
         self._recvmmsg_into = source.sock.recvmmsg_into
@@ -90,7 +100,13 @@ class Direction:
 
     @property
     def sent(self) -> int:
-        return self.sink.sock.statistics().packets_sent
+        """Frames sent, counted as before they were merged."""
+        return self.sink.sock.statistics().packets_sent + self.joined
+
+    @property
+    def joined(self) -> int:
+        """How many fewer frames there are after merging than before."""
+        return self._sender.joined
 
     @property
     def gained(self) -> int:

@@ -8,6 +8,7 @@ from time import monotonic
 
 from .batches import make_stacks
 from .direction import Direction
+from .merging import Merging
 from .ports import Port
 
 __all__ = ["Bridge"]
@@ -17,13 +18,23 @@ TEND = 0.25
 
 
 class Bridge:
-    """A switch between two open ports, `a` and `b`."""
+    """A switch between two open ports, `a` and `b`.
 
-    def __init__(self, a: Port, b: Port, batch: int | None = None) -> None:
+    `batch`: how many frames it receives at once; by default it decides.
+    `merging`: what it merges; by default nothing.
+    """
+
+    def __init__(
+        self,
+        a: Port,
+        b: Port,
+        batch: int | None = None,
+        merging: Merging | None = None,
+    ) -> None:
         from_a, from_b = make_stacks(a, b, batch)
         self.directions = (
-            Direction(a, b, from_a),
-            Direction(b, a, from_b),
+            Direction(a, b, from_a, merging),
+            Direction(b, a, from_b, merging),
         )
         self._from = {
             direction.source.sock.fileno(): direction

@@ -10,7 +10,7 @@ from ..constants import SUPER_FRAME
 from .drops import Mark, mark
 from .ports import Port
 
-__all__ = ["Outgoing", "Segmented", "Unchanged", "outgoing_for"]
+__all__ = ["Outgoing", "Segmented", "Unchanged"]
 
 # Segments to send with one system call: a super-frame has about 45 of them.
 _SEGMENTS = 64
@@ -24,8 +24,11 @@ class Outgoing(Protocol):
 
     gained: int
     """How many more frames there are after segmentation than before."""
+    joined: int
+    """How many more frames were sent than the socket has counted, because they
+    were merged into super-frames."""
     passed: int
-    """How many frames are passed over."""
+    """How many frames are passed over. Here a super-frame is one."""
 
     def load(self, batch: PacketBatch) -> None:
         """Continues with this batch, which must not change until it is sent.
@@ -44,8 +47,9 @@ class Outgoing(Protocol):
     def mark(self) -> int:
         """Returns the gso_types entry of the next frame."""
 
-    def skip(self) -> None:
-        """Leaves the next frame out."""
+    def skip(self) -> int:
+        """Leaves the next frame out. Returns how many received frames that
+        are: more than one if they were merged."""
 
     def pass_over(self) -> None:
         """Leaves the next frame out for now."""
@@ -54,11 +58,17 @@ class Outgoing(Protocol):
         """Makes the first frame that was passed over the next one."""
 
     def drop_passed(self) -> int:
-        """Leaves out the frames that were passed over, and returns their
-        number."""
+        """Leaves out the frames that were passed over. Returns how many
+        received frames that are."""
 
     def abandon(self) -> int:
-        """Leaves out all frames, and returns their number."""
+        """Leaves out all frames. Returns how many received frames that
+        are."""
+
+    def unmerge(self) -> bool:
+        """Replaces the next frame by the frames that it was made of, if the
+        kernel does not know its kind. The next frame may then be another one.
+        Returns whether it has replaced it."""
 
 
 class Unchanged:
@@ -66,7 +76,9 @@ class Unchanged:
 
     def __init__(self, sink: Port) -> None:
         self.gained = 0
+        self.joined = 0
         self.passed = 0
+        self._frames_passed = 0
         self._sendmmsg = sink.sendmmsg
         self._batch = PacketBatch(1, 1)
         self._at = self._count = 0
@@ -79,6 +91,8 @@ class Unchanged:
         self._batch = batch
         self._at = 0
         self._count = len(batch)
+
+    _continue_with = load  # a subclass may change frames when they are loaded
 
     def needs(self, batch: PacketBatch) -> bool:
         has_passed = self.passed > 0 and batch is self._first[0]
@@ -95,24 +109,32 @@ class Unchanged:
         """If this is not the last batch, continues with the next."""
         if self._more is None:
             return True
-        self.load(self._more)
+        self._continue_with(self._more)
         self._more = None
         return False
+
+    def _frames_in(self, i: int) -> int:
+        """Returns how many received frames the frame at index i is made
+        of."""
+        return 1
 
     def mark(self) -> int:
         types = getattr(self._batch, "gso_types", None)
         return 0 if types is None else int(types[self._at])
 
-    def skip(self) -> None:
+    def skip(self) -> int:
+        frames = self._frames_in(self._at)
         if self.passed:
             # go_back() can make it the next one again.
             mark(self._batch, [(self._at, Mark.DROPPED)])
         self._move_on()
+        return frames
 
     def pass_over(self) -> None:
         if not self.passed:
             self._first = self._batch, self._at
         self.passed += 1
+        self._frames_passed += self._frames_in(self._at)
         self._move_on()
 
     def _move_on(self) -> None:
@@ -124,12 +146,13 @@ class Unchanged:
         first, at = self._first
         if first is not self._batch:
             self._more = self._batch
-        self.load(first)
+        self._continue_with(first)
         self._at = at
-        self.passed = 0
+        self.passed = self._frames_passed = 0
 
     def drop_passed(self) -> int:
-        dropped, self.passed = self.passed, 0
+        dropped = self._frames_passed
+        self.passed = self._frames_passed = 0
         return dropped
 
     def abandon(self) -> int:
@@ -137,9 +160,13 @@ class Unchanged:
             self.go_back()
         left = 0
         while not self.is_end():
-            left += self.mark() != Mark.DROPPED
+            if self.mark() != Mark.DROPPED:
+                left += self._frames_in(self._at)
             self._move_on()
         return left
+
+    def unmerge(self) -> bool:
+        return False
 
 
 class Segmented:
@@ -148,6 +175,7 @@ class Segmented:
 
     def __init__(self, sink: Port) -> None:
         self.gained = 0
+        self.joined = 0
         self.passed = 0  # 1: the next frame
         self._sendmmsg = sink.sendmmsg
         self._segments = PacketBatch(_SEGMENTS, SUPER_FRAME)
@@ -184,11 +212,12 @@ class Segmented:
         types = getattr(self._batch, "gso_types", None)
         return 0 if types is None else int(types[self._next[0]])
 
-    def skip(self) -> None:
+    def skip(self) -> int:
         if self._at < len(self._segments):
             self._at += 1
         else:
             self._next = self._next[0] + 1, 0
+        return 1
 
     def pass_over(self) -> None:
         # It stays the next frame, because the segments behind it may not have
@@ -211,9 +240,5 @@ class Segmented:
         self._next = self._count, 0
         return left
 
-
-def outgoing_for(source: Port, sink: Port) -> Outgoing:
-    """Frames are segmented if only the source has offload headers."""
-    if source.sock.vnet_hdr and not sink.sock.vnet_hdr:
-        return Segmented(sink)
-    return Unchanged(sink)
+    def unmerge(self) -> bool:
+        return False

@@ -1,5 +1,6 @@
 """Sends frames, and decides what happens to a frame that the kernel refuses:
-it waits (ENOBUFS, EAGAIN), tries the frames behind it (ENOBUFS), or drops it.
+it waits (ENOBUFS, EAGAIN), tries the frames behind it (ENOBUFS), sends the
+frames that it was made of (EINVAL), or drops it.
 """
 
 import errno
@@ -10,7 +11,8 @@ from time import monotonic
 from .._queue import bytes_queued
 from .._rawmmsg import PacketBatch
 from .drops import Dropped, Mark
-from .outgoing import Unchanged, outgoing_for
+from .merging import Merged, Merging
+from .outgoing import Outgoing, Segmented, Unchanged
 from .ports import Port
 
 __all__ = ["PAUSE", "Sender"]
@@ -44,11 +46,23 @@ REFUSING = 0.5
 _REASONS = {errno.EMSGSIZE: "too_long", errno.ENETDOWN: "link_down"}
 
 
+def _outgoing_for(
+    source: Port, sink: Port, merging: Merging | None
+) -> Outgoing:
+    """Frames are cut into segments if only the source has offload headers,
+    and merged if only the sink has."""
+    if source.sock.vnet_hdr and not sink.sock.vnet_hdr:
+        return Segmented(sink)
+    if merging is not None and sink.sock.vnet_hdr and not source.sock.vnet_hdr:
+        return Merged(sink, merging)
+    return Unchanged(sink)
+
+
 class Sender:
     """Sends the batches of one direction and counts the frames it drops.
 
     `look_ahead` receives another batch while the one before still waits, and
-    returns None if it cannot.
+    returns None if it cannot. `merging`: what to merge; None: nothing.
 
     If send() returns False, call it again when the descriptor `room` is
     writable (-1: none), and at the time `due` at the latest.
@@ -60,13 +74,14 @@ class Sender:
         sink: Port,
         dropped: Dropped,
         look_ahead: Callable[[], PacketBatch | None],
+        merging: Merging | None,
     ) -> None:
         self.room = -1
         self.due = math.inf
         self._sink = sink
         self._dropped = dropped
         self._look_ahead = look_ahead
-        self._outgoing = outgoing_for(source, sink)
+        self._outgoing = _outgoing_for(source, sink, merging)
         self._attempts = 0  # pauses since the kernel took a frame
         self._give_up_at = math.inf
         self._blocked = False  # a wait ended without success
@@ -77,6 +92,12 @@ class Sender:
     def gained(self) -> int:
         """How many more frames there are after segmentation than before."""
         return self._outgoing.gained
+
+    @property
+    def joined(self) -> int:
+        """How many more frames were sent than the sink's socket has counted,
+        because they were merged into super-frames."""
+        return self._outgoing.joined
 
     def needs(self, batch: PacketBatch) -> bool:
         """Returns whether frames of this batch are still to be sent."""
@@ -106,7 +127,7 @@ class Sender:
                         is_second_try = True
                         continue
                     outgoing.pass_over()
-                else:
+                elif error.errno != errno.EINVAL or not outgoing.unmerge():
                     self._drop(error)
                 done = outgoing.is_end()
             else:
@@ -183,8 +204,7 @@ class Sender:
         is_refused = is_alone and not bytes_queued(self._sink.sock)
         self._blocked_as = "refused" if is_refused else "queue_full"
         self._blocked = True
-        self._drop_as(self._blocked_as, 1)
-        outgoing.skip()
+        self._drop_as(self._blocked_as, outgoing.skip())
         return False
 
     # EAGAIN: the socket's send buffer, or the peer's queue, is full
@@ -230,8 +250,8 @@ class Sender:
         if error.errno == errno.ENODEV:
             self._dropped.link_down += self._outgoing.abandon()
             raise error
-        self._drop_as(_REASONS.get(error.errno or 0, "refused"), 1)
-        self._outgoing.skip()
+        reason = _REASONS.get(error.errno or 0, "refused")
+        self._drop_as(reason, self._outgoing.skip())
 
     def _drop_as(self, reason: str, count: int) -> None:
         dropped = self._dropped

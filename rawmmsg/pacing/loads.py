@@ -2,6 +2,7 @@
 
 import math
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -34,7 +35,7 @@ class Source(NamedTuple):
     streams: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Load:
     """A batch ready to send: how many bytes it has in all, and the position
     of each frame and of what follows the last, in rising order."""
@@ -49,29 +50,44 @@ class Load:
 
     def repeated(self, times: int) -> "Load":
         """Returns a load that holds the frames of this one `times` times."""
-        frames = self.batch.tolist()
-        batch = PacketBatch(len(frames) * times, max(1, *map(len, frames)))
+        frames = self.batch.tolist() * times
         *starts, end = self.positions
         positions = [i * end + start for i in range(times) for start in starts]
-        for _ in range(times):
-            batch.extend(frames)
-        for name in _OFFLOAD_COLUMNS:
-            column = getattr(self.batch, name, None)
-            if column is not None:  # the batch has offload headers
-                copies = getattr(batch, name)
-                for i in range(0, len(copies), len(frames)):
-                    copies[i : i + len(frames)] = column[: len(frames)]
+        batch = PacketBatch(len(frames), max(1, *map(len, frames)))
+        batch.extend(frames)
+        headers = offload_headers(self.batch)
+        write_offload_headers(
+            batch, {name: column * times for name, column in headers.items()}
+        )
         return Load(batch, self.size * times, [*positions, times * end])
+
+
+def offload_headers(batch: PacketBatch) -> dict[str, list[int]]:
+    """Returns the columns of the offload headers; none if the batch holds no
+    such headers."""
+    count = len(batch)
+    return {
+        name: column[:count].tolist()
+        for name in _OFFLOAD_COLUMNS
+        if (column := getattr(batch, name, None)) is not None
+    }
+
+
+def write_offload_headers(
+    batch: PacketBatch, headers: dict[str, list[int]]
+) -> None:
+    for name, values in headers.items():
+        column = getattr(batch, name)
+        column[: len(values)] = array(column.format, values)
 
 
 def whole_batch(batch: PacketBatch, pace: Pace) -> list[Load]:
     """The user's own batch, which is sent from its own memory; no load if it
     is empty."""
-    frames = list(batch)
-    if not frames:
+    sizes = batch.lengths[: len(batch)].tolist()
+    if not sizes:
         return []
-    positions = pace.place(frames, (), 0.0)
-    return [Load(batch, sum(map(len, frames)), positions)]
+    return [Load(batch, sum(sizes), pace.place(sizes, (), 0.0))]
 
 
 def loads(source: Source, pace: Pace, seconds: float) -> Iterator[Load]:
@@ -94,10 +110,11 @@ def loads(source: Source, pace: Pace, seconds: float) -> Iterator[Load]:
             failure = error
         if not frames:
             break
-        positions = pace.place(frames, times, position)
+        sizes = list(map(len, frames))
+        positions = pace.place(sizes, times, position)
         position = positions[-1]
         batch = fill(batch if seconds < math.inf else None, frames)
-        yield Load(batch, sum(map(len, frames)), positions)
+        yield Load(batch, sum(sizes), positions)
     if failure is not None:
         raise failure
 

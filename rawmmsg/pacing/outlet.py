@@ -23,7 +23,7 @@ from typing import Final
 
 from .loads import Load
 from .pace import Pacer
-from .sender import Sender
+from .sender import REFUSALS, Sender
 
 SHORTEST_PAUSE: Final = 50e-6
 LONGEST_PAUSE: Final = 5e-3
@@ -41,10 +41,6 @@ LOOK_AHEAD: Final = 4
 """How many of the next frames are then tried. If none of them passes, the
 queue is full. If there are no other frames to compare with, this many frames
 in a row are refused on suspicion."""
-
-# Errors that the frame itself causes (packet(7)): it is longer than the MTU
-# allows, or shorter than the link header. The next frame may pass.
-_REFUSALS: Final = frozenset({errno.EMSGSIZE, errno.EINVAL})
 
 
 class Outlet:
@@ -72,7 +68,7 @@ class Outlet:
                     first = self._wait_or_refuse(first, last, error)
                     if first == before:
                         return first
-                elif error.errno in _REFUSALS:
+                elif error.errno in REFUSALS:
                     sender.refuse(first, error)
                     first += 1
                 else:
@@ -159,7 +155,7 @@ class Outlet:
                 if self.sender.stopped():
                     return TimeoutError(errno.ETIMEDOUT, "stopped")
         except OSError as error:
-            if error.errno not in {errno.ENOBUFS, *_REFUSALS}:
+            if error.errno not in {errno.ENOBUFS, *REFUSALS}:
                 raise
             return error
         return None

@@ -1,13 +1,19 @@
 """One call of sendmmsg(), and the exact count of what was sent."""
 
+import errno
 import select
 from collections.abc import Callable
 from itertools import count
+from typing import Final
 
-from .. import RawSocket
+from .. import PacketBatch, RawSocket
 from .._queue import bytes_queued
 from .loads import Load
 from .pace import NAP
+
+REFUSALS: Final = frozenset({errno.EMSGSIZE, errno.EINVAL})
+"""Errors that the frame itself causes (packet(7)): it is longer than the MTU
+allows, or shorter than the link header. The next frame may pass."""
 
 
 class Sender:
@@ -39,6 +45,7 @@ class Sender:
         self._sent_before = sock.statistics().packets_sent
         self._totals = (0, 0)  # frames and bytes of the earlier loads
         self._load: Load | None = None
+        self._batch: PacketBatch  # that send() sends from
         self.refused: set[int] = set()  # frames of the load
 
     @property
@@ -58,18 +65,15 @@ class Sender:
     def take(self, load: Load) -> None:
         """Counts the load before, and continues with this one."""
         self.settle()
-        self.refused, self._load = set(), load
+        self.refused, self._load, self._batch = set(), load, load.batch
 
     def settle(self) -> None:
-        """Counts what has been sent of the load, which is then finished.
-
-        The count is the socket's own, because Ctrl-C can come between a system
-        call and any use of its result. May be interrupted and repeated.
-        """
+        """Counts what has been sent of the load, which is then finished. May
+        be interrupted and repeated."""
         if self._load is None:
             return
         frames, size = self._totals
-        sent = self._sock.statistics().packets_sent - self._sent_before
+        sent = self._count_sent()
         if sent - frames == self._load.frames:
             size += self._load.size
         else:
@@ -77,6 +81,14 @@ class Sender:
             taken = (i for i in count() if i not in self.refused)
             size += sum(lengths[next(taken)] for _ in range(sent - frames))
         self._totals, self._load = (sent, size), None
+
+    def _count_sent(self) -> int:
+        """How many frames have been sent.
+
+        The count is the socket's own, because Ctrl-C can come between a system
+        call and any use of its result.
+        """
+        return self._sock.statistics().packets_sent - self._sent_before
 
     def send(self, first: int, last: int) -> int:
         """Makes one call of sendmmsg() with these frames of the load, and
@@ -88,7 +100,7 @@ class Sender:
         if self._may_block and not self._is_writable():
             return 0
         try:
-            taken = self._sock.sendmmsg(self.load.batch, first, last)
+            taken = self._sock.sendmmsg(self._batch, first, last)
         except (BlockingIOError, TimeoutError):
             self._is_writable()
             return 0

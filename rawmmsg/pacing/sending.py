@@ -3,7 +3,8 @@
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
@@ -19,6 +20,7 @@ from .loads import (
     loads,
     whole_batch,
 )
+from .merging_sender import MergingSender
 from .outlet import Outlet, send_loads
 from .pace import Pace, Pacer, choose_pace
 from .sender import Sender
@@ -80,6 +82,7 @@ def send(
     mbps: float | None = None,
     inter: float | None = None,
     stop: StopEvent | None = None,
+    merge: bool = False,
 ) -> SendResult:
     """Sends packets over a socket, at a given rate, and counts exactly how
     many the kernel took.
@@ -93,6 +96,9 @@ def send(
     inter    seconds from one packet to the next
     stop     an Event; when another thread or a signal handler sets it, the
              call returns within 0.05 s, or when a generator yields again
+    merge    True: send consecutive packets of a TCP or UDP flow that are due
+             together as one super-frame, which is later cut into the same
+             packets (PacketBatch.merge_into()). `sock` needs vnet_hdr
 
     Choose one rate, or none: packets then leave as fast as the kernel takes
     them. Each packet has a deadline: packets that are due within 0.2 ms of
@@ -119,15 +125,25 @@ def send(
     progress. A packet that is tried to tell the two apart can overtake up to
     four packets before it.
 
-    The socket needs no special settings, and keeps those it has; its timeout
-    does not apply. Other threads may receive on it meanwhile, but must not
-    send on it, because the result counts what the socket has sent.
+    With ``merge=True`` the result still counts packets, not super-frames. Only
+    packets that would leave in the same system call are merged, and none that
+    is longer than the MTU allows. If the kernel does not take a super-frame,
+    its packets are sent one by one. If it refuses super-frames of UDP, as
+    Linux before 6.2 does, there is a RuntimeWarning, and from then on only TCP
+    is merged on this socket. If the kernel has to cut a super-frame for an
+    interface whose queue is full, such as a tap device, it drops packets
+    without an error.
+
+    Without `merge`, the socket needs no special settings. It keeps those it
+    has; its timeout does not apply. Other threads may receive on it meanwhile,
+    but must not send on it, because the result counts what the socket has
+    sent.
 
     Raises OSError by errno (ENETDOWN: the link is down, ENODEV, EPERM, EBADF:
     the socket was closed), what sendmmsg() raises for a packet that does not
     suit the socket, what `packets` raises, after all packets before that have
     been sent, and KeyboardInterrupt; each with `packets_sent`. ValueError and
-    TypeError for arguments.
+    TypeError for arguments, and for a socket that cannot merge.
     """
     if _is_one_packet(packets) or not isinstance(packets, Iterable):
         raise TypeError(
@@ -140,7 +156,7 @@ def send(
     else:
         source = Source(packets, bytes_of, not isinstance(packets, Sized))
     pace = choose_pace(pps=pps, mbps=mbps, inter=inter)
-    return transmit(sock, source, pace, loop=loop, stop=stop)
+    return transmit(sock, source, pace, loop=loop, stop=stop, merge=merge)
 
 
 def _is_one_packet(packets: object) -> bool:
@@ -173,6 +189,10 @@ def _bytes_of_part(part: Any, where: str) -> bytes:
         ) from None
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
 def transmit(
     sock: RawSocket,
     source: PacketBatch | Source,
@@ -180,6 +200,8 @@ def transmit(
     *,
     loop: int,
     stop: StopEvent | None,
+    merge: bool,
+    warn: Callable[[str], object] = _warn,
     progress: Progress | None = None,
     ended_by: tuple[type[BaseException], ...] = (),
 ) -> SendResult:
@@ -194,14 +216,19 @@ def transmit(
         raise TypeError(f"stop must be an Event (is_set()), not {stop!r}")
     stopped = _never if stop is None else stop.is_set
     report = None if progress is None else progress.update
-    sender = Sender(sock, stopped, report)
+    sender: Sender
+    if merge:
+        once = loop != 1 and not pace.is_limited
+        sender = MergingSender(sock, stopped, report, once=once, warn=warn)
+    else:
+        sender = Sender(sock, stopped, report)
     outlet = Outlet(sender)
     begin = None
     try:
         if isinstance(source, PacketBatch) or (
             loop != 1 or (pace.is_limited and not source.streams)
         ):
-            built = _build_ahead(source, pace)
+            built = _build_ahead(source, pace, merge)
             if loop and progress is not None:
                 progress.reset(loop * sum(load.frames for load in built))
             begin = time.monotonic()
@@ -238,9 +265,15 @@ def _never() -> bool:
     return False
 
 
-def _build_ahead(source: PacketBatch | Source, pace: Pace) -> list[Load]:
+def _build_ahead(
+    source: PacketBatch | Source, pace: Pace, merge: bool
+) -> list[Load]:
     if isinstance(source, PacketBatch):
-        return whole_batch(source, pace)
+        built = whole_batch(source, pace)
+        if merge and pace.is_limited:
+            # The sender changes the count of the batch, for each release.
+            built = [load.repeated(1) for load in built]
+        return built
     return list(loads(source, pace, math.inf))
 
 

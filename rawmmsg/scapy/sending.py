@@ -38,6 +38,7 @@ def sendp_batch(
     realtime: float = False,
     progress: bool = False,
     stop: StopEvent | None = None,
+    merge: bool = False,
 ) -> SendResult:
     """Sends packets at layer 2, in batches and at a pace; builds each of them
     once. (If they are sent once, building them takes most of the time: bytes
@@ -56,10 +57,15 @@ def sendp_batch(
               once, and so does the first one of the next pass (`loop`)
     progress  show a progress bar, on a terminal and if tqdm is installed
     stop      an Event that another thread sets to end the call
+    merge     True: send consecutive packets of a TCP or UDP flow that are due
+              together as one super-frame
 
-    The pace, the packets that the kernel refuses, and the order of packets are
-    as in rawmmsg.pacing.send(). At the end, a warning in Scapy's log says how
-    many packets were refused.
+    The pace, the packets that the kernel refuses, the order of packets and
+    `merge` are as in rawmmsg.pacing.send(). At the end, a warning in Scapy's
+    log says how many packets were refused. A warning also says if the kernel
+    refuses super-frames of UDP. IPv4 packets are merged only if their
+    identifications count up, as those of ``IP(id=(1, 1000))`` do. In Scapy all
+    have 1 by default.
 
     A list that is sent at a pace, and any packets that are sent more than
     once, are built before the first one leaves. Otherwise at most 2,048
@@ -83,13 +89,15 @@ def sendp_batch(
         time_of=_since_first(),
     )
     source = Source(_expand(packets), _build, not isinstance(packets, Sized))
-    with _send_only_socket(iface) as sock, _bar(progress) as bar:
+    with _send_only_socket(iface, merge) as sock, _bar(progress) as bar:
         result = transmit(
             sock,
             source,
             pace,
             loop=loop,
             stop=stop,
+            merge=merge,
+            warn=_warn,
             progress=bar,
             ended_by=(KeyboardInterrupt,),
         )
@@ -102,14 +110,18 @@ def sendp_batch(
     return result
 
 
+def _warn(message: str) -> None:
+    log_runtime.warning("sendp_batch: %s", message)
+
+
 @contextmanager
 def _send_only_socket(
-    iface: NetworkInterface | str | None,
+    iface: NetworkInterface | str | None, vnet_hdr: bool
 ) -> Iterator[RawSocket]:
     if iface is None:
         iface = conf.iface
     name = iface if isinstance(iface, str) else network_name(iface)
-    sock = RawSocket(name, protocol=0)
+    sock = RawSocket(name, protocol=0, vnet_hdr=vnet_hdr)
     sock.setblocking(False)
     try:
         yield sock

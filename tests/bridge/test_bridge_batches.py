@@ -1,15 +1,13 @@
 """The size of the bridge's batches: small for long frames, large for short
 ones, and the order of frames is always kept."""
 
-import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.bridging import Network, Running, bridging, take
+from support.bridging import Network, bridging, stopped, take
 from support.datagrams import Datagram, add, data
 from support.frames import numbered, same_frames
 from support.linux import ip, tc
@@ -27,17 +25,6 @@ SMALL, LARGE = 60, 15_000
 @pytest.fixture
 def network(veth_factory: Callable[..., Veth]) -> Network:
     return Network(veth_factory(mtu=20_000), veth_factory(mtu=20_000))
-
-
-@contextmanager
-def stopped(bridge: Running) -> Iterator[None]:
-    """Stops the bridge's process, so that frames sent inside the block queue
-    up."""
-    pid = bridge.process.pid
-    bridge.process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, pid, os.WSTOPPED)
-    yield
-    bridge.process.send_signal(signal.SIGCONT)
 
 
 # The size: one direction of a bridge, step by step

@@ -47,19 +47,28 @@ def directly(a: str, b: str, _: Path) -> Iterator[list[Running]]:
 
 
 @contextmanager
-def over_datagrams(a: str, b: str, path: Path) -> Iterator[list[Running]]:
+def over_datagrams(
+    a: str, b: str, path: Path, *options: str
+) -> Iterator[list[Running]]:
     """Two bridges, which cut super-frames and complete checksums."""
     with (
-        bridging(a, f"unix:{path}/a,{path}/b") as one,
-        bridging(b, f"unix:{path}/b,{path}/a") as other,
+        bridging(a, f"unix:{path}/a,{path}/b", *options) as one,
+        bridging(b, f"unix:{path}/b,{path}/a", *options) as other,
     ):
         yield [one, other]
+
+
+def merging_everything(
+    a: str, b: str, path: Path
+) -> AbstractContextManager[list[Running]]:
+    """Two bridges, which also merge what arrives from the other one."""
+    return over_datagrams(a, b, path, "--merge", "tcp,udp")
 
 
 Join = Callable[[str, str], AbstractContextManager[list[Running]]]
 
 
-@pytest.fixture(params=[directly, over_datagrams])
+@pytest.fixture(params=[directly, over_datagrams, merging_everything])
 def join(request: pytest.FixtureRequest, short_path: Path) -> Join:
     return lambda a, b: request.param(a, b, short_path)
 
@@ -193,7 +202,7 @@ def test_tagged_super_frame_is_cut_by_two_bridges_correctly(
     with (
         RawSocket(left.a, protocol=0, vnet_hdr=True) as sender,
         RawSocket(right.a, ignore_outgoing=True) as receiver,
-        over_datagrams(left.b, right.b, short_path),
+        over_datagrams(left.b, right.b, short_path, "--no-merge"),
     ):
         until_passing(sender, receiver)
         for batch, wanted in every_kind(8_900):

@@ -454,8 +454,8 @@ def test_two_bridges_join_two_interfaces(
     batch = PacketBatch(1, SUPER_FRAME)
     add(batch, large, MSS)
     with (
-        bridging(pair.b, f"unix:{one},{other}") as first,
-        bridging(veth.b, f"unix:{other},{one}") as second,
+        bridging(pair.b, f"unix:{one},{other}", "--no-merge") as first,
+        bridging(veth.b, f"unix:{other},{one}", "--no-merge") as second,
         RawSocket(veth.a, ignore_outgoing=True, vnet_hdr=True) as end,
         RawSocket(pair.a, protocol=0, vnet_hdr=True) as start,
     ):

@@ -26,6 +26,7 @@ from support.datagrams import (
     leave_checksums_to_software,
     send_open,
     write_header,
+    zeroing,
 )
 from support.frames import frame, pending, receive
 
@@ -106,21 +107,12 @@ def test_checksum_of_any_protocol_is_completed(
     matches_kernel(kernel, batch)
 
 
-def zeroing(protocol: int) -> Datagram:
-    """A datagram whose checksum is 0."""
-    datagram = Datagram(data(20) + b"\0\0", protocol)
-    packet = datagram.build()
-    at = datagram.transport_offset + (16 if protocol == TCP else 6)
-    payload = datagram.payload[:-2] + packet[at : at + 2]
-    return replace(datagram, payload=payload)
-
-
 @pytest.mark.parametrize("protocol", [TCP, UDP])
 def test_checksum_of_zero_becomes_all_ones(
     kernel: tuple[RawSocket, RawSocket], protocol: int
 ) -> None:
     """In UDP, 0 means no checksum. The kernel does it for every protocol."""
-    datagram = zeroing(protocol)
+    datagram = zeroing(Datagram(data(20), protocol))
     batch = PacketBatch(1)
     add(batch, datagram)
     (packet,) = matches_kernel(kernel, batch)

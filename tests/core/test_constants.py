@@ -13,6 +13,7 @@ import pytest
 import rawmmsg
 from rawmmsg import constants
 from rawmmsg.constants import (
+    ChecksumStatus,
     FanoutMode,
     GsoType,
     PacketFlag,
@@ -111,6 +112,7 @@ def test_package_has_every_single_name() -> None:
         ("GSO_", GsoType),
         ("PACKET_", PacketType),
         ("FANOUT_", FanoutMode),
+        ("CHECKSUM_", ChecksumStatus),
     ],
 )
 def test_single_name_is_the_member(

@@ -19,6 +19,7 @@ import pytest
 from support.blocks import ROOT
 from support.calls import Call
 from support.child import WITHOUT_CAPABILITIES, environment, tool
+from support.datagrams import UDP, Datagram, super_frame
 from support.frames import PACKET, frame
 from support.linux import ip, tc, tun_device
 
@@ -159,6 +160,12 @@ def _(lab: Lab) -> None:
 @probe("EINVAL", "send() of SOCK_DGRAM")
 def _(lab: Lab) -> None:
     lab.open(type=socket.SOCK_DGRAM).send(b"payload")
+
+
+@probe("EINVAL", "sendmmsg() of a UDP super-frame")
+def _(lab: Lab) -> None:
+    batch = super_frame(Datagram(bytes(129), UDP), 1)
+    lab.open(lab.veth.a, protocol=0, vnet_hdr=True).sendmmsg(batch)
 
 
 @probe("EINVAL", "recvmmsg_into() with vnet_hdr=")
@@ -464,6 +471,12 @@ def _(lab: Lab) -> None:
         batch[0]
 
 
+@probe("BufferError", "segment_into(), merge_into()")
+def _(lab: Lab) -> None:
+    batch = PacketBatch()
+    batch.merge_into(batch)
+
+
 @probe("BufferError", "PacketBatch(buffer=)")
 def _(lab: Lab) -> None:
     PacketBatch(buffer=bytes(2048))
@@ -510,6 +523,13 @@ def _(lab: Lab) -> None:
 @probe("ValueError", "batch.append()")
 def _(lab: Lab) -> None:
     PacketBatch(frame_size=100).append(bytes(101))
+
+
+@probe("ValueError", "segment_into(), merge_into()")
+def _(lab: Lab) -> None:
+    batch = PacketBatch()
+    batch.append(PACKET)
+    batch.merge_into(PacketBatch(1, len(PACKET) - 1))
 
 
 @probe("ValueError", "pacing.send()")

@@ -12,7 +12,10 @@ from typing import Final
 import pytest
 from support import WAIT
 from support.datagrams import CWR, TCP, UDP
-from support.flows import (
+from support.gro import MOST_FRAMES, Gro, can_keep, gro, write_at_once
+from support.linux import switch_on
+from support.merged import Made, Pair, Recognizer, batch_of_frames, differences
+from support.random_flows import (
     DF,
     FRAGMENT,
     NO_SUM,
@@ -31,9 +34,6 @@ from support.flows import (
     many_flows,
     mixed,
 )
-from support.gro import MOST_FRAMES, Gro, can_keep, gro, write_at_once
-from support.linux import switch_on
-from support.merged import Made, Pair, Recognizer, batch_of_frames, differences
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 

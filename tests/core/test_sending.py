@@ -11,6 +11,7 @@ import numpy
 import pytest
 from support import WAIT
 from support.calls import Call, packets_sent, raises
+from support.datagrams import UDP, Datagram, super_frame
 from support.frames import (
     HEADER_SIZE,
     LOCAL_EXPERIMENTAL,
@@ -420,6 +421,16 @@ def test_error_states_the_length_without_the_offload_header(
             sock.sendmmsg([b"short"])
         with raises(errno.EMSGSIZE, "packet 0: 2,000 bytes, the MTU"):
             sock.sendmmsg([(bytes(1_000), bytes(1_000))])
+
+
+def test_error_says_which_super_frames_of_udp_the_kernel_takes(
+    pair: Veth,
+) -> None:
+    batch = super_frame(Datagram(bytes(129), UDP), 1)
+    text = "packet 0: 171 bytes, a super-frame of UDP, which needs Linux 6.2"
+    with RawSocket(pair.a, protocol=0, vnet_hdr=True) as sock:
+        with raises(errno.EINVAL, text):
+            sock.sendmmsg(batch)
 
 
 def test_error_names_a_packet_without_a_link_header(pair: Veth) -> None:

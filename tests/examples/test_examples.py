@@ -81,7 +81,7 @@ def test_readme_lists_every_program() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|", text, re.MULTILINE)
     assert sorted(listed) == [program.name for program in PROGRAMS]
-    assert len(listed) == 10
+    assert len(listed) == 11
 
 
 # Receiving
@@ -299,6 +299,62 @@ def datagrams() -> int:
     found = re.search(r"^Udp: \d+ (\d+)", text, re.MULTILINE)
     assert found is not None
     return int(found[1])
+
+
+@pytest.mark.parametrize("ports", [1, 16, 100])
+def test_merge_sends_datagrams_that_cutting_gives_back(
+    veth: Veth, ports: int
+) -> None:
+    with RawSocket(veth.b, filter="udp dst port 9", vnet_hdr=True) as receiver:
+        arguments = (veth.a, HOST, "--count", "2500", "--ports", str(ports))
+        with example("merge.py", *arguments) as running:
+            printed = running.rest()
+        arrived, frames = cut(receiver, 2500)
+        assert pending(receiver) == []
+    assert printed.startswith(f"2500 datagrams in {frames} frames, ")
+    assert frames <= {1: 40, 16: 48, 100: 300}[ports]
+    numbers = [int.from_bytes(one[42:50]) for one in arrived]
+    assert sorted(numbers) == [*range(2500)]
+    for first in range(ports):
+        own = [number for number in numbers if number % ports == first]
+        assert own == [*range(first, 2500, ports)], "order within a port"
+    for number, one in zip(numbers, arrived, strict=True):
+        assert len(one) == 64
+        assert int.from_bytes(one[18:20]) == number // ports
+        assert int.from_bytes(one[34:36]) == 32768 + number % ports
+        assert checksum(one[14:34]) == 0
+        assert one[40:42] != b"\0\0"
+        assert checksum(one[26:34] + b"\0\x11" + one[38:40] + one[34:]) == 0
+
+
+def cut(sock: RawSocket, count: int) -> tuple[list[bytes], int]:
+    """Waits for `count` segments, and returns them and how many frames brought
+    them."""
+    sock.settimeout(WAIT)
+    batch, segments = PacketBatch(64, SUPER_FRAME), PacketBatch(64)
+    arrived: list[bytes] = []
+    frames = 0
+    while len(arrived) < count:
+        frames += sock.recvmmsg_into(batch)
+        frame, segment = 0, 0
+        while frame < len(batch):
+            frame, segment = batch.segment_into(segments, frame, segment)
+            arrived += segments.tolist()
+    return arrived, frames
+
+
+def test_merge_sends_datagrams_that_arrive_one_by_one(veth: Veth) -> None:
+    tool("ip")
+    ip("address", "add", f"{HOST}/24", "dev", veth.b)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind((HOST, 9))
+        receiver.settimeout(WAIT)
+        with example("merge.py", veth.a, HOST, "--count", "100") as running:
+            running.rest()
+        arrived = [receiver.recv(2048) for _ in range(100)]
+    assert {len(one) for one in arrived} == {22}
+    numbers = sorted(int.from_bytes(one[:8]) for one in arrived)
+    assert numbers == [*range(100)]
 
 
 def test_paced_keeps_the_rate(veth: Veth) -> None:

@@ -9,6 +9,9 @@
        1 byte    the rows of the target, less 1, modulo 16
        2 bytes   the bytes of each row
        2 bytes   the segment to begin with
+       1 byte    flows and segments for merge_frames(), less 1, modulo 4 and 64
+       1 byte    its flags: 1 max_length is given, 2 keep_ids, 4 no UDP
+       2 bytes   max_length
        then for each frame, at most MAX_FRAMES:
        12 bytes  struct offload_header
        2 bytes   n
@@ -18,7 +21,8 @@
        n bytes   the frame
 */
 
-#include "plain.h"
+#include "merge_check.h"
+#include "sums.h"
 
 #define MAX_FRAMES 4
 /* A super-frame can have 65,535 segments, but after the first ones they only
@@ -309,6 +313,49 @@ try_segment(const struct rows *given, size_t rows, size_t room, size_t segment)
     free_rows(&to);
 }
 
+/* Merges all frames, as often as the target is full. */
+static void
+try_merging(const struct rows *given, size_t rows, size_t room,
+            const struct rules *rules)
+{
+    static struct model m;
+    struct rows from, to;
+    size_t i, at = 0;
+
+    copy_rows(given, &from);
+    begin_rows(&to);
+    while (to.table.count < rows) {
+        add_row(&to, room);
+    }
+    for (i = 0; i < from.table.count; i++) {
+        see(&m.seen[i], &from, i, rules);
+    }
+    while (at < from.table.count) {
+        at = try_merge(&m, &from, &to, at, rules);
+    }
+    for (i = 0; i < from.table.count; i++) {
+        is_same_frame(given, &from, i);
+        free(m.seen[i].bytes);
+    }
+    free_rows(&from);
+    free_rows(&to);
+}
+
+static struct rules
+take_rules(struct input *in)
+{
+    unsigned limits = take_number(in, 1), flags = take_number(in, 1);
+    unsigned max_length = take_number(in, 2);
+
+    return (struct rules){
+        .flows = limits % 4 + 1,
+        .segments = limits / 4 + 1,
+        .max_length = flags & 1 ? max_length : SIZE_MAX,
+        .keep_ids = flags & 2,
+        .udp = !(flags & 4),
+    };
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int
@@ -318,6 +365,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t rows = take_number(&in, 1) % MAX_ROWS + 1;
     size_t room = take_number(&in, 2);
     size_t segment = take_number(&in, 2);
+    struct rules rules = take_rules(&in);
     struct rows given;
 
     begin_rows(&given);
@@ -328,6 +376,12 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     try_check(&given, 0);
     try_check(&given, given.table.count / 2);
     try_segment(&given, rows, room, segment);
+    try_merging(&given, rows, room, &rules);
+    try_compute(&given, true);
+    try_compute(&given, false);
+    try_verify(&given, true, true);
+    try_verify(&given, true, false);
+    try_verify(&given, false, false);
     free_rows(&given);
     return 0;
 }

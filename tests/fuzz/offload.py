@@ -1,23 +1,25 @@
-"""Fuzzes the offload code with libFuzzer: checksums and segments.
+"""Fuzzes the offload code with libFuzzer: checksums, segments, merging.
 
     python tests/fuzz/offload.py --seconds 600
 
-Builds offload.c beside this file with clang, AddressSanitizer and
-UndefinedBehaviorSanitizer, makes its first inputs from the frames of the
-tests, and runs it. An input that breaks a promise is kept in the working
-directory, and how to repeat it is printed.
+Builds two programs beside this file with clang, AddressSanitizer and
+UndefinedBehaviorSanitizer, and runs each for that time. Inputs of offload.c
+are frames, at first those of the tests. Inputs of merging.c are choices from
+which it makes flows of frames. An input that breaks a promise is kept in the
+working directory, and how to repeat it is printed.
 
 Needs clang with libFuzzer (on Debian: apt install clang), but neither
 privilege nor pytest.
 """
 
 import argparse
+import random
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from support.datagrams import (
     CHECKSUM_OFFSETS,
+    ICMP,
+    ICMPV6,
     SCTP,
     TAGS,
     TCP,
@@ -34,18 +38,21 @@ from support.datagrams import (
     Datagram,
     Q,
     data,
+    zeroing,
 )
 
 from rawmmsg import GSO_ECN, GSO_NONE, VNET_NEEDS_CSUM
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[1]
-SOURCES: Final = [HERE / "offload.c", ROOT / "_rawmmsg_offload.c"]
+CODE: Final = ROOT / "_rawmmsg_offload.c"
 FLAGS: Final = [
     *("-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}"),
     "-fsanitize=fuzzer,address,undefined",
     "-fno-sanitize-recover=all",
 ]
+ROW: Final = 17
+"""The bytes before a frame: see offload.c."""
 LONGEST: Final = 4096
 """The most bytes of an input; its frames can have more."""
 
@@ -69,6 +76,27 @@ def datagrams() -> Iterator[Datagram]:
                 for extension in (HOP_BY_HOP, DESTINATION, JUMBO):
                     yield replace(plain, extensions=(extension,))
     yield Datagram(payload, tcp_options=bytes([1] * 12), flags=0xFF)
+
+
+def complete_row(frame: bytes) -> bytes:
+    """A frame of which nothing is left to hardware."""
+    return bytes(12) + struct.pack("<HHB", len(frame), 0, 0) + frame
+
+
+def routed() -> Iterator[Datagram]:
+    """Echo requests, checksums of 0, and datagrams with source routes."""
+    payload = data(200)
+    yield Datagram(payload, ICMP)
+    yield Datagram(payload, ICMPV6, version=6)
+    yield zeroing(Datagram(payload, TCP))
+    yield zeroing(Datagram(payload, UDP))
+    for kind, used in ((131, 4), (137, 4), (131, 12)):
+        route = bytes([1, kind, 11, used, *range(8)])
+        yield Datagram(payload, UDP, options=route)
+    for kind in (0, 2, 4, 253):
+        segments = bytes([0, 2, kind, 1, *bytes(4), *range(16)])
+        for protocol in (UDP, ICMPV6):
+            yield Datagram(payload, protocol, 6, extensions=((43, segments),))
 
 
 def row(
@@ -100,14 +128,15 @@ def row(
 
 
 def settings(rows: int = 4, room: int = 2048) -> bytes:
-    """The beginning of an input: the target, and the first segment, 0."""
-    return struct.pack("<BHH", rows - 1, room, 0)
+    """The beginning of an input: the target, the first segment, 0, and how to
+    merge: 4 flows, up to 64 segments, ids kept."""
+    return struct.pack("<BHHBBH", rows - 1, room, 0, 255, 2, 0)
 
 
 def inputs() -> Iterator[bytes]:
-    """Each datagram with its checksum, without, and as a super-frame, for rows
-    that are just large enough or one byte too short; some datagrams together;
-    and one of more than 64 KiB."""
+    """Each datagram with its checksum, without, as a super-frame, and as
+    frames that can be merged, for rows that are just large enough or too
+    short; some datagrams together; and one of more than 64 KiB."""
     for one in datagrams():
         size = len(one.build())
         yield settings() + row(one, whole=True)
@@ -119,6 +148,17 @@ def inputs() -> Iterator[bytes]:
                 yield settings(room=room) + row(one, 70) + row(one)
         if len(one.tags) in (0, 2):
             yield from cut_inputs(one)
+        if one.protocol != SCTP:
+            for room in (2048, one.header_size + 140):
+                yield settings(room=room) + b"".join(
+                    map(complete_row, one.segments(70))
+                )
+    for one in routed():
+        yield settings() + row(one, whole=True)
+        frame = bytearray(row(one, whole=True))
+        if one.version == 4:  # the first of some fragments
+            frame[ROW + 14 + 6] |= 0x20
+            yield settings() + frame
     some = [row(one, 70) for one in datagrams() if one.protocol != SCTP]
     yield settings() + b"".join(some[:4])
     jumbo = Datagram(data(200), version=6, extensions=(JUMBO,))
@@ -138,27 +178,43 @@ def cut_inputs(one: Datagram) -> Iterator[bytes]:
             yield settings() + cut(whole=True)
 
 
-def build(folder: Path) -> Path:
-    """Builds the fuzzer from the sources of this tree."""
+def choices() -> Iterator[bytes]:
+    """What merging.c makes frames from."""
+    rng = random.Random(1)
+    for size in (20, 50, 100, 200, 400):
+        for _ in range(20):
+            yield rng.randbytes(size)
+
+
+FIRST: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
+    "offload": inputs,
+    "merging": choices,
+}
+"""The programs, and the inputs to begin with."""
+
+
+def build(name: str, folder: Path) -> Path:
+    """Builds a fuzzer from the sources of this tree."""
     clang = shutil.which("clang")
     if clang is None:
         sys.exit("offload.py: there is no clang on PATH: apt install clang")
-    target = folder / "offload"
-    subprocess.run([clang, *FLAGS, *SOURCES, "-o", target], check=True)
+    target = folder / name
+    sources = (HERE / f"{name}.c", CODE)
+    subprocess.run([clang, *FLAGS, *sources, "-o", target], check=True)
     return target
 
 
 def fuzz(target: Path, corpus: Path, found: Path, seconds: int) -> int:
     """Runs it; returns its exit status."""
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, content in enumerate(sorted(set(inputs()))):
+    for number, content in enumerate(sorted(set(FIRST[target.name]()))):
         (corpus / f"first-{number:04}").write_bytes(content)
     done = subprocess.run(
         [
             target,
             f"-max_total_time={seconds}",
             f"-max_len={LONGEST}",
-            f"-artifact_prefix={found}/",
+            f"-artifact_prefix={found}/{target.name}-",
             *("-timeout=30", "-use_value_profile=1", "-verbosity=0"),
             *("-print_final_stats=1", corpus),
         ],
@@ -166,10 +222,42 @@ def fuzz(target: Path, corpus: Path, found: Path, seconds: int) -> int:
         text=True,
         errors="replace",
     )
+    print(f"{target.name}:", file=sys.stderr)
     for line in done.stderr.splitlines():
         if done.returncode != 0 or line.startswith("stat::"):
             print(line, file=sys.stderr)
     return done.returncode
+
+
+def fuzz_all(folder: Path, corpus: Path, seconds: int) -> int:
+    """Runs each program; returns the first exit status that is not 0."""
+    found = folder / "found"
+    found.mkdir()
+    status = 0
+    for name in FIRST:
+        target = build(name, folder)
+        status = status or fuzz(target, corpus / name, found, seconds)
+    for path in found.iterdir():
+        kept = Path.cwd() / path.name
+        shutil.copy(path, kept)
+        print(
+            f"to repeat it: python tests/fuzz/offload.py {kept}",
+            file=sys.stderr,
+        )
+    return status
+
+
+def repeat(folder: Path, paths: list[Path]) -> int:
+    """Runs inputs that an earlier run has kept. Their names begin with that of
+    the program."""
+    for name in FIRST:
+        chosen = [path for path in paths if path.name.startswith(name)]
+        if chosen:
+            target = build(name, folder)
+            status = subprocess.run([target, *chosen]).returncode
+            if status != 0:
+                return status
+    return 0
 
 
 def main() -> None:
@@ -178,13 +266,14 @@ def main() -> None:
         "--seconds",
         type=int,
         default=60,
-        help="how long to run (default: %(default)s)",
+        help="how long to run each program (default: %(default)s)",
     )
     parser.add_argument(
         "--corpus",
         type=Path,
         metavar="DIR",
-        help="folder of inputs to begin with, to which new ones are added",
+        help="folder of inputs to begin with, to which new ones are added: a"
+        " folder in it for each program",
     )
     parser.add_argument(
         "inputs",
@@ -196,20 +285,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        target = build(folder)
         if arguments.inputs:
-            sys.exit(subprocess.run([target, *arguments.inputs]).returncode)
-        found = folder / "found"
-        found.mkdir()
-        corpus = arguments.corpus or folder / "corpus"
-        status = fuzz(target, corpus, found, arguments.seconds)
-        for path in found.iterdir():
-            kept = Path.cwd() / path.name
-            shutil.copy(path, kept)
-            print(
-                f"to repeat it: python tests/fuzz/offload.py {kept}",
-                file=sys.stderr,
-            )
+            status = repeat(folder, arguments.inputs)
+        else:
+            corpus = arguments.corpus or folder / "corpus"
+            status = fuzz_all(folder, corpus, arguments.seconds)
     sys.exit(status)
 
 

@@ -13,7 +13,9 @@
 
 #include "_rawmmsg_offload.h"
 
+#ifndef MAX_ROWS
 #define MAX_ROWS 16
+#endif
 
 /* Frames in memory of their own. */
 struct rows {

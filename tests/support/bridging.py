@@ -1,6 +1,8 @@
 """`rawmmsg bridge`, run as a user runs it, and what it prints."""
 
 import contextlib
+import errno
+import os
 import re
 import signal
 import subprocess
@@ -10,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg import GSO_UDP_L4, SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 from support import WAIT
 from support.calls import eventually
@@ -25,7 +27,7 @@ _ONE_WAY = re.compile(
     r"  (?P<received>[\d,]+) frames received, (?P<bytes>[\d,]+) bytes,"
     r" (?P<per_call>[\d.]+) frames per call\n"
     r"(?:  (?P<gained>[\d,]+) more frames by segmentation\n)?"
-    r"  (?P<sent>[\d,]+) frames sent\n"
+    r"  (?P<sent>[\d,]+) frames sent(?:, merged into (?P<merged>[\d,]+))?\n"
     r"  (?P<dropped>[\d,]+) frames dropped(?:: (?P<reasons>.*))?\n"
     r"(?:  (?P<kernel>[\d,]+) frames dropped by kernel\n)?",
     re.MULTILINE,
@@ -50,7 +52,8 @@ class Network:
 
 @dataclass(frozen=True)
 class OneWay:
-    """The summary of one direction."""
+    """The summary of one direction. `merged`: how many frames those sent were
+    merged into, 0 if none was merged."""
 
     name: str
     received: int
@@ -58,6 +61,7 @@ class OneWay:
     per_call: float
     gained: int
     sent: int
+    merged: int
     dropped: int
     kernel: int
     reasons: dict[str, int] = field(default_factory=dict)
@@ -92,8 +96,8 @@ def _one_way(match: re.Match[str]) -> OneWay:
         count, _, reason = part.partition(" ")
         if count:
             reasons[reason] = _number(count)
-    names = ("received", "bytes", "gained", "sent", "dropped", "kernel")
-    counts = {name: _number(match[name]) for name in names}
+    names = ("received", "bytes", "gained", "sent", "merged", "dropped")
+    counts = {name: _number(match[name]) for name in (*names, "kernel")}
     per_call = float(match["per_call"])
     return OneWay(match["name"], **counts, per_call=per_call, reasons=reasons)
 
@@ -106,13 +110,14 @@ class Running:
         *arguments: str,
         pass_fds: Sequence[int] = (),
         prefix: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "rawmmsg"),
     ) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [
                 *prefix,
                 sys.executable,
-                *("-m", "rawmmsg", "bridge"),
+                *(*program, "bridge"),
                 *arguments,
             ],
             env=environment(),
@@ -171,6 +176,27 @@ def bridging(
     with Running(a, b, *options, pass_fds=pass_fds) as running:
         running.says("bridging")
         yield running
+
+
+@contextlib.contextmanager
+def stopped(bridge: Running) -> Iterator[None]:
+    """Stops the bridge's process, so that frames sent inside the block queue
+    up."""
+    bridge.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, bridge.process.pid, os.WSTOPPED)
+    yield
+    bridge.process.send_signal(signal.SIGCONT)
+
+
+def before_6_2(sock: RawSocket, batch: PacketBatch, at: int) -> int:
+    """Sends as a kernel that does not know UDP super-frames would."""
+    types = getattr(batch, "gso_types", None)
+    stop = at
+    while stop < len(batch) and (types is None or types[stop] != GSO_UDP_L4):
+        stop += 1
+    if stop == at:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return sock.sendmmsg(batch, at, stop)
 
 
 def take(sock: RawSocket, count: int) -> list[bytes]:

@@ -1,5 +1,6 @@
-"""Ethernet frames that hold TCP, UDP or SCTP, before and after the work of
-offload hardware. Plain Python, independent of the C code and the kernel."""
+"""Ethernet frames that hold TCP, UDP, SCTP or an ICMP echo request, before and
+after the work of offload hardware. Plain Python, independent of the C code and
+the kernel."""
 
 import socket
 import struct
@@ -21,10 +22,12 @@ from rawmmsg import (
 from support.frames import BROADCAST, SOURCE
 from support.linux import ETHTOOL_STXCSUM, ethtool
 
+ICMP: Final = 1
 TCP: Final = 6
 UDP: Final = 17
+ICMPV6: Final = 58
 SCTP: Final = 132
-CHECKSUM_OFFSETS: Final = {TCP: 16, UDP: 6, SCTP: 8}
+CHECKSUM_OFFSETS: Final = {TCP: 16, UDP: 6, SCTP: 8, ICMP: 2, ICMPV6: 2}
 
 FIN: Final = 0x01
 PSH: Final = 0x08
@@ -78,7 +81,8 @@ def data(size: int) -> bytes:
 @dataclass(frozen=True)
 class Datagram:
     """The fields of a frame. Options and extension headers are given as bytes;
-    the next header, the first byte of an extension, is filled in."""
+    the next header, the first byte of an extension, is filled in. `final` is
+    the address at the end of a source route in them."""
 
     payload: bytes = b""
     protocol: int = TCP
@@ -90,6 +94,9 @@ class Datagram:
     sequence: int = 0xFFFFF000
     flags: int = ACK
     tcp_options: bytes = b""
+    final: bytes = b""
+    port: int = 7
+    """The source port of TCP and UDP."""
 
     @property
     def transport_offset(self) -> int:
@@ -180,8 +187,10 @@ class Datagram:
             total = total if total <= 0xFFFF else 0
             ip = struct.pack("!IHBB", 0x61234567, total, first, 64)
             ip += source + target + extensions
-        pseudo = source + target + struct.pack("!II", size, self.protocol)
-        return ip, pseudo
+        if self.protocol == ICMP:
+            return ip, b""
+        pseudo = source + (self.final or target)
+        return ip, pseudo + struct.pack("!II", size, self.protocol)
 
     def _extensions(self) -> tuple[int, bytes]:
         following, chain = self.protocol, b""
@@ -192,16 +201,28 @@ class Datagram:
 
     def _transport(self) -> bytes:
         if self.protocol == UDP:
-            return struct.pack("!HHHH", 7, 9, 8 + len(self.payload), 0)
+            return struct.pack("!HHHH", self.port, 9, 8 + len(self.payload), 0)
         if self.protocol == SCTP:
             return struct.pack("!HHII", 7, 9, 0x12345678, 0)
+        if self.protocol in (ICMP, ICMPV6):
+            kind = 8 if self.protocol == ICMP else 128  # echo request
+            return struct.pack("!BBHHH", kind, 0, 0, 0x1234, 1)
         words = 5 + len(self.tcp_options) // 4
         head = struct.pack(
             "!HHIIBBHHH",
-            *(7, 9, self.sequence, 0x12345678, words << 4, self.flags),
-            *(512, 0, 0),
+            *(self.port, 9, self.sequence, 0x12345678, words << 4),
+            *(self.flags, 512, 0, 0),
         )
         return head + self.tcp_options
+
+
+def zeroing(datagram: Datagram) -> Datagram:
+    """The same datagram, with two bytes of payload more that make its checksum
+    0. (In UDP, it is then sent as 0xffff.)"""
+    longer = replace(datagram, payload=datagram.payload + b"\0\0")
+    at = datagram.transport_offset + CHECKSUM_OFFSETS[datagram.protocol]
+    value = longer.build()[at : at + 2]
+    return replace(datagram, payload=datagram.payload + value)
 
 
 def columns(batch: PacketBatch) -> dict[str, Any]:

@@ -269,6 +269,8 @@ OF_BATCHES: Final[dict[str, Bind]] = {
     "set_count": on_batch("set_count", 2),
     "set_count too far": on_batch("set_count", 5),
     "complete_checksums": on_batch("complete_checksums"),
+    "compute_checksums": on_batch("compute_checksums"),
+    "verify_checksums": on_batch("verify_checksums"),
     "segment_into": lambda scene: partial(
         scene.batch.segment_into, scene.other
     ),
@@ -277,6 +279,15 @@ OF_BATCHES: Final[dict[str, Bind]] = {
     ),
     "segment_into nowhere": lambda scene: partial(
         scene.batch.segment_into, scene.other, 9
+    ),
+    "merge_into": lambda scene: partial(
+        scene.batch.merge_into, scene.other, flows=256
+    ),
+    "merge_into itself": lambda scene: partial(
+        scene.batch.merge_into, scene.batch
+    ),
+    "merge_into nowhere": lambda scene: partial(
+        scene.batch.merge_into, scene.other, 9
     ),
     "capacity": with_batch(getattr, "capacity"),
     "frame_size": with_batch(getattr, "frame_size"),

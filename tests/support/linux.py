@@ -27,6 +27,7 @@ SOF_TIMESTAMPING_SOFTWARE: Final = 1 << 4
 _SIOCETHTOOL: Final = 0x8946
 
 # <linux/ethtool.h>
+ETHTOOL_SRXCSUM: Final = 0x15
 ETHTOOL_STXCSUM: Final = 0x17
 ETHTOOL_STSO: Final = 0x1F
 ETHTOOL_SGSO: Final = 0x24

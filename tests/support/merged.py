@@ -13,8 +13,8 @@ from support.datagrams import (
     columns,
     write_header,
 )
-from support.flows import Frame
 from support.frames import HEADER_SIZE, LOCAL_EXPERIMENTAL
+from support.random_flows import Frame
 
 _COMPARED: Final = {*HEADER_COLUMNS} - {"header_lengths"}
 """GRO counts the payload of the first frame into the length of the headers

@@ -39,6 +39,9 @@ class Port(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        # That of the interface when the port was opened or tended. 0: the port
+        # is not an interface.
+        self.mtu = 0
         # Frames that the kernel did not deliver, because an offload header
         # cannot describe them (EINVAL).
         self.lost = 0
@@ -113,13 +116,16 @@ class Port(ABC):
         return self.sock.fileno()
 
     def tend(self) -> None:
-        """Checks the port, a few times each second. Raises OSError (ENODEV) if
-        an interface has disappeared."""
+        """Checks the port and reads its MTU, a few times each second. Raises
+        OSError (ENODEV) if an interface has disappeared."""
+        if self.sock.interface is None:
+            return
         # poll(2) reports nothing if the interface was down before.
-        if self.sock.interface is not None and not self.sock.getsockname()[0]:
+        if not self.sock.getsockname()[0]:
             raise OSError(
                 errno.ENODEV, os.strerror(errno.ENODEV), self.sock.interface
             )
+        self.mtu = self.sock.mtu or 0
 
     def close(self) -> None:
         self.sock.close()
@@ -130,6 +136,11 @@ class Port(ABC):
         if sock.family == socket.AF_PACKET and sock.link_type != _ETHERNET:
             sock.close()
             raise PortError(f"{self.name}: not an Ethernet interface")
+        try:
+            self.mtu = sock.mtu or 0
+        except OSError:  # the interface has just been deleted
+            sock.close()
+            raise
         sock.setblocking(False)
         self.sock = sock
         self.sendmmsg = sock.sendmmsg
