@@ -10,10 +10,14 @@
 
        class Statistics:                # a struct sequence
            "The counts of a RawSocket."
+
+       def _check_filter(program): ...  # for rawmmsg.bpf
+       def _run_filter(program, packet, ...): ...
 */
 
 #include "_rawmmsg.h"
 #include "_rawmmsg_docstrings.h"
+#include "_rawmmsg_filter.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -4498,7 +4502,310 @@ static PyType_Spec RawSocket_spec = {
     .slots = RawSocket_slots,
 };
 
+/* ---- Filters over packets in memory ------------------------------------- */
+
+/* What an error says about the instruction %zu and a number. */
+static const char *const fault_messages[] = {
+    [FILTER_UNKNOWN_OPCODE] = "instruction %zu: unknown opcode 0x%x",
+    [FILTER_JUMP_PAST_END] = "instruction %zu: the jump goes past the end",
+    [FILTER_DIVISION_BY_ZERO] = "instruction %zu: division by zero",
+    [FILTER_LONG_SHIFT] = "instruction %zu: a shift by %u bits",
+    [FILTER_NO_SCRATCH_WORD] = "instruction %zu: there is no scratch word "
+                               "M[%u]",
+    [FILTER_UNKNOWN_ANCILLARY] = "instruction %zu: unknown ancillary data %u",
+    [FILTER_UNWRITTEN_WORD] = "instruction %zu: M[%u] is read before it is "
+                              "written",
+};
+
+/* Raises ValueError for a program with a fault of its instruction n. */
+static void
+raise_fault(const struct sock_filter *code, size_t count,
+            enum filter_fault fault, size_t n)
+{
+    unsigned number;
+
+    switch (fault) {
+    case FILTER_EMPTY:
+        PyErr_SetString(PyExc_ValueError, "the program is empty");
+        return;
+    case FILTER_TOO_LONG:
+        PyErr_Format(PyExc_ValueError,
+                     "the program has %zu instructions; the kernel accepts at "
+                     "most %d",
+                     count, BPF_MAXINSNS);
+        return;
+    case FILTER_NO_RETURN:
+        PyErr_SetString(PyExc_ValueError,
+                        "the last instruction is not a return");
+        return;
+    case FILTER_UNKNOWN_OPCODE:
+        number = code[n].code;
+        break;
+    case FILTER_UNKNOWN_ANCILLARY:
+        number = code[n].k - (uint32_t)SKF_AD_OFF;
+        break;
+    default:
+        number = code[n].k;
+    }
+    PyErr_Format(PyExc_ValueError, fault_messages[fault], n, number);
+}
+
+/* Returns the instructions of a bytes object, which owns them, and sets their
+   number. NULL with ValueError set if the kernel would refuse the program. */
+static const struct sock_filter *
+check_program(PyObject *program, size_t *count)
+{
+    const struct sock_filter *code;
+    enum filter_fault fault;
+    size_t size, at = 0;
+
+    if (!PyBytes_Check(program)) {
+        PyErr_SetString(PyExc_TypeError, "a program must be bytes");
+        return NULL;
+    }
+    /* The bytes are aligned as their object is. */
+    code = (const void *)PyBytes_AsString(program);
+    size = (size_t)PyBytes_Size(program);
+    if (size % sizeof(*code) != 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "the size of a program is a multiple of %zu bytes, not "
+                     "%zu",
+                     sizeof(*code), size);
+        return NULL;
+    }
+    *count = size / sizeof(*code);
+    fault = check_filter(code, *count, &at);
+    if (fault != FILTER_VALID) {
+        raise_fault(code, *count, fault, at);
+        return NULL;
+    }
+    return code;
+}
+
+static PyObject *
+rawmmsg_check_filter(PyObject *Py_UNUSED(module), PyObject *program)
+{
+    size_t count;
+
+    if (check_program(program, &count) == NULL) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Stores the low 32 bits of a number. 0, or -1 with an exception set. */
+static int
+parse_word(PyObject *number, uint32_t *word)
+{
+    PyObject *integer = PyNumber_Index(number);
+
+    if (integer == NULL) {
+        return -1;
+    }
+    *word = (uint32_t)PyLong_AsUnsignedLongLongMask(integer);
+    Py_DECREF(integer);
+    return 0;
+}
+
+/* Makes a field of ancillary data known. 0, or -1 with an exception set. */
+static int
+set_field(struct filter_packet *p, uint32_t field, PyObject *number)
+{
+    p->known |= UINT32_C(1) << field / 4;
+    return parse_word(number, &p->ancillary[field / 4]);
+}
+
+/* Sets the fields of a dict or of what dict() takes, by offset. 0, or -1 with
+   an exception set. */
+static int
+set_fields(struct filter_packet *p, PyObject *source)
+{
+    /* Of our own: numbers may run code of the user. */
+    PyObject *fields =
+        PyObject_CallFunctionObjArgs((PyObject *)&PyDict_Type, source, NULL);
+    PyObject *key, *number;
+    uint32_t field;
+    int result = 0;
+
+    for (field = 0; fields != NULL && result == 0 && field < SKF_AD_MAX;
+         field += 4) {
+        key = PyLong_FromUnsignedLong(field);
+        number = key == NULL ? NULL : PyDict_GetItemWithError(fields, key);
+        Py_XDECREF(key);
+        if (number != NULL) {
+            result = set_field(p, field, number);
+        }
+        else if (PyErr_Occurred()) {
+            result = -1;
+        }
+    }
+    Py_XDECREF(fields);
+    return fields == NULL ? -1 : result;
+}
+
+/* Sets the fields of a tag: a TCI, or (TCI, TPID). 0, or -1 with an exception
+   set. */
+static int
+set_tag(struct filter_packet *p, PyObject *tag)
+{
+    PyObject *tci = tag, *tpid = NULL;
+
+    if (PyTuple_Check(tag)) {
+        if (PyTuple_Size(tag) != 2) {
+            PyErr_Format(PyExc_ValueError,
+                         "a tag must be a TCI or (TCI, TPID), not a tuple of "
+                         "%zd",
+                         PyTuple_Size(tag));
+            return -1;
+        }
+        tci = PyTuple_GetItem(tag, 0);
+        tpid = PyTuple_GetItem(tag, 1);
+    }
+    if (set_field(p, SKF_AD_VLAN_TAG, tci) < 0
+        || (tpid != NULL && set_field(p, SKF_AD_VLAN_TPID, tpid) < 0)) {
+        return -1;
+    }
+    if (tpid == NULL) {
+        p->ancillary[SKF_AD_VLAN_TPID / 4] = ETH_P_8021Q;
+    }
+    p->ancillary[SKF_AD_VLAN_TAG_PRESENT / 4] = 1;
+    p->known |= UINT32_C(1) << SKF_AD_VLAN_TPID / 4
+                | UINT32_C(1) << SKF_AD_VLAN_TAG_PRESENT / 4;
+    return 0;
+}
+
+/* The arguments of _run_filter(). */
+enum {
+    RUN_PROGRAM,
+    RUN_PACKET,
+    RUN_WIRE_LENGTH,
+    RUN_VLAN,
+    RUN_PACKET_TYPE,
+    RUN_IFINDEX,
+    RUN_NETWORK_OFFSET,
+    RUN_ANCILLARY,
+    RUN_TRACE,
+    RUN_ARGUMENTS
+};
+
+/* Sets all of a packet except its bytes and their number; later arguments
+   replace fields of `ancillary`. 0, or -1 with an exception set. */
+static int
+parse_metadata(struct filter_packet *p, PyObject *const *args)
+{
+    Py_ssize_t offset = PyNumber_AsSsize_t(args[RUN_NETWORK_OFFSET], NULL);
+
+    if (offset == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    p->network_offset = (size_t)offset; /* < 0: beyond every packet */
+    p->known = 0;
+    if ((args[RUN_ANCILLARY] != Py_None
+         && set_fields(p, args[RUN_ANCILLARY]) < 0)
+        || (args[RUN_PACKET_TYPE] != Py_None
+            && set_field(p, SKF_AD_PKTTYPE, args[RUN_PACKET_TYPE]) < 0)
+        || (args[RUN_IFINDEX] != Py_None
+            && set_field(p, SKF_AD_IFINDEX, args[RUN_IFINDEX]) < 0)
+        || (args[RUN_VLAN] != Py_None && set_tag(p, args[RUN_VLAN]) < 0)) {
+        return -1;
+    }
+    return args[RUN_WIRE_LENGTH] == Py_None
+               ? 0
+               : parse_word(args[RUN_WIRE_LENGTH], &p->wire_length);
+}
+
+/* Runs a program, and appends the indices of the instructions that it executes
+   to the list `trace`. 0, or -1 with an exception set. */
+static int
+run_traced(const struct sock_filter *code, size_t count,
+           const struct filter_packet *p, PyObject *trace, uint32_t *accepted)
+{
+    uint16_t *indices = PyMem_Malloc(count * sizeof(*indices));
+    PyObject *result;
+    size_t i, traced;
+
+    if (indices == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    *accepted = trace_filter(code, p, indices, &traced);
+    for (i = 0; i < traced; i++) {
+        result = PyObject_CallMethod(trace, "append", "i", (int)indices[i]);
+        if (result == NULL) {
+            break;
+        }
+        Py_DECREF(result);
+    }
+    PyMem_Free(indices);
+    return i < traced ? -1 : 0;
+}
+
+/* Points p to the bytes of a buffer. If they are not contiguous, makes a copy:
+   *copy, which the caller frees. 0, or -1 with an exception set. */
+static int
+set_bytes(struct filter_packet *p, Py_buffer *view, unsigned char **copy)
+{
+    p->bytes = view->buf;
+    p->length = (size_t)view->len;
+    if (PyBuffer_IsContiguous(view, 'C')) {
+        return 0;
+    }
+    *copy = PyMem_Malloc(p->length);
+    if (*copy == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    p->bytes = *copy;
+    return PyBuffer_ToContiguous(*copy, view, view->len, 'C');
+}
+
+/* Program.accept_length(), for which this is. */
+static PyObject *
+rawmmsg_run_filter(PyObject *Py_UNUSED(module), PyObject *const *args,
+                   Py_ssize_t nargs)
+{
+    const struct sock_filter *code;
+    struct filter_packet packet;
+    unsigned char *copy = NULL;
+    Py_buffer view;
+    size_t count;
+    uint32_t accepted = 0;
+    int result;
+
+    if (nargs != RUN_ARGUMENTS) {
+        return PyErr_Format(PyExc_TypeError,
+                            "_run_filter() takes %d arguments, not %zd",
+                            RUN_ARGUMENTS, nargs);
+    }
+    code = check_program(args[RUN_PROGRAM], &count);
+    if (code == NULL || parse_metadata(&packet, args) < 0
+        || PyObject_GetBuffer(args[RUN_PACKET], &view, PyBUF_FULL_RO) < 0) {
+        return NULL;
+    }
+    result = set_bytes(&packet, &view, &copy);
+    if (args[RUN_WIRE_LENGTH] == Py_None) {
+        packet.wire_length = (uint32_t)packet.length;
+    }
+    if (result == 0 && args[RUN_TRACE] == Py_None) {
+        accepted = run_filter(code, &packet);
+    }
+    else if (result == 0) {
+        result = run_traced(code, count, &packet, args[RUN_TRACE], &accepted);
+    }
+    PyMem_Free(copy);
+    PyBuffer_Release(&view);
+    return result < 0 ? NULL : PyLong_FromUnsignedLong(accepted);
+}
+
 /* ---- Module ------------------------------------------------------------- */
+
+/* Of rawmmsg/bpf/program.py. */
+static PyMethodDef rawmmsg_functions[] = {
+    {"_check_filter", rawmmsg_check_filter, METH_O, NULL},
+    {"_run_filter", (PyCFunction)(void (*)(void))rawmmsg_run_filter,
+     METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
 
 /* Returns the type. If that is NULL, makes sure that an exception is set:
    CPython 3.11 to 3.13 do not set one if there is no memory for the name of
@@ -4625,10 +4932,11 @@ static PyModuleDef_Slot rawmmsg_slots[] = {
 };
 
 static struct PyModuleDef rawmmsg_module = {
-    PyModuleDef_HEAD_INIT,    .m_name = "rawmmsg._rawmmsg",
-    .m_doc = rawmmsg_doc,     .m_size = sizeof(module_state),
-    .m_slots = rawmmsg_slots, .m_traverse = rawmmsg_traverse,
-    .m_clear = rawmmsg_clear, .m_free = rawmmsg_free,
+    PyModuleDef_HEAD_INIT,          .m_name = "rawmmsg._rawmmsg",
+    .m_doc = rawmmsg_doc,           .m_size = sizeof(module_state),
+    .m_methods = rawmmsg_functions, .m_slots = rawmmsg_slots,
+    .m_traverse = rawmmsg_traverse, .m_clear = rawmmsg_clear,
+    .m_free = rawmmsg_free,
 };
 
 PyMODINIT_FUNC

@@ -6,6 +6,7 @@
        _rawmmsg_batch.c     BatchMemory, Window, PacketBatch; prepares the
                             messages of a system call and parses them
        _rawmmsg_offload.c   checksums and segments; no Python, see its header
+       _rawmmsg_filter.c    classic BPF; no Python, see its header
 
    At most three calls per batch, and none per packet, cross from one file to
    another.

@@ -155,8 +155,14 @@ setup(
                 "_rawmmsg.c",
                 "_rawmmsg_batch.c",
                 "_rawmmsg_offload.c",
+                "_rawmmsg_filter.c",
             ],
-            depends=["_rawmmsg.h", "_rawmmsg_offload.h", STUB],
+            depends=[
+                "_rawmmsg.h",
+                "_rawmmsg_offload.h",
+                "_rawmmsg_filter.h",
+                STUB,
+            ],
             define_macros=(
                 [("Py_LIMITED_API", "0x030c0000")] if LIMITED_API else []
             ),

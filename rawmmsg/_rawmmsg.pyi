@@ -952,3 +952,18 @@ class RawSocket:
 
     def __exit__(self, *args: object) -> None:
         """Closes the socket."""
+
+# Of rawmmsg/bpf/program.py, which documents them.
+def _check_filter(program: bytes, /) -> None: ...
+def _run_filter(
+    program: bytes,
+    packet: Buffer,
+    wire_length: int | None,
+    vlan: int | tuple[int, int] | None,
+    packet_type: int | None,
+    ifindex: int | None,
+    network_offset: int,
+    ancillary: dict[int, int] | None,
+    trace: list[int] | None,
+    /,
+) -> int: ...

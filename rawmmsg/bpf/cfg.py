@@ -22,7 +22,7 @@ contradictions such as `tcp or not tcp`, and some of the form `not (A and B)`.
 
 from typing import NamedTuple
 
-from . import interpreter
+from . import arithmetic
 from . import opcodes as op
 from .errors import FilterError
 
@@ -128,12 +128,12 @@ def calculate(operator: str, a: int, b: int) -> int | None:
     """a operator b in 32 bits. None if the kernel does not accept b."""
     if not is_operand(operator, b):
         return None
-    return interpreter.arithmetic(OPERATIONS[operator], a, b)
+    return arithmetic.calculate(OPERATIONS[operator], a, b)
 
 
 def holds(test: str, a: int, b: int) -> bool:
     """Whether `a test b` holds."""
-    return interpreter.holds(TESTS[test], a, b)
+    return arithmetic.holds(TESTS[test], a, b)
 
 
 class Graph:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import NamedTuple
 
-from . import interpreter
+from .._rawmmsg import _check_filter, _run_filter
 from . import opcodes as op
 from .errors import FilterError
 
@@ -135,12 +135,7 @@ class Program(bytes):
     def __new__(cls, data: bytes | bytearray | memoryview = b"") -> Program:
         # memoryview() refuses an int, of which bytes() would make zeros.
         self = super().__new__(cls, memoryview(data))
-        if len(self) % _SOCK_FILTER.size:
-            raise ValueError(
-                f"the size of a program is a multiple of {_SOCK_FILTER.size} "
-                f"bytes, not {len(self)}"
-            )
-        _check(self.instructions)
+        _check_filter(self)
         return self
 
     @classmethod
@@ -220,9 +215,9 @@ class Program(bytes):
     ) -> bool:
         """Returns whether the program accepts a packet; the arguments are
         those of accept_length()."""
-        positional = (packet, wire_length, vlan, packet_type, ifindex)
-        length = self.accept_length(
-            *positional, network_offset=network_offset, ancillary=ancillary
+        length = _run_filter(
+            *(self, packet, wire_length, vlan, packet_type, ifindex),
+            *(network_offset, ancillary or None, None),
         )
         return length > 0
 
@@ -256,11 +251,10 @@ class Program(bytes):
         trace           a list to which the index of each executed instruction
                         is appended
         """
-        seen = interpreter.Packet(
-            *(packet, wire_length, vlan, packet_type, ifindex),
-            *(network_offset, ancillary),
+        return _run_filter(
+            *(self, packet, wire_length, vlan, packet_type, ifindex),
+            *(network_offset, ancillary or None, trace),
         )
-        return interpreter.run(self.instructions, seen, trace)
 
     def shifted(self, offset: int) -> Program:
         """Returns the program for the same packets behind `offset` more bytes.
@@ -362,71 +356,3 @@ def _four(numbers: list[int]) -> tuple[int, int, int, int]:
     if len(numbers) != 4:
         raise ValueError(f"an instruction is four numbers, not {numbers}")
     return numbers[0], numbers[1], numbers[2], numbers[3]
-
-
-def _check(program: tuple[Instruction, ...]) -> None:
-    """Raise ValueError where bpf_check_classic() returns EINVAL."""
-    size = len(program)
-    if not size:
-        raise ValueError("the program is empty")
-    if size > op.BPF_MAXINSNS:
-        raise ValueError(
-            f"the program has {size} instructions; the kernel accepts at "
-            f"most {op.BPF_MAXINSNS}"
-        )
-    uses_scratch = False
-    for index, (code, jt, jf, k) in enumerate(program):
-        if code not in _OPCODES:
-            raise ValueError(f"instruction {index}: unknown opcode {code:#x}")
-        jump = max(jt, jf) if code in _JUMPS else k
-        if (code in _JUMPS or code == _JUMP_ALWAYS) and (
-            index + 1 + jump >= size
-        ):
-            reason = "the jump goes past the end"
-        elif code in _DIVISIONS and k == 0:
-            reason = "division by zero"
-        elif code in _SHIFTS and k > 31:
-            reason = f"a shift by {k} bits"
-        elif code in _SCRATCH and k >= op.BPF_MEMWORDS:
-            reason = f"there is no scratch word M[{k}]"
-        elif (
-            code in _PACKET_LOADS
-            and k >= op.SKF_AD_OFF
-            and k - op.SKF_AD_OFF not in ANCILLARY_NAMES
-        ):
-            reason = f"unknown ancillary data {k - op.SKF_AD_OFF}"
-        else:
-            uses_scratch = uses_scratch or code in _SCRATCH_READS
-            continue
-        raise ValueError(f"instruction {index}: {reason}")
-    if program[-1].code not in _RETURNS:
-        raise ValueError("the last instruction is not a return")
-    if uses_scratch:
-        _check_scratch(program)
-
-
-def _check_scratch(program: tuple[Instruction, ...]) -> None:
-    """Raise ValueError if a path reads a scratch word before it writes it.
-
-    `net/core/filter.c:check_load_and_stores()`: jumps only go forward, so
-    one pass is exact. It intersects, at the target of each jump, the sets of
-    words written on the paths to it.
-    """
-    everything = (1 << op.BPF_MEMWORDS) - 1
-    written_at = [everything] * len(program)
-    written = 0
-    for index, (code, jt, jf, k) in enumerate(program):
-        written &= written_at[index]
-        if code in _SCRATCH_READS and not written >> k & 1:
-            raise ValueError(
-                f"instruction {index}: M[{k}] is read before it is written"
-            )
-        if code in _SCRATCH_WRITES:
-            written |= 1 << k
-        elif code == _JUMP_ALWAYS:
-            written_at[index + 1 + k] &= written
-            written = everything
-        elif code in _JUMPS:
-            written_at[index + 1 + jt] &= written
-            written_at[index + 1 + jf] &= written
-            written = everything

@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 from ..bpf import Program
 from ..bpf import opcodes as op
-from ..bpf.interpreter import arithmetic, holds
+from ..bpf.arithmetic import calculate, holds
 
 __all__ = ["can_accept"]
 
@@ -77,7 +77,7 @@ def _execute(
             operand = x if code & op.BPF_X else k
             if a is None or operand is None:
                 return None, x
-            return arithmetic(code & op.BPF_OP, a, operand), x
+            return calculate(code & op.BPF_OP, a, operand), x
         case op.BPF_MISC:
             return (x, x) if code & op.BPF_TXA else (a, a)
         case _:

@@ -190,6 +190,50 @@ def test_bytes_that_are_not_an_array_are_refused(data: bytes) -> None:
         Program(data)
 
 
+RETURN = (6, 0, 0, 1)
+FAULTS = {
+    "the program is empty": [],
+    "the program has 4097 instructions; the kernel accepts at most 4096": [
+        *[RETURN] * 4097,
+    ],
+    "instruction 1: unknown opcode 0xffff": [RETURN, (0xFFFF, 0, 0, 0)],
+    "instruction 0: the jump goes past the end": [(0x15, 1, 0, 0), RETURN],
+    "instruction 0: division by zero": [(0x94, 0, 0, 0), RETURN],
+    "instruction 0: a shift by 4294967295 bits": [
+        (0x64, 0, 0, 2**32 - 1),
+        RETURN,
+    ],
+    "instruction 0: there is no scratch word M[16]": [(3, 0, 0, 16), RETURN],
+    "instruction 0: unknown ancillary data 62": [
+        (0x20, 0, 0, op.SKF_AD_OFF + 62),
+        RETURN,
+    ],
+    "the last instruction is not a return": [RETURN, (0x87, 0, 0, 0)],
+    "instruction 2: M[15] is read before it is written": [
+        (0x15, 0, 1, 5),
+        (2, 0, 0, 15),
+        (0x61, 0, 0, 15),
+        (0x61, 0, 0, 3),
+        RETURN,
+    ],
+    "instruction 1: M[3] is read before it is written": [
+        (2, 0, 0, 15),
+        (0x60, 0, 0, 3),
+        (0x60, 0, 0, 12),
+        RETURN,
+    ],
+}
+
+
+@pytest.mark.parametrize(("reason", "instructions"), FAULTS.items())
+def test_a_refused_program_has_a_fault_with_one_wording(
+    reason: str, instructions: list[tuple[int, int, int, int]]
+) -> None:
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        Program.from_instructions(instructions)
+    assert str(caught.value) == reason
+
+
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_matches_takes_any_buffer(kind: type[bytes]) -> None:
     frame = packets.ethernet_frames()["ip-tcp-http"]
