@@ -42,6 +42,11 @@ SANITIZERS = (
     "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"
     " -fno-sanitize-recover=undefined"
 )
+# The tests in tests/bpf that run filters in C.
+FILTERS_IN_C = tuple(
+    f"tests/bpf/test_{name}.py"
+    for name in ("running", "program", "random_programs", "kernel_verdicts")
+)
 # The extra `test`, without cypcap, which has no wheel for these builds.
 FREE_THREADED_TEST = (
     *("hypothesis", "numpy", "pytest", "pytest-timeout", "pytest-xdist"),
@@ -315,6 +320,8 @@ def free_threaded(session: nox.Session) -> None:
     # that need the module _testcapi, which this interpreter lacks.
     code = ("bench", "bpf", "testing")
     run_tests(session, copy, without=(*code, "core/test_out_of_memory.py"))
+    if not session.posargs:
+        run_tests(session, copy, paths=FILTERS_IN_C)
 
 
 # The tests, with instruments
@@ -347,6 +354,7 @@ def sanitizers(session: nox.Session) -> None:
         without = (*code, "core/test_leaks.py")
         run_tests(session, copy, without=without, env=env)
         if not session.posargs:
+            run_tests(session, copy, paths=FILTERS_IN_C, env=env)
             # It prints how to repeat what fails.
             random = ("--seconds", "60", "--seed", str(int(time())))
             session.run("python", "tests/fuzz/calls.py", *random, env=env)
@@ -358,11 +366,12 @@ def sanitizers(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Fuzzes the offload code with libFuzzer for 60 seconds."""
+    """Fuzzes the offload code and filters with libFuzzer for 60 seconds."""
     copy = tree(session)
     install(session, str(copy))
     options = session.posargs or ("--seconds", "60")
-    session.run("python", str(copy / "tests/fuzz/offload.py"), *options)
+    for script in ("offload.py", "filter.py"):
+        session.run("python", str(copy / "tests/fuzz" / script), *options)
 
 
 @nox.session(python="3.11")

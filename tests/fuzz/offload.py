@@ -12,14 +12,10 @@ Needs clang with libFuzzer (on Debian: apt install clang), but neither
 privilege nor pytest.
 """
 
-import argparse
 import random
-import shutil
 import struct
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +23,7 @@ from typing import Final
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+import libfuzzer
 from support.datagrams import (
     CHECKSUM_OFFSETS,
     ICMP,
@@ -43,18 +40,8 @@ from support.datagrams import (
 
 from rawmmsg import GSO_ECN, GSO_NONE, VNET_NEEDS_CSUM
 
-HERE: Final = Path(__file__).resolve().parent
-ROOT: Final = HERE.parents[1]
-CODE: Final = ROOT / "_rawmmsg_offload.c"
-FLAGS: Final = [
-    *("-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{ROOT}"),
-    "-fsanitize=fuzzer,address,undefined",
-    "-fno-sanitize-recover=all",
-]
 ROW: Final = 17
 """The bytes before a frame: see offload.c."""
-LONGEST: Final = 4096
-"""The most bytes of an input; its frames can have more."""
 
 HOP_BY_HOP: Final = (0, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
 DESTINATION: Final = (60, bytes([0, 1, 1, 12, *bytes(12)]))
@@ -186,111 +173,12 @@ def choices() -> Iterator[bytes]:
             yield rng.randbytes(size)
 
 
-FIRST: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
-    "offload": inputs,
-    "merging": choices,
-}
-"""The programs, and the inputs to begin with."""
-
-
-def build(name: str, folder: Path) -> Path:
-    """Builds a fuzzer from the sources of this tree."""
-    clang = shutil.which("clang")
-    if clang is None:
-        sys.exit("offload.py: there is no clang on PATH: apt install clang")
-    target = folder / name
-    sources = (HERE / f"{name}.c", CODE)
-    subprocess.run([clang, *FLAGS, *sources, "-o", target], check=True)
-    return target
-
-
-def fuzz(target: Path, corpus: Path, found: Path, seconds: int) -> int:
-    """Runs it; returns its exit status."""
-    corpus.mkdir(parents=True, exist_ok=True)
-    for number, content in enumerate(sorted(set(FIRST[target.name]()))):
-        (corpus / f"first-{number:04}").write_bytes(content)
-    done = subprocess.run(
-        [
-            target,
-            f"-max_total_time={seconds}",
-            f"-max_len={LONGEST}",
-            f"-artifact_prefix={found}/{target.name}-",
-            *("-timeout=30", "-use_value_profile=1", "-verbosity=0"),
-            *("-print_final_stats=1", corpus),
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    print(f"{target.name}:", file=sys.stderr)
-    for line in done.stderr.splitlines():
-        if done.returncode != 0 or line.startswith("stat::"):
-            print(line, file=sys.stderr)
-    return done.returncode
-
-
-def fuzz_all(folder: Path, corpus: Path, seconds: int) -> int:
-    """Runs each program; returns the first exit status that is not 0."""
-    found = folder / "found"
-    found.mkdir()
-    status = 0
-    for name in FIRST:
-        target = build(name, folder)
-        status = status or fuzz(target, corpus / name, found, seconds)
-    for path in found.iterdir():
-        kept = Path.cwd() / path.name
-        shutil.copy(path, kept)
-        print(
-            f"to repeat it: python tests/fuzz/offload.py {kept}",
-            file=sys.stderr,
-        )
-    return status
-
-
-def repeat(folder: Path, paths: list[Path]) -> int:
-    """Runs inputs that an earlier run has kept. Their names begin with that of
-    the program."""
-    for name in FIRST:
-        chosen = [path for path in paths if path.name.startswith(name)]
-        if chosen:
-            target = build(name, folder)
-            status = subprocess.run([target, *chosen]).returncode
-            if status != 0:
-                return status
-    return 0
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--seconds",
-        type=int,
-        default=60,
-        help="how long to run each program (default: %(default)s)",
+    libfuzzer.main(
+        __doc__,
+        "_rawmmsg_offload.c",
+        {"offload": inputs, "merging": choices},
     )
-    parser.add_argument(
-        "--corpus",
-        type=Path,
-        metavar="DIR",
-        help="folder of inputs to begin with, to which new ones are added: a"
-        " folder in it for each program",
-    )
-    parser.add_argument(
-        "inputs",
-        type=Path,
-        nargs="*",
-        metavar="INPUT",
-        help="run only these inputs, which an earlier run has kept",
-    )
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if arguments.inputs:
-            status = repeat(folder, arguments.inputs)
-        else:
-            corpus = arguments.corpus or folder / "corpus"
-            status = fuzz_all(folder, corpus, arguments.seconds)
-    sys.exit(status)
 
 
 if __name__ == "__main__":
