@@ -23,7 +23,8 @@ from support.frames import LOCAL_EXPERIMENTAL, datagram_pair
 from support.programs import accept
 
 import rawmmsg
-from rawmmsg import PacketBatch, RawSocket
+from rawmmsg import PacketBatch, RawSocket, bpf
+from rawmmsg.bpf import opcodes as op
 from rawmmsg.testing import Veth
 
 FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46)
@@ -238,6 +239,25 @@ def checksums_of_a_batch() -> None:
     assert statuses[0] == 1
 
 
+def filters_over_packets() -> None:
+    program = bpf.compile("udp or vlan 5")
+    beside = {op.SKF_AD_PROTOCOL: 2**40}
+    trace: list[int] = []
+    for packet in (FRAME, memoryview(FRAME)[::2], bytearray()):
+        program.accept_length(packet, 2**40, (5, 0x8100), trace=trace)
+        program.matches(packet, None, 5, 0, 1, ancillary=beside)
+        with refused(AttributeError):
+            program.accept_length(packet, trace=())  # type: ignore[arg-type]
+        with refused(TypeError):
+            program.matches(packet, vlan=(5, "x"))  # type: ignore[arg-type]
+        with refused(TypeError):
+            program.matches(packet, ancillary={0: ""})  # type: ignore[dict-item]
+    with refused(TypeError):
+        program.matches(64)  # type: ignore[arg-type]
+    with refused(ValueError):
+        bpf.Program(bytes(8))
+
+
 def module_made_again() -> None:
     spec = rawmmsg._rawmmsg.__spec__
     assert spec is not None
@@ -262,6 +282,10 @@ def module_made_again() -> None:
 )
 def test_batches_do_not_leak(case: Callable[[], None]) -> None:
     assert_no_leak(case)
+
+
+def test_running_filters_does_not_leak() -> None:
+    assert_no_leak(filters_over_packets)
 
 
 # Packets

@@ -205,3 +205,20 @@ def test_attribute_without_memory(
 ) -> None:
     prepare, bind = ATTRIBUTES[name]
     in_child(lambda: starve(bind, prepare, pair))
+
+
+# A tag, a value that does not fit into 32 bits, and a trace.
+RUN: Final[tuple[Any, ...]] = (
+    *(PROGRAM, memoryview(bytes(64))[::2], None, (5, 0x8100), 0, 1, 14),
+    *({0: 2**70}, []),
+)
+FILTERS: Final[dict[str, Bind]] = {
+    "check": lambda _: partial(_rawmmsg._check_filter, PROGRAM),
+    "refuse": lambda _: partial(_rawmmsg._check_filter, bytes(8)),
+    "run": lambda _: partial(_rawmmsg._run_filter, *RUN),
+}
+
+
+@pytest.mark.parametrize("step", FILTERS)
+def test_filter_without_memory(testcapi: Any, pair: Veth, step: str) -> None:
+    in_child(lambda: starve(FILTERS[step], nothing, pair))
