@@ -877,7 +877,8 @@ find_ipv4_destination(const struct packet *p, const unsigned char *frame)
     for (; p->f.transport - at >= 3; at += size) {
         type = load_byte(frame + at);
         size = type == NOP ? 1 : load_byte(frame + at + 1);
-        if (type == END || size == 0 || size > p->f.transport - at) {
+        if (type == END || (type != NOP && size < 2)
+            || size > p->f.transport - at) {
             break;
         }
         if ((type == LOOSE_ROUTE || type == STRICT_ROUTE) && size >= 7
@@ -1008,8 +1009,8 @@ read_checksum(struct packet *p, const unsigned char *frame)
         p->destination = p->f.ipv6 ? find_ipv6_destination(p, frame)
                                    : find_ipv4_destination(p, frame);
         if (p->destination == 0) {
-            return "its routing header is malformed or has an unknown type: "
-                   "the checksum covers the final destination";
+            return "the final destination, which its checksum covers, cannot "
+                   "be read from its source route";
         }
     }
     p->checksum = p->f.transport + place.offset;

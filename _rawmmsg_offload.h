@@ -98,15 +98,15 @@ size_t complete_frames(const struct frame_table *t, size_t *at,
 
 /* Computes the checksums of the outer headers of all frames of IP: of the IPv4
    header, and of TCP, UDP, ICMP, ICMPv6 and SCTP. If the header of a frame asks
-   for another one (in a tunnel), completes that first. A super-frame gets what
-   a device starts from. Returns how many frames of IP there are. Stops at the
-   first one that it cannot process: *reason then says why, and *at is the
-   row. */
+   for another one (in a tunnel), completes that first. In a super-frame, writes
+   the sum of the pseudo-header, which a device starts from. Returns how many
+   frames of IP there are. Stops at the first one that it cannot process:
+   *reason then says why, and *at is the row. */
 size_t compute_frames(const struct frame_table *t, size_t *at,
                       const char **reason);
 
-/* What verify_frames() says of a frame. BAD comes before PENDING, and PENDING
-   before the others. */
+/* What verify_frames() says about a frame: BAD if a checksum is wrong, even if
+   another one is missing; PENDING if one is missing; otherwise GOOD or NONE. */
 enum checksum_status {
     CHECKSUM_NONE,   /* no transport checksum, or the frame cannot be read */
     CHECKSUM_GOOD,   /* of the transport header, and of the IPv4 header */

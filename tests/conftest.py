@@ -222,11 +222,19 @@ def tap() -> Iterator[tuple[int, str]]:
         yield made
 
 
+@pytest.fixture
+def merging_tap() -> Iterator[tuple[int, str]]:
+    """A tap interface that merges what is written to it: its descriptor and
+    name."""
+    with _tun_device("tap", vnet_hdr=True, napi=True) as made:
+        yield made
+
+
 @contextmanager
-def _tun_device(kind: str) -> Iterator[tuple[int, str]]:
+def _tun_device(kind: str, **options: bool) -> Iterator[tuple[int, str]]:
     try:
         open("/dev/net/tun", "r+b", buffering=0).close()
     except OSError as error:
         pytest.skip(f"{error}: modprobe tun; chmod 666 /dev/net/tun")
-    with tun_device(kind) as made:
+    with tun_device(kind, **options) as made:
         yield made

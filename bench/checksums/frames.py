@@ -4,14 +4,17 @@ import struct
 from typing import Final
 
 from ..lab.link import NUMBERS
+from ..lab.packets import (
+    ETHERNET,
+    IPV4,
+    SCTP,
+    TCP,
+    UDP,
+    checksum,
+    ipv4,
+    pseudo_header,
+)
 
-UDP: Final = 17
-TCP: Final = 6
-SCTP: Final = 132
-
-_ETHERNET: Final = bytes.fromhex("02000000000b 02000000000a 0800")
-_IPV4: Final = struct.Struct("!BxHHxxBBH4s4s")
-_ADDRESSES: Final = (bytes([192, 0, 2, 1]), bytes([192, 0, 2, 2]))
 _TRANSPORT: Final = {
     UDP: struct.Struct("!HHHH"),
     TCP: struct.Struct("!HHIIBBHHH"),
@@ -39,16 +42,14 @@ class Maker:
     def __call__(self, slice_number: int, index: int) -> bytes:
         """Frame `index` of a slice."""
         frame = bytearray(self._open(slice_number, index))
-        _store(frame, _IPV4_FIELD, _checksum(frame[14:34]))
-        field, data = _FIELDS[self.protocol], frame[34:]
+        field, data = _FIELDS[self.protocol], bytes(frame[34:])
         if self.protocol == SCTP:
             frame[field] = _crc32c(data).to_bytes(4, "little")
             return bytes(frame)
-        pseudo = struct.pack("!4s4sHH", *_ADDRESSES, self.protocol, len(data))
-        value = _checksum(pseudo + data)
+        value = checksum(pseudo_header(self.protocol, len(data)) + data)
         if self.protocol == UDP:
             value = value or 0xFFFF
-        _store(frame, field, value)
+        frame[field] = value.to_bytes(2, "big")
         return bytes(frame)
 
     def spoil(self, frame: memoryview) -> None:
@@ -58,34 +59,19 @@ class Maker:
                 frame[i] ^= 0x5A
 
     def _open(self, slice_number: int, index: int) -> bytes:
-        """A frame whose checksums are 0."""
+        """A frame whose checksum of TCP, UDP or SCTP is 0."""
         transport = _TRANSPORT[self.protocol]
-        headers = _IPV4.size + transport.size
-        length = self.size - len(_ETHERNET)
-        ip = _IPV4.pack(
-            *(0x45, length, index, 64, self.protocol, 0), *_ADDRESSES
-        )
+        headers = IPV4.size + transport.size
+        length = self.size - len(ETHERNET)
+        ip = ipv4(self.protocol, length, index)
         fields = {
-            UDP: (1024, 1025, length - _IPV4.size, 0),
+            UDP: (1024, 1025, length - IPV4.size, 0),
             TCP: (1024, 1025, index, 0, 5 << 4, 0x10, 65535, 0, 0),
             SCTP: (1024, 1025, index, 0),
         }
         body = NUMBERS.pack(slice_number, index)[: length - headers]
         body += _FILLER[: length - headers - len(body)]
-        return _ETHERNET + ip + transport.pack(*fields[self.protocol]) + body
-
-
-def _store(frame: bytearray, field: slice, value: int) -> None:
-    frame[field] = value.to_bytes(2, "big")
-
-
-def _checksum(data: bytes | bytearray) -> int:
-    """The Internet checksum (RFC 1071)."""
-    data = bytes(data) + b"\0" * (len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+        return ETHERNET + ip + transport.pack(*fields[self.protocol]) + body
 
 
 def _entry(value: int) -> int:
@@ -97,7 +83,7 @@ def _entry(value: int) -> int:
 _ENTRIES: Final = [_entry(value) for value in range(256)]
 
 
-def _crc32c(data: bytes | bytearray) -> int:
+def _crc32c(data: bytes) -> int:
     """The checksum of SCTP (RFC 9260, appendix A)."""
     crc = 0xFFFFFFFF
     for byte in data:

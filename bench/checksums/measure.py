@@ -13,9 +13,10 @@ from typing import Final
 
 from ..lab import cpus
 from ..lab.contender import Comparison, Contender, control
+from ..lab.packets import SCTP, TCP, UDP
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab
-from .frames import SCTP, TCP, UDP, Maker
+from .frames import Maker
 from .sides import Computing, Copying, Native, Place, Verifying, prepared
 
 BATCH: Final = 64

@@ -2,6 +2,7 @@
 frame and keeps one of each batch, at the same small cost for every sender. (A
 frame that is kept costs the sender more than one that is thrown away, because
 its memory is not free again at once; and a queue that keeps all is soon full.)
+Super-frames are counted as they arrive, and cut again where they are kept.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from rawmmsg import PacketBatch, RawSocket, bpf
+from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
 from rawmmsg.testing import Veth
 
 from .contender import AgainError, GroundTruthError
@@ -20,55 +21,64 @@ from .link import HEADER, NUMBERS, PATIENCE
 
 _KEPT_AT_ONCE: Final = 256
 
-# The most that the kernel accounts for a frame of up to 1,500 bytes.
+# The most that the kernel accounts for a frame of up to 1,500 bytes, and for
+# a super-frame in addition to its bytes.
 _MEMORY_OF_FRAME: Final = 2560
-
-# The offset of a frame's number in its batch.
-_NUMBER_AT: Final = len(HEADER) + NUMBERS.size - 4
+_MEMORY_OF_SUPER_FRAME: Final = 4096
 
 
 class FarSide(contextlib.ExitStack):
-    """Whatever arrives at `veth.b`. A context manager."""
+    """Whatever arrives at `veth.b`. The frames have a header of so many bytes
+    and then their numbers. With `vnet_hdr` it receives super-frames, too. A
+    context manager."""
 
-    def __init__(self, veth: Veth) -> None:
+    def __init__(
+        self, veth: Veth, header: int = len(HEADER), *, vnet_hdr: bool = False
+    ) -> None:
         super().__init__()
         self._veth = veth
+        self._header = header
         self._sock = self.enter_context(
-            RawSocket(veth.b, vlan=False, filter="less 0")
+            RawSocket(veth.b, vlan=False, vnet_hdr=vnet_hdr, filter="less 0")
         )
         self._batch = PacketBatch(_KEPT_AT_ONCE)
+        self._super_frames = (
+            PacketBatch(_KEPT_AT_ONCE, SUPER_FRAME) if vnet_hdr else None
+        )
         self._numbers = itertools.count(1)
-        self._arrived = 0
-        self._dropped = 0
+        self._before = self._counts()
 
     def expect(self, number: int | None) -> None:
         """Starts to count. Keeps the frames with this number in their batch,
         or all frames."""
+        at = self._header + NUMBERS.size - 4
         self._sock.attach_filter(
-            ""
-            if number is None
-            else bpf.compile(f"ether[{_NUMBER_AT}:4] = {number}")
+            "" if number is None else bpf.compile(f"ether[{at}:4] = {number}")
         )
-        self._arrived, self._dropped = self._counts()
+        self._before = self._counts()
 
-    def check(self, times: int, batch: int, kept: Sequence[bytes]) -> None:
-        """Checks that `batch` frames have arrived `times` times since
-        expect(), and that those to keep were `kept`, each time.
+    def check(self, frames: int, size: int, kept: Sequence[bytes]) -> None:
+        """Checks that so many frames and bytes have arrived since expect(),
+        and that those to keep were `kept`, in order.
 
         Raises AgainError if the kernel's queue between the ends was full
         (net.core.netdev_max_backlog), which is not the sender's fault.
         """
         if self.has_dropped():
             raise AgainError
-        arrived = self._counts()[0] - self._arrived
-        if arrived != times * batch:
+        arrived = [
+            now - before
+            for now, before in zip(self._counts(), self._before, strict=True)
+        ]
+        if arrived[:2] != [frames, size]:
             raise GroundTruthError(
-                f"{times * batch} frames sent, {arrived} arrived"
+                f"{frames} frames of {size} bytes sent, {arrived[0]} of"
+                f" {arrived[1]} bytes arrived"
             )
-        received = self._receive(times * len(kept))
-        if received != list(kept) * times:
+        received = self._receive(len(kept))
+        if received != list(kept):
             raise GroundTruthError(
-                f"of {times * len(kept)} frames to keep, {len(received)}"
+                f"of {len(kept)} frames to keep, {len(received)}"
                 " arrived, or they were changed"
             )
 
@@ -78,15 +88,18 @@ class FarSide(contextlib.ExitStack):
         times: int,
         send: Callable[[], float | None],
         *,
+        joined: int = 1,
         keep_all: bool = False,
     ) -> float:
-        """Calls `send`, which sends the packets `times` times, and checks that
-        they arrived unchanged: all of them, or one of each batch.
+        """Calls `send`, which sends the packets `times` times, with up to
+        `joined` of them in a super-frame, and checks that they arrived
+        unchanged: all of them, or one (super-)frame of each batch.
 
         Returns the nanoseconds that it took, or that `send` says it took.
         """
-        kept = None if keep_all else next(self._numbers) % len(packets)
-        self.expect(kept)
+        frames = -(-len(packets) // joined)
+        first = next(self._numbers) % frames * joined
+        self.expect(None if keep_all else first)
         begin = time.perf_counter_ns()
         try:
             said = send()
@@ -96,19 +109,28 @@ class FarSide(contextlib.ExitStack):
                 raise AgainError from error
             raise
         taken = time.perf_counter_ns() - begin
-        sample = packets if kept is None else [packets[kept]]
-        self.check(times, len(packets), sample)
+        # A super-frame has the header of its first packet.
+        size = sum(map(len, packets)) - self._header * (len(packets) - frames)
+        kept = packets if keep_all else packets[first : first + joined]
+        self.check(times * frames, times * size, [*kept] * times)
         return taken if said is None else said
 
     def has_dropped(self) -> bool:
         """Whether that queue has been full since expect()."""
-        return self._counts()[1] != self._dropped
+        return self._counts()[2] != self._before[2]
 
     @property
     def capacity(self) -> int:
         """How many frames it can keep before they are checked."""
-        room = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        return room // _MEMORY_OF_FRAME
+        return self._room // _MEMORY_OF_FRAME
+
+    def super_frames(self, size: int) -> int:
+        """How many super-frames of this size it can keep."""
+        return self._room // (size + _MEMORY_OF_SUPER_FRAME)
+
+    @property
+    def _room(self) -> int:
+        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
     def _receive(self, count: int) -> list[bytes]:
         """Waits for `count` frames; takes more if they are there already."""
@@ -118,15 +140,28 @@ class FarSide(contextlib.ExitStack):
             while True:
                 if len(received) >= count:
                     self._sock.settimeout(0)
-                self._sock.recvmmsg_into(self._batch)
-                received += self._batch.tolist()
+                received += self._received()
         return received
 
-    def _counts(self) -> tuple[int, int]:
-        """Frames that arrived at the far side, and frames that the pair
-        dropped, which it counts at the sending end
+    def _received(self) -> list[bytes]:
+        """One call's frames; super-frames have been cut."""
+        if self._super_frames is None:
+            self._sock.recvmmsg_into(self._batch)
+            return self._batch.tolist()
+        self._sock.recvmmsg_into(self._super_frames)
+        frames: list[bytes] = []
+        at = (0, 0)
+        while at[0] < len(self._super_frames):
+            at = self._super_frames.segment_into(self._batch, *at)
+            frames += self._batch.tolist()
+        return frames
+
+    def _counts(self) -> tuple[int, int, int]:
+        """Frames and bytes that arrived at the far side, and frames that the
+        pair dropped, which it counts at the sending end
         (drivers/net/veth.c:veth_xmit())."""
         lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
         rows = dict(line.split(":") for line in lines[2:])
         fields = {name.strip(): row.split() for name, row in rows.items()}
-        return int(fields[self._veth.b][1]), int(fields[self._veth.a][11])
+        size, frames = map(int, fields[self._veth.b][:2])
+        return frames, size, int(fields[self._veth.a][11])

@@ -67,9 +67,9 @@ class Link(Ends):
     RawSocket has by default, `rx_bare` without VLAN tags, `rx_stamped` with
     timestamps. All of them share one descriptor."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.rx = self.enter_context(RawSocket(self.veth.b))
+    def __init__(self, *, vnet_hdr: bool = False) -> None:
+        super().__init__(vnet_hdr=vnet_hdr)
+        self.rx = self.enter_context(RawSocket(self.veth.b, vnet_hdr=vnet_hdr))
         descriptor = self.rx.fileno()
         self.rx_bare = self.enter_context(
             RawSocket(fileno=os.dup(descriptor), vlan=False)
@@ -179,7 +179,8 @@ class Frames:
 
     `stride` is the distance between frames in memory, by default that of
     PacketBatch; `room` the bytes for each. `make` returns a frame, given the
-    number of the slice and its index.
+    number of the slice and its index; after `head` bytes, each byte is one
+    more than the byte before it.
     """
 
     def __init__(
@@ -190,8 +191,10 @@ class Frames:
         stride: int | None = None,
         room: int = 2048,
         make: Callable[[int, int], bytes] | None = None,
+        head: int = SHORTEST,
     ) -> None:
         self.batch = batch
+        self.head = head
         self.size = size
         self._make = numbered(size) if make is None else make
         self.out, self.into = (

@@ -35,8 +35,8 @@ MOST_TRIES: Final = 100
 class Mode(enum.Enum):
     """How much time a run takes."""
 
-    FULL = "full"  # all measurements in less than 20 minutes
-    QUICK = "quick"  # in less than 2 minutes
+    FULL = "full"  # all measurements in about 25 minutes
+    QUICK = "quick"  # in about 3 minutes
     BRIEF = "brief"  # a fraction of a second each: a test, not a measurement
 
 
@@ -158,7 +158,7 @@ class _Turn:
         """How often the work has to be repeated to take so long."""
         times, ns = 1, self._best(1)
         while ns < wanted_ns / 4 and times < self.ready.most:
-            times *= 2
+            times = min(2 * times, self.ready.most)
             ns = self._best(times)
         return int(times * wanted_ns / ns)
 

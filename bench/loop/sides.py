@@ -52,6 +52,7 @@ class Loop(abc.ABC):
         self.frames = frames
         self.counter = counter
         self._set_options = set_options  # asks the kernel for its options
+        self.arrivals = frames.batch  # frames of a batch as they arrive
 
     @abc.abstractmethod
     def run(self, times: int) -> None:
@@ -72,12 +73,16 @@ class Loop(abc.ABC):
         self._slices += 1
         extra: Mapping[str, float] = {}
         if self._slices % _SPLIT_EVERY == 1:
-            part = max(1, times // _SPLIT_PART)
-            self._begin()
-            extra = self.split(part)
-            self._check(part)
+            extra = self.parts(max(1, times // _SPLIT_PART))
         taken = self.time(times)
         return Slice(taken / (times * self.frames.batch), taken, extra)
+
+    def parts(self, times: int) -> Mapping[str, float]:
+        """A slice that times sending and receiving separately."""
+        self._begin()
+        found = self.split(times)
+        self._check(times)
+        return found
 
     def time(self, times: int) -> int:
         """The nanoseconds that a slice takes."""
@@ -95,7 +100,7 @@ class Loop(abc.ABC):
 
     def _check(self, times: int) -> None:
         lengths = self.prove()
-        self.counter.check(times * self.frames.batch)
+        self.counter.check(times * self.arrivals)
         self.frames.check(lengths)
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.testing import Veth
 
 from ..lab import native, peers
 from ..lab.contender import Ready, Slice, UnavailableError
 from ..lab.far_side import FarSide
-from ..lab.link import SHORTEST, Ends, Frames
+from ..lab.link import Ends, Frames
 from ..lab.native import INJECT, Side
 
 # The values that libpcap uses by default.
@@ -36,14 +37,25 @@ class Place(contextlib.ExitStack):
         self.shared = self.enter_context(Ends())
         self._far_sides: dict[str, FarSide] = {}
         capacity = self.far_side(self.shared).capacity
-        self.frames = Frames(min(batch, capacity), size)
+        self.frames = self.make_frames(min(batch, capacity), size)
 
     def far_side(self, ends: Ends) -> FarSide:
         """The only one of this veth pair."""
         if ends.veth.b not in self._far_sides:
-            far_side = self.enter_context(FarSide(ends.veth))
+            far_side = self.enter_context(self.make_far_side(ends.veth))
             self._far_sides[ends.veth.b] = far_side
         return self._far_sides[ends.veth.b]
+
+    def make_frames(self, batch: int, size: int) -> Frames:
+        return Frames(batch, size)
+
+    def make_far_side(self, veth: Veth) -> FarSide:
+        return FarSide(veth)
+
+    def prove(self, ends: Ends, send: Callable[[int], object]) -> None:
+        """Before a sender is timed: `send(times)` sends the batch, and
+        compares each frame."""
+        send(1)
 
 
 Prepare: TypeAlias = Callable[[Place], Ready]
@@ -55,11 +67,12 @@ def ready(
     send: Callable[[int], float | None],
     renew: Callable[[], object] = lambda: None,
     unit: float = 1e3,
+    joined: int = 1,
 ) -> Ready:
-    """Makes a sender ready to run. `send(times)` sends the batch and
-    returns the nanoseconds that it took, or None; `renew` is called before it,
-    not timed, after the frames have changed. The figure is in Mpps, or with
-    `unit` 1e6 in kpps."""
+    """Makes a sender ready to run. `send(times)` sends the batch, with up to
+    `joined` frames in a super-frame, and returns the nanoseconds that it took,
+    or None; `renew` is called before it, not timed, after the frames have
+    changed. The figure is in Mpps, or with `unit` 1e6 in kpps."""
     far_side, frames = place.far_side(ends), place.frames
     proved = False  # whether each frame of a batch has been compared
 
@@ -67,18 +80,23 @@ def ready(
         frames.number()
         renew()
         return far_side.timed(
-            frames.packets, times, partial(send, times), keep_all=keep_all
+            *(frames.packets, times, partial(send, times)),
+            joined=joined,
+            keep_all=keep_all,
         )
 
     def run(times: int) -> Slice:
         nonlocal proved
         if not proved:
-            send_checked(1, keep_all=True)
+            place.prove(ends, partial(send_checked, keep_all=True))
             proved = True
         ns = send_checked(times)
         return Slice(times * frames.batch / ns * unit, ns)
 
-    return Ready(run, frames.batch, far_side.capacity)
+    most = far_side.capacity
+    if joined > 1:
+        most = far_side.super_frames(joined * frames.size)
+    return Ready(run, frames.batch, most)
 
 
 def in_c(source: str, options: int = 0) -> Prepare:
@@ -223,9 +241,10 @@ def trafgen(place: Place) -> Ready:
     def write(frames: Frames) -> bytes:
         # Each byte of the body is one more than the byte before it. A file
         # with all bytes would take longer to read than to send.
-        body = f"seqinc(0, {frames.size - SHORTEST})"
+        head = frames.head
+        body = f"seqinc(0, {frames.size - head})"
         lines = (
-            f"{{ {', '.join(map(hex, packet[:SHORTEST]))}, {body} }}\n"
+            f"{{ {', '.join(map(hex, packet[:head]))}, {body} }}\n"
             for packet in frames.packets
         )
         return "".join(lines).encode()

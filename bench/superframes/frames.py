@@ -8,18 +8,20 @@ from typing import Final, NamedTuple
 from rawmmsg import GSO_NONE, GSO_TCPV4, SUPER_FRAME, VNET_NEEDS_CSUM
 
 from ..lab.link import NUMBERS
+from ..lab.packets import (
+    ETHERNET,
+    IPV4,
+    TCP,
+    checksum,
+    ipv4,
+    pseudo_header,
+)
 
-_ETHERNET: Final = bytes.fromhex("02000000000b 02000000000a 0800")
-_IPV4: Final = struct.Struct("!BxHHxxBBH4s4s")
 _TCP: Final = struct.Struct("!HHIIBBHHH")
-_PSEUDO: Final = struct.Struct("!4s4sxBH")
-_SOURCE: Final = bytes([192, 0, 2, 1])
-_DESTINATION: Final = bytes([192, 0, 2, 2])
-_PROTOCOL: Final = 6
 _ACK: Final = 0x10
 _CHECKSUM_OFFSET: Final = 16  # in a TCP header
 
-_TRANSPORT: Final = len(_ETHERNET) + _IPV4.size
+_TRANSPORT: Final = len(ETHERNET) + IPV4.size
 _HEADERS: Final = _TRANSPORT + _TCP.size
 _MSS: Final = 1460
 
@@ -62,32 +64,19 @@ class Kind:
 
     def frame(self, slice_number: int, index: int) -> bytes:
         """Frame `index` of a slice."""
-        length = self.size - len(_ETHERNET)
+        length = self.size - len(ETHERNET)
         payload = NUMBERS.pack(slice_number, index)
         filler = self.size - _HEADERS - len(payload)
-        ip = _IPV4.pack(
-            *(0x45, length, index, 64, _PROTOCOL, 0, _SOURCE, _DESTINATION)
-        )
-        ip = ip[:10] + struct.pack("!H", _checksum(ip)) + ip[12:]
+        ip = ipv4(TCP, length, index)
         # Of the pseudo header only, and not inverted: the interface adds the
         # rest.
-        pseudo = _PSEUDO.pack(
-            _SOURCE, _DESTINATION, _PROTOCOL, length - len(ip)
-        )
+        pseudo = pseudo_header(TCP, length - len(ip))
         tcp = _TCP.pack(
             *(1024, 1025, index, 0, 5 << 4, _ACK, 65535),
-            *(~_checksum(pseudo) & 0xFFFF, 0),
+            *(~checksum(pseudo) & 0xFFFF, 0),
         )
         body = payload + _FILLER * (filler // len(_FILLER) + 1)
-        return (_ETHERNET + ip + tcp + body)[: self.size]
-
-
-def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+        return (ETHERNET + ip + tcp + body)[: self.size]
 
 
 _NEEDS_CHECKSUM: Final = OffloadHeader(

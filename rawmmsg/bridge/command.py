@@ -139,9 +139,10 @@ def add_bridge(
         type=_protocols,
         default="tcp",
         metavar="PROTOCOLS",
-        help="tcp, or tcp,udp: merge frames of these protocols, from a socket "
-        "to an interface; if UDP is merged, a program with a packet socket on "
-        "the far side may see several datagrams joined to one (default: tcp)",
+        help="merge the frames of these protocols into super-frames when they "
+        "go from a socket to an interface: tcp, or tcp,udp; if UDP is merged, "
+        "a program with a packet socket on the far side may see several "
+        "datagrams as one (default: tcp)",
     )
     merging.add_argument(
         "--no-merge",

@@ -84,11 +84,10 @@ def write_offload_headers(
 def whole_batch(batch: PacketBatch, pace: Pace) -> list[Load]:
     """The user's own batch, which is sent from its own memory; no load if it
     is empty."""
-    frames = list(batch)
-    if not frames:
+    sizes = batch.lengths[: len(batch)].tolist()
+    if not sizes:
         return []
-    positions = pace.place(frames, (), 0.0)
-    return [Load(batch, sum(map(len, frames)), positions)]
+    return [Load(batch, sum(sizes), pace.place(sizes, (), 0.0))]
 
 
 def loads(source: Source, pace: Pace, seconds: float) -> Iterator[Load]:
@@ -111,10 +110,11 @@ def loads(source: Source, pace: Pace, seconds: float) -> Iterator[Load]:
             failure = error
         if not frames:
             break
-        positions = pace.place(frames, times, position)
+        sizes = list(map(len, frames))
+        positions = pace.place(sizes, times, position)
         position = positions[-1]
         batch = fill(batch if seconds < math.inf else None, frames)
-        yield Load(batch, sum(map(len, frames)), positions)
+        yield Load(batch, sum(sizes), positions)
     if failure is not None:
         raise failure
 

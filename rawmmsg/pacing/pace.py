@@ -24,15 +24,15 @@ class Pace(NamedTuple):
     """How fast frames are sent, and what is counted: packets, bits or seconds.
 
     rate     positions that pass in a second; infinite: as fast as possible
-    place    place(frames, times, start) returns the position of each of these
-             frames, and the position after the last. `start` is where the
-             frames before them ended
+    place    place(sizes, times, start) returns the position of each frame,
+             and the position after the last. `sizes` are their bytes, and
+             `start` is where the frames before them ended
     time_of  returns the time of an item, if the pace needs times
     typical  the distance between two frames, roughly
     """
 
     rate: float
-    place: Callable[[Sequence[Any], Sequence[float], float], Sequence[float]]
+    place: Callable[[Sequence[int], Sequence[float], float], Sequence[float]]
     time_of: Callable[[Any], float] | None = None
     typical: float = 1
 
@@ -86,19 +86,19 @@ def _parse_number(name: str, value: object) -> float:
 
 
 def _count_frames(
-    frames: Sequence[Any], times: Sequence[float], start: float
+    sizes: Sequence[int], times: Sequence[float], start: float
 ) -> Sequence[float]:
-    return range(int(start), int(start) + len(frames) + 1)
+    return range(int(start), int(start) + len(sizes) + 1)
 
 
 def _count_bits(
-    frames: Sequence[Any], times: Sequence[float], start: float
+    sizes: Sequence[int], times: Sequence[float], start: float
 ) -> Sequence[float]:
-    return list(accumulate((8 * len(f) for f in frames), initial=start))
+    return list(accumulate((8 * size for size in sizes), initial=start))
 
 
 def _follow_times(
-    frames: Sequence[Any], times: Sequence[float], start: float
+    sizes: Sequence[int], times: Sequence[float], start: float
 ) -> Sequence[float]:
     """A packet older than the one before follows it at once."""
     rising = list(accumulate(times, max, initial=start))[1:]

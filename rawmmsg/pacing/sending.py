@@ -97,8 +97,8 @@ def send(
     stop     an Event; when another thread or a signal handler sets it, the
              call returns within 0.05 s, or when a generator yields again
     merge    True: send consecutive packets of a TCP or UDP flow that are due
-             together as one super-frame, which is cut into the same packets
-             again (PacketBatch.merge_into()). `sock` needs vnet_hdr
+             together as one super-frame, which is later cut into the same
+             packets (PacketBatch.merge_into()). `sock` needs vnet_hdr
 
     Choose one rate, or none: packets then leave as fast as the kernel takes
     them. Each packet has a deadline: packets that are due within 0.2 ms of
@@ -125,13 +125,14 @@ def send(
     progress. A packet that is tried to tell the two apart can overtake up to
     four packets before it.
 
-    With ``merge=True`` everything is counted as without it: packets, not
-    super-frames. Only packets that would leave in the same system call are
-    merged, and none that is longer than the MTU allows. If the kernel does not
-    take a super-frame, its packets are sent one by one. If it refuses those of
-    UDP, as Linux before 6.2 does, there is a RuntimeWarning, and only TCP is
-    merged on this socket from then on. If a super-frame is cut before a full
-    queue, as of a tap device, the kernel drops segments without an error.
+    With ``merge=True`` the result still counts packets, not super-frames. Only
+    packets that would leave in the same system call are merged, and none that
+    is longer than the MTU allows. If the kernel does not take a super-frame,
+    its packets are sent one by one. If it refuses super-frames of UDP, as
+    Linux before 6.2 does, there is a RuntimeWarning, and from then on only TCP
+    is merged on this socket. If the kernel has to cut a super-frame for an
+    interface whose queue is full, such as a tap device, it drops packets
+    without an error.
 
     Without `merge`, the socket needs no special settings. It keeps those it
     has; its timeout does not apply. Other threads may receive on it meanwhile,

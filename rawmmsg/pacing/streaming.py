@@ -83,7 +83,8 @@ def _relayed_loads(relay: Relay, pace: Pace) -> Iterator[Load]:
         frames, times = relay.take()
         if not frames:
             return
-        positions = pace.place(frames, times, position)
+        sizes = list(map(len, frames))
+        positions = pace.place(sizes, times, position)
         position = positions[-1]
         batch = fill(batch, frames)
-        yield Load(batch, sum(map(len, frames)), positions)
+        yield Load(batch, sum(sizes), positions)

@@ -63,8 +63,9 @@ def sendp_batch(
     The pace, the packets that the kernel refuses, the order of packets and
     `merge` are as in rawmmsg.pacing.send(). At the end, a warning in Scapy's
     log says how many packets were refused. A warning also says if the kernel
-    refuses super-frames of UDP. Packets of IPv4 are merged only if their
-    identifications count up: ``IP(id=(1, 1000))``. By default all have 1.
+    refuses super-frames of UDP. IPv4 packets are merged only if their
+    identifications count up, as those of ``IP(id=(1, 1000))`` do. In Scapy all
+    have 1 by default.
 
     A list that is sent at a pace, and any packets that are sent more than
     once, are built before the first one leaves. Otherwise at most 2,048

@@ -165,6 +165,19 @@ def test_slices_take_about_the_wanted_time() -> None:
     assert seen == {"fast": 1000, "slow": 100}
 
 
+def test_no_slice_has_more_than_can_be_checked() -> None:
+    """The first ones, which find out how much takes how long, included."""
+    seen: list[int] = []
+
+    def run(times: int) -> Slice:
+        seen.append(times)
+        return Slice(1.0, times * 10)
+
+    made = Contender[None]("a", lambda _: Ready(run, most=100))
+    table([made], Pace(1, 0.001), Calibrate.EACH)
+    assert max(seen) == 100
+
+
 def test_slice_that_could_not_be_checked_is_run_again() -> None:
     runs = 0
 

@@ -471,6 +471,12 @@ def _(lab: Lab) -> None:
         batch[0]
 
 
+@probe("BufferError", "segment_into(), merge_into()")
+def _(lab: Lab) -> None:
+    batch = PacketBatch()
+    batch.merge_into(batch)
+
+
 @probe("BufferError", "PacketBatch(buffer=)")
 def _(lab: Lab) -> None:
     PacketBatch(buffer=bytes(2048))

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from support import FREE_THREADED
+from support.datagrams import Datagram
 from support.frames import LOCAL_EXPERIMENTAL, datagram_pair
 from support.programs import accept
 
@@ -26,6 +27,7 @@ from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.testing import Veth
 
 FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46)
+DATAGRAM = Datagram(bytes(20)).build()
 
 ROUNDS = 4
 """Other growth, such as a cache that fills, appears in some rounds, but a leak
@@ -222,6 +224,20 @@ def misuse_of_a_batch() -> None:
         batch.tolist()
 
 
+def checksums_of_a_batch() -> None:
+    batch = PacketBatch(4, 128)
+    batch.extend([DATAGRAM, DATAGRAM, FRAME])
+    assert batch.compute_checksums() == 2
+    statuses = batch.verify_checksums()
+    assert statuses.tolist() == [1, 1, 0]
+    batch.lengths[1] = 129
+    for call in (batch.compute_checksums, batch.verify_checksums):
+        with refused(ValueError):
+            call()
+    del batch
+    assert statuses[0] == 1
+
+
 def module_made_again() -> None:
     spec = rawmmsg._rawmmsg.__spec__
     assert spec is not None
@@ -240,6 +256,7 @@ def module_made_again() -> None:
         batch_in_a_cycle,
         batches_that_are_refused,
         misuse_of_a_batch,
+        checksums_of_a_batch,
         module_made_again,
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 from support import WAIT
-from support.calls import Call, eventually, packets_sent
+from support.calls import Call, eventually, interrupted, packets_sent
 from support.datagrams import (
     ACK,
     DESTINATION,
@@ -340,6 +340,31 @@ def test_ctrl_c_tells_what_was_sent(
             else:
                 pacing.send(near, frames, loop=0, merge=True, **pace)
         assert packets_sent(caught.value) == counted.frames > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"loop": 2}, {"pps": 1e9}], ids=str)
+def test_ctrl_c_between_any_two_steps_keeps_the_count(
+    pair: Veth, near: RawSocket, options: dict[str, Any]
+) -> None:
+    """Before and after a system call, wherever the sender counts."""
+    frames = [*flow(UDP4, 70), *flow(UDP4, 2)]
+    counts: list[int] = []
+
+    def send() -> None:
+        try:
+            pacing.send(near, frames, merge=True, **options)
+        except KeyboardInterrupt as error:
+            # It has none if it comes before the call begins to send.
+            counts.append(getattr(error, "packets_sent", 0))
+            raise
+
+    module = "rawmmsg.pacing.merging_sender"
+    for step in range(1, 10_000):
+        counted = Counted(pair.b)
+        if not interrupted(send, step, module):
+            break
+        assert counts.pop() == counted.frames
+    assert step > 200, "send() was not interrupted"
 
 
 def test_error_of_an_iterable_tells_what_was_sent(near: RawSocket) -> None:

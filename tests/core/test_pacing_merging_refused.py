@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.datagrams import Datagram
+from support.datagrams import Datagram, leave_checksums_to_software
 from support.frames import batch_of, numbered, same_frames
 from support.linux import drop_frames_of
 from support.merging import HEADERS, UDP4, UDP6, Far, flow
@@ -76,6 +76,20 @@ def test_super_frame_that_is_dropped_on_its_way_is_sent_in_pieces(
         far.wait_for(40 * times)
     same_frames(far.frames, given * times)
     assert (result.frames, result.errors) == (40 * times, 0)
+
+
+def test_super_frame_that_cannot_bypass_the_queue_is_sent_in_pieces(
+    veth: Veth,
+) -> None:
+    """Nothing cuts it there if the device cannot."""
+    leave_checksums_to_software(veth.a)
+    given = [*flow(UDP4, 100), *flow(Datagram(), 50)]
+    bypass = RawSocket(veth.a, protocol=0, vnet_hdr=True, qdisc_bypass=True)
+    with bypass as near, Far(veth.b) as far:
+        result = pacing.send(near, given, merge=True)
+        far.wait_for(150)
+    same_frames(far.frames, given)
+    assert (result.frames, result.errors) == (150, 0)
 
 
 def test_single_frame_that_is_dropped_on_its_way_is_an_error(

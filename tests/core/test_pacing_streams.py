@@ -3,15 +3,13 @@ works."""
 
 import errno
 import signal
-import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.calls import Call, eventually, packets_sent
+from support.calls import Call, eventually, interrupted, packets_sent
 from support.frames import numbered, pending, receive
 from support.pacing import paced
 
@@ -242,32 +240,6 @@ def test_relay_stops_waiting_when_stopped() -> None:
     with Call(relay.take) as call:
         stop.set()
         assert call.result() == ([], [])
-
-
-def interrupted(call: Callable[[], object], step: int) -> bool:
-    """Raises KeyboardInterrupt before this step of the interpreter in the
-    call; returns False if the call has fewer steps."""
-    left = step
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal left
-        frame.f_trace_opcodes = True
-        left -= event == "opcode"
-        if event == "opcode" and left == 0:
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    # Python 3.12 reads this when tracing begins.
-    sys._getframe().f_trace_opcodes = True
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 @pytest.mark.parametrize("waiting", [0, 1], ids=["with room", "full"])

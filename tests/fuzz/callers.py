@@ -85,6 +85,8 @@ BATCH_CALLS: Final = {
     "set_count": ("number",),
     "tolist": (),
     "complete_checksums": (),
+    "compute_checksums": (),
+    "verify_checksums": (),
     "segment_into": ("batch", "start=number?", "segment=number?"),
     "__getitem__": ("number",),
     "__len__": (),

@@ -45,7 +45,7 @@ ipv4_destination(const uint8_t *p, const struct shape *s)
 
     while (at + 2 < s->transport && p[at] != 0) {
         n = p[at] == 1 ? 1 : p[at + 1];
-        if (n == 0 || at + n > s->transport) {
+        if ((n < 2 && p[at] != 1) || at + n > s->transport) {
             break;
         }
         if ((p[at] == 131 || p[at] == 137) && n > 6 && p[at + 2] <= n) {

@@ -1,16 +1,13 @@
 """sendp_batch(merge=True): the same packets arrive, in fewer pieces, and the
 result, the progress bar and the log count the packets."""
 
-import logging
 import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from scapy.error import log_runtime
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
@@ -20,6 +17,7 @@ from support.frames import numbered, pending, same_frames
 from support.merging import UDP4, Counted, Far, flow
 from support.old_kernel import without_super_frames
 from support.pacing import interrupting
+from support.scapykit import logged
 
 from rawmmsg import GSO_UDP_L4, RawSocket
 from rawmmsg.scapy import SendResult, sendp_batch
@@ -147,21 +145,6 @@ def test_ctrl_c_gives_an_exact_result(
 
 
 # Errors
-
-
-@contextmanager
-def logged() -> Iterator[list[str]]:
-    """The messages in Scapy's log of warnings."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = (  # type: ignore[method-assign]
-        lambda record: messages.append(record.getMessage())
-    )
-    log_runtime.addHandler(handler)
-    try:
-        yield messages
-    finally:
-        log_runtime.removeHandler(handler)
 
 
 def test_log_counts_the_packets_that_are_refused(pair: Veth, far: Far) -> None:

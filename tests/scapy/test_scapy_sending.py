@@ -2,7 +2,6 @@
 reports."""
 
 import errno
-import logging
 import os
 import subprocess
 import sys
@@ -12,12 +11,10 @@ import threading
 import types
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
 from scapy.config import conf
-from scapy.error import log_runtime
 from scapy.interfaces import resolve_iface
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
@@ -30,6 +27,7 @@ from support.child import environment
 from support.frames import numbered, pending
 from support.linux import descriptors
 from support.pacing import arrived, interrupting
+from support.scapykit import logged
 
 from rawmmsg import RawSocket
 from rawmmsg.scapy import sendp_batch
@@ -253,21 +251,6 @@ def test_ctrl_c_gives_an_exact_result(
 
 
 # Errors
-
-
-@contextmanager
-def logged() -> Iterator[list[str]]:
-    """The messages in Scapy's log of warnings."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = (  # type: ignore[method-assign]
-        lambda record: messages.append(record.getMessage())
-    )
-    log_runtime.addHandler(handler)
-    try:
-        yield messages
-    finally:
-        log_runtime.removeHandler(handler)
 
 
 @pytest.mark.parametrize("pace", [{}, {"pps": 1e5}], ids=str)

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -113,6 +114,37 @@ class Call:
 
     def __exit__(self, *_: object) -> None:
         self.join()
+
+
+def interrupted(
+    call: Callable[[], object], step: int, module: str = ""
+) -> bool:
+    """Raises KeyboardInterrupt before this step of the interpreter in the
+    call, or in functions of the module that it calls; returns False if there
+    are fewer steps."""
+    left = step
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if module and frame.f_globals["__name__"] != module:
+            return None
+        frame.f_trace_opcodes = True
+        left -= event == "opcode"
+        if event == "opcode" and left == 0:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    # Python 3.12 reads this when tracing begins.
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 @contextmanager

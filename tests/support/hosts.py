@@ -75,6 +75,10 @@ class Host:
             if name.endswith("CsumErrors")
         }
 
+    def counters(self) -> dict[str, int]:
+        """All counters, such as Udp:InDatagrams and Udp6InDatagrams."""
+        return dict(self._counters())
+
     def _counters(self) -> Iterator[tuple[str, int]]:
         directory = Path(f"/proc/{self.pid}/net")
         lines = (directory / "snmp").read_text().splitlines()

@@ -27,13 +27,19 @@ SOF_TIMESTAMPING_SOFTWARE: Final = 1 << 4
 _SIOCETHTOOL: Final = 0x8946
 
 # <linux/ethtool.h>
+ETHTOOL_SRXCSUM: Final = 0x15
 ETHTOOL_STXCSUM: Final = 0x17
 ETHTOOL_STSO: Final = 0x1F
 ETHTOOL_SGSO: Final = 0x24
 ETHTOOL_SGRO: Final = 0x2C
+_ETHTOOL_GSTRINGS: Final = 0x1B
+_ETHTOOL_SFEATURES: Final = 0x3B
+_ETH_SS_FEATURES: Final = 4
+_ETH_GSTRING_LEN: Final = 32
 
 # <linux/if_tun.h>
 _TUNSETIFF: Final = 0x400454CA
+_IFF_NAPI: Final = 0x0010
 _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000
 _TUN_KINDS: Final = {"tun": 0x0001, "tap": 0x0002}
@@ -55,15 +61,16 @@ def ip(*arguments: str) -> str:
 
 @contextmanager
 def tun_device(
-    kind: str, *, vnet_hdr: bool = False
+    kind: str, *, vnet_hdr: bool = False, napi: bool = False
 ) -> Iterator[tuple[int, str]]:
     """Makes a tun or tap interface and sets it up; the kernel sends nothing of
     its own there. Returns the descriptor, from which frames that the interface
     sends are read, and the name. With vnet_hdr, each frame begins with a
-    virtio_net_hdr."""
+    virtio_net_hdr. With napi, the interface merges what it receives."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
-        flags = _TUN_KINDS[kind] | _IFF_NO_PI | vnet_hdr * _IFF_VNET_HDR
+        flags = _TUN_KINDS[kind] | _IFF_NO_PI
+        flags |= vnet_hdr * _IFF_VNET_HDR | napi * _IFF_NAPI
         asked = struct.pack("16sH22x", f"{kind}%d".encode(), flags)
         answer = fcntl.ioctl(descriptor, _TUNSETIFF, asked)
         interface = answer[:16].rstrip(b"\0").decode()
@@ -106,7 +113,30 @@ def drop_frames_of(interface: str, size: int) -> None:
 
 def ethtool(interface: str, command: int, value: int) -> None:
     """Sets one feature, like ethtool(8) -K."""
-    setting = array.array("I", [command, value])
+    _ethtool(interface, array.array("I", [command, value]))
+
+
+def switch_on(interface: str, feature: str) -> None:
+    """Sets a feature that has no command of its own, like ethtool(8) -K
+    INTERFACE FEATURE on."""
+    # With room for 128 names, twice as many as there are.
+    names = array.array(
+        "I", [_ETHTOOL_GSTRINGS, _ETH_SS_FEATURES, 0, *[0] * (8 * 128)]
+    )
+    _ethtool(interface, names)
+    text, size = names.tobytes()[12:], _ETH_GSTRING_LEN
+    wanted = feature.encode().ljust(size, b"\0")
+    known = [text[i * size : (i + 1) * size] for i in range(names[2])]
+    assert wanted in known, f"this kernel does not know {feature}"
+    number = known.index(wanted)
+    # For each 32 features: those to change, and those to switch on.
+    words = [0, 0] * -(-len(known) // 32)
+    words[number // 32 * 2] = words[number // 32 * 2 + 1] = 1 << number % 32
+    blocks = len(words) // 2
+    _ethtool(interface, array.array("I", [_ETHTOOL_SFEATURES, blocks, *words]))
+
+
+def _ethtool(interface: str, setting: "array.array[int]") -> None:
     request = struct.pack(
         "16sP16x", interface.encode(), setting.buffer_info()[0]
     )

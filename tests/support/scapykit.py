@@ -2,11 +2,13 @@
 side, and traffic for them."""
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from scapy.arch.linux import L2ListenSocket, L2Socket
 from scapy.config import conf
+from scapy.error import log_runtime
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6ND_NA,
@@ -220,3 +222,21 @@ def tunnel() -> Iterator[tuple[str, int]]:
     with tun_device("tun") as (descriptor, name):
         reload_network()
         yield name, descriptor
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[list[str]]:
+    """The messages in Scapy's log of warnings, also of those that Scapy would
+    leave out because they repeat others."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = (  # type: ignore[method-assign]
+        lambda record: messages.append(record.getMessage())
+    )
+    threshold, conf.warning_threshold = conf.warning_threshold, 0
+    log_runtime.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        log_runtime.removeHandler(handler)
+        conf.warning_threshold = threshold

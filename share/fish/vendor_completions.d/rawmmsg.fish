@@ -72,7 +72,7 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l filter-ba -x -d 'from B 
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l mode -x -d 'permissions of the path LOCAL, such as 660; the peer needs write permission (default: 777 less the umask)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l owner -x -d 'owner of the path LOCAL (default: the user who runs the bridge)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l batch -x -d 'receive at most N frames with one system call (default: 64, or 8 while frames are large)'
-complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l merge -x -d 'tcp, or tcp,udp: merge frames of these protocols, from a socket to an interface; if UDP is merged, a program with a packet socket on the far side may see several datagrams joined to one (default: tcp)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l merge -x -d 'merge the frames of these protocols into super-frames when they go from a socket to an interface: tcp, or tcp,udp; if UDP is merged, a program with a packet socket on the far side may see several datagrams as one (default: tcp)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l no-merge -d 'merge nothing'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l duration -x -d 'end after SECONDS seconds'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l stats -x -d 'print statistics every SECONDS seconds, even if standard error is not a terminal (default: every second, only on a terminal)'

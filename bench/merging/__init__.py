@@ -1,0 +1,1 @@
+"""The gain of merging."""
