@@ -1461,6 +1461,10 @@ segment_frames(struct segmentation *g)
    software, even for a device that could: the usual gso_max_size is 65,536
    (net/core/dev.c:gso_features_check()). */
 #define MAX_SUPER_FRAME 65535
+/* The most tags of a super-frame. The kernel drops a longer one: it has to cut
+   it in software, and there does not find the type of the IP header
+   (include/linux/if_vlan.h:__vlan_get_protocol_offset()). */
+#define MOST_GSO_TAGS (MAX_TAGS - 1)
 
 enum {
     TCP_ACK_NUMBER = 8,
@@ -1774,6 +1778,18 @@ sum_headers(struct flow *f)
     }
 }
 
+/* Whether the destination in the IP header is not the one in the pseudo-header.
+   If such a frame had a checksum that has_checksum() takes for right, a
+   receiver would find it wrong. */
+static bool
+is_source_routed(const struct super_frame *s, const unsigned char *frame)
+{
+    struct packet p = {.f = *s};
+
+    return s->ipv6 ? find_ipv6_destination(&p, frame) != s->network + 24
+                   : find_ipv4_destination(&p, frame) != s->network + 16;
+}
+
 /* Makes a flow of a frame that has been copied to a row of the target. Returns
    false if no other frame can be merged with it. */
 static bool
@@ -1787,7 +1803,9 @@ begin_flow(struct flow *f, const struct merging *m, size_t row,
     size_t end = length;
     uint16_t fragment;
 
-    if (read_network(&s, frame, &end, &protocol) != NULL || end != length) {
+    if (read_network(&s, frame, &end, &protocol) != NULL || end != length
+        || s.network > ETH_HLEN + MOST_GSO_TAGS * TAG_SIZE
+        || is_source_routed(&s, frame)) {
         return false;
     }
     s.udp = protocol == UDP;

@@ -90,23 +90,30 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
 
 @contextlib.contextmanager
 def _host(address: str) -> Iterator[Host]:
+    with veth_pair(up=False) as pair, host_of(pair.b, address, pair.a) as host:
+        run([peers.program("ip"), "link", "set", pair.a, "up"])
+        yield host
+
+
+@contextlib.contextmanager
+def host_of(interface: str, address: str, port: str) -> Iterator[Host]:
+    """Makes a host of an interface, which is moved there."""
     ip = peers.program("ip")
     command = [peers.program("unshare"), "--net", "sh", "-c", _HOLD]
-    with veth_pair(up=False) as pair, native.start(command) as holder:
+    with native.start(command) as holder:
         assert holder.stdin is not None
         assert holder.stdout is not None
         assert holder.stderr is not None
         if not holder.stdout.readline():
             raise RuntimeError(f"{command}: {holder.stderr.read()}")
-        host = Host(address, pair.a, holder.pid)
+        host = Host(address, port, holder.pid)
         try:
-            run([ip, "link", "set", pair.b, "netns", str(holder.pid)])
-            host.run(ip, "link", "set", pair.b, "name", "eth0")
+            run([ip, "link", "set", interface, "netns", str(holder.pid)])
+            host.run(ip, "link", "set", interface, "name", "eth0")
             # IPv6 would send frames of its own.
             host.run(ip, "link", "set", "eth0", "addrgenmode", "none")
             host.run(ip, "address", "add", f"{address}/24", "dev", "eth0")
             host.run(ip, "link", "set", "eth0", "up")
-            run([ip, "link", "set", pair.a, "up"])
             yield host
         finally:
             holder.stdin.close()
@@ -174,14 +181,25 @@ class Transfer:
 
 
 def transfer(client: Host, server: Host, amount: Sequence[str]) -> Transfer:
-    """Sends TCP in both directions at once.
+    """Sends TCP in both directions at once; raises the errors of iperf3()."""
+    end = iperf3(client, server, ("--bidir", *amount))
+    received = [end[key] for key in end if key.startswith("sum_received")]
+    sent = [end[key] for key in end if key.startswith("sum_sent")]
+    return Transfer(
+        sum(one["bits_per_second"] for one in received) / 1e9,
+        sum(one["retransmits"] for one in sent),
+    )
 
-    `amount` is iperf3's option for how long ("-t", seconds) or how much ("-n",
-    bytes). Raises GroundTruthError if iperf3 fails, for example because the
-    hosts do not reach each other.
+
+def iperf3(client: Host, server: Host, options: Sequence[str]) -> Any:
+    """Sends TCP; returns the part of iperf3's report about all of it.
+
+    `options` are those of iperf3, such as how long ("-t", seconds) or how much
+    ("-n", bytes). Raises GroundTruthError if iperf3 fails, for example because
+    the hosts do not reach each other.
     """
     iperf3 = peers.program("iperf3")
-    command = [iperf3, "--client", server.address, "--json", "--bidir"]
+    command = [iperf3, "--client", server.address, "--json"]
     # It ends after its first client.
     listener = native.start(
         server.argv([iperf3, "--server", "--one-off", "--forceflush"])
@@ -190,7 +208,7 @@ def transfer(client: Host, server: Host, amount: Sequence[str]) -> Transfer:
         assert listener.stdout is not None
         if not any(one.startswith("Server list") for one in listener.stdout):
             raise GroundTruthError("iperf3 does not listen")
-        done = native.run(client.argv([*command, *amount]))
+        done = native.run(client.argv([*command, *options]))
     except subprocess.TimeoutExpired as error:
         raise GroundTruthError(f"iperf3: {error}") from None
     finally:
@@ -201,10 +219,4 @@ def transfer(client: Host, server: Host, amount: Sequence[str]) -> Transfer:
         raise GroundTruthError(
             f"iperf3: {report.get('error')} {done.stderr.strip()}"
         )
-    end = report["end"]
-    received = [end[key] for key in end if key.startswith("sum_received")]
-    sent = [end[key] for key in end if key.startswith("sum_sent")]
-    return Transfer(
-        sum(one["bits_per_second"] for one in received) / 1e9,
-        sum(one["retransmits"] for one in sent),
-    )
+    return report["end"]

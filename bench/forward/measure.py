@@ -1,4 +1,5 @@
-"""How fast frames are forwarded between two interfaces.
+"""How fast frames are forwarded between two interfaces, and from a virtual
+machine.
 
 Bulk TCP. iperf3 runs for a second between two hosts, which are network
 namespaces with one interface each; a forwarder, started anew for each slice,
@@ -16,6 +17,14 @@ forwarder's queue, forwards it, and counts what arrives at the other end. The
 figure includes sending and forwarding, because with a ring the copy is made
 while sending, and the kernel's bridge does all its work there; "forwarding" is
 the second part alone.
+
+Upload. A virtual machine, which is a network namespace with a tap without
+offloads, sends TCP to a host. Its frames reach `rawmmsg bridge` through a Unix
+datagram socket, on which up to 512 of them may wait
+(net.unix.max_dgram_qlen). The bridge merges those that it receives with one
+system call into super-frames, or not. Everything runs on one CPU. "bridge" is
+the CPU time of the bridge, which includes the work of the host's TCP, because
+a veth pair delivers frames while they are sent.
 
 "C" and "rawmmsg", a loop that calls the library, have batches of 64 frames of
 2,048 bytes. "rawmmsg bridge", which is the code of that command, and "C, as
@@ -42,7 +51,7 @@ from ..lab.link import AUXDATA
 from ..lab.native import VNET_HDR
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab
-from . import small
+from . import guest, small
 from .hosts import Host, Transfer, transfer, two_hosts
 from .sides import (
     SMALL_CAPACITY,
@@ -61,6 +70,7 @@ from .sides import (
 def measure(lab: Lab) -> Iterator[Table]:
     yield from measure_small(lab)
     yield from measure_bulk(lab)
+    yield from measure_upload(lab)
 
 
 # ---- Bulk TCP --------------------------------------------------------------
@@ -166,6 +176,35 @@ def measure_bulk(lab: Lab) -> Iterator[Table]:
             yield table("one CPU", lab.pick(BULK, quick, BULK))
         if lab.pick(True, False, False):
             yield table("all CPUs", free)
+
+
+# ---- Upload ----------------------------------------------------------------
+
+_PLAIN: Final = Contender(
+    "rawmmsg bridge --no-merge", guest.uploading("--no-merge")
+)
+UPLOAD: Final = (
+    _PLAIN,
+    control(_PLAIN, None),
+    Contender(
+        *("rawmmsg bridge", guest.uploading(), _PLAIN.name), at_least=1.5
+    ),
+)
+
+
+def measure_upload(lab: Lab) -> Iterator[Table]:
+    peers.program("iperf3")
+    amount = lab.pick(("-t", "1"), ("-t", "1"), ("-n", "1M"))
+    with (
+        guest.guest_and_host(amount) as place,
+        cpus.pinned(lab.receivers_cpu),
+    ):
+        yield lab.table(
+            "forward/upload",
+            "TCP from a virtual machine to a host, one CPU",
+            *("Gbit/s", UPLOAD, place, lab.long_slices),
+            calibrate=Calibrate.ONCE,
+        )
 
 
 # ---- Small frames ----------------------------------------------------------

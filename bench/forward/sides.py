@@ -29,16 +29,19 @@ SMALL_CAPACITY: Final = 64
 
 PLAIN_FRAME: Final = 2048
 
-# A line of the summary of `rawmmsg bridge`: three of them for each direction.
+# A line of the summary of `rawmmsg bridge`: three of them for each direction,
+# and one more if super-frames were cut.
 _SUMMARY: Final = re.compile(
-    r"^ +([\d,]+) frames (received|sent|dropped)(?:,.*|:.*)?$", re.MULTILINE
+    r"^ +([\d,]+) (?:more )?frames (received|by segmentation|sent|dropped)"
+    r"(?:,.*|:.*)?$",
+    re.MULTILINE,
 )
 
 Ports: TypeAlias = tuple[str, str]
 
 # Joins two interfaces while the context lasts. At its end it checks that every
 # frame received was sent, or counted as dropped.
-Join: TypeAlias = Callable[[str, str], AbstractContextManager[None]]
+Join: TypeAlias = Callable[[str, str], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -187,26 +190,34 @@ def in_a_thread(start: Start) -> Join:
 
 
 @contextlib.contextmanager
-def rawmmsg_bridge(a: str, b: str) -> Iterator[None]:
-    """The command `rawmmsg bridge`."""
+def rawmmsg_bridge(a: str, b: str, *options: str) -> Iterator[int]:
+    """The command `rawmmsg bridge` between two ports, of which at least the
+    second is an interface; gives the id of its process."""
     command = [sys.executable, "-P", "-m", "rawmmsg", "bridge", a, b]
+    command += options
     # It finds the same packages as this process. A preloaded sanitizer stays,
     # because a build of the package may need it.
     more = {"PYTHONPATH": os.pathsep.join(sys.path)}
     with native.start(command, os.environ | more) as process:
         try:
-            wait_until_listening((a, b), process)
-            yield
+            ports = [port for port in (a, b) if ":" not in port]
+            wait_until_listening(ports, process)
+            yield process.pid
             process.terminate()
             _, summary = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             raise GroundTruthError("rawmmsg bridge does not end") from None
         finally:
             process.kill()
-    found = _SUMMARY.findall(summary)
-    if process.returncode != 0 or len(found) != 6:
+    counts: list[int] = []
+    for number, what in _SUMMARY.findall(summary):
+        if what == "by segmentation":
+            counts[-1] += int(number.replace(",", ""))
+        else:
+            counts.append(int(number.replace(",", "")))
+    if process.returncode != 0 or len(counts) != 6:
         raise GroundTruthError(f"rawmmsg bridge has failed: {summary}")
-    check_counts([int(number.replace(",", "")) for number, _ in found])
+    check_counts(counts)
 
 
 def check_counts(counts: Sequence[int]) -> None:

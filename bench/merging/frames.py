@@ -27,16 +27,14 @@ _INVERTED: Final = struct.Struct("!Q")
 _ALL_ONES: Final = (1 << 64) - 1
 HEAD: Final = HEADERS + NUMBERS.size + _INVERTED.size
 
-
-# Datagrams in a super-frame: as many as merge_into() joins by default, and as
-# an IP packet can hold.
-_SEGMENTS: Final = 64
+# Of a super-frame, as merge_into() makes it by default.
+_MOST_SEGMENTS: Final = 64
 _MOST_BYTES: Final = 65535
 
 
 def joined(size: int) -> int:
     """How many datagrams in frames of `size` bytes a super-frame has."""
-    return min(_SEGMENTS, (_MOST_BYTES - HEADERS) // (size - HEADERS))
+    return min(_MOST_SEGMENTS, (_MOST_BYTES - HEADERS) // (size - HEADERS))
 
 
 class Datagrams:

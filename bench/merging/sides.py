@@ -39,17 +39,18 @@ class Place(sides.Place):
     def __init__(
         self, batch: int, size: int, proof: int, *, segments: bool = True
     ) -> None:
+        ethtool = None if segments else peers.program("ethtool")
         super().__init__(batch, size)
         name = self.shared.veth.a
         self.tx = self.enter_context(
             RawSocket(name, protocol=0, vnet_hdr=True)
         )
         self.tx.settimeout(PATIENCE)
-        self.joined = joined(size) if segments else 1
-        if not segments:
-            off = ("tx-udp-segmentation", "off")
-            run([peers.program("ethtool"), "-K", name, *off])
+        self.joined = joined(size)
         self._proof = proof
+        if ethtool is not None:
+            run([ethtool, "-K", name, "tx-udp-segmentation", "off"])
+            self.joined = 1
 
     def make_frames(self, batch: int, size: int) -> Frames:
         make = Datagrams(size)
@@ -124,11 +125,8 @@ def send_in_c(place: Place) -> Callable[[int], None]:
 def send_merged(frames: Frames, tx: RawSocket) -> Callable[[int], None]:
     """The same with merge_into()."""
     target = PacketBatch(AT_ONCE, SUPER_FRAME)
-    merge, send_all, size = (
-        frames.out.merge_into,
-        tx.sendmmsg_all,
-        frames.batch,
-    )
+    merge, size = frames.out.merge_into, frames.batch
+    send_all = tx.sendmmsg_all
 
     def send(times: int) -> None:
         for _ in range(times):

@@ -53,15 +53,21 @@ class Merged(Unchanged):
         self._sources: dict[PacketBatch, PacketBatch] = {}
 
     def load(self, batch: PacketBatch) -> None:
-        if len(batch) < 2 or not self._can_merge(batch):
-            self._continue_with(batch)
+        count = len(batch)
+        if count > 1:
+            if self._pause:
+                self._pause -= 1
+            elif self._can_merge(batch):
+                return
+        # As _continue_with(). This is called for each batch of a few frames,
+        # where a call more can be felt.
+        self._batch = batch
+        self._at = 0
+        self._count = count
 
     def _can_merge(self, batch: PacketBatch) -> bool:
         """Merges the frames if there are any that can be merged, and continues
         with the result."""
-        if self._pause:
-            self._pause -= 1
-            return False
         merged = self._merged.get(batch)
         if merged is None:
             merged = self._make_merged(batch)
@@ -92,18 +98,18 @@ class Merged(Unchanged):
         )
 
     def send(self) -> bool:
-        at, batch = self._at, self._batch
-        taken = self._sendmmsg(batch, at)
-        source = self._sources.get(batch)
-        if source is not None:
-            frames = (
-                len(source)
-                if taken == self._count
-                else sum(map(self._frames_in, range(at, at + taken)))
-            )
-            self.joined += frames - taken
+        taken = self._sendmmsg(self._batch, self._at)
+        if self._batch in self._sources:
+            self.joined += self._frames_in_next(taken) - taken
         self._at += taken
         return self._at == self._count and self._is_last_batch()
+
+    def _frames_in_next(self, count: int) -> int:
+        """Returns how many received frames the next `count` frames are made
+        of."""
+        if count == self._count:
+            return len(self._sources[self._batch])
+        return sum(map(self._frames_in, range(self._at, self._at + count)))
 
     def _frames_in(self, i: int) -> int:
         batch = self._batch

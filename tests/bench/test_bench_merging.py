@@ -10,7 +10,8 @@ from support.child import tool
 from support.old_kernel import without_super_frames
 
 from bench import __main__ as command
-from bench.lab.contender import GroundTruthError
+from bench.lab import peers
+from bench.lab.contender import GroundTruthError, UnavailableError
 from bench.lab.runner import Lab, Mode
 from bench.merging import sides
 from bench.merging.frames import HEADERS, joined
@@ -211,3 +212,22 @@ def test_kernel_without_udp_super_frames_is_named() -> None:
     )
     assert not section.tables
     assert not section.error
+
+
+def test_without_ethtool_only_one_table_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def program(name: str) -> str:
+        if name == "ethtool":
+            raise UnavailableError(name, "apt-get install ethtool")
+        return original(name)
+
+    original = peers.program
+    monkeypatch.setattr(peers, "program", program)
+    section = command.measure("merging", Lab(Mode.BRIEF))
+    assert [table.key for table in section.tables] == [
+        "merging/64B",
+        "merging/64B/programs",
+        "merging/64B/receiving",
+    ]
+    assert [one.what for one in section.missing] == ["ethtool"]

@@ -3,15 +3,25 @@ finds a frame that is lost or damaged."""
 
 import contextlib
 import json
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from support import WAIT
 from support.child import tool
 from support.datagrams import AD, UDP, Datagram, Q, add, columns, data
-from support.frames import number_of, numbered, pending, receive
+from support.frames import (
+    number_of,
+    numbered,
+    pending,
+    receive,
+    same_frames,
+)
+from support.linux import ip
 
-from bench.forward import hosts, measure, sides, small
+from bench.forward import guest, hosts, measure, sides, small
 from bench.forward.hosts import Host, Transfer, two_hosts
 from bench.forward.sides import Join
 from bench.lab import native
@@ -157,6 +167,28 @@ def test_hosts_that_nothing_joins_do_not_reach_each_other() -> None:
         pytest.raises(GroundTruthError, match="iperf3"),
     ):
         hosts.transfer(a, b, ("-n", "1K"))
+
+
+@pytest.mark.usefixtures("tap")
+def test_guest_waits_while_its_socket_is_full(short_path: Path) -> None:
+    """No frame that it sends is lost, and none that is sent to it."""
+    local, remote = str(short_path / "local"), str(short_path / "remote")
+    frames = [numbered(i, 1_000) for i in range(100)]
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer,
+        guest.tap() as (descriptor, name),
+        RawSocket(name, ignore_outgoing=True, allow_down=True) as sock,
+    ):
+        ip("link", "set", name, "addrgenmode", "none")
+        ip("link", "set", name, "up")
+        peer.bind(remote)
+        peer.settimeout(WAIT)
+        with guest.running(descriptor, local, remote):
+            sock.sendmmsg_all(frames)
+            same_frames((peer.recv(2048) for _ in frames), frames)
+            for frame in frames:
+                peer.sendto(frame, local)
+            same_frames(receive(sock, len(frames)), frames)
 
 
 # Small frames

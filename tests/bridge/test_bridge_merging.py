@@ -67,9 +67,13 @@ def chained(parts: Iterable[list[bytes]]) -> list[bytes]:
 
 def cut(batch: PacketBatch) -> list[bytes]:
     """The frames that segmentation makes of a batch."""
-    frames = PacketBatch(1024, SUPER_FRAME)
-    assert batch.segment_into(frames) == (len(batch), 0)
-    return frames.tolist()
+    segments = PacketBatch(64, SUPER_FRAME)
+    frames: list[bytes] = []
+    at = 0, 0
+    while at != (len(batch), 0):
+        at = batch.segment_into(segments, *at)
+        frames += segments.tolist()
+    return frames
 
 
 def cut_frames(sock: RawSocket, count: int) -> list[bytes]:
@@ -82,7 +86,7 @@ def cut_frames(sock: RawSocket, count: int) -> list[bytes]:
 
 def arrived(sock: RawSocket) -> PacketBatch:
     """What has arrived at a socket with vnet_hdr; waits for the first."""
-    batch = PacketBatch(1024, SUPER_FRAME)
+    batch = PacketBatch(64, SUPER_FRAME)
     sock.settimeout(WAIT)
     sock.recvmmsg_into(batch)
     return batch
@@ -141,8 +145,7 @@ MARKER = numbered(1)
 
 def until_marker(sock: RawSocket) -> PacketBatch:
     """What arrives before the marker, as one batch."""
-    got = PacketBatch(256, SUPER_FRAME)
-    batch = PacketBatch(256, SUPER_FRAME)
+    got, batch = (PacketBatch(64, SUPER_FRAME) for _ in range(2))
     sock.settimeout(WAIT)
     while not len(got) or bytes(got[-1]) != MARKER:
         sock.recvmmsg_into(batch)

@@ -5,7 +5,7 @@
 #ifndef MERGE_MODEL_H
 #define MERGE_MODEL_H
 
-#include "plain.h"
+#include "sums.h"
 
 #define MAX_SUPER_FRAME 65535
 #define KEY_SIZE 38
@@ -226,6 +226,16 @@ is_reserved(const struct seen *s)
     return s->shape.version == 4 && s->bytes[s->shape.network + 6] & 0x80;
 }
 
+/* Whether the checksum covers the destination in the IP header. */
+static inline bool
+has_plain_destination(const struct seen *s)
+{
+    return s->shape.version == 4
+               ? ipv4_destination(s->bytes, &s->shape) == s->shape.network + 16
+               : ipv6_destination(s->bytes, &s->shape)
+                     == s->shape.network + 24;
+}
+
 /* Fills *s from frame i. */
 static inline void
 see(struct seen *s, const struct rows *r, size_t i, const struct rules *rules)
@@ -267,6 +277,7 @@ see(struct seen *s, const struct rows *r, size_t i, const struct rules *rules)
     s->candidate =
         readable && find_payload(s) && s->payload < n && s->shape.end == n
         && s->shape.removed == 0 && !is_reserved(s)
+        && s->shape.network <= 14 + 7 * 4 && has_plain_destination(s)
         && (rules->max_length == SIZE_MAX
             || n <= rules->max_length + (tagged ? 4 : 0))
         && n <= MAX_SUPER_FRAME

@@ -250,6 +250,10 @@ put_ipv6(struct frame *w, const struct flow *f)
     put(w, ip, 40);
     for (i = 0; i < n; i++) {
         extension[0] = i + 1 < n ? f->extensions[i + 1] : f->protocol;
+        /* A routing header: a route that is used up, or an unknown one. */
+        if (f->extensions[i] == 43) {
+            extension[3] = f->label == 0 ? 0 : 4;
+        }
         extension[7] = f->filler;
         put(w, extension, 8);
     }
