@@ -24,6 +24,7 @@ from support.bridging import (
     before_6_2,
     bridging,
     stopped,
+    take,
 )
 from support.calls import eventually
 from support.datagrams import (
@@ -33,13 +34,22 @@ from support.datagrams import (
     Datagram,
     columns,
     data,
+    leave_checksums_to_software,
     super_frame,
 )
 from support.frames import numbered, pending, same_frames
 from support.linux import drop_frames_of, ip, tc, tun_device
+from support.old_kernel import without_super_frames
 from support.peers import Peer, fd_peer, joined, udp_peer, unix_peer
 
-from rawmmsg import GSO_UDP_L4, SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg import (
+    GSO_UDP_L4,
+    PACKET_QDISC_BYPASS,
+    SOL_PACKET,
+    SUPER_FRAME,
+    PacketBatch,
+    RawSocket,
+)
 from rawmmsg.bridge.batches import make_stacks
 from rawmmsg.bridge.direction import Direction
 from rawmmsg.bridge.merging import Merging
@@ -431,6 +441,22 @@ def test_merging_is_tried_again_after_traffic_that_cannot_be_merged(
     assert pending(end)
 
 
+@pytest.mark.parametrize("bypass", [0, 1])
+def test_socket_that_bypasses_the_queue_gets_plain_frames(
+    veth: Veth, stack: ExitStack, bypass: int
+) -> None:
+    """The kernel would drop super-frames that the device cannot cut."""
+    leave_checksums_to_software(veth.b)
+    far = stack.enter_context(RawSocket(veth.a, ignore_outgoing=True))
+    with RawSocket(veth.b, vnet_hdr=True) as sock:
+        sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, bypass)
+        one = OneWay(stack, f"fd:{os.dup(sock.fileno())}")
+    one.send(flow(TCP, 5))
+    same_frames(take(far, 5), flow(TCP, 5))
+    assert one.dropped == {}
+    assert one.direction.joined == (0 if bypass else 4)
+
+
 # Super-frames that the kernel refuses
 
 
@@ -577,7 +603,6 @@ def test_udp_is_not_merged_if_the_kernel_refuses_it(
     """The frames of the first super-frame are sent all the same, and the user
     is informed once. TCP is merged as before."""
     one = OneWay(stack, pair.b)
-    one.change_sending(before_6_2)
     udp = [
         flow(replace(KINDS[kind], port=port), 4)
         for kind in ("udp4", "udp6")
@@ -585,7 +610,10 @@ def test_udp_is_not_merged_if_the_kernel_refuses_it(
     ]
     packets = [*FLOWS[0], *chained(udp), *FLOWS[1], MARKER]
     for i in range(3):
-        one.send(packets)
+        _, refused = without_super_frames(
+            GSO_UDP_L4, partial(one.send, packets)
+        )
+        assert (refused > 0) == (i == 0)
         got = until_marker(end)
         # At first, the TCP frames behind the refused one are sent plain, too.
         assert len(got) == (1 + 16 + 3 if i == 0 else 1 + 16 + 1)
@@ -629,10 +657,10 @@ def test_frame_that_fails_behind_a_refused_super_frame_still_fails(
     pair: Veth, end: RawSocket, stack: ExitStack
 ) -> None:
     one = OneWay(stack, pair.b)
-    one.change_sending(before_6_2)
     udp, tcp = flow(KINDS["udp4"], 4), flow(TCP, 2)
     short = tcp[0][:13]
-    one.send([*udp[:2], short, *udp[2:], short, *tcp, MARKER])
+    packets = [*udp[:2], short, *udp[2:], short, *tcp, MARKER]
+    without_super_frames(GSO_UDP_L4, partial(one.send, packets))
     same_frames(until_marker(end).tolist(), udp + tcp)
     assert one.dropped == {"malformed": 2}
     assert one.direction.sent == 7
