@@ -52,7 +52,8 @@ Statistics and the summary go to standard error. For each direction:
                  before the bridge could receive them
     frames/call  average number of frames received by one system call
 
-The summary gives these reasons for dropped frames:
+The summary counts frames sent as they were before they were merged. It gives
+these reasons for dropped frames:
 
     queue full      the output queue was full for 50 ms
     too long        longer than the output, or the bridge, allows
