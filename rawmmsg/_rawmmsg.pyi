@@ -295,9 +295,10 @@ class PacketBatch:
         The rules are those of the kernel's GRO (net/core/gro.c), except that
         checksums must be exactly those that segment_into() writes, and that IP
         options and extension headers may be there if they are equal. Frames
-        with more than 7 tags, which the kernel cannot cut, and frames that are
-        still on the way along a source route are copied. A super-frame has at
-        most 65,535 bytes, and never more than the frame of `target`.
+        with more than 7 tags, which the kernel cannot cut, are copied, and so
+        are frames that have not reached the end of their source route. A
+        super-frame has at most 65,535 bytes, and never more than the frame of
+        `target`.
         """
 
     # The columns. Each has `capacity` entries, of which the first len(batch)
@@ -398,7 +399,8 @@ class PacketBatch:
         """Column of format "H": a hint at how many bytes of headers each
         super-frame begins with. Writable.
 
-        It may be wrong. The kernel writes the length of the first piece of its
+        It is exact in a super-frame that merge_into() has made. Otherwise it
+        may be wrong. The kernel writes the length of the first piece of its
         own buffer, which can include payload (include/linux/virtio_net.h:
         virtio_net_hdr_from_skb()), and a virtual machine may write anything.
         Take the length from the headers themselves, as in `gso_sizes`.

@@ -49,11 +49,12 @@ class Work(abc.ABC):
                 raise GroundTruthError(f"frame {i} has wrong checksums")
 
     def time(self, times: int) -> int:
-        """Runs and checks; returns the nanoseconds that it took."""
+        """Runs and checks; returns the nanoseconds of CPU time that it took.
+        As nothing waits here, the rest is the work of other programs."""
         self.begin()
-        begin = time.perf_counter_ns()
+        begin = time.thread_time_ns()
         self.run(times)
-        taken = time.perf_counter_ns() - begin
+        taken = time.thread_time_ns() - begin
         self.check()
         return taken
 

@@ -67,9 +67,10 @@ def _joined(found: Sequence[Table]) -> str:
             notes = " ".join(tables.footnotes(table))
             heading.append(f"**{table.title}**<br>`{table.key}`<br>{notes}")
             for name, figure, ratio, to, *more in tables.cells(table):
-                parts = [figure, ratio and f"{ratio} of {to}", *more]
                 row = rows.setdefault(name, [""] * width)
-                row[at] = "<br>".join(filter(None, parts))
+                # A comparison has the name and the figure of its contender.
+                parts = [row[at] or figure, ratio and f"{ratio} of {to}"]
+                row[at] = "<br>".join(filter(None, [*parts, *more]))
         heading += [""] * (width + 1 - len(heading))
         lines += [heading, *([name, *row] for name, row in rows.items())]
     return tables.markdown(lines) if lines else ""

@@ -52,8 +52,9 @@ Statistics and the summary go to standard error. For each direction:
                  before the bridge could receive them
     frames/call  average number of frames received by one system call
 
-The summary counts frames sent as they were before they were merged. It gives
-these reasons for dropped frames:
+The summary counts frames as they were received. "more frames by segmentation"
+came from super-frames that were cut. "merged into" says how many frames were
+left after merging. These are the reasons for dropped frames:
 
     queue full      the output queue was full for 50 ms
     too long        longer than the output, or the bridge, allows
@@ -191,7 +192,9 @@ def _number(
 def _protocols(text: str) -> frozenset[str]:
     names = text.split(",")
     if sorted(names) not in (["tcp"], ["tcp", "udp"]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not tcp or tcp,udp")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a valid choice: use tcp, tcp,udp or --no-merge"
+        )
     return frozenset(names)
 
 

@@ -16,6 +16,9 @@ too slow for it.
 # full queues, and send_loads() joins the two:
 #
 #     wait until the next frame is due  ->  send, in one call, all that are due
+#
+# A MergingSender merges the frames of such a call. Everything else still
+# counts frames.
 
 from .sending import SendResult, StopEvent, send
 

@@ -14,6 +14,8 @@ from support.child import tool
 
 from bench.capture import measure as capture
 from bench.capture.sides import Flood, Place, Receipt, Receiver
+from bench.checksums import sides as checksums
+from bench.checksums.frames import Maker
 from bench.lab import cpus, far_side
 from bench.lab.contender import (
     Contender,
@@ -23,6 +25,7 @@ from bench.lab.contender import (
 )
 from bench.lab.far_side import FarSide
 from bench.lab.link import Ends, Frames, Link
+from bench.lab.packets import SCTP, TCP, UDP
 from bench.latency import measure as latency
 from bench.latency import sides as latency_sides
 from bench.send import measure as send
@@ -341,3 +344,43 @@ def test_receive_buffer_that_is_too_small_is_named(
     place = stack.enter_context(superframes.Place(batch=100_000))
     with pytest.raises(UnavailableError, match=r"net\.core\.rmem_max="):
         place.sockets(SUPER)
+
+
+# Checksums
+
+
+class Changed(checksums.Computing):
+    """Computes, and then changes a byte."""
+
+    byte: ClassVar[int | None] = None
+
+    def run(self, times: int) -> None:
+        super().run(times)
+        if self.byte is not None:
+            self.frames.out_views[-1][self.byte] ^= 1
+
+
+@pytest.mark.parametrize("protocol", [UDP, TCP, SCTP])
+@pytest.mark.parametrize("size", [64, 1500])
+def test_checksum_that_is_not_right_is_found(
+    monkeypatch: pytest.MonkeyPatch, protocol: int, size: int
+) -> None:
+    changed = Changed(checksums.Place(Maker(protocol, size), 3))
+    assert changed.time(2) > 0
+    for byte in (24, 44, size - 1):
+        monkeypatch.setattr(Changed, "byte", byte)
+        with pytest.raises(GroundTruthError, match="frame 2"):
+            changed.time(1)
+
+
+def test_checksums_that_were_not_computed_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tool("gcc")
+    place = checksums.Place(Maker(UDP, 64), 3)
+    for make in (checksums.Computing, checksums.Native, checksums.Verifying):
+        work = make(place)
+        assert work.time(1) > 0
+        monkeypatch.setattr(work, "run", lambda _: None)
+        with pytest.raises(GroundTruthError):
+            work.time(1)

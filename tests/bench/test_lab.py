@@ -416,6 +416,20 @@ def test_report_says_what_run_it_is_of(run: Run, tmp_path: Path) -> None:
         assert words in text
 
 
+def test_report_shows_every_ratio_of_a_contender() -> None:
+    figure, twice, thrice = (Spread(n, n, n) for n in (12.0, 2.0, 3.0))
+    rows = (
+        Row("a", figure, 1, "b", twice, at_least=1),
+        Row("a", figure, 1, "c", thrice, at_least=4),
+    )
+    section = Section([Table("k", "A title", "Mpps", rows)])
+    text = document.report(Run("full", sections={"s": section}))
+    assert (
+        "| a | 12.0 (12.0-12.0)<br>2.000 (2.000-2.000) of b<br>≥ 1: holds<br>"
+        "3.000 (3.000-3.000) of c<br>≥ 4: does not hold |"
+    ) in text
+
+
 def test_plots_have_their_text_as_text(run: Run) -> None:
     plots = dict(charts.plots(run))
     assert list(plots) == ["loop.svg", "send.svg"]

@@ -285,7 +285,7 @@ def test_protocol_that_cannot_be_merged_is_an_error(
     with Running(pair.a, pair.b, "--merge", words) as bridge:
         outcome = bridge.outcome()
     assert outcome.code == 2
-    assert f"--merge: {words!r} is not tcp or tcp,udp\n" in outcome.text
+    assert f"--merge: {words!r} is not a valid choice: use tcp" in outcome.text
 
 
 # One direction of a bridge, step by step

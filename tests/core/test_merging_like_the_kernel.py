@@ -350,6 +350,7 @@ def by_us(frames: list[Frame]) -> list[Made]:
     done = batch.merge_into(target, flows=FLOWS, keep_ids=False, segments=64)
     assert done == len(frames)
     assert known.read(target), "merge_into() has lost a frame"
+    assert max(len(one.data) for one in known.made) <= LIMIT
     return known.made
 
 
