@@ -52,6 +52,7 @@ from rawmmsg import (
 )
 from rawmmsg.bridge.batches import make_stacks
 from rawmmsg.bridge.direction import Direction
+from rawmmsg.bridge.drops import Mark
 from rawmmsg.bridge.merging import Merging
 from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.bridge.sending import PAUSES
@@ -677,6 +678,8 @@ def test_frames_are_counted_whatever_the_kernel_refuses(
 
     def send(sock: RawSocket, batch: PacketBatch, at: int) -> int:
         types = getattr(batch, "gso_types", [0] * len(batch))
+        if types[at] >= min(Mark):
+            return sock.sendmmsg(batch, at)  # raises ValueError
         if draw.random() < 0.4:
             number = draw.choice([errno.ENOBUFS] * 8 + [errno.EMSGSIZE])
             raise OSError(number, os.strerror(number))
