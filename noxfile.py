@@ -358,11 +358,17 @@ def sanitizers(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Fuzzes the offload code with libFuzzer for 60 seconds."""
+    """Fuzzes the offload code with libFuzzer for 60 seconds, and merges random
+    frames."""
     copy = tree(session)
     install(session, str(copy))
-    options = session.posargs or ("--seconds", "60")
+    # Two programs, each for that time.
+    options = session.posargs or ("--seconds", "30")
     session.run("python", str(copy / "tests/fuzz/offload.py"), *options)
+    if not session.posargs:
+        # It prints how to repeat what fails.
+        batches = ("--frames", "2000000", "--seed", str(int(time())))
+        session.run("python", str(copy / "tests/fuzz/merging.py"), *batches)
 
 
 @nox.session(python="3.11")
@@ -495,6 +501,7 @@ LAYOUT = tuple(
     for subject in (
         *("adoption", "batch_arrays", "batches", "buffers", "checksums"),
         *("columns", "constants", "datagram_addresses", "filters"),
+        *("merging", "merging_random", "merging_refused"),
         *("offload_headers", "segmentation", "segmentation_refused"),
     )
 )
