@@ -366,12 +366,18 @@ def sanitizers(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Fuzzes the offload code and filters with libFuzzer for 60 seconds."""
+    """Fuzzes the offload code and filters with libFuzzer for 90 seconds, and
+    merges random frames."""
     copy = tree(session)
     install(session, str(copy))
-    options = session.posargs or ("--seconds", "60")
+    # Three programs, each for that time.
+    options = session.posargs or ("--seconds", "30")
     for script in ("offload.py", "filter.py"):
         session.run("python", str(copy / "tests/fuzz" / script), *options)
+    if not session.posargs:
+        # It prints how to repeat what fails.
+        batches = ("--frames", "2000000", "--seed", str(int(time())))
+        session.run("python", str(copy / "tests/fuzz/merging.py"), *batches)
 
 
 @nox.session(python="3.11")
@@ -504,6 +510,7 @@ LAYOUT = tuple(
     for subject in (
         *("adoption", "batch_arrays", "batches", "buffers", "checksums"),
         *("columns", "constants", "datagram_addresses", "filters"),
+        *("merging", "merging_random", "merging_refused"),
         *("offload_headers", "segmentation", "segmentation_refused"),
     )
 )

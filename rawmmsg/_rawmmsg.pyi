@@ -196,8 +196,9 @@ class PacketBatch:
         checksum that is missing in a tunnel stays missing.
 
         Raises ValueError if the headers of an IPv4 or IPv6 frame are
-        malformed, or if one of `lengths` was set beyond its frame: the error
-        names the frame, and the frames before it are complete.
+        malformed, if its offload header does not fit it, or if one of
+        `lengths` was set beyond its frame: the error names the frame, and the
+        frames before it are complete.
         """
 
     def verify_checksums(self) -> memoryview:

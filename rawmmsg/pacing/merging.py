@@ -28,6 +28,7 @@ class Merger:
     def __init__(self) -> None:
         self.max_length = 0
         self.udp = True
+        self._load: Load | None = None  # for which there is room
         self._scratch = PacketBatch(1, 1)  # until the first load is known
 
     def merge(self, load: Load, first: int, last: int) -> Merged:
@@ -64,10 +65,12 @@ class Merger:
     def _room_for(self, load: Load) -> PacketBatch:
         """Returns a batch that holds super-frames, and every frame of the
         load."""
-        source = load.batch
-        longest = source.frame_size or max(source.lengths[: load.frames])
-        if longest > (self._scratch.frame_size or 0):
-            self._scratch = PacketBatch(_ROWS, max(_LONGEST, longest))
+        if load is not self._load:
+            self._load = load
+            source = load.batch
+            longest = source.frame_size or max(source.lengths[: load.frames])
+            if longest > (self._scratch.frame_size or 0):
+                self._scratch = PacketBatch(_ROWS, max(_LONGEST, longest))
         return self._scratch
 
 

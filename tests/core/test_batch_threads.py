@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import numpy
@@ -225,7 +226,9 @@ def bad_length(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-def outcomes(function: Callable[[], Any]) -> Iterator[Any]:
+def outcomes(
+    function: Callable[[], Any], reason: str = "bytes of the frame"
+) -> Iterator[Any]:
     """Yields the results of the function, except when it refuses the length,
     until it has done both."""
     deadline = time.monotonic() + WAIT
@@ -237,7 +240,7 @@ def outcomes(function: Callable[[], Any]) -> Iterator[Any]:
         try:
             result = function()
         except ValueError as error:
-            assert "bytes of the frame" in str(error)
+            assert reason in str(error)
             refused += 1
         else:
             taken += 1
@@ -269,6 +272,17 @@ def test_length_written_during_indexing_never_reaches_beyond_the_frame(
     with flipping_length(batch, 60, bad_length):
         for view in outcomes(lambda: batch[0]):
             assert view == b"\x01" * 60
+
+
+@pytest.mark.parametrize("method", ["segment_into", "merge_into"])
+def test_length_written_during_a_conversion_never_reaches_beyond_the_frame(
+    busy_threads: None, method: str, bad_length: int
+) -> None:
+    batch, target = neighbours(), PacketBatch(1)
+    convert = partial(getattr(batch, method), target)
+    with flipping_length(batch, 60, bad_length):
+        for _ in outcomes(convert, "more than the frame holds"):
+            assert target.tolist() == [b"\x01" * 60]
 
 
 @pytest.mark.parametrize("method", ["sendmmsg", "sendmmsg_all"])

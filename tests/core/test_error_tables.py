@@ -525,6 +525,14 @@ def _(lab: Lab) -> None:
     PacketBatch(frame_size=100).append(bytes(101))
 
 
+@probe("ValueError", "compute_checksums()")
+def _(lab: Lab) -> None:
+    batch = PacketBatch(1)
+    batch.append(Datagram(bytes(20)).build()[:-1])
+    assert batch.verify_checksums().tolist() == [rawmmsg.CHECKSUM_NONE]
+    batch.compute_checksums()
+
+
 @probe("ValueError", "segment_into(), merge_into()")
 def _(lab: Lab) -> None:
     batch = PacketBatch()

@@ -133,6 +133,41 @@ def test_length_of_a_sequence_must_be_valid(sock: RawSocket) -> None:
             sock.sendmmsg_all(packets)
 
 
+class HostileNumber:
+    """A number or a truth value that runs code of the caller."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self.action = action
+
+    def __index__(self) -> int:
+        self.action()
+        return 1
+
+    def __bool__(self) -> bool:
+        self.action()
+        return True
+
+
+@pytest.mark.parametrize(
+    "name", ["start", "flows", "segments", "max_length", "keep_ids", "udp"]
+)
+def test_argument_may_use_the_batches_that_are_merged(name: str) -> None:
+    """The call uses what they hold after that."""
+    source, target = PacketBatch(4, 64), PacketBatch(4, 64)
+    source.append(b"old")
+
+    def act() -> None:
+        source.clear()
+        source.extend([b"one", b"two"])
+        target.append(b"target")
+        source.merge_into(target)
+
+    merge: Any = source.merge_into
+    assert merge(target, **{name: HostileNumber(act)}) == 2
+    wanted = [b"two"] if name == "start" else [b"one", b"two"]
+    assert target.tolist() == wanted
+
+
 if sys.version_info >= (3, 12):
 
     def test_buffer_may_use_the_batch_that_it_is_appended_to() -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from support import FREE_THREADED
-from support.datagrams import Datagram
+from support.datagrams import KINDS, Datagram
+from support.flows import numbered_flow
 from support.frames import LOCAL_EXPERIMENTAL, datagram_pair
 from support.programs import accept
 
@@ -256,6 +257,31 @@ def filters_over_packets() -> None:
         program.matches(64)  # type: ignore[arg-type]
     with refused(ValueError):
         bpf.Program(bytes(8))
+
+
+def merging() -> None:
+    """Between batches of both kinds, and with what is refused."""
+    flow = [one.build() for one in numbered_flow(KINDS["udp4"], [50] * 4)]
+    source, target = PacketBatch(4, 128), PacketBatch(2, 512)
+    scattered = PacketBatch(buffers=[bytearray(512), bytearray(60)])
+    source.extend(flow)
+    assert source.merge_into(target, flows=256, keep_ids=False) == 4
+    assert source.merge_into(scattered, 1, segments=2, max_length=900) == 3
+    assert target.segment_into(source) == (1, 0)
+    assert source.compute_checksums() == 4
+    assert source.verify_checksums().nbytes == 4
+    with refused(ValueError):
+        source.merge_into(target, 5)
+    with refused(ValueError):
+        source.merge_into(target, flows=0)
+    with refused(ValueError):
+        source.merge_into(PacketBatch(1, 60))
+    with refused(TypeError):
+        source.merge_into(target, max_length="1")  # type: ignore[arg-type]
+    with refused(TypeError):
+        source.merge_into(None)  # type: ignore[arg-type]
+    with refused(BufferError):
+        source.merge_into(source)
 
 
 def module_made_again() -> None:

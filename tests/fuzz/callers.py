@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from arguments import HEADERS, SIZES, Arguments, Disturbance, World
 from support.datagrams import ACK, TCP, UDP, Datagram, add
+from support.flows import numbered_flow
 from support.frames import LOCAL_EXPERIMENTAL
 
 from rawmmsg import (
@@ -44,7 +45,7 @@ COLUMNS: Final = (
 )
 
 # The calls. Each argument is the name of the method of Caller that makes it.
-# "?" may be left out; "name=" is given by name.
+# "?" may be left out; "name=" may be given by name, "name==" must be.
 SOCKET_CALLS: Final = {
     "recvmmsg_into": ("batch",),
     "sendmmsg": (
@@ -88,6 +89,10 @@ BATCH_CALLS: Final = {
     "compute_checksums": (),
     "verify_checksums": (),
     "segment_into": ("batch", "start=number?", "segment=number?"),
+    "merge_into": (
+        *("batch", "start=number?", "flows==number?", "keep_ids==flag?"),
+        *("segments==number?", "max_length==size?", "udp==flag?"),
+    ),
     "__getitem__": ("number",),
     "__len__": (),
     "__repr__": (),
@@ -103,6 +108,7 @@ STEPS: Final = {
     "write_column": 8,
     "write_frames": 4,
     "fill": 6,
+    "fill_to_merge": 6,
     "resize": 4,
     "new_batch": 4,
     "new_socket": 6,
@@ -164,13 +170,14 @@ class Caller(Arguments):
         kwargs: dict[str, Any] = {}
         for name in names:
             keyword, _, maker = name.rpartition("=")
+            by_name = keyword.endswith("=")
             if maker.endswith("?") and self.chance(2):
                 break
             make = getattr(self, maker.rstrip("?"))
             # None would be a call that waits for ever.
             value = make() if name == "timeout" else self.maybe_wrong(make)
-            if keyword and self.chance(2):
-                kwargs[keyword] = value
+            if keyword and (by_name or self.chance(2)):
+                kwargs[keyword.rstrip("=")] = value
             elif maker == "option" and isinstance(value, tuple):
                 args.extend(value)
             elif not kwargs:
@@ -363,6 +370,22 @@ class Caller(Arguments):
                 flags=self.random.choice((ACK, 0xFF)),
             )
             self.call(add, batch, datagram, self.random.choice((0, 8, 1000)))
+
+    def fill_to_merge(self) -> None:
+        """Makes frames for merge_into(), and merges them."""
+        batch, target = self.batch(), self.batch()
+        first = Datagram(
+            protocol=self.random.choice((TCP, UDP)),
+            version=self.random.choice((4, 6)),
+        )
+        sizes = [self.random.choice((1, 40, 1000))] * self.random.randrange(9)
+        self.call(batch.clear)
+        for one in numbered_flow(first, sizes):
+            if self.chance(2):
+                self.call(add, batch, one)
+            else:
+                self.call(batch.append, one.build())
+        self.call(batch.merge_into, target)
 
     def resize(self) -> None:
         """Resizes memory that may be in use."""

@@ -349,13 +349,17 @@ tune_flow(struct choices *c, struct flow *f)
 }
 
 /* Chooses the payload so that some frames fill the longest super-frame that is
-   allowed, or are one byte longer. */
+   allowed, or are one byte longer; or so that each frame is longer. */
 static void
 fill_up(struct choices *c, struct flow *f)
 {
     static struct frame w;
     size_t total = MAX_SUPER_FRAME + choose(c, 2), n = 1 + choose(c, 64);
 
+    if (one_in(c, 4)) {
+        n = 1;
+        total = MAX_SUPER_FRAME + choose(c, 15);
+    }
     write_frame(&w, f, 0);
     total -= w.payload;
     while (total % n > 0) {

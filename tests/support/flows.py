@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from rawmmsg import SUPER_FRAME, PacketBatch
+from rawmmsg import GSO_NONE, GSO_UDP_L4, SUPER_FRAME, PacketBatch
 from support.datagrams import (
     CHECKSUM_OFFSETS,
     TCP,
@@ -15,21 +15,16 @@ from support.datagrams import (
     checksum,
     data,
 )
-from support.merging import held
 
 IP: Final = 14
 """Where the IP header begins in a frame without tags."""
 
 
-def numbered_flow(
-    first: Datagram, sizes: Sequence[int], start: int = 0
-) -> list[Datagram]:
-    """Consecutive datagrams of a flow, with these sizes of payload, from
-    number `start` on if all before have the first size."""
+def numbered_flow(first: Datagram, sizes: Sequence[int]) -> list[Datagram]:
+    """Consecutive datagrams of a flow, with these sizes of payload."""
     made: list[Datagram] = []
-    sent = start * sizes[0]
-    content = data(sent + sum(sizes))
-    for number, size in enumerate(sizes, start):
+    content, sent = data(sum(sizes)), 0
+    for number, size in enumerate(sizes):
         made.append(
             replace(
                 first,
@@ -92,6 +87,17 @@ def batch_with(frames: Sequence[bytes]) -> PacketBatch:
 
 def large_target(capacity: int = 64) -> PacketBatch:
     return PacketBatch(capacity, SUPER_FRAME)
+
+
+def held(batch: PacketBatch, i: int) -> int:
+    """How many frames a piece holds."""
+    if batch.gso_types[i] == GSO_NONE:
+        return 1
+    start = batch.checksum_starts[i]
+    is_udp = batch.gso_types[i] == GSO_UDP_L4
+    size = 8 if is_udp else 4 * (batch[i][start + 12] >> 4)
+    payload = batch.lengths[i] - start - size
+    return -(-payload // batch.gso_sizes[i])
 
 
 def pieces(batch: PacketBatch) -> list[int]:

@@ -6,14 +6,13 @@ from typing import Final, Self
 import pytest
 
 from rawmmsg import (
-    GSO_NONE,
-    GSO_UDP_L4,
     SUPER_FRAME,
     PacketBatch,
     RawSocket,
 )
 from support import WAIT
 from support.datagrams import UDP, Datagram
+from support.flows import held
 from support.pacing import arrived
 
 UDP4: Final = Datagram(protocol=UDP)
@@ -63,17 +62,6 @@ class Far:
         self._sock.setblocking(False)
         with pytest.raises(BlockingIOError):
             self._sock.recvmmsg_into(batch)
-
-
-def held(batch: PacketBatch, i: int) -> int:
-    """How many frames a piece holds."""
-    if batch.gso_types[i] == GSO_NONE:
-        return 1
-    start = batch.checksum_starts[i]
-    is_udp = batch.gso_types[i] == GSO_UDP_L4
-    size = 8 if is_udp else 4 * (batch[i][start + 12] >> 4)
-    payload = batch.lengths[i] - start - size
-    return -(-payload // batch.gso_sizes[i])
 
 
 class Counted:
