@@ -32,13 +32,17 @@ struct flow {
     int version;
     uint8_t protocol;
     uint8_t mac;
-    uint16_t tags[4]; /* the TPIDs */
+    uint16_t tags[9]; /* the TPIDs */
     size_t tag_count;
     uint8_t host; /* the last byte of its source address */
     uint8_t port; /* of the source */
     size_t options;
     uint8_t extensions[4]; /* types */
     size_t extension_count;
+    uint8_t route;      /* the type of an IPv4 option, or 0; the type of the
+                           routing headers of IPv6 */
+    uint8_t route_left; /* what is left of the route */
+    bool route_known;   /* the routing headers have an address */
     size_t tcp_options;
     uint8_t tos;
     uint8_t ttl;
@@ -115,14 +119,21 @@ choose_extensions(struct choices *c, struct flow *f)
 {
     static const uint8_t types[] = {0, 43, 60, 60};
 
+    static const uint8_t routes[] = {131, 137, 7, 0};
+
     if (f->version == 4) {
         f->options = one_in(c, 4) ? 4 * (1 + choose(c, 10)) : 0;
+        f->route = f->options >= 8 && one_in(c, 3) ? routes[choose(c, 4)] : 0;
+        f->route_left = (uint8_t)choose(c, 2);
     }
     else if (one_in(c, 4)) {
         f->extension_count = 1 + choose(c, 3);
         for (size_t i = 0; i < f->extension_count; i++) {
             f->extensions[i] = types[choose(c, 4)];
         }
+        f->route = (uint8_t)choose(c, 5);
+        f->route_left = (uint8_t)choose(c, 2);
+        f->route_known = choose(c, 2);
     }
 }
 
@@ -136,7 +147,9 @@ choose_flow(struct choices *c, uint8_t number)
 
     f.protocol = choose(c, 2) ? UDP : TCP;
     f.version = choose(c, 2) ? 6 : 4;
-    f.tag_count = one_in(c, 3) ? choose(c, 4) : 0;
+    f.tag_count = one_in(c, 3)    ? choose(c, 4)
+                  : one_in(c, 20) ? 7 + choose(c, 3)
+                                  : 0;
     for (i = 0; i < f.tag_count; i++) {
         f.tags[i] = choose(c, 2) ? 0x88a8 : 0x8100;
     }
@@ -219,7 +232,7 @@ put_link(struct frame *w, const struct flow *f)
 static void
 put_ipv4(struct frame *w, const struct flow *f)
 {
-    uint8_t ip[20] = {0};
+    uint8_t ip[20] = {0}, *options;
 
     ip[0] = (uint8_t)(0x40 | (20 + f->options) / 4);
     ip[1] = f->tos;
@@ -233,6 +246,12 @@ put_ipv4(struct frame *w, const struct flow *f)
     memcpy(ip + 16, "\12\1\1\2", 4);
     put(w, ip, 20);
     put_many(w, f->filler, f->options);
+    if (f->route > 0) {
+        options = w->bytes + w->length - f->options;
+        options[0] = f->route;
+        options[1] = 7;
+        options[2] = f->route_left > 0 ? 4 : 8;
+    }
 }
 
 static void
@@ -249,13 +268,15 @@ put_ipv6(struct frame *w, const struct flow *f)
     ip[39] = 2;
     put(w, ip, 40);
     for (i = 0; i < n; i++) {
+        bool is_route = f->extensions[i] == 43;
+
         extension[0] = i + 1 < n ? f->extensions[i + 1] : f->protocol;
-        /* A routing header: a route that is used up, or an unknown one. */
-        if (f->extensions[i] == 43) {
-            extension[3] = f->label == 0 ? 0 : 4;
-        }
+        extension[1] = is_route && f->route_known ? 2 : 0;
+        extension[2] = is_route ? f->route : 1;
+        extension[3] = is_route ? f->route_left : 4;
         extension[7] = f->filler;
         put(w, extension, 8);
+        put_many(w, f->filler, extension[1] * 8u);
     }
 }
 
@@ -378,7 +399,7 @@ change_fields(struct choices *c, struct flow *f)
     static const uint8_t bits[] = {0x01, 0x02, 0x04, 0x08,
                                    0x20, 0x40, 0x80, 0x09};
 
-    switch (choose(c, 28)) {
+    switch (choose(c, 29)) {
     case 0:
         f->flags |= 0x08;
         break;
@@ -434,7 +455,7 @@ change_fields(struct choices *c, struct flow *f)
         f->mac++;
         break;
     case 18:
-        f->tag_count = (f->tag_count + 1 + choose(c, 3)) % 4;
+        f->tag_count = (f->tag_count + 1 + choose(c, 3)) % 9;
         break;
     case 19:
         f->tags[0] ^= 0x8100 ^ 0x88a8;
@@ -459,6 +480,9 @@ change_fields(struct choices *c, struct flow *f)
         break;
     case 26:
         f->flags ^= (uint8_t)next_byte(c);
+        break;
+    case 27:
+        f->route_left ^= 1;
         break;
     default:
         f->extension_count = (f->extension_count + 1) % 4;
