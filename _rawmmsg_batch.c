@@ -1458,7 +1458,7 @@ merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
     if (check_target(from, to) < 0 || check_start(start, count) < 0) {
         return -1;
     }
-    m->memory = PyMem_RawMalloc(merging_memory(m->flows));
+    m->memory = PyMem_Malloc(merging_memory(m->flows));
     if (m->memory == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -1470,7 +1470,7 @@ merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
     Py_BEGIN_ALLOW_THREADS
     merge_frames(m);
     Py_END_ALLOW_THREADS
-    PyMem_RawFree(m->memory);
+    PyMem_Free(m->memory);
     set_held(to, (Py_ssize_t)m->written, FILLED);
     if (m->reason != NULL && m->written == 0) {
         return raise_bad_frame(start, m->reason);

@@ -1098,8 +1098,8 @@ apply_header(struct packet *p, struct offload_header *h, unsigned char *frame,
         return reason != NULL ? reason : check_kind(&p->f, h, p->protocol);
     }
     if ((h->flags & VNET_NEEDS_CSUM)
-        && (p->checksum == 0 || h->checksum_start != p->f.transport
-            || h->checksum_offset != p->checksum - p->f.transport)) {
+        && (h->checksum_start != p->f.transport
+            || p->f.transport + h->checksum_offset != p->checksum)) {
         return complete_checksum(h, frame, length);
     }
     return NULL;

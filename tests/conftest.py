@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,20 @@ def far(pair: Veth) -> Iterator[RawSocket]:
     `pair.b`."""
     with RawSocket(pair.a, ignore_outgoing=True) as sock:
         yield sock
+
+
+@pytest.fixture
+def end(pair: Veth) -> Iterator[RawSocket]:
+    """The same, but it sees super-frames in one piece."""
+    with RawSocket(pair.a, ignore_outgoing=True, vnet_hdr=True) as sock:
+        yield sock
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closes what it was given when the test ends."""
+    with ExitStack() as made:
+        yield made
 
 
 @pytest.fixture

@@ -51,9 +51,9 @@ def _outgoing_for(
 ) -> Outgoing:
     """Frames are cut into segments if only the source has offload headers,
     and merged if only the sink has."""
-    if source.sock.vnet_hdr and not sink.sock.vnet_hdr:
-        return Segmented(sink)
-    if merging is not None and sink.sock.vnet_hdr and not source.sock.vnet_hdr:
+    if source.sock.vnet_hdr:
+        return Unchanged(sink) if sink.sock.vnet_hdr else Segmented(sink)
+    if merging is not None and sink.takes_super_frames:
         return Merged(sink, merging)
     return Unchanged(sink)
 

@@ -314,6 +314,7 @@ ROUTES4 = {
     "strict": (route4(137, FINAL4), FINAL4),
     "long": (route4(131, bytes(4), bytes(4), FINAL4), FINAL4),
     "partly used": (route4(131, bytes(4), FINAL4, pointer=8), FINAL4),
+    "almost used up": (route4(131, FINAL4, pointer=7), FINAL4),
     "used up": (route4(131, FINAL4, pointer=8), b""),
     "used up, long": (route4(131, bytes(4), FINAL4, pointer=12), b""),
     "behind another": (b"\x07\x07\x04" + bytes(5) + route4(131, FINAL4), b""),
@@ -476,6 +477,29 @@ def test_checksum_of_another_protocol_is_completed() -> None:
     assert batch.compute_checksums() == 2
     assert batch.tolist() == [completed] * 2
     assert batch.vnet_flags[1] == 0
+
+
+def test_checksum_at_another_place_is_completed_first() -> None:
+    """Wherever the offload header says that it is."""
+    one = Datagram(data(60))
+    batch = PacketBatch(2)
+    for i in range(2):
+        batch.append(overwritten(one, 1))
+        write_header(
+            batch,
+            i,
+            vnet_flags=VNET_NEEDS_CSUM,
+            checksum_starts=one.transport_offset,
+            checksum_offsets=30,
+        )
+    batch.set_count(1)
+    batch.complete_checksums()
+    batch.compute_checksums()
+    expected = batch.tolist()[0]
+    assert expected != one.build()
+    batch.set_count(2)
+    assert batch.compute_checksums() == 2
+    assert batch.tolist() == [expected] * 2
 
 
 @pytest.mark.parametrize("protocol", [TCP, UDP])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..._rawmmsg import PacketBatch, RawSocket
+from ...constants import PACKET_QDISC_BYPASS, SOL_PACKET
 
 __all__ = ["Port", "PortClosed", "PortError"]
 
@@ -57,6 +58,15 @@ class Port(ABC):
     @property
     def is_interface(self) -> bool:
         return self.sock.family == socket.AF_PACKET
+
+    @property
+    def takes_super_frames(self) -> bool:
+        """Whether the port takes super-frames. If its socket bypasses the
+        queueing discipline, the kernel drops those that the device cannot cut
+        (net/core/dev.c:__dev_direct_xmit())."""
+        return bool(self.sock.vnet_hdr) and not self.sock.getsockopt(
+            SOL_PACKET, PACKET_QDISC_BYPASS
+        )
 
     @property
     def has_end(self) -> bool:
