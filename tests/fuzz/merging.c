@@ -391,15 +391,13 @@ fill_up(struct choices *c, struct flow *f)
 
 /* ---- What is unusual about a frame -------------------------------------- */
 
-/* Changes fields, before the frame is written: lengths and checksums of the
-   frame will be right. */
 static void
-change_fields(struct choices *c, struct flow *f)
+change_tcp(struct choices *c, struct flow *f)
 {
     static const uint8_t bits[] = {0x01, 0x02, 0x04, 0x08,
                                    0x20, 0x40, 0x80, 0x09};
 
-    switch (choose(c, 29)) {
+    switch (choose(c, 9)) {
     case 0:
         f->flags |= 0x08;
         break;
@@ -407,85 +405,114 @@ change_fields(struct choices *c, struct flow *f)
         f->flags ^= bits[choose(c, 8)];
         break;
     case 2:
-        f->size = 1 + choose(c, (unsigned)f->size + 1);
-        break;
-    case 3:
-        f->size += 1 + choose(c, 2);
-        break;
-    case 4:
-        f->size = 0;
-        break;
-    case 5:
-        f->id += (uint16_t)(1 + choose(c, 3));
-        break;
-    case 6:
-        f->id -= (uint16_t)(1 + choose(c, 2));
-        break;
-    case 7:
         f->sequence += 1 + choose(c, 300);
         break;
-    case 8:
+    case 3:
         f->sequence -= (uint32_t)f->size;
         break;
-    case 9:
-        f->tos ^= (uint8_t)(1 + choose(c, 3));
-        break;
-    case 10:
-        f->tos ^= (uint8_t)(4 << choose(c, 6));
-        break;
-    case 11:
-        f->ttl--;
-        break;
-    case 12:
-        f->label ^= 1u << choose(c, 20);
-        break;
-    case 13:
+    case 4:
         f->ack++;
         break;
-    case 14:
+    case 5:
         f->window++;
         break;
-    case 15:
+    case 6:
         f->low ^= (uint8_t)(1 << choose(c, 4));
         break;
-    case 16:
-        f->filler ^= 1;
-        break;
-    case 17:
-        f->mac++;
-        break;
-    case 18:
-        f->tag_count = (f->tag_count + 1 + choose(c, 3)) % 9;
-        break;
-    case 19:
-        f->tags[0] ^= 0x8100 ^ 0x88a8;
-        break;
-    case 20:
-        f->fragment ^= (uint16_t)(0x2000 << choose(c, 3));
-        break;
-    case 21:
-        f->fragment += (uint16_t)(1 + choose(c, 100));
-        break;
-    case 22:
-        f->port ^= 1;
-        break;
-    case 23:
+    case 7:
         f->tcp_options = (f->tcp_options + 4) % 44;
         break;
-    case 24:
+    default:
+        f->flags ^= (uint8_t)next_byte(c);
+    }
+}
+
+static void
+change_ip(struct choices *c, struct flow *f)
+{
+    switch (choose(c, 11)) {
+    case 0:
+        f->id += (uint16_t)(1 + choose(c, 3));
+        break;
+    case 1:
+        f->id -= (uint16_t)(1 + choose(c, 2));
+        break;
+    case 2:
+        f->tos ^= (uint8_t)(1 + choose(c, 3));
+        break;
+    case 3:
+        f->tos ^= (uint8_t)(4 << choose(c, 6));
+        break;
+    case 4:
+        f->ttl--;
+        break;
+    case 5:
+        f->label ^= 1u << choose(c, 20);
+        break;
+    case 6:
+        f->fragment ^= (uint16_t)(0x2000 << choose(c, 3));
+        break;
+    case 7:
+        f->fragment += (uint16_t)(1 + choose(c, 100));
+        break;
+    case 8:
         f->options = (f->options + 4) % 44;
         break;
-    case 25:
-        f->protocol = TCP + UDP - f->protocol;
-        break;
-    case 26:
-        f->flags ^= (uint8_t)next_byte(c);
-        break;
-    case 27:
+    case 9:
         f->route_left ^= 1;
         break;
     default:
         f->extension_count = (f->extension_count + 1) % 4;
+    }
+}
+
+static void
+change_rest(struct choices *c, struct flow *f)
+{
+    switch (choose(c, 9)) {
+    case 0:
+        f->size = 1 + choose(c, (unsigned)f->size + 1);
+        break;
+    case 1:
+        f->size += 1 + choose(c, 2);
+        break;
+    case 2:
+        f->size = 0;
+        break;
+    case 3:
+        f->filler ^= 1;
+        break;
+    case 4:
+        f->mac++;
+        break;
+    case 5:
+        f->tag_count = (f->tag_count + 1 + choose(c, 3)) % 9;
+        break;
+    case 6:
+        f->tags[0] ^= 0x8100 ^ 0x88a8;
+        break;
+    case 7:
+        f->port ^= 1;
+        break;
+    default:
+        f->protocol = TCP + UDP - f->protocol;
+    }
+}
+
+/* Changes a field, before the frame is written: the lengths and checksums of
+   the frame will be right. */
+static void
+change_fields(struct choices *c, struct flow *f)
+{
+    switch (choose(c, 3)) {
+    case 0:
+        change_tcp(c, f);
+        break;
+    case 1:
+        change_ip(c, f);
+        break;
+    default:
+        change_rest(c, f);
     }
 }
 
@@ -573,82 +600,119 @@ exchange_zero(uint8_t *checksum)
     }
 }
 
-/* Changes bytes of a frame that is written. */
+/* Changes what is about the checksums of a frame that is written. */
 static void
-change_bytes(struct choices *c, struct frame *w, const struct flow *f)
+change_checksum(struct choices *c, struct frame *w, const struct flow *f)
 {
     struct shape shape = shape_of(w, f);
     uint8_t *ip = w->bytes + w->network;
     uint8_t *checksum = w->bytes + checksum_at(&shape);
 
-    switch (choose(c, 20)) {
+    switch (choose(c, 11)) {
     case 0:
-    case 1:
-    case 2:
-        leave_open(c, w, f);
-        break;
-    case 3:
         tune(w, f);
         break;
-    case 4:
+    case 1:
         tune(w, f);
         exchange_zero(checksum);
         break;
-    case 5:
+    case 2:
         tune(w, f);
         leave_open(c, w, f);
         break;
-    case 6:
-        pad(c, w);
-        break;
-    case 7:
+    case 3:
         checksum[choose(c, 2)] ^= (uint8_t)(1 << choose(c, 8));
         break;
-    case 8:
+    case 4:
         put16(checksum, 0);
         break;
-    case 9:
+    case 5:
         ip[f->version == 4 ? 10 + choose(c, 2) : 5] ^= 1;
         break;
-    case 10:
+    case 6:
         exchange_zero(ip + 10);
         break;
-    case 11:
-        make_super_frame(c, w, f);
-        break;
-    case 12:
+    case 7:
         w->header.flags = (uint8_t)(choose(c, 4) << 1);
         break;
-    case 13:
+    default:
+        leave_open(c, w, f);
+    }
+}
+
+/* Changes the length of a frame that is written, or one in its headers. */
+static void
+change_length(struct choices *c, struct frame *w, const struct flow *f)
+{
+    struct shape shape = shape_of(w, f);
+    size_t length = w->length;
+
+    switch (choose(c, 4)) {
+    case 0:
+        pad(c, w);
+        break;
+    case 1:
         w->length -= choose(c, (unsigned)w->length);
         break;
-    case 14:
-        w->bytes[choose(c, (unsigned)w->payload)] ^=
-            (uint8_t)(1 << choose(c, 8));
-        break;
-    case 15:
-        /* ICMP, ICMPv6, SCTP, AH or the fragment header. */
-        ip[f->version == 4 ? 9 : 6] =
-            (uint8_t[]){1, 58, 132, 51, 44}[choose(c, 5)];
-        if (f->version == 4) {
-            write_lengths(w->bytes, w->length, &shape);
-        }
-        break;
-    case 16:
-        w->bytes[12 + 4 * f->tag_count] ^= (uint8_t)(1 + choose(c, 255));
-        break;
-    case 17:
-        /* The length of the datagram is wrong, and all checksums fit it. */
-        w->length += w->length > w->payload + 1 ? -1 : 1;
-        break;
-    case 18:
+    case 2:
         /* It ends within its TCP or UDP header. */
         w->length = w->transport + choose(c, 12);
         shape.protocol = TCP;
         write_lengths(w->bytes, w->length, &shape);
         break;
     default:
+        /* The headers give another length. */
+        length += one_in(c, 2) ? 1 : (size_t)-1;
+        shape.protocol = choose(c, 2) ? TCP : UDP;
+        write_lengths(w->bytes, length, &shape);
+    }
+}
+
+/* Changes bytes of a frame that is written. */
+static void
+change_bytes(struct choices *c, struct frame *w, const struct flow *f)
+{
+    static const uint8_t others[] = {1, 58, 132, 51, 44};
+    struct shape shape = shape_of(w, f);
+    uint8_t *ip = w->bytes + w->network;
+
+    switch (choose(c, 5)) {
+    case 0:
+        make_super_frame(c, w, f);
+        break;
+    case 1:
+        /* Of the headers. */
+        w->bytes[choose(c, (unsigned)w->payload)] ^=
+            (uint8_t)(1 << choose(c, 8));
+        break;
+    case 2:
+        /* ICMP, ICMPv6, SCTP, AH or an IPv6 fragment. */
+        ip[f->version == 4 ? 9 : 6] = others[choose(c, 5)];
+        if (f->version == 4) {
+            write_lengths(w->bytes, w->length, &shape);
+        }
+        break;
+    case 3:
+        w->bytes[12 + 4 * f->tag_count] ^= (uint8_t)(1 + choose(c, 255));
+        break;
+    default:
         w->bytes[choose(c, (unsigned)w->length)] = (uint8_t)next_byte(c);
+    }
+}
+
+/* Changes a frame that is written. */
+static void
+change_frame(struct choices *c, struct frame *w, const struct flow *f)
+{
+    switch (choose(c, 4)) {
+    case 0:
+        change_length(c, w, f);
+        break;
+    case 1:
+        change_bytes(c, w, f);
+        break;
+    default:
+        change_checksum(c, w, f);
     }
 }
 
@@ -700,7 +764,7 @@ choose_frames(struct choices *c, struct rows *r)
         }
         write_frame(&w, &f, (uint8_t)next_byte(c));
         if (one_in(c, oddity)) {
-            change_bytes(c, &w, &f);
+            change_frame(c, &w, &f);
         }
         keep_frame(r, &w);
         advance(&flows[k], &f);
