@@ -1264,34 +1264,6 @@ raise_no_headers(void)
     return -1;
 }
 
-static PyObject *
-PacketBatch_complete_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
-{
-    PacketBatch *b = (PacketBatch *)self;
-    const char *reason = NULL;
-    struct frame_table t;
-    size_t done, at;
-
-    if (take_batch(b) < 0) {
-        return NULL;
-    }
-    if (!has_headers(b)) {
-        raise_no_headers();
-        release_batch(b);
-        return NULL;
-    }
-    t = table_of(b->memory, count_of(b));
-    Py_BEGIN_ALLOW_THREADS
-    done = complete_frames(&t, &at, &reason);
-    Py_END_ALLOW_THREADS
-    release_batch(b);
-    if (reason != NULL) {
-        raise_bad_frame((Py_ssize_t)at, reason);
-        return NULL;
-    }
-    return PyLong_FromSize_t(done);
-}
-
 /* The table of a batch that may hold no offload headers. */
 static struct frame_table
 table_of_any(PacketBatch *b)
@@ -1304,27 +1276,57 @@ table_of_any(PacketBatch *b)
     return t;
 }
 
+/* Calls a function that changes all frames, and returns its result, or NULL
+   with an exception set. */
 static PyObject *
-PacketBatch_compute_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
+change_frames(PacketBatch *b, size_t (*change)(const struct frame_table *,
+                                               size_t *, const char **))
 {
-    PacketBatch *b = (PacketBatch *)self;
+    struct frame_table t = table_of_any(b);
     const char *reason = NULL;
-    struct frame_table t;
     size_t done, at;
 
-    if (take_batch(b) < 0) {
-        return NULL;
-    }
-    t = table_of_any(b);
     Py_BEGIN_ALLOW_THREADS
-    done = compute_frames(&t, &at, &reason);
+    done = change(&t, &at, &reason);
     Py_END_ALLOW_THREADS
-    release_batch(b);
     if (reason != NULL) {
         raise_bad_frame((Py_ssize_t)at, reason);
         return NULL;
     }
     return PyLong_FromSize_t(done);
+}
+
+static PyObject *
+PacketBatch_complete_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    PyObject *result = NULL;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    if (!has_headers(b)) {
+        raise_no_headers();
+    }
+    else {
+        result = change_frames(b, complete_frames);
+    }
+    release_batch(b);
+    return result;
+}
+
+static PyObject *
+PacketBatch_compute_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    PacketBatch *b = (PacketBatch *)self;
+    PyObject *result;
+
+    if (take_batch(b) < 0) {
+        return NULL;
+    }
+    result = change_frames(b, compute_frames);
+    release_batch(b);
+    return result;
 }
 
 /* Writes the status of each frame into new bytes, and returns them, or NULL

@@ -824,8 +824,8 @@ write_segment(const struct super_frame *f, const unsigned char *frame,
 /* The functions below compute or verify the checksums of the outer headers,
    whatever the offload header says about them. */
 
-/* What read_packet() has read of a frame, once, and has checked. A local of
-   one call. */
+/* What is_ip(), read_ip() and read_checksum() have read of a frame, and have
+   checked. A local of one call. */
 struct packet {
     struct super_frame f; /* offsets of the headers */
     size_t end;           /* of the bytes that the transport checksum covers */
@@ -1066,8 +1066,8 @@ compute_transport(const struct packet *p, unsigned char *frame)
 
     switch (p->protocol) {
     case SCTP:
-        (void)finish_sctp(frame, p->f.transport,
-                          p->end); /* it is long enough */
+        /* Cannot fail: read_checksum() has seen the whole header. */
+        (void)finish_sctp(frame, p->f.transport, p->end);
         return;
     case ICMP:
         /* A message may have zeroes alone, and 0 has no inverse that takes it

@@ -36,7 +36,14 @@ from support.datagrams import (
 )
 from support.frames import numbered, pending, same_frames
 from support.linux import ip
-from support.peers import Peer, fd_peer, joined, udp_peer, unix_peer
+from support.peers import (
+    PEERS,
+    Peer,
+    fd_peer,
+    joined,
+    open_peer,
+    unix_peer,
+)
 
 from rawmmsg import PACKET_QDISC_BYPASS, SOL_PACKET, SUPER_FRAME, RawSocket
 from rawmmsg.testing import Veth
@@ -44,17 +51,10 @@ from rawmmsg.testing import Veth
 # The command
 
 
-@pytest.fixture(params=["unix", "udp4", "udp6", "fd", "seqpacket"])
+@pytest.fixture(params=PEERS)
 def peer(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Peer]:
-    with ExitStack() as stack:
-        made = {
-            "unix": lambda: unix_peer(short_path),
-            "udp4": lambda: udp_peer(socket.AF_INET, "127.0.0.1"),
-            "udp6": lambda: udp_peer(socket.AF_INET6, "::1"),
-            "fd": lambda: fd_peer(socket.SOCK_DGRAM),
-            "seqpacket": lambda: fd_peer(socket.SOCK_SEQPACKET),
-        }[request.param]()
-        yield stack.enter_context(made)
+    with open_peer(request.param, short_path) as peer:
+        yield peer
 
 
 def test_tcp_from_a_socket_is_merged(

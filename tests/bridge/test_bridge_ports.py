@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,15 @@ from support.bridging import (
 from support.calls import eventually, repeating
 from support.datagrams import UDP, Datagram, Q, add, data
 from support.frames import OTHER_EXPERIMENTAL, frame, numbered, same_frames
-from support.peers import Peer, fd_peer, joined, udp_peer, unix_peer
+from support.peers import (
+    PEERS,
+    Peer,
+    fd_peer,
+    joined,
+    open_peer,
+    udp_peer,
+    unix_peer,
+)
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
 from rawmmsg.bridge.filters import for_udp
@@ -34,17 +42,10 @@ from rawmmsg.testing import Veth
 MSS = 1_400
 
 
-@pytest.fixture(params=["unix", "udp4", "udp6", "fd", "seqpacket"])
+@pytest.fixture(params=PEERS)
 def peer(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Peer]:
-    with ExitStack() as stack:
-        made = {
-            "unix": lambda: unix_peer(short_path),
-            "udp4": lambda: udp_peer(socket.AF_INET, "127.0.0.1"),
-            "udp6": lambda: udp_peer(socket.AF_INET6, "::1"),
-            "fd": lambda: fd_peer(socket.SOCK_DGRAM),
-            "seqpacket": lambda: fd_peer(socket.SOCK_SEQPACKET),
-        }[request.param]()
-        yield stack.enter_context(made)
+    with open_peer(request.param, short_path) as peer:
+        yield peer
 
 
 def test_frames_pass_both_ways(

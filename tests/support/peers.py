@@ -1,10 +1,11 @@
 """Programs on the other side of a bridge's datagram port."""
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rawmmsg.testing import Veth
 from support import WAIT
@@ -57,6 +58,22 @@ def fd_peer(kind: socket.SocketKind) -> Iterator[Peer]:
     with ours, theirs:
         number = theirs.fileno()
         yield Peer(f"fd:{number}", ours, pass_fds=(number,))
+
+
+_KINDS: Final[Mapping[str, Callable[[Path], AbstractContextManager[Peer]]]] = {
+    "unix": unix_peer,
+    "udp4": lambda _: udp_peer(socket.AF_INET, "127.0.0.1"),
+    "udp6": lambda _: udp_peer(socket.AF_INET6, "::1"),
+    "fd": lambda _: fd_peer(socket.SOCK_DGRAM),
+    "seqpacket": lambda _: fd_peer(socket.SOCK_SEQPACKET),
+}
+PEERS: Final = tuple(_KINDS)
+
+
+def open_peer(kind: str, directory: Path) -> AbstractContextManager[Peer]:
+    """A peer of one of the PEERS. Its paths, if it has any, are in the
+    directory."""
+    return _KINDS[kind](directory)
 
 
 @contextmanager
