@@ -32,13 +32,17 @@ struct flow {
     int version;
     uint8_t protocol;
     uint8_t mac;
-    uint16_t tags[4]; /* the TPIDs */
+    uint16_t tags[9]; /* the TPIDs */
     size_t tag_count;
     uint8_t host; /* the last byte of its source address */
     uint8_t port; /* of the source */
     size_t options;
     uint8_t extensions[4]; /* types */
     size_t extension_count;
+    uint8_t route;      /* the type of an IPv4 option, or 0; the type of the
+                           routing headers of IPv6 */
+    uint8_t route_left; /* what is left of the route */
+    bool route_known;   /* the routing headers have an address */
     size_t tcp_options;
     uint8_t tos;
     uint8_t ttl;
@@ -115,14 +119,21 @@ choose_extensions(struct choices *c, struct flow *f)
 {
     static const uint8_t types[] = {0, 43, 60, 60};
 
+    static const uint8_t routes[] = {131, 137, 7, 0};
+
     if (f->version == 4) {
         f->options = one_in(c, 4) ? 4 * (1 + choose(c, 10)) : 0;
+        f->route = f->options >= 8 && one_in(c, 3) ? routes[choose(c, 4)] : 0;
+        f->route_left = (uint8_t)choose(c, 2);
     }
     else if (one_in(c, 4)) {
         f->extension_count = 1 + choose(c, 3);
         for (size_t i = 0; i < f->extension_count; i++) {
             f->extensions[i] = types[choose(c, 4)];
         }
+        f->route = (uint8_t)choose(c, 5);
+        f->route_left = (uint8_t)choose(c, 2);
+        f->route_known = choose(c, 2);
     }
 }
 
@@ -136,7 +147,9 @@ choose_flow(struct choices *c, uint8_t number)
 
     f.protocol = choose(c, 2) ? UDP : TCP;
     f.version = choose(c, 2) ? 6 : 4;
-    f.tag_count = one_in(c, 3) ? choose(c, 4) : 0;
+    f.tag_count = one_in(c, 3)    ? choose(c, 4)
+                  : one_in(c, 20) ? 7 + choose(c, 3)
+                                  : 0;
     for (i = 0; i < f.tag_count; i++) {
         f.tags[i] = choose(c, 2) ? 0x88a8 : 0x8100;
     }
@@ -219,7 +232,7 @@ put_link(struct frame *w, const struct flow *f)
 static void
 put_ipv4(struct frame *w, const struct flow *f)
 {
-    uint8_t ip[20] = {0};
+    uint8_t ip[20] = {0}, *options;
 
     ip[0] = (uint8_t)(0x40 | (20 + f->options) / 4);
     ip[1] = f->tos;
@@ -233,6 +246,12 @@ put_ipv4(struct frame *w, const struct flow *f)
     memcpy(ip + 16, "\12\1\1\2", 4);
     put(w, ip, 20);
     put_many(w, f->filler, f->options);
+    if (f->route > 0) {
+        options = w->bytes + w->length - f->options;
+        options[0] = f->route;
+        options[1] = 7;
+        options[2] = f->route_left > 0 ? 4 : 8;
+    }
 }
 
 static void
@@ -249,13 +268,15 @@ put_ipv6(struct frame *w, const struct flow *f)
     ip[39] = 2;
     put(w, ip, 40);
     for (i = 0; i < n; i++) {
+        bool is_route = f->extensions[i] == 43;
+
         extension[0] = i + 1 < n ? f->extensions[i + 1] : f->protocol;
-        /* A routing header: a route that is used up, or an unknown one. */
-        if (f->extensions[i] == 43) {
-            extension[3] = f->label == 0 ? 0 : 4;
-        }
+        extension[1] = is_route && f->route_known ? 2 : 0;
+        extension[2] = is_route ? f->route : 1;
+        extension[3] = is_route ? f->route_left : 4;
         extension[7] = f->filler;
         put(w, extension, 8);
+        put_many(w, f->filler, extension[1] * 8u);
     }
 }
 
@@ -370,15 +391,13 @@ fill_up(struct choices *c, struct flow *f)
 
 /* ---- What is unusual about a frame -------------------------------------- */
 
-/* Changes fields, before the frame is written: lengths and checksums of the
-   frame will be right. */
 static void
-change_fields(struct choices *c, struct flow *f)
+change_tcp(struct choices *c, struct flow *f)
 {
     static const uint8_t bits[] = {0x01, 0x02, 0x04, 0x08,
                                    0x20, 0x40, 0x80, 0x09};
 
-    switch (choose(c, 28)) {
+    switch (choose(c, 9)) {
     case 0:
         f->flags |= 0x08;
         break;
@@ -386,82 +405,114 @@ change_fields(struct choices *c, struct flow *f)
         f->flags ^= bits[choose(c, 8)];
         break;
     case 2:
-        f->size = 1 + choose(c, (unsigned)f->size + 1);
-        break;
-    case 3:
-        f->size += 1 + choose(c, 2);
-        break;
-    case 4:
-        f->size = 0;
-        break;
-    case 5:
-        f->id += (uint16_t)(1 + choose(c, 3));
-        break;
-    case 6:
-        f->id -= (uint16_t)(1 + choose(c, 2));
-        break;
-    case 7:
         f->sequence += 1 + choose(c, 300);
         break;
-    case 8:
+    case 3:
         f->sequence -= (uint32_t)f->size;
         break;
-    case 9:
-        f->tos ^= (uint8_t)(1 + choose(c, 3));
-        break;
-    case 10:
-        f->tos ^= (uint8_t)(4 << choose(c, 6));
-        break;
-    case 11:
-        f->ttl--;
-        break;
-    case 12:
-        f->label ^= 1u << choose(c, 20);
-        break;
-    case 13:
+    case 4:
         f->ack++;
         break;
-    case 14:
+    case 5:
         f->window++;
         break;
-    case 15:
+    case 6:
         f->low ^= (uint8_t)(1 << choose(c, 4));
         break;
-    case 16:
-        f->filler ^= 1;
-        break;
-    case 17:
-        f->mac++;
-        break;
-    case 18:
-        f->tag_count = (f->tag_count + 1 + choose(c, 3)) % 4;
-        break;
-    case 19:
-        f->tags[0] ^= 0x8100 ^ 0x88a8;
-        break;
-    case 20:
-        f->fragment ^= (uint16_t)(0x2000 << choose(c, 3));
-        break;
-    case 21:
-        f->fragment += (uint16_t)(1 + choose(c, 100));
-        break;
-    case 22:
-        f->port ^= 1;
-        break;
-    case 23:
+    case 7:
         f->tcp_options = (f->tcp_options + 4) % 44;
         break;
-    case 24:
+    default:
+        f->flags ^= (uint8_t)next_byte(c);
+    }
+}
+
+static void
+change_ip(struct choices *c, struct flow *f)
+{
+    switch (choose(c, 11)) {
+    case 0:
+        f->id += (uint16_t)(1 + choose(c, 3));
+        break;
+    case 1:
+        f->id -= (uint16_t)(1 + choose(c, 2));
+        break;
+    case 2:
+        f->tos ^= (uint8_t)(1 + choose(c, 3));
+        break;
+    case 3:
+        f->tos ^= (uint8_t)(4 << choose(c, 6));
+        break;
+    case 4:
+        f->ttl--;
+        break;
+    case 5:
+        f->label ^= 1u << choose(c, 20);
+        break;
+    case 6:
+        f->fragment ^= (uint16_t)(0x2000 << choose(c, 3));
+        break;
+    case 7:
+        f->fragment += (uint16_t)(1 + choose(c, 100));
+        break;
+    case 8:
         f->options = (f->options + 4) % 44;
         break;
-    case 25:
-        f->protocol = TCP + UDP - f->protocol;
-        break;
-    case 26:
-        f->flags ^= (uint8_t)next_byte(c);
+    case 9:
+        f->route_left ^= 1;
         break;
     default:
         f->extension_count = (f->extension_count + 1) % 4;
+    }
+}
+
+static void
+change_rest(struct choices *c, struct flow *f)
+{
+    switch (choose(c, 9)) {
+    case 0:
+        f->size = 1 + choose(c, (unsigned)f->size + 1);
+        break;
+    case 1:
+        f->size += 1 + choose(c, 2);
+        break;
+    case 2:
+        f->size = 0;
+        break;
+    case 3:
+        f->filler ^= 1;
+        break;
+    case 4:
+        f->mac++;
+        break;
+    case 5:
+        f->tag_count = (f->tag_count + 1 + choose(c, 3)) % 9;
+        break;
+    case 6:
+        f->tags[0] ^= 0x8100 ^ 0x88a8;
+        break;
+    case 7:
+        f->port ^= 1;
+        break;
+    default:
+        f->protocol = TCP + UDP - f->protocol;
+    }
+}
+
+/* Changes a field, before the frame is written: the lengths and checksums of
+   the frame will be right. */
+static void
+change_fields(struct choices *c, struct flow *f)
+{
+    switch (choose(c, 3)) {
+    case 0:
+        change_tcp(c, f);
+        break;
+    case 1:
+        change_ip(c, f);
+        break;
+    default:
+        change_rest(c, f);
     }
 }
 
@@ -549,82 +600,119 @@ exchange_zero(uint8_t *checksum)
     }
 }
 
-/* Changes bytes of a frame that is written. */
+/* Changes what is about the checksums of a frame that is written. */
 static void
-change_bytes(struct choices *c, struct frame *w, const struct flow *f)
+change_checksum(struct choices *c, struct frame *w, const struct flow *f)
 {
     struct shape shape = shape_of(w, f);
     uint8_t *ip = w->bytes + w->network;
     uint8_t *checksum = w->bytes + checksum_at(&shape);
 
-    switch (choose(c, 20)) {
+    switch (choose(c, 11)) {
     case 0:
-    case 1:
-    case 2:
-        leave_open(c, w, f);
-        break;
-    case 3:
         tune(w, f);
         break;
-    case 4:
+    case 1:
         tune(w, f);
         exchange_zero(checksum);
         break;
-    case 5:
+    case 2:
         tune(w, f);
         leave_open(c, w, f);
         break;
-    case 6:
-        pad(c, w);
-        break;
-    case 7:
+    case 3:
         checksum[choose(c, 2)] ^= (uint8_t)(1 << choose(c, 8));
         break;
-    case 8:
+    case 4:
         put16(checksum, 0);
         break;
-    case 9:
+    case 5:
         ip[f->version == 4 ? 10 + choose(c, 2) : 5] ^= 1;
         break;
-    case 10:
+    case 6:
         exchange_zero(ip + 10);
         break;
-    case 11:
-        make_super_frame(c, w, f);
-        break;
-    case 12:
+    case 7:
         w->header.flags = (uint8_t)(choose(c, 4) << 1);
         break;
-    case 13:
+    default:
+        leave_open(c, w, f);
+    }
+}
+
+/* Changes the length of a frame that is written, or one in its headers. */
+static void
+change_length(struct choices *c, struct frame *w, const struct flow *f)
+{
+    struct shape shape = shape_of(w, f);
+    size_t length = w->length;
+
+    switch (choose(c, 4)) {
+    case 0:
+        pad(c, w);
+        break;
+    case 1:
         w->length -= choose(c, (unsigned)w->length);
         break;
-    case 14:
-        w->bytes[choose(c, (unsigned)w->payload)] ^=
-            (uint8_t)(1 << choose(c, 8));
-        break;
-    case 15:
-        /* ICMP, ICMPv6, SCTP, AH or the fragment header. */
-        ip[f->version == 4 ? 9 : 6] =
-            (uint8_t[]){1, 58, 132, 51, 44}[choose(c, 5)];
-        if (f->version == 4) {
-            write_lengths(w->bytes, w->length, &shape);
-        }
-        break;
-    case 16:
-        w->bytes[12 + 4 * f->tag_count] ^= (uint8_t)(1 + choose(c, 255));
-        break;
-    case 17:
-        /* The length of the datagram is wrong, and all checksums fit it. */
-        w->length += w->length > w->payload + 1 ? -1 : 1;
-        break;
-    case 18:
+    case 2:
         /* It ends within its TCP or UDP header. */
         w->length = w->transport + choose(c, 12);
         shape.protocol = TCP;
         write_lengths(w->bytes, w->length, &shape);
         break;
     default:
+        /* The headers give another length. */
+        length += one_in(c, 2) ? 1 : (size_t)-1;
+        shape.protocol = choose(c, 2) ? TCP : UDP;
+        write_lengths(w->bytes, length, &shape);
+    }
+}
+
+/* Changes bytes of a frame that is written. */
+static void
+change_bytes(struct choices *c, struct frame *w, const struct flow *f)
+{
+    static const uint8_t others[] = {1, 58, 132, 51, 44};
+    struct shape shape = shape_of(w, f);
+    uint8_t *ip = w->bytes + w->network;
+
+    switch (choose(c, 5)) {
+    case 0:
+        make_super_frame(c, w, f);
+        break;
+    case 1:
+        /* Of the headers. */
+        w->bytes[choose(c, (unsigned)w->payload)] ^=
+            (uint8_t)(1 << choose(c, 8));
+        break;
+    case 2:
+        /* ICMP, ICMPv6, SCTP, AH or an IPv6 fragment. */
+        ip[f->version == 4 ? 9 : 6] = others[choose(c, 5)];
+        if (f->version == 4) {
+            write_lengths(w->bytes, w->length, &shape);
+        }
+        break;
+    case 3:
+        w->bytes[12 + 4 * f->tag_count] ^= (uint8_t)(1 + choose(c, 255));
+        break;
+    default:
         w->bytes[choose(c, (unsigned)w->length)] = (uint8_t)next_byte(c);
+    }
+}
+
+/* Changes a frame that is written. */
+static void
+change_frame(struct choices *c, struct frame *w, const struct flow *f)
+{
+    switch (choose(c, 4)) {
+    case 0:
+        change_length(c, w, f);
+        break;
+    case 1:
+        change_bytes(c, w, f);
+        break;
+    default:
+        change_checksum(c, w, f);
     }
 }
 
@@ -676,7 +764,7 @@ choose_frames(struct choices *c, struct rows *r)
         }
         write_frame(&w, &f, (uint8_t)next_byte(c));
         if (one_in(c, oddity)) {
-            change_bytes(c, &w, &f);
+            change_frame(c, &w, &f);
         }
         keep_frame(r, &w);
         advance(&flows[k], &f);
