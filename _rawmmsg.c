@@ -4759,7 +4759,9 @@ set_bytes(struct filter_packet *p, Py_buffer *view, unsigned char **copy)
     return PyBuffer_ToContiguous(*copy, view, view->len, 'C');
 }
 
-/* Program.accept_length(), for which this is. */
+/* For Program.accept_length(), which documents the arguments, and matches().
+   A run also checks the program: only Program() makes one, but bytes.__new__()
+   does not. NULL with an exception set. */
 static PyObject *
 rawmmsg_run_filter(PyObject *Py_UNUSED(module), PyObject *const *args,
                    Py_ssize_t nargs)
@@ -4799,7 +4801,7 @@ rawmmsg_run_filter(PyObject *Py_UNUSED(module), PyObject *const *args,
 
 /* ---- Module ------------------------------------------------------------- */
 
-/* Of rawmmsg/bpf/program.py. */
+/* For rawmmsg/bpf/program.py. */
 static PyMethodDef rawmmsg_functions[] = {
     {"_check_filter", rawmmsg_check_filter, METH_O, NULL},
     {"_run_filter", (PyCFunction)(void (*)(void))rawmmsg_run_filter,

@@ -954,7 +954,7 @@ class RawSocket:
     def __exit__(self, *args: object) -> None:
         """Closes the socket."""
 
-# Of rawmmsg/bpf/program.py, which documents them.
+# For rawmmsg/bpf/program.py, which documents the arguments.
 def _check_filter(program: bytes, /) -> None: ...
 def _run_filter(
     program: bytes,

@@ -201,7 +201,14 @@ accepts(const struct sock_filter *program, size_t count, size_t *at)
     return first == count;
 }
 
-/* The number at an offset, or -1. */
+/* What loaded() returns if there is no number. OUTSIDE: the program returns 0.
+   NO_INTERFACE: it returns A. */
+enum {
+    OUTSIDE = -1,
+    NO_INTERFACE = -2
+};
+
+/* The number at an offset, or OUTSIDE. */
 static int64_t
 number_at(const struct filter_packet *p, uint32_t offset, int size)
 {
@@ -210,7 +217,7 @@ number_at(const struct filter_packet *p, uint32_t offset, int size)
 
     if (offset >= 0xfff00000) {
         if (p->network_offset > 65535) {
-            return -1;
+            return OUTSIDE;
         }
         at = (int64_t)p->network_offset + (offset - 0xfff00000);
     }
@@ -218,18 +225,18 @@ number_at(const struct filter_packet *p, uint32_t offset, int size)
         at = offset - 0xffe00000;
     }
     else if (offset >= 0x80000000) {
-        return -1;
+        return OUTSIDE;
     }
     for (i = 0; i < size; i++, at++) {
         if (at >= (int64_t)p->length) {
-            return -1;
+            return OUTSIDE;
         }
         number = number << 8 | p->bytes[at];
     }
     return number;
 }
 
-/* The field at SKF_AD_OFF + offset. -1: the program returns A. */
+/* The field at SKF_AD_OFF + offset, or NO_INTERFACE. */
 static int64_t
 field_at(const struct filter_packet *p, uint32_t offset, uint32_t a,
          uint32_t x)
@@ -243,7 +250,7 @@ field_at(const struct filter_packet *p, uint32_t offset, uint32_t a,
         return p->ancillary[offset / 4];
     }
     if ((offset == 8 || offset == 28) && !(p->known & 1u << 2)) {
-        return -1;
+        return NO_INTERFACE;
     }
     if (offset != 0) {
         return 0;
@@ -302,11 +309,36 @@ test(uint16_t code, uint32_t a, uint32_t b)
     }
 }
 
+/* What an instruction loads of the packet or of what is beside it; 0 if it
+   loads nothing. */
+static int64_t
+loaded(const struct filter_packet *p, const struct sock_filter *i, uint32_t a,
+       uint32_t x)
+{
+    static const int sizes[] = {4, 2, 1};
+    int size = sizes[(i->code >> 3 & 3) % 3];
+
+    switch (i->code) {
+    case 0x20:
+    case 0x28:
+    case 0x30:
+        return i->k < 0xfffff000 ? number_at(p, i->k, size)
+                                 : field_at(p, i->k - 0xfffff000, a, x);
+    case 0x40:
+    case 0x48:
+    case 0x50:
+        return number_at(p, x + i->k, size);
+    case 0xb1:
+        return number_at(p, i->k, 1);
+    default:
+        return 0;
+    }
+}
+
 static uint32_t
 run(const struct sock_filter *program, const struct filter_packet *p,
     uint16_t *trace, size_t *traced)
 {
-    static const int sizes[] = {4, 2, 1};
     uint32_t a = 0, x = 0, memory[16] = {0}, right;
     const struct sock_filter *i;
     int64_t number;
@@ -316,33 +348,9 @@ run(const struct sock_filter *program, const struct filter_packet *p,
         i = &program[n];
         trace[(*traced)++] = (uint16_t)n;
         right = i->code & 8 ? x : i->k;
-        switch (i->code) {
-        case 0x20:
-        case 0x28:
-        case 0x30:
-            if (i->k >= 0xfffff000) {
-                number = field_at(p, i->k - 0xfffff000, a, x);
-                if (number < 0) {
-                    return a;
-                }
-            }
-            else {
-                number = number_at(p, i->k, sizes[i->code >> 3 & 3]);
-            }
-            break;
-        case 0x40:
-        case 0x48:
-        case 0x50:
-            number = number_at(p, x + i->k, sizes[i->code >> 3 & 3]);
-            break;
-        case 0xb1:
-            number = number_at(p, i->k, 1);
-            break;
-        default:
-            number = 0;
-        }
+        number = loaded(p, i, a, x);
         if (number < 0) {
-            return 0;
+            return number == OUTSIDE ? 0 : a;
         }
         if (i->code == 0x06 || i->code == 0x16) {
             return i->code == 0x06 ? i->k : a;
