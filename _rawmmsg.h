@@ -26,7 +26,8 @@
        b  PacketBatch           a  struct arrival
        m  BatchMemory           t  struct transfer, struct frame_table
        s  RawSocket             o  struct options
-       w  Window                p  struct program, or a pointer to bytes
+       w  Window                p  struct program, filter_packet, or a
+                                   pointer to bytes
        c  struct carver,        d  struct destinations
           changes, cmsghdr      f  struct super_frame, struct fanout
        g  struct geometry,      h  struct offload_header

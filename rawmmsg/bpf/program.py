@@ -48,12 +48,12 @@ _LOAD_HEADER = _LDX | op.BPF_B | op.BPF_MSH
 _LOAD_LENGTH = _LD | op.BPF_W | op.BPF_LEN
 # The kernel accepts it; tcpdump -d has no notation for it.
 _LOAD_LENGTH_X = _LDX | op.BPF_W | op.BPF_LEN
-_SCRATCH_READS = {
+_SCRATCH = {
     _LD | op.BPF_MEM: ("ld", "M[{k}]"),
     _LDX | op.BPF_MEM: ("ldx", "M[{k}]"),
+    op.BPF_ST: ("st", "M[{k}]"),
+    op.BPF_STX: ("stx", "M[{k}]"),
 }
-_SCRATCH_WRITES = {op.BPF_ST: ("st", "M[{k}]"), op.BPF_STX: ("stx", "M[{k}]")}
-_SCRATCH = _SCRATCH_READS | _SCRATCH_WRITES
 _OPERATIONS = {
     op.BPF_ADD: ("add", "#{k}"),
     op.BPF_SUB: ("sub", "#{k}"),
@@ -105,8 +105,6 @@ _OPCODES = (
     | _JUMPS
     | _RETURNS
 )
-_DIVISIONS = (op.BPF_ALU | op.BPF_DIV, op.BPF_ALU | op.BPF_MOD)
-_SHIFTS = (op.BPF_ALU | op.BPF_LSH, op.BPF_ALU | op.BPF_RSH)
 
 
 class Instruction(NamedTuple):
