@@ -84,9 +84,10 @@ def main() -> None:
     if done.returncode != 0:
         seed = re.search(r"^seed: (\d+)$", done.stderr, re.MULTILINE)
         if seed is not None:
+            option = " --sanitize" if arguments.sanitize else ""
             print(
                 f"to repeat it: python tests/fuzz/merging.py --seed {seed[1]}"
-                " --frames 1",
+                f" --frames 1{option}",
                 file=sys.stderr,
             )
         sys.exit(1)
