@@ -1513,7 +1513,7 @@ struct differing {
 struct open_flows {
     size_t count;
     size_t last;               /* the one that has grown or was opened last */
-    uint32_t keys[MOST_FLOWS]; /* see read_key() */
+    uint64_t keys[MOST_FLOWS]; /* see read_key() */
     struct flow flows[];       /* as many as struct merging allows */
 };
 
@@ -1910,7 +1910,7 @@ mix(uint64_t hash, uint32_t word)
    ports. Sets *key to a hash of them. If two flows have the same key, only one
    of them is open at a time. */
 static enum flow_kind
-read_key(const unsigned char *frame, size_t length, uint32_t *key)
+read_key(const unsigned char *frame, size_t length, uint64_t *key)
 {
     struct super_frame f = {0};
     uint8_t protocol = 0;
@@ -1940,13 +1940,13 @@ read_key(const unsigned char *frame, size_t length, uint32_t *key)
         memcpy(&word, frame + at, sizeof(word));
         hash = mix(hash, word);
     }
-    *key = (uint32_t)hash;
+    *key = hash;
     return KNOWN_FLOW;
 }
 
 /* Returns the flow with this key, or the number of open flows. */
 static size_t
-find_flow(const struct open_flows *o, uint32_t key)
+find_flow(const struct open_flows *o, uint64_t key)
 {
     size_t i = 0;
 
@@ -2054,7 +2054,7 @@ take_frame(struct merging *m, struct open_flows *o,
     bool can_merge = may_be_merged(m, h, frame, length);
     enum flow_kind kind;
     struct flow next;
-    uint32_t key = 0;
+    uint64_t key = 0;
     size_t i;
 
     if (can_merge && o->count > 0
