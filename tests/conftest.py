@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,6 @@ pytest_plugins = ["rawmmsg.testing"]
 # For the tests of bench/. At the end of the path, so that an installed rawmmsg
 # is tested, not the one in the tree.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-
-# AddressSanitizer opens its log at its first warning, which is about too large
-# a size. So it does that now, and not in a test that counts descriptors.
-if "libasan" in os.environ.get("LD_PRELOAD", ""):
-    with suppress(MemoryError):
-        bytearray(sys.maxsize // 2)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -145,9 +145,25 @@ def _ethtool(interface: str, setting: "array.array[int]") -> None:
 
 
 def descriptors() -> set[int]:
-    """The descriptors that this process has open."""
+    """The descriptors that this process has open. Without the log of a
+    sanitizer, which opens it at its first report."""
     numbers = {int(name) for name in os.listdir("/proc/self/fd")}
-    return {number for number in numbers if is_open(number)}
+    return {
+        number for number in numbers if is_open(number) and not _is_log(number)
+    }
+
+
+def _is_log(descriptor: int) -> bool:
+    options = " ".join(
+        os.environ.get(f"{sanitizer}_OPTIONS", "").replace(":", " ")
+        for sanitizer in ("ASAN", "TSAN", "UBSAN")
+    )
+    logs = tuple(
+        option.removeprefix("log_path=")
+        for option in options.split()
+        if option.startswith("log_path=")
+    )
+    return os.readlink(f"/proc/self/fd/{descriptor}").startswith(logs)
 
 
 def is_open(descriptor: int) -> bool:
