@@ -163,7 +163,9 @@ def _is_log(descriptor: int) -> bool:
         for option in options.split()
         if option.startswith("log_path=")
     )
-    return os.readlink(f"/proc/self/fd/{descriptor}").startswith(logs)
+    # realpath() does not fail if another thread closes the descriptor.
+    path = os.path.realpath(f"/proc/self/fd/{descriptor}")
+    return path.startswith(logs)
 
 
 def is_open(descriptor: int) -> bool:
