@@ -280,7 +280,7 @@ def test_frame_that_is_marked_as_verified_is_verified_all_the_same() -> None:
 
 
 def test_batch_of_a_plain_socket_is_merged() -> None:
-    """It has no offload headers. Those that it had before count no more."""
+    """It has no offload headers. Those of an earlier receive are not used."""
     flow = build(numbered_flow(KINDS["tcp4"], [50] * 4))
     source = batch_with(flow)
     for i in range(4):
@@ -454,7 +454,7 @@ def test_empty_batch_is_merged_into_an_empty_batch() -> None:
 def test_it_stops_before_the_frame_that_needs_another_one_of_the_target(
     capacity: int,
 ) -> None:
-    """Frames that fit what is open are taken until then."""
+    """Until then, frames that can join an open super-frame are taken."""
     flow = build(numbered_flow(KINDS["udp4"], [50] * 20))
     source = batch_with(flow)
     target = large_target(capacity)
