@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.calls import raises
-from support.linux import descriptors, same_descriptors
+from support.linux import is_open, same_descriptors
 from support.programs import accept
 
 from rawmmsg import PacketBatch, RawSocket
@@ -23,11 +23,10 @@ from rawmmsg.testing import Veth
 @contextlib.contextmanager
 def room_for(count: int) -> Iterator[None]:
     """Lets this process open only `count` more descriptors."""
-    used = descriptors()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 0
-    while count or limit in used:
-        count -= limit not in used
+    while count or is_open(limit):
+        count -= not is_open(limit)
         limit += 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
     try:
