@@ -940,6 +940,30 @@ read_frames(struct transmission *t)
 }
 
 void
+discard_frames(struct transmission *t, const bool *unwanted)
+{
+    size_t from = t->next, to = t->next, i;
+
+    for (i = t->next_chain; i < t->chain_count; i++) {
+        if (t->chains[i].refused) {
+            continue;
+        }
+        if (unwanted[from - t->next]) {
+            t->chains[i].refused = true;
+            t->discarded++;
+        }
+        else {
+            t->messages[to] = t->messages[from];
+            t->lengths[to] = t->lengths[from];
+            to++;
+        }
+        from++;
+    }
+    t->count = to;
+    use_chains(t, 0);
+}
+
+void
 finish_frames(struct transmission *t, size_t n)
 {
     use_chains(t, n);

@@ -23,6 +23,7 @@
    of the available ring:
 
        n = read_frames(t);              0: nothing to send, or queue->broken
+       discard_frames(t, unwanted);     if a filter rejects some
        while (t->next < t->count) {
            n = sendmmsg(fd, t->messages + t->next, t->count - t->next, flags);
            n < 0 and the error is about the frame:    refuse_frame(t);
@@ -39,6 +40,7 @@
 
        n = arm_frames(r);               0: no buffers, or frames are held
        n = recvmmsg(fd, r->messages, n, MSG_DONTWAIT, NULL);
+                                        an error: n = 0
        r->frames[i].length, .tag = ...  for each of them
        add_frames(r, n);
        for (;;) {
@@ -67,6 +69,19 @@
        if (ask_for_kick(q, false))      there is something already
            continue;
        poll(2)
+
+   A receive queue asks only if it has no buffers or too few: ask_for_kick(q,
+   true). Otherwise both queues refuse kicks while they work. A caller looks
+   again once and then polls without waiting, so that a guest that changes its
+   index all the time cannot keep it from other work. It stops polling for a
+   queue that is broken.
+
+   OTHER MESSAGES OF THE FRONT END. SET_MEM_TABLE while rings run:
+   return_frames() and hold_frames(), then move_queue(), and only then unmap
+   the old table. GET_VRING_BASE: finish what is being sent, or
+   return_frames(); hold_frames(); then queue_base() is the answer. A disabled
+   receive queue is not used; what a disabled transmit queue has is read, and
+   all of it discarded.
 
    THREADS. A queue, and what uses it, belongs to one thread at a time. */
 
@@ -219,7 +234,8 @@ struct transmission {
     size_t copied;        /* bytes of each frame to copy, at most MOST_FRAME */
     size_t socket_header; /* 0, 10 or 12: PACKET_VNET_HDR_SZ */
 
-    /* Messages next..count-1 are to be sent. Message i has frame i. */
+    /* Messages next..count-1 are to be sent. Message i has header, length and
+       copy i until discard_frames(). */
     size_t count;
     size_t next;
     struct mmsghdr *messages;
@@ -230,6 +246,7 @@ struct transmission {
     uint64_t refused_headers; /* frames whose header the guest must not use */
     uint64_t refused_lengths; /* frames that are too long, or empty */
     uint64_t refused_sends;   /* refuse_frame() */
+    uint64_t discarded;       /* discard_frames() */
 
     /* Private. */
     void *block;
@@ -246,6 +263,11 @@ void close_transmission(struct transmission *t);
 /* Prepares messages for the chains that the guest has made available, if the
    batch is empty. Returns how many are to be sent. */
 size_t read_frames(struct transmission *t);
+
+/* Removes messages that are not to be sent: `unwanted` has an element for each
+   of the messages next..count-1. Then `headers` and `copies` are no longer in
+   the order of the messages. */
+void discard_frames(struct transmission *t, const bool *unwanted);
 
 /* Says that the first n of the messages to be sent were sent. */
 void finish_frames(struct transmission *t, size_t n);

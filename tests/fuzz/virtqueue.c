@@ -91,11 +91,13 @@ struct world {
     struct ring to_us, to_guest;
     struct transmission t;
     struct reception r;
-    size_t least; /* bytes of a receive buffer */
+    size_t least;   /* bytes of a receive buffer */
+    unsigned usual; /* which length most frames have */
     struct frames sent, received;
     uint64_t drops; /* of r.dropped, those that were explained */
     unsigned cut;   /* pieces of frame r.next that the guest has */
     bool changed;   /* the guest has changed the frames of the batch */
+    bool discarded; /* headers are no longer in the order of messages */
     uint8_t counter;
 };
 
@@ -165,14 +167,18 @@ user_address(uint64_t address)
     return address ^ UINT64_C(1) << 45;
 }
 
+/* Finds n bytes, or the first of them: *here says how many. */
 static uint8_t *
-guest_byte(struct world *w, uint64_t address)
+guest_bytes(struct world *w, uint64_t address, size_t n, size_t *here)
 {
     struct guest_region *r = w->memory.regions;
+    uint64_t offset;
 
     for (; r < w->memory.regions + REGIONS; r++) {
-        if (address - r->guest_address < r->size) {
-            return r->memory + (address - r->guest_address);
+        offset = address - r->guest_address;
+        if (offset < r->size) {
+            *here = n < r->size - offset ? n : (size_t)(r->size - offset);
+            return r->memory + offset;
         }
     }
     promise(false, "the guest uses memory that it has");
@@ -182,20 +188,26 @@ guest_byte(struct world *w, uint64_t address)
 static void
 write_guest(struct world *w, uint64_t address, const void *bytes, size_t n)
 {
-    size_t i;
+    const uint8_t *from = bytes;
+    uint8_t *to;
+    size_t here;
 
-    for (i = 0; i < n; i++) {
-        *guest_byte(w, address + i) = ((const uint8_t *)bytes)[i];
+    for (; n > 0; n -= here, address += here, from += here) {
+        to = guest_bytes(w, address, n, &here);
+        memcpy(to, from, here);
     }
 }
 
 static void
 read_guest(struct world *w, uint64_t address, void *bytes, size_t n)
 {
-    size_t i;
+    const uint8_t *from;
+    uint8_t *to = bytes;
+    size_t here;
 
-    for (i = 0; i < n; i++) {
-        ((uint8_t *)bytes)[i] = *guest_byte(w, address + i);
+    for (; n > 0; n -= here, address += here, to += here) {
+        from = guest_bytes(w, address, n, &here);
+        memcpy(to, from, here);
     }
 }
 
@@ -461,19 +473,18 @@ copy_pieces(struct world *w, const struct offer *o, size_t skip, void *bytes,
 
 /* ---- Frames ------------------------------------------------------------- */
 
+/* Most frames of a run are of one length. */
 static size_t
-choose_length(struct choices *c)
+choose_length(const struct world *w)
 {
-    static const size_t lengths[] = {60, 60, 1514, 1514, 9014, 65226};
+    static const size_t lengths[] = {60,    1514, 1400,      9014,
+                                     65226, 14,   MOST_FRAME};
 
-    switch (choose(c, 16)) {
-    case 14:
-        return 14 + choose(c, 3000);
-    case 15:
-        return choose(c, 2) ? 14 : MOST_FRAME;
-    default:
-        return lengths[choose(c, 6)];
+    if (choose(w->c, 4)) {
+        return lengths[w->usual];
     }
+    return choose(w->c, 4) ? 14 + choose(w->c, 3000)
+                           : lengths[choose(w->c, 7)];
 }
 
 static struct frame
@@ -565,7 +576,7 @@ offer_frames(struct world *w)
     }
     for (; n > 0; n--) {
         f = make_frame(w, one_in(w->c, 20) ? 1 + choose(w->c, 13)
-                                           : choose_length(w->c));
+                                           : choose_length(w));
         o = offer_buffer(w, &w->to_us, w->header + f.length, 0);
         if (o == NULL) {
             free(f.bytes);
@@ -649,7 +660,9 @@ send_message(struct world *w, size_t i)
     promise(w->sent.first < w->sent.end, "frames are sent once");
     promise(w->t.lengths[i] == f->length, "a frame keeps its length");
     f->header.buffer_count = 0;
-    promise(memcmp(&w->t.headers[i], &f->header, sizeof(f->header)) == 0,
+    promise(w->discarded
+                || memcmp(&w->t.headers[i], &f->header, sizeof(f->header))
+                       == 0,
             "a header is as the guest has written it");
     promise(memcmp(bytes, &f->header, header) == 0,
             "the copy of the header is sent");
@@ -698,19 +711,52 @@ change_frames(struct world *w)
     w->changed = true;
 }
 
+/* Discards some of the messages of a new batch. */
+static void
+discard(struct world *w)
+{
+    size_t n = w->t.count - w->t.next, kept = 0, i;
+    struct frame *f = &w->sent.list[w->sent.first], keep[MAX_BATCH];
+    bool unwanted[MAX_BATCH];
+
+    for (i = 0; i < n; i++) {
+        unwanted[i] = choose(w->c, 2);
+        if (w->spoilt) {
+            continue;
+        }
+        if (unwanted[i]) {
+            free(f[i].bytes);
+        }
+        else {
+            keep[kept++] = f[i];
+        }
+    }
+    discard_frames(&w->t, unwanted);
+    w->discarded = true;
+    if (!w->spoilt) {
+        w->sent.first += n - kept;
+        memcpy(&w->sent.list[w->sent.first], keep, kept * sizeof(*keep));
+    }
+}
+
 static void
 transmit(struct world *w)
 {
     struct transmission *t = &w->t;
+    bool fresh;
     size_t n, i;
 
     offer_frames(w);
     maybe_spoil(w);
-    if (t->next == t->count) {
-        w->changed = false;
+    fresh = t->next == t->count;
+    if (fresh) {
+        w->changed = w->discarded = false;
     }
     n = read_frames(t);
     promise(n == t->count - t->next && n <= MAX_BATCH, "a batch has room");
+    if (fresh && one_in(w->c, 4)) {
+        discard(w);
+    }
     if (!w->spoilt && one_in(w->c, 4)) {
         change_frames(w);
     }
@@ -804,7 +850,7 @@ static void
 receive_message(struct world *w, size_t i)
 {
     static uint8_t bytes[MOST_FRAME + 12];
-    struct frame f = make_frame(w, choose_length(w->c));
+    struct frame f = make_frame(w, choose_length(w));
     size_t header = w->r.socket_header, n;
 
     if (header == 0) {
@@ -992,6 +1038,7 @@ begin_world(struct world *w, struct choices *c)
     w->features = choose_features(c);
     w->header =
         has(w, FEATURE_VERSION_1) || has(w, FEATURE_MRG_RXBUF) ? 12 : 10;
+    w->usual = choose(c, 7);
     w->least = SIZE_MAX / (2 * MAX_RING);
     make_memory(w);
     make_ring(w, &w->to_us, 0);
