@@ -971,10 +971,31 @@ drop(struct world *w)
     w->cut = 0;
 }
 
+/* Whether all of n received frames are as long as the messages were prepared
+   for, and need nothing else. */
+static bool
+is_steady(const struct world *w, size_t n, size_t expected)
+{
+    const struct reception *r = &w->r;
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        if (w->header + r->frames[i].length != expected
+            || r->frames[i].in_guest < r->frames[i].length
+            || r->frames[i].tag != 0
+            || !is_allowed(w, &r->headers[i], false)) {
+            return false;
+        }
+    }
+    return !w->spoilt;
+}
+
 static void
 receive(struct world *w)
 {
     struct reception *r = &w->r;
+    uint64_t copied;
+    bool steady;
     size_t n, m, i;
 
     offer_buffers(w);
@@ -989,8 +1010,12 @@ receive(struct world *w)
     }
     maybe_spoil(w);
     if (n > 0) {
+        steady = is_steady(w, m, r->expected);
+        copied = r->moved + r->spilled;
         add_frames(r, m);
         place(w);
+        promise(!steady || r->moved + r->spilled == copied,
+                "frames of one length are not copied");
     }
     take_received(w);
     wants_call(r->queue);
