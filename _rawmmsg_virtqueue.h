@@ -275,7 +275,8 @@ void finish_frames(struct transmission *t, size_t n);
 /* Says that the first of the messages to be sent cannot be sent. */
 void refuse_frame(struct transmission *t);
 
-/* Empties the batch. Frames that were not sent stay available. */
+/* Empties the batch. Frames that were not sent stay available, so they are read
+   again; with them, those behind them that were discarded. */
 void return_frames(struct transmission *t);
 
 /* ---- To the guest ------------------------------------------------------- */

@@ -775,7 +775,7 @@ transmit(struct world *w)
     }
     take_sent(w);
     wants_call(t->queue);
-    if (!w->changed && one_in(w->c, 8)) {
+    if (!w->changed && !w->discarded && one_in(w->c, 8)) {
         return_frames(t);
         promise(t->queue->broken != NULL
                     || queue_base(t->queue) == t->queue->next_available,
