@@ -23,7 +23,8 @@
 
 #define MAX_BATCH 8
 #define MAX_RING 64
-#define MAX_PIECES 6
+#define FEW_PIECES 6
+#define MAX_PIECES 300
 #define MAX_FRAMES 4096 /* that wait to be compared */
 #define STEPS 60
 
@@ -67,6 +68,8 @@ struct ring {
        `newest`, or outside, if `newest` is before `oldest`. */
     uint64_t start, stop, oldest, newest;
     struct offer offers[MAX_RING]; /* of entry i: i % MAX_RING */
+    uint16_t known;                /* the used index at the last call */
+    bool called;
 };
 
 /* A frame that must arrive. */
@@ -289,7 +292,7 @@ make_ring(struct world *w, struct ring *r, unsigned i)
     r->start = r->oldest = r->newest = region_starts[2 * i];
     r->stop = r->start + 2 * SPACE;
     r->free_descriptors = r->size;
-    r->next_available = r->next_used = base;
+    r->next_available = r->next_used = r->known = base;
     write_16(w, r->available + 2, base);
     write_16(w, r->used + 2, base);
     setup = (struct queue_setup){
@@ -385,18 +388,21 @@ offer_buffer(struct world *w, struct ring *r, size_t n, unsigned flags)
 {
     struct offer *o = &r->offers[r->next_available % MAX_RING];
     bool tables = w->features >> FEATURE_INDIRECT_DESC & 1;
-    unsigned pieces = 1 + choose(w->c, MAX_PIECES), i;
+    unsigned pieces = 1 + choose(w->c, FEW_PIECES), i;
     unsigned direct = tables ? choose(w->c, pieces + 1) : pieces;
     uint64_t at;
     size_t length;
 
+    if (direct < pieces && one_in(w->c, 4)) {
+        pieces = MAX_PIECES - choose(w->c, 256);
+    }
     pieces = pieces > n ? (unsigned)n : pieces;
     direct = direct > pieces ? pieces : direct;
     if ((uint16_t)(r->next_available - r->next_used) == r->size
         || direct + (direct < pieces) > r->free_descriptors) {
         return NULL;
     }
-    at = find_memory(r, n + 16 * MAX_PIECES);
+    at = find_memory(r, n + 16 * pieces);
     if (at == 0) {
         return NULL;
     }
@@ -440,6 +446,36 @@ take_used(struct world *w, struct ring *r, uint32_t *length)
     r->free_descriptors += o->descriptors;
     r->oldest = o->end;
     return o;
+}
+
+/* Whether the guest is notified when it must be, and otherwise only at the
+   first time. */
+static void
+check_call(struct world *w, struct ring *r)
+{
+    bool events = w->features >> FEATURE_EVENT_IDX & 1;
+    bool quiet = choose(w->c, 2), call;
+    uint16_t index = read_16(w, r->used + 2);
+
+    if (w->spoilt) {
+        wants_call(&r->queue);
+        return;
+    }
+    if (events) {
+        write_16(w, r->available + 4 + r->size * 2, quiet ? index : r->known);
+    }
+    else {
+        write_16(w, r->available, quiet);
+    }
+    call = wants_call(&r->queue);
+    if (quiet && !(events && !r->called)) {
+        promise(!call, "a guest is not notified if it does not want that");
+    }
+    else {
+        promise(call == (index != r->known), "a guest is notified");
+    }
+    r->called |= index != r->known;
+    r->known = index;
 }
 
 /* Copies from or to the pieces of an offer, from `skip` on. */
@@ -774,7 +810,8 @@ transmit(struct world *w)
         }
     }
     take_sent(w);
-    wants_call(t->queue);
+    check_call(w, &w->to_us);
+    refuse_kicks(t->queue);
     if (!w->changed && !w->discarded && one_in(w->c, 8)) {
         return_frames(t);
         promise(t->queue->broken != NULL
@@ -861,6 +898,11 @@ receive_message(struct world *w, size_t i)
     n = copy_message(w, &w->r.messages[i].msg_hdr, bytes, header + f.length,
                      true);
     promise(n == header + f.length, "a message has room for any frame");
+    if (one_in(w->c, 40)) {
+        w->r.frames[i].length = choose(w->c, 2) ? 0 : MOST_FRAME + 1;
+        free(f.bytes);
+        return;
+    }
     w->r.frames[i].length = (uint32_t)f.length;
     w->r.frames[i].tag = one_in(w->c, 6) ? 0x81000005 : 0;
     if (w->spoilt) {
@@ -904,6 +946,10 @@ place(struct world *w)
             : placed == PLACE_DONE ? r->next == r->count
                                    : r->next < r->count,
             "the result says what was done");
+    if (placed == PLACE_FULL && !w->spoilt) {
+        promise(!ask_for_kick(r->queue, true),
+                "a queue with too few buffers waits for more");
+    }
     promise(r->queue->published == r->queue->next_used
                 && r->queue->next_used == r->queue->next_available,
             "the rest stays available");
@@ -1018,7 +1064,8 @@ receive(struct world *w)
                 "frames of one length are not copied");
     }
     take_received(w);
-    wants_call(r->queue);
+    check_call(w, &w->to_guest);
+    refuse_kicks(r->queue);
     if (one_in(w->c, 8)) {
         hold_frames(r);
         promise(move_queue(r->queue, &w->memory) == NULL, "a queue can move");
