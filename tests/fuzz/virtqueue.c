@@ -6,7 +6,7 @@
    then on, random bytes are written to its memory. As long as it follows
    them, each frame must arrive as it was sent, and all buffers must be used in
    order. Later, only the memory of the guest and of the back end may be
-   used.
+   used. Before the first run, each single mistake must be found.
 
    The choices are the input of libFuzzer, or numbers from a seed if RANDOM is
    defined:
@@ -96,6 +96,7 @@ struct world {
     struct reception r;
     size_t least;   /* bytes of a receive buffer */
     unsigned usual; /* which length most frames have */
+    bool scattered; /* most chains have many parts */
     struct frames sent, received;
     uint64_t drops; /* of r.dropped, those that were explained */
     unsigned cut;   /* pieces of frame r.next that the guest has */
@@ -393,7 +394,7 @@ offer_buffer(struct world *w, struct ring *r, size_t n, unsigned flags)
     uint64_t at;
     size_t length;
 
-    if (direct < pieces && one_in(w->c, 4)) {
+    if (direct < pieces && (w->scattered || one_in(w->c, 4))) {
         pieces = MAX_PIECES - choose(w->c, 256);
     }
     pieces = pieces > n ? (unsigned)n : pieces;
@@ -1111,6 +1112,7 @@ begin_world(struct world *w, struct choices *c)
     w->header =
         has(w, FEATURE_VERSION_1) || has(w, FEATURE_MRG_RXBUF) ? 12 : 10;
     w->usual = choose(c, 7);
+    w->scattered = one_in(c, 4);
     w->least = SIZE_MAX / (2 * MAX_RING);
     make_memory(w);
     make_ring(w, &w->to_us, 0);
@@ -1157,6 +1159,202 @@ run(struct choices *c)
     end_world(&w);
 }
 
+/* ---- What a guest must not do ------------------------------------------- */
+
+enum {
+    FAULT_RING = 4,
+    FAULT_MEMORY = 1 << 20,
+    FAULT_TABLE = 0x10000, /* of indirect descriptors */
+    FAULT_BUFFER = 0x20000
+};
+
+/* A ring with a mistake. */
+struct fault {
+    const char *reason;
+    uint64_t features;
+    bool to_guest;
+    uint16_t index, head;
+    struct {
+        uint64_t address;
+        uint32_t length;
+        uint16_t flags, next;
+    } direct[FAULT_RING], indirect[2];
+};
+
+#define TABLES (UINT64_C(1) << FEATURE_INDIRECT_DESC)
+
+static const struct fault faults[] = {
+    {"the index of the available ring has jumped", .index = 5},
+    {"the index of the available ring has jumped", .index = 65535},
+    {"a descriptor has an index beyond its table", .index = 1, .head = 4},
+    {"a descriptor has an index beyond its table", .index = 1,
+     .direct = {{FAULT_BUFFER, 1, NEXT, 4}}},
+    {"a chain of descriptors is a loop", .index = 1,
+     .direct = {{FAULT_BUFFER, 1, NEXT, 1}, {FAULT_BUFFER, 1, NEXT, 0}}},
+    {"a transmit buffer that is writable", .index = 1,
+     .direct = {{FAULT_BUFFER, 1, WRITE, 0}}},
+    {"a receive buffer that is not writable", .index = 1, .to_guest = true,
+     .direct = {{FAULT_BUFFER, 1, 0, 0}}},
+    {"a receive buffer shorter than an offload header", .index = 1,
+     .to_guest = true, .direct = {{FAULT_BUFFER, 9, WRITE, 0}}},
+    {"a frame shorter than its offload header", .index = 1,
+     .direct = {{FAULT_BUFFER, 9, 0, 0}}},
+    {"a buffer without bytes", .index = 1,
+     .direct = {{FAULT_BUFFER, 0, 0, 0}}},
+    {"a buffer is not in guest memory", .index = 1,
+     .direct = {{FAULT_MEMORY - 1, 2, 0, 0}}},
+    {"a buffer is not in guest memory", .index = 1,
+     .direct = {{UINT64_MAX, 2, 0, 0}}},
+    {"a chain of 4 GiB or more", .index = 1,
+     .direct = {{UINT64_C(1) << 40, UINT32_MAX, NEXT, 1},
+                {UINT64_C(1) << 40, 2, 0, 0}}},
+    {"an indirect descriptor without INDIRECT_DESC", .index = 1,
+     .direct = {{FAULT_TABLE, 16, INDIRECT, 0}}},
+    {"an indirect descriptor in an indirect table", TABLES, .index = 1,
+     .direct = {{FAULT_TABLE, 16, INDIRECT, 0}},
+     .indirect = {{FAULT_TABLE, 16, INDIRECT, 0}}},
+    {"an indirect descriptor with a next one", TABLES, .index = 1,
+     .direct = {{FAULT_TABLE, 16, INDIRECT | NEXT, 1}}},
+    {"an indirect table with a part of a descriptor", TABLES, .index = 1,
+     .direct = {{FAULT_TABLE, 17, INDIRECT, 0}}},
+    {"an indirect table with a part of a descriptor", TABLES, .index = 1,
+     .direct = {{FAULT_TABLE, 0, INDIRECT, 0}}},
+    {"an indirect table is not in guest memory", TABLES, .index = 1,
+     .direct = {{FAULT_MEMORY - 8, 16, INDIRECT, 0}}},
+    {"an indirect table is not in guest memory", TABLES, .index = 1,
+     .direct = {{UINT64_MAX - 8, 16, INDIRECT, 0}}},
+    {"a chain of descriptors is a loop", TABLES, .index = 1,
+     .direct = {{FAULT_TABLE, 32, INDIRECT, 0}},
+     .indirect = {{FAULT_BUFFER, 1, NEXT, 1}, {FAULT_BUFFER, 1, NEXT, 0}}},
+    {"a chain of more than 1,022 parts", TABLES, .index = 1,
+     .direct = {{FAULT_TABLE, 1 << 15, INDIRECT, 0}},
+     .indirect = {{FAULT_BUFFER, 1, NEXT, 0}}},
+};
+
+/* A queue of FAULT_RING entries at the start of guest memory. */
+static const struct queue_setup fault_setup = {
+    .size = FAULT_RING, .available = 1024, .used = 2048};
+
+static void
+check_fault(const struct guest_memory *memory, const struct fault *f)
+{
+    struct queue_setup setup = fault_setup;
+    uint8_t *m = memory->regions[0].memory;
+    struct virtqueue q;
+    struct transmission t = {.queue = &q, .capacity = MAX_BATCH};
+    struct reception r = {.queue = &q, .capacity = MAX_BATCH};
+
+    memset(m, 0, FAULT_MEMORY);
+    memcpy(m, f->direct, sizeof(f->direct));
+    memcpy(m + FAULT_TABLE, f->indirect, sizeof(f->indirect));
+    memcpy(m + setup.available + 2, &f->index, 2);
+    memcpy(m + setup.available + 4, &f->head, 2);
+    setup.features = f->features;
+    promise(start_queue(&q, memory, &setup) == NULL, "the queue starts");
+    promise(open_transmission(&t) && open_reception(&r), "there is memory");
+    promise((f->to_guest ? arm_frames(&r) : read_frames(&t)) == 0,
+            "nothing is taken from a broken ring");
+    promise(q.broken != NULL && strcmp(q.broken, f->reason) == 0, f->reason);
+    promise(read_frames(&t) == 0 && arm_frames(&r) == 0
+                && place_frames(&r) == PLACE_DONE && !has_entries(&q)
+                && !ask_for_kick(&q, false) && !wants_call(&q)
+                && m[setup.used + 2] == 0,
+            "a broken ring stays as it is");
+    close_transmission(&t);
+    close_reception(&r);
+}
+
+/* Rings that must not start. */
+static void
+check_setups(const struct guest_memory *memory)
+{
+    static const struct queue_setup bad[] = {
+        {.size = 0, .available = 1024, .used = 2048},
+        {.size = 3, .available = 1024, .used = 2048},
+        {.size = 65536, .available = 1 << 21, .used = 1 << 22},
+        {.size = 4, .base = 65536, .available = 1024, .used = 2048},
+        {.size = 4, .descriptors = 8, .available = 1024, .used = 2048},
+        {.size = 4, .available = 1025, .used = 2048},
+        {.size = 4, .available = 1024, .used = 2050},
+        {.size = 4, .available = 1024, .used = FAULT_MEMORY - 36},
+        {.size = 4, .available = 1024, .used = UINT64_MAX - 3},
+        {.size = 32768, .descriptors = FAULT_MEMORY - 4096, .available = 0},
+    };
+    struct virtqueue q;
+    size_t i;
+
+    for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        promise(start_queue(&q, memory, &bad[i]) != NULL,
+                "a ring that is not valid does not start");
+    }
+}
+
+/* Where a queue goes on if the used ring has another index than the front end
+   has said. */
+static void
+check_bases(const struct guest_memory *memory)
+{
+    static const uint16_t cases[][3] = {
+        {7, 7, 7}, {7, 3, 3}, {7, 2, 7}, {2, 7, 2}, {1, 65535, 65535}};
+    struct queue_setup setup = fault_setup;
+    struct virtqueue q;
+    size_t i;
+
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        setup.base = cases[i][0];
+        memcpy(memory->regions[0].memory + setup.used + 2, &cases[i][1], 2);
+        promise(start_queue(&q, memory, &setup) == NULL, "the queue starts");
+        promise(queue_base(&q) == cases[i][2], "the queue goes on");
+    }
+}
+
+static void
+check_regions(void)
+{
+    struct guest_region r = {.size = 4096};
+    struct guest_memory m = {.count = 2};
+
+    promise(check_region(&r, 0, 4096) == NULL, "a region can be a file");
+    promise(check_region(&r, 1, 4096) != NULL, "a region is in its file");
+    promise(check_region(&r, UINT64_MAX, 4096) != NULL, "no overflow");
+    r.guest_address = UINT64_MAX - 4094;
+    promise(check_region(&r, 0, 4096) != NULL, "no overflow");
+    r = (struct guest_region){.user_address = UINT64_MAX, .size = 4096};
+    promise(check_region(&r, 0, 4096) != NULL, "no overflow");
+    r.size = 0;
+    promise(check_region(&r, 0, 4096) != NULL, "a region has bytes");
+    m.regions[0] = (struct guest_region){0, 0, 4096, NULL};
+    m.regions[1] = (struct guest_region){4096, 4096, 4096, NULL};
+    promise(check_memory(&m) == NULL, "regions can be neighbours");
+    m.regions[1].user_address = 4095;
+    promise(check_memory(&m) != NULL, "user addresses do not overlap");
+    m.regions[1] = (struct guest_region){4095, 4096, 4096, NULL};
+    promise(check_memory(&m) != NULL, "guest addresses do not overlap");
+    m.count = MOST_REGIONS + 1;
+    promise(check_memory(&m) != NULL, "a table has at most 8 regions");
+}
+
+static void
+check_mistakes(void)
+{
+    /* The second region has an address only. Nothing is read from it. */
+    struct guest_memory memory = {
+        .count = 2,
+        .regions = {{0, 0, FAULT_MEMORY, calloc(1, FAULT_MEMORY)},
+                    {UINT64_C(1) << 40, UINT64_C(1) << 40, UINT64_C(1) << 33,
+                     (unsigned char *)1}}};
+    size_t i;
+
+    promise(memory.regions[0].memory != NULL, "there is memory");
+    check_regions();
+    check_setups(&memory);
+    check_bases(&memory);
+    for (i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
+        check_fault(&memory, &faults[i]);
+    }
+    free(memory.regions[0].memory);
+}
+
 #ifdef RANDOM
 int
 main(int argc, char **argv)
@@ -1164,6 +1362,7 @@ main(int argc, char **argv)
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
     uint64_t end = seed + (argc > 2 ? strtoull(argv[2], NULL, 10) : 1);
 
+    check_mistakes();
     for (; seed < end; seed++) {
         struct choices c = {.state = seed * UINT64_C(0x9e3779b97f4a7c15) | 1};
 
@@ -1174,7 +1373,17 @@ main(int argc, char **argv)
     return 0;
 }
 #else
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int
+LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc;
+    (void)argv;
+    check_mistakes();
+    return 0;
+}
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
