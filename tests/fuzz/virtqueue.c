@@ -799,7 +799,9 @@ transmit(struct world *w)
     }
     maybe_spoil(w);
     while (t->next < t->count && !one_in(w->c, 10)) {
-        n = choose(w->c, (unsigned)(t->count - t->next) + 1);
+        /* All of them if there are no more choices. */
+        n = t->count - t->next;
+        n -= choose(w->c, (unsigned)n + 1);
         for (i = t->next; i < t->next + n; i++) {
             send_message(w, i);
             end_message(w);
