@@ -837,9 +837,11 @@ transmit(struct world *w)
 static void
 offer_buffers(struct world *w)
 {
-    static const size_t sizes[] = {1536, 1536, 1536, 2048, 65550, 4096};
-    unsigned n = choose(w->c, MAX_RING + 1);
-    size_t size = sizes[choose(w->c, 6)], here;
+    /* Some hold a frame of a usual length exactly, or half of it. */
+    const size_t sizes[] = {1536, 2048,           65550,
+                            4096, w->header + 60, (w->header + 1514) / 2};
+    unsigned n = w->scattered ? MAX_RING : choose(w->c, MAX_RING + 1);
+    size_t size = sizes[w->scattered ? 0 : choose(w->c, 6)], here;
 
     if (w->spoilt) {
         forget_offers(&w->to_guest);
@@ -1336,6 +1338,33 @@ check_regions(void)
     promise(check_memory(&m) != NULL, "a table has at most 8 regions");
 }
 
+/* An index that goes back while frames are in use. */
+static void
+check_index_back(const struct guest_memory *memory)
+{
+    static const struct fault frames = {
+        "the index of the available ring has jumped", .index = 3,
+        .direct = {{FAULT_BUFFER, 100, 0, 0}}};
+    uint8_t *m = memory->regions[0].memory;
+    struct virtqueue q;
+    struct transmission t = {.queue = &q, .capacity = 3};
+
+    memset(m, 0, FAULT_MEMORY);
+    memcpy(m, frames.direct, sizeof(frames.direct));
+    memcpy(m + fault_setup.available + 2, &frames.index, 2);
+    promise(start_queue(&q, memory, &fault_setup) == NULL
+                && open_transmission(&t),
+            "the queue starts");
+    promise(read_frames(&t) == 3, "three frames are read");
+    m[fault_setup.available + 2] = 2;
+    promise(!has_entries(&q) && q.broken != NULL
+                && strcmp(q.broken, frames.reason) == 0,
+            "an index does not go back");
+    finish_frames(&t, 3);
+    promise(m[fault_setup.used + 2] == 3, "what was sent is used");
+    close_transmission(&t);
+}
+
 static void
 check_mistakes(void)
 {
@@ -1351,6 +1380,7 @@ check_mistakes(void)
     check_regions();
     check_setups(&memory);
     check_bases(&memory);
+    check_index_back(&memory);
     for (i = 0; i < sizeof(faults) / sizeof(faults[0]); i++) {
         check_fault(&memory, &faults[i]);
     }
