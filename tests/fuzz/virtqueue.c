@@ -25,6 +25,8 @@
 #define MAX_RING 64
 #define FEW_PIECES 6
 #define MAX_PIECES 300
+#define SCATTERED \
+    150 /* 43 buffers of so many can be used at once, 50 cannot */
 #define MAX_FRAMES 4096 /* that wait to be compared */
 #define STEPS 60
 
@@ -286,7 +288,7 @@ make_ring(struct world *w, struct ring *r, unsigned i)
     uint16_t base = (uint16_t)(one_in(w->c, 2) ? 65530 : choose(w->c, 65536));
     struct queue_setup setup;
 
-    r->size = 1u << choose(w->c, 7);
+    r->size = w->scattered ? MAX_RING : 1u << choose(w->c, 7);
     r->descriptors = region_starts[RINGS] + i * RING_SPACE;
     r->available = r->descriptors + 2048;
     r->used = r->descriptors + 3072;
@@ -394,7 +396,11 @@ offer_buffer(struct world *w, struct ring *r, size_t n, unsigned flags)
     uint64_t at;
     size_t length;
 
-    if (direct < pieces && (w->scattered || one_in(w->c, 4))) {
+    if (tables && w->scattered) {
+        pieces = SCATTERED;
+        direct = 0;
+    }
+    else if (direct < pieces && one_in(w->c, 4)) {
         pieces = MAX_PIECES - choose(w->c, 256);
     }
     pieces = pieces > n ? (unsigned)n : pieces;
