@@ -103,8 +103,10 @@
    has at most 8 regions (QEMU docs/interop/vhost-user.rst). */
 #define MOST_REGIONS 8
 
-/* Parts of the memory of a guest. `memory` is a mapping of `size` bytes that
-   the caller owns, and that must stay while a queue uses it. */
+/* Parts of the memory of a guest. `memory` is where the caller has mapped the
+   first of the `size` bytes; the mapping must stay while a queue uses it. (The
+   offset of a region in its file need not be a multiple of the page size. So
+   the mapping may begin before the region.) */
 struct guest_region {
     uint64_t guest_address; /* descriptors use these */
     uint64_t user_address;  /* of the front end; messages use these */
@@ -307,7 +309,8 @@ struct reception {
     size_t capacity;
     size_t socket_header;
 
-    struct mmsghdr *messages;
+    struct mmsghdr *messages;       /* only the parts are set here; names and
+                                       control messages are the caller's */
     struct offload_header *headers; /* of the frames; not guest memory */
     struct received_frame *frames;
     size_t count; /* frames next..count-1 are not placed yet */
