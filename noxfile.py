@@ -366,13 +366,13 @@ def sanitizers(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Fuzzes the offload code and filters with libFuzzer for 90 seconds, and
-    merges random frames."""
+    """Fuzzes the offload code, filters and a guest's rings with libFuzzer for
+    two minutes, and merges random frames."""
     copy = tree(session)
     install(session, str(copy))
-    # Three programs, each for that time.
+    # Four programs, each for that time.
     options = session.posargs or ("--seconds", "30")
-    for script in ("offload.py", "filter.py"):
+    for script in ("offload.py", "filter.py", "virtqueue.py"):
         session.run("python", str(copy / "tests/fuzz" / script), *options)
     if not session.posargs:
         # It prints how to repeat what fails.
