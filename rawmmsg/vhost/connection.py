@@ -154,6 +154,8 @@ class Connection:
         closing waits. The peer sees the end at once, and adds no message, but
         then the socket is closed aside.
         """
+        if self._sock.fileno() < 0:
+            return
         close_aside(self._descriptors)
         self._descriptors = []
         with suppress(OSError):

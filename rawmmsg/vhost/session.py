@@ -203,7 +203,7 @@ class Session:
 
     def _set_features(self, payload: bytes) -> None:
         number = parse_number(payload)
-        unknown = number & ~self._offered
+        unknown = number & ~int(self._offered)
         if unknown:
             raise RefusedRequest(f"{unknown:#x} was not offered")
         features = Feature(number)
@@ -216,7 +216,7 @@ class Session:
 
     def _set_protocol_features(self, payload: bytes) -> None:
         number = parse_number(payload)
-        unknown = number & ~OFFERED_PROTOCOL
+        unknown = number & ~int(OFFERED_PROTOCOL)
         if unknown:
             raise RefusedRequest(f"{unknown:#x} was not offered")
         self.protocol_features = ProtocolFeature(number)

@@ -1,0 +1,176 @@
+"""Kicks, calls, and descriptors of every kind."""
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from time import monotonic
+
+import pytest
+from support import WAIT
+from support.front_end import (
+    SET_MEM_TABLE,
+    SET_OWNER,
+    SET_VRING_CALL,
+    SET_VRING_ERR,
+    SET_VRING_KICK,
+    USER,
+    negotiated,
+    number,
+    table,
+)
+
+from rawmmsg.vhost.descriptors import waiting_to_close
+
+REQUESTS = [SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR]
+
+
+@pytest.fixture
+def strangers() -> Iterator[dict[str, int]]:
+    """Descriptors that are not eventfds."""
+    with ExitStack() as opened:
+        reader, writer = os.pipe()
+        opened.callback(os.close, reader)
+        opened.callback(os.close, writer)
+        epoll = opened.enter_context(select.epoll())
+        sock = opened.enter_context(socket.socket())
+        status = opened.enter_context(open("/proc/self/status"))
+        memory = os.memfd_create("anon_inode:[eventfd]")
+        opened.callback(os.close, memory)
+        yield {
+            "pipe": writer,
+            "eventpoll": epoll.fileno(),
+            "socket": sock.fileno(),
+            "status": status.fileno(),
+            "memfd": memory,
+        }
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+@pytest.mark.parametrize(
+    "kind", ["pipe", "eventpoll", "socket", "status", "memfd"]
+)
+def test_only_eventfds_are_accepted(
+    request_: int, kind: str, strangers: dict[str, int]
+) -> None:
+    with negotiated() as pair:
+        pair.share()
+        reason = pair.refused(request_, number(0), [strangers[kind]])
+        assert "not an eventfd but" in reason
+        assert kind in reason
+
+
+def test_kick_and_call_become_non_blocking() -> None:
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(0)
+        call = pair.eventfd()
+        assert pair.ask(SET_VRING_CALL, number(0), [call]) == 0
+        assert not os.get_blocking(kick)
+        assert not os.get_blocking(call)
+
+
+def test_a_full_call_does_not_wait() -> None:
+    with negotiated() as pair:
+        call = pair.eventfd()
+        assert pair.ask(SET_VRING_CALL, number(0), [call]) == 0
+        os.eventfd_write(call, 2**64 - 2)
+        given = pair.rings.call_descriptors[0]
+        assert given is not None
+        with pytest.raises(BlockingIOError):
+            os.eventfd_write(given, 1)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "RWF_NOWAIT"), reason="the C library has no preadv2()"
+)
+def test_a_kick_that_was_taken_back_does_not_wait() -> None:
+    """A front end shares the flags: it can clear O_NONBLOCK, and can read the
+    eventfd itself."""
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        os.set_blocking(kick, True)
+        assert not pair.session.kicked(1)
+        assert pair.rings.kicks == [1]
+
+
+def test_kicks_that_were_not_read_are_one() -> None:
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        (polled,) = pair.session.kicks
+        for _ in range(1000):
+            os.eventfd_write(kick, 1)
+        assert select.select([polled], [], [], 0)[0]
+        pair.session.kicked(1)
+        assert not select.select([polled], [], [], 0)[0]
+        assert pair.rings.kicks == [1]
+
+
+def test_a_storm_of_kicks_is_ignored_for_a_while() -> None:
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        pair.rings.has_buffers = False
+        changes = 0
+        while pair.session.kicks:
+            os.eventfd_write(kick, 1)
+            changes += pair.session.kicked(1)
+            assert len(pair.rings.kicks) < 1000, "it is polled for ever"
+        assert changes == 1
+        assert pair.session.tend()
+        assert list(pair.session.kicks.values()) == [1]
+        assert not pair.session.tend()
+
+
+def test_kicks_with_buffers_are_never_ignored() -> None:
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        for _ in range(1000):
+            os.eventfd_write(kick, 1)
+            assert not pair.session.kicked(1)
+        assert pair.session.kicks
+
+
+@contextmanager
+def lingering_socket() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A TCP socket whose close(2) waits until its peer is closed, at most 100
+    seconds (SO_LINGER), because the peer has not read all data; and the
+    peer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock = socket.create_connection(server.getsockname())
+        peer, _ = server.accept()
+    with sock, peer:
+        linger = struct.pack("ii", 1, 100)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(1 << 16))
+        yield sock, peer
+
+
+@pytest.mark.parametrize("place", ["call", "memory", "surplus", "queue"])
+def test_closing_never_waits(place: str) -> None:
+    """Although the front end has passed a descriptor whose close(2) waits, and
+    has closed its own."""
+    with negotiated() as pair, lingering_socket() as (sock, peer):
+        if place == "memory":
+            regions = table((0, 4096, USER, 0))
+            pair.front.send(SET_MEM_TABLE, regions, [sock.fileno()])
+        elif place == "surplus":
+            pair.front.send(SET_OWNER, b"", [sock.fileno()])
+        else:
+            pair.front.send(SET_VRING_CALL, number(0), [sock.fileno()])
+        sock.close()
+        began = monotonic()
+        if place != "queue":
+            assert not pair.session.serve()
+        pair.session.close()
+        assert monotonic() - began < WAIT
+        assert waiting_to_close() == 1
+        peer.close()  # now the thread can go on
