@@ -99,8 +99,8 @@ class Connection:
             )
         if len(self._descriptors) > MAX_REGIONS:
             raise ProtocolError(
-                f"a message with {len(self._descriptors)} descriptors, but no"
-                f" message has more than {MAX_REGIONS}"
+                f"a message with {len(self._descriptors)} file descriptors; no"
+                f" request has more than {MAX_REGIONS}"
             )
         if not data:
             raise self._end()

@@ -9,7 +9,17 @@ from typing import Final
 
 from .messages import RefusedRequest
 
-__all__ = ["check_eventfd", "close_aside", "read_kick", "waiting_to_close"]
+__all__ = [
+    "MOST_WAITING",
+    "check_eventfd",
+    "close_aside",
+    "read_kick",
+    "waiting_to_close",
+]
+
+# With so many calls of close_aside() that wait, no front end is served: only a
+# hostile one makes them wait.
+MOST_WAITING: Final = 8
 
 _EVENTFD: Final = "anon_inode:[eventfd]"
 # Python has it only if the C library has preadv2().

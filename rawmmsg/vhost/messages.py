@@ -155,12 +155,12 @@ def _check_size(request: Request, size: int) -> None:
     if request is Request.SET_MEM_TABLE:
         if not _REGION_COUNT.size <= size <= LARGEST_PAYLOAD:
             raise ProtocolError(
-                f"{request.name}: {size} bytes instead of"
+                f"{request.name}: payload of {size} bytes, not"
                 f" {_REGION_COUNT.size} to {LARGEST_PAYLOAD}"
             )
     elif size != _SIZES[request]:
         raise ProtocolError(
-            f"{request.name}: {size} bytes instead of {_SIZES[request]}"
+            f"{request.name}: payload of {size} bytes, not {_SIZES[request]}"
         )
 
 
@@ -194,10 +194,10 @@ def parse_regions(payload: bytes) -> list[Region]:
     ends send all the space that they have for regions."""
     (count,) = _REGION_COUNT.unpack_from(payload)
     if not 1 <= count <= MAX_REGIONS:
-        raise RefusedRequest(f"{count} regions instead of 1 to {MAX_REGIONS}")
+        raise RefusedRequest(f"regions: {count}, not 1 to {MAX_REGIONS}")
     if len(payload) < _REGION_COUNT.size + count * _REGION.size:
         raise RefusedRequest(
-            f"{count} regions do not fit in {len(payload)} bytes"
+            f"regions: {count}, more than {len(payload)} bytes can hold"
         )
     return [
         Region(

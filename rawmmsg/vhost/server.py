@@ -8,15 +8,12 @@ from time import monotonic
 from typing import Final
 
 from .connection import Connection
-from .descriptors import waiting_to_close
+from .descriptors import MOST_WAITING, waiting_to_close
 from .features import OFFERED, Feature
 from .rings import Rings
 from .session import Session
 
 __all__ = ["ConnectingServer", "ListeningServer", "Server"]
-
-# So many earlier front ends may have left descriptors whose closing waits.
-_MOST_WAITING: Final = 8
 
 # A hostile front end can connect again and again.
 _SENTENCES: Final = 10
@@ -157,7 +154,7 @@ class ListeningServer(Server):
                 " connected"
             )
             return False
-        if waiting_to_close() >= _MOST_WAITING:
+        if waiting_to_close() >= MOST_WAITING:
             sock.close()
             self._report(
                 "a connection was refused, because earlier front ends passed"
@@ -195,7 +192,7 @@ class ConnectingServer(Server):
 
     def _connect(self) -> bool:
         """Returns whether it has connected."""
-        if waiting_to_close() >= _MOST_WAITING:
+        if waiting_to_close() >= MOST_WAITING:
             return False
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from .connection import Connection, Disconnected, Message
-from .descriptors import check_eventfd, close_aside, read_kick
+from .descriptors import (
+    MOST_WAITING,
+    check_eventfd,
+    close_aside,
+    read_kick,
+    waiting_to_close,
+)
 from .features import OFFERED, OFFERED_PROTOCOL, Feature, ProtocolFeature
 from .memory import Memory, map_memory
 from .messages import (
@@ -31,7 +37,11 @@ _LARGEST_RING: Final = 32768  # virtio 1.2, 2.7
 _INDEXES: Final = 1 << 16
 
 # virtio 1.2, 2.7: what the addresses of a ring are multiples of.
-_ALIGNED: Final = {"descriptors": 16, "available": 2, "used": 4}
+_ALIGNED: Final = (
+    ("descriptors", "descriptor table", 16),
+    ("available", "available ring", 2),
+    ("used", "used ring", 4),
+)
 
 # virtio 1.2, 5.1.4.1: `mtu` has 16 bits.
 _SMALLEST_MTU: Final = 68
@@ -144,6 +154,11 @@ class Session:
         self._connection.close()
 
     def _handle(self, message: Message) -> None:
+        if waiting_to_close() >= MOST_WAITING:
+            close_aside(message.descriptors)
+            raise ProtocolError(
+                "it passed descriptors that cannot be closed yet"
+            )
         header, payload, descriptors = message
         request = header.request
         try:
@@ -181,7 +196,7 @@ class Session:
             return None
         if descriptors:
             raise RefusedRequest(
-                f"it came with {len(descriptors)} descriptors, but has none"
+                f"file descriptors: {len(descriptors)}, not 0"
             )
         if request in _GET:
             return pack_reply(request, _GET[request](self))
@@ -246,7 +261,8 @@ class Session:
         regions = parse_regions(payload)
         if len(descriptors) != len(regions):
             raise RefusedRequest(
-                f"{len(regions)} regions, but {len(descriptors)} descriptors"
+                f"file descriptors: {len(descriptors)}, not {len(regions)}, one"
+                " for each region"
             )
         memory = map_memory(regions, descriptors, self._trust_memory)
         # They have been found to be files in memory, which close at once.
@@ -293,11 +309,11 @@ class Session:
         if ring.runs and addresses == ring.addresses:
             return
         self._stopped_ring(index)
-        for part, grain in _ALIGNED.items():
-            address = getattr(addresses, part)
+        for name, part, grain in _ALIGNED:
+            address = getattr(addresses, name)
             if address % grain:
                 raise RefusedRequest(
-                    f"the address of the {part} ({address:#x}) is not a"
+                    f"the address of its {part} ({address:#x}) is not a"
                     f" multiple of {grain}"
                 )
         self._tell.set_addresses(index, addresses)
@@ -403,7 +419,7 @@ def _eventfd(has_descriptor: bool, descriptors: list[int]) -> int | None:
     """Returns the eventfd of a message. It stays in the list."""
     if len(descriptors) != has_descriptor:
         raise RefusedRequest(
-            f"{len(descriptors)} descriptors instead of {int(has_descriptor)}"
+            f"file descriptors: {len(descriptors)}, not {int(has_descriptor)}"
         )
     if not has_descriptor:
         return None

@@ -108,7 +108,7 @@ def test_a_wrong_size_ends_the_session(request_: int, size: int) -> None:
     with connected() as pair:
         pair.front.send(request_, b"", [pair.eventfd()], size=size)
         assert not pair.session.serve()
-        assert f"{size} bytes instead of" in pair.reports[0]
+        assert f"payload of {size} bytes, not" in pair.reports[0]
 
 
 @pytest.mark.parametrize("length", [1, 11, 12, 19])
@@ -144,7 +144,7 @@ def test_too_many_descriptors_end_the_session() -> None:
         many = [pair.eventfd()] * 253
         pair.front.send(SET_OWNER, b"", many)
         assert not pair.session.serve()
-        assert "253 descriptors" in pair.reports[0]
+        assert "253 file descriptors" in pair.reports[0]
 
 
 def test_descriptors_in_pieces_are_counted_together() -> None:
@@ -155,7 +155,7 @@ def test_descriptors_in_pieces_are_counted_together() -> None:
         socket.send_fds(pair.front.sock, [message[6:]], few)
         assert pair.session.serve()
         assert not pair.session.serve()
-        assert "10 descriptors" in pair.reports[0]
+        assert "10 file descriptors" in pair.reports[0]
 
 
 @contextmanager
@@ -262,7 +262,7 @@ def test_unexpected_descriptors_are_refused(
     with negotiated() as pair:
         descriptors = [pair.eventfd(), pair.file(1)]
         reason = pair.refused(request_, payload, descriptors)
-        assert "2 descriptors" in reason
+        assert "file descriptors: 2, not 0" in reason
 
 
 @pytest.mark.parametrize("index", [2, 3, 255, 256, 0xFFFFFFFF])
@@ -297,9 +297,9 @@ def test_ring_sizes_are_checked(size: int) -> None:
 @pytest.mark.parametrize(
     ("where", "part"),
     [
-        ((USER + 8, USER, USER), "descriptors"),
-        ((USER, USER + 2, USER), "used"),
-        ((USER, USER, USER + 1), "available"),
+        ((USER + 8, USER, USER), "descriptor table"),
+        ((USER, USER + 2, USER), "used ring"),
+        ((USER, USER, USER + 1), "available ring"),
     ],
 )
 def test_alignment_of_addresses_is_checked(
@@ -307,7 +307,7 @@ def test_alignment_of_addresses_is_checked(
 ) -> None:
     with negotiated() as pair:
         reason = pair.refused(SET_VRING_ADDR, addresses(0, where))
-        assert f"the address of the {part}" in reason
+        assert f"the address of its {part}" in reason
         assert pair.rings.addresses == {}
 
 
@@ -382,8 +382,12 @@ def test_enabling_is_yes_or_no() -> None:
 def test_missing_and_surplus_eventfds_are_refused(request_: int) -> None:
     with negotiated() as pair:
         one = pair.eventfd()
-        assert "0 descriptors" in pair.refused(request_, number(0))
-        assert "2 descriptors" in pair.refused(request_, number(0), [one, one])
-        assert "1 descriptors" in pair.refused(
+        assert "file descriptors: 0, not 1" in pair.refused(
+            request_, number(0)
+        )
+        assert "file descriptors: 2, not 1" in pair.refused(
+            request_, number(0), [one, one]
+        )
+        assert "file descriptors: 1, not 0" in pair.refused(
             request_, number(NO_DESCRIPTOR), [one]
         )

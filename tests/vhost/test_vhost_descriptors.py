@@ -11,18 +11,20 @@ from time import monotonic
 import pytest
 from support import WAIT
 from support.front_end import (
+    NEED_REPLY,
     SET_MEM_TABLE,
     SET_OWNER,
     SET_VRING_CALL,
     SET_VRING_ERR,
     SET_VRING_KICK,
     USER,
+    VERSION,
     negotiated,
     number,
     table,
 )
 
-from rawmmsg.vhost.descriptors import waiting_to_close
+from rawmmsg.vhost.descriptors import MOST_WAITING, waiting_to_close
 
 REQUESTS = [SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR]
 
@@ -174,3 +176,22 @@ def test_closing_never_waits(place: str) -> None:
         assert monotonic() - began < WAIT
         assert waiting_to_close() == 1
         peer.close()  # now the thread can go on
+
+
+def test_descriptors_that_cannot_be_closed_are_limited() -> None:
+    with ExitStack() as opened:
+        pair = opened.enter_context(negotiated())
+        flags = VERSION | NEED_REPLY
+        count = 0
+        while True:
+            count += 1
+            sock, peer = opened.enter_context(lingering_socket())
+            pair.front.send(SET_OWNER, b"", [sock.fileno()], flags=flags)
+            sock.close()
+            goes_on = pair.session.serve()
+            opened.callback(peer.close)
+            if not goes_on:
+                break
+            assert pair.front.reply() == (SET_OWNER, number(1))
+        assert count <= MOST_WAITING + 1
+        assert "cannot be closed yet" in pair.reports[-1]
