@@ -43,7 +43,9 @@ def check_eventfd(descriptor: int) -> None:
             f" {error.strerror}"
         ) from None
     if name != _EVENTFD:
-        raise RefusedRequest(f"the descriptor is not an eventfd but {name}")
+        # A path may be anything, even control characters of a terminal.
+        what = "a file" if name.startswith("/") else name
+        raise RefusedRequest(f"the descriptor is not an eventfd but {what}")
     os.set_blocking(descriptor, False)
 
 

@@ -2,7 +2,9 @@
 
 A file that shrinks takes its pages with it: the next access to them ends the
 process (SIGBUS). So a file must be sealed against shrinking, or the user must
-vouch for the programs that can write to it (trust_memory).
+vouch for the programs that can write to it (trust_memory). A hole has the same
+effect in a huge page, if no other one is free to fill it; and seals do not
+prevent holes (fallocate(2), FALLOC_FL_PUNCH_HOLE).
 """
 
 import fcntl
@@ -109,9 +111,9 @@ def _map(
             f"it ends at {end:#x}, but its file has only"
             f" {found.st_size:#x} bytes"
         )
-    # hugetlbfs maps whole huge pages only, and st_blksize is their size.
-    # Python unmaps exactly the length that it was given.
-    grain = max(mmap.PAGESIZE, found.st_blksize)
+    # hugetlbfs maps whole huge pages only. Python unmaps exactly the length
+    # that it was given.
+    grain = _page_size(descriptor)
     start = region.offset // grain * grain
     length = min(-(-end // grain) * grain, found.st_size) - start
     try:
@@ -141,10 +143,26 @@ def _check_file(descriptor: int, trust: bool) -> None:
             " its file system could stop this process for ever; use"
             " memory-backend-memfd"
         ) from None
-    if not seals & _F_SEAL_SHRINK and not trust:
+    if trust:
+        return
+    if _page_size(descriptor) > mmap.PAGESIZE:
+        raise RefusedRequest(
+            "the file has huge pages, and a program that frees one of them"
+            " while no other is free would end this process, even if the file"
+            " is sealed; use memory-backend-memfd without hugetlb=on, or"
+            " --trust-memory if you trust all programs that can write to the"
+            " file"
+        )
+    if not seals & _F_SEAL_SHRINK:
         raise RefusedRequest(
             "the file is not sealed against shrinking, and a program that"
             " shrinks it would end this process; use memory-backend-memfd"
             " (which QEMU seals), or --trust-memory if you trust all programs"
             " that can write to the file"
         )
+
+
+def _page_size(descriptor: int) -> int:
+    """Returns the size of a huge page on hugetlbfs, otherwise of a page. That
+    is f_bsize; st_blksize can be larger on tmpfs (mm/shmem.c)."""
+    return os.fstatvfs(descriptor).f_bsize

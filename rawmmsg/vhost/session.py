@@ -261,8 +261,8 @@ class Session:
         regions = parse_regions(payload)
         if len(descriptors) != len(regions):
             raise RefusedRequest(
-                f"file descriptors: {len(descriptors)}, not {len(regions)}, one"
-                " for each region"
+                f"file descriptors: {len(descriptors)}, not {len(regions)},"
+                " one for each region"
             )
         memory = map_memory(regions, descriptors, self._trust_memory)
         # They have been found to be files in memory, which close at once.

@@ -142,6 +142,26 @@ def test_memory_that_can_shrink_needs_trust(seals: int) -> None:
         os.close(file)
 
 
+def test_huge_pages_need_trust_even_if_sealed() -> None:
+    """With it, a region may begin in a huge page; but this machine may have no
+    free one to map."""
+    huge = 2 << 20
+    flags = os.MFD_ALLOW_SEALING | os.MFD_HUGETLB | os.MFD_HUGE_2MB
+    file = os.memfd_create("guest", flags)
+    try:
+        os.truncate(file, huge)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        assert "hugetlb=on" in refuse(file, trust=False)
+        with negotiated(trust_memory=True) as pair:
+            regions = table((0, PAGE, USER, PAGE))
+            if pair.ask(SET_MEM_TABLE, regions, [file]) == 0:
+                assert pair.rings.memory[0].memory.nbytes == PAGE
+            else:
+                assert "Cannot allocate memory" in pair.reports[0]
+    finally:
+        os.close(file)
+
+
 def test_a_file_on_tmpfs_needs_trust() -> None:
     with tempfile.TemporaryFile(dir="/dev/shm") as file:
         file.truncate(PAGE)
