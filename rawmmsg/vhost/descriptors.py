@@ -51,8 +51,12 @@ def check_eventfd(descriptor: int) -> None:
 
 def read_kick(descriptor: int) -> None:
     """Resets the counter of an eventfd. Does not wait, even if the other
-    process has meanwhile made the descriptor blocking and has read it."""
+    process has meanwhile made the descriptor blocking and has read it: since
+    Linux 5.8, if the C library has preadv2()."""
     with suppress(BlockingIOError):
+        if not _RWF_NOWAIT:
+            os.read(descriptor, 8)
+            return
         try:
             os.preadv(descriptor, [bytearray(8)], -1, _RWF_NOWAIT)
         except OSError as error:

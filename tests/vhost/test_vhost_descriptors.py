@@ -1,5 +1,6 @@
 """Kicks, calls, and descriptors of every kind."""
 
+import errno
 import os
 import select
 import socket
@@ -23,6 +24,7 @@ from support.front_end import (
     number,
     table,
 )
+from support.refused_calls import PREADV2, run_without
 
 from rawmmsg.vhost.descriptors import MOST_WAITING, waiting_to_close
 
@@ -104,6 +106,19 @@ def test_a_kick_that_was_taken_back_does_not_wait() -> None:
         os.set_blocking(kick, True)
         assert not pair.session.kicked(1)
         assert pair.rings.kicks == [1]
+
+
+def test_a_kick_is_read_on_kernels_before_5_8() -> None:
+    """An eventfd did not know RWF_NOWAIT."""
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        (polled,) = pair.session.kicks
+        os.eventfd_write(kick, 1)
+        for _ in range(2):
+            run_without(PREADV2, errno.EOPNOTSUPP, pair.session.kicked, 1)
+            assert not select.select([polled], [], [], 0)[0]
+        assert pair.rings.kicks == [1, 1]
 
 
 def test_kicks_that_were_not_read_are_one() -> None:
