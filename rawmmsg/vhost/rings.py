@@ -66,7 +66,9 @@ class Rings(Protocol):
         drops the frames that the guest sends."""
 
     def kicked(self, index: int) -> bool:
-        """Looks for buffers. Returns whether there was a new one."""
+        """Looks for buffers. Returns whether the guest has made one available
+        since the last kick, even if it was found before this one: a guest that
+        kicks for each buffer is not a storm."""
 
     def stop(self, index: int) -> int:
         """Stops a ring when every buffer in flight was used. Returns the

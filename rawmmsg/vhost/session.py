@@ -47,7 +47,8 @@ _ALIGNED: Final = (
 _SMALLEST_MTU: Final = 68
 _LARGEST_MTU: Final = 65535
 
-# So many kicks in a row without a new buffer are an attack, or a broken guest.
+# So many kicks in a row, none of them for a buffer, are an attack or come from
+# a broken guest.
 _IDLE_KICKS: Final = 64
 
 
@@ -145,10 +146,14 @@ class Session:
         return True
 
     def close(self) -> None:
-        """Stops the rings and gives back everything."""
+        """Stops the rings, gives everything back, and leaves the rings as they
+        were before the session: the next one finds nothing of this one."""
         for index in range(_RINGS):
             self._stop(index)
             self._replace_call(index, None)
+            self._tell.set_enabled(index, False)
+            self._tell.set_base(index, 0)
+        self._tell.set_features(0)
         self._tell.set_memory(())
         self._unmap()
         self._connection.close()

@@ -149,6 +149,9 @@ def test_a_front_end_that_is_killed_comes_back(listening: Listening) -> None:
         assert listening.rings.running == set()
         assert listening.rings.memory == ()
         assert listening.rings.call_descriptors == {0: None, 1: None}
+        assert listening.rings.enabled == {0: False, 1: False}
+        assert listening.rings.bases == {0: 0, 1: 0}
+        assert listening.rings.features == 0
         assert descriptors() == before
     assert listening.reports == 3 * [
         "a front end has connected",
