@@ -365,13 +365,6 @@ def test_a_ring_is_not_polled() -> None:
         assert "polled" in reason
 
 
-def test_enabling_needs_protocol_features() -> None:
-    with connected() as pair:
-        pair.negotiate(VERSION_1)
-        reason = pair.refused(SET_VRING_ENABLE, state(0, 1))
-        assert "PROTOCOL_FEATURES was not negotiated" in reason
-
-
 def test_enabling_is_yes_or_no() -> None:
     with negotiated() as pair:
         reason = pair.refused(SET_VRING_ENABLE, state(0, 2))

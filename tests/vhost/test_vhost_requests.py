@@ -202,6 +202,16 @@ def test_a_ring_is_enabled_by_request() -> None:
         assert pair.rings.running == {1}
 
 
+def test_a_ring_may_be_enabled_before_anything_else() -> None:
+    """QEMU does so when it makes the network card."""
+    with connected() as pair:
+        assert pair.tell(SET_VRING_ENABLE, state(0, 1))
+        pair.negotiate()
+        pair.share()
+        pair.start(0)
+        assert pair.rings.enabled == {0: True}
+
+
 def test_without_protocol_features_a_ring_starts_enabled() -> None:
     with connected() as pair:
         pair.negotiate(VERSION_1)
