@@ -19,6 +19,9 @@ from typing import Final
 
 from rawmmsg.vhost import MappedRegion, RingAddresses, Session
 from rawmmsg.vhost.connection import Connection
+from rawmmsg.vhost.descriptors import waiting_to_close
+from support.calls import eventually
+from support.linux import same_descriptors
 
 GET_FEATURES: Final = 1
 SET_FEATURES: Final = 2
@@ -294,12 +297,24 @@ class Connected:
 
 
 @contextmanager
+def nothing_stays_open() -> Iterator[None]:
+    """Asserts that the block leaves the same descriptors open, when the back
+    end's threads have closed what they were to close."""
+    with same_descriptors():
+        yield
+        eventually(
+            lambda: not waiting_to_close(), "a descriptor cannot be closed"
+        )
+
+
+@contextmanager
 def connected(*, trust_memory: bool = False) -> Iterator[Connected]:
-    pair = Connected(trust_memory=trust_memory)
-    try:
-        yield pair
-    finally:
-        pair.close()
+    with nothing_stays_open():
+        pair = Connected(trust_memory=trust_memory)
+        try:
+            yield pair
+        finally:
+            pair.close()
 
 
 @contextmanager

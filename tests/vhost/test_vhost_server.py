@@ -25,6 +25,7 @@ from support.front_end import (
     RecordedRings,
     addresses,
     memory_file,
+    nothing_stays_open,
     number,
     state,
     table,
@@ -62,7 +63,7 @@ class Loop:
 
 @pytest.fixture
 def opened() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
+    with nothing_stays_open(), ExitStack() as stack:
         yield stack
 
 
