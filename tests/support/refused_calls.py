@@ -11,6 +11,7 @@ from support.calls import Call
 
 # <asm/unistd.h>
 PREADV2: Final = {"x86_64": 327, "s390x": 376}.get(platform.machine(), 286)
+READLINK: Final = {"x86_64": 89, "s390x": 85}.get(platform.machine(), 78)
 
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_SET_SECCOMP: Final = 22

@@ -1,12 +1,9 @@
 """Requests that no front end should send: each is refused with a reason, and
 every descriptor that came with it is closed."""
 
-import os
-import resource
+import errno
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from support.front_end import (
@@ -37,6 +34,8 @@ from support.front_end import (
     number,
     state,
 )
+from support.hard_descriptors import no_more_descriptors
+from support.refused_calls import READLINK, run_without
 
 EVENTFD_REQUESTS = [SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR]
 
@@ -158,19 +157,6 @@ def test_descriptors_in_pieces_are_counted_together() -> None:
         assert "10 file descriptors" in pair.reports[0]
 
 
-@contextmanager
-def no_more_descriptors() -> Iterator[None]:
-    """Until the block ends, this process can open no file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    probe = os.dup(0)
-    os.close(probe)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (probe, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_descriptors_that_cannot_be_received_end_the_session() -> None:
     with negotiated() as pair:
         call = pair.eventfd()
@@ -190,6 +176,14 @@ def test_a_peer_that_reads_no_replies_ends_the_session() -> None:
                 break
         assert not goes_on
         assert "does not read the replies" in pair.reports[0]
+
+
+def test_a_peer_that_goes_before_the_reply_is_no_error() -> None:
+    with connected() as pair:
+        pair.front.send(GET_FEATURES)
+        pair.front.sock.close()
+        assert not pair.session.serve()
+        assert pair.reports == []
 
 
 def test_a_peer_that_goes_without_reading_is_no_error() -> None:
@@ -384,3 +378,18 @@ def test_missing_and_surplus_eventfds_are_refused(request_: int) -> None:
         assert "file descriptors: 1, not 0" in pair.refused(
             request_, number(NO_DESCRIPTOR), [one]
         )
+
+
+def test_without_proc_no_eventfd_is_accepted() -> None:
+    """Nothing else tells an eventfd from other descriptors."""
+    with negotiated() as pair:
+        call = pair.eventfd()
+        reason = run_without(
+            READLINK,
+            errno.ENOENT,
+            pair.refused,
+            SET_VRING_CALL,
+            number(0),
+            [call],
+        )
+        assert "/proc: No such file or directory" in reason

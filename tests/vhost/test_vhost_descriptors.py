@@ -4,9 +4,8 @@ import errno
 import os
 import select
 import socket
-import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from time import monotonic
 
 import pytest
@@ -24,6 +23,7 @@ from support.front_end import (
     number,
     table,
 )
+from support.hard_descriptors import lingering_socket
 from support.refused_calls import PREADV2, run_without
 
 from rawmmsg.vhost.descriptors import MOST_WAITING, waiting_to_close
@@ -158,24 +158,6 @@ def test_kicks_with_buffers_are_never_ignored() -> None:
             os.eventfd_write(kick, 1)
             assert not pair.session.kicked(1)
         assert pair.session.kicks
-
-
-@contextmanager
-def lingering_socket() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A TCP socket whose close(2) waits until its peer is closed, at most 100
-    seconds (SO_LINGER), because the peer has not read all data; and the
-    peer."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        sock = socket.create_connection(server.getsockname())
-        peer, _ = server.accept()
-    with sock, peer:
-        linger = struct.pack("ii", 1, 100)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        sock.setblocking(False)
-        with suppress(BlockingIOError):
-            while True:
-                sock.send(bytes(1 << 16))
-        yield sock, peer
 
 
 @pytest.mark.parametrize("place", ["call", "memory", "surplus", "queue"])

@@ -30,9 +30,11 @@ from support.front_end import (
     state,
     table,
 )
+from support.hard_descriptors import lingering_socket, no_more_descriptors
 from support.linux import descriptors
 
 from rawmmsg.vhost import ConnectingServer, ListeningServer, Server
+from rawmmsg.vhost.descriptors import MOST_WAITING
 
 
 class Loop:
@@ -194,6 +196,38 @@ def test_reports_are_limited(listening: Listening) -> None:
         listening.connect().send(99)
         listening.loop.quiet()
     assert len(listening.reports) <= 20
+
+
+def test_no_free_descriptor_is_no_busy_loop(listening: Listening) -> None:
+    front = listening.connect()
+    with no_more_descriptors():
+        assert listening.loop.round() == 1
+        assert "Too many open files" in listening.reports[0]
+        listening.loop.quiet()
+        assert len(listening.reports) == 1
+    assert listening.server.tend()
+    front.send(GET_QUEUE_NUM)
+    listening.loop.quiet()
+    assert front.reply() == (GET_QUEUE_NUM, number(1))
+
+
+def test_descriptors_that_cannot_be_closed_are_limited(
+    listening: Listening,
+) -> None:
+    """Also those of front ends that have gone."""
+    for _ in range(MOST_WAITING):
+        front = listening.connect()
+        sock, peer = listening.opened.enter_context(lingering_socket())
+        front.send(SET_VRING_CALL, number(0), [sock.fileno()])
+        sock.close()
+        listening.loop.quiet()
+        listening.opened.callback(peer.close)
+    late = listening.connect()
+    listening.loop.quiet()
+    assert late.is_disconnected
+    path = listening.path
+    connecting = ConnectingServer(path, RecordedRings(), lambda text: None)
+    assert not connecting.tend()
 
 
 def test_the_server_closes_the_session(listening: Listening) -> None:
