@@ -70,8 +70,9 @@ def close_aside(descriptors: Iterable[int]) -> None:
     """Closes descriptors of which nothing is known, without waiting.
 
     close(2) can wait as long as another process likes: a file of a FUSE file
-    system asks its server first (FLUSH), and a TCP socket may linger. So only
-    a thread of its own waits; the process can end without it.
+    system asks its server first (fs/fuse/file.c:fuse_flush()), and a TCP
+    socket may linger (SO_LINGER). So only a thread of its own waits; the
+    process can end without it.
     """
     doubtful = [one for one in descriptors if not _closes_at_once(one)]
     if not doubtful:

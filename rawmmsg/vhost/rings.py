@@ -58,7 +58,9 @@ class Rings(Protocol):
         """Sets the eventfd that notifies the guest. None: the guest polls.
 
         The descriptor is non-blocking, but its flags are shared with the
-        front end, which can clear O_NONBLOCK at any time.
+        front end, which can clear O_NONBLOCK at any time, and can fill the
+        counter: then write(2) waits. io_submit(2) with IOCB_FLAG_RESFD
+        notifies without waiting (fs/eventfd.c:eventfd_signal()).
         """
 
     def set_enabled(self, index: int, enabled: bool) -> None:
