@@ -25,9 +25,9 @@ as another process likes, so a thread does that (descriptors.py).
 watch (the listener, the connection, and the rings' kick eventfds) to the call
 for its events. If a call returns that the dictionary has changed, the loop
 sets its poll set anew. An event of a descriptor that was closed earlier in the
-same round may reach its successor with the same number; every call therefore
-accepts to find nothing. The port offers these readers beside, or instead of,
-the descriptor of its socket:
+same round may reach its successor with the same number, so a call may find
+nothing to do. The port offers these readers beside, or instead of, the
+descriptor of its socket:
 
     the guest sends     The kick of ring 1 calls Rings.kicked(1), which makes
                         the direction forward a batch. While its sink is full,
@@ -52,9 +52,9 @@ its messages.
 *What happens to a bad request.* A message whose end cannot be found, or that
 was never offered, ends the connection. A well-formed request that cannot be
 carried out changes nothing: if the front end asked for the result (REPLY_ACK),
-it gets 1 and the connection continues; if not, the connection ends, because
-the front end would go on with what it does not have. The user is told why,
-at most a few times in each period.
+it gets 1 and the connection continues. If not, the connection ends, because
+the front end would continue as if the request had succeeded. The reason is
+reported to the user, at most a few times in each period.
 
 *Restarts.* If the front end goes, its rings and memory go with it, and the
 server accepts the next one. If the bridge is restarted, the front end connects

@@ -66,9 +66,8 @@ class Session:
     """Carries out what a front end requests.
 
     `report` is called with a sentence for the user. A request that cannot be
-    carried out changes nothing; if the front end did not ask for the result of
-    the request, the session ends, because the front end would go on with what
-    it does not have.
+    carried out changes nothing. If the front end did not ask for its result,
+    the session ends: the front end would continue as if it had succeeded.
     """
 
     def __init__(
@@ -255,8 +254,8 @@ class Session:
         """Nothing to do: whoever is connected owns the session."""
 
     def _reset_owner(self, payload: bytes) -> None:
-        """Disables all rings, as the specification recommends. It leaves the
-        rest alone: that back ends did not had caused errors."""
+        """Disables all rings, as the specification recommends. It warns of
+        back ends that discard the state of the connection, too."""
         for index in range(_RINGS):
             self._tell.set_enabled(index, False)
 
