@@ -1,0 +1,167 @@
+"""One connection to a front end: whole messages with their descriptors."""
+
+import array
+import errno
+import fcntl
+import socket
+import termios
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from .descriptors import close_aside
+from .messages import (
+    HEADER_SIZE,
+    MAX_REGIONS,
+    Header,
+    ProtocolError,
+    parse_header,
+)
+
+__all__ = ["Connection", "Disconnected", "Message"]
+
+# The most that one message of a UNIX socket carries (SCM_MAX_FD,
+# net/scm.h). With less space, recvmsg(2) would close the others, and wait for
+# that as long as another process likes.
+_SPACE: Final = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+
+
+class Disconnected(Exception):
+    """The peer has closed the connection, but not in a message."""
+
+
+class Message(NamedTuple):
+    """`descriptors` belong to the receiver of the message, which empties the
+    list as it takes them."""
+
+    header: Header
+    payload: bytes
+    descriptors: list[int]
+
+
+class Connection:
+    """Reads and writes without waiting. Makes the socket non-blocking."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._header: Header | None = None
+        self._data = bytearray()
+        self._descriptors: list[int] = []
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def receive(self) -> Message | None:
+        """Returns a message when it is complete. Reads at most one, with at
+        most two system calls.
+
+        Raises ProtocolError and Disconnected.
+        """
+        if self._header is None:
+            if not self._fill(HEADER_SIZE):
+                return None
+            self._header = parse_header(self._data)
+            self._data.clear()
+        header = self._header
+        if not self._fill(header.size):
+            return None
+        message = Message(header, bytes(self._data), self._descriptors)
+        self._header = None
+        self._data.clear()
+        self._descriptors = []
+        return message
+
+    def _fill(self, size: int) -> bool:
+        """Reads up to `size` bytes of a header or a payload. Returns whether
+        it has all of them.
+
+        It never reads beyond, because the kernel would hand over descriptors
+        of the next message together with the end of this one.
+        """
+        wanted = size - len(self._data)
+        if not wanted:
+            return True
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(
+                wanted, _SPACE, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return False
+        except ConnectionError:  # it did not read all our replies
+            raise Disconnected from None
+        except OSError as error:
+            raise ProtocolError(f"recvmsg: {error.strerror}") from None
+        self._take_descriptors(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            raise ProtocolError(
+                "the descriptors of a message were lost: this process has too"
+                " many open files (see ulimit -n)"
+            )
+        if len(self._descriptors) > MAX_REGIONS:
+            raise ProtocolError(
+                f"a message with {len(self._descriptors)} file descriptors; no"
+                f" request has more than {MAX_REGIONS}"
+            )
+        if not data:
+            raise self._end()
+        self._data += data
+        return len(self._data) == size
+
+    def _take_descriptors(
+        self, ancillary: list[tuple[int, int, bytes]]
+    ) -> None:
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers = array.array("i")
+                whole = len(data) // numbers.itemsize * numbers.itemsize
+                numbers.frombytes(data[:whole])
+                self._descriptors += numbers
+
+    def _end(self) -> Exception:
+        if self._data or self._header is not None:
+            return ProtocolError("the connection ended in a message")
+        return Disconnected()
+
+    def send(self, reply: bytes) -> None:
+        """Sends a reply. A peer that lets replies fill its queue is one that
+        does not read them."""
+        try:
+            sent = self._sock.send(reply, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except ConnectionError:
+            raise Disconnected from None
+        except OSError as error:
+            raise ProtocolError(f"send: {error.strerror}") from None
+        if sent != len(reply):
+            raise ProtocolError("the peer does not read the replies")
+
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether the peer has closed the connection, even if some of its
+        messages were not read yet."""
+        try:
+            self._sock.send(b"", socket.MSG_NOSIGNAL)
+        except OSError as error:
+            return error.errno == errno.EPIPE
+        return False
+
+    def close(self) -> None:
+        """Closes the connection, and the descriptors of an incomplete
+        message.
+
+        Messages that are still in the queue may have descriptors whose
+        closing waits. The peer sees the end at once, and adds no message, but
+        then the socket is closed aside.
+        """
+        if self._sock.fileno() < 0:
+            return
+        close_aside(self._descriptors)
+        self._descriptors = []
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        queued = fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4))
+        if any(queued):
+            close_aside([self._sock.detach()])
+        else:
+            self._sock.close()

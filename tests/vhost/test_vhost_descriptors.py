@@ -1,0 +1,201 @@
+"""Kicks, calls, and descriptors of every kind."""
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from time import monotonic
+
+import pytest
+from support import WAIT
+from support.front_end import (
+    NEED_REPLY,
+    SET_MEM_TABLE,
+    SET_OWNER,
+    SET_VRING_CALL,
+    SET_VRING_ERR,
+    SET_VRING_KICK,
+    USER,
+    VERSION,
+    negotiated,
+    number,
+    table,
+)
+from support.hard_descriptors import lingering_socket
+from support.refused_calls import PREADV2, run_without
+
+from rawmmsg.vhost.descriptors import MOST_WAITING, waiting_to_close
+
+REQUESTS = [SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR]
+
+
+@pytest.fixture
+def strangers() -> Iterator[dict[str, int]]:
+    """Descriptors that are not eventfds."""
+    with ExitStack() as opened:
+        reader, writer = os.pipe()
+        opened.callback(os.close, reader)
+        opened.callback(os.close, writer)
+        epoll = opened.enter_context(select.epoll())
+        sock = opened.enter_context(socket.socket())
+        status = opened.enter_context(open("/proc/self/status"))
+        memory = os.memfd_create("anon_inode:[eventfd]\x1b[2J")
+        opened.callback(os.close, memory)
+        yield {
+            "pipe:": writer,
+            "anon_inode:[eventpoll]": epoll.fileno(),
+            "socket:": sock.fileno(),
+            "a file": status.fileno(),
+            "a file (memfd)": memory,
+        }
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "pipe:",
+        "anon_inode:[eventpoll]",
+        "socket:",
+        "a file",
+        "a file (memfd)",
+    ],
+)
+def test_only_eventfds_are_accepted(
+    request_: int, kind: str, strangers: dict[str, int]
+) -> None:
+    with negotiated() as pair:
+        pair.share()
+        reason = pair.refused(request_, number(0), [strangers[kind]])
+        assert f"not an eventfd but {kind.partition(' (')[0]}" in reason
+        assert reason.isprintable()
+
+
+def test_kick_and_call_become_non_blocking() -> None:
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(0)
+        call = pair.eventfd()
+        assert pair.ask(SET_VRING_CALL, number(0), [call]) == 0
+        assert not os.get_blocking(kick)
+        assert not os.get_blocking(call)
+
+
+def test_a_full_call_does_not_wait() -> None:
+    with negotiated() as pair:
+        call = pair.eventfd()
+        assert pair.ask(SET_VRING_CALL, number(0), [call]) == 0
+        os.eventfd_write(call, 2**64 - 2)
+        given = pair.rings.call_descriptors[0]
+        assert given is not None
+        with pytest.raises(BlockingIOError):
+            os.eventfd_write(given, 1)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "RWF_NOWAIT"), reason="the C library has no preadv2()"
+)
+def test_a_kick_that_was_taken_back_does_not_wait() -> None:
+    """A front end shares the flags: it can clear O_NONBLOCK, and can read the
+    eventfd itself."""
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        os.set_blocking(kick, True)
+        assert not pair.session.kicked(1)
+        assert pair.rings.kicks == [1]
+
+
+def test_a_kick_is_read_on_kernels_before_5_8() -> None:
+    """An eventfd did not know RWF_NOWAIT."""
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        (polled,) = pair.session.kicks
+        os.eventfd_write(kick, 1)
+        for _ in range(2):
+            run_without(PREADV2, errno.EOPNOTSUPP, pair.session.kicked, 1)
+            assert not select.select([polled], [], [], 0)[0]
+        assert pair.rings.kicks == [1, 1]
+
+
+def test_kicks_that_were_not_read_are_one() -> None:
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        (polled,) = pair.session.kicks
+        for _ in range(1000):
+            os.eventfd_write(kick, 1)
+        assert select.select([polled], [], [], 0)[0]
+        pair.session.kicked(1)
+        assert not select.select([polled], [], [], 0)[0]
+        assert pair.rings.kicks == [1]
+
+
+def test_a_storm_of_kicks_is_ignored_for_a_while() -> None:
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        pair.rings.has_buffers = False
+        changes = 0
+        while pair.session.kicks:
+            os.eventfd_write(kick, 1)
+            changes += pair.session.kicked(1)
+            assert len(pair.rings.kicks) < 1000, "it is polled for ever"
+        assert changes == 1
+        assert pair.session.tend()
+        assert list(pair.session.kicks.values()) == [1]
+        assert not pair.session.tend()
+
+
+def test_kicks_with_buffers_are_never_ignored() -> None:
+    with negotiated() as pair:
+        pair.share()
+        kick = pair.start(1)
+        for _ in range(1000):
+            os.eventfd_write(kick, 1)
+            assert not pair.session.kicked(1)
+        assert pair.session.kicks
+
+
+@pytest.mark.parametrize("place", ["call", "memory", "surplus", "queue"])
+def test_closing_never_waits(place: str) -> None:
+    """Although the front end has passed a descriptor whose close(2) waits, and
+    has closed its own."""
+    with negotiated() as pair, lingering_socket() as (sock, peer):
+        if place == "memory":
+            regions = table((0, 4096, USER, 0))
+            pair.front.send(SET_MEM_TABLE, regions, [sock.fileno()])
+        elif place == "surplus":
+            pair.front.send(SET_OWNER, b"", [sock.fileno()])
+        else:
+            pair.front.send(SET_VRING_CALL, number(0), [sock.fileno()])
+        sock.close()
+        began = monotonic()
+        if place != "queue":
+            assert not pair.session.serve()
+        pair.session.close()
+        assert monotonic() - began < WAIT
+        assert waiting_to_close() == 1
+        peer.close()  # now the thread can go on
+
+
+def test_descriptors_that_cannot_be_closed_are_limited() -> None:
+    with ExitStack() as opened:
+        pair = opened.enter_context(negotiated())
+        flags = VERSION | NEED_REPLY
+        count = 0
+        while True:
+            count += 1
+            sock, peer = opened.enter_context(lingering_socket())
+            pair.front.send(SET_OWNER, b"", [sock.fileno()], flags=flags)
+            sock.close()
+            goes_on = pair.session.serve()
+            opened.callback(peer.close)
+            if not goes_on:
+                break
+            assert pair.front.reply() == (SET_OWNER, number(1))
+        assert count <= MOST_WAITING + 1
+        assert "cannot be closed yet" in pair.reports[-1]

@@ -1,0 +1,297 @@
+"""Front ends that connect, disconnect, and are restarted."""
+
+import os
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.front_end import (
+    GET_QUEUE_NUM,
+    REPLY_ACK,
+    SET_FEATURES,
+    SET_MEM_TABLE,
+    SET_OWNER,
+    SET_PROTOCOL_FEATURES,
+    SET_VRING_ADDR,
+    SET_VRING_CALL,
+    SET_VRING_KICK,
+    SET_VRING_NUM,
+    USER,
+    VERSION_1,
+    FrontEnd,
+    RecordedRings,
+    addresses,
+    memory_file,
+    nothing_stays_open,
+    number,
+    state,
+    table,
+)
+from support.hard_descriptors import lingering_socket, no_more_descriptors
+from support.linux import descriptors
+
+from rawmmsg.vhost import ConnectingServer, ListeningServer, Server
+from rawmmsg.vhost.descriptors import MOST_WAITING
+
+
+class Loop:
+    """A poll loop with nothing but a server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def round(self) -> int:
+        """One call of poll(2), which does not wait, and the calls for its
+        events. Returns how many."""
+        poll = select.poll()
+        readers = self.server.readers
+        for descriptor in readers:
+            poll.register(descriptor, select.POLLIN)
+        events = poll.poll(0)
+        for descriptor, _ in events:
+            readers[descriptor]()
+        return len(events)
+
+    def quiet(self) -> None:
+        """Until there are no events."""
+        for _ in range(1000):
+            if not self.round():
+                return
+        raise AssertionError("there is always an event")
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with nothing_stays_open(), ExitStack() as stack:
+        yield stack
+
+
+class Listening:
+    """A server that listens at a path."""
+
+    def __init__(self, opened: ExitStack, directory: Path) -> None:
+        self.opened = opened
+        self.path = str(directory / "guest")
+        self.listener = opened.enter_context(
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        )
+        self.listener.bind(self.path)
+        self.listener.listen()
+        self.rings = RecordedRings()
+        self.reports: list[str] = []
+        self.server = ListeningServer(
+            self.listener, self.rings, self.reports.append
+        )
+        opened.callback(self.server.close)
+        self.loop = Loop(self.server)
+
+    def connect(self) -> FrontEnd:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.opened.enter_context(sock)
+        sock.connect(self.path)
+        return FrontEnd(sock)
+
+
+@pytest.fixture
+def listening(opened: ExitStack, tmp_path: Path) -> Listening:
+    return Listening(opened, tmp_path)
+
+
+def set_up(front: FrontEnd) -> None:
+    """Sends what QEMU sends until ring 0 runs."""
+    with ExitStack() as passed:
+        file = memory_file(1 << 16)
+        passed.callback(os.close, file)
+        kick = os.eventfd(0)
+        passed.callback(os.close, kick)
+        front.send(SET_OWNER)
+        front.send(SET_PROTOCOL_FEATURES, number(REPLY_ACK))
+        front.send(SET_FEATURES, number(VERSION_1))
+        front.send(SET_MEM_TABLE, table((0, 1 << 16, USER, 0)), [file])
+        front.send(SET_VRING_NUM, state(0, 256))
+        front.send(SET_VRING_ADDR, addresses(0))
+        front.send(SET_VRING_KICK, number(0), [kick])
+        front.send(SET_VRING_CALL, number(0), [kick])
+
+
+def test_a_front_end_connects(listening: Listening) -> None:
+    assert listening.path in listening.server.missing()
+    front = listening.connect()
+    front.send(GET_QUEUE_NUM)
+    listening.loop.quiet()
+    assert front.reply() == (GET_QUEUE_NUM, number(1))
+    assert listening.reports == ["a front end has connected"]
+
+
+def test_a_second_connection_is_refused(listening: Listening) -> None:
+    first = listening.connect()
+    listening.loop.quiet()
+    second = listening.connect()
+    listening.loop.quiet()
+    assert second.is_disconnected
+    assert "a second connection was refused" in listening.reports[-1]
+    first.send(GET_QUEUE_NUM)
+    listening.loop.quiet()
+    assert first.reply() == (GET_QUEUE_NUM, number(1))
+
+
+def test_a_front_end_that_is_killed_comes_back(listening: Listening) -> None:
+    """Everything of the first one is given back."""
+    listening.loop.quiet()
+    before = descriptors()
+    for _ in range(3):
+        front = listening.connect()
+        set_up(front)
+        listening.loop.quiet()
+        assert listening.rings.running == {0}
+        front.sock.close()
+        listening.loop.quiet()
+        assert listening.rings.running == set()
+        assert listening.rings.memory == ()
+        assert listening.rings.call_descriptors == {0: None, 1: None}
+        assert listening.rings.enabled == {0: False, 1: False}
+        assert listening.rings.bases == {0: 0, 1: 0}
+        assert listening.rings.features == 0
+        assert descriptors() == before
+    assert listening.reports == 3 * [
+        "a front end has connected",
+        "the front end has disconnected",
+    ]
+
+
+def test_a_restarted_front_end_is_not_the_second(
+    listening: Listening,
+) -> None:
+    """It connects before we have seen all messages of its predecessor."""
+    first = listening.connect()
+    listening.loop.quiet()
+    for _ in range(100):
+        first.send(SET_OWNER)
+    first.sock.close()
+    second = listening.connect()
+    listening.loop.quiet()
+    assert not second.is_disconnected
+    second.send(GET_QUEUE_NUM)
+    listening.loop.quiet()
+    assert second.reply() == (GET_QUEUE_NUM, number(1))
+
+
+def test_a_bad_front_end_leaves_the_server_open(listening: Listening) -> None:
+    bad = listening.connect()
+    bad.send(99)
+    listening.loop.quiet()
+    assert bad.is_disconnected
+    assert "disconnected: request 99" in listening.reports[1]
+    good = listening.connect()
+    good.send(GET_QUEUE_NUM)
+    listening.loop.quiet()
+    assert good.reply() == (GET_QUEUE_NUM, number(1))
+
+
+def test_reports_are_limited(listening: Listening) -> None:
+    for _ in range(100):
+        listening.connect().send(99)
+        listening.loop.quiet()
+    assert len(listening.reports) <= 20
+
+
+def test_no_free_descriptor_is_no_busy_loop(listening: Listening) -> None:
+    front = listening.connect()
+    with no_more_descriptors():
+        assert listening.loop.round() == 1
+        assert "Too many open files" in listening.reports[0]
+        listening.loop.quiet()
+        assert len(listening.reports) == 1
+    assert listening.server.tend()
+    front.send(GET_QUEUE_NUM)
+    listening.loop.quiet()
+    assert front.reply() == (GET_QUEUE_NUM, number(1))
+
+
+def test_descriptors_that_cannot_be_closed_are_limited(
+    listening: Listening,
+) -> None:
+    """Also those of front ends that have gone."""
+    for _ in range(MOST_WAITING):
+        front = listening.connect()
+        sock, peer = listening.opened.enter_context(lingering_socket())
+        front.send(SET_VRING_CALL, number(0), [sock.fileno()])
+        sock.close()
+        listening.loop.quiet()
+        listening.opened.callback(peer.close)
+    late = listening.connect()
+    listening.loop.quiet()
+    assert late.is_disconnected
+    path = listening.path
+    connecting = ConnectingServer(path, RecordedRings(), lambda text: None)
+    assert not connecting.tend()
+
+
+def test_the_server_closes_the_session(listening: Listening) -> None:
+    front = listening.connect()
+    set_up(front)
+    listening.loop.quiet()
+    listening.server.close()
+    assert front.is_disconnected
+    assert listening.rings.running == set()
+
+
+def test_an_event_of_a_closed_descriptor_is_ignored(
+    listening: Listening,
+) -> None:
+    """In one round, the connection ends before its kick is handled."""
+    front = listening.connect()
+    set_up(front)
+    listening.loop.quiet()
+    calls = list(listening.server.readers.values())
+    front.sock.close()
+    listening.loop.quiet()
+    for call in calls:
+        assert not call()
+
+
+def test_connecting_again_and_again(opened: ExitStack, tmp_path: Path) -> None:
+    """The front end listens: it starts later, and is restarted."""
+    path = str(tmp_path / "front")
+    rings = RecordedRings()
+    server = ConnectingServer(path, rings, lambda text: None)
+    opened.callback(server.close)
+    loop = Loop(server)
+    assert path in server.missing()
+    assert not server.tend()
+    for _ in range(3):
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with listener:
+            listener.bind(path)
+            listener.listen()
+            assert server.tend()
+            assert not server.tend()
+            sock, _ = listener.accept()
+        with sock:
+            front = FrontEnd(sock)
+            set_up(front)
+            front.send(GET_QUEUE_NUM)
+            loop.quiet()
+            assert rings.running == {0}
+            assert front.reply() == (GET_QUEUE_NUM, number(1))
+        loop.quiet()
+        assert rings.running == set()
+        assert server.session is None
+        (tmp_path / "front").unlink()
+        assert not server.tend()
+
+
+def test_connecting_at_once_if_the_front_end_listens(
+    opened: ExitStack, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "front")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    opened.enter_context(listener)
+    listener.bind(path)
+    listener.listen()
+    server = ConnectingServer(path, RecordedRings(), lambda text: None)
+    opened.callback(server.close)
+    assert server.session is not None
