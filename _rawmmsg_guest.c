@@ -1181,8 +1181,12 @@ place_segments(GuestRings *g)
         }
         else if (!cut_more(c)) {
             c->active = false;
-            g->bad += c->state.reason != NULL;
-            g->cut--;
+            if (c->state.reason != NULL) {
+                g->bad++;
+            }
+            else {
+                g->cut--;
+            }
         }
     }
     return placed;
