@@ -245,8 +245,9 @@ typedef struct {
     bool is_full;   /* the guest has too few buffers */
 
     /* Counters: statistics(). */
-    unsigned long long
-        finished; /* frames from the guest that were passed on */
+    unsigned long long finished; /* frames that were passed on */
+    unsigned long long received_bytes;
+    unsigned long long taken_bytes;
     unsigned long long disabled;
     unsigned long long batches;
     unsigned long long missed;
@@ -909,10 +910,11 @@ GuestRings_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
         t->refused_headers + t->refused_lengths + t->refused_sends;
 
     return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsKsKsKsL}", "received",
-        g->finished + dropped + g->disabled, "batches", g->batches,
-        "malformed", (unsigned long long)t->refused_headers, "too_long",
-        (unsigned long long)t->refused_lengths, "rejected",
+        "{sKsKsKsKsKsKsKsKsKsKsKsKsKsKsL}", "received",
+        g->finished + dropped + g->disabled, "received_bytes",
+        g->received_bytes, "taken_bytes", g->taken_bytes, "batches",
+        g->batches, "malformed", (unsigned long long)t->refused_headers,
+        "too_long", (unsigned long long)t->refused_lengths, "rejected",
         (unsigned long long)t->discarded - g->disabled, "disabled",
         g->disabled, "sent", (unsigned long long)r->placed, "no_room",
         (unsigned long long)r->dropped, "missed", g->missed, "bad", g->bad,
@@ -995,6 +997,26 @@ check_socket(PyObject *self, PyObject *argument, const char *method)
     return 0;
 }
 
+/* Gives the buffers of the next n pending frames back: they were passed on, or
+   if `refused`, the one is dropped. */
+static void
+finish_pending(GuestRings *g, size_t n, bool refused)
+{
+    struct transmission *t = &g->transmission;
+    size_t i;
+
+    for (i = t->next; i < t->next + n; i++) {
+        g->received_bytes += t->lengths[i];
+    }
+    if (refused) {
+        refuse_frame(t);
+    }
+    else {
+        g->finished += n;
+        finish_frames(t, n);
+    }
+}
+
 static PyObject *
 GuestRings_send(PyObject *self, PyObject *argument)
 {
@@ -1013,8 +1035,7 @@ GuestRings_send(PyObject *self, PyObject *argument)
         done = send_messages(s, t->messages + t->next,
                              (unsigned)(t->count - t->next));
         if (done > 0) {
-            g->finished += (unsigned)done;
-            finish_frames(t, (size_t)done);
+            finish_pending(g, (size_t)done, false);
         }
     }
     if (g->rings[FROM_GUEST].runs) {
@@ -1034,7 +1055,7 @@ GuestRings_refuse(PyObject *self, PyObject *Py_UNUSED(unused))
         return NULL;
     }
     if (t->next < t->count) {
-        refuse_frame(t);
+        finish_pending(g, 1, true);
         call_guest(g, FROM_GUEST);
     }
     release_rings(g);
@@ -1074,8 +1095,7 @@ copy_out(GuestRings *g, const struct frame_table *table)
                               memory_order_relaxed);
         table->flags[i] = h->flags & VNET_NEEDS_CSUM ? CHECKSUM_NOT_READY : 0;
     }
-    g->finished += n;
-    finish_frames(t, n);
+    finish_pending(g, n, false);
     return n;
 }
 
@@ -1278,6 +1298,7 @@ add_messages(GuestRings *g, const RawSocket *s, size_t n)
                                       || message->msg_hdr.msg_flags & MSG_TRUNC
                                   ? 0
                                   : message->msg_len - s->vnet_hdr;
+        g->taken_bytes += r->frames[i].length;
         r->frames[i].tag = a.stripped ? (uint32_t)a.tpid << 16 | a.tci : 0;
     }
     add_frames(r, n);

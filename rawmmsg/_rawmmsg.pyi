@@ -1013,12 +1013,14 @@ class _GuestRings:
     def sendmmsg(self, batch: PacketBatch, start: int = 0, /) -> int: ...
     # From the guest:
     #   received   frames that were passed on or dropped
+    #   received_bytes  of these, except malformed, too_long, disabled
     #   batches    how often frames were taken
     #   malformed  received, dropped: a header that it must not use
     #   too_long   received, dropped: their length
     #   rejected   by the filter; not in received
     #   disabled   received, dropped: the ring is disabled
     # To the guest:
+    #   taken_bytes  that receive() took from the socket, except missed
     #   sent       frames that it got
     #   no_room    dropped: no buffers of its ring can hold them
     #   missed     dropped: the ring was not ready

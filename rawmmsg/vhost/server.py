@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final
 
 from .connection import Connection
-from .descriptors import MOST_WAITING, waiting_to_close
+from .descriptors import Closer
 from .features import OFFERED, Feature
 from .rings import Rings
 from .session import Session
@@ -35,6 +35,7 @@ class Server(ABC):
         self._report = _Limited(report)
         self._offered = offered
         self._trust_memory = trust_memory
+        self._closer = Closer()
         self.session: Session | None = None
 
     @property
@@ -70,7 +71,7 @@ class Server(ABC):
 
     def _begin(self, sock: socket.socket) -> None:
         self.session = Session(
-            Connection(sock),
+            Connection(sock, self._closer),
             self._rings,
             self._report,
             offered=self._offered,
@@ -148,14 +149,14 @@ class ListeningServer(Server):
             # if messages of the first one are still in the queue.
             self._end()
         if self.session is not None:
-            sock.close()
+            self._refuse(sock)
             self._report(
                 "a second connection was refused, because a front end is"
                 " connected"
             )
             return False
-        if waiting_to_close() >= MOST_WAITING:
-            sock.close()
+        if self._closer.is_full:
+            self._refuse(sock)
             self._report(
                 "a connection was refused, because earlier front ends passed"
                 " descriptors that cannot be closed yet"
@@ -163,6 +164,11 @@ class ListeningServer(Server):
             return False
         self._begin(sock)
         return True
+
+    def _refuse(self, sock: socket.socket) -> None:
+        """Closes a connection without waiting, although the peer may have
+        passed descriptors already."""
+        Connection(sock, self._closer).close()
 
 
 class ConnectingServer(Server):
@@ -192,7 +198,7 @@ class ConnectingServer(Server):
 
     def _connect(self) -> bool:
         """Returns whether it has connected."""
-        if waiting_to_close() >= MOST_WAITING:
+        if self._closer.is_full:
             return False
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.setblocking(False)
