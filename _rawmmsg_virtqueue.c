@@ -745,9 +745,7 @@ may_send(const struct virtqueue *q, struct offload_header *h)
     }
 }
 
-/* Whether a guest takes a frame with this header. The header of a super-frame
-   of UDP does not say which version of IP it has. */
-static bool
+bool
 may_receive(const struct virtqueue *q, const struct offload_header *h)
 {
     if ((h->flags & VNET_NEEDS_CSUM) && !has_feature(q, FEATURE_GUEST_CSUM)) {
@@ -767,6 +765,7 @@ may_receive(const struct virtqueue *q, const struct offload_header *h)
     case GSO_TCPV6:
         return has_feature(q, FEATURE_GUEST_TSO6);
     case GSO_UDP_L4:
+        /* The header does not say which version of IP the frame has. */
         return has_feature(q, FEATURE_GUEST_USO4)
                && has_feature(q, FEATURE_GUEST_USO6);
     default:

@@ -353,6 +353,9 @@ enum placed place_frames(struct reception *r);
 /* After PLACE_CUT: the bytes of frame `next`, in our memory. Its header is
    headers[next], its length *length. */
 unsigned char *saved_frame(struct reception *r, size_t *length);
+/* Whether the guest takes a frame with this header. */
+bool may_receive(const struct virtqueue *q, const struct offload_header *h);
+
 /* Gives another frame to the guest: a segment of it. PLACE_DONE, PLACE_FULL
    or PLACE_BROKEN. */
 enum placed put_frame(struct reception *r, const struct offload_header *header,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from rawmmsg import RawSocket
 from rawmmsg.bridge.loop import Bridge
@@ -18,11 +18,8 @@ from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.testing import veth_pair
 
 from ..lab.contender import GroundTruthError, Ready, Slice
-from ..lab.link import HEADER, PATIENCE, Counter, Frames, numbered
+from ..lab.link import BACK, HEADER, PATIENCE, Counter, Frames, numbered
 from .sides import Ports, Start, kernel_bridge, wait
-
-# The header of link.py, and the one of the way back.
-_BACK: Final = HEADER[6:12] + HEADER[:6] + HEADER[12:]
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Arena:
         self.stack = place.stack
         self.ports = a.b, b.b
         there = Stream(place, a.a, b.a, HEADER)
-        self.back = Stream(place, b.a, a.a, _BACK)
+        self.back = Stream(place, b.a, a.a, BACK)
         self._streams = [there, self.back] if place.two_way else [there]
         # In a burst:
         self.frames = place.count * len(self._streams)

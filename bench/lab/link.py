@@ -35,6 +35,7 @@ _SWITCHING: Final = 0.5
 # An Ethernet header with locally administered addresses and the EtherType for
 # local experiments, for which the kernel has no handler.
 HEADER: Final = bytes.fromhex("02000000000b 02000000000a 88b5")
+BACK: Final = HEADER[6:12] + HEADER[:6] + HEADER[12:]  # of the answer
 # The number of the slice, and the number of the frame in its batch.
 NUMBERS: Final = struct.Struct("!QI")
 SHORTEST: Final = len(HEADER) + NUMBERS.size

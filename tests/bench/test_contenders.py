@@ -28,12 +28,13 @@ from bench.lab.link import Ends, Frames, Link
 from bench.lab.packets import SCTP, TCP, UDP
 from bench.latency import measure as latency
 from bench.latency import sides as latency_sides
+from bench.latency import through
 from bench.send import measure as send
 from bench.send import sides as send_sides
 from bench.superframes import sides as superframes
 from bench.superframes.frames import PLAIN, SUPER, Kind
 from rawmmsg import RawSocket
-from rawmmsg.testing import Veth
+from rawmmsg.testing import Veth, veth_pair
 
 # As many as the smallest receive buffer holds.
 COUNT = 128
@@ -286,6 +287,30 @@ def test_ping_finds_a_frame_that_is_not_its_own(
     if ready is None:
         return
     assert ready.run(3).figure > 0
+    with RawSocket(ends[0].b, protocol=0) as sock:
+        sock.send(bytes(SIZE))
+    with pytest.raises(GroundTruthError):
+        ready.run(1)
+
+
+@pytest.mark.parametrize("name", names(latency.FORWARDERS))
+def test_round_trip_through_a_forwarder_finds_a_frame_of_another_sender(
+    stack: contextlib.ExitStack, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[Veth] = []
+
+    @contextlib.contextmanager
+    def make_pair() -> Iterator[Veth]:
+        with veth_pair() as veth:
+            ends.append(veth)
+            yield veth
+
+    monkeypatch.setattr(through, "veth_pair", make_pair)
+    place = through.Place(stack, cpus.last(), SIZE, trips=3)
+    ready = prepared(latency.FORWARDERS, name, place)
+    if ready is None:
+        return
+    assert ready.run(1).figure > 0
     with RawSocket(ends[0].b, protocol=0) as sock:
         sock.send(bytes(SIZE))
     with pytest.raises(GroundTruthError):
