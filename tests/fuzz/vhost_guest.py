@@ -1,6 +1,7 @@
 """What a hostile guest writes to its memory: rings that are often right."""
 
 import mmap
+import os
 import random
 import struct
 from typing import Final
@@ -57,7 +58,7 @@ class Guest:
         (used,) = struct.unpack_from(
             "<H", self._memory, self._start + 2 * PAGE + 2
         )
-        return (self._index - used) % 65536 < self.size
+        return bool((self._index - used) % 65536 < self.size)
 
     def add_good(self) -> None:
         """A buffer that has room for a frame, or contains one of zeros."""
@@ -168,3 +169,46 @@ class Guest:
             )
         size = 16 * count - (not draw.randrange(500))
         return at, size
+
+
+class Rewriter:
+    """A guest that rewrites its rings and frames all the time, from another
+    process. Most of what it writes could be right."""
+
+    def __init__(self, draw: random.Random, memory: mmap.mmap) -> None:
+        self._draw = draw
+        self._memory = memory
+
+    def run(self, parent: int) -> None:
+        """Until the parent process ends."""
+        while os.getppid() == parent:
+            for _ in range(1000):
+                self._write()
+
+    def _write(self) -> None:
+        draw = self._draw
+        start = draw.randrange(2) * RING_PAGES * PAGE
+        at = start + 16 * draw.randrange(16)
+        match draw.randrange(2000):
+            case 0:
+                at = start + draw.randrange(RING_PAGES * PAGE)
+                self._memory[at] = draw.randrange(256)
+            case 1:
+                (index,) = struct.unpack_from(
+                    "<H", self._memory, start + PAGE + 2
+                )
+                changed = (index + draw.choice([-1, 1])) % 65536
+                struct.pack_into("<H", self._memory, start + PAGE + 2, changed)
+            case n if n < 500:
+                where = draw.randrange(_BUFFERS, PAGES * PAGE - 70_000)
+                struct.pack_into("<Q", self._memory, at, where)
+            case n if n < 1000:
+                length = draw.choice(_LENGTHS)
+                struct.pack_into("<I", self._memory, at + 8, length)
+            case n if n < 1100:
+                self._memory[at + 12] ^= _NEXT
+            case n if n < 1200:
+                self._memory[at + 14] = draw.randrange(16)
+            case _:
+                at = draw.randrange(_BUFFERS, PAGES * PAGE)
+                self._memory[at] = draw.randrange(256)

@@ -18,13 +18,14 @@ import faulthandler
 import os
 import random
 import select
+import signal
 import socket
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ from support.front_end import (
 )
 from support.hard_descriptors import no_more_descriptors
 from vhost_descriptors import Passed
+from vhost_guest import Rewriter
 from vhost_peers import Peers
 from vhost_rings import Port, Recorded
 
@@ -154,6 +156,23 @@ def recover(life: Life, peers: Peers) -> None:
     life.rings.check()
 
 
+@contextmanager
+def rewriting(draw: random.Random, passed: Passed) -> Iterator[None]:
+    """A process rewrites the guest's memory until the block ends."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Rewriter(draw, passed.memory).run(parent)
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def mappings() -> int:
     """How many there are of files in memory."""
     with open("/proc/self/maps") as maps:
@@ -174,7 +193,9 @@ def run_round(seed: int) -> None:
         life = Life(draw, directory, rings, opened)
         peers = Peers(draw, life.path, passed)
         opened.callback(passed.forget_lingering)
-        attack(life, draw, peers)
+        rewrites = draw.randrange(4) == 0
+        with rewriting(draw, passed) if rewrites else nullcontext():
+            attack(life, draw, peers)
         peers.close()
         passed.forget_lingering()
         recover(life, peers)
