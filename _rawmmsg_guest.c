@@ -1092,7 +1092,7 @@ copy_out(GuestRings *g, const struct frame_table *table)
         table->headers[i] = *h;
         atomic_store_explicit(&table->lengths[i], t->lengths[t->next + i],
                               memory_order_relaxed);
-        table->flags[i] = h->flags & VNET_NEEDS_CSUM ? CHECKSUM_NOT_READY : 0;
+        table->flags[i] = 0;
     }
     finish_pending(g, n, false);
     return n;
