@@ -906,15 +906,14 @@ GuestRings_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
     GuestRings *g = (GuestRings *)self;
     const struct transmission *t = &g->transmission;
     const struct reception *r = &g->reception;
-    unsigned long long dropped =
-        t->refused_headers + t->refused_lengths + t->refused_sends;
+    unsigned long long dropped = t->malformed + t->too_long + t->refused_sends;
 
     return Py_BuildValue(
         "{sKsKsKsKsKsKsKsKsKsKsKsKsKsKsL}", "received",
         g->finished + dropped + g->disabled, "received_bytes",
         g->received_bytes, "taken_bytes", g->taken_bytes, "batches",
-        g->batches, "malformed", (unsigned long long)t->refused_headers,
-        "too_long", (unsigned long long)t->refused_lengths, "rejected",
+        g->batches, "malformed", (unsigned long long)t->malformed, "too_long",
+        (unsigned long long)t->too_long, "rejected",
         (unsigned long long)t->discarded - g->disabled, "disabled",
         g->disabled, "sent", (unsigned long long)r->placed, "no_room",
         (unsigned long long)r->dropped, "missed", g->missed, "bad", g->bad,
@@ -1093,7 +1092,7 @@ copy_out(GuestRings *g, const struct frame_table *table)
         table->headers[i] = *h;
         atomic_store_explicit(&table->lengths[i], t->lengths[t->next + i],
                               memory_order_relaxed);
-        table->flags[i] = h->flags & VNET_NEEDS_CSUM ? CHECKSUM_NOT_READY : 0;
+        table->flags[i] = 0;
     }
     finish_pending(g, n, false);
     return n;

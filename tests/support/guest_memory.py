@@ -111,6 +111,11 @@ class GuestMemory:
             self.bytes[piece] = data[at : at + here]
             at += here
 
+    def where(self, address: int, size: int) -> slice:
+        """Where bytes of one region are in the file."""
+        (piece,) = self._pieces(address, size)
+        return piece
+
     def load(self, address: int) -> int:
         """An aligned, little-endian number of 16 bits."""
         return _little_endian(self._halves[self._half(address)])
