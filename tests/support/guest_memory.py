@@ -185,6 +185,25 @@ class GuestMemory:
             self.bytes[start:end] = bytes([_OUTSIDE]) * (end - start)
 
 
+def split_regions(
+    regions: Sequence[GuestRegion], size: int
+) -> list[GuestRegion]:
+    """The same memory, with a region of this size at the beginning of each of
+    the regions."""
+    split = []
+    for one in regions:
+        split.append(one._replace(size=size))
+        split.append(
+            GuestRegion(
+                one.guest + size,
+                one.size - size,
+                one.user + size,
+                one.offset + size,
+            )
+        )
+    return split
+
+
 def _little_endian(value: int) -> int:
     if sys.byteorder == "little":
         return value
