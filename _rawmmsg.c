@@ -234,8 +234,7 @@ raise_made(PyObject *exception)
     return -1;
 }
 
-/* Raises an OSError that names the system call. Always returns -1. */
-static int
+int
 raise_os_error(int error, const char *call, PyObject *interface)
 {
     return raise_made(
@@ -587,7 +586,8 @@ struct transfer {
     struct mmsghdr *messages; /* borrowed */
     unsigned count;
     BatchMemory *memory; /* borrowed; NULL if it does not receive a batch */
-    struct arrival *arrival; /* borrowed; for one received packet, or NULL */
+    struct arrival *arrival; /* borrowed; for one received packet, or NULL. If
+                                both are NULL, the caller parses. */
     bool sending;
     bool numbered;    /* sending one of several packets */
     bool retry_full;  /* try again after ENOBUFS: sendmmsg_all() */
@@ -621,11 +621,11 @@ transfer_once(RawSocket *s, struct transfer *t)
         return call_sendmmsg(s->fd, t->messages, t->count);
     }
     done = call_recvmmsg(s->fd, t->messages, t->count);
-    if (done > 0 && t->memory == NULL) {
-        parse_message(s, t->messages, t->arrival);
-    }
-    else if (done > 0) {
+    if (done > 0 && t->memory != NULL) {
         parse_messages(s, t->memory, done);
+    }
+    else if (done > 0 && t->arrival != NULL) {
+        parse_message(s, t->messages, t->arrival);
     }
     return done;
 }
@@ -2110,7 +2110,7 @@ RawSocket_sendmmsg(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
     }
     to.messages = NULL;
     to.links = NULL;
-    total = begin_outgoing(&out, s, state, args[0]);
+    total = begin_outgoing(&out, s->vnet_hdr, state, args[0]);
     if (total < 0) {
         return NULL;
     }
@@ -2211,7 +2211,7 @@ RawSocket_sendmmsg_all(PyObject *self, PyObject *packets)
         note_packets_sent(0);
         return NULL;
     }
-    total = begin_outgoing(&out, s, state, packets);
+    total = begin_outgoing(&out, s->vnet_hdr, state, packets);
     if (total >= 0) {
         t = begin_transfer(s, true, &process);
         t.retry_full = t.numbered = true;
@@ -4550,9 +4550,7 @@ raise_fault(const struct sock_filter *code, size_t count,
     PyErr_Format(PyExc_ValueError, fault_messages[fault], n, number);
 }
 
-/* Returns the instructions of a bytes object, which owns them, and sets their
-   number. NULL with ValueError set if the kernel would refuse the program. */
-static const struct sock_filter *
+const struct sock_filter *
 check_program(PyObject *program, size_t *count)
 {
     const struct sock_filter *code;
@@ -4799,6 +4797,44 @@ rawmmsg_run_filter(PyObject *Py_UNUSED(module), PyObject *const *args,
     return result < 0 ? NULL : PyLong_FromUnsignedLong(accepted);
 }
 
+/* ---- For _GuestRings ---------------------------------------------------- */
+
+int
+send_messages(RawSocket *s, struct mmsghdr *messages, unsigned count)
+{
+    struct transfer t;
+    unsigned process;
+    int done;
+
+    if (enter_call(s, &process, "sendmmsg") < 0) {
+        return -1;
+    }
+    t = begin_transfer(s, true, &process);
+    t.messages = messages;
+    t.count = count;
+    done = run_transfer(s, &t);
+    leave_call(s, process);
+    return done;
+}
+
+int
+receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count)
+{
+    struct transfer t;
+    unsigned process;
+    int done;
+
+    if (enter_receive(s, &process) < 0) {
+        return -1;
+    }
+    t = begin_transfer(s, false, &process);
+    t.messages = messages;
+    t.count = count;
+    done = run_transfer(s, &t);
+    leave_call(s, process);
+    return done;
+}
+
 /* ---- Module ------------------------------------------------------------- */
 
 /* For rawmmsg/bpf/program.py. */
@@ -4870,6 +4906,7 @@ rawmmsg_exec(PyObject *module)
         {&state->window_type, &Window_spec, false},
         {&state->batch_type, &PacketBatch_spec, true},
         {&state->socket_type, &RawSocket_spec, true},
+        {&state->guest_type, &GuestRings_spec, true},
     };
     size_t i;
 
@@ -4899,6 +4936,7 @@ rawmmsg_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->window_type);
     Py_VISIT(state->batch_type);
     Py_VISIT(state->socket_type);
+    Py_VISIT(state->guest_type);
     Py_VISIT(state->statistics_type);
     return 0;
 }
@@ -4913,6 +4951,7 @@ rawmmsg_clear(PyObject *module)
     Py_CLEAR(state->window_type);
     Py_CLEAR(state->batch_type);
     Py_CLEAR(state->socket_type);
+    Py_CLEAR(state->guest_type);
     return 0;
 }
 

@@ -5,8 +5,11 @@
        _rawmmsg.c           the module and RawSocket; makes the system calls
        _rawmmsg_batch.c     BatchMemory, Window, PacketBatch; prepares the
                             messages of a system call and parses them
+       _rawmmsg_guest.c     _GuestRings: moves frames between a guest's rings
+                            and a RawSocket or a PacketBatch
        _rawmmsg_offload.c   checksums and segments; no Python, see its header
        _rawmmsg_filter.c    classic BPF; no Python, see its header
+       _rawmmsg_virtqueue.c the rings of a guest; no Python, see its header
 
    At most three calls per batch, and none per packet, cross from one file to
    another.
@@ -54,6 +57,7 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 
+#include "_rawmmsg_filter.h"
 #include "_rawmmsg_offload.h"
 
 #if PY_VERSION_HEX < 0x030c0000
@@ -100,6 +104,10 @@ enum collected {
     COLLECT_NAMES = 1 << 6, /* senders; other families than AF_PACKET */
 };
 
+/* What a batch collects that user code, or another call than a receive, has
+   filled with frames. */
+#define FILLED (COLLECT_OFFLOADS | COLLECT_BUFFER_COUNTS)
+
 /* ---- Module state ------------------------------------------------------- */
 
 /* Strong references, set when the module is executed; then constant until the
@@ -109,6 +117,7 @@ typedef struct {
     PyTypeObject *window_type;
     PyTypeObject *batch_type;
     PyTypeObject *socket_type;
+    PyTypeObject *guest_type;
     PyTypeObject *statistics_type;
 } module_state;
 
@@ -363,9 +372,16 @@ struct outgoing {
     Py_ssize_t view_count;
 };
 
-/* ---- What _rawmmsg_batch.c does for _rawmmsg.c -------------------------- */
+/* ---- What _rawmmsg_batch.c does for the other files --------------------- */
 
 extern PyType_Spec BatchMemory_spec, Window_spec, PacketBatch_spec;
+
+/* Takes the batch for this call, until end_filling(), and empties it. Sets a
+   table of all its frames. 0, or -1 with an exception set. */
+int begin_filling(PacketBatch *b, struct frame_table *t);
+
+/* Stores that the batch holds `count` frames, and releases it. */
+void end_filling(PacketBatch *b, Py_ssize_t count);
 
 /* Takes the batch for this call, until end_receive(), and prepares its
    messages for what this socket collects. 0, or -1 with an exception set. */
@@ -386,9 +402,13 @@ unsigned long long end_receive(PacketBatch *b, const RawSocket *s, int count,
 void parse_message(const RawSocket *s, struct mmsghdr *message,
                    struct arrival *a);
 
+/* Parses the control messages of one packet. */
+void read_control(const RawSocket *s, struct arrival *a,
+                  struct msghdr *header);
+
 /* Takes a batch for this call, until end_outgoing(); a sequence stays as it
    is. Returns how many packets there are, or -1 with an exception set. */
-Py_ssize_t begin_outgoing(struct outgoing *out, const RawSocket *s,
+Py_ssize_t begin_outgoing(struct outgoing *out, unsigned vnet_hdr,
                           const module_state *state, PyObject *packets);
 
 /* Prepares messages for packets start..stop-1, or for the first of them if one
@@ -403,10 +423,6 @@ void end_outgoing(struct outgoing *out);
 /* Raises ValueError about packet i. Always returns -1. */
 int raise_bad_frame(Py_ssize_t i, const char *reason);
 
-/* Adds to the current ValueError, TypeError or BufferError which packet or
-   address it is about. In _rawmmsg.c. */
-void note_index(const char *what, Py_ssize_t i);
-
 /* Whether both names are those of the same socket. */
 bool is_same_name(const struct name *a, const struct name *b);
 
@@ -417,5 +433,29 @@ PyObject *make_link_address(struct link_name *n, PyObject *interface);
 /* Returns the address for a name of another family, in the form of the socket
    module; None if the sender has no name. NULL with an exception set. */
 PyObject *make_address(const struct name *n);
+
+/* ---- What _rawmmsg.c does for the other files --------------------------- */
+
+/* Adds to the current ValueError, TypeError or BufferError which packet or
+   address it is about. */
+void note_index(const char *what, Py_ssize_t i);
+
+/* Raises an OSError that names the system call. `interface` may be NULL.
+   Always returns -1. */
+int raise_os_error(int error, const char *call, PyObject *interface);
+
+/* Returns the instructions of a bytes object, which owns them, and sets their
+   number. NULL with an exception set if the kernel would refuse them. */
+const struct sock_filter *check_program(PyObject *program, size_t *count);
+
+/* Sends or receives messages of the caller, with one system call that has
+   transferred something, and counts them. Returns how many, or -1 with an
+   exception set. Releases the GIL. */
+int send_messages(RawSocket *s, struct mmsghdr *messages, unsigned count);
+int receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count);
+
+/* ---- _rawmmsg_guest.c --------------------------------------------------- */
+
+extern PyType_Spec GuestRings_spec;
 
 #endif

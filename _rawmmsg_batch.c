@@ -49,9 +49,6 @@
 
 #define CACHE_LINE 64
 
-/* What a batch collects that user code fills with packets to send. */
-#define FILLED (COLLECT_OFFLOADS | COLLECT_BUFFER_COUNTS)
-
 /* ---- Addresses ---------------------------------------------------------- */
 
 /* The bytes of the path in an AF_UNIX name. A path in the file system ends
@@ -1276,6 +1273,25 @@ table_of_any(PacketBatch *b)
     return t;
 }
 
+int
+begin_filling(PacketBatch *b, struct frame_table *t)
+{
+    if (take_batch(b) < 0) {
+        return -1;
+    }
+    zero_headers(b->memory, 0, b->memory->capacity);
+    set_held(b, 0, FILLED);
+    *t = table_of(b->memory, b->memory->capacity);
+    return 0;
+}
+
+void
+end_filling(PacketBatch *b, Py_ssize_t count)
+{
+    set_held(b, count, FILLED);
+    release_batch(b);
+}
+
 /* Calls a function that changes all frames, and returns its result, or NULL
    with an exception set. */
 static PyObject *
@@ -1882,8 +1898,7 @@ close_sent(const struct cmsghdr *c)
     }
 }
 
-/* Parses the control messages of one packet. */
-static void
+void
 read_control(const RawSocket *s, struct arrival *a, struct msghdr *header)
 {
     struct cmsghdr *c;
@@ -2096,11 +2111,11 @@ end_receive(PacketBatch *b, const RawSocket *s, int count,
 static const struct offload_header no_offload;
 
 Py_ssize_t
-begin_outgoing(struct outgoing *out, const RawSocket *s,
+begin_outgoing(struct outgoing *out, unsigned vnet_hdr,
                const module_state *state, PyObject *packets)
 {
     memset(out, 0, sizeof(*out));
-    out->vnet_hdr = s->vnet_hdr;
+    out->vnet_hdr = vnet_hdr;
     if (Py_IS_TYPE(packets, state->batch_type)) {
         if (take_batch((PacketBatch *)packets) < 0) {
             return -1;

@@ -214,6 +214,45 @@ check_filter(const struct sock_filter *program, size_t count, size_t *at)
     return scratch ? check_scratch(program, count, at) : FILTER_VALID;
 }
 
+/* ---- What a program reads ----------------------------------------------- */
+
+/* Ancillary data is found in the Ethernet header and what follows it:
+   protocol_of(). */
+#define ANCILLARY_REACH (ETHERNET_HEADER + 2)
+
+/* How many bytes of the packet an instruction can read from its start. */
+static size_t
+reach_of(const struct sock_filter *i)
+{
+    bool loads = BPF_CLASS(i->code) == BPF_LD || BPF_CLASS(i->code) == BPF_LDX;
+
+    if (!loads
+        || (BPF_MODE(i->code) != BPF_ABS && BPF_MODE(i->code) != BPF_IND
+            && BPF_MODE(i->code) != BPF_MSH)) {
+        return 0;
+    }
+    if (BPF_MODE(i->code) == BPF_IND) {
+        return SIZE_MAX;
+    }
+    if (BPF_MODE(i->code) == BPF_ABS && i->k >= ANCILLARY_OFFSET) {
+        return ANCILLARY_REACH;
+    }
+    /* From LINK_OFFSET on, an offset is relative to a header. */
+    return i->k < LINK_OFFSET ? (size_t)i->k + 4 : SIZE_MAX;
+}
+
+size_t
+filter_reach(const struct sock_filter *program, size_t count)
+{
+    size_t reach = 0, here, i;
+
+    for (i = 0; i < count; i++) {
+        here = reach_of(&program[i]);
+        reach = here > reach ? here : reach;
+    }
+    return reach;
+}
+
 /* ---- Running ------------------------------------------------------------ */
 
 /* Loads bytes of the packet as a number in network byte order. False if they

@@ -48,6 +48,10 @@ enum filter_fault {
 enum filter_fault check_filter(const struct sock_filter *program, size_t count,
                                size_t *at);
 
+/* Returns how many bytes from the start of a packet a valid program can read:
+   SIZE_MAX if that depends on the packet. */
+size_t filter_reach(const struct sock_filter *program, size_t count);
+
 /* Runs a program that check_filter() has found valid. Returns how many bytes
    of the packet it accepts, which may be more than the packet has; 0 rejects
    it. Every program ends, because jumps only go forward. */

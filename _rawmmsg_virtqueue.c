@@ -745,9 +745,7 @@ may_send(const struct virtqueue *q, struct offload_header *h)
     }
 }
 
-/* Whether a guest takes a frame with this header. The header of a super-frame
-   of UDP does not say which version of IP it has. */
-static bool
+bool
 may_receive(const struct virtqueue *q, const struct offload_header *h)
 {
     if ((h->flags & VNET_NEEDS_CSUM) && !has_feature(q, FEATURE_GUEST_CSUM)) {
@@ -767,6 +765,7 @@ may_receive(const struct virtqueue *q, const struct offload_header *h)
     case GSO_TCPV6:
         return has_feature(q, FEATURE_GUEST_TSO6);
     case GSO_UDP_L4:
+        /* The header does not say which version of IP the frame has. */
         return has_feature(q, FEATURE_GUEST_USO4)
                && has_feature(q, FEATURE_GUEST_USO6);
     default:
@@ -901,13 +900,13 @@ read_frame(struct transmission *t, const struct chain *chain,
     read_bytes(&s, (unsigned char *)h, header);
     convert_header(h);
     t->chains[t->chain_count] = (struct sent_chain){.head = chain->head};
-    if (length < ETH_HLEN || length > MOST_FRAME) {
-        t->refused_lengths++;
-        t->chains[t->chain_count].refused = true;
+    t->chains[t->chain_count].refused =
+        length < ETH_HLEN || length > MOST_FRAME || !may_send(q, h);
+    if (length > MOST_FRAME) {
+        t->too_long++;
     }
-    else if (!may_send(q, h)) {
-        t->refused_headers++;
-        t->chains[t->chain_count].refused = true;
+    else if (t->chains[t->chain_count].refused) {
+        t->malformed++;
     }
     else {
         prepare_message(t, parts, s, (size_t)length);

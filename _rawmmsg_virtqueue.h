@@ -245,10 +245,11 @@ struct transmission {
     uint32_t *lengths;              /* without header */
     unsigned char *copies;          /* `copied` bytes for each frame */
 
-    uint64_t refused_headers; /* frames whose header the guest must not use */
-    uint64_t refused_lengths; /* frames that are too long, or empty */
-    uint64_t refused_sends;   /* refuse_frame() */
-    uint64_t discarded;       /* discard_frames() */
+    uint64_t malformed;     /* frames without a whole Ethernet header, or with
+                               an offload header that the guest must not use */
+    uint64_t too_long;      /* frames of more than MOST_FRAME bytes */
+    uint64_t refused_sends; /* refuse_frame() */
+    uint64_t discarded;     /* discard_frames() */
 
     /* Private. */
     void *block;
@@ -353,6 +354,9 @@ enum placed place_frames(struct reception *r);
 /* After PLACE_CUT: the bytes of frame `next`, in our memory. Its header is
    headers[next], its length *length. */
 unsigned char *saved_frame(struct reception *r, size_t *length);
+/* Whether the guest takes a frame with this header. */
+bool may_receive(const struct virtqueue *q, const struct offload_header *h);
+
 /* Gives another frame to the guest: a segment of it. PLACE_DONE, PLACE_FULL
    or PLACE_BROKEN. */
 enum placed put_frame(struct reception *r, const struct offload_header *header,

@@ -367,7 +367,7 @@ def sanitizers(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
     """Fuzzes the offload code, filters and a guest's rings with libFuzzer for
-    two minutes, and merges random frames."""
+    two minutes; attacks a vhost-user back end, and merges random frames."""
     copy = tree(session)
     install(session, str(copy))
     # Four programs, each for that time.
@@ -375,7 +375,9 @@ def fuzz(session: nox.Session) -> None:
     for script in ("offload.py", "filter.py", "virtqueue.py"):
         session.run("python", str(copy / "tests/fuzz" / script), *options)
     if not session.posargs:
-        # It prints how to repeat what fails.
+        # They print how to repeat what fails.
+        attack = ("tests/fuzz/vhost_protocol.py", "--seed", str(int(time())))
+        session.run("python", str(copy / attack[0]), *attack[1:], *options)
         batches = ("--frames", "2000000", "--seed", str(int(time())))
         session.run("python", str(copy / "tests/fuzz/merging.py"), *batches)
 

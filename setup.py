@@ -154,13 +154,16 @@ setup(
             sources=[
                 "_rawmmsg.c",
                 "_rawmmsg_batch.c",
+                "_rawmmsg_guest.c",
                 "_rawmmsg_offload.c",
                 "_rawmmsg_filter.c",
+                "_rawmmsg_virtqueue.c",
             ],
             depends=[
                 "_rawmmsg.h",
                 "_rawmmsg_offload.h",
                 "_rawmmsg_filter.h",
+                "_rawmmsg_virtqueue.h",
                 STUB,
             ],
             define_macros=(

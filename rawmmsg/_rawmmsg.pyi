@@ -18,6 +18,7 @@ from _typeshed import structseq
 from typing_extensions import Buffer
 
 from .constants import FanoutMode
+from .vhost import MappedRegion, RingAddresses
 
 _FanoutMode: TypeAlias = (
     FanoutMode
@@ -953,6 +954,82 @@ class RawSocket:
 
     def __exit__(self, *args: object) -> None:
         """Closes the socket."""
+
+# For rawmmsg/bridge/ports/vhost.py and rawmmsg/vhost, whose class Rings
+# documents the first methods. Ring 0 is the one from which the guest receives,
+# ring 1 the one by which it sends. One call at a time; RuntimeError otherwise.
+@final
+class _GuestRings:
+    # batch: messages of one system call. filter: for what the guest sends.
+    def __new__(cls, batch: int = 64, filter: bytes | None = None) -> Self: ...
+    def set_features(self, features: int, /) -> None: ...
+    def set_memory(self, regions: Sequence[MappedRegion], /) -> None: ...
+    def set_size(self, index: int, size: int, /) -> None: ...
+    def set_addresses(
+        self, index: int, addresses: RingAddresses, /
+    ) -> None: ...
+    def set_base(self, index: int, base: int, /) -> None: ...
+    def start(self, index: int, /) -> None: ...
+    def set_call(self, index: int, descriptor: int | None, /) -> None: ...
+    def set_enabled(self, index: int, enabled: bool, /) -> None: ...
+    def kicked(self, index: int, /) -> bool: ...
+    # Frames that are held for the guest are dropped.
+    def stop(self, index: int, /) -> int: ...
+
+    # Whether the ring runs, is enabled and is not broken.
+    def is_ready(self, index: int, /) -> bool: ...
+    # Why the ring must not be used any more.
+    def broken(self, index: int, /) -> str | None: ...
+    # Asks the guest to kick when it adds buffers, and looks again. Returns
+    # whether there is work already: then the caller must not sleep.
+    def ask_for_kick(self, index: int, /) -> bool: ...
+
+    # Takes frames from the guest unless some are pending, and sends them from
+    # its buffers with one system call. Returns how many were sent. Raises what
+    # RawSocket.sendmmsg() raises: about the next pending frame.
+    def send(self, sock: RawSocket, /) -> int: ...
+    # Frames taken from the guest that are neither sent nor refused.
+    @property
+    def pending(self) -> int: ...
+    # Drops the next pending frame.
+    def refuse(self) -> None: ...
+    # Receives into the guest's buffers with one system call. Returns how many
+    # frames; 0 if it is full, or if the ring has just broken. Raises what
+    # RawSocket.recvmmsg_into() raises. If ring 0 is not ready, it drops what
+    # it receives.
+    def receive(self, sock: RawSocket, /) -> int: ...
+    # The guest has too few buffers, and was asked for a kick of ring 0. Before
+    # the caller sleeps, ask_for_kick(0) says whether the guest has added some
+    # meanwhile.
+    @property
+    def is_full(self) -> bool: ...
+
+    # As the methods of a RawSocket with vnet_hdr that does not wait. The
+    # frames of the batch have SUPER_FRAME bytes.
+    def recvmmsg_into(self, batch: PacketBatch, /) -> int: ...
+    # Completes checksums and cuts super-frames that the guest does not take.
+    # Raises BlockingIOError if it is full. If ring 0 is not ready, it drops
+    # all.
+    def sendmmsg(self, batch: PacketBatch, start: int = 0, /) -> int: ...
+    # From the guest:
+    #   received   frames that were passed on or dropped
+    #   received_bytes  of these, except malformed, too_long, disabled
+    #   batches    how often frames were taken
+    #   malformed  received, dropped: no whole Ethernet header, or an offload
+    #              header that was not negotiated
+    #   too_long   received, dropped: their length
+    #   rejected   by the filter; not in received
+    #   disabled   received, dropped: the ring is disabled
+    # To the guest:
+    #   taken_bytes  that receive() took from the socket, except missed
+    #   sent       frames that it got
+    #   no_room    dropped: no buffers of its ring can hold them
+    #   missed     dropped: the ring was not ready
+    #   bad        dropped: they could not be cut
+    #   spilled    frames whose end was copied, into more buffers
+    #   moved      frames that were copied
+    #   cut        segments, minus the super-frames that they were cut from
+    def statistics(self) -> dict[str, int]: ...
 
 # For rawmmsg/bpf/program.py, which documents the arguments.
 def _check_filter(program: bytes, /) -> None: ...

@@ -8,7 +8,7 @@ import termios
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from .descriptors import close_aside
+from .descriptors import Closer
 from .messages import (
     HEADER_SIZE,
     MAX_REGIONS,
@@ -39,11 +39,19 @@ class Message(NamedTuple):
 
 
 class Connection:
-    """Reads and writes without waiting. Makes the socket non-blocking."""
+    """Reads and writes without waiting. Makes the socket non-blocking.
 
-    def __init__(self, sock: socket.socket) -> None:
+    `closer` closes what the peer has passed.
+    """
+
+    def __init__(self, sock: socket.socket, closer: Closer) -> None:
         sock.setblocking(False)
+        # Otherwise, recvmsg(2) would skip urgent data and close their
+        # descriptors itself (net/unix/af_unix.c:manage_oob()), and wait for
+        # that as long as another process likes.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         self._sock = sock
+        self.closer = closer
         self._header: Header | None = None
         self._data = bytearray()
         self._descriptors: list[int] = []
@@ -156,12 +164,12 @@ class Connection:
         """
         if self._sock.fileno() < 0:
             return
-        close_aside(self._descriptors)
+        self.closer.close(self._descriptors)
         self._descriptors = []
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         queued = fcntl.ioctl(self._sock, termios.FIONREAD, bytes(4))
         if any(queued):
-            close_aside([self._sock.detach()])
+            self.closer.close([self._sock.detach()])
         else:
             self._sock.close()

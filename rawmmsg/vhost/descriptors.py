@@ -11,21 +11,19 @@ from .messages import RefusedRequest
 
 __all__ = [
     "MOST_WAITING",
+    "Closer",
     "check_eventfd",
-    "close_aside",
     "read_kick",
-    "waiting_to_close",
 ]
 
-# With so many calls of close_aside() that wait, no front end is served: only a
-# hostile one makes them wait.
-MOST_WAITING: Final = 8
+# While so many descriptors wait to be closed, no front end of that server is
+# served: only a hostile one makes them wait. One message can add 253 more, and
+# a process may have 1,024 open, unless the limit was raised.
+MOST_WAITING: Final = 64
 
 _EVENTFD: Final = "anon_inode:[eventfd]"
 # Python has it only if the C library has preadv2().
 _RWF_NOWAIT: Final[int] = getattr(os, "RWF_NOWAIT", 0)
-
-_closers: set[threading.Thread] = set()
 
 
 def check_eventfd(descriptor: int) -> None:
@@ -66,28 +64,50 @@ def read_kick(descriptor: int) -> None:
             os.read(descriptor, 8)
 
 
-def close_aside(descriptors: Iterable[int]) -> None:
+class Closer:
     """Closes descriptors of which nothing is known, without waiting.
 
     close(2) can wait as long as another process likes: a file of a FUSE file
     system asks its server first (fs/fuse/file.c:fuse_flush()), and a TCP
     socket may linger (SO_LINGER). So only a thread of its own waits; the
     process can end without it.
+
+    Each server has its own closer, so that a hostile front end does not keep
+    the others from being served.
     """
-    doubtful = [one for one in descriptors if not _closes_at_once(one)]
-    if not doubtful:
-        return
-    thread = threading.Thread(
-        target=_close_all, args=(doubtful,), daemon=True, name="rawmmsg-close"
-    )
-    thread.start()
-    _closers.add(thread)
 
+    def __init__(self) -> None:
+        # How many descriptors each thread closes.
+        self._threads: dict[threading.Thread, int] = {}
+        self._left: list[int] = []
 
-def waiting_to_close() -> int:
-    """Returns how many calls of close_aside() have not closed everything."""
-    _closers.difference_update([one for one in _closers if not one.is_alive()])
-    return len(_closers)
+    def close(self, descriptors: Iterable[int]) -> None:
+        doubtful = [one for one in descriptors if not _closes_at_once(one)]
+        self._left += doubtful
+        if not self._left:
+            return
+        thread = threading.Thread(
+            target=_close_all,
+            args=(self._left,),
+            daemon=True,
+            name="rawmmsg-close",
+        )
+        try:
+            thread.start()
+        except RuntimeError:
+            # Too many threads are running. The next call tries again.
+            return
+        self._threads[thread] = len(self._left)
+        self._left = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many descriptors wait that the front end must not pass
+        any more."""
+        for thread in [one for one in self._threads if not one.is_alive()]:
+            del self._threads[thread]
+        waiting = sum(self._threads.values()) + len(self._left)
+        return waiting >= MOST_WAITING
 
 
 def _closes_at_once(descriptor: int) -> bool:

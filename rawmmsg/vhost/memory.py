@@ -25,6 +25,11 @@ _F_SEAL_SHRINK: Final = 0x0002
 
 _ADDRESSES: Final = 1 << 64
 
+# A file can be larger than the memory of the machine, because it may have
+# holes. Without a limit, one front end could take so much of this process's
+# address space (128 TiB on x86-64) that it could not allocate anything.
+_MOST_MEMORY: Final = 1 << 42
+
 
 @dataclass(frozen=True)
 class MappedRegion:
@@ -86,6 +91,12 @@ def _check_addresses(regions: Sequence[Region]) -> None:
                 f"region {number}: its offset {region.offset:#x} is not a"
                 f" multiple of the page size"
             )
+    total = sum(region.size for region in regions)
+    if total > _MOST_MEMORY:
+        raise RefusedRequest(
+            f"{total} bytes of memory are more than {_MOST_MEMORY}, the most"
+            " that a guest may have here"
+        )
     _check_overlaps("guest", [(r.guest_address, r.size) for r in regions])
     _check_overlaps("user", [(r.user_address, r.size) for r in regions])
 

@@ -6,13 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .connection import Connection, Disconnected, Message
-from .descriptors import (
-    MOST_WAITING,
-    check_eventfd,
-    close_aside,
-    read_kick,
-    waiting_to_close,
-)
+from .descriptors import check_eventfd, read_kick
 from .features import OFFERED, OFFERED_PROTOCOL, Feature, ProtocolFeature
 from .memory import Memory, map_memory
 from .messages import (
@@ -158,8 +152,9 @@ class Session:
         self._connection.close()
 
     def _handle(self, message: Message) -> None:
-        if waiting_to_close() >= MOST_WAITING:
-            close_aside(message.descriptors)
+        closer = self._connection.closer
+        if closer.is_full:
+            closer.close(message.descriptors)
             raise ProtocolError(
                 "it passed descriptors that cannot be closed yet"
             )
@@ -171,7 +166,7 @@ class Session:
             self._refused(message, str(error))
             return
         finally:
-            close_aside(descriptors)
+            closer.close(descriptors)
         if reply is not None:
             self._connection.send(reply)
         elif self._wants_result(message):

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
+import monitor
 from image import MARK
 
 MAC: Final = bytes.fromhex("020000000002")
 """The hardware address of the guest's network card."""
+
+MEMORY: Final = 192
+"""The guest's memory in MiB."""
 
 NO_BOOT_ROM: Final = ("-global", "virtio-net-pci.romfile=")
 """The guest does not boot from its network card, and QEMU's files for that may
@@ -91,6 +95,26 @@ class Guest:
             raise self._error(f"status{status.rstrip()} after {printed!r}")
         return printed
 
+    def reboot(self) -> None:
+        """Boots the guest again, in the same QEMU. It has no addresses
+        then."""
+        # QEMU ends if the kernel restarts the machine, as it does after a
+        # panic, except when a test wants it.
+        self._set_action("reset")
+        self.run("reboot -f")  # the shell reports that it is ready again
+        self._set_action("shutdown")
+
+    def _set_action(self, reboot: str) -> None:
+        self._monitor("set-action", reboot=reboot)
+
+    def set_link(self, up: bool) -> None:
+        """Plugs the network cable in, or out."""
+        self._monitor("set_link", name="net", up=up)
+
+    def _monitor(self, command: str, **arguments: object) -> None:
+        path = self._folder / "monitor"
+        monitor.execute(path, command, PATIENCE, **arguments)
+
     def power_off(self) -> None:
         """Shuts the guest down from inside."""
         self.begin("poweroff -f")
@@ -134,18 +158,34 @@ class Guest:
         self.kill()
 
 
-def network_card(netdev: str, mtu: int) -> list[str]:
-    """A network card on `-netdev` `netdev`."""
-    card = f"virtio-net-pci,netdev=net,mac={MAC.hex(':')},host_mtu={mtu}"
-    return ["-netdev", netdev, "-device", card, *NO_BOOT_ROM]
+def network_card(
+    netdev: str, mtu: int, mac: bytes = MAC, more: str = ""
+) -> list[str]:
+    """A network card on `-netdev` `netdev`, with `more` properties."""
+    card = f"virtio-net-pci,netdev=net,mac={mac.hex(':')},host_mtu={mtu}"
+    return ["-netdev", netdev, "-device", card + more, *NO_BOOT_ROM]
+
+
+def shared_memory_card(path: str, mtu: int, mac: bytes = MAC) -> list[str]:
+    """A network card whose frames another process takes out of the guest's
+    memory, and puts there (vhost-user). That process listens at the path."""
+    memory = f"memory-backend-memfd,id=mem,size={MEMORY}M,share=on"
+    # Emulated, and with MSI-X, QEMU 7.2 crashes with vhost-user.
+    no_msix = ",vectors=0"
+    return [
+        *("-machine", "q35,memory-backend=mem", "-object", memory),
+        *("-chardev", f"socket,id=card,path={path},reconnect=1"),
+        *network_card("vhost-user,id=net,chardev=card", mtu, mac, no_msix),
+    ]
 
 
 def _options(kernel: Path, initramfs: Path) -> list[str]:
     return [
-        *("-accel", "tcg", "-machine", "pc", "-m", "192"),
+        *("-accel", "tcg", "-machine", "pc", "-m", str(MEMORY)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-kernel", str(kernel / "vmlinuz"), "-initrd", str(initramfs)),
         *("-append", "console=ttyS0 quiet panic=-1"),
         *("-serial", "file:console.log"),
         *("-chardev", "stdio,id=shell,signal=off", "-serial", "chardev:shell"),
+        *monitor.OPTIONS,
     ]

@@ -1,5 +1,6 @@
 """What the guest boots, made from Debian's packages: a kernel, the modules for
-its network card, and an initramfs with busybox. Nothing is installed."""
+its network card and for VLANs, and an initramfs with busybox. Nothing is
+installed."""
 
 import gzip
 import os
@@ -14,7 +15,7 @@ from typing import Final
 # The smallest of Debian's kernels. This meta-package depends on the newest
 # one.
 _PACKAGE: Final = "linux-image-cloud-amd64"
-_MODULES: Final = ("virtio_pci", "virtio_net")
+_MODULES: Final = ("virtio_pci", "virtio_net", "8021q")
 
 # The first serial port is the kernel's console. At the second a shell (not an
 # interactive one, which would echo) takes commands, a line each, and says MARK
@@ -49,7 +50,7 @@ def cache() -> Path:
 
 def kernel() -> Path:
     """The folder with the cached kernel, `vmlinuz`, and its modules."""
-    kernels = sorted(cache().glob("linux-image-*"))
+    kernels = _cached()
     if not kernels:
         raise FileNotFoundError(
             f"no kernel in {cache()}: run tests/qemu/run.py"
@@ -57,10 +58,20 @@ def kernel() -> Path:
     return kernels[-1]
 
 
+def _cached() -> list[Path]:
+    """The cached kernels that have all modules. An earlier version of this
+    program may have kept fewer."""
+    return [
+        folder
+        for folder in sorted(cache().glob("linux-image-*"))
+        if all((folder / f"{name}.ko").exists() for name in _MODULES)
+    ]
+
+
 def fetch_kernel() -> None:
     """Downloads Debian's kernel (27 MB) unless it is cached. Any version
     works; delete the folder to get the newest."""
-    if list(cache().glob("linux-image-*")):
+    if _cached():
         return
     cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache(), prefix="new-") as folder:
@@ -81,10 +92,12 @@ def _fetch(folder: Path) -> None:
     for module in _load_order(tree.glob("lib/modules/**/*.ko")):
         shutil.copy(module, kept)
     # Atomic, so that two runs can share the cache.
+    if cache() / name not in _cached():
+        shutil.rmtree(cache() / name, ignore_errors=True)
     try:
         kept.rename(cache() / name)
     except OSError:
-        if not (cache() / name).exists():
+        if cache() / name not in _cached():
             raise
 
 
@@ -121,14 +134,17 @@ def _load_order(files: Iterable[Path]) -> list[Path]:
     return order
 
 
-def make_initramfs(folder: Path) -> Path:
-    """Writes the guest's initramfs, for kernel(), into `folder`."""
+def make_initramfs(folder: Path, programs: Iterable[Path] = ()) -> Path:
+    """Writes the guest's initramfs, for kernel(), into `folder`. `programs`,
+    linked statically, are additional commands."""
     busybox = shutil.which("busybox")
     assert busybox is not None
     root = folder / "root"
     for name in ("bin", "dev", "modules", "proc", "sys"):
         (root / name).mkdir(parents=True)
     shutil.copy(busybox, root / "bin" / "busybox")
+    for program in programs:
+        shutil.copy(program, root / "bin")
     order = _load_order(kernel().glob("*.ko"))
     for module in order:
         shutil.copy(module, root / "modules")

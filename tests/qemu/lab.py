@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -36,7 +36,8 @@ class Family:
     host: str
     guest: str
     prefix: int
-    frames_sent: str
+    sent: str
+    received: str
     datagrams_refused: str
 
 
@@ -47,7 +48,8 @@ FAMILIES: Final = (
         host="10.9.0.1",  # as in datagrams.Datagram
         guest="10.9.0.2",
         prefix=24,
-        frames_sent="Ip.OutRequests",
+        sent="Ip.OutRequests",
+        received="Ip.InReceives",
         datagrams_refused="Udp.NoPorts",
     ),
     Family(
@@ -56,7 +58,8 @@ FAMILIES: Final = (
         host="2001:db8::1",
         guest="2001:db8::2",
         prefix=64,
-        frames_sent="Ip6OutRequests",
+        sent="Ip6OutRequests",
+        received="Ip6InReceives",
         datagrams_refused="Udp6NoPorts",
     ),
 )
@@ -83,17 +86,27 @@ class Lab:
 
     guest       runs commands; each boot() replaces it
     interface   this program's end of the veth pair
+    bridge_pid  the bridge's process
+
+    `options` are those of the bridge.
     """
 
     guest: Guest
+    _bridge: "subprocess.Popen[bytes]"
 
     def __init__(
-        self, folder: Path, *, transport: str = "unix", mtu: int = 1500
+        self,
+        folder: Path,
+        *,
+        transport: str = "unix",
+        mtu: int = 1500,
+        options: Sequence[str] = (),
     ) -> None:
         self.mtu = mtu
         self._folder = folder
         self._log = folder / "bridge.log"
         self._port, self._netdev = TRANSPORTS[transport]
+        self._options = options
         self._initramfs = image.make_initramfs(folder)
         with contextlib.ExitStack() as stack:
             namespace = (
@@ -106,52 +119,85 @@ class Lab:
             )
             for end in self._sockets:
                 stack.enter_context(end)
-            self._bridge = stack.enter_context(self._start_bridge())
-            stack.callback(self._bridge.kill)
+            self._bridges = stack.enter_context(contextlib.ExitStack())
+            self.start_bridge()
             self._guests = stack.enter_context(contextlib.ExitStack())
             self.boot()
             self._stack = stack.pop_all()
 
+    @property
+    def bridge_pid(self) -> int:
+        return self._bridge.pid
+
     def boot(self) -> None:
-        """Starts the guest and configures its addresses."""
-        self._guests.close()
+        """Starts the guest, after killing an earlier one, and configures its
+        addresses."""
+        self.kill_guest()
         self.guest = self._guests.enter_context(
             Guest(
                 image.kernel(),
                 self._initramfs,
-                network_card(
-                    self._netdev.format(self._sockets[1].fileno()), self.mtu
-                ),
+                self._card(),
                 folder=self._folder,
                 program=(*self._inside, "qemu-system-x86_64"),
                 pass_fds=[self._sockets[1].fileno()],
             )
         )
-        # At once, without a second of duplicate address detection.
-        self.guest.run("echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad")
+        self.configure()
+
+    def _card(self) -> list[str]:
+        netdev = self._netdev.format(self._sockets[1].fileno())
+        return network_card(netdev, self.mtu)
+
+    def configure(self) -> None:
+        """Sets the guest's card up, with its addresses."""
+        # At once, without a second of duplicate address detection; and they
+        # stay while the card is down.
+        settings = "/proc/sys/net/ipv6/conf/eth0"
+        self.guest.run(f"echo 0 >{settings}/accept_dad")
+        self.guest.run(f"echo 1 >{settings}/keep_addr_on_down")
         self.guest.run("ip link set eth0 up")
         for one in FAMILIES:
             self.guest.run(f"ip addr add {one.guest}/{one.prefix} dev eth0")
+
+    def kill_guest(self) -> None:
+        self._guests.close()
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes wait in the bridge's packet socket."""
+        table = Path(f"/proc/{self._bridge.pid}/net/packet").read_text()
+        names, *rows = [line.split() for line in table.splitlines()]
+        column = names.index("Rmem")
+        return sum(int(row[column]) for row in rows)
 
     def stop_bridge(self, number: signal.Signals) -> str:
         """Ends the bridge with the signal; returns what it has printed."""
         self._bridge.send_signal(number)
         status = self._bridge.wait(PATIENCE)
-        printed = self._log.read_text()
+        printed = self.printed()
         assert status == 0, f"the bridge ended with status {status}: {printed}"
         return printed
 
-    def _start_bridge(self) -> "subprocess.Popen[bytes]":
+    def printed(self) -> str:
+        """What the bridge has printed since its last start."""
+        return self._log.read_text()
+
+    def start_bridge(self) -> None:
+        """Starts the bridge, after killing an earlier one."""
+        self._bridges.close()
         port = self._port.format(self._sockets[0].fileno())
         with open(self._log, "wb") as log:
-            return subprocess.Popen(
-                [*self._inside, *BRIDGE, _SWITCH_END, port],
+            self._bridge = subprocess.Popen(
+                [*self._inside, *BRIDGE, _SWITCH_END, port, *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
                 pass_fds=[self._sockets[0].fileno()],
             )
+        self._bridges.enter_context(self._bridge)
+        self._bridges.callback(self._bridge.kill)
 
     def __enter__(self) -> Self:
         return self

@@ -15,17 +15,13 @@ from typing import Final, Self
 
 import image
 import pytest
-from guest import NO_BOOT_ROM, PATIENCE, Guest
+from guest import MEMORY, PATIENCE, Guest, shared_memory_card
 from support.front_end import RecordedRings
 from support.linux import same_descriptors
 
 from rawmmsg.vhost import ListeningServer
 
-MEMORY: Final = 192 << 20
 MTU: Final = 9000
-
-# Emulated, and with MSI-X, QEMU 7.2 crashes with vhost-user.
-NO_MSIX: Final = "vectors=0"
 
 
 class BackEnd:
@@ -102,14 +98,7 @@ def wait_until(condition: Callable[[], bool], promise: str) -> None:
 @contextmanager
 def guest_at(path: Path, folder: Path) -> Iterator[Guest]:
     """A guest whose card is up."""
-    card = f"virtio-net-pci,netdev=net,host_mtu={MTU},{NO_MSIX}"
-    words = [
-        *("-machine", "q35,memory-backend=mem"),
-        *("-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on"),
-        *("-chardev", f"socket,id=card,path={path},reconnect=1"),
-        *("-netdev", "vhost-user,id=net,chardev=card"),
-        *("-device", card, *NO_BOOT_ROM),
-    ]
+    words = shared_memory_card(str(path), MTU)
     initramfs = image.make_initramfs(folder)
     with Guest(image.kernel(), initramfs, words, folder=folder) as guest:
         guest.run("ip link set eth0 up")
@@ -128,7 +117,7 @@ def check_running(back_end: BackEnd) -> None:
     wait_until(lambda: rings.running == {0, 1}, "the rings do not run")
     assert rings.enabled == {0: True, 1: True}
     assert rings.sizes == {0: 256, 1: 256}
-    assert sum(one.region.size for one in rings.memory) == MEMORY
+    assert sum(one.region.size for one in rings.memory) == MEMORY << 20
 
 
 def test_qemu_sets_up_both_rings(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Kicks, calls, and descriptors of every kind."""
 
+import array
 import errno
 import os
 import select
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from time import monotonic
@@ -12,6 +14,7 @@ import pytest
 from support import WAIT
 from support.front_end import (
     NEED_REPLY,
+    PAGE,
     SET_MEM_TABLE,
     SET_OWNER,
     SET_VRING_CALL,
@@ -22,11 +25,13 @@ from support.front_end import (
     negotiated,
     number,
     table,
+    threads_that_close,
 )
 from support.hard_descriptors import lingering_socket
 from support.refused_calls import PREADV2, run_without
 
-from rawmmsg.vhost.descriptors import MOST_WAITING, waiting_to_close
+from rawmmsg.vhost.descriptors import MOST_WAITING
+from rawmmsg.vhost.messages import MAX_REGIONS
 
 REQUESTS = [SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR]
 
@@ -178,24 +183,65 @@ def test_closing_never_waits(place: str) -> None:
             assert not pair.session.serve()
         pair.session.close()
         assert monotonic() - began < WAIT
-        assert waiting_to_close() == 1
+        assert threads_that_close() == 1
         peer.close()  # now the thread can go on
 
 
+def test_urgent_data_do_not_wait() -> None:
+    """Without SO_OOBINLINE, recvmsg(2) would close what came with them."""
+    with negotiated() as pair, lingering_socket() as (sock, peer):
+        passed = array.array("i", [sock.fileno()])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)]
+        try:
+            pair.front.sock.sendmsg([b"x"], ancillary, socket.MSG_OOB)
+        except OSError as error:  # Linux before 5.15
+            assert error.errno == errno.EOPNOTSUPP
+            peer.close()
+        sock.close()
+        pair.front.send(SET_OWNER)
+        began = monotonic()
+        for _ in range(2):
+            if not pair.session.serve():
+                break
+        pair.session.close()
+        assert monotonic() - began < WAIT
+        peer.close()
+
+
+def test_descriptors_wait_if_no_thread_can_be_started() -> None:
+    with negotiated() as pair, lingering_socket() as (sock, peer):
+        flags = VERSION | NEED_REPLY
+        before = threading.stack_size(1 << 56)
+        try:
+            pair.front.send(SET_OWNER, b"", [sock.fileno()], flags=flags)
+            sock.close()
+            assert pair.session.serve()
+            assert pair.front.reply() == (SET_OWNER, number(1))
+            assert threads_that_close() == 0
+        finally:
+            threading.stack_size(before)
+        assert pair.ask(SET_OWNER) == 0
+        assert threads_that_close() == 1
+        peer.close()
+
+
 def test_descriptors_that_cannot_be_closed_are_limited() -> None:
+    """Their number counts, not that of the messages."""
     with ExitStack() as opened:
         pair = opened.enter_context(negotiated())
         flags = VERSION | NEED_REPLY
+        others = [pair.file(PAGE)] * (MAX_REGIONS - 1)
         count = 0
         while True:
-            count += 1
+            count += MAX_REGIONS
             sock, peer = opened.enter_context(lingering_socket())
-            pair.front.send(SET_OWNER, b"", [sock.fileno()], flags=flags)
+            given = [sock.fileno(), *others]
+            pair.front.send(SET_OWNER, b"", given, flags=flags)
             sock.close()
             goes_on = pair.session.serve()
             opened.callback(peer.close)
             if not goes_on:
                 break
             assert pair.front.reply() == (SET_OWNER, number(1))
-        assert count <= MOST_WAITING + 1
+        assert count == MOST_WAITING + MAX_REGIONS
         assert "cannot be closed yet" in pair.reports[-1]

@@ -42,6 +42,10 @@ TOP = (1 << 64) - PAGE
             f"two regions share the user address {USER + PAGE:#x}",
         ),
         (
+            [(0, 1 << 41, 0, 0), (1 << 41, PAGE + (1 << 41), 1 << 41, 0)],
+            f"{PAGE + (1 << 42)} bytes of memory are more than {1 << 42}",
+        ),
+        (
             [(0, PAGE, USER, 0), (0, PAGE, 0, 0)],
             "two regions share the guest address 0x0",
         ),

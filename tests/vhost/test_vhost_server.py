@@ -6,8 +6,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from time import monotonic
 
 import pytest
+from support import WAIT
 from support.front_end import (
     GET_QUEUE_NUM,
     REPLY_ACK,
@@ -29,12 +31,14 @@ from support.front_end import (
     number,
     state,
     table,
+    threads_that_close,
 )
 from support.hard_descriptors import lingering_socket, no_more_descriptors
 from support.linux import descriptors
 
 from rawmmsg.vhost import ConnectingServer, ListeningServer, Server
 from rawmmsg.vhost.descriptors import MOST_WAITING
+from rawmmsg.vhost.messages import MAX_REGIONS
 
 
 class Loop:
@@ -80,6 +84,8 @@ class Listening:
         )
         self.listener.bind(self.path)
         self.listener.listen()
+        self.memory = memory_file(4096)
+        opened.callback(os.close, self.memory)
         self.rings = RecordedRings()
         self.reports: list[str] = []
         self.server = ListeningServer(
@@ -211,23 +217,89 @@ def test_no_free_descriptor_is_no_busy_loop(listening: Listening) -> None:
     assert front.reply() == (GET_QUEUE_NUM, number(1))
 
 
+def pass_too_many(listening: Listening) -> None:
+    """Passes descriptors that cannot be closed, until no front end is
+    served."""
+    others = [listening.memory] * (MAX_REGIONS - 1)
+    for _ in range(MOST_WAITING // MAX_REGIONS):
+        front = listening.connect()
+        sock, peer = listening.opened.enter_context(lingering_socket())
+        front.send(SET_VRING_CALL, number(0), [sock.fileno(), *others])
+        sock.close()
+        listening.loop.quiet()
+        listening.opened.callback(peer.close)
+
+
 def test_descriptors_that_cannot_be_closed_are_limited(
     listening: Listening,
 ) -> None:
     """Also those of front ends that have gone."""
-    for _ in range(MOST_WAITING):
-        front = listening.connect()
-        sock, peer = listening.opened.enter_context(lingering_socket())
-        front.send(SET_VRING_CALL, number(0), [sock.fileno()])
-        sock.close()
-        listening.loop.quiet()
-        listening.opened.callback(peer.close)
+    pass_too_many(listening)
     late = listening.connect()
     listening.loop.quiet()
     assert late.is_disconnected
-    path = listening.path
-    connecting = ConnectingServer(path, RecordedRings(), lambda text: None)
-    assert not connecting.tend()
+
+
+def test_descriptors_that_cannot_be_closed_keep_us_from_connecting(
+    opened: ExitStack, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "front")
+    listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+    listener.bind(path)
+    listener.listen()
+    memory = memory_file(4096)
+    opened.callback(os.close, memory)
+    server = ConnectingServer(path, RecordedRings(), lambda text: None)
+    opened.callback(server.close)
+    loop = Loop(server)
+    connections = 1
+    while server.session is not None:
+        sock, _ = listener.accept()
+        with sock, ExitStack() as passed:
+            doubtful, peer = opened.enter_context(lingering_socket())
+            opened.callback(peer.close)
+            passed.enter_context(doubtful)
+            given = [doubtful.fileno(), *[memory] * (MAX_REGIONS - 1)]
+            FrontEnd(sock).send(SET_VRING_CALL, number(0), given)
+        loop.quiet()
+        connections += server.tend()
+    assert connections == MOST_WAITING // MAX_REGIONS
+
+
+def test_descriptors_of_one_server_do_not_limit_another(
+    listening: Listening, opened: ExitStack, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Listening(opened, tmp_path / "other")
+    front = other.connect()
+    other.loop.quiet()
+    pass_too_many(listening)
+    front.send(GET_QUEUE_NUM)
+    other.loop.quiet()
+    assert front.reply() == (GET_QUEUE_NUM, number(1))
+
+
+@pytest.mark.parametrize("why", ["second", "limited"])
+def test_refusing_a_connection_never_waits(
+    listening: Listening, why: str
+) -> None:
+    """Although the peer has passed a descriptor whose close(2) waits."""
+    if why == "second":
+        listening.connect()
+        listening.loop.quiet()
+    else:
+        pass_too_many(listening)
+    before = threads_that_close()
+    refused = listening.connect()
+    sock, peer = listening.opened.enter_context(lingering_socket())
+    refused.send(SET_VRING_CALL, number(0), [sock.fileno()])
+    sock.close()
+    began = monotonic()
+    listening.loop.quiet()
+    assert monotonic() - began < WAIT
+    assert refused.is_disconnected
+    assert threads_that_close() == before + 1
+    listening.opened.callback(peer.close)
 
 
 def test_the_server_closes_the_session(listening: Listening) -> None:
