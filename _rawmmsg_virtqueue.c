@@ -900,13 +900,13 @@ read_frame(struct transmission *t, const struct chain *chain,
     read_bytes(&s, (unsigned char *)h, header);
     convert_header(h);
     t->chains[t->chain_count] = (struct sent_chain){.head = chain->head};
-    if (length < ETH_HLEN || length > MOST_FRAME) {
-        t->refused_lengths++;
-        t->chains[t->chain_count].refused = true;
+    t->chains[t->chain_count].refused =
+        length < ETH_HLEN || length > MOST_FRAME || !may_send(q, h);
+    if (length > MOST_FRAME) {
+        t->too_long++;
     }
-    else if (!may_send(q, h)) {
-        t->refused_headers++;
-        t->chains[t->chain_count].refused = true;
+    else if (t->chains[t->chain_count].refused) {
+        t->malformed++;
     }
     else {
         prepare_message(t, parts, s, (size_t)length);

@@ -245,10 +245,11 @@ struct transmission {
     uint32_t *lengths;              /* without header */
     unsigned char *copies;          /* `copied` bytes for each frame */
 
-    uint64_t refused_headers; /* frames whose header the guest must not use */
-    uint64_t refused_lengths; /* frames that are too long, or empty */
-    uint64_t refused_sends;   /* refuse_frame() */
-    uint64_t discarded;       /* discard_frames() */
+    uint64_t malformed;     /* frames without a whole Ethernet header, or with
+                               an offload header that the guest must not use */
+    uint64_t too_long;      /* frames of more than MOST_FRAME bytes */
+    uint64_t refused_sends; /* refuse_frame() */
+    uint64_t discarded;     /* discard_frames() */
 
     /* Private. */
     void *block;

@@ -1015,7 +1015,8 @@ class _GuestRings:
     #   received   frames that were passed on or dropped
     #   received_bytes  of these, except malformed, too_long, disabled
     #   batches    how often frames were taken
-    #   malformed  received, dropped: a header that it must not use
+    #   malformed  received, dropped: no whole Ethernet header, or an offload
+    #              header that was not negotiated
     #   too_long   received, dropped: their length
     #   rejected   by the filter; not in received
     #   disabled   received, dropped: the ring is disabled

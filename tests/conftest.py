@@ -158,6 +158,15 @@ def end(pair: Veth) -> Iterator[RawSocket]:
 
 
 @pytest.fixture
+def near(pair: Veth) -> Iterator[RawSocket]:
+    """A non-blocking socket on `pair.b`, as the bridge opens it for a port
+    with offloads."""
+    with RawSocket(pair.b, ignore_outgoing=True, vnet_hdr=True) as sock:
+        sock.setblocking(False)
+        yield sock
+
+
+@pytest.fixture
 def stack() -> Iterator[ExitStack]:
     """Closes what it was given when the test ends."""
     with ExitStack() as made:

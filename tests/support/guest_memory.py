@@ -111,6 +111,11 @@ class GuestMemory:
             self.bytes[piece] = data[at : at + here]
             at += here
 
+    def where(self, address: int, size: int) -> slice:
+        """Where bytes of one region are in the file."""
+        (piece,) = self._pieces(address, size)
+        return piece
+
     def load(self, address: int) -> int:
         """An aligned, little-endian number of 16 bits."""
         return _little_endian(self._halves[self._half(address)])
@@ -178,6 +183,25 @@ class GuestMemory:
     def _fill_outside(self) -> None:
         for start, end in self._outside():
             self.bytes[start:end] = bytes([_OUTSIDE]) * (end - start)
+
+
+def split_regions(
+    regions: Sequence[GuestRegion], size: int
+) -> list[GuestRegion]:
+    """The same memory, with a region of this size at the beginning of each of
+    the regions."""
+    split = []
+    for one in regions:
+        split.append(one._replace(size=size))
+        split.append(
+            GuestRegion(
+                one.guest + size,
+                one.size - size,
+                one.user + size,
+                one.offset + size,
+            )
+        )
+    return split
 
 
 def _little_endian(value: int) -> int:

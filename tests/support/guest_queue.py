@@ -191,19 +191,21 @@ class DriverQueue:
         """Asks for a notification, and returns whether there is something
         already."""
         if self.event_index:
-            at = self.available + 4 + 2 * self.size
-            self.memory.store(at, self.next_used)
+            self.set_used_event(self.next_used)
         else:
             self.memory.store(self.available, 0)
         full_barrier()
         return self.used_index != self.next_used
 
+    def set_used_event(self, index: int) -> None:
+        """With EVENT_IDX: asks for a notification when this entry is used."""
+        self.memory.store(self.available + 4 + 2 * self.size, index)
+
     def refuse_calls(self) -> None:
         """Asks for no notifications; with EVENT_IDX, for one at an entry that
         is not reached before the index has wrapped around."""
         if self.event_index:
-            at = self.available + 4 + 2 * self.size
-            self.memory.store(at, self.next_used + 0x8000)
+            self.set_used_event(self.next_used + 0x8000)
         else:
             self.memory.store(self.available, NO_INTERRUPT)
 

@@ -1,0 +1,255 @@
+"""A filter on what a guest sends: it decides about the bytes that are sent,
+whatever the guest does to its memory meanwhile."""
+
+import mmap
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+from support.calls import eventually
+from support.child import fork
+from support.frames import (
+    LOCAL_EXPERIMENTAL,
+    OTHER_EXPERIMENTAL,
+    frame,
+    numbered,
+    pending,
+    receive,
+)
+from support.guest_cards import Card, card
+from support.guest_driver import TRANSMIT, Guest
+from support.guest_queue import Part
+from support.programs import JEQ, LD_H_ABS, LD_IMM, RET, accept, program
+
+from rawmmsg import RawSocket
+
+LD_H_IND: Final = 0x48
+LDX_IMM: Final = 0x01
+MISC_TAX: Final = 0x07
+
+GOOD: Final = LOCAL_EXPERIMENTAL
+BAD: Final = OTHER_EXPERIMENTAL
+
+
+def only(ethertype: int) -> bytes:
+    return program(
+        (LD_H_ABS, 0, 0, 12),
+        (JEQ, 0, 1, ethertype),
+        (RET, 0, 0, 0xFFFF),
+        (RET, 0, 0, 0),
+    )
+
+
+def only_indirect(ethertype: int) -> bytes:
+    """The same with an indirect load, so that any byte can be read."""
+    return program(
+        (LD_IMM, 0, 0, 12),
+        (MISC_TAX, 0, 0, 0),
+        (LD_H_IND, 0, 0, 0),
+        (JEQ, 0, 1, ethertype),
+        (RET, 0, 0, 0xFFFF),
+        (RET, 0, 0, 0),
+    )
+
+
+def only_last(ethertype: int, at: int) -> bytes:
+    """Looks at two bytes far behind in the frame."""
+    return program(
+        (LD_H_ABS, 0, 0, at),
+        (JEQ, 0, 1, ethertype),
+        (RET, 0, 0, 0xFFFF),
+        (RET, 0, 0, 0),
+    )
+
+
+PROGRAMS: Final[dict[str, Callable[[int], bytes]]] = {
+    "constant offset": only,
+    "indirect load": only_indirect,
+}
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+@pytest.mark.parametrize("layout", [[12], [12, 13], [1] * 40, [2000]])
+def test_only_accepted_frames_leave(
+    near: RawSocket, far: RawSocket, kind: str, layout: list[int]
+) -> None:
+    with card(filter=PROGRAMS[kind](GOOD)) as made:
+        frames = [
+            numbered(i, 60 + i, ethertype=GOOD if i % 3 else BAD)
+            for i in range(12)
+        ]
+        for one in frames:
+            made.guest.send(one, layout=layout, indirect=True)
+        assert made.send(near) == 8
+        assert made.guest.finish_sent() == 12
+        accepted = [one for i, one in enumerate(frames) if i % 3]
+        assert receive(far, 8) == accepted
+        assert made.counted == {"received": 8, "batches": 1, "rejected": 4}
+
+
+def test_a_batch_that_is_rejected_does_not_stop_the_next_one(
+    near: RawSocket, far: RawSocket
+) -> None:
+    """send() returns 0 only if the guest has sent nothing more, or the caller
+    can look again."""
+    with card(batch=4, filter=only(GOOD)) as made:
+        made.guest.send_all(numbered(i, ethertype=BAD) for i in range(40))
+        made.guest.send(numbered(40, ethertype=GOOD))
+        sent = 0
+
+        def is_done() -> bool:
+            nonlocal sent
+            sent += made.rings.send(near)
+            return sent == 1 or not made.rings.ask_for_kick(1)
+
+        eventually(is_done, "the rings never say that they are done")
+        assert sent == 1
+        assert receive(far, 1) == [numbered(40, ethertype=GOOD)]
+        assert made.guest.finish_sent() == 41
+        assert made.count("rejected") == 40
+
+
+def test_a_program_that_accepts_some_bytes_does_not_cut(
+    near: RawSocket, far: RawSocket
+) -> None:
+    with card(filter=accept(1)) as made:
+        made.guest.send(numbered(1, 500))
+        assert made.send(near) == 1
+        assert receive(far, 1) == [numbered(1, 500)]
+
+
+def test_a_frame_that_ends_before_the_bytes_in_question_is_rejected(
+    near: RawSocket,
+) -> None:
+    with card(filter=only_last(0x1234, 100)) as made:
+        made.guest.send(numbered(1, 101))
+        assert made.send(near) == 0
+        assert made.guest.finish_sent() == 1
+        assert made.counted == {"batches": 1, "rejected": 1}
+
+
+def test_the_program_sees_the_length_of_the_whole_frame(
+    near: RawSocket, far: RawSocket
+) -> None:
+    longer = program(
+        (0x80, 0, 0, 0),  # ld len
+        (0x25, 0, 1, 1000),  # jgt #1000
+        (RET, 0, 0, 1),
+        (RET, 0, 0, 0),
+    )
+    with card(filter=longer) as made:
+        for size in (1000, 1001, 1514):
+            made.guest.send(numbered(size, size))
+        assert made.send(near) == 2
+        assert receive(far, 2) == [numbered(1001, 1001), numbered(1514, 1514)]
+
+
+def test_frames_that_were_not_accepted_are_not_sent_later(
+    near: RawSocket, far: RawSocket
+) -> None:
+    """Not even if the memory table is replaced after the decision."""
+    with card(filter=only(GOOD)) as made:
+        made.guest.send(numbered(1, ethertype=BAD))
+        made.guest.send(numbered(2, 3000, ethertype=GOOD))
+        made.guest.send(numbered(3, ethertype=BAD))
+        made.guest.send(numbered(4, ethertype=GOOD))
+        with pytest.raises(OSError, match="3,000 bytes"):
+            made.rings.send(near)
+        made.link.share()
+        with pytest.raises(OSError, match="3,000 bytes"):
+            made.rings.send(near)
+        made.rings.refuse()
+        assert made.send(near) == 1
+        assert receive(far, 1) == [numbered(4, ethertype=GOOD)]
+        assert made.guest.finish_sent() == 4
+
+
+# A guest that rewrites its frames all the time
+
+FRAMES: Final = 64
+SIZE: Final = 64
+
+
+@contextmanager
+def rewriting(guest: Guest) -> Iterator[list[Part]]:
+    """Frames that another processor changes all the time from good ones to bad
+    ones and back."""
+    good = frame(bytes(SIZE - 14), ethertype=GOOD) * FRAMES
+    bad = frame(b"\xff" * (SIZE - 14), ethertype=BAD) * FRAMES
+    block = guest.memory.allocate(len(good))
+    guest.memory.write(block, good)
+    header = guest.memory.allocate(guest.header_size)
+    guest.memory.write(header, bytes(guest.header_size))
+    where = guest.memory.where(block, len(good))
+    pid = fork()
+    if pid == 0:
+        _rewrite(guest.memory.bytes, where, good, bad)
+    try:
+        yield [
+            Part(header, guest.header_size),
+            *(Part(block + i * SIZE, SIZE) for i in range(FRAMES)),
+        ]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _rewrite(memory: mmap.mmap, where: slice, good: bytes, bad: bytes) -> None:
+    """Never returns."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        for _ in range(10_000):
+            memory[where] = good
+            memory[where] = bad
+    os._exit(0)
+
+
+def attack(
+    made: Card,
+    near: RawSocket,
+    far: RawSocket,
+    is_enough: Callable[[set[int]], bool],
+) -> None:
+    """Sends frames while they are rewritten, until the EtherTypes of those
+    that have left are enough."""
+    types: set[int] = set()
+
+    def is_done() -> bool:
+        for _ in range(20):
+            for one in frames[:32]:
+                made.guest.transmit.add([header, one])
+            made.guest.flush(TRANSMIT)
+            made.send(near)
+            assert len(list(made.guest.transmit.take_used())) == 32
+            types.update(
+                int.from_bytes(one[12:14], "big") for one in pending(far)
+            )
+        return is_enough(types)
+
+    with rewriting(made.guest) as (header, *frames):
+        eventually(is_done, "too few frames of some kind have left")
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_a_guest_that_rewrites_its_frames_gets_nothing_past_a_filter(
+    near: RawSocket, far: RawSocket, kind: str
+) -> None:
+    with card(filter=PROGRAMS[kind](GOOD)) as made:
+
+        def is_enough(types: set[int]) -> bool:
+            assert types <= {GOOD}, "a frame was sent that was not accepted"
+            counts = made.rings.statistics()
+            return min(counts["received"], counts["rejected"]) > 2000
+
+        attack(made, near, far, is_enough)
+
+
+def test_without_a_filter_such_a_guest_sends_both(
+    near: RawSocket, far: RawSocket
+) -> None:
+    """This shows that the test above would see a frame that was changed."""
+    with card() as made:
+        attack(made, near, far, lambda types: types == {GOOD, BAD})
