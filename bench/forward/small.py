@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from rawmmsg import RawSocket
 from rawmmsg.bridge.loop import Bridge
-from rawmmsg.bridge.ports import Port, parse_port
+from rawmmsg.bridge.ports import SocketPort, parse_port
 from rawmmsg.testing import veth_pair
 
 from ..lab.contender import GroundTruthError, Ready, Slice
@@ -136,12 +136,15 @@ def moved_by(start: Start) -> Prepare:
     )
 
 
-def bridge_ports(stack: ExitStack, ports: Ports) -> list[Port]:
+def bridge_ports(stack: ExitStack, ports: Ports) -> list[SocketPort]:
     """Ports opened by the code of `rawmmsg bridge`."""
-    opened = [parse_port(name) for name in ports]
-    for port in opened:
+    opened = []
+    for name in ports:
+        port = parse_port(name)
+        assert isinstance(port, SocketPort)
         port.open(None)
         stack.callback(port.close)
+        opened.append(port)
     return opened
 
 
@@ -152,8 +155,8 @@ def with_the_bridge(arena: Arena) -> Callable[[], object]:
     there, back = Bridge(a, b).directions
     ready = select.poll()
     readers = {}
-    for direction in (there, back):
-        descriptor = direction.source.sock.fileno()
+    for port, direction in ((a, there), (b, back)):
+        descriptor = port.sock.fileno()
         readers[descriptor] = direction.forward
         ready.register(descriptor, select.POLLIN)
 

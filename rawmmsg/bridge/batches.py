@@ -25,19 +25,19 @@ def make_stacks(a: Port, b: Port, size: int | None) -> tuple[Stacks, Stacks]:
     the cache. A direction takes at most two batches of a size from its stacks.
     """
     if a.is_interface and b.is_interface:
-        shared = _for_interface(size, 4)
+        shared = _with_super_frames(size, 4)
         return shared, shared
     return _for_port(a, size), _for_port(b, size)
 
 
 def _for_port(port: Port, size: int | None) -> Stacks:
-    if port.is_interface:
-        return _for_interface(size, 2)
+    if port.has_offloads:
+        return _with_super_frames(size, 2)
     stack = _stack(size or _MANY, 2)
     return stack, stack
 
 
-def _for_interface(size: int | None, count: int) -> Stacks:
+def _with_super_frames(size: int | None, count: int) -> Stacks:
     if size is not None:
         stack = _stack(size, count)
         return stack, stack

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .loop import Bridge
     from .merging import Merging
-    from .ports import Access, Port
+    from .ports import Access, GuestOptions, Port
 
 __all__ = ["add_bridge"]
 
 _MORE_HELP = """\
 Ports:
 
-A and B are ports. A port is an Ethernet interface, or a socket that carries
-one frame in each message:
+A and B are ports. A port is an Ethernet interface, the memory of a virtual
+machine, or a socket that carries one frame in each message:
 
     eth0                     an Ethernet interface
+    vhost-user:PATH          the memory of a virtual machine: the bridge
+                             creates the path PATH, and QEMU connects to it
+    vhost-user:PATH,connect  the same, but QEMU creates the path
     unix:LOCAL,REMOTE        a Unix datagram socket: the bridge creates the
                              path LOCAL, the peer creates the path REMOTE
     udp:HOST:PORT,HOST:PORT  a UDP socket: local address, remote address
@@ -35,12 +38,20 @@ Both interfaces are promiscuous while the bridge runs. The bridge changes no
 other setting of an interface. To open an interface, it needs CAP_NET_RAW (root
 has it).
 
-Between two interfaces, super-frames (packets that the network card will cut
-into segments) pass in one piece. Before a frame goes to a socket, the bridge
-fills in missing checksums, and cuts super-frames into segments. From a socket
-to an interface, it merges TCP segments into super-frames, which the network
-card cuts into the same segments again. It merges only what it has received
-with one system call, so no frame waits for another.
+Between interfaces and virtual machines, super-frames (packets that the network
+card will cut into segments) pass in one piece. Before a frame goes to a
+socket, or to a virtual machine whose driver does not take such frames, the
+bridge fills in missing checksums, and cuts super-frames into segments. From a
+socket to an interface or a virtual machine, it merges TCP segments into
+super-frames, which the network card cuts into the same segments again. It
+merges only what it has received with one system call, so no frame waits for
+another.
+
+With vhost-user, the bridge reads and writes the memory of the virtual machine
+itself. That memory must be shared, and sealed so that no program can shrink
+it, as QEMU's memory-backend-memfd is. While no virtual machine is connected,
+frames to it are dropped. While a virtual machine that is connected takes no
+frames, they wait in the queue of the other port.
 
 Statistics:
 
@@ -57,8 +68,8 @@ came from super-frames that were cut. "merged into" says how many frames were
 left after merging. These are the reasons for dropped frames:
 
     queue full      the output queue was full for 50 ms
-    too long        longer than the output, or the bridge, allows
-    link down       the output is down
+    too long        longer than the output, its buffers, or the bridge allows
+    link down       the output is down, or no virtual machine is connected
     refused         the kernel refused the frame (nftables, tc, or no peer at
                     the other end of a socket)
     malformed       not an Ethernet frame, or its offload header does not fit
@@ -86,6 +97,17 @@ QEMU makes the path vm, with these options:
 
     -device virtio-net,netdev=n -netdev \\
       dgram,id=n,local.type=unix,local.path=vm,remote.type=unix,remote.path=br
+
+The same, but super-frames pass in one piece, and the bridge copies no frame:
+
+    rawmmsg bridge eth0 vhost-user:vm --filter-ab 'not tcp port 22'
+
+QEMU connects to the path vm, with these options:
+
+    -object memory-backend-memfd,id=m,size=1G,share=on \\
+    -machine q35,memory-backend=m -m 1G \\
+    -chardev socket,id=c,path=vm,reconnect=1 \\
+    -netdev vhost-user,id=n,chardev=c -device virtio-net,netdev=n
 """
 
 
@@ -119,14 +141,22 @@ def add_bridge(
         "--mode",
         type=_mode,
         metavar="OCTAL",
-        help="permissions of the path LOCAL, such as 660; the peer needs "
-        "write permission (default: 777 less the umask)",
+        help="permissions of the path that the bridge creates (LOCAL, or PATH "
+        "of vhost-user:PATH), such as 660; the peer needs write permission "
+        "(default: 777 less the umask)",
     )
     command.add_argument(
         "--owner",
         type=_owner,
         metavar="USER[:GROUP]",
-        help="owner of the path LOCAL (default: the user who runs the bridge)",
+        help="owner of that path (default: the user who runs the bridge)",
+    )
+    command.add_argument(
+        "--trust-memory",
+        action="store_true",
+        help="accept a virtual machine's memory that is not sealed or has "
+        "huge pages; a program that shrinks it, or frees huge pages, ends the "
+        "bridge (default: refuse it)",
     )
     command.add_argument(
         "--batch",
@@ -231,16 +261,13 @@ def _look_up(name: str, find: Callable[[], int]) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from ..bpf import FilterError
-    from .ports import Access, PortError, UnixSocket, parse_port
+    from .ports import PortError, parse_port
 
     try:
-        access = _access(arguments)
-        a = parse_port(arguments.a, access)
-        b = parse_port(arguments.b, access)
-        if access != Access() and not (
-            isinstance(a, UnixSocket) or isinstance(b, UnixSocket)
-        ):
-            raise PortError("--mode and --owner need a unix: port")
+        access, guest_options = _access(arguments), _guest_options(arguments)
+        a = parse_port(arguments.a, access, guest_options)
+        b = parse_port(arguments.b, access, guest_options)
+        _check_options(arguments, (a, b))
         with ExitStack() as opened, _signals() as wake:
             for port, expression in (
                 (a, arguments.filter_ab),
@@ -249,7 +276,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 _open(port, expression)
                 opened.callback(port.close)
             if a.is_same(b):
-                raise PortError(f"{a.name} and {b.name} are the same port")
+                raise PortError(_same(a, b))
             return _bridge(a, b, arguments, wake)
     except (FilterError, PortError) as error:
         _say(str(error))
@@ -263,6 +290,42 @@ def _access(arguments: argparse.Namespace) -> "Access":
 
     user, group = arguments.owner or (-1, -1)
     return Access(arguments.mode, user, group)
+
+
+def _guest_options(arguments: argparse.Namespace) -> "GuestOptions":
+    from .ports import GuestOptions
+
+    notice = _keep_quiet if arguments.quiet else _say
+    batch = arguments.batch or GuestOptions.batch
+    return GuestOptions(_say, notice, arguments.trust_memory, batch)
+
+
+def _check_options(
+    arguments: argparse.Namespace, ports: tuple["Port", "Port"]
+) -> None:
+    """Raises PortError for options that no port uses, and if both ports are
+    the same guest: the second one could not be opened."""
+    from .ports import Access, PortError, UnixSocket, VhostUser
+
+    guests = [port for port in ports if isinstance(port, VhostUser)]
+    if len(guests) == 2 and guests[0].is_same(guests[1]):
+        raise PortError(_same(*ports))
+    if arguments.trust_memory and not guests:
+        raise PortError("--trust-memory needs a vhost-user: port")
+    makes_path = any(
+        isinstance(port, UnixSocket)
+        or (isinstance(port, VhostUser) and not port.connects)
+        for port in ports
+    )
+    if _access(arguments) != Access() and not makes_path:
+        raise PortError(
+            "--mode and --owner need a port whose path the bridge creates:"
+            " unix:LOCAL,REMOTE or vhost-user:PATH"
+        )
+
+
+def _same(a: "Port", b: "Port") -> str:
+    return f"{a.name} and {b.name} are the same port"
 
 
 def _open(port: "Port", expression: str | None) -> None:

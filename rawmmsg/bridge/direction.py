@@ -1,39 +1,15 @@
-"""One direction of the bridge: it receives at one port and sends at the
-other."""
+"""One direction of the bridge: what the loop and the statistics know of it."""
 
-import errno
-import math
-from time import monotonic
+from abc import ABC, abstractmethod
 
-from .._rawmmsg import PacketBatch
-from ..constants import SUPER_FRAME
-from .batches import Slot, Stacks
-from .drops import (
-    SHORTEST,
-    Dropped,
-    Marked,
-    foreign,
-    mark,
-    short,
-    truncated,
-)
-from .merging import Merging
-from .ports import Port, PortClosed
-from .sending import PAUSE, Sender
+from .drops import Dropped
+from .ports import Port
 
 __all__ = ["Direction"]
 
-# A batch of many frames fits in the CPU's cache if they have at most this many
-# bytes on average.
-_SMALL = 9216
 
-
-class Direction:
-    """Moves frames from `source` to `sink`. No call waits. `merging`: what it
-    merges into super-frames if only the sink takes them.
-
-    Both directions may share their stacks of batches. A batch is on its stack
-    unless it holds frames that are still to be sent.
+class Direction(ABC):
+    """Moves frames from `source` to `sink`. No call waits.
 
     The loop reads:
 
@@ -42,206 +18,78 @@ class Direction:
     due         call resume() at this time at the latest
     """
 
-    def __init__(
-        self,
-        source: Port,
-        sink: Port,
-        stacks: Stacks,
-        merging: Merging | None = None,
-    ) -> None:
+    def __init__(self, source: Port, sink: Port) -> None:
         self.source = source
         self.sink = sink
-        self.dropped = Dropped()
-        self.bytes_received = 0
         self.accepts = True
-        self._sender = Sender(
-            source, sink, self.dropped, self._look_ahead, merging
-        )
-        self._send = self._sender.send
-        self._receive_again_at = math.inf
-        self._recvmmsg_into = source.sock.recvmmsg_into
-        self._strangers = 0
-        self._has_end = source.has_end
-        self._ends = 0  # empty messages received
-        self._gets_datagrams = not source.is_interface
-        self._few, self._many = stacks
-        self._few_are = self._few[-1][0].capacity
-        self._stack = self._few  # has the next batch to receive into
-        self._used = self._few  # had the last batch
-        # Batches that are not on their stacks: the one that is being sent, if
-        # that has to wait, and one more that was received to look ahead.
-        self._held: list[tuple[list[Slot], Slot]] = []
+        self._dropped = Dropped()
 
     @property
-    def room(self) -> int:
-        return self._sender.room
+    @abstractmethod
+    def room(self) -> int: ...
 
     @property
-    def due(self) -> float:
-        return min(self._receive_again_at, self._sender.due)
+    @abstractmethod
+    def due(self) -> float: ...
 
-    # Each socket receives for one direction and sends for the other, so its
-    # own counters are those of the directions.
+    @abstractmethod
+    def forward(self) -> bool:
+        """Receives and sends. Returns whether an attribute that the loop
+        reads has changed."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Continues after a wait."""
+
+    @abstractmethod
+    def wake(self) -> bool:
+        """Continues after an event at a guest: it may have frames, or buffers
+        for frames. Returns whether an attribute that the loop reads has
+        changed."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Drops the frames that are still to be sent."""
+
+    # Statistics
 
     @property
     def received(self) -> int:
-        return self.source.sock.statistics().packets_received - self._ends
+        return self.source.received
+
+    @property
+    @abstractmethod
+    def bytes_received(self) -> int: ...
 
     @property
     def batches(self) -> int:
-        return self.source.sock.statistics().batches_received
+        return self.source.batches
 
     @property
     def kernel_drops(self) -> int | None:
         """Frames that the kernel dropped before they were received. None if
         it does not count them."""
-        dropped = self.source.sock.statistics().packets_dropped
-        return None if dropped is None else dropped + self.source.lost
+        return self.source.kernel_drops
+
+    @property
+    def dropped(self) -> Dropped:
+        return (
+            self._dropped
+            + self.source.dropped_received()
+            + self.sink.dropped_sent()
+        )
 
     @property
     def sent(self) -> int:
         """Frames sent, counted as before they were merged."""
-        return self.sink.sock.statistics().packets_sent + self.joined
+        return self.sink.sent + self.joined
 
     @property
     def joined(self) -> int:
         """How many fewer frames there are after merging than before."""
-        return self._sender.joined
+        return 0
 
     @property
     def gained(self) -> int:
         """How many more frames there are after segmentation than before."""
-        return self._sender.gained
-
-    def forward(self) -> bool:
-        """Receives one batch and sends it. Returns whether an attribute that
-        the loop reads has changed."""
-        stack = self._stack
-        slot = stack[-1]
-        try:
-            self._receive(slot)
-        except OSError as error:
-            return self._receive_failed(error)
-        self._used = stack
-        if self._send(slot[0]):
-            if self._held or self._ends:
-                self._release()
-            return False
-        if not self._held:
-            self._hold()
-        self.accepts = False
-        return True
-
-    def resume(self) -> None:
-        """Continues after a wait."""
-        self._receive_again_at = math.inf
-        if self._held:
-            if not self._send():
-                return
-            self._release()
-        self.accepts = True
-
-    def finish(self) -> None:
-        """Drops the frames that are still to be sent."""
-        if self._held:
-            self._sender.abandon()
-            self._held.clear()
-
-    # Receiving
-
-    def _receive(self, slot: Slot) -> None:
-        batch, lengths = slot
-        count = self._recvmmsg_into(batch)
-        sizes = lengths[:count]
-        if self._has_end and 0 in sizes:
-            sizes = self._cut_at_end(batch, sizes)
-        size = sum(sizes)
-        self.bytes_received += size
-        marked: list[Marked] = []
-        if size >= SUPER_FRAME and SUPER_FRAME in sizes:
-            marked += truncated(batch)
-        if self._gets_datagrams:
-            if min(sizes, default=SHORTEST) < SHORTEST:
-                marked += short(batch)
-            strangers = self.source.sock.strangers
-            if strangers != self._strangers:
-                self._strangers = strangers
-                marked += foreign(batch, self.source.is_peer)
-        if marked:
-            mark(batch, marked)
-        if size > count * _SMALL:
-            self._stack = self._few
-        elif count == self._few_are:
-            self._stack = self._many
-
-    def _cut_at_end(
-        self, batch: PacketBatch, sizes: "memoryview[int]"
-    ) -> "memoryview[int]":
-        """Keeps the frames before the empty message that ends the
-        connection."""
-        count = sizes.tolist().index(0)
-        self._ends += len(sizes) - count
-        batch.set_count(count)
-        return sizes[:count]
-
-    def _receive_failed(self, error: OSError) -> bool:
-        if self._can_receive_after(error):
-            return False
-        # The socket was readable but had no packet, or the error is about a
-        # datagram that was sent earlier (ECONNREFUSED).
-        self.accepts = False
-        self._receive_again_at = monotonic() + PAUSE
-        return True
-
-    def _can_receive_after(self, error: OSError) -> bool:
-        """Returns whether the next call can receive. Raises an error that
-        ends the bridge."""
-        if not self.source.is_interface:
-            return False
-        if error.errno == errno.EINVAL:
-            self.source.lost += 1
-        elif error.errno == errno.EAGAIN:
-            return False
-        elif error.errno != errno.ENETDOWN:  # frames arrive when it is up
-            raise error
-        return True
-
-    def _look_ahead(self) -> PacketBatch | None:
-        """Receives what is queued at the source behind the batch that is
-        being sent. Returns None if there is nothing, or no batch is free."""
-        if not self._held:
-            self._hold()
-        elif len(self._held) > 1 and not self._release_first():
-            return None
-        stack = self._stack
-        try:
-            self._receive(stack[-1])
-        except OSError as error:
-            self._can_receive_after(error)
-            return None
-        self._used = stack
-        self._hold()
-        return self._held[-1][1][0]
-
-    # Batches that are taken from their stacks
-
-    def _hold(self) -> None:
-        self._held.append((self._used, self._used.pop()))
-
-    def _release(self) -> None:
-        """Puts all batches back: every frame was sent or dropped."""
-        while self._held:
-            stack, slot = self._held.pop()
-            stack.append(slot)
-        if self._ends:
-            raise PortClosed(f"{self.source.name}: the peer has closed")
-
-    def _release_first(self) -> bool:
-        """Puts the first of two batches back if all its frames were sent or
-        dropped. Returns whether it did."""
-        stack, slot = self._held[0]
-        if self._sender.needs(slot[0]):
-            return False
-        stack.append(slot)
-        del self._held[0]
-        return True
+        return self.sink.cut

@@ -49,6 +49,12 @@ class Dropped:
     malformed: int = 0
     from_strangers: int = 0
 
+    def __add__(self, other: "Dropped") -> "Dropped":
+        names = (field.name for field in fields(self))
+        return Dropped(
+            *(getattr(self, name) + getattr(other, name) for name in names)
+        )
+
     @property
     def total(self) -> int:
         return sum(getattr(self, field.name) for field in fields(self))

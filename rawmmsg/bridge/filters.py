@@ -13,7 +13,8 @@ def for_interface(expression: str | None) -> Program | None:
 
 
 def for_datagrams(expression: str | None) -> Program | None:
-    """The same for datagrams that hold an Ethernet frame with its tags."""
+    """The same for memory that holds an Ethernet frame with its tags: a
+    datagram, or what a guest sends."""
     return None if expression is None else compile(expression, live=False)
 
 

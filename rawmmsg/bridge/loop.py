@@ -4,12 +4,12 @@ import math
 import os
 import select
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 
-from .batches import make_stacks
-from .direction import Direction
+from .directions import make_directions
 from .merging import Merging
-from .ports import Port
+from .ports import Port, SocketPort
 
 __all__ = ["Bridge"]
 
@@ -31,16 +31,19 @@ class Bridge:
         batch: int | None = None,
         merging: Merging | None = None,
     ) -> None:
-        from_a, from_b = make_stacks(a, b, batch)
-        self.directions = (
-            Direction(a, b, from_a, merging),
-            Direction(b, a, from_b, merging),
-        )
+        self.directions = make_directions(a, b, batch, merging)
         self._from = {
             direction.source.sock.fileno(): direction
             for direction in self.directions
+            if isinstance(direction.source, SocketPort)
+        }
+        self._readers: dict[int, Callable[[], bool]] = {
+            descriptor: direction.forward
+            for descriptor, direction in self._from.items()
         }
         self._ports = (a, b)
+        self._of_guests: list[int] = []  # descriptors in _readers
+        self._find_guests()
         self._poll = select.poll()
         self._watched: dict[int, int] = {}
         self._timers: list[_Timer] = [_Timer(TEND, self._tend)]
@@ -63,10 +66,7 @@ class Bridge:
         Raises OSError (ENODEV) if an interface disappears: `filename` is its
         name.
         """
-        readers: dict[int, Callable[[], bool]] = {
-            descriptor: direction.forward
-            for descriptor, direction in self._from.items()
-        }
+        readers = self._readers
         readers[wake] = lambda: self._woken(wake)
         self._poll.register(wake, select.POLLIN)
         self._rearm()
@@ -94,10 +94,32 @@ class Bridge:
         for direction in self.directions:
             if direction.room == descriptor:
                 direction.resume()
-        source = self._from.get(descriptor)
-        if source is not None and events != select.POLLOUT and source.accepts:
-            source.forward()
+        if events != select.POLLOUT:
+            source = self._from.get(descriptor)
+            if source is None:
+                self._readers.get(descriptor, _nothing)()
+            elif source.accepts:
+                source.forward()
         self._rearm()
+
+    def _find_guests(self) -> None:
+        """Sets what to call for the descriptors of guests. One that has been
+        closed may still have an event in this round."""
+        for descriptor in self._of_guests:
+            self._readers[descriptor] = _nothing
+        self._of_guests.clear()
+        for port in self._ports:
+            for descriptor, call in port.readers.items():
+                self._readers[descriptor] = partial(self._serve_guest, call)
+                self._of_guests.append(descriptor)
+
+    def _serve_guest(self, call: Callable[[], bool]) -> bool:
+        has_changed = call()
+        if has_changed:
+            self._find_guests()
+        for direction in self.directions:
+            has_changed |= direction.wake()
+        return has_changed
 
     def _attend(self) -> None:
         """Makes the calls that are due."""
@@ -112,12 +134,14 @@ class Bridge:
         self._rearm()
 
     def _tend(self) -> None:
-        for port in self._ports:
-            port.tend()
+        if True in [port.tend() for port in self._ports]:
+            self._find_guests()
 
     def _rearm(self) -> None:
         """Makes poll(2) wait for what the directions wait for."""
         wanted = dict.fromkeys(self._watched, 0)
+        for descriptor in self._of_guests:
+            wanted[descriptor] = select.POLLIN
         for descriptor, direction in self._from.items():
             if direction.accepts:
                 wanted[descriptor] = wanted.get(descriptor, 0) | select.POLLIN
@@ -144,6 +168,11 @@ class Bridge:
         else:
             self._poll.unregister(descriptor)
             del self._watched[descriptor]
+
+
+def _nothing() -> bool:
+    """Handles an event of a descriptor that has been closed."""
+    return False
 
 
 class _Timer:

@@ -5,19 +5,19 @@ A send can stop at any frame, and continues there later.
 
 from typing import Protocol
 
-from .._rawmmsg import PacketBatch
+from .._rawmmsg import PacketBatch, RawSocket, _GuestRings
 from ..constants import SUPER_FRAME
 from .drops import Mark, mark
 from .ports import Port
 
-__all__ = ["Outgoing", "Segmented", "Unchanged"]
+__all__ = ["FromRing", "Outgoing", "OutgoingBatches", "Segmented", "Unchanged"]
 
 # Segments to send with one system call: a super-frame has about 45 of them.
 _SEGMENTS = 64
 
 
 class Outgoing(Protocol):
-    """The frames of the batches that are being sent.
+    """The frames that are being sent.
 
     A frame can be passed over, to see whether the kernel takes a later one.
     """
@@ -29,13 +29,6 @@ class Outgoing(Protocol):
     were merged into super-frames."""
     passed: int
     """How many frames are passed over. Here a super-frame is one."""
-
-    def load(self, batch: PacketBatch) -> None:
-        """Continues with this batch, which must not change until it is sent.
-        There must be no next frame, but frames may be passed over."""
-
-    def needs(self, batch: PacketBatch) -> bool:
-        """Returns whether frames of this batch are still to be sent."""
 
     def is_end(self) -> bool:
         """Returns whether there is no next frame."""
@@ -69,6 +62,17 @@ class Outgoing(Protocol):
         """Replaces the next frame by the frames that it was made of, if the
         kernel does not know its kind. The next frame may then be another one.
         Returns whether it has replaced it."""
+
+
+class OutgoingBatches(Outgoing, Protocol):
+    """The frames of batches."""
+
+    def load(self, batch: PacketBatch) -> None:
+        """Continues with this batch, which must not change until it is sent.
+        There must be no next frame, but frames may be passed over."""
+
+    def needs(self, batch: PacketBatch) -> bool:
+        """Returns whether frames of this batch are still to be sent."""
 
 
 class Unchanged:
@@ -238,6 +242,54 @@ class Segmented:
         left = len(self._segments) - self._at + self._count - self._next[0]
         self._at = len(self._segments)
         self._next = self._count, 0
+        return left
+
+    def unmerge(self) -> bool:
+        return False
+
+
+class FromRing:
+    """Frames in the memory of a guest."""
+
+    def __init__(self, rings: _GuestRings, sock: RawSocket) -> None:
+        self.gained = 0
+        self.joined = 0
+        self.passed = 0  # 1: the next frame
+        self._rings = rings
+        self._sock = sock
+
+    def is_end(self) -> bool:
+        return not self._rings.pending
+
+    def send(self) -> bool:
+        self._rings.send(self._sock)
+        return not self._rings.pending
+
+    def mark(self) -> int:
+        return 0
+
+    def skip(self) -> int:
+        self._rings.refuse()
+        return 1
+
+    def pass_over(self) -> None:
+        # It stays the next frame: a ring is used in order.
+        self.passed = 1
+
+    def go_back(self) -> None:
+        self.passed = 0
+
+    def drop_passed(self) -> int:
+        dropped, self.passed = self.passed, 0
+        if dropped:
+            self.skip()
+        return dropped
+
+    def abandon(self) -> int:
+        self.passed = 0
+        left = self._rings.pending
+        for _ in range(left):
+            self._rings.refuse()
         return left
 
     def unmerge(self) -> bool:

@@ -8,11 +8,9 @@ import math
 from collections.abc import Callable
 from time import monotonic
 
-from .._queue import bytes_queued
 from .._rawmmsg import PacketBatch
 from .drops import Dropped, Mark
-from .merging import Merged, Merging
-from .outgoing import Outgoing, Segmented, Unchanged
+from .outgoing import Outgoing, Unchanged
 from .ports import Port
 
 __all__ = ["PAUSE", "Sender"]
@@ -46,42 +44,30 @@ REFUSING = 0.5
 _REASONS = {errno.EMSGSIZE: "too_long", errno.ENETDOWN: "link_down"}
 
 
-def _outgoing_for(
-    source: Port, sink: Port, merging: Merging | None
-) -> Outgoing:
-    """Frames are cut into segments if only the source has offload headers,
-    and merged if only the sink has."""
-    if source.sock.vnet_hdr:
-        return Unchanged(sink) if sink.sock.vnet_hdr else Segmented(sink)
-    if merging is not None and sink.takes_super_frames:
-        return Merged(sink, merging)
-    return Unchanged(sink)
-
-
 class Sender:
-    """Sends the batches of one direction and counts the frames it drops.
+    """Sends the frames of `outgoing` and counts those that it drops.
 
     `look_ahead` receives another batch while the one before still waits, and
-    returns None if it cannot. `merging`: what to merge; None: nothing.
+    returns None if it cannot.
 
-    If send() returns False, call it again when the descriptor `room` is
-    writable (-1: none), and at the time `due` at the latest.
+    If send() returns False, call resume() when the descriptor `room` is
+    writable (-1: none), and at the time `due` at the latest. If neither is
+    set, the sink is a guest: call it when the guest has buffers again.
     """
 
     def __init__(
         self,
-        source: Port,
         sink: Port,
+        outgoing: Outgoing,
         dropped: Dropped,
         look_ahead: Callable[[], PacketBatch | None],
-        merging: Merging | None,
     ) -> None:
         self.room = -1
         self.due = math.inf
         self._sink = sink
         self._dropped = dropped
         self._look_ahead = look_ahead
-        self._outgoing = _outgoing_for(source, sink, merging)
+        self._outgoing = outgoing
         self._attempts = 0  # pauses since the kernel took a frame
         self._give_up_at = math.inf
         self._blocked = False  # a wait ended without success
@@ -89,28 +75,18 @@ class Sender:
         self._refusing_until = -math.inf
 
     @property
-    def gained(self) -> int:
-        """How many more frames there are after segmentation than before."""
-        return self._outgoing.gained
+    def is_calm(self) -> bool:
+        """Whether the kernel took the last frames without a pause."""
+        return not self._attempts
 
-    @property
-    def joined(self) -> int:
-        """How many more frames were sent than the sink's socket has counted,
-        because they were merged into super-frames."""
-        return self._outgoing.joined
+    def resume(self) -> bool:
+        """Continues after a wait, as send()."""
+        self.room, self.due = -1, math.inf
+        return self.send()
 
-    def needs(self, batch: PacketBatch) -> bool:
-        """Returns whether frames of this batch are still to be sent."""
-        return self._outgoing.needs(batch)
-
-    def send(self, batch: PacketBatch | None = None) -> bool:
-        """Sends a batch, or continues after a wait. Returns whether all its
-        frames have been sent or dropped."""
+    def send(self) -> bool:
+        """Returns whether all frames have been sent or dropped."""
         outgoing = self._outgoing
-        if batch is None:
-            self.room, self.due = -1, math.inf
-        else:
-            outgoing.load(batch)
         is_second_try = False
         while True:
             try:
@@ -182,7 +158,7 @@ class Sender:
         lately, and the queue holds none of this socket."""
         return (
             monotonic() < self._refusing_until
-            and bytes_queued(self._sink.sock) == 0
+            and self._sink.bytes_queued() == 0
         )
 
     def _wait_for_queue(self) -> bool:
@@ -201,7 +177,7 @@ class Sender:
             return True
         # If there was no other frame to try, the queue may not be full. That
         # is likely if it holds no frame of this socket.
-        is_refused = is_alone and not bytes_queued(self._sink.sock)
+        is_refused = is_alone and not self._sink.bytes_queued()
         self._blocked_as = "refused" if is_refused else "queue_full"
         self._blocked = True
         self._drop_as(self._blocked_as, outgoing.skip())
@@ -215,6 +191,8 @@ class Sender:
         outgoing = self._outgoing
         if outgoing.passed:
             outgoing.go_back()
+        if self._sink.is_guest:
+            return True  # the frames wait for its buffers: `BatchedToGuest`
         if not self._has_patience(monotonic()):
             self._blocked = True
             self._blocked_as = "queue_full"

@@ -21,18 +21,25 @@ _PERIOD: Final = 10.0
 
 
 class Server(ABC):
-    """A vhost-user back end for one network card. No call waits."""
+    """A vhost-user back end for one network card. No call waits.
+
+    `report` is called with problems; as the attribute, it limits how many.
+    `notice` is called with what else the user may want to know; by default it
+    is `report`.
+    """
 
     def __init__(
         self,
         rings: Rings,
         report: Callable[[str], None],
         *,
+        notice: Callable[[str], None] | None = None,
         offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         self._rings = rings
-        self._report = _Limited(report)
+        self.report = _Limited(report)
+        self._notice = self.report if notice is None else _Limited(notice)
         self._offered = offered
         self._trust_memory = trust_memory
         self._closer = Closer()
@@ -73,11 +80,11 @@ class Server(ABC):
         self.session = Session(
             Connection(sock, self._closer),
             self._rings,
-            self._report,
+            self.report,
             offered=self._offered,
             trust_memory=self._trust_memory,
         )
-        self._report("a front end has connected")
+        self._notice("a front end has connected")
 
     def _serve(self) -> bool:
         session = self.session
@@ -96,7 +103,7 @@ class Server(ABC):
         session, self.session = self.session, None
         if session is not None:
             session.close()
-            self._report("the front end has disconnected")
+            self._notice("the front end has disconnected")
 
 
 class ListeningServer(Server):
@@ -109,11 +116,16 @@ class ListeningServer(Server):
         rings: Rings,
         report: Callable[[str], None],
         *,
+        notice: Callable[[str], None] | None = None,
         offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         super().__init__(
-            rings, report, offered=offered, trust_memory=trust_memory
+            rings,
+            report,
+            notice=notice,
+            offered=offered,
+            trust_memory=trust_memory,
         )
         listener.setblocking(False)
         self._listener = listener
@@ -141,7 +153,7 @@ class ListeningServer(Server):
             return False
         except OSError as error:
             # Too many open files, for example. The listener stays readable.
-            self._report(f"a connection was refused: {error.strerror}")
+            self.report(f"a connection was refused: {error.strerror}")
             self._accepts = False
             return True
         if self.session is not None and self.session.has_hung_up:
@@ -150,14 +162,14 @@ class ListeningServer(Server):
             self._end()
         if self.session is not None:
             self._refuse(sock)
-            self._report(
+            self.report(
                 "a second connection was refused, because a front end is"
                 " connected"
             )
             return False
         if self._closer.is_full:
             self._refuse(sock)
-            self._report(
+            self.report(
                 "a connection was refused, because earlier front ends passed"
                 " descriptors that cannot be closed yet"
             )
@@ -180,11 +192,16 @@ class ConnectingServer(Server):
         rings: Rings,
         report: Callable[[str], None],
         *,
+        notice: Callable[[str], None] | None = None,
         offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         super().__init__(
-            rings, report, offered=offered, trust_memory=trust_memory
+            rings,
+            report,
+            notice=notice,
+            offered=offered,
+            trust_memory=trust_memory,
         )
         self._path = path
         self._connect()

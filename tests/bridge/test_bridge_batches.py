@@ -13,8 +13,8 @@ from support.frames import numbered, same_frames
 from support.linux import ip, tc
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg.bridge.batched import Batched
 from rawmmsg.bridge.batches import make_stacks
-from rawmmsg.bridge.direction import Direction
 from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.testing import Veth
 
@@ -51,7 +51,7 @@ class OneDirection:
 
     def begin(self, batch: int | None = None) -> None:
         stacks, _ = make_stacks(self._a, self._b, batch)
-        self._direction = Direction(self._a, self._b, stacks)
+        self._direction = Batched(self._a, self._b, stacks)
 
     def counts(self, number: int, size: int) -> list[int]:
         """Sends `number` frames of this size; returns how many each batch

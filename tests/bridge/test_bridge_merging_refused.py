@@ -300,17 +300,17 @@ def test_frames_are_counted_whatever_the_kernel_refuses(
 OLD_KERNEL = """
 import sys
 
-from rawmmsg.bridge.ports import Port
+from rawmmsg.bridge.ports import SocketPort
 from rawmmsg.cli import main
 from support.bridging import before_6_2
 
-take = Port.take
+take = SocketPort.take
 
 def take_and_change(port, sock):
     take(port, sock)
     port.sendmmsg = lambda batch, at: before_6_2(sock, batch, at)
 
-Port.take = take_and_change
+SocketPort.take = take_and_change
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -190,7 +190,10 @@ def test_mode_and_owner_need_a_path(pair: Veth, option: str) -> None:
     with Running(pair.a, pair.b, option) as bridge:
         outcome = bridge.outcome()
     assert outcome.code == 2
-    assert outcome.text == "rawmmsg: --mode and --owner need a unix: port\n"
+    assert outcome.text == (
+        "rawmmsg: --mode and --owner need a port whose path the bridge"
+        " creates: unix:LOCAL,REMOTE or vhost-user:PATH\n"
+    )
 
 
 def test_bridge_says_that_it_waits_for_a_peer(

@@ -36,7 +36,7 @@ from support.peers import (
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
 from rawmmsg.bridge.filters import for_udp
-from rawmmsg.bridge.ports import Port, parse_port
+from rawmmsg.bridge.ports import Port, SocketPort, parse_port
 from rawmmsg.testing import Veth
 
 MSS = 1_400
@@ -305,6 +305,7 @@ def test_bridge_waits_for_room_in_the_queue_of_a_peer(
     """With poll(2), although the sender is not connected. The same holds for
     the next peer."""
     port = parse_port(f"unix:{short_path}/local,{short_path}/remote")
+    assert isinstance(port, SocketPort)
     packets = PacketBatch(1024)
     packets.extend([numbered(i) for i in range(1024)])
     port.open(None)
@@ -409,6 +410,7 @@ def test_udp_port_accepts_nothing_from_others_while_it_is_opened(
                 super().connect(address)  # type: ignore[arg-type]
 
         port = parse_port(peer.port)
+        assert isinstance(port, SocketPort)
         with monkeypatch.context() as patch:
             patch.setattr(socket, "socket", Disturbed)
             port.open(expression)

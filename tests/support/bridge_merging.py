@@ -10,10 +10,10 @@ from functools import partial
 from itertools import chain
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg.bridge.batched import Batched
 from rawmmsg.bridge.batches import make_stacks
-from rawmmsg.bridge.direction import Direction
 from rawmmsg.bridge.merging import Merging
-from rawmmsg.bridge.ports import Port, parse_port
+from rawmmsg.bridge.ports import SocketPort, parse_port
 from support import WAIT
 from support.datagrams import KINDS, Datagram, columns, data
 from support.frames import numbered
@@ -99,11 +99,12 @@ class OneWay:
         self.sink = self._opened(stack, interface)
         self._merging = Merging(udp, self.said.append)
         stacks, _ = make_stacks(self.source, self.sink, batch)
-        self._make = partial(Direction, self.source, self.sink, stacks)
+        self._make = partial(Batched, self.source, self.sink, stacks)
         self.direction = self._make(self._merging)
 
-    def _opened(self, stack: ExitStack, name: str) -> Port:
+    def _opened(self, stack: ExitStack, name: str) -> SocketPort:
         port = parse_port(name)
+        assert isinstance(port, SocketPort)
         port.open(None)
         stack.callback(port.close)
         return port

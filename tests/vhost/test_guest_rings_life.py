@@ -523,7 +523,8 @@ def test_kicks_of_a_stopped_ring_are_for_nothing(guest: Card) -> None:
 def test_threads_that_use_the_rings_at_the_same_time_lose_nothing(
     near: RawSocket, far: RawSocket
 ) -> None:
-    """A call fails while another one uses the rings."""
+    """A call fails while another one uses the rings. No frame is sent
+    twice."""
     frames = numbered_frames(4000)
     with card(batch=8, size=4096) as made:
         for frame in frames:

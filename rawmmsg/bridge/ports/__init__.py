@@ -4,20 +4,27 @@ import re
 from typing import Final
 
 from .interfaces import Descriptor, Interface
+from .paths import Access
 from .port import Port, PortClosed, PortError
+from .sockets import SocketPort
 from .udp import UdpSocket
-from .unix import Access, UnixSocket
+from .unix import UnixSocket
+from .vhost import GuestOptions, VhostUser
 
 __all__ = [
     "Access",
+    "GuestOptions",
     "Port",
     "PortClosed",
     "PortError",
+    "SocketPort",
     "UnixSocket",
+    "VhostUser",
     "parse_port",
 ]
 
 _BY_UMASK: Final = Access()
+_BY_DEFAULT: Final = GuestOptions()
 
 _DESCRIPTOR: Final = re.compile(r"\d{1,9}")  # fits in a C int
 
@@ -25,7 +32,11 @@ _DESCRIPTOR: Final = re.compile(r"\d{1,9}")  # fits in a C int
 _ADDRESS: Final = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*)):(\d{1,5})")
 
 
-def parse_port(text: str, access: Access = _BY_UMASK) -> Port:
+def parse_port(
+    text: str,
+    access: Access = _BY_UMASK,
+    guest_options: GuestOptions = _BY_DEFAULT,
+) -> Port:
     """Returns the port with this name, which is not open yet. Raises PortError
     if the name has a wrong form."""
     kind, colon, rest = text.partition(":")
@@ -44,6 +55,14 @@ def parse_port(text: str, access: Access = _BY_UMASK) -> Port:
         if len(parts) != 2 or not all(parts):
             raise PortError(f"{text!r}: not of the form unix:LOCAL,REMOTE")
         return UnixSocket(text, parts[0], parts[1], access)
+    if kind == "vhost-user":
+        path, *options = parts
+        if not path or options not in ([], ["connect"]):
+            raise PortError(
+                f"{text!r}: not of the form vhost-user:PATH or"
+                " vhost-user:PATH,connect"
+            )
+        return VhostUser(text, path, bool(options), access, guest_options)
     if kind == "udp":
         addresses = [_parse_address(part) for part in parts]
         if len(addresses) != 2 or None in addresses:
@@ -53,7 +72,7 @@ def parse_port(text: str, access: Access = _BY_UMASK) -> Port:
         local, remote = (one for one in addresses if one is not None)
         return UdpSocket(text, local, remote)
     raise PortError(
-        f"{text!r}: not an interface, unix:LOCAL,REMOTE,"
+        f"{text!r}: not an interface, unix:LOCAL,REMOTE, vhost-user:PATH,"
         " udp:HOST:PORT,HOST:PORT or fd:N"
     )
 

@@ -4,12 +4,13 @@ import socket
 
 from ..._rawmmsg import RawSocket
 from .. import filters
-from .port import Port, PortError
+from .port import PortError
+from .sockets import SocketPort
 
 __all__ = ["Descriptor", "Interface"]
 
 
-class Interface(Port):
+class Interface(SocketPort):
     """An Ethernet interface, by name."""
 
     def open(self, expression: str | None) -> None:
@@ -28,7 +29,7 @@ class Interface(Port):
         self.take(sock)
 
 
-class Descriptor(Port):
+class Descriptor(SocketPort):
     """fd:N, a socket that the parent process has opened."""
 
     def __init__(self, name: str, number: int) -> None:

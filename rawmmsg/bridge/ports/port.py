@@ -1,26 +1,12 @@
 """What all kinds of ports have in common."""
 
-import errno
-import fcntl
-import os
-import socket
-import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
 
-from ..._rawmmsg import PacketBatch, RawSocket
-from ...constants import PACKET_QDISC_BYPASS, SOL_PACKET
+from ..._rawmmsg import PacketBatch
+from ..drops import Dropped
 
 __all__ = ["Port", "PortClosed", "PortError"]
-
-_ETHERNET: Final = 1  # ARPHRD_ETHER, linux/if_arp.h
-_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h
-
-# linux/sockios.h, linux/if.h
-_SIOCGIFFLAGS: Final = 0x8913
-_IFF_UP: Final = 0x1
-_IFF_RUNNING: Final = 0x40
 
 
 class PortError(ValueError):
@@ -32,20 +18,14 @@ class PortClosed(Exception):
 
 
 class Port(ABC):
-    """One side of a bridge. It has `sock` and `sendmmsg` from open() until
-    close()."""
+    """One side of a bridge. It has `recvmmsg_into` and `sendmmsg` from open()
+    until close(). They never wait."""
 
-    sock: RawSocket
+    recvmmsg_into: Callable[[PacketBatch], int]
     sendmmsg: Callable[[PacketBatch, int], int]
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # That of the interface when the port was opened or tended. 0: the port
-        # is not an interface.
-        self.mtu = 0
-        # Frames that the kernel did not deliver, because an offload header
-        # cannot describe them (EINVAL).
-        self.lost = 0
 
     @abstractmethod
     def open(self, expression: str | None) -> None:
@@ -55,102 +35,130 @@ class Port(ABC):
         Ethernet frames. Nothing is left open then.
         """
 
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the port, and removes what open() has made."""
+
+    @abstractmethod
+    def is_same(self, other: "Port") -> bool:
+        """Returns whether both ports are the same socket, interface or
+        guest."""
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """Returns why no frame can pass yet, if that is known."""
+
+    @abstractmethod
+    def tend(self) -> bool:
+        """Checks the port, a few times each second. Returns whether `readers`
+        has changed. Raises OSError (ENODEV) if an interface has
+        disappeared."""
+
+    # What kind of port it is
+
     @property
     def is_interface(self) -> bool:
-        return self.sock.family == socket.AF_PACKET
+        return False
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether the port is the memory of a guest. Its `readers` tell when
+        it has frames, and when it can take frames after EAGAIN."""
+        return False
+
+    @property
+    def has_offloads(self) -> bool:
+        """Whether frames come and go with offload headers."""
+        return False
 
     @property
     def takes_super_frames(self) -> bool:
-        """Whether the port takes super-frames. If its socket bypasses the
-        queueing discipline, the kernel drops those that the device cannot cut
-        (net/core/dev.c:__dev_direct_xmit())."""
-        return bool(self.sock.vnet_hdr) and not self.sock.getsockopt(
-            SOL_PACKET, PACKET_QDISC_BYPASS
-        )
+        """Whether frames for this port may be merged into super-frames."""
+        return False
 
     @property
     def has_end(self) -> bool:
         """Whether an empty message means that the peer has closed the
         connection."""
-        return self.sock.type == socket.SOCK_SEQPACKET
+        return False
 
-    def missing(self) -> str | None:
-        """Returns why no frame can pass yet, if that is known."""
-        if not self.is_interface or self.sock.interface is None:
-            return None
-        try:
-            flags = self._interface_flags()
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                raise
-            return None  # it was deleted, which tend() reports
-        if not flags & _IFF_UP:
-            return f"{self.sock.interface} is down"
-        if not flags & _IFF_RUNNING:
-            return f"{self.sock.interface} has no carrier"
-        return None
+    @property
+    @abstractmethod
+    def mtu(self) -> int:
+        """The longest packet that merging may make for this port."""
 
-    def _interface_flags(self) -> int:
-        name = self.sock.getsockname()[0]
-        request = struct.pack("16s24x", os.fsencode(name))
-        answer = fcntl.ioctl(self.sock.fileno(), _SIOCGIFFLAGS, request)
-        return int(struct.unpack_from("16xH", answer)[0])
+    # Waiting
 
-    def is_same(self, other: "Port") -> bool:
-        """Returns whether both ports are the same socket or interface."""
-        if not (self.is_interface and other.is_interface):
-            # Duplicates of a descriptor have the same inode.
-            return os.path.sameopenfile(
-                self.sock.fileno(), other.sock.fileno()
-            )
-        return (
-            self.sock.ifindex == other.sock.ifindex
-            and self._namespace() == other._namespace()
-        )
+    @property
+    def readers(self) -> Mapping[int, Callable[[], bool]]:
+        """Descriptors to watch besides the one that has the frames, and what
+        to call if one is readable. The call returns whether `readers` has
+        changed."""
+        return {}
 
-    def _namespace(self) -> bytes:
-        """Returns an identifier of the network namespace. An ifindex is
-        unique only within one."""
-        try:
-            return self.sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        except OSError:
-            return b""  # before Linux 5.14
+    def can_receive_after(self, error: OSError) -> bool:
+        """Returns whether the next call of `recvmmsg_into` can receive, after
+        this error. Raises an error that ends the bridge."""
+        return False
+
+    @abstractmethod
+    def room_descriptor(self) -> int:
+        """Returns the descriptor to poll for POLLOUT after EAGAIN."""
+
+    @abstractmethod
+    def bytes_queued(self) -> int:
+        """Returns how much memory is in use by frames that were sent, but have
+        not left this machine yet."""
+
+    # Senders that are not the peer
+
+    @property
+    def strangers(self) -> int:
+        """How many messages came from them."""
+        return 0
 
     def is_peer(self, address: object) -> bool:
         """Returns whether the port takes frames from this address. It is
         called for each frame with the flag FOREIGN."""
         return True
 
-    def room_descriptor(self) -> int:
-        """Returns the descriptor to poll for POLLOUT after EAGAIN."""
-        return self.sock.fileno()
+    # Counters
 
-    def tend(self) -> None:
-        """Checks the port and reads its MTU, a few times each second. Raises
-        OSError (ENODEV) if an interface has disappeared."""
-        if self.sock.interface is None:
-            return
-        # poll(2) reports nothing if the interface was down before.
-        if not self.sock.getsockname()[0]:
-            raise OSError(
-                errno.ENODEV, os.strerror(errno.ENODEV), self.sock.interface
-            )
-        self.mtu = self.sock.mtu or 0
+    @property
+    @abstractmethod
+    def received(self) -> int:
+        """Frames received."""
 
-    def close(self) -> None:
-        self.sock.close()
+    @property
+    @abstractmethod
+    def batches(self) -> int:
+        """System calls, or copies of one batch, that received them."""
 
-    def take(self, sock: RawSocket) -> None:
-        """Makes this the socket of the port. Closes it if the port cannot use
-        it."""
-        if sock.family == socket.AF_PACKET and sock.link_type != _ETHERNET:
-            sock.close()
-            raise PortError(f"{self.name}: not an Ethernet interface")
-        try:
-            self.mtu = sock.mtu or 0
-        except OSError:  # the interface has just been deleted
-            sock.close()
-            raise
-        sock.setblocking(False)
-        self.sock = sock
-        self.sendmmsg = sock.sendmmsg
+    @property
+    def kernel_drops(self) -> int | None:
+        """Frames that the kernel dropped before they were received. None if
+        it does not count them."""
+        return None
+
+    @property
+    @abstractmethod
+    def sent(self) -> int:
+        """Frames sent. Segments that the port has made count as frames."""
+
+    @property
+    def cut(self) -> int:
+        """How many more frames there are after the port has cut super-frames
+        than before."""
+        return 0
+
+    def dropped_received(self) -> Dropped:
+        """Counts frames that the port has received, but dropped at once."""
+        return Dropped()
+
+    def dropped_sent(self) -> Dropped:
+        """Counts frames that `sendmmsg` has taken, but that were dropped."""
+        return Dropped()
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Drops the frames that it has taken, but has not sent yet."""

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from ..._rawmmsg import RawSocket
 from .. import filters
-from .port import Port, PortError
+from .port import PortError
+from .sockets import SocketPort
 
 __all__ = ["UdpSocket"]
 
@@ -21,7 +22,7 @@ _SO_RCVBUFFORCE: Final = 33
 _RETURN: Final = 0x06
 
 
-class UdpSocket(Port):
+class UdpSocket(SocketPort):
     """udp:HOST:PORT,HOST:PORT: the local and the remote address."""
 
     def __init__(
