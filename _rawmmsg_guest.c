@@ -252,7 +252,7 @@ typedef struct {
     unsigned long long batches;
     unsigned long long missed;
     unsigned long long bad;
-    long long cut;
+    unsigned long long cut;
 } GuestRings;
 
 /* Marks the object as used by this call, until release_rings(). 0, or -1 with
@@ -889,15 +889,29 @@ GuestRings_ask_for_kick(PyObject *self, PyObject *argument)
 static PyObject *
 GuestRings_get_pending(PyObject *self, void *Py_UNUSED(closure))
 {
-    const struct transmission *t = &((GuestRings *)self)->transmission;
+    GuestRings *g = (GuestRings *)self;
+    size_t pending;
 
-    return PyLong_FromSize_t(t->count - t->next);
+    if (take_rings(g) < 0) {
+        return NULL;
+    }
+    pending = g->transmission.count - g->transmission.next;
+    release_rings(g);
+    return PyLong_FromSize_t(pending);
 }
 
 static PyObject *
 GuestRings_get_is_full(PyObject *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((GuestRings *)self)->is_full);
+    GuestRings *g = (GuestRings *)self;
+    bool full;
+
+    if (take_rings(g) < 0) {
+        return NULL;
+    }
+    full = g->is_full;
+    release_rings(g);
+    return PyBool_FromLong(full);
 }
 
 static PyObject *
@@ -906,19 +920,44 @@ GuestRings_statistics(PyObject *self, PyObject *Py_UNUSED(unused))
     GuestRings *g = (GuestRings *)self;
     const struct transmission *t = &g->transmission;
     const struct reception *r = &g->reception;
-    unsigned long long dropped = t->malformed + t->too_long + t->refused_sends;
+    PyObject *dict, *value;
+    size_t i;
 
-    return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsKsKsKsKsKsL}", "received",
-        g->finished + dropped + g->disabled, "received_bytes",
-        g->received_bytes, "taken_bytes", g->taken_bytes, "batches",
-        g->batches, "malformed", (unsigned long long)t->malformed, "too_long",
-        (unsigned long long)t->too_long, "rejected",
-        (unsigned long long)t->discarded - g->disabled, "disabled",
-        g->disabled, "sent", (unsigned long long)r->placed, "no_room",
-        (unsigned long long)r->dropped, "missed", g->missed, "bad", g->bad,
-        "spilled", (unsigned long long)r->spilled, "moved",
-        (unsigned long long)r->moved, "cut", g->cut);
+    if (take_rings(g) < 0) {
+        return NULL;
+    }
+    const struct {
+        const char *name;
+        unsigned long long count;
+    } counters[] = {
+        {"received", g->finished + g->disabled + t->malformed + t->too_long
+                         + t->refused_sends},
+        {"received_bytes", g->received_bytes},
+        {"batches", g->batches},
+        {"malformed", t->malformed},
+        {"too_long", t->too_long},
+        {"rejected", t->discarded - g->disabled},
+        {"disabled", g->disabled},
+        {"taken_bytes", g->taken_bytes},
+        {"sent", r->placed},
+        {"no_room", r->dropped},
+        {"missed", g->missed},
+        {"bad", g->bad},
+        {"spilled", r->spilled},
+        {"moved", r->moved},
+        {"cut", g->cut},
+    };
+    release_rings(g);
+    dict = PyDict_New();
+    for (i = 0; dict != NULL && i < Py_ARRAY_LENGTH(counters); i++) {
+        value = PyLong_FromUnsignedLongLong(counters[i].count);
+        if (value == NULL
+            || PyDict_SetItemString(dict, counters[i].name, value) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(value);
+    }
+    return dict;
 }
 
 /* ---- _GuestRings: from the guest ---------------------------------------- */

@@ -367,7 +367,7 @@ def sanitizers(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
     """Fuzzes the offload code, filters and a guest's rings with libFuzzer for
-    two minutes, and merges random frames."""
+    two minutes; attacks a vhost-user back end, and merges random frames."""
     copy = tree(session)
     install(session, str(copy))
     # Four programs, each for that time.
@@ -375,7 +375,9 @@ def fuzz(session: nox.Session) -> None:
     for script in ("offload.py", "filter.py", "virtqueue.py"):
         session.run("python", str(copy / "tests/fuzz" / script), *options)
     if not session.posargs:
-        # It prints how to repeat what fails.
+        # They print how to repeat what fails.
+        attack = ("tests/fuzz/vhost_protocol.py", "--seed", str(int(time())))
+        session.run("python", str(copy / attack[0]), *attack[1:], *options)
         batches = ("--frames", "2000000", "--seed", str(int(time())))
         session.run("python", str(copy / "tests/fuzz/merging.py"), *batches)
 
@@ -423,10 +425,19 @@ def leaks(session: nox.Session) -> None:
 def tsan(session: nox.Session) -> None:
     """Runs the thread tests under ThreadSanitizer (see .ci/run; by hand)."""
     copy = tree(session)
-    # pip uses threads, and the races of CPython must not end it. The flags of
-    # this interpreter instrument the extensions that it builds.
+    # pip uses threads, and the races of CPython must not end it.
     session.env["TSAN_OPTIONS"] = "exitcode=0"
+    # The flags of this interpreter instrument the extensions that it builds.
+    # CFLAGS would replace them, even an empty one.
+    session.env["CFLAGS"] = None
     install(session, str(copy), *FREE_THREADED_TEST)
+    # Code without instruments seems to race with code that has them.
+    script = (
+        "import rawmmsg._rawmmsg as module\n"
+        "assert b'__tsan_' in open(module.__file__, 'rb').read()"
+    )
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-c", script)
     report = Path(session.create_tmp(), "report")
     suppressions = CACHE / "python3.13t-tsan/tsan.supp"
     options = f"suppressions={suppressions} exitcode=0 log_path={report}"
