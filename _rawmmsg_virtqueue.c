@@ -329,15 +329,18 @@ queue_base(const struct virtqueue *q)
 bool
 has_entries(struct virtqueue *q)
 {
+    uint16_t seen_before = q->seen_available - q->next_used, seen;
+
     if (q->broken != NULL) {
         return false;
     }
     /* Acquire: the entries, descriptors and buffers are loaded later. */
     q->seen_available =
         load_ring_16(q->available + AVAILABLE_INDEX, __ATOMIC_ACQUIRE);
-    if ((uint16_t)(q->seen_available - q->next_used) > q->setup.size
-        || (uint16_t)(q->seen_available - q->next_used)
-               < (uint16_t)(q->next_available - q->next_used)) {
+    seen = q->seen_available - q->next_used;
+    /* Going back is a jump, too: otherwise a guest could pretend for ever that
+       it has added entries. */
+    if (seen > q->setup.size || seen < seen_before) {
         break_queue(q, "the index of the available ring has jumped");
         return false;
     }
