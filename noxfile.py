@@ -425,10 +425,19 @@ def leaks(session: nox.Session) -> None:
 def tsan(session: nox.Session) -> None:
     """Runs the thread tests under ThreadSanitizer (see .ci/run; by hand)."""
     copy = tree(session)
-    # pip uses threads, and the races of CPython must not end it. The flags of
-    # this interpreter instrument the extensions that it builds.
+    # pip uses threads, and the races of CPython must not end it.
     session.env["TSAN_OPTIONS"] = "exitcode=0"
+    # The flags of this interpreter instrument the extensions that it builds.
+    # CFLAGS would replace them, even an empty one.
+    session.env["CFLAGS"] = None
     install(session, str(copy), *FREE_THREADED_TEST)
+    # Code without instruments seems to race with code that has them.
+    script = (
+        "import rawmmsg._rawmmsg as module\n"
+        "assert b'__tsan_' in open(module.__file__, 'rb').read()"
+    )
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-c", script)
     report = Path(session.create_tmp(), "report")
     suppressions = CACHE / "python3.13t-tsan/tsan.supp"
     options = f"suppressions={suppressions} exitcode=0 log_path={report}"

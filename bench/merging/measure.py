@@ -48,7 +48,7 @@ TCPREPLAY: Final = "tcpreplay, preloaded"
 TARGETS: Final[Mapping[str, Mapping[int, Mapping[str, float | None]]]] = {
     "": {
         64: {C_MERGED: 0.9, PLAIN: 20},
-        1500: {C_MERGED: None, PLAIN: 6},
+        1500: {C_MERGED: 0.95, PLAIN: 6},
     },
     "/programs": {
         64: {TRAFGEN: 20, TCPREPLAY: 25},

@@ -5,12 +5,12 @@
 Tests the bridge against an independent network stack: Debian's kernel and
 busybox, emulated (without KVM), on every transport that `rawmmsg bridge` and
 QEMU share; QEMU as a front end of vhost-user; and the commands of
-docs/virtual-machines, in QEMU and User-mode Linux. Takes about 2 minutes, in
+docs/virtual-machines, in QEMU and User-mode Linux. Takes about 3 minutes, in
 new network namespaces.
 
 Needs Debian 12 on x86-64, qemu-system-x86, user-mode-linux and busybox-static,
-besides what the suite needs. Debian's kernel is downloaded once, not installed,
-and kept in $RAWMMSG_QEMU_CACHE (~/.cache/rawmmsg-qemu).
+besides what the suite needs. Debian's kernel is downloaded once, not
+installed, and kept in $RAWMMSG_QEMU_CACHE (~/.cache/rawmmsg-qemu).
 
 Not a part of the suite, in which no test may be skipped, because QEMU is
 hundreds of megabytes.
@@ -47,7 +47,12 @@ def main() -> int:
     image.fetch_kernel()
     tests = [
         str(Path(__file__).with_name(name))
-        for name in ("real_peer.py", "real_front_end.py", "real_commands.py")
+        for name in (
+            "real_peer.py",
+            "real_front_end.py",
+            "real_shared_memory.py",
+            "real_commands.py",
+        )
     ]
     return int(pytest.main([*tests, *sys.argv[1:]]))
 

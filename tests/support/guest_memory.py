@@ -159,6 +159,10 @@ class GuestMemory:
         be."""
         for address in self._blocks:
             self._check_guards(address)
+        self.check_outside()
+
+    def check_outside(self) -> None:
+        """The same, for what lies in no region."""
         for start, end in self._outside():
             assert self.bytes[start:end] == bytes([_OUTSIDE]) * (
                 end - start
@@ -183,6 +187,25 @@ class GuestMemory:
     def _fill_outside(self) -> None:
         for start, end in self._outside():
             self.bytes[start:end] = bytes([_OUTSIDE]) * (end - start)
+
+
+def split_regions(
+    regions: Sequence[GuestRegion], size: int
+) -> list[GuestRegion]:
+    """The same memory, with a region of this size at the beginning of each of
+    the regions."""
+    split = []
+    for one in regions:
+        split.append(one._replace(size=size))
+        split.append(
+            GuestRegion(
+                one.guest + size,
+                one.size - size,
+                one.user + size,
+                one.offset + size,
+            )
+        )
+    return split
 
 
 def _little_endian(value: int) -> int:
