@@ -59,21 +59,25 @@ class DriverQueue:
         self.descriptors = memory.allocate(size * DESCRIPTOR.size, 16)
         self.available = memory.allocate(6 + 2 * size, 2)
         self.used = memory.allocate(6 + 8 * size, 4)
-        self.next_available = base
-        self.next_used = base
-        self._kicked = base
         self._free = list(range(size))
         if order is not None:
             order.shuffle(self._free)
         self._chains: dict[int, _Chain] = {}
-        self._clear()
+        self.reset()
 
-    def _clear(self) -> None:
+    def reset(self) -> None:
+        """Begins anew, with rings that the device does not use."""
+        self.forget()
         self.memory.write(self.descriptors, bytes(self.size * DESCRIPTOR.size))
         self.memory.write(self.available, bytes(6 + 2 * self.size))
         self.memory.write(self.used, bytes(6 + 8 * self.size))
-        self.set_available_index(self.base)
-        self.memory.store(self.used + 2, self.base)
+        self.restart_at(self.base)
+
+    def restart_at(self, base: int) -> None:
+        """Sets all indexes, while the device does not use the rings."""
+        self.next_available = self.next_used = self._kicked = base
+        self.set_available_index(base)
+        self.memory.store(self.used + 2, base)
 
     @property
     def addresses(self) -> RingAddresses:
