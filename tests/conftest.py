@@ -15,6 +15,7 @@ from support.bridging import Network
 from support.datagrams import leave_checksums_to_software
 from support.frames import SHAPES, datagram_pair
 from support.linux import tun_device
+from support.merging import Listener
 
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth, veth_pair
@@ -140,6 +141,20 @@ def receiver(pair: Veth) -> Iterator[RawSocket]:
     """A socket on `pair.b`."""
     with RawSocket(pair.b) as sock:
         yield sock
+
+
+@pytest.fixture
+def vnet_sender(pair: Veth) -> Iterator[RawSocket]:
+    """A socket on `pair.a` that only sends, with offload headers."""
+    with RawSocket(pair.a, protocol=0, vnet_hdr=True) as sock:
+        yield sock
+
+
+@pytest.fixture
+def listener(pair: Veth) -> Iterator[Listener]:
+    """What arrives at `pair.b`, with super-frames cut."""
+    with Listener(pair.b) as made:
+        yield made
 
 
 @pytest.fixture

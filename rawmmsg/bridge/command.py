@@ -47,11 +47,11 @@ super-frames, which the network card cuts into the same segments again. It
 merges only what it has received with one system call, so no frame waits for
 another.
 
-With vhost-user, the bridge reads and writes the memory of the virtual machine
-itself. That memory must be shared, and sealed so that no program can shrink
-it, as QEMU's memory-backend-memfd is. While no virtual machine is connected,
-frames to it are dropped. While a virtual machine that is connected takes no
-frames, they wait in the queue of the other port.
+With vhost-user, the bridge uses the memory of the virtual machine itself. That
+memory must be shared, and sealed so that no program can shrink it, as QEMU's
+memory-backend-memfd is. While no virtual machine is connected, frames to it
+are dropped. While a virtual machine that is connected takes no frames, they
+wait in the queue of the other port.
 
 Statistics:
 
@@ -98,7 +98,8 @@ QEMU makes the path vm, with these options:
     -device virtio-net,netdev=n -netdev \\
       dgram,id=n,local.type=unix,local.path=vm,remote.type=unix,remote.path=br
 
-The same, but super-frames pass in one piece, and the bridge copies no frame:
+The same, but super-frames pass in one piece, and the kernel moves frames
+directly between eth0 and the memory of the virtual machine:
 
     rawmmsg bridge eth0 vhost-user:vm --filter-ab 'not tcp port 22'
 

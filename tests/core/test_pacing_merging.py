@@ -23,7 +23,7 @@ from support.datagrams import (
 )
 from support.frames import numbered, same_frames
 from support.linux import hardware_address, ip
-from support.merging import HEADERS, UDP4, UDP6, Counted, Far, flow
+from support.merging import HEADERS, UDP4, UDP6, Counted, Listener, flow
 from support.pacing import interrupting
 
 from rawmmsg import (
@@ -80,19 +80,6 @@ def filled(batch: PacketBatch, frames: list[bytes]) -> PacketBatch:
     return batch
 
 
-@pytest.fixture
-def near(pair: Veth) -> Iterator[RawSocket]:
-    """A socket that sends offload headers."""
-    with RawSocket(pair.a, protocol=0, vnet_hdr=True) as sock:
-        yield sock
-
-
-@pytest.fixture
-def far(pair: Veth) -> Iterator[Far]:
-    with Far(pair.b) as made:
-        yield made
-
-
 # What arrives
 
 
@@ -100,51 +87,61 @@ def far(pair: Veth) -> Iterator[Far]:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", FLOWS)
 def test_packets_arrive_as_they_were_given(
-    near: RawSocket, far: Far, name: str, form: str, options: dict[str, Any]
+    vnet_sender: RawSocket,
+    listener: Listener,
+    name: str,
+    form: str,
+    options: dict[str, Any],
 ) -> None:
     given = FLOWS[name]
     expected = given * options.get("loop", 1)
-    result = pacing.send(near, FORMS[form](given), merge=True, **options)
-    far.wait_for(len(expected))
-    same_frames(far.frames, expected)
+    result = pacing.send(
+        vnet_sender, FORMS[form](given), merge=True, **options
+    )
+    listener.wait_for(len(expected))
+    same_frames(listener.frames, expected)
     assert (result.frames, result.errors) == (len(expected), 0)
     assert result.bytes == sum(map(len, expected))
-    assert near.statistics().packets_sent == len(far.pieces)
+    assert vnet_sender.statistics().packets_sent == len(listener.pieces)
 
 
 @pytest.mark.parametrize("form", [list, batch_of])
 def test_packets_of_a_flow_leave_in_one_piece(
-    near: RawSocket, far: Far, form: Callable[[list[bytes]], Any]
+    vnet_sender: RawSocket,
+    listener: Listener,
+    form: Callable[[list[bytes]], Any],
 ) -> None:
-    pacing.send(near, form(flow(UDP4, 150)), merge=True)
-    far.wait_for(150)
-    assert far.pieces == [64, 64, 22]
+    pacing.send(vnet_sender, form(flow(UDP4, 150)), merge=True)
+    listener.wait_for(150)
+    assert listener.pieces == [64, 64, 22]
 
 
-def test_packets_of_a_fast_generator_are_merged(near: RawSocket) -> None:
+def test_packets_of_a_fast_generator_are_merged(
+    vnet_sender: RawSocket,
+) -> None:
     """Those that it yields while others are sent."""
     frames = flow(UDP4, 1000) * 20
-    assert pacing.send(near, iter(frames), merge=True).frames == 20_000
-    assert near.statistics().packets_sent < 20_000
+    assert pacing.send(vnet_sender, iter(frames), merge=True).frames == 20_000
+    assert vnet_sender.statistics().packets_sent < 20_000
 
 
 def test_packets_that_other_kernels_would_merge_keep_their_ids(
-    near: RawSocket, far: Far
+    vnet_sender: RawSocket, listener: Listener
 ) -> None:
     """All of them have the same id, which a super-frame cannot have."""
     given = flow(UDP4, 1) * 10
-    pacing.send(near, given, merge=True)
-    far.wait_for(10)
-    assert (far.frames, far.pieces) == (given, [1] * 10)
+    pacing.send(vnet_sender, given, merge=True)
+    listener.wait_for(10)
+    assert (listener.frames, listener.pieces) == (given, [1] * 10)
 
 
 def test_equal_packets_without_ids_are_merged(
-    near: RawSocket, far: Far
+    vnet_sender: RawSocket, listener: Listener
 ) -> None:
     given = flow(UDP6, 1)
-    pacing.send(near, given, loop=130, merge=True)
-    far.wait_for(130)
-    assert (far.frames, far.pieces) == (given * 130, [64, 64, 2])
+    pacing.send(vnet_sender, given, loop=130, merge=True)
+    listener.wait_for(130)
+    assert (listener.frames, listener.pieces) == (given * 130, [64, 64, 2])
 
 
 def test_host_receives_each_datagram(veth: Veth) -> None:
@@ -154,19 +151,19 @@ def test_host_receives_each_datagram(veth: Veth) -> None:
     frames = [target + one[6:] for one in flow(UDP4, 100)]
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as host,
-        RawSocket(veth.a, protocol=0, vnet_hdr=True) as near,
+        RawSocket(veth.a, protocol=0, vnet_hdr=True) as vnet_sender,
     ):
         host.settimeout(WAIT)
         host.bind(("10.9.0.2", 9))
-        assert pacing.send(near, frames, merge=True).frames == 100
+        assert pacing.send(vnet_sender, frames, merge=True).frames == 100
         got = [host.recv(2048) for _ in frames]
-    assert near.statistics().packets_sent == 2
+    assert vnet_sender.statistics().packets_sent == 2
     assert got == [one[HEADERS:] for one in frames]
 
 
 @pytest.mark.parametrize("options", [{}, {"pps": 1e6}, {"loop": 2}], ids=str)
 def test_super_frame_of_the_user_is_one_packet(
-    near: RawSocket, far: Far, options: dict[str, Any]
+    vnet_sender: RawSocket, listener: Listener, options: dict[str, Any]
 ) -> None:
     """It is sent as it is, among packets that are merged."""
     big = replace(UDP4, payload=data(3000))
@@ -175,18 +172,18 @@ def test_super_frame_of_the_user_is_one_packet(
     add(given, big, 1000)
     given.extend(flow(UDP4, 5))
     times = options.get("loop", 1)
-    result = pacing.send(near, given, merge=True, **options)
+    result = pacing.send(vnet_sender, given, merge=True, **options)
     assert (result.frames, result.errors) == (11 * times, 0)
     assert result.bytes == times * sum(map(len, given))
-    far.wait_for(13 * times)
+    listener.wait_for(13 * times)
     plain = flow(UDP4, 5)
     expected = [*plain, *big.segments(1000), *plain]
-    same_frames(far.frames, expected * times)
+    same_frames(listener.frames, expected * times)
 
 
 @pytest.mark.parametrize("options", [{}, {"pps": 1e6}, {"loop": 9}], ids=str)
 def test_batch_is_left_as_it_was(
-    pair: Veth, near: RawSocket, options: dict[str, Any]
+    pair: Veth, vnet_sender: RawSocket, options: dict[str, Any]
 ) -> None:
     """A batch that was received, with its columns."""
     batch = PacketBatch(20)
@@ -194,61 +191,69 @@ def test_batch_is_left_as_it_was(
         sender.sendmmsg_all(flow(UDP4, 20))
         sock.recvmmsg_into(batch)
     before = batch.tolist(), list(batch.wire_lengths)
-    pacing.send(near, batch, merge=True, **options)
+    pacing.send(vnet_sender, batch, merge=True, **options)
     assert (batch.tolist(), list(batch.wire_lengths)) == before
 
 
-def test_header_of_12_bytes(pair: Veth, far: Far) -> None:
-    with RawSocket(pair.a, protocol=0, vnet_hdr=12) as near:
-        assert pacing.send(near, flow(UDP4, 30), merge=True).frames == 30
-    far.wait_for(30)
-    assert far.pieces == [30]
+def test_header_of_12_bytes(pair: Veth, listener: Listener) -> None:
+    with RawSocket(pair.a, protocol=0, vnet_hdr=12) as vnet_sender:
+        assert (
+            pacing.send(vnet_sender, flow(UDP4, 30), merge=True).frames == 30
+        )
+    listener.wait_for(30)
+    assert listener.pieces == [30]
 
 
 # When packets are due
 
 
-def test_packets_that_are_not_due_yet_stay(near: RawSocket, far: Far) -> None:
+def test_packets_that_are_not_due_yet_stay(
+    vnet_sender: RawSocket, listener: Listener
+) -> None:
     """Of two, the second is due in an hour."""
     stop = threading.Event()
     with Call(
         lambda: pacing.send(
-            near, flow(UDP4, 2), inter=3600, stop=stop, merge=True
+            vnet_sender, flow(UDP4, 2), inter=3600, stop=stop, merge=True
         )
     ) as call:
-        far.wait_for(1)
+        listener.wait_for(1)
         stop.set()
     assert call.result().frames == 1
-    assert far.pieces == [1]
+    assert listener.pieces == [1]
 
 
 @pytest.mark.parametrize("form", [list, batch_of])
 def test_packets_that_are_due_at_different_times_are_not_merged(
-    near: RawSocket, far: Far, form: Callable[[list[bytes]], Any]
+    vnet_sender: RawSocket,
+    listener: Listener,
+    form: Callable[[list[bytes]], Any],
 ) -> None:
     """At 2,000 a second, no two are due within 0.4 ms: a sender that is late
     sends them sooner, but not together."""
-    pacing.send(near, form(flow(UDP4, 30)), pps=2000, loop=3, merge=True)
-    far.wait_for(90)
-    assert far.pieces == [1] * 90
+    pacing.send(
+        vnet_sender, form(flow(UDP4, 30)), pps=2000, loop=3, merge=True
+    )
+    listener.wait_for(90)
+    assert listener.pieces == [1] * 90
 
 
 def test_packets_that_are_due_together_are_merged(
-    near: RawSocket, far: Far
+    vnet_sender: RawSocket, listener: Listener
 ) -> None:
     """The first is due at once, and 0.2 ms later 100 others are."""
-    pacing.send(near, flow(UDP4, 101), pps=1e9, merge=True)
-    far.wait_for(101)
-    assert far.pieces == [1, 64, 36]
+    pacing.send(vnet_sender, flow(UDP4, 101), pps=1e9, merge=True)
+    listener.wait_for(101)
+    assert listener.pieces == [1, 64, 36]
 
 
 def test_super_frame_holds_no_more_than_one_release(
-    near: RawSocket, far: Far
+    vnet_sender: RawSocket, listener: Listener
 ) -> None:
     """At most the packets of 0.4 ms leave together, however late it is."""
-    pacing.send(near, flow(UDP4, 200), pps=10_000, merge=True)
-    far.wait_for(200)
-    assert max(far.pieces) <= 5
+    pacing.send(vnet_sender, flow(UDP4, 200), pps=10_000, merge=True)
+    listener.wait_for(200)
+    assert max(listener.pieces) <= 5
 
 
 # Work
@@ -274,12 +279,16 @@ def merges_of(call: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("form", [list, batch_of])
 def test_looped_list_is_merged_once(
-    near: RawSocket, form: Callable[[list[bytes]], Any]
+    vnet_sender: RawSocket, form: Callable[[list[bytes]], Any]
 ) -> None:
     """Before it is sent for the first time."""
     frames = form(flow(UDP4, 1500))
-    twice = merges_of(lambda: pacing.send(near, frames, loop=2, merge=True))
-    often = merges_of(lambda: pacing.send(near, frames, loop=50, merge=True))
+    twice = merges_of(
+        lambda: pacing.send(vnet_sender, frames, loop=2, merge=True)
+    )
+    often = merges_of(
+        lambda: pacing.send(vnet_sender, frames, loop=50, merge=True)
+    )
     assert often == twice > 0
 
 
@@ -298,7 +307,7 @@ PACES = pytest.mark.parametrize("pace", [{}, {"pps": 1e5}], ids=str)
 @STREAMS
 @PACES
 def test_stop_gives_an_exact_result(
-    pair: Veth, near: RawSocket, pace: dict[str, Any], streamed: bool
+    pair: Veth, vnet_sender: RawSocket, pace: dict[str, Any], streamed: bool
 ) -> None:
     counted = Counted(pair.b)
     stop = threading.Event()
@@ -307,8 +316,8 @@ def test_stop_gives_an_exact_result(
 
     def send() -> pacing.SendResult:
         if streamed:
-            return pacing.send(near, endless(frames), **options)
-        return pacing.send(near, frames, loop=0, **options)
+            return pacing.send(vnet_sender, endless(frames), **options)
+        return pacing.send(vnet_sender, frames, loop=0, **options)
 
     with Call(send) as call:
         eventually(lambda: counted.frames > 500, "nothing was sent")
@@ -322,7 +331,7 @@ def test_stop_gives_an_exact_result(
 @PACES
 def test_ctrl_c_tells_what_was_sent(
     pair: Veth,
-    near: RawSocket,
+    vnet_sender: RawSocket,
     pace: dict[str, Any],
     streamed: bool,
     scaled: Callable[[int], int],
@@ -336,15 +345,15 @@ def test_ctrl_c_tells_what_was_sent(
             pytest.raises(KeyboardInterrupt) as caught,
         ):
             if streamed:
-                pacing.send(near, endless(frames), merge=True, **pace)
+                pacing.send(vnet_sender, endless(frames), merge=True, **pace)
             else:
-                pacing.send(near, frames, loop=0, merge=True, **pace)
+                pacing.send(vnet_sender, frames, loop=0, merge=True, **pace)
         assert packets_sent(caught.value) == counted.frames > 0
 
 
 @pytest.mark.parametrize("options", [{}, {"loop": 2}, {"pps": 1e9}], ids=str)
 def test_ctrl_c_between_any_two_steps_keeps_the_count(
-    pair: Veth, near: RawSocket, options: dict[str, Any]
+    pair: Veth, vnet_sender: RawSocket, options: dict[str, Any]
 ) -> None:
     """Before and after a system call, wherever the sender counts."""
     frames = [*flow(UDP4, 70), *flow(UDP4, 2)]
@@ -352,7 +361,7 @@ def test_ctrl_c_between_any_two_steps_keeps_the_count(
 
     def send() -> None:
         try:
-            pacing.send(near, frames, merge=True, **options)
+            pacing.send(vnet_sender, frames, merge=True, **options)
         except KeyboardInterrupt as error:
             # It has none if it comes before the call begins to send.
             counts.append(getattr(error, "packets_sent", 0))
@@ -367,21 +376,25 @@ def test_ctrl_c_between_any_two_steps_keeps_the_count(
     assert step > 200, "send() was not interrupted"
 
 
-def test_error_of_an_iterable_tells_what_was_sent(near: RawSocket) -> None:
+def test_error_of_an_iterable_tells_what_was_sent(
+    vnet_sender: RawSocket,
+) -> None:
     def packets() -> Iterator[Any]:
         yield from flow(UDP4, 50)
         yield None
 
     with pytest.raises(TypeError, match="not NoneType") as caught:
-        pacing.send(near, packets(), merge=True)
+        pacing.send(vnet_sender, packets(), merge=True)
     assert packets_sent(caught.value) == 50
 
 
 def test_link_that_goes_down_is_an_error(veth: Veth) -> None:
     counted = Counted(veth.b)
-    with RawSocket(veth.a, protocol=0, vnet_hdr=True) as near:
+    with RawSocket(veth.a, protocol=0, vnet_hdr=True) as vnet_sender:
         with Call(
-            lambda: pacing.send(near, flow(UDP4, 100), loop=0, merge=True)
+            lambda: pacing.send(
+                vnet_sender, flow(UDP4, 100), loop=0, merge=True
+            )
         ) as call:
             eventually(lambda: counted.frames > 0, "nothing was sent")
             veth.down("a")
@@ -391,10 +404,10 @@ def test_link_that_goes_down_is_an_error(veth: Veth) -> None:
     assert packets_sent(error) >= counted.frames > 0
 
 
-def test_result_is_of_this_call_alone(near: RawSocket) -> None:
+def test_result_is_of_this_call_alone(vnet_sender: RawSocket) -> None:
     frames = flow(UDP4, 70)
     for count in (70, 1, 30):
-        result = pacing.send(near, frames[:count], merge=True)
+        result = pacing.send(vnet_sender, frames[:count], merge=True)
         assert (result.frames, result.bytes) == (count, 64 * count)
 
 
@@ -410,7 +423,9 @@ def test_datagram_socket_cannot_merge() -> None:
             pacing.send(sock, flow(UDP4, 2), merge=True)
 
 
-def test_socket_needs_offload_headers(pair: Veth, near: RawSocket) -> None:
+def test_socket_needs_offload_headers(
+    pair: Veth, vnet_sender: RawSocket
+) -> None:
     with RawSocket(pair.a, protocol=0) as plain:
         words = rf'RawSocket\("{pair.a}", protocol=0, vnet_hdr=True\)'
         with pytest.raises(ValueError, match=words):
@@ -430,8 +445,8 @@ def test_socket_needs_an_interface() -> None:
             pacing.send(sock, flow(UDP4, 2), merge=True)
 
 
-def test_closed_socket_is_an_error(near: RawSocket) -> None:
-    near.close()
+def test_closed_socket_is_an_error(vnet_sender: RawSocket) -> None:
+    vnet_sender.close()
     with pytest.raises(OSError, match="the socket was closed") as caught:
-        pacing.send(near, flow(UDP4, 2), merge=True)
+        pacing.send(vnet_sender, flow(UDP4, 2), merge=True)
     assert packets_sent(caught.value) == 0

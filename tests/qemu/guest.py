@@ -95,6 +95,12 @@ class Guest:
             raise self._error(f"status{status.rstrip()} after {printed!r}")
         return printed
 
+    def wait_for(self, words: str) -> None:
+        """Waits until the command has printed the words."""
+        deadline = time.monotonic() + PATIENCE
+        while words.encode() not in self._heard:
+            self._heard += self._listen(deadline)
+
     def reboot(self) -> None:
         """Boots the guest again, in the same QEMU. It has no addresses
         then."""

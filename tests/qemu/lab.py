@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 import image
-from guest import PATIENCE, Guest, network_card
+from guest import PATIENCE, Guest, network_card, shared_memory_card
 from support.linux import other_namespace
 
 from rawmmsg.testing import veth_pair
@@ -64,7 +65,8 @@ FAMILIES: Final = (
     ),
 )
 
-# How bridge and QEMU exchange frames: the words for each of them.
+# How bridge and QEMU exchange frames: the name of the bridge's port, and the
+# words for QEMU. Those of "vhost-user" are made by shared_memory_card().
 TRANSPORTS: Final = {
     "unix": (
         "unix:bridge.sock,guest.sock",
@@ -77,6 +79,7 @@ TRANSPORTS: Final = {
         "remote.type=inet,remote.host=127.0.0.1,remote.port=7001",
     ),
     "fd": ("fd:{}", "dgram,id=net,local.type=fd,local.str={}"),
+    "vhost-user": ("vhost-user:card.sock", ""),
 }
 
 
@@ -146,6 +149,9 @@ class Lab:
         self.configure()
 
     def _card(self) -> list[str]:
+        if not self._netdev:
+            _, _, path = self._port.partition(":")
+            return shared_memory_card(path, self.mtu)
         netdev = self._netdev.format(self._sockets[1].fileno())
         return network_card(netdev, self.mtu)
 
@@ -184,7 +190,8 @@ class Lab:
         return self._log.read_text()
 
     def start_bridge(self) -> None:
-        """Starts the bridge, after killing an earlier one."""
+        """Starts the bridge, after killing an earlier one, and waits until
+        frames can pass."""
         self._bridges.close()
         port = self._port.format(self._sockets[0].fileno())
         with open(self._log, "wb") as log:
@@ -198,6 +205,9 @@ class Lab:
             )
         self._bridges.enter_context(self._bridge)
         self._bridges.callback(self._bridge.kill)
+        while "bridging" not in self.printed():
+            assert self._bridge.poll() is None, self.printed()
+            time.sleep(0.01)
 
     def __enter__(self) -> Self:
         return self

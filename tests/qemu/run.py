@@ -4,8 +4,8 @@
 
 Tests the bridge against an independent network stack: Debian's kernel and
 busybox, emulated (without KVM), on every transport that `rawmmsg bridge` and
-QEMU share; and QEMU as a front end of vhost-user. Takes about 1 minute, in new
-network namespaces.
+QEMU share; and QEMU as a front end of vhost-user. Takes about 2 minutes, in
+new network namespaces.
 
 Needs Debian 12 on x86-64, qemu-system-x86 and busybox-static, besides what the
 suite needs. Debian's kernel is downloaded once, not installed, and kept in
@@ -45,7 +45,11 @@ def main() -> int:
     image.fetch_kernel()
     tests = [
         str(Path(__file__).with_name(name))
-        for name in ("real_peer.py", "real_front_end.py")
+        for name in (
+            "real_peer.py",
+            "real_front_end.py",
+            "real_shared_memory.py",
+        )
     ]
     return int(pytest.main([*tests, *sys.argv[1:]]))
 

@@ -4,7 +4,7 @@ result, the progress bar and the log count the packets."""
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.sendrecv import sendp
 from support.frames import numbered, pending, same_frames
-from support.merging import UDP4, Counted, Far, flow
+from support.merging import UDP4, Counted, Listener, flow
 from support.old_kernel import without_super_frames
 from support.pacing import interrupting
 from support.scapykit import logged
@@ -24,12 +24,6 @@ from rawmmsg.scapy import SendResult, sendp_batch
 from rawmmsg.testing import Veth
 
 LINK = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-
-
-@pytest.fixture
-def far(pair: Veth) -> Iterator[Far]:
-    with Far(pair.b) as made:
-        yield made
 
 
 def udp(count: int) -> list[Packet]:
@@ -67,41 +61,46 @@ def test_packets_arrive_as_sendp_sends_them(
 ) -> None:
     sendp(mixture(), iface=pair.a, verbose=0)
     expected = pending(receiver) * options.get("loop", 1)
-    with Far(pair.b) as far:
+    with Listener(pair.b) as listener:
         result = sendp_batch(form(mixture()), pair.a, merge=True, **options)
-        far.wait_for(len(expected))
-    same_frames(far.frames, expected)
+        listener.wait_for(len(expected))
+    same_frames(listener.frames, expected)
     assert (result.frames, result.errors) == (len(expected), 0)
     assert result.bytes == sum(map(len, expected))
 
 
-def test_packets_of_a_flow_leave_in_one_piece(pair: Veth, far: Far) -> None:
+def test_packets_of_a_flow_leave_in_one_piece(
+    pair: Veth, listener: Listener
+) -> None:
     sendp_batch(udp(100), pair.a, loop=2, merge=True)
-    far.wait_for(200)
-    assert far.pieces == [64, 36] * 2
+    listener.wait_for(200)
+    assert listener.pieces == [64, 36] * 2
 
 
 def test_packets_with_the_default_id_are_not_merged(
-    pair: Veth, far: Far
+    pair: Veth, listener: Listener
 ) -> None:
     """In Scapy it is 1 in all packets, which a super-frame cannot have."""
     packet = udp(1)[0]
     packet[IP].id = IP().id
     sendp_batch([packet] * 10, pair.a, merge=True)
-    far.wait_for(10)
-    assert (far.frames, far.pieces) == ([bytes(packet)] * 10, [1] * 10)
+    listener.wait_for(10)
+    assert (listener.frames, listener.pieces) == (
+        [bytes(packet)] * 10,
+        [1] * 10,
+    )
 
 
 def test_packets_with_the_same_time_leave_in_one_piece(
-    pair: Veth, far: Far
+    pair: Veth, listener: Listener
 ) -> None:
     """Others, which are due later, do not."""
     packets = udp(30)
     for i, packet in enumerate(packets):
         packet.time = 1e9 + (i >= 10) / 100
     sendp_batch(packets, pair.a, realtime=True, merge=True)
-    far.wait_for(30)
-    assert far.pieces == [10, 20]
+    listener.wait_for(30)
+    assert listener.pieces == [10, 20]
 
 
 def test_progress_counts_packets(
@@ -147,7 +146,9 @@ def test_ctrl_c_gives_an_exact_result(
 # Errors
 
 
-def test_log_counts_the_packets_that_are_refused(pair: Veth, far: Far) -> None:
+def test_log_counts_the_packets_that_are_refused(
+    pair: Veth, listener: Listener
+) -> None:
     packets: list[Packet | bytes] = [
         *udp(20),
         numbered(1, 1515),
@@ -156,14 +157,14 @@ def test_log_counts_the_packets_that_are_refused(pair: Veth, far: Far) -> None:
     ]
     with logged() as messages:
         result = sendp_batch(packets, pair.a, loop=2, merge=True)
-    far.wait_for(80)
+    listener.wait_for(80)
     assert (result.frames, result.errors) == (80, 4)
     assert len(messages) == 1
     assert messages[0].startswith("sendp_batch: the kernel refused 4 packets")
 
 
 def test_log_tells_once_that_the_kernel_cannot_merge_udp(
-    pair: Veth, far: Far
+    pair: Veth, listener: Listener
 ) -> None:
     """The packets are sent one by one."""
 
@@ -174,9 +175,9 @@ def test_log_tells_once_that_the_kernel_cannot_merge_udp(
         warnings.simplefilter("error")
         result, refused = without_super_frames(GSO_UDP_L4, send)
     assert refused > 0
-    far.wait_for(300)
+    listener.wait_for(300)
     assert (result.frames, result.errors) == (300, 0)
-    assert far.pieces == [1] * 300
+    assert listener.pieces == [1] * 300
     assert len(messages) == 1
     assert messages[0].startswith(
         "sendp_batch: the kernel refuses super-frame"

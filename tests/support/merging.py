@@ -33,7 +33,7 @@ def flow(first: Datagram, count: int, size: int = 22) -> list[bytes]:
     ]
 
 
-class Far:
+class Listener:
     """What arrives at an interface: frames, and how many each piece held. It
     is little, because the receive buffer of a plain user is small."""
 
