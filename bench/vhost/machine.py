@@ -6,8 +6,6 @@ switch that it is connected to.
 """
 
 import contextlib
-import os
-import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -55,23 +53,17 @@ class Machine:
         )
         ends = Ends(interface, path, folder, place.switchs_cpu)
         self._switch = keep(switch(ends))
-        # It could not end while it is stopped.
-        place.stack.callback(self._let_the_switch_run)
         where = (place.machines_cpu, folder, "machine")
         self.testpmd = keep(testpmd.running(*where, ports))
 
     @contextlib.contextmanager
     def switching(self) -> Iterator[None]:
-        """Lets the switch run. It is stopped otherwise, because DPDK's would
-        use all of its CPU."""
-        self._let_the_switch_run()
+        """Lets the switch forward. Otherwise it sleeps."""
+        self._switch.start()
         try:
             yield
         finally:
-            os.kill(self._switch, signal.SIGSTOP)
-
-    def _let_the_switch_run(self) -> None:
-        os.kill(self._switch, signal.SIGCONT)
+            self._switch.stop()
 
     def switchs_cpu_ns(self) -> int:
-        return cpu_ns(self._switch)
+        return cpu_ns(self._switch.pid)

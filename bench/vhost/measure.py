@@ -4,7 +4,7 @@ pair, through vhost-user.
 The machine is DPDK's testpmd with its virtio-user driver, which spins on one
 CPU. The switch runs on the other: `rawmmsg bridge`, or testpmd with DPDK's
 vhost driver and its driver for packet rings, which spins, too. Each contender
-has a machine of its own, and stands still while another one is measured. Both
+has a machine of its own, and sleeps while another one is measured. Both
 need 512 huge pages of 2 MB, which are taken from the system's memory
 meanwhile, and the rights of root.
 

@@ -26,8 +26,20 @@ class Ends:
     cpu: int
 
 
-# Runs a switch; gives the id of its process.
-Switch: TypeAlias = Callable[[Ends], AbstractContextManager[int]]
+def _nothing() -> None:
+    """A switch that sleeps while it has nothing to do needs no command."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """The id of a switch's process. It forwards between start() and stop()."""
+
+    pid: int
+    start: Callable[[], object] = _nothing
+    stop: Callable[[], object] = _nothing
+
+
+Switch: TypeAlias = Callable[[Ends], AbstractContextManager[Running]]
 
 
 def dpdk(ring: int) -> Switch:
@@ -35,24 +47,23 @@ def dpdk(ring: int) -> Switch:
     frames."""
 
     @contextlib.contextmanager
-    def switch(ends: Ends) -> Iterator[int]:
+    def switch(ends: Ends) -> Iterator[Running]:
         ports = (
             f"net_vhost0,iface={ends.socket}",
             f"net_af_packet0,iface={ends.interface},blocksz=4096,framesz=2048,"
             f"framecnt={ring}",
         )
         where = (ends.cpu, ends.folder, "switch")
-        with testpmd.running(*where, ports) as running:
+        with testpmd.running(*where, ports) as made:
             for command in WAITING:
-                running.run(command)
-            running.start()
-            yield running.pid
+                made.run(command)
+            yield Running(made.pid, made.start, made.stop)
 
     return switch
 
 
 @contextlib.contextmanager
-def bridge(ends: Ends) -> Iterator[int]:
+def bridge(ends: Ends) -> Iterator[Running]:
     """The command `rawmmsg bridge`."""
     ports = (ends.interface, f"vhost-user:{ends.socket}")
     with contextlib.ExitStack() as stack:
@@ -62,7 +73,7 @@ def bridge(ends: Ends) -> Iterator[int]:
             )
         exists = Path(ends.socket).exists
         wait_until(exists, "rawmmsg bridge does not listen for guests")
-        yield pid
+        yield Running(pid)
 
 
 def cpu_ns(pid: int) -> int:

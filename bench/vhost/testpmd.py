@@ -100,12 +100,12 @@ def running(
 ) -> Iterator[Testpmd]:
     """Runs testpmd on one CPU. It forwards between `ports`, virtual devices
     such as "net_vhost0,iface=PATH". Its files are in `folder`; `name` is not
-    that of another one there. Raises UnavailableError if DPDK, or the driver
-    of a port, is not installed."""
+    that of another one there. It ends with this process. Raises
+    UnavailableError if DPDK, or the driver of a port, is not installed."""
     pages = Path(folder) / f"{name}.pages"
     pages.mkdir()
     command = [peers.program("unshare"), "--mount", "sh", "-c", _MOUNT]
-    command += [str(pages), "stdbuf", "-oL"]
+    command += [str(pages), "setpriv", "--pdeathsig=KILL", "stdbuf", "-oL"]
     command += [peers.program("dpdk-testpmd"), "--no-pci", "--no-telemetry"]
     command += ["--lcores", f"0@{cpu},1@{cpu}", "-m", str(MEGABYTES)]
     command += ["--huge-dir", str(pages), "--single-file-segments"]
