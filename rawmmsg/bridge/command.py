@@ -47,11 +47,11 @@ super-frames, which the network card cuts into the same segments again. It
 merges only what it has received with one system call, so no frame waits for
 another.
 
-With vhost-user, the bridge reads and writes the memory of the virtual machine
-itself. That memory must be shared, and sealed so that no program can shrink
-it, as QEMU's memory-backend-memfd is. While no virtual machine is connected,
-frames to it are dropped. While a virtual machine that is connected takes no
-frames, they wait in the queue of the other port.
+With vhost-user, the bridge uses the memory of the virtual machine itself. That
+memory must be shared, and sealed so that no program can shrink it, as QEMU's
+memory-backend-memfd is. While no virtual machine is connected, frames to it
+are dropped. While a virtual machine that is connected takes no frames, they
+wait in the queue of the other port.
 
 Statistics:
 
@@ -68,7 +68,8 @@ came from super-frames that were cut. "merged into" says how many frames were
 left after merging. These are the reasons for dropped frames:
 
     queue full      the output queue was full for 50 ms
-    too long        longer than the output, its buffers, or the bridge allows
+    too long        longer than the output, the buffers of a virtual machine,
+                    or the bridge can take
     link down       the output is down, or no virtual machine is connected
     refused         the kernel refused the frame (nftables, tc, or no peer at
                     the other end of a socket)
@@ -98,7 +99,8 @@ QEMU makes the path vm, with these options:
     -device virtio-net,netdev=n -netdev \\
       dgram,id=n,local.type=unix,local.path=vm,remote.type=unix,remote.path=br
 
-The same, but super-frames pass in one piece, and the bridge copies no frame:
+The same, but super-frames pass in one piece, and the kernel moves frames
+directly between eth0 and the memory of the virtual machine:
 
     rawmmsg bridge eth0 vhost-user:vm --filter-ab 'not tcp port 22'
 
@@ -154,9 +156,9 @@ def add_bridge(
     command.add_argument(
         "--trust-memory",
         action="store_true",
-        help="accept a virtual machine's memory that is not sealed or has "
-        "huge pages; a program that shrinks it, or frees huge pages, ends the "
-        "bridge (default: refuse it)",
+        help="accept the memory of a virtual machine even if another program "
+        "could shrink it: a file that is not sealed, or that has huge pages; "
+        "if a program does so, the bridge ends (default: refuse such memory)",
     )
     command.add_argument(
         "--batch",

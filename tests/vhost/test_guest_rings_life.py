@@ -25,7 +25,6 @@ from support.guest_memory import GuestMemory, split_regions
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg._rawmmsg import _GuestRings
-from rawmmsg.testing import Veth
 from rawmmsg.vhost import Feature
 
 BUFFER = 1536
@@ -543,37 +542,3 @@ def test_threads_that_use_the_rings_at_the_same_time_lose_nothing(
         calls = [Call(work) for _ in range(3)]
         assert sum(call.result() for call in calls) == len(frames)
         assert receive(far, len(frames)) == frames
-
-
-# Arguments
-
-
-@pytest.mark.parametrize("batch", [0, -1, 1025, 2**40])
-def test_a_batch_has_1_to_1024_messages(batch: int) -> None:
-    with pytest.raises(ValueError, match=f"1 to 1024, not {batch}"):
-        _GuestRings(batch)
-
-
-@pytest.mark.parametrize("filter", [b"", b"1234567", bytes(8)])
-def test_a_filter_is_a_program(filter: bytes) -> None:
-    with pytest.raises(ValueError):
-        _GuestRings(64, filter)
-
-
-def test_there_are_two_rings(guest: Card) -> None:
-    for index in (2, -1, 2**40):
-        with pytest.raises(ValueError, match="a ring must be 0 or 1"):
-            guest.rings.is_ready(index)
-        with pytest.raises(ValueError, match="a ring must be 0 or 1"):
-            guest.rings.stop(index)
-
-
-def test_only_packet_sockets_with_offload_headers_serve(
-    pair: Veth, guest: Card
-) -> None:
-    with RawSocket(pair.b) as plain:
-        for call in (guest.rings.send, guest.rings.receive):
-            with pytest.raises(ValueError, match="with vnet_hdr"):
-                call(plain)
-            with pytest.raises(TypeError, match="needs a RawSocket"):
-                call(object())  # type: ignore[arg-type]
