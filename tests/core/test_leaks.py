@@ -8,12 +8,14 @@ import importlib.util
 import mmap
 import os
 import socket
+import struct
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +26,11 @@ from support.frames import LOCAL_EXPERIMENTAL, datagram_pair
 from support.programs import accept
 
 import rawmmsg
-from rawmmsg import PacketBatch, RawSocket, bpf
+from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
+from rawmmsg._rawmmsg import _GuestRings
 from rawmmsg.bpf import opcodes as op
 from rawmmsg.testing import Veth
+from rawmmsg.vhost import RingAddresses
 
 FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46)
 DATAGRAM = Datagram(bytes(20)).build()
@@ -284,6 +288,50 @@ def merging() -> None:
         source.merge_into(source)
 
 
+def rings_of_a_guest() -> None:
+    """A frame is pending and another one held at the end, and much is
+    refused."""
+    memory = bytearray(0x8000)
+    struct.pack_into("<QIHH", memory, 0x1000, 0x4000, 12 + len(FRAME), 0, 0)
+    memory[0x400C : 0x400C + len(FRAME)] = FRAME
+    struct.pack_into("<HHHH", memory, 0x1400, 0, 2, 0, 0)
+    rings = _GuestRings(1, accept())
+    region = SimpleNamespace(guest_address=0, user_address=0)
+    mapped: Any = SimpleNamespace(region=region, memory=memory)
+    rings.set_features(1 << 32)
+    rings.set_memory([mapped])
+    for index in (0, 1):
+        start = 0x1000 * index
+        rings.set_size(index, 16)
+        rings.set_addresses(
+            index, RingAddresses(start, start + 0x800, start + 0x400)
+        )
+        rings.start(index)
+        rings.set_enabled(index, True)
+    batch = PacketBatch(1, SUPER_FRAME)
+    assert rings.recvmmsg_into(batch) == 1
+    with refused(BlockingIOError):
+        rings.sendmmsg(batch)
+    rings.set_memory([mapped])
+    wrong: Any
+    for wrong in (None, [1], [mapped, mapped], [memoryview(FRAME)]):
+        with refused(TypeError, AttributeError, ValueError):
+            rings.set_memory(wrong)
+        with refused(TypeError):
+            rings.send(wrong)
+    with refused(ValueError):
+        rings.start(0)
+    with refused(ValueError):
+        _GuestRings(4, bytes(8))
+    assert rings.statistics()["received"] == 1
+    struct.pack_into("<H", memory, 0x1402, 999)
+    with refused(BlockingIOError):
+        while True:
+            rings.recvmmsg_into(batch)
+    assert rings.broken(1)
+    mapped.rings = rings
+
+
 def module_made_again() -> None:
     spec = rawmmsg._rawmmsg.__spec__
     assert spec is not None
@@ -312,6 +360,11 @@ def test_batches_do_not_leak(case: Callable[[], None]) -> None:
 
 def test_running_filters_does_not_leak() -> None:
     assert_no_leak(filters_over_packets)
+
+
+def test_rings_of_a_guest_do_not_leak() -> None:
+    # io_destroy(2) takes a while.
+    assert_no_leak(rings_of_a_guest, 20)
 
 
 # Packets
