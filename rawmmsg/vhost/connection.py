@@ -3,9 +3,10 @@
 import array
 import errno
 import fcntl
+import os
 import socket
 import termios
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
 
 from .descriptors import Closer
@@ -19,10 +20,11 @@ from .messages import (
 
 __all__ = ["Connection", "Disconnected", "Message"]
 
-# The most that one message of a UNIX socket carries (SCM_MAX_FD,
+# The most descriptors that one message of a UNIX socket carries (SCM_MAX_FD,
 # net/scm.h). With less space, recvmsg(2) would close the others, and wait for
 # that as long as another process likes.
-_SPACE: Final = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+_MOST_PASSED: Final = 253
+_SPACE: Final = socket.CMSG_SPACE(_MOST_PASSED * array.array("i").itemsize)
 
 
 class Disconnected(Exception):
@@ -60,8 +62,7 @@ class Connection:
         return self._sock.fileno()
 
     def receive(self) -> Message | None:
-        """Returns a message when it is complete. Reads at most one, with at
-        most two system calls.
+        """Returns a message when it is complete. Reads at most one.
 
         Raises ProtocolError and Disconnected.
         """
@@ -90,7 +91,8 @@ class Connection:
         if not wanted:
             return True
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(
+            self._check_room(wanted)
+            data, ancillary, *_ = self._sock.recvmsg(
                 wanted, _SPACE, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
@@ -100,11 +102,6 @@ class Connection:
         except OSError as error:
             raise ProtocolError(f"recvmsg: {error.strerror}") from None
         self._take_descriptors(ancillary)
-        if flags & socket.MSG_CTRUNC:
-            raise ProtocolError(
-                "the descriptors of a message were lost: this process has too"
-                " many open files (see ulimit -n)"
-            )
         if len(self._descriptors) > MAX_REGIONS:
             raise ProtocolError(
                 f"a message with {len(self._descriptors)} file descriptors; no"
@@ -114,6 +111,22 @@ class Connection:
             raise self._end()
         self._data += data
         return len(self._data) == size
+
+    def _check_room(self, wanted: int) -> None:
+        """If the next bytes have descriptors, looks whether this process can
+        open as many. recvmsg(2) would close the others, and wait for that."""
+        flags = self._sock.recvmsg(wanted, 0, socket.MSG_PEEK)[2]
+        if not flags & socket.MSG_CTRUNC:
+            return
+        with ExitStack() as opened:
+            try:
+                for _ in range(_MOST_PASSED):
+                    opened.callback(os.close, os.dup(self._sock.fileno()))
+            except OSError as error:
+                raise ProtocolError(
+                    "the descriptors of a message cannot be received:"
+                    f" {error.strerror} (see ulimit -n)"
+                ) from None
 
     def _take_descriptors(
         self, ancillary: list[tuple[int, int, bytes]]

@@ -8,14 +8,12 @@ import importlib.util
 import mmap
 import os
 import socket
-import struct
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,13 +22,14 @@ from support.datagrams import KINDS, Datagram
 from support.flows import numbered_flow
 from support.frames import LOCAL_EXPERIMENTAL, datagram_pair
 from support.programs import accept
+from support.small_rings import SmallGuest
 
 import rawmmsg
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
 from rawmmsg._rawmmsg import _GuestRings
 from rawmmsg.bpf import opcodes as op
 from rawmmsg.testing import Veth
-from rawmmsg.vhost import RingAddresses
+from rawmmsg.vhost import MappedRegion, Region
 
 FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46)
 DATAGRAM = Datagram(bytes(20)).build()
@@ -288,50 +287,6 @@ def merging() -> None:
         source.merge_into(source)
 
 
-def rings_of_a_guest() -> None:
-    """A frame is pending and another one held at the end, and much is
-    refused."""
-    memory = bytearray(0x8000)
-    struct.pack_into("<QIHH", memory, 0x1000, 0x4000, 12 + len(FRAME), 0, 0)
-    memory[0x400C : 0x400C + len(FRAME)] = FRAME
-    struct.pack_into("<HHHH", memory, 0x1400, 0, 2, 0, 0)
-    rings = _GuestRings(1, accept())
-    region = SimpleNamespace(guest_address=0, user_address=0)
-    mapped: Any = SimpleNamespace(region=region, memory=memory)
-    rings.set_features(1 << 32)
-    rings.set_memory([mapped])
-    for index in (0, 1):
-        start = 0x1000 * index
-        rings.set_size(index, 16)
-        rings.set_addresses(
-            index, RingAddresses(start, start + 0x800, start + 0x400)
-        )
-        rings.start(index)
-        rings.set_enabled(index, True)
-    batch = PacketBatch(1, SUPER_FRAME)
-    assert rings.recvmmsg_into(batch) == 1
-    with refused(BlockingIOError):
-        rings.sendmmsg(batch)
-    rings.set_memory([mapped])
-    wrong: Any
-    for wrong in (None, [1], [mapped, mapped], [memoryview(FRAME)]):
-        with refused(TypeError, AttributeError, ValueError):
-            rings.set_memory(wrong)
-        with refused(TypeError):
-            rings.send(wrong)
-    with refused(ValueError):
-        rings.start(0)
-    with refused(ValueError):
-        _GuestRings(4, bytes(8))
-    assert rings.statistics()["received"] == 1
-    struct.pack_into("<H", memory, 0x1402, 999)
-    with refused(BlockingIOError):
-        while True:
-            rings.recvmmsg_into(batch)
-    assert rings.broken(1)
-    mapped.rings = rings
-
-
 def module_made_again() -> None:
     spec = rawmmsg._rawmmsg.__spec__
     assert spec is not None
@@ -362,9 +317,85 @@ def test_running_filters_does_not_leak() -> None:
     assert_no_leak(filters_over_packets)
 
 
-def test_rings_of_a_guest_do_not_leak() -> None:
-    # io_destroy(2) takes a while.
-    assert_no_leak(rings_of_a_guest, 20)
+# A guest's rings
+
+
+def test_frames_of_a_guest_do_not_leak() -> None:
+    rings = _GuestRings(2, bytes(accept()))
+    batch = PacketBatch(2, SUPER_FRAME)
+
+    def move() -> None:
+        guest = SmallGuest(rings)
+        guest.start()
+        for index in range(2):
+            guest.add(index)
+        batch.clear()
+        batch.append(FRAME)
+        assert rings.sendmmsg(batch) == 1
+        with refused(BlockingIOError):
+            rings.sendmmsg(batch)
+        assert rings.recvmmsg_into(batch) == 1
+        with refused(BlockingIOError):
+            rings.recvmmsg_into(batch)
+        assert rings.broken(0) is None
+        assert rings.statistics()["sent"]
+        guest.stop()
+        guest.close()
+
+    assert_no_leak(move)
+
+
+def test_requests_that_rings_refuse_do_not_leak() -> None:
+    rings = _GuestRings(1)
+    empty = MappedRegion(Region(8192, 0, 8192, 0), memoryview(b""))
+
+    def request() -> None:
+        memory = bytearray(4096)
+        good = MappedRegion(Region(0, 4096, 0, 0), memoryview(memory))
+        tables = [good] * 2, [good, empty], [good] * 9, [good, None], [1], 1
+        for table in tables:
+            with refused(ValueError, AttributeError, BufferError, TypeError):
+                rings.set_memory(table)  # type: ignore[arg-type]
+        good.memory.release()
+        memory.append(0)  # it is not in use any more
+        with refused(ValueError):
+            rings.start(0)
+        with refused(ValueError, OverflowError):
+            rings.set_size(0, 1 << 40)
+        with refused(AttributeError):
+            rings.set_addresses(0, None)  # type: ignore[arg-type]
+        for call in (rings.send, rings.recvmmsg_into, rings.sendmmsg):
+            with refused(TypeError):
+                call(None)  # type: ignore[arg-type]
+        with refused(ValueError):
+            rings.recvmmsg_into(PacketBatch(1))
+        with refused(ValueError):
+            _GuestRings(0)
+
+    assert_no_leak(request)
+
+
+def test_rings_that_are_deleted_do_not_leak() -> None:
+    """While they run, and in a cycle of references."""
+
+    class Holder(bytearray):
+        rings: _GuestRings
+
+    def delete() -> None:
+        guest = SmallGuest(_GuestRings(1))
+        guest.start()
+        guest.add(1)
+        del guest.rings
+        guest.close()
+        with refused(ValueError):
+            _GuestRings(1, b"1")
+        memory = Holder(4096)
+        memory.rings = _GuestRings(1)
+        region = MappedRegion(Region(0, 4096, 0, 0), memoryview(memory))
+        memory.rings.set_memory([region])
+
+    # The kernel takes some time to delete each of them.
+    assert_no_leak(delete, 32)
 
 
 # Packets

@@ -115,8 +115,8 @@ class Lab:
             namespace = (
                 f"/proc/{stack.enter_context(other_namespace())}/ns/net"
             )
-            self.interface = stack.enter_context(_link(namespace, mtu))
-            self._inside = _within(namespace)
+            self.interface = stack.enter_context(link(namespace, mtu))
+            self._inside = within(namespace)
             self._sockets = socket.socketpair(
                 socket.AF_UNIX, socket.SOCK_DGRAM
             )
@@ -221,7 +221,7 @@ class Lab:
         self._stack.close()
 
 
-def _within(namespace: str) -> list[str]:
+def within(namespace: str) -> list[str]:
     """A command prefix that runs a program in the namespace, and kills it when
     this program ends."""
     kill = ["setpriv", "--pdeathsig", "KILL"]
@@ -229,14 +229,14 @@ def _within(namespace: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _link(namespace: str, mtu: int) -> Iterator[str]:
+def link(
+    namespace: str, mtu: int, far_end: str = _SWITCH_END
+) -> Iterator[str]:
     """Makes a veth pair into the namespace, with the host's addresses on the
     near end; returns the near end's name."""
-    with veth_pair(
-        _HOST_END, _SWITCH_END, mtu=mtu, ipv6=True, up=False
-    ) as veth:
+    with veth_pair(_HOST_END, far_end, mtu=mtu, ipv6=True, up=False) as veth:
         _run("ip", "link", "set", veth.b, "netns", namespace)
-        _run(*_within(namespace), "ip", "link", "set", veth.b, "up")
+        _run(*within(namespace), "ip", "link", "set", veth.b, "up")
         for one in FAMILIES:
             address = f"{one.host}/{one.prefix}"
             dad = ["nodad"] if one.version == 6 else []
