@@ -3,7 +3,7 @@ unchanged, whatever its buffers."""
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import pytest
@@ -25,7 +25,6 @@ from support.guest_driver import RECEIVE, TRANSMIT, OffloadHeader
 from support.guest_memory import split_regions
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
-from rawmmsg.testing import Veth
 from rawmmsg.vhost import Feature
 
 STEPS: Final = 500
@@ -298,19 +297,6 @@ class Exchange:
         assert counts["malformed"] == self.malformed
         assert counts["no_room"] == self.no_room
         assert counts["bad"] == counts["missed"] == 0
-
-
-@pytest.fixture
-def jumbo(
-    veth_factory: Callable[..., Veth],
-) -> Iterator[tuple[RawSocket, RawSocket]]:
-    veth = veth_factory(mtu=9000)
-    with (
-        RawSocket(veth.b, ignore_outgoing=True, vnet_hdr=True) as near,
-        RawSocket(veth.a, ignore_outgoing=True, vnet_hdr=True) as end,
-    ):
-        near.setblocking(False)
-        yield near, end
 
 
 @pytest.mark.parametrize("traffic", TRAFFIC)
