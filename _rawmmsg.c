@@ -429,6 +429,7 @@ try_enter(RawSocket *s, unsigned *process)
 {
     uint64_t state = state_here(s);
 
+    *process = this_process();
     do {
         if (state & SOCKET_CLOSED) {
             return false;
@@ -436,7 +437,6 @@ try_enter(RawSocket *s, unsigned *process)
     } while (!atomic_compare_exchange_weak_explicit(
         &s->state, &state, state + 1, memory_order_acq_rel,
         memory_order_relaxed));
-    *process = this_process();
     return true;
 }
 

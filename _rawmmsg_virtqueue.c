@@ -66,7 +66,10 @@ struct chain {
 /* A chain of a transmission. */
 struct sent_chain {
     uint16_t head;
-    bool refused; /* it has no message */
+    uint64_t *dropped; /* the counter of frames that are dropped for the same
+                          reason; NULL: it has a message. Counted when the
+                          chain is used: if it is returned, it is read
+                          again. */
 };
 
 /* A chain of a reception. */
@@ -329,15 +332,18 @@ queue_base(const struct virtqueue *q)
 bool
 has_entries(struct virtqueue *q)
 {
+    uint16_t seen_before = q->seen_available - q->next_used, seen;
+
     if (q->broken != NULL) {
         return false;
     }
     /* Acquire: the entries, descriptors and buffers are loaded later. */
     q->seen_available =
         load_ring_16(q->available + AVAILABLE_INDEX, __ATOMIC_ACQUIRE);
-    if ((uint16_t)(q->seen_available - q->next_used) > q->setup.size
-        || (uint16_t)(q->seen_available - q->next_used)
-               < (uint16_t)(q->next_available - q->next_used)) {
+    seen = q->seen_available - q->next_used;
+    /* Going back is a jump, too: otherwise a guest could pretend for ever that
+       it has added entries. */
+    if (seen > q->setup.size || seen < seen_before) {
         break_queue(q, "the index of the available ring has jumped");
         return false;
     }
@@ -829,10 +835,15 @@ use_chains(struct transmission *t, size_t n)
 
     for (; t->next_chain < t->chain_count; t->next_chain++) {
         c = &t->chains[t->next_chain];
-        if (!c->refused && n-- == 0) {
+        if (c->dropped != NULL) {
+            (*c->dropped)++;
+        }
+        else if (n-- == 0) {
             break;
         }
-        t->next += !c->refused;
+        else {
+            t->next++;
+        }
         put_used(t->queue, c->head, 0);
     }
     publish(t->queue);
@@ -889,6 +900,7 @@ read_frame(struct transmission *t, const struct chain *chain,
     struct offload_header *h = &t->headers[t->count];
     size_t header = guest_header(q);
     struct stream s = {parts, 0};
+    struct sent_chain *c;
     uint64_t length;
 
     if (chain->length < header) {
@@ -899,14 +911,13 @@ read_frame(struct transmission *t, const struct chain *chain,
     memset(h, 0, sizeof(*h));
     read_bytes(&s, (unsigned char *)h, header);
     convert_header(h);
-    t->chains[t->chain_count] = (struct sent_chain){.head = chain->head};
-    t->chains[t->chain_count].refused =
-        length < ETH_HLEN || length > MOST_FRAME || !may_send(q, h);
+    c = &t->chains[t->chain_count];
+    *c = (struct sent_chain){.head = chain->head};
     if (length > MOST_FRAME) {
-        t->too_long++;
+        c->dropped = &t->too_long;
     }
-    else if (t->chains[t->chain_count].refused) {
-        t->malformed++;
+    else if (length < ETH_HLEN || !may_send(q, h)) {
+        c->dropped = &t->malformed;
     }
     else {
         prepare_message(t, parts, s, (size_t)length);
@@ -944,12 +955,11 @@ discard_frames(struct transmission *t, const bool *unwanted)
     size_t from = t->next, to = t->next, i;
 
     for (i = t->next_chain; i < t->chain_count; i++) {
-        if (t->chains[i].refused) {
+        if (t->chains[i].dropped != NULL) {
             continue;
         }
         if (unwanted[from - t->next]) {
-            t->chains[i].refused = true;
-            t->discarded++;
+            t->chains[i].dropped = &t->discarded;
         }
         else {
             t->messages[to] = t->messages[from];

@@ -460,7 +460,7 @@ def tsan(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def qemu(session: nox.Session) -> None:
-    """Bridges a Linux guest in QEMU (qemu-system-x86, busybox-static)."""
+    """Bridges Linux guests: qemu-system-x86, user-mode-linux."""
     copy = tree(session)
     install(session, str(copy), "pytest", "pytest-timeout")
     shutil.rmtree(copy / "rawmmsg")

@@ -33,13 +33,24 @@ class FarSide(contextlib.ExitStack):
     context manager."""
 
     def __init__(
-        self, veth: Veth, header: int = len(HEADER), *, vnet_hdr: bool = False
+        self,
+        veth: Veth,
+        header: int = len(HEADER),
+        *,
+        vnet_hdr: bool = False,
+        rcvbuf: int | None = None,
     ) -> None:
         super().__init__()
         self._veth = veth
         self._header = header
         self._sock = self.enter_context(
-            RawSocket(veth.b, vlan=False, vnet_hdr=vnet_hdr, filter="less 0")
+            RawSocket(
+                veth.b,
+                vlan=False,
+                vnet_hdr=vnet_hdr,
+                filter="less 0",
+                rcvbuf=rcvbuf,
+            )
         )
         self._batch = PacketBatch(_KEPT_AT_ONCE)
         self._super_frames = (
@@ -66,11 +77,8 @@ class FarSide(contextlib.ExitStack):
         """
         if self.has_dropped():
             raise AgainError
-        arrived = [
-            now - before
-            for now, before in zip(self._counts(), self._before, strict=True)
-        ]
-        if arrived[:2] != [frames, size]:
+        arrived = self.arrived()
+        if arrived != (frames, size):
             raise GroundTruthError(
                 f"{frames} frames of {size} bytes sent, {arrived[0]} of"
                 f" {arrived[1]} bytes arrived"
@@ -114,6 +122,11 @@ class FarSide(contextlib.ExitStack):
         kept = packets if keep_all else packets[first : first + joined]
         self.check(times * frames, times * size, [*kept] * times)
         return taken if said is None else said
+
+    def arrived(self) -> tuple[int, int]:
+        """The frames and bytes that have arrived since expect()."""
+        now, before = self._counts(), self._before
+        return now[0] - before[0], now[1] - before[1]
 
     def has_dropped(self) -> bool:
         """Whether that queue has been full since expect()."""

@@ -16,6 +16,10 @@ from .contender import UnavailableError
 
 # The command that installs a program, and the option that prints its version.
 PROGRAMS: Final[Mapping[str, tuple[str, str]]] = {
+    "dpdk-testpmd": (
+        "apt-get install dpdk librte-meta-net librte-mempool-ring23",
+        "-vh",
+    ),
     "ethtool": ("apt-get install ethtool", "--version"),
     "ip": ("apt-get install iproute2", "-V"),
     "iperf3": ("apt-get install iperf3", "--version"),

@@ -35,8 +35,8 @@ MOST_TRIES: Final = 100
 class Mode(enum.Enum):
     """How much time a run takes."""
 
-    FULL = "full"  # all measurements in about 25 minutes
-    QUICK = "quick"  # in about 3 minutes
+    FULL = "full"  # all measurements in about 30 minutes
+    QUICK = "quick"  # in about 4 minutes
     BRIEF = "brief"  # a fraction of a second each: a test, not a measurement
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,11 +48,11 @@ super-frames, which the network card cuts into the same segments again. It
 merges only what it has received with one system call, so no frame waits for
 another.
 
-With vhost-user, the bridge reads and writes the memory of the virtual machine
-itself. That memory must be shared, and sealed so that no program can shrink
-it, as QEMU's memory-backend-memfd is. While no virtual machine is connected,
-frames to it are dropped. While a virtual machine that is connected takes no
-frames, they wait in the queue of the other port.
+With vhost-user, the bridge uses the memory of the virtual machine itself. That
+memory must be shared, and sealed so that no program can shrink it, as QEMU's
+memory-backend-memfd is. While no virtual machine is connected, frames to it
+are dropped. While a virtual machine that is connected takes no frames, they
+wait in the queue of the other port.
 
 Statistics:
 
@@ -68,7 +69,8 @@ came from super-frames that were cut. "merged into" says how many frames were
 left after merging. These are the reasons for dropped frames:
 
     queue full      the output queue was full for 50 ms
-    too long        longer than the output, its buffers, or the bridge allows
+    too long        longer than the output, the buffers of a virtual machine,
+                    or the bridge can take
     link down       the output is down, or no virtual machine is connected
     refused         the kernel refused the frame (nftables, tc, or no peer at
                     the other end of a socket)
@@ -98,7 +100,8 @@ QEMU makes the path vm, with these options:
     -device virtio-net,netdev=n -netdev \\
       dgram,id=n,local.type=unix,local.path=vm,remote.type=unix,remote.path=br
 
-The same, but super-frames pass in one piece, and the bridge copies no frame:
+The same, but super-frames pass in one piece, and the kernel moves frames
+directly between eth0 and the memory of the virtual machine:
 
     rawmmsg bridge eth0 vhost-user:vm --filter-ab 'not tcp port 22'
 
@@ -113,6 +116,9 @@ QEMU connects to the path vm, with these options:
 
 _LARGEST_BATCH = 1024
 _LONGEST = 1_000_000
+
+# Seconds between two looks at a port that is missing at the start.
+_LOOK = 0.25
 
 
 def add_bridge(
@@ -154,9 +160,9 @@ def add_bridge(
     command.add_argument(
         "--trust-memory",
         action="store_true",
-        help="accept a virtual machine's memory that is not sealed or has "
-        "huge pages; a program that shrinks it, or frees huge pages, ends the "
-        "bridge (default: refuse it)",
+        help="accept the memory of a virtual machine even if another program "
+        "could shrink it: a file that is not sealed, or that has huge pages; "
+        "if a program does so, the bridge ends (default: refuse such memory)",
     )
     command.add_argument(
         "--batch",
@@ -354,16 +360,29 @@ def _bridge(
             ticker = Ticker(bridge.directions)
             bridge.every(arguments.stats or 1.0, ticker.show)
         _say(f"bridging {a.name} and {b.name}")
+        waiting = set()
         for port in (a, b):
             missing = port.missing()
             if missing is not None:
                 _say(f"{missing}; waiting for it")
+                waiting.add(port)
+        if waiting:
+            bridge.every(_LOOK, partial(_look_for, waiting))
     try:
         return _run_bridge(bridge, wake)
     finally:
         if not arguments.quiet:
             for direction in bridge.directions:
                 say(summary(direction))
+
+
+def _look_for(waiting: "set[Port]") -> None:
+    """Tells once that a port which was missing is there. A guest tells it
+    itself."""
+    for port in [port for port in waiting if port.missing() is None]:
+        waiting.remove(port)
+        if not port.is_guest:
+            _say(f"{port.name} is ready")
 
 
 def _merging(arguments: argparse.Namespace) -> "Merging | None":

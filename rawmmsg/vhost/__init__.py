@@ -26,23 +26,11 @@ watch (the listener, the connection, and the rings' kick eventfds) to the call
 for its events. If a call returns that the dictionary has changed, the loop
 sets its poll set anew. An event of a descriptor that was closed earlier in the
 same round may reach its successor with the same number, so a call may find
-nothing to do. The port offers these readers beside, or instead of, the
-descriptor of its socket:
-
-    the guest sends     The kick of ring 1 calls Rings.kicked(1), which makes
-                        the direction forward a batch. While its sink is full,
-                        kicks are read but nothing is taken; when the sink has
-                        room, the direction looks at the ring again.
-    to the guest        If ring 0 is full, the direction asks the guest for a
-                        kick, looks once more, and stops accepting, so that the
-                        source leaves the poll set. Rings.kicked(0) makes the
-                        direction continue.
-    Port.tend()         calls Server.tend(): it connects again, accepts again,
-                        and polls again what a storm of kicks had stopped.
-    Port.missing()      is Server.missing() while Server.session is None.
-                        Frames for the guest are then dropped and counted.
-    Port.close()        calls Server.close(), then closes and unlinks the
-                        listener.
+nothing to do. After each call, the directions that begin or end in the guest
+look at its rings again (rawmmsg/bridge/guests.py): so they find frames after a
+kick, after a ring was started, and after SET_MEM_TABLE. Several times each
+second, the port calls Server.tend(): it connects again, accepts again, and
+polls again what a storm of kicks had stopped.
 
 *What belongs to whom.* The session owns every descriptor and mapping, and
 replaces one by first telling the rings of the new one, then closing the old

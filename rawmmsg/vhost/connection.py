@@ -19,7 +19,7 @@ from .messages import (
 
 __all__ = ["Connection", "Disconnected", "Message"]
 
-# The most that one message of a UNIX socket carries (SCM_MAX_FD,
+# The most descriptors that one message of a UNIX socket carries (SCM_MAX_FD,
 # net/scm.h). With less space, recvmsg(2) would close the others, and wait for
 # that as long as another process likes.
 _SPACE: Final = socket.CMSG_SPACE(253 * array.array("i").itemsize)
@@ -60,8 +60,7 @@ class Connection:
         return self._sock.fileno()
 
     def receive(self) -> Message | None:
-        """Returns a message when it is complete. Reads at most one, with at
-        most two system calls.
+        """Returns a message when it is complete. Reads at most one.
 
         Raises ProtocolError and Disconnected.
         """
@@ -90,21 +89,13 @@ class Connection:
         if not wanted:
             return True
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(
-                wanted, _SPACE, socket.MSG_CMSG_CLOEXEC
-            )
+            data = self._read(wanted)
         except BlockingIOError:
             return False
         except ConnectionError:  # it did not read all our replies
             raise Disconnected from None
         except OSError as error:
             raise ProtocolError(f"recvmsg: {error.strerror}") from None
-        self._take_descriptors(ancillary)
-        if flags & socket.MSG_CTRUNC:
-            raise ProtocolError(
-                "the descriptors of a message were lost: this process has too"
-                " many open files (see ulimit -n)"
-            )
         if len(self._descriptors) > MAX_REGIONS:
             raise ProtocolError(
                 f"a message with {len(self._descriptors)} file descriptors; no"
@@ -115,15 +106,30 @@ class Connection:
         self._data += data
         return len(self._data) == size
 
-    def _take_descriptors(
-        self, ancillary: list[tuple[int, int, bytes]]
-    ) -> None:
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                numbers = array.array("i")
-                whole = len(data) // numbers.itemsize * numbers.itemsize
-                numbers.frombytes(data[:whole])
-                self._descriptors += numbers
+    def _read(self, size: int) -> bytes:
+        """Reads bytes, and the descriptors that came with them.
+
+        recvmsg(2) closes those for which this process has no free number, and
+        waits for that as long as another process likes. So this peeks, which
+        makes copies of them, and then reads without them.
+        """
+        data, ancillary, flags, _ = self._sock.recvmsg(
+            size, _SPACE, socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
+        )
+        count = len(self._descriptors)
+        self._descriptors += _descriptors_in(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            raise ProtocolError(
+                "the descriptors of a message cannot be received: this process"
+                " has too many open files (see ulimit -n)"
+            )
+        flags = self._sock.recvmsg(len(data))[2]
+        if not flags & socket.MSG_CTRUNC:
+            # Peeking has looked at the next message, too
+            # (net/unix/af_unix.c:unix_stream_read_generic()).
+            self.closer.close(self._descriptors[count:])
+            del self._descriptors[count:]
+        return data
 
     def _end(self) -> Exception:
         if self._data or self._header is not None:
@@ -173,3 +179,14 @@ class Connection:
             self.closer.close([self._sock.detach()])
         else:
             self._sock.close()
+
+
+def _descriptors_in(
+    ancillary: list[tuple[int, int, bytes]],
+) -> "array.array[int]":
+    numbers = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            whole = len(data) // numbers.itemsize * numbers.itemsize
+            numbers.frombytes(data[:whole])
+    return numbers

@@ -9,7 +9,15 @@ ACCESS_PLATFORM and IN_ORDER.
 from enum import IntFlag
 from typing import Final
 
-__all__ = ["OFFERED", "OFFERED_PROTOCOL", "Feature", "ProtocolFeature"]
+from .._kernel import kernel_version
+
+__all__ = [
+    "OFFERED",
+    "OFFERED_PROTOCOL",
+    "Feature",
+    "ProtocolFeature",
+    "offered_by",
+]
 
 
 class Feature(IntFlag):
@@ -41,5 +49,13 @@ class ProtocolFeature(IntFlag):
     NET_MTU = 1 << 4
 
 
-OFFERED: Final = Feature(sum(Feature))
+def offered_by(version: tuple[int, int]) -> Feature:
+    """Returns what to offer on a kernel of this version. A packet socket takes
+    super-frames of UDP since Linux 6.2; on an older one, the guest has to cut
+    them itself."""
+    everything = Feature(sum(Feature))
+    return everything if version >= (6, 2) else everything & ~Feature.HOST_USO
+
+
+OFFERED: Final = offered_by(kernel_version())
 OFFERED_PROTOCOL: Final = ProtocolFeature(sum(ProtocolFeature))

@@ -107,8 +107,7 @@ class Server(ABC):
 
 
 class ListeningServer(Server):
-    """Front ends connect to us. The caller makes, closes and unlinks
-    `listener`."""
+    """Front ends connect to us. The caller makes and unlinks `listener`."""
 
     def __init__(
         self,
@@ -145,6 +144,14 @@ class ListeningServer(Server):
 
     def missing(self) -> str:
         return f"no front end has connected to {self._listener.getsockname()}"
+
+    def close(self) -> None:
+        """Closes the listener, too, without waiting: peers may have passed
+        descriptors over connections that were not accepted yet."""
+        super().close()
+        self._accepts = False
+        if self._listener.fileno() >= 0:
+            self._closer.close([self._listener.detach()])
 
     def _accept(self) -> bool:
         try:

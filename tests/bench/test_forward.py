@@ -137,6 +137,14 @@ def test_frames_that_are_not_accounted_for_are_found(
         sides.check_counts(counts)
 
 
+@pytest.mark.no_network
+def test_one_way_needs_no_frames_back() -> None:
+    """But those that went must be accounted for."""
+    sides.check_counts([0, 0, 0, 5, 4, 1], both_ways=False)
+    with pytest.raises(GroundTruthError, match="port b"):
+        sides.check_counts([0, 0, 0, 5, 3, 1], both_ways=False)
+
+
 # Bulk
 
 

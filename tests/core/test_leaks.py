@@ -22,11 +22,14 @@ from support.datagrams import KINDS, Datagram
 from support.flows import numbered_flow
 from support.frames import LOCAL_EXPERIMENTAL, datagram_pair
 from support.programs import accept
+from support.small_rings import SmallGuest
 
 import rawmmsg
-from rawmmsg import PacketBatch, RawSocket, bpf
+from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
+from rawmmsg._rawmmsg import _GuestRings
 from rawmmsg.bpf import opcodes as op
 from rawmmsg.testing import Veth
+from rawmmsg.vhost import MappedRegion, Region
 
 FRAME = b"\xff" * 6 + b"\x02" * 6 + b"\x88\xb5" + bytes(46)
 DATAGRAM = Datagram(bytes(20)).build()
@@ -312,6 +315,87 @@ def test_batches_do_not_leak(case: Callable[[], None]) -> None:
 
 def test_running_filters_does_not_leak() -> None:
     assert_no_leak(filters_over_packets)
+
+
+# A guest's rings
+
+
+def test_frames_of_a_guest_do_not_leak() -> None:
+    rings = _GuestRings(2, bytes(accept()))
+    batch = PacketBatch(2, SUPER_FRAME)
+
+    def move() -> None:
+        guest = SmallGuest(rings)
+        guest.start()
+        for index in range(2):
+            guest.add(index)
+        batch.clear()
+        batch.append(FRAME)
+        assert rings.sendmmsg(batch) == 1
+        with refused(BlockingIOError):
+            rings.sendmmsg(batch)
+        assert rings.recvmmsg_into(batch) == 1
+        with refused(BlockingIOError):
+            rings.recvmmsg_into(batch)
+        assert rings.broken(0) is None
+        assert rings.statistics()["sent"]
+        guest.stop()
+        guest.close()
+
+    assert_no_leak(move)
+
+
+def test_requests_that_rings_refuse_do_not_leak() -> None:
+    rings = _GuestRings(1)
+    empty = MappedRegion(Region(8192, 0, 8192, 0), memoryview(b""))
+
+    def request() -> None:
+        memory = bytearray(4096)
+        good = MappedRegion(Region(0, 4096, 0, 0), memoryview(memory))
+        tables = [good] * 2, [good, empty], [good] * 9, [good, None], [1], 1
+        for table in tables:
+            with refused(ValueError, AttributeError, BufferError, TypeError):
+                rings.set_memory(table)  # type: ignore[arg-type]
+        good.memory.release()
+        memory.append(0)  # it is not in use any more
+        with refused(ValueError):
+            rings.start(0)
+        with refused(ValueError, OverflowError):
+            rings.set_size(0, 1 << 40)
+        with refused(AttributeError):
+            rings.set_addresses(0, None)  # type: ignore[arg-type]
+        for call in (rings.send, rings.recvmmsg_into, rings.sendmmsg):
+            with refused(TypeError):
+                call(None)  # type: ignore[arg-type]
+        with refused(ValueError):
+            rings.recvmmsg_into(PacketBatch(1))
+        with refused(ValueError):
+            _GuestRings(0)
+
+    assert_no_leak(request)
+
+
+def test_rings_that_are_deleted_do_not_leak() -> None:
+    """While they run, and in a cycle of references."""
+
+    class Holder(bytearray):
+        rings: _GuestRings
+
+    def delete() -> None:
+        guest = SmallGuest(_GuestRings(1))
+        guest.start()
+        guest.add(1)
+        del guest.rings
+        guest.close()
+        with refused(ValueError):
+            _GuestRings(1, b"1")
+        memory = Holder(4096)
+        memory.rings = _GuestRings(1)
+        region = MappedRegion(Region(0, 4096, 0, 0), memoryview(memory))
+        memory.rings.set_memory([region])
+
+    # The kernel takes some time to delete each of them.
+    assert_no_leak(delete, 32)
 
 
 # Packets

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import sys
 import types
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import pytest
@@ -31,9 +31,12 @@ from support.every_call import (
     outcome,
 )
 from support.linux import descriptors
+from support.small_rings import SmallGuest
 
-from rawmmsg import _rawmmsg, bpf
+from rawmmsg import SUPER_FRAME, PacketBatch, _rawmmsg, bpf
+from rawmmsg._rawmmsg import _GuestRings
 from rawmmsg.testing import Veth
+from rawmmsg.vhost import RingAddresses
 
 COUNTS: Final = 1, 12
 """How many allocations in a row fail. If more fail, CPython cannot raise an
@@ -222,3 +225,38 @@ FILTERS: Final[dict[str, Bind]] = {
 @pytest.mark.parametrize("step", FILTERS)
 def test_filter_without_memory(testcapi: Any, pair: Veth, step: str) -> None:
     in_child(lambda: starve(FILTERS[step], nothing, pair))
+
+
+@cache
+def small_guest() -> SmallGuest:
+    """Its rings do not run."""
+    return SmallGuest(_GuestRings(2, PROGRAM))
+
+
+def on_rings(name: str, *args: Any) -> Bind:
+    return lambda _: partial(getattr(small_guest().rings, name), *args)
+
+
+RINGS: Final[dict[str, Bind]] = {
+    "new": lambda _: partial(_GuestRings, 2, PROGRAM),
+    "refused": lambda _: partial(_GuestRings, 2, b"1"),
+    "memory": lambda _: partial(
+        small_guest().rings.set_memory, [small_guest().mapped]
+    ),
+    "no memory": on_rings("set_memory", ()),
+    "addresses": on_rings("set_addresses", 0, RingAddresses(0, 0, 0)),
+    "start": on_rings("start", 0),
+    "stop": on_rings("stop", 0),
+    "broken": on_rings("broken", 0),
+    "statistics": on_rings("statistics"),
+    "recvmmsg_into": on_rings("recvmmsg_into", PacketBatch(1, SUPER_FRAME)),
+    "sendmmsg": on_rings("sendmmsg", PacketBatch(1)),
+    "send": on_rings("send", None),
+}
+
+
+@pytest.mark.parametrize("name", RINGS)
+def test_rings_of_a_guest_without_memory(
+    testcapi: Any, pair: Veth, name: str
+) -> None:
+    in_child(lambda: starve(RINGS[name], nothing, pair))

@@ -63,6 +63,20 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
     print("received", answer.hex())
 """
 
+# Uses the socket of its option vec0: as linux.uml does.
+USER_MODE: Final = f"""\
+#!{sys.executable}
+import socket, sys
+from support.frames import numbered
+
+assert sys.argv[1] == "mem=64M"
+transport, number = sys.argv[2].removeprefix("vec0:").split(",fd=")
+assert transport == "transport=fd"
+with socket.socket(fileno=int(number)) as sock:
+    sock.send(numbered(1))
+    print("received", sock.recv(70_000).hex())
+"""
+
 
 # All of them
 
@@ -82,7 +96,7 @@ def test_readme_lists_every_program() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|", text, re.MULTILINE)
     assert sorted(listed) == [program.name for program in PROGRAMS]
-    assert len(listed) == 11
+    assert len(listed) == 12
 
 
 # Receiving
@@ -269,6 +283,27 @@ def test_virtual_machine_needs_a_bridge(veth: Veth) -> None:
     assert running.process.returncode == 1
     assert "none0: " in printed.splitlines()[-1]
     assert "Traceback" not in printed
+
+
+def test_user_mode_linux_talks_through_the_bridge(
+    veth: Veth, tmp_path: Path
+) -> None:
+    """In the place of linux.uml, a program that uses the socket as it
+    does."""
+    program = tmp_path / "uml"
+    program.write_text(USER_MODE)
+    program.chmod(0o755)
+    with (
+        RawSocket(veth.a, ignore_outgoing=True) as far,
+        example(
+            "user_mode_linux.py", "--uml", str(program), veth.b, "mem=64M"
+        ) as running,
+    ):
+        assert number_of(receive(far, 1)[0]) == 1
+        far.send(numbered(2))
+        printed = running.rest()
+    assert f"received {numbered(2).hex()}\n" in printed
+    assert "fd:3: the peer has closed" in printed
 
 
 # Sending

@@ -1,6 +1,7 @@
 """What a hostile guest writes to its memory: rings that are often right."""
 
 import mmap
+import os
 import random
 import struct
 from typing import Final
@@ -13,7 +14,8 @@ _NEXT: Final = 1
 _WRITE: Final = 2
 _INDIRECT: Final = 4
 _BUFFERS: Final = 2 * RING_PAGES * PAGE
-_LENGTHS: Final = (0, 1, 10, 12, 13, 26, 60, 1514, 1536, 9000, 65535, 69644)
+_LENGTHS: Final = (60, 256, 1514, 1536, 1536, 1536, 9000, 65562, 69644)
+_ODD_LENGTHS: Final = (0, 1, 9, 10, 11, 12, 13, 25, 26, 27, 69645, 200_000)
 _EDGES: Final = (0, 1, 2, 255, 256, 32767, 65535)
 
 
@@ -39,16 +41,33 @@ class Guest:
 
     def step(self) -> None:
         draw = self._draw
-        match draw.randrange(40):
+        match draw.randrange(300):
             case 0:
                 self._garbage()
             case 1:
                 self._jump()
-            case 2:
+            case 2 | 3 | 4:
                 self._punch()
             case _:
                 for _ in range(draw.choice([1, 1, 4, self.size])):
-                    self._add()
+                    if self._has_room or not draw.randrange(1000):
+                        self._add()
+
+    @property
+    def _has_room(self) -> bool:
+        (used,) = struct.unpack_from(
+            "<H", self._memory, self._start + 2 * PAGE + 2
+        )
+        return bool((self._index - used) % 65536 < self.size)
+
+    def add_good(self) -> None:
+        """A buffer that has room for a frame, or contains one of zeros."""
+        length = 1536 if self._writable else 12 + 60
+        self._memory[_BUFFERS : _BUFFERS + length] = bytes(length)
+        self._store("<QIHH", 0, _BUFFERS, length, _WRITE * self._writable, 0)
+        self._store("<H", PAGE + 4 + 2 * (self._index % self.size), 0)
+        self._index += 1
+        self._publish()
 
     def _garbage(self) -> None:
         draw = self._draw
@@ -76,7 +95,7 @@ class Guest:
         """Makes a chain available."""
         draw = self._draw
         head = self._index % self.size
-        if not draw.randrange(50):
+        if not draw.randrange(1000):
             head = draw.randrange(65536)
         i = head % self.size
         for _ in range(draw.choice([0, 0, 0, 1, 2, 20])):
@@ -93,7 +112,7 @@ class Guest:
         draw = self._draw
         address, length = self._buffer()
         flags |= _WRITE * self._writable
-        if not draw.randrange(100):
+        if not draw.randrange(1000):
             flags ^= draw.choice([_NEXT, _WRITE, _INDIRECT, 0xFFF8])
         if not draw.randrange(10) and not flags & _NEXT:
             address, length = self._indirect()
@@ -104,8 +123,10 @@ class Guest:
         """A buffer, often one with a header that is right."""
         draw = self._draw
         length = draw.choice(_LENGTHS)
+        if not draw.randrange(100):
+            length = draw.choice(_ODD_LENGTHS)
         address = draw.randrange(_BUFFERS, PAGES * PAGE - length)
-        if not draw.randrange(50):
+        if not draw.randrange(1000):
             address = draw.choice([0, PAGES * PAGE - 1, 2**63, 2**64 - 1])
             return address, length
         if not self._writable and length >= 26 and draw.randrange(4):
@@ -135,7 +156,7 @@ class Guest:
         for i in range(count):
             address, length = self._buffer()
             flags = _WRITE * self._writable | _NEXT * (i < count - 1)
-            if not draw.randrange(200):
+            if not draw.randrange(5000):
                 flags = draw.randrange(65536)
             struct.pack_into(
                 "<QIHH",
@@ -146,5 +167,48 @@ class Guest:
                 flags,
                 i + 1,
             )
-        size = 16 * count - (not draw.randrange(50))
+        size = 16 * count - (not draw.randrange(500))
         return at, size
+
+
+class Rewriter:
+    """A guest that rewrites its rings and frames all the time, from another
+    process. Most of what it writes could be right."""
+
+    def __init__(self, draw: random.Random, memory: mmap.mmap) -> None:
+        self._draw = draw
+        self._memory = memory
+
+    def run(self, parent: int) -> None:
+        """Until the parent process ends."""
+        while os.getppid() == parent:
+            for _ in range(1000):
+                self._write()
+
+    def _write(self) -> None:
+        draw = self._draw
+        start = draw.randrange(2) * RING_PAGES * PAGE
+        at = start + 16 * draw.randrange(16)
+        match draw.randrange(2000):
+            case 0:
+                at = start + draw.randrange(RING_PAGES * PAGE)
+                self._memory[at] = draw.randrange(256)
+            case 1:
+                (index,) = struct.unpack_from(
+                    "<H", self._memory, start + PAGE + 2
+                )
+                changed = (index + draw.choice([-1, 1])) % 65536
+                struct.pack_into("<H", self._memory, start + PAGE + 2, changed)
+            case n if n < 500:
+                where = draw.randrange(_BUFFERS, PAGES * PAGE - 70_000)
+                struct.pack_into("<Q", self._memory, at, where)
+            case n if n < 1000:
+                length = draw.choice(_LENGTHS)
+                struct.pack_into("<I", self._memory, at + 8, length)
+            case n if n < 1100:
+                self._memory[at + 12] ^= _NEXT
+            case n if n < 1200:
+                self._memory[at + 14] = draw.randrange(16)
+            case _:
+                at = draw.randrange(_BUFFERS, PAGES * PAGE)
+                self._memory[at] = draw.randrange(256)

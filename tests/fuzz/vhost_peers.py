@@ -23,7 +23,7 @@ class Peers:
         self._path = path
         self._passed = passed
         self._messages = Messages(draw, passed)
-        self._guests = [Guest(draw, passed.memory, n) for n in range(2)]
+        self.guests = [Guest(draw, passed.memory, n) for n in range(2)]
         self._open: list[socket.socket] = []
 
     def step(self) -> None:
@@ -53,9 +53,9 @@ class Peers:
         elif kind < 35:
             self._passed.kick()
         elif kind < 55:
-            draw.choice(self._guests).step()
+            draw.choice(self.guests).step()
         elif kind < 57:
-            self._set_up(sock)
+            self.set_up(sock)
         elif kind < 59:
             self._linger(sock)
         else:
@@ -71,7 +71,7 @@ class Peers:
         with suppress(BlockingIOError):
             sock.connect(self._path)
             if draw.randrange(4):
-                self._set_up(sock)
+                self.set_up(sock)
 
     def _leave(self, sock: socket.socket) -> None:
         match self._draw.randrange(4):
@@ -83,15 +83,14 @@ class Peers:
                 self._open.remove(sock)
                 sock.close()
 
-    def _set_up(self, sock: socket.socket) -> None:
+    def set_up(self, sock: socket.socket) -> int:
+        """Sends what makes both rings run; returns how many messages."""
         sizes, sent = self._messages.set_up()
-        for guest, size in zip(self._guests, sizes, strict=True):
+        for guest, size in zip(self.guests, sizes, strict=True):
             guest.reset(size)
-        # Some stop on the way.
-        if not self._draw.randrange(4):
-            del sent[self._draw.randrange(len(sent)) :]
         for one in sent:
             socket.send_fds(sock, [one.data], one.descriptors)
+        return len(sent)
 
     def _linger(self, sock: socket.socket) -> None:
         if self._draw.randrange(2):

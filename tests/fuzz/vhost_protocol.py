@@ -18,13 +18,14 @@ import faulthandler
 import os
 import random
 import select
+import signal
 import socket
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -34,22 +35,22 @@ from support.calls import eventually
 from support.front_end import (
     GET_VRING_BASE,
     FrontEnd,
-    RecordedRings,
     nothing_stays_open,
     state,
     threads_that_close,
 )
 from support.hard_descriptors import no_more_descriptors
 from vhost_descriptors import Passed
-from vhost_messages import Messages
+from vhost_guest import Rewriter
 from vhost_peers import Peers
+from vhost_rings import Port, Recorded
 
 from rawmmsg.testing import enter_namespace
-from rawmmsg.vhost import ListeningServer, MappedRegion
+from rawmmsg.vhost import ListeningServer
 
 STEPS: Final = 1000
 """Of the front ends, in a round."""
-LONGEST: Final = 5.0
+LONGEST: Final = 30.0
 """Seconds that a call may take. All that wait take longer: 100 seconds."""
 HANGS: Final = 120
 """Seconds that a round may take."""
@@ -57,33 +58,28 @@ EVENTS: Final = 10_000
 """Events that there may be although nobody does anything."""
 
 
-class Rings(RecordedRings):
-    """Rings that reject some addresses and tables."""
-
-    def set_memory(self, regions: Sequence[MappedRegion]) -> None:
-        if not regions:
-            self.reason = ""
-        super().set_memory(regions)
-
-
 class Life:
     """A server, and its poll loop."""
 
     def __init__(
-        self, draw: random.Random, directory: Path, opened: ExitStack
+        self,
+        draw: random.Random,
+        directory: Path,
+        rings: Port | Recorded,
+        opened: ExitStack,
     ) -> None:
-        self._draw = draw
         self.path = str(directory / "socket")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         opened.enter_context(listener)
         listener.bind(self.path)
         listener.listen()
-        self.rings = Rings()
-        self.reports = 0
+        self.rings = rings
         self.server = ListeningServer(
-            listener, self.rings, self._report, trust_memory=either(draw)
+            listener,
+            rings.rings if isinstance(rings, Port) else rings,
+            self._report,
+            trust_memory=draw.random() < 0.5,
         )
-        self.slowest = 0.0
 
     def round(self) -> int:
         """One call of poll(2), which does not wait, and the calls for its
@@ -94,14 +90,8 @@ class Life:
             poll.register(descriptor, select.POLLIN)
         events = poll.poll(0)
         for descriptor, _ in events:
-            self._timed(readers[descriptor])
+            self.timed(readers[descriptor])
         return len(events)
-
-    def tend(self) -> None:
-        self._timed(self.server.tend)
-
-    def close(self) -> None:
-        self._timed(self.server.close)
 
     def quiet(self) -> None:
         """Until there are no events."""
@@ -110,70 +100,77 @@ class Life:
                 return
         raise AssertionError("there is always an event")
 
-    def _timed(self, call: Callable[[], object]) -> None:
+    def timed(self, call: Callable[[], object]) -> None:
         began = time.monotonic()
         call()
         took = time.monotonic() - began
         assert took < LONGEST, f"{call} took {took:.1f} seconds"
-        self.slowest = max(self.slowest, took)
 
     def _report(self, text: str) -> None:
         assert text.isprintable(), ascii(text)
-        self.reports += 1
-
-
-def either(draw: random.Random) -> bool:
-    return draw.random() < 0.5
 
 
 def attack(life: Life, draw: random.Random, peers: Peers) -> None:
     for _ in range(STEPS):
         peers.step()
-        life.rings.has_buffers = either(draw)
-        life.rings.reason = "a reason" * (not draw.randrange(20))
+        life.timed(life.rings.work)
         match draw.randrange(40):
             case 0:
-                life.tend()
+                life.timed(life.server.tend)
             case 1 if not draw.randrange(10):
                 with no_more_descriptors():
                     life.round()
             case 2:
-                life.rings.has_buffers = False
+                life.rings.rest()
                 life.quiet()
             case _:
                 life.round()
 
 
-def recover(life: Life, passed: Passed, draw: random.Random) -> None:
+def recover(life: Life, peers: Peers) -> None:
     """A good front end is served."""
-    life.rings.has_buffers = False
-    life.rings.reason = ""
+    life.rings.rest()
     life.quiet()
     eventually(
         lambda: not threads_that_close(), "a descriptor cannot be closed"
     )
-    life.tend()
+    life.timed(life.server.tend)
     life.quiet()
+    life.rings.check()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.connect(life.path)
         front = FrontEnd(sock)
-        _, sent = Messages(draw, passed).set_up()
-        for one in sent:
-            socket.send_fds(sock, [one.data], one.descriptors)
+        count = peers.set_up(sock)
         life.quiet()
-        replies = 0
-        while front.has_reply:
+        # The first request came before REPLY_ACK.
+        for _ in range(count - 1):
             _, answer = front.reply()
-            # The result of SET_OWNER comes before REPLY_ACK.
             assert not any(answer), "a good request was refused"
-            replies += 1
-        assert replies == len(sent) - 1, "a good front end has no replies"
+        life.rings.check_guest(peers.guests)
         for index in range(2):
             front.send(GET_VRING_BASE, state(index, 0))
             life.quiet()
             assert front.reply()[0] == GET_VRING_BASE
     life.quiet()
     assert life.server.session is None
+    life.rings.check()
+
+
+@contextmanager
+def rewriting(draw: random.Random, passed: Passed) -> Iterator[None]:
+    """A process rewrites the guest's memory until the block ends."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Rewriter(draw, passed.memory).run(parent)
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def mappings() -> int:
@@ -188,18 +185,21 @@ def run_round(seed: int) -> None:
     faulthandler.dump_traceback_later(HANGS, exit=True)
     with ExitStack() as opened:
         directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        rings = Port(draw, opened) if seed % 4 else Recorded(draw)
         opened.enter_context(nothing_stays_open())
         passed = Passed(draw, directory)
         opened.callback(passed.close)
         before = mappings()
-        life = Life(draw, directory, opened)
+        life = Life(draw, directory, rings, opened)
         peers = Peers(draw, life.path, passed)
         opened.callback(passed.forget_lingering)
-        attack(life, draw, peers)
+        rewrites = draw.randrange(4) == 0
+        with rewriting(draw, passed) if rewrites else nullcontext():
+            attack(life, draw, peers)
         peers.close()
         passed.forget_lingering()
-        recover(life, passed, draw)
-        life.close()
+        recover(life, peers)
+        life.timed(life.server.close)
         assert mappings() == before, "a mapping was left"
 
 

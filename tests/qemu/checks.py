@@ -47,9 +47,9 @@ def check_echo(lab: Lab, family: Family) -> None:
             )
 
 
-def check_tcp(guest: Guest, family: Family) -> None:
-    """The guest receives 10 MB correctly, and sends them back."""
-    data = os.urandom(TEN_MB)
+def check_tcp(guest: Guest, family: Family, size: int = TEN_MB) -> None:
+    """The guest receives so many bytes correctly, and sends them back."""
+    data = os.urandom(size)
     check_receiving(guest, family, data)
     check_sending(guest, family, data)
 
@@ -72,14 +72,22 @@ def check_receiving(guest: Guest, family: Family, data: bytes) -> None:
     )
 
 
-def check_sending(guest: Guest, family: Family, data: bytes) -> None:
-    """The guest sends /data, which holds these data, over TCP."""
+def check_sending(
+    guest: Guest,
+    family: Family,
+    data: bytes,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
+    """The guest sends /data, which holds these data, over TCP. The host calls
+    `meanwhile` after it has received some of them."""
     with socket.create_server((family.host, 0), family=family.kind) as server:
-        guest.begin(f"{_nc(server)} </data >/dev/null")
+        guest.run(f"{_nc(server)} </data >/dev/null &")
         with accept(server) as connection:
+            received = connection.recv(1)
+            meanwhile()
             parts = iter(lambda: connection.recv(1 << 20), b"")
-            received = b"".join(parts)
-        guest.finish()
+            received += b"".join(parts)
+        guest.run("wait")
     # Not a comparison in the assertion: it would print 20 MB.
     is_same = received == data
     assert is_same, (

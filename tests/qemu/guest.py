@@ -1,4 +1,5 @@
-"""A Linux guest in QEMU (emulated), controlled by a shell."""
+"""A Linux guest in QEMU (emulated) or User-mode Linux, controlled by a
+shell."""
 
 import contextlib
 import os
@@ -6,7 +7,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -29,15 +30,37 @@ PATIENCE: Final = 60.0
 
 class GuestError(Exception):
     """The guest failed. The message has the output of its console and of
-    QEMU."""
+    the program that runs it."""
+
+
+def qemu_options(kernel: Path, initramfs: Path) -> list[str]:
+    """All but the network card."""
+    return [
+        *("-accel", "tcg", "-machine", "pc", "-m", str(MEMORY)),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-kernel", str(kernel / "vmlinuz"), "-initrd", str(initramfs)),
+        *("-append", "console=ttyS0 quiet panic=-1"),
+        *("-serial", "file:console.log"),
+        *("-chardev", "stdio,id=shell,signal=off", "-serial", "chardev:shell"),
+        *monitor.OPTIONS,
+    ]
+
+
+def uml_options(_: Path, initramfs: Path) -> list[str]:
+    """All but the network card. User-mode Linux is its own kernel."""
+    return [
+        *(f"mem={MEMORY}M", f"initrd={initramfs}", "panic=-1", "quiet"),
+        *("con=null", "con0=null", "ssl=null", "ssl1=fd:0,fd:1"),
+        f"uml_dir={initramfs.parent}",
+    ]
 
 
 class Guest:
-    """A guest whose network card is `network` (words of QEMU's command line,
-    such as network_card()); a context manager that kills it.
+    """A guest whose network card is `network` (words of the command line, such
+    as network_card()); a context manager that kills it.
 
-    `program`: the words that run QEMU. Its working directory, and that of its
-    logs, is `folder`.
+    `program`: the words that run QEMU, or User-mode Linux, whose other options
+    `options` makes. Its working directory, and that of its logs, is `folder`.
     """
 
     def __init__(
@@ -48,13 +71,14 @@ class Guest:
         *,
         folder: Path,
         program: Sequence[str] = ("qemu-system-x86_64",),
+        options: Callable[[Path, Path], list[str]] = qemu_options,
         pass_fds: Sequence[int] = (),
     ) -> None:
         self._folder = folder
         self._heard = b""
         with open(folder / "qemu.log", "ab") as log:
             self._process = subprocess.Popen(
-                [*program, *_options(kernel, initramfs), *network],
+                [*program, *options(kernel, initramfs), *network],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -95,6 +119,12 @@ class Guest:
             raise self._error(f"status{status.rstrip()} after {printed!r}")
         return printed
 
+    def wait_for(self, words: str) -> None:
+        """Waits until the command has printed the words."""
+        deadline = time.monotonic() + PATIENCE
+        while words.encode() not in self._heard:
+            self._heard += self._listen(deadline)
+
     def reboot(self) -> None:
         """Boots the guest again, in the same QEMU. It has no addresses
         then."""
@@ -120,10 +150,10 @@ class Guest:
         self.begin("poweroff -f")
         status = self._process.wait(PATIENCE)
         if status != 0:
-            raise self._error(f"QEMU ended with status {status}")
+            raise self._error(f"the guest ended with status {status}")
 
     def kill(self) -> None:
-        """Kills QEMU if it still runs, and what runs it."""
+        """Kills it if it still runs, and what runs it."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         with self._process, contextlib.suppress(BrokenPipeError):
@@ -137,7 +167,7 @@ class Guest:
             raise self._error(f"no answer; until now {self._heard!r}")
         heard = os.read(descriptor, 65536)
         if not heard:
-            raise self._error(f"QEMU is gone; until then {self._heard!r}")
+            raise self._error(f"the guest is gone; until then {self._heard!r}")
         return heard
 
     def _error(self, what: str) -> GuestError:
@@ -176,16 +206,4 @@ def shared_memory_card(path: str, mtu: int, mac: bytes = MAC) -> list[str]:
         *("-machine", "q35,memory-backend=mem", "-object", memory),
         *("-chardev", f"socket,id=card,path={path},reconnect=1"),
         *network_card("vhost-user,id=net,chardev=card", mtu, mac, no_msix),
-    ]
-
-
-def _options(kernel: Path, initramfs: Path) -> list[str]:
-    return [
-        *("-accel", "tcg", "-machine", "pc", "-m", str(MEMORY)),
-        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-kernel", str(kernel / "vmlinuz"), "-initrd", str(initramfs)),
-        *("-append", "console=ttyS0 quiet panic=-1"),
-        *("-serial", "file:console.log"),
-        *("-chardev", "stdio,id=shell,signal=off", "-serial", "chardev:shell"),
-        *monitor.OPTIONS,
     ]

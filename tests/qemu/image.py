@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,9 @@ from typing import Final
 # one.
 _PACKAGE: Final = "linux-image-cloud-amd64"
 _MODULES: Final = ("virtio_pci", "virtio_net", "8021q")
+
+# Of the package user-mode-linux: a folder for its version.
+_UML_MODULES: Final = Path("/usr/lib/uml/modules")
 
 # The first serial port is the kernel's console. At the second a shell (not an
 # interactive one, which would echo) takes commands, a line each, and says MARK
@@ -113,14 +116,16 @@ def _dependency(package: str) -> str:
     return found[1]
 
 
-def _load_order(files: Iterable[Path]) -> list[Path]:
-    """The modules in _MODULES and those that they depend on, each after its
-    dependencies. The package does not contain depmod(8)'s list."""
+def _load_order(
+    files: Iterable[Path], names: Sequence[str] = _MODULES
+) -> list[Path]:
+    """The modules with these names and those that they depend on, each after
+    its dependencies. The packages do not contain depmod(8)'s list."""
     known = {path.stem.replace("-", "_"): path for path in files}
     order: list[Path] = []
 
     def add(name: str) -> None:
-        path = known[name]
+        path = known[name.replace("-", "_")]
         if path in order:
             return
         found = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
@@ -129,14 +134,25 @@ def _load_order(files: Iterable[Path]) -> list[Path]:
             add(needed)
         order.append(path)
 
-    for name in _MODULES:
+    for name in names:
         add(name)
     return order
 
 
-def make_initramfs(folder: Path, programs: Iterable[Path] = ()) -> Path:
-    """Writes the guest's initramfs, for kernel(), into `folder`. `programs`,
-    linked statically, are additional commands."""
+def uml_modules() -> list[Path]:
+    """The modules that Debian's User-mode Linux has to load for the tests, in
+    order."""
+    return _load_order(_UML_MODULES.glob("*/**/*.ko"), ["ipv6"])
+
+
+def make_initramfs(
+    folder: Path,
+    programs: Iterable[Path] = (),
+    modules: Iterable[Path] | None = None,
+) -> Path:
+    """Writes the guest's initramfs into `folder`. `programs`, linked
+    statically, are additional commands. `modules` are loaded in this order;
+    None: those for kernel()."""
     busybox = shutil.which("busybox")
     assert busybox is not None
     root = folder / "root"
@@ -145,7 +161,9 @@ def make_initramfs(folder: Path, programs: Iterable[Path] = ()) -> Path:
     shutil.copy(busybox, root / "bin" / "busybox")
     for program in programs:
         shutil.copy(program, root / "bin")
-    order = _load_order(kernel().glob("*.ko"))
+    if modules is None:
+        modules = _load_order(kernel().glob("*.ko"))
+    order = list(modules)
     for module in order:
         shutil.copy(module, root / "modules")
     names = "".join(f"{module.name}\n" for module in order)

@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 import image
-from guest import PATIENCE, Guest, network_card
+from guest import PATIENCE, Guest, network_card, shared_memory_card
 from support.linux import other_namespace
 
 from rawmmsg.testing import veth_pair
@@ -64,7 +65,8 @@ FAMILIES: Final = (
     ),
 )
 
-# How bridge and QEMU exchange frames: the words for each of them.
+# How bridge and QEMU exchange frames: the name of the bridge's port, and the
+# words for QEMU. Those of "vhost-user" are made by shared_memory_card().
 TRANSPORTS: Final = {
     "unix": (
         "unix:bridge.sock,guest.sock",
@@ -77,6 +79,7 @@ TRANSPORTS: Final = {
         "remote.type=inet,remote.host=127.0.0.1,remote.port=7001",
     ),
     "fd": ("fd:{}", "dgram,id=net,local.type=fd,local.str={}"),
+    "vhost-user": ("vhost-user:card.sock", ""),
 }
 
 
@@ -112,8 +115,8 @@ class Lab:
             namespace = (
                 f"/proc/{stack.enter_context(other_namespace())}/ns/net"
             )
-            self.interface = stack.enter_context(_link(namespace, mtu))
-            self._inside = _within(namespace)
+            self.interface = stack.enter_context(link(namespace, mtu))
+            self._inside = within(namespace)
             self._sockets = socket.socketpair(
                 socket.AF_UNIX, socket.SOCK_DGRAM
             )
@@ -146,6 +149,9 @@ class Lab:
         self.configure()
 
     def _card(self) -> list[str]:
+        if not self._netdev:
+            _, _, path = self._port.partition(":")
+            return shared_memory_card(path, self.mtu)
         netdev = self._netdev.format(self._sockets[1].fileno())
         return network_card(netdev, self.mtu)
 
@@ -184,7 +190,8 @@ class Lab:
         return self._log.read_text()
 
     def start_bridge(self) -> None:
-        """Starts the bridge, after killing an earlier one."""
+        """Starts the bridge, after killing an earlier one, and waits until
+        frames can pass."""
         self._bridges.close()
         port = self._port.format(self._sockets[0].fileno())
         with open(self._log, "wb") as log:
@@ -198,6 +205,9 @@ class Lab:
             )
         self._bridges.enter_context(self._bridge)
         self._bridges.callback(self._bridge.kill)
+        while "bridging" not in self.printed():
+            assert self._bridge.poll() is None, self.printed()
+            time.sleep(0.01)
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +221,7 @@ class Lab:
         self._stack.close()
 
 
-def _within(namespace: str) -> list[str]:
+def within(namespace: str) -> list[str]:
     """A command prefix that runs a program in the namespace, and kills it when
     this program ends."""
     kill = ["setpriv", "--pdeathsig", "KILL"]
@@ -219,14 +229,14 @@ def _within(namespace: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _link(namespace: str, mtu: int) -> Iterator[str]:
+def link(
+    namespace: str, mtu: int, far_end: str = _SWITCH_END
+) -> Iterator[str]:
     """Makes a veth pair into the namespace, with the host's addresses on the
     near end; returns the near end's name."""
-    with veth_pair(
-        _HOST_END, _SWITCH_END, mtu=mtu, ipv6=True, up=False
-    ) as veth:
+    with veth_pair(_HOST_END, far_end, mtu=mtu, ipv6=True, up=False) as veth:
         _run("ip", "link", "set", veth.b, "netns", namespace)
-        _run(*_within(namespace), "ip", "link", "set", veth.b, "up")
+        _run(*within(namespace), "ip", "link", "set", veth.b, "up")
         for one in FAMILIES:
             address = f"{one.host}/{one.prefix}"
             dad = ["nodad"] if one.version == 6 else []

@@ -25,7 +25,10 @@ from rawmmsg.testing import Veth
 
 @pytest.mark.parametrize(
     ("transport", "mtu"),
-    [*((one, 1500) for one in TRANSPORTS), ("unix", 9000)],
+    [
+        *((one, 1500) for one in TRANSPORTS),
+        *((one, 9000) for one in ("unix", "vhost-user")),
+    ],
 )
 def test_guest_and_host_exchange_data_through_the_bridge(
     transport: str, mtu: int, tmp_path: Path

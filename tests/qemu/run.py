@@ -1,15 +1,16 @@
-"""Makes a Linux guest in QEMU talk with this machine through `rawmmsg bridge`.
+"""Makes Linux guests talk with this machine through `rawmmsg bridge`.
 
     python tests/qemu/run.py [ARGUMENT OF PYTEST ...]
 
 Tests the bridge against an independent network stack: Debian's kernel and
 busybox, emulated (without KVM), on every transport that `rawmmsg bridge` and
-QEMU share; and QEMU as a front end of vhost-user. Takes about 1 minute, in new
-network namespaces.
+QEMU share; QEMU as a front end of vhost-user; and the commands of
+docs/virtual-machines, in QEMU and User-mode Linux. Takes about 3 minutes, in
+new network namespaces.
 
-Needs Debian 12 on x86-64, qemu-system-x86 and busybox-static, besides what the
-suite needs. Debian's kernel is downloaded once, not installed, and kept in
-$RAWMMSG_QEMU_CACHE (~/.cache/rawmmsg-qemu).
+Needs Debian 12 on x86-64, qemu-system-x86, user-mode-linux and busybox-static,
+besides what the suite needs. Debian's kernel is downloaded once, not
+installed, and kept in $RAWMMSG_QEMU_CACHE (~/.cache/rawmmsg-qemu).
 
 Not a part of the suite, in which no test may be skipped, because QEMU is
 hundreds of megabytes.
@@ -27,6 +28,7 @@ _PACKAGES = {
     "busybox": "busybox-static",
     "dpkg-deb": "dpkg",
     "ip": "iproute2",
+    "linux.uml": "user-mode-linux",
     "nsenter": "util-linux",
     "qemu-system-x86_64": "qemu-system-x86",
 }
@@ -45,7 +47,12 @@ def main() -> int:
     image.fetch_kernel()
     tests = [
         str(Path(__file__).with_name(name))
-        for name in ("real_peer.py", "real_front_end.py")
+        for name in (
+            "real_peer.py",
+            "real_front_end.py",
+            "real_shared_memory.py",
+            "real_commands.py",
+        )
     ]
     return int(pytest.main([*tests, *sys.argv[1:]]))
 

@@ -33,6 +33,9 @@ _ONE_WAY = re.compile(
     re.MULTILINE,
 )
 
+# The frames dropped in one direction.
+_TICK = re.compile(r"^ *[\d,]+ +[\d.,]+ +([\d,]+) +[\d.]+ \| ", re.MULTILINE)
+
 
 def _number(text: str | None) -> int:
     return int((text or "0").replace(",", ""))
@@ -139,6 +142,14 @@ class Running:
             f"the bridge never says {words!r}",
         )
         assert words in self.text, self.text
+
+    def drops(self, count: int) -> None:
+        """Waits until the statistics show so many drops from A to B. The
+        command must print them (--stats)."""
+        eventually(
+            lambda: sum(map(_number, _TICK.findall(self.text))) == count,
+            f"{count} frames are not dropped",
+        )
 
     @property
     def text(self) -> str:

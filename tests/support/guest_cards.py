@@ -136,6 +136,15 @@ def header_of(batch: PacketBatch, i: int) -> OffloadHeader:
     )
 
 
+def write_header_of(batch: PacketBatch, i: int, header: OffloadHeader) -> None:
+    batch.vnet_flags[i] = header.flags
+    batch.gso_types[i] = header.gso_type
+    batch.header_lengths[i] = header.header_length
+    batch.gso_sizes[i] = header.gso_size
+    batch.checksum_starts[i] = header.checksum_start
+    batch.checksum_offsets[i] = header.checksum_offset
+
+
 def same_offload(got: OffloadHeader, wanted: OffloadHeader) -> bool:
     """Whether both ask for the same work. The length of the headers is only a
     hint."""

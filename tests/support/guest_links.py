@@ -48,7 +48,7 @@ from support.guest_driver import (
     Guest,
     Received,
 )
-from support.guest_memory import GuestMemory
+from support.guest_memory import GuestMemory, GuestRegion
 
 
 class Link(ABC):
@@ -70,20 +70,23 @@ class Link(ABC):
         for descriptor in self._calls:
             os.close(descriptor)
 
-    def start(self) -> None:
-        """Tells the device everything, and enables both rings."""
+    def start(self, bases: Sequence[int] | None = None) -> None:
+        """Tells the device everything, and enables both rings. `bases`: where
+        they go on, if not where they began."""
+        if bases is None:
+            bases = [self.guest.base] * len(RINGS)
         self.set_features(self.guest.features)
         self.share()
         for index in RINGS:
-            self.start_ring(index, self.guest.base)
+            self.start_ring(index, bases[index])
             self.set_enabled(index, True)
 
     @abstractmethod
     def set_features(self, features: Feature) -> None: ...
 
     @abstractmethod
-    def share(self, memory: GuestMemory | None = None) -> None:
-        """Sends the memory table, or another one."""
+    def share(self, regions: Sequence[GuestRegion] = ()) -> None:
+        """Sends the memory table, or another one of the same file."""
 
     @abstractmethod
     def start_ring(self, index: int, base: int) -> None: ...
@@ -113,11 +116,13 @@ class RingsLink(Link):
     """Rings in this process, told as a session tells them. A kick is a call
     of kicked()."""
 
-    def __init__(self, rings: Rings, guest: Guest) -> None:
+    def __init__(
+        self, rings: Rings, guest: Guest, bases: Sequence[int] | None = None
+    ) -> None:
         super().__init__(guest)
         self.rings = rings
         self._mapped: Memory | None = None
-        self.start()
+        self.start(bases)
 
     def close(self) -> None:
         for index in RINGS:
@@ -132,19 +137,19 @@ class RingsLink(Link):
     def set_features(self, features: Feature) -> None:
         self.rings.set_features(features)
 
-    def share(self, memory: GuestMemory | None = None) -> None:
-        memory = memory or self.guest.memory
-        regions = [
+    def share(self, regions: Sequence[GuestRegion] = ()) -> None:
+        memory = self.guest.memory
+        asked = [
             Region(
                 guest_address=one.guest,
                 size=one.size,
                 user_address=one.user,
                 offset=one.offset,
             )
-            for one in memory.regions
+            for one in regions or memory.regions
         ]
         mapped = map_memory(
-            regions, [memory.descriptor] * len(regions), trust=False
+            asked, [memory.descriptor] * len(asked), trust=False
         )
         try:
             self.rings.set_memory(mapped.regions)
@@ -181,14 +186,19 @@ class RingsLink(Link):
 class VhostUserLink(Link):
     """A back end at the other end of a UNIX stream socket."""
 
-    def __init__(self, sock: socket.socket, guest: Guest) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        guest: Guest,
+        bases: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(guest)
         self.sock = sock
         self.front = FrontEnd(sock)
         self._kicks = [_eventfd() for _ in RINGS]
         self.offered = Feature(0)
         self._negotiate()
-        self.start()
+        self.start(bases)
 
     def close(self) -> None:
         """Disconnects, as a front end that was killed."""
@@ -234,14 +244,11 @@ class VhostUserLink(Link):
     def set_features(self, features: Feature) -> None:
         self.tell(SET_FEATURES, number(features | PROTOCOL_FEATURES))
 
-    def share(self, memory: GuestMemory | None = None) -> None:
-        memory = memory or self.guest.memory
-        regions = [
-            (one.guest, one.size, one.user, one.offset)
-            for one in memory.regions
-        ]
-        files = [memory.descriptor] * len(regions)
-        self.tell(SET_MEM_TABLE, table(*regions), files)
+    def share(self, regions: Sequence[GuestRegion] = ()) -> None:
+        memory = self.guest.memory
+        asked = table(*(regions or memory.regions))
+        files = [memory.descriptor] * len(regions or memory.regions)
+        self.tell(SET_MEM_TABLE, asked, files)
 
     def start_ring(self, index: int, base: int) -> None:
         queue = self.guest.queues[index]

@@ -37,6 +37,9 @@ REGIONS: Final = (
     GuestRegion(0x100000, _MEMORY, 0x7F0800000000, 0xA0000 + _HOLE),
 )
 
+# Small enough to be compared byte by byte.
+SMALL_REGIONS: Final = (REGIONS[0], REGIONS[1]._replace(size=1 << 20))
+
 
 class GuestMemory:
     """`regions` must not overlap in the file. Blocks are allocated in the last
@@ -159,6 +162,10 @@ class GuestMemory:
         be."""
         for address in self._blocks:
             self._check_guards(address)
+        self.check_outside()
+
+    def check_outside(self) -> None:
+        """The same, for what lies in no region."""
         for start, end in self._outside():
             assert self.bytes[start:end] == bytes([_OUTSIDE]) * (
                 end - start
@@ -185,10 +192,33 @@ class GuestMemory:
             self.bytes[start:end] = bytes([_OUTSIDE]) * (end - start)
 
 
+def split_regions(
+    regions: Sequence[GuestRegion], size: int
+) -> list[GuestRegion]:
+    """The same memory, with a region of this size at the beginning of each of
+    the regions."""
+    split = []
+    for one in regions:
+        split.append(one._replace(size=size))
+        split.append(
+            GuestRegion(
+                one.guest + size,
+                one.size - size,
+                one.user + size,
+                one.offset + size,
+            )
+        )
+    return split
+
+
 def _little_endian(value: int) -> int:
     if sys.byteorder == "little":
         return value
     return value >> 8 | (value & 0xFF) << 8
+
+
+def small_memory() -> GuestMemory:
+    return GuestMemory(SMALL_REGIONS)
 
 
 def unsealed_memory(regions: Sequence[GuestRegion] = REGIONS) -> GuestMemory:

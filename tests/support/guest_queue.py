@@ -59,21 +59,25 @@ class DriverQueue:
         self.descriptors = memory.allocate(size * DESCRIPTOR.size, 16)
         self.available = memory.allocate(6 + 2 * size, 2)
         self.used = memory.allocate(6 + 8 * size, 4)
-        self.next_available = base
-        self.next_used = base
-        self._kicked = base
         self._free = list(range(size))
         if order is not None:
             order.shuffle(self._free)
         self._chains: dict[int, _Chain] = {}
-        self._clear()
+        self.reset()
 
-    def _clear(self) -> None:
+    def reset(self) -> None:
+        """Begins anew, with rings that the device does not use."""
+        self.forget()
         self.memory.write(self.descriptors, bytes(self.size * DESCRIPTOR.size))
         self.memory.write(self.available, bytes(6 + 2 * self.size))
         self.memory.write(self.used, bytes(6 + 8 * self.size))
-        self.set_available_index(self.base)
-        self.memory.store(self.used + 2, self.base)
+        self.restart_at(self.base)
+
+    def restart_at(self, base: int) -> None:
+        """Sets all indexes, while the device does not use the rings."""
+        self.next_available = self.next_used = self._kicked = base
+        self.set_available_index(base)
+        self.memory.store(self.used + 2, base)
 
     @property
     def addresses(self) -> RingAddresses:
@@ -191,19 +195,21 @@ class DriverQueue:
         """Asks for a notification, and returns whether there is something
         already."""
         if self.event_index:
-            at = self.available + 4 + 2 * self.size
-            self.memory.store(at, self.next_used)
+            self.set_used_event(self.next_used)
         else:
             self.memory.store(self.available, 0)
         full_barrier()
         return self.used_index != self.next_used
 
+    def set_used_event(self, index: int) -> None:
+        """With EVENT_IDX: asks for a notification when this entry is used."""
+        self.memory.store(self.available + 4 + 2 * self.size, index)
+
     def refuse_calls(self) -> None:
         """Asks for no notifications; with EVENT_IDX, for one at an entry that
         is not reached before the index has wrapped around."""
         if self.event_index:
-            at = self.available + 4 + 2 * self.size
-            self.memory.store(at, self.next_used + 0x8000)
+            self.set_used_event(self.next_used + 0x8000)
         else:
             self.memory.store(self.available, NO_INTERRUPT)
 

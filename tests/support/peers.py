@@ -85,8 +85,12 @@ def joined(
     with bridging(
         pair.b, peer.port, *options, pass_fds=peer.pass_fds
     ) as bridge:
-        if not peer.port.startswith("unix:"):
-            yield bridge, peer.sock.send
-            return
-        local = peer.port.removeprefix("unix:").split(",")[0]
-        yield bridge, lambda packet: peer.sock.sendto(packet, local)
+        yield bridge, sending_as(peer)
+
+
+def sending_as(peer: Peer) -> Callable[[bytes], object]:
+    """A function that sends as the peer while a bridge has its port."""
+    if not peer.port.startswith("unix:"):
+        return peer.sock.send
+    local = peer.port.removeprefix("unix:").split(",")[0]
+    return lambda packet: peer.sock.sendto(packet, local)

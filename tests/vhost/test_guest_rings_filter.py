@@ -20,7 +20,7 @@ from support.frames import (
     receive,
 )
 from support.guest_cards import Card, card
-from support.guest_driver import TRANSMIT, Guest
+from support.guest_driver import TRANSMIT, Guest, OffloadHeader
 from support.guest_queue import Part
 from support.programs import JEQ, LD_H_ABS, LD_IMM, RET, accept, program
 
@@ -88,6 +88,25 @@ def test_only_accepted_frames_leave(
         accepted = [one for i, one in enumerate(frames) if i % 3]
         assert receive(far, 8) == accepted
         assert made.counted == {"received": 8, "batches": 1, "rejected": 4}
+
+
+def test_frames_that_are_dropped_for_two_reasons_are_counted_apart(
+    near: RawSocket, far: RawSocket
+) -> None:
+    with card(filter=only(GOOD)) as made:
+        for i in range(4):
+            made.guest.send(numbered(i, ethertype=BAD))
+            made.guest.send(numbered(i), OffloadHeader(gso_type=0x77))
+            made.guest.send(numbered(i, ethertype=GOOD))
+        assert made.send(near) == 4
+        assert made.guest.finish_sent() == 12
+        assert receive(far, 4) == [numbered(i) for i in range(4)]
+        assert made.counted == {
+            "received": 8,
+            "batches": 1,
+            "malformed": 4,
+            "rejected": 4,
+        }
 
 
 def test_a_batch_that_is_rejected_does_not_stop_the_next_one(

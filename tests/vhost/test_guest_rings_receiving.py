@@ -2,7 +2,7 @@
 what needs more of them than expected is copied."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pytest
@@ -55,20 +55,6 @@ def guest() -> Iterator[Card]:
     with card() as made:
         made.guest.post([PAGE_BUFFER] * 256)
         yield made
-
-
-@pytest.fixture
-def jumbo(
-    veth_factory: Callable[..., Veth],
-) -> Iterator[tuple[RawSocket, RawSocket]]:
-    """Two sockets: what `far` sends, `near` receives. The MTU is 9,000."""
-    veth = veth_factory(mtu=9000)
-    with (
-        RawSocket(veth.b, ignore_outgoing=True, vnet_hdr=True) as near,
-        RawSocket(veth.a, protocol=0, vnet_hdr=True) as far,
-    ):
-        near.setblocking(False)
-        yield near, far
 
 
 def like(kind: str, size: int, tags: tuple[int, ...] = ()) -> Datagram:
@@ -552,13 +538,13 @@ def test_batches_larger_than_the_ring_are_received_in_parts(
 
 
 def test_frames_for_a_guest_that_is_not_ready_are_counted_as_missed(
-    near: RawSocket, pair: Veth
+    near: RawSocket, end: RawSocket
 ) -> None:
     with card() as made:
         made.guest.post([PAGE_BUFFER] * 32)
         made.rings.set_enabled(RECEIVE, False)
         assert not made.rings.is_ready(RECEIVE)
-        send(pair.a, *numbered_frames(20))
+        end.sendmmsg_all(numbered_frames(20))
         eventually(
             lambda: made.receive(near) >= 0 and made.count("missed") == 20,
             "the frames are not received",
@@ -566,7 +552,7 @@ def test_frames_for_a_guest_that_is_not_ready_are_counted_as_missed(
         assert not made.rings.is_full
         made.rings.set_enabled(RECEIVE, True)
         assert made.rings.is_ready(RECEIVE)
-        send(pair.a, numbered(30))
+        end.sendmmsg_all([numbered(30)])
         assert frames_of(made.give(near, 1)) == [numbered(30)]
         assert made.count("missed") == 20
 
@@ -603,7 +589,7 @@ def test_several_sockets_may_fill_one_guest(
         for sock in (one, two):
             sock.setblocking(False)
         for i in range(10):
-            send(pair.a, numbered(2 * i, 1000))
+            end.sendmmsg_all([numbered(2 * i, 1000)])
             send(veth.a, numbered(2 * i + 1, 100))
             assert frames_of(guest.give(one, 1)) == [numbered(2 * i, 1000)]
             assert frames_of(guest.give(two, 1)) == [numbered(2 * i + 1, 100)]

@@ -27,7 +27,7 @@ from support.front_end import (
     table,
     threads_that_close,
 )
-from support.hard_descriptors import lingering_socket
+from support.hard_descriptors import lingering_socket, no_more_descriptors
 from support.refused_calls import PREADV2, run_without
 
 from rawmmsg.vhost.descriptors import MOST_WAITING
@@ -205,6 +205,20 @@ def test_urgent_data_do_not_wait() -> None:
                 break
         pair.session.close()
         assert monotonic() - began < WAIT
+        peer.close()
+
+
+def test_descriptors_that_cannot_be_received_do_not_wait() -> None:
+    """recvmsg(2) would close those for which the process has no room."""
+    with negotiated() as pair, lingering_socket() as (sock, peer):
+        pair.front.send(SET_OWNER, b"", [sock.fileno()])
+        sock.close()
+        began = monotonic()
+        with no_more_descriptors():
+            assert not pair.session.serve()
+        pair.session.close()
+        assert monotonic() - began < WAIT
+        assert "too many open files" in pair.reports[-1]
         peer.close()
 
 

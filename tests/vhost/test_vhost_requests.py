@@ -41,6 +41,7 @@ from support.front_end import (
 )
 
 from rawmmsg.vhost import Feature, RingAddresses
+from rawmmsg.vhost.features import offered_by
 
 # What must not be offered: docs/interop/vhost-user.rst and virtio 1.2, 6.
 LOG_ALL = 1 << 26
@@ -61,6 +62,11 @@ def test_offered_features() -> None:
         assert features & VERSION_1
         for bit in (LOG_ALL, MQ, ACCESS_PLATFORM, RING_PACKED, IN_ORDER):
             assert not features & bit
+
+
+def test_super_frames_of_udp_only_if_the_kernel_sends_them() -> None:
+    assert Feature.HOST_USO in offered_by((6, 2))
+    assert offered_by((6, 1)) == offered_by((6, 2)) & ~Feature.HOST_USO
 
 
 def test_offered_protocol_features() -> None:

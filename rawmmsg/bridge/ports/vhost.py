@@ -74,7 +74,6 @@ class VhostUser(Port):
         self.rings = _GuestRings(batch=self._options.batch, filter=program)
         with ExitStack() as opened:
             self._server = self._serve(opened)
-            opened.callback(self._server.close)
             self._opened = opened.pop_all()
         self.recvmmsg_into = self.rings.recvmmsg_into
         self.sendmmsg = self.rings.sendmmsg
@@ -82,26 +81,30 @@ class VhostUser(Port):
     def _serve(self, opened: ExitStack) -> Server:
         trust = self._options.trust_memory
         if self.connects:
-            return ConnectingServer(
+            connecting = ConnectingServer(
                 self.path,
                 self.rings,
                 self._report,
                 notice=self._notice,
                 trust_memory=trust,
             )
-        listener = opened.enter_context(
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        )
-        self._own_path.bind(listener)
-        opened.callback(self._own_path.unlink)
-        listener.listen()
-        return ListeningServer(
+            opened.callback(connecting.close)
+            return connecting
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening = ListeningServer(
             listener,
             self.rings,
             self._report,
             notice=self._notice,
             trust_memory=trust,
         )
+        opened.callback(listening.close)
+        self._own_path.bind(listener)
+        # Before the listener is closed: then another file could get the
+        # number of its inode.
+        opened.callback(self._own_path.unlink)
+        listener.listen()
+        return listening
 
     def close(self) -> None:
         self._is_closing = True

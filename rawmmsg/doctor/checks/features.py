@@ -2,13 +2,13 @@
 
 import errno
 import os
-import re
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from ..._kernel import kernel_version
 from ...constants import (
     PACKET_AUXDATA,
     PACKET_IGNORE_OUTGOING,
@@ -62,7 +62,7 @@ _FEATURES: Final = (
 
 def check() -> Iterator[Finding]:
     release = os.uname().release
-    version = _version(release)
+    version = kernel_version()
     absent = [one for one in _FEATURES if not _is_there(one, version)]
     for feature in absent:
         message = (
@@ -76,11 +76,6 @@ def check() -> Iterator[Finding]:
         )
     if not absent:
         yield ok(NAME, f"Linux {release} has all features", release=release)
-
-
-def _version(release: str) -> tuple[int, int]:
-    match = re.match(r"(\d+)\.(\d+)", release)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _is_there(feature: _Feature, version: tuple[int, int]) -> bool:
