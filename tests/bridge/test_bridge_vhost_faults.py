@@ -24,7 +24,7 @@ from support.guest_links import VhostUserLink, guest_at
 from support.linux import drop_frames_of, tc
 from support.peers import fd_peer
 
-from rawmmsg import RawSocket
+from rawmmsg import SUPER_FRAME, RawSocket
 from rawmmsg.testing import Veth
 from rawmmsg.vhost import Feature
 
@@ -276,6 +276,26 @@ def test_frames_that_are_too_long_are_dropped(
         ab, ba = bridge.end().directions
     assert (ab.received, ab.sent, ab.reasons) == (3, 2, {"too long": 1})
     assert (ba.received, ba.sent, ba.reasons) == (3, 2, {"too long": 1})
+
+
+def test_longest_frame_of_a_guest_is_passed_on(
+    guest: Path, short_path: Path
+) -> None:
+    """Although it fills a row of a batch, it was not cut to its size."""
+    other = short_path / "other"
+    frames = [data(SUPER_FRAME), numbered(1)]
+    with (
+        guest_and(f"vhost-user:{other}", guest) as (_, one),
+        guest_at(other) as second,
+    ):
+        one.guest.send_all(frames)
+        same_frames(frames_of(second, 2), frames)
+    with (
+        fd_peer(socket.SOCK_SEQPACKET) as peer,
+        guest_and(peer.port, guest, pass_fds=peer.pass_fds) as (_, one),
+    ):
+        one.guest.send_all(frames)
+        same_frames([peer.sock.recv(1 << 17) for _ in frames], frames)
 
 
 @pytest.mark.parametrize("sink", ["interface", "socket"])
