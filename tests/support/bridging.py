@@ -152,6 +152,15 @@ class Running:
         ticks = int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def sleeps(self) -> int:
+        """How often the bridge has waited."""
+        with open(f"/proc/{self.process.pid}/status") as file:
+            (count,) = re.findall(
+                r"\nvoluntary_ctxt_switches:\s(\d+)", file.read()
+            )
+        return int(count)
+
     def stays_idle(self) -> None:
         """Asserts that the bridge waits."""
         before = self.cpu_seconds
