@@ -2,13 +2,12 @@
 
 import select
 import time
-from collections.abc import Iterator
 
 import pytest
 from support import WAIT
 from support.calls import eventually
-from support.frames import numbered
-from support.linux import descriptors, ip
+from support.frames import numbered, receive
+from support.linux import descriptors, ip, tc
 from support.ptfkit import data_plane, testutils
 
 from rawmmsg import RawSocket
@@ -17,10 +16,9 @@ from rawmmsg.testing import Veth
 
 
 @pytest.fixture
-def port(pair: Veth) -> Iterator[RawMmsgPort]:
+def port(pair: Veth) -> RawMmsgPort:
     """Port 5 of device 2, on `pair.b`."""
-    made = RawMmsgPort(pair.b, 2, 5, {"qlen": 10})
-    yield made
+    return RawMmsgPort(pair.b, 2, 5, {"qlen": 10})
 
 
 def is_readable(port: RawMmsgPort, seconds: float = 0) -> bool:
@@ -98,13 +96,6 @@ def test_port_may_be_opened_while_the_link_is_down(pair: Veth) -> None:
     assert received[2] == numbered(1)
 
 
-def test_mac_is_the_address_of_the_interface(
-    port: RawMmsgPort, pair: Veth
-) -> None:
-    ip("link", "set", pair.b, "address", "02:00:00:00:0a:0b")
-    assert port.mac() == "02:00:00:00:0a:0b"
-
-
 def test_removed_port_closes_its_descriptors(pair: Veth) -> None:
     with data_plane(RawMmsgPort, [pair.a]) as case:
         before = descriptors()
@@ -115,6 +106,21 @@ def test_removed_port_closes_its_descriptors(pair: Veth) -> None:
         eventually(
             lambda: descriptors() == before, "the descriptors are closed"
         )
+
+
+def test_send_waits_while_the_buffer_is_full(
+    port: RawMmsgPort, pair: Veth
+) -> None:
+    # So slow that more than the send buffer (net.core.wmem_default) can hold
+    # waits in the queue of the interface.
+    options = ("rate", "8mbit", "burst", "2000", "limit", "10000000")
+    tc("qdisc", "replace", "dev", pair.b, "root", "tbf", *options)
+    packets = [numbered(number, 1000) for number in range(600)]
+    with RawSocket(pair.a, ignore_outgoing=True) as receiver:
+        for packet in packets:
+            assert port.send(packet) == 1000
+        assert receive(receiver, 600) == packets
+    tc("qdisc", "delete", "dev", pair.b, "root")
 
 
 def test_missing_interface_is_an_error() -> None:

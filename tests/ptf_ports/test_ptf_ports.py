@@ -9,6 +9,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from support.calls import eventually
 from support.frames import numbered
+from support.linux import ip
 from support.ptfkit import PORT_CLASSES, Case, Mask, data_plane, testutils
 
 from rawmmsg import RawSocket
@@ -128,6 +129,13 @@ def test_port_sees_what_others_send_on_its_interface(
     with RawSocket(interfaces[0], protocol=0) as other:
         other.send(bytes(PACKET))
     testutils.verify_packets(case, PACKET, [0, 1])
+
+
+def test_mac_is_the_address_of_the_interface(
+    case: Case, interfaces: list[str]
+) -> None:
+    ip("link", "set", interfaces[2], "address", "02:00:00:00:0a:0b")
+    assert case.dataplane.get_mac(0, 2) == "02:00:00:00:0a:0b"
 
 
 def test_counters(case: Case) -> None:
