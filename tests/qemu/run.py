@@ -55,7 +55,9 @@ def main() -> int:
             "real_measurement.py",
         )
     ]
-    return int(pytest.main([*tests, *sys.argv[1:]]))
+    # Emulated guests take many times as long on a busy machine.
+    patient = ("-o", "timeout=300")
+    return int(pytest.main([*patient, *tests, *sys.argv[1:]]))
 
 
 if __name__ == "__main__":
