@@ -349,8 +349,6 @@ set_filter(GuestRings *g, PyObject *filter)
 static int
 allocate_rings(GuestRings *g, size_t capacity)
 {
-    size_t i;
-
     g->transmission.queue = &g->rings[FROM_GUEST].queue;
     g->transmission.capacity = capacity;
     g->reception.queue = &g->rings[TO_GUEST].queue;
@@ -362,10 +360,6 @@ allocate_rings(GuestRings *g, size_t capacity)
         || !open_reception(&g->reception)) {
         PyErr_NoMemory();
         return -1;
-    }
-    for (i = 0; i < capacity; i++) {
-        g->reception.messages[i].msg_hdr.msg_control =
-            g->control + i * CONTROL_SIZE;
     }
     return open_cutter(&g->cutter);
 }
