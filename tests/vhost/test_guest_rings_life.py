@@ -475,6 +475,17 @@ def test_kicks_come_only_when_they_are_asked_for(
         assert kicks[TRANSMIT] == before + 1
 
 
+def test_frames_that_a_batch_had_no_room_for_are_work_without_a_kick(
+    near: RawSocket,
+) -> None:
+    with card(batch=4) as made:
+        made.guest.send_all(numbered_frames(6))
+        assert made.rings.send(near) == 4
+        assert made.rings.ask_for_kick(TRANSMIT)
+        assert made.rings.send(near) == 2
+        assert not made.rings.ask_for_kick(TRANSMIT)
+
+
 @pytest.mark.parametrize("features", [NEGOTIATED, WITHOUT_EVENTS])
 def test_a_full_ring_asks_for_a_kick(
     near: RawSocket, end: RawSocket, features: Feature
