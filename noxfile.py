@@ -376,7 +376,8 @@ def sanitizers(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
     """Fuzzes the offload code, filters and a guest's rings with libFuzzer for
-    two minutes; attacks a vhost-user back end, and merges random frames."""
+    two minutes; attacks a vhost-user back end and a bridge; merges random
+    frames."""
     copy = tree(session)
     install(session, str(copy))
     # Four programs, each for that time.
@@ -385,9 +386,11 @@ def fuzz(session: nox.Session) -> None:
         session.run("python", str(copy / "tests/fuzz" / script), *options)
     if not session.posargs:
         # They print how to repeat what fails.
-        attack = ("tests/fuzz/vhost_protocol.py", "--seed", str(int(time())))
-        session.run("python", str(copy / attack[0]), *attack[1:], *options)
-        batches = ("--frames", "2000000", "--seed", str(int(time())))
+        seed = ("--seed", str(int(time())))
+        for script in ("vhost_protocol.py", "vhost_bridge.py"):
+            program = str(copy / "tests/fuzz" / script)
+            session.run("python", program, *seed, *options)
+        batches = ("--frames", "2000000", *seed)
         session.run("python", str(copy / "tests/fuzz/merging.py"), *batches)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from support.calls import Call, eventually, raises
+from support.child import in_child
 from support.datagrams import Datagram, data, super_frame
 from support.frames import held, numbered, numbered_frames, receive
 from support.guest_cards import Card, Received, card
@@ -474,6 +475,17 @@ def test_kicks_come_only_when_they_are_asked_for(
         assert kicks[TRANSMIT] == before + 1
 
 
+def test_frames_that_a_batch_had_no_room_for_are_work_without_a_kick(
+    near: RawSocket,
+) -> None:
+    with card(batch=4) as made:
+        made.guest.send_all(numbered_frames(6))
+        assert made.rings.send(near) == 4
+        assert made.rings.ask_for_kick(TRANSMIT)
+        assert made.rings.send(near) == 2
+        assert not made.rings.ask_for_kick(TRANSMIT)
+
+
 @pytest.mark.parametrize("features", [NEGOTIATED, WITHOUT_EVENTS])
 def test_a_full_ring_asks_for_a_kick(
     near: RawSocket, end: RawSocket, features: Feature
@@ -515,7 +527,28 @@ def test_kicks_of_a_stopped_ring_are_for_nothing(guest: Card) -> None:
         assert not guest.rings.ask_for_kick(index)
 
 
-# Threads
+# Threads and processes
+
+
+def test_a_process_that_was_forked_may_use_the_rings(
+    near: RawSocket, far: RawSocket, end: RawSocket, guest: Card
+) -> None:
+    """As a daemon does. Notifications work there, too."""
+
+    def work() -> None:
+        guest.guest.transmit.ask_for_call()
+        assert guest.rings.send(near) == 20
+        guest.guest.receive.ask_for_call()
+        end.sendmmsg([numbered(1)])
+        guest.until_queued(near, 1)
+
+    guest.guest.send_all(numbered_frames(20))
+    in_child(work)
+    assert guest.link.calls(TRANSMIT) == guest.link.calls(RECEIVE) == 1
+    assert guest.guest.finish_sent() == 20
+    (got,) = guest.guest.received()
+    assert got.frame == numbered(1)
+    assert receive(far, 20) == numbered_frames(20)
 
 
 @pytest.mark.usefixtures("busy_threads")
