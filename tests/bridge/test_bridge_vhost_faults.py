@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -377,3 +378,35 @@ def test_full_queue_of_the_interface_does_not_stall_the_guest(
         ab, ba = bridge.end().directions
     assert (ab.received, ab.sent) == (20, 20)
     assert (ba.received, set(ba.reasons)) == (101, {"queue full"})
+
+
+def kick_for_nothing(link: VhostUserLink) -> None:
+    for index in RINGS:
+        link.kick(index)
+
+
+def move_index(link: VhostUserLink) -> None:
+    """Pretends to add an entry, and takes it back."""
+    queue = link.guest.transmit
+    for change in 1, 0:
+        queue.set_available_index(queue.next_available + change)
+        link.kick(TRANSMIT)
+
+
+@pytest.mark.parametrize("attack", [kick_for_nothing, move_index])
+def test_guest_cannot_keep_the_bridge_busy_for_nothing(
+    pair: Veth,
+    sender: RawSocket,
+    guest: Path,
+    attack: Callable[[VhostUserLink], None],
+) -> None:
+    with guest_and(pair.b, guest) as (bridge, link):
+        before = bridge.cpu_seconds
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            attack(link)
+        # Without a limit, it would be nearly the whole second.
+        assert bridge.cpu_seconds - before < 0.3
+        bridge.stays_idle()
+        sender.sendmmsg_all([numbered(1)])
+        same_frames(frames_of(link, 1), [numbered(1)])
