@@ -397,6 +397,22 @@ def test_a_guest_that_does_not_ask_is_not_notified(
         assert made.link.calls(TRANSMIT) == 1
 
 
+def test_a_ring_that_starts_notifies_even_if_nobody_asks(
+    near: RawSocket,
+) -> None:
+    """With EVENT_IDX, the guest may have asked a back end that has ended, and
+    only once."""
+    with card() as made:
+        for i in range(3):
+            made.guest.transmit.refuse_calls()
+            for expected in (1, 0):
+                made.guest.send(numbered(i))
+                assert made.rings.send(near) == 1
+                assert made.link.calls(TRANSMIT) == expected
+            base = made.link.stop_ring(TRANSMIT)
+            made.link.start_ring(TRANSMIT, base)
+
+
 def test_with_event_index_the_guest_names_the_entry_it_waits_for(
     near: RawSocket,
 ) -> None:
