@@ -118,7 +118,9 @@ notify(struct notifier *n, int eventfd)
             return;
         }
     }
-    /* If the counter is full, the front end has been notified. */
+    /* If the counter is full, the front end has been notified. It can still
+       make us wait if it fills the counter and changes the flag in between. */
+    fcntl(eventfd, F_SETFL, O_NONBLOCK);
     if (poll(&room, 1, 0) == 1 && (room.revents & POLLOUT)
         && write(eventfd, &one, sizeof(one)) < 0) {
         return; /* the front end has just filled it */

@@ -267,6 +267,15 @@ def scapy(session: nox.Session) -> None:
         run_tests(session, copy, paths=("tests/scapy",))
 
 
+@nox.session(python="3.12")
+def ptf(session: nox.Session) -> None:
+    """Runs the tests of the port for PTF (p4lang's packet test framework)."""
+    copy = tree(session)
+    install_wheel(session, copy)
+    install(session, "pytest", "pytest-timeout", "rawmmsg[ptf]")
+    run_tests(session, copy, paths=("tests/ptf_ports",))
+
+
 def fresh(session: nox.Session, release: str) -> None:
     session.chdir(tree(session))
     session.run(

@@ -66,7 +66,7 @@ FAMILIES: Final = (
 )
 
 # How bridge and QEMU exchange frames: the name of the bridge's port, and the
-# words for QEMU. Those of "vhost-user" are made by shared_memory_card().
+# words for QEMU. Those for "vhost-user" are made by shared_memory_card().
 TRANSPORTS: Final = {
     "unix": (
         "unix:bridge.sock,guest.sock",
@@ -80,6 +80,7 @@ TRANSPORTS: Final = {
     ),
     "fd": ("fd:{}", "dgram,id=net,local.type=fd,local.str={}"),
     "vhost-user": ("vhost-user:card.sock", ""),
+    "vhost-user,connect": ("vhost-user:card.sock,connect", ""),
 }
 
 
@@ -150,8 +151,8 @@ class Lab:
 
     def _card(self) -> list[str]:
         if not self._netdev:
-            _, _, path = self._port.partition(":")
-            return shared_memory_card(path, self.mtu)
+            path, _, connects = self._port.partition(":")[2].partition(",")
+            return shared_memory_card(path, self.mtu, listens=bool(connects))
         netdev = self._netdev.format(self._sockets[1].fileno())
         return network_card(netdev, self.mtu)
 

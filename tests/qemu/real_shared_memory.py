@@ -34,16 +34,23 @@ ONE_MB: Final = 1 << 20
 VLAN: Final = 5
 IN_VAIN: Final = 20
 
+# The bridge listens, or QEMU.
+EITHER_LISTENS: Final = pytest.mark.parametrize(
+    "transport", ["vhost-user", "vhost-user,connect"]
+)
+
 # <linux/if_link.h>: packets received and sent, in interface_counters().
 RECEIVED: Final = 1
 SENT: Final = 9
 
 
 @contextmanager
-def joined(folder: Path, mtu: int = 1500) -> Iterator[Lab]:
+def joined(
+    folder: Path, mtu: int = 1500, transport: str = "vhost-user"
+) -> Iterator[Lab]:
     """Host, bridge and guest. At the end no receiver has found a wrong
     checksum, and the bridge accounts for every frame."""
-    with Lab(folder, transport="vhost-user", mtu=mtu) as lab:
+    with Lab(folder, transport=transport, mtu=mtu) as lab:
         yield lab
         check_no_wrong_checksum(lab.guest)
         check_summary(lab.stop_bridge(signal.SIGTERM))
@@ -253,8 +260,11 @@ def test_bridge_is_restarted(tmp_path: Path) -> None:
         check_all(lab)
 
 
-def test_bridge_is_killed_and_started_again(tmp_path: Path) -> None:
-    with joined(tmp_path) as lab:
+@EITHER_LISTENS
+def test_bridge_is_killed_and_started_again(
+    transport: str, tmp_path: Path
+) -> None:
+    with joined(tmp_path, transport=transport) as lab:
         check_echo(lab, FAMILIES[0])
         os.kill(lab.bridge_pid, signal.SIGKILL)
         wait_for_carrier(lab.guest, "0")
@@ -263,10 +273,13 @@ def test_bridge_is_killed_and_started_again(tmp_path: Path) -> None:
         check_all(lab)
 
 
-def test_qemu_is_killed_and_started_again(tmp_path: Path) -> None:
+@EITHER_LISTENS
+def test_qemu_is_killed_and_started_again(
+    transport: str, tmp_path: Path
+) -> None:
     """Frames that are sent meanwhile are dropped and counted; the new guest
     does not get them."""
-    with Lab(tmp_path, transport="vhost-user") as lab:
+    with Lab(tmp_path, transport=transport) as lab:
         check_all(lab)
         lab.kill_guest()
         wait_until(
