@@ -458,6 +458,8 @@ def tsan(session: nox.Session) -> None:
         paths=(
             "tests/core/test_threads.py",
             "tests/core/test_batch_threads.py",
+            "tests/vhost/test_guest_rings_life.py::test_threads_that_use_the_"
+            "rings_at_the_same_time_lose_nothing",
         ),
         env={"TSAN_OPTIONS": f"{options} allocator_may_return_null=1"},
     )
