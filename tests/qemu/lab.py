@@ -237,7 +237,10 @@ def link(
     near end; returns the near end's name."""
     with veth_pair(_HOST_END, far_end, mtu=mtu, ipv6=True, up=False) as veth:
         _run("ip", "link", "set", veth.b, "netns", namespace)
-        _run(*within(namespace), "ip", "link", "set", veth.b, "up")
+        # The kernel sends no frames of its own there.
+        inside = (*within(namespace), "ip", "link", "set", veth.b)
+        _run(*inside, "addrgenmode", "none")
+        _run(*inside, "up")
         for one in FAMILIES:
             address = f"{one.host}/{one.prefix}"
             dad = ["nodad"] if one.version == 6 else []
