@@ -42,6 +42,15 @@ SANITIZERS = (
     "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"
     " -fno-sanitize-recover=undefined"
 )
+# Tests of Python code or of C programs only, and of the documentation. They
+# run once for each version of Python, not with each build of the C module.
+PYTHON_CODE = (
+    "bench",
+    "bpf",
+    "core/test_documentation.py",
+    "doctor",
+    "testing",
+)
 # The tests in tests/bpf that run filters in C.
 FILTERS_IN_C = tuple(
     f"tests/bpf/test_{name}.py"
@@ -250,7 +259,7 @@ def tests(session: nox.Session) -> None:
     install(session, "rawmmsg[test]")
     # This wheel is that of 3.12, which runs all tests. fresh-13 runs all of
     # them on 3.13.
-    code = ("bench", "bpf", "bridge", "doctor", "examples", "testing", "vhost")
+    code = ("bridge", "examples", "vhost", *PYTHON_CODE)
     run_tests(session, copy, without=code if session.python == "3.13" else ())
 
 
@@ -326,8 +335,8 @@ def free_threaded(session: nox.Session) -> None:
         session.run("python", "-W", "error", "-c", script)
     # Without tests of Python code or of C programs only, and without those
     # that need the module _testcapi, which this interpreter lacks.
-    code = ("bench", "bpf", "doctor", "testing")
-    run_tests(session, copy, without=(*code, "core/test_out_of_memory.py"))
+    without = (*PYTHON_CODE, "core/test_out_of_memory.py")
+    run_tests(session, copy, without=without)
     if not session.posargs:
         run_tests(session, copy, paths=FILTERS_IN_C)
 
@@ -358,8 +367,7 @@ def sanitizers(session: nox.Session) -> None:
     try:
         # Without tests of Python code or of C programs only; leaks have a
         # session of their own.
-        code = ("bench", "bpf", "doctor", "scapy", "testing")
-        without = (*code, "core/test_leaks.py")
+        without = (*PYTHON_CODE, "scapy", "core/test_leaks.py")
         run_tests(session, copy, without=without, env=env)
         if not session.posargs:
             run_tests(session, copy, paths=FILTERS_IN_C, env=env)
