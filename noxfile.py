@@ -386,7 +386,7 @@ def fuzz(session: nox.Session) -> None:
     two minutes; attacks a vhost-user back end and a bridge; merges random
     frames."""
     copy = tree(session)
-    install(session, str(copy))
+    install(session, str(copy), "pytest")
     # Four programs, each for that time.
     options = session.posargs or ("--seconds", "30")
     for script in ("offload.py", "filter.py", "virtqueue.py"):
