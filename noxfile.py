@@ -387,18 +387,20 @@ def fuzz(session: nox.Session) -> None:
     frames."""
     copy = tree(session)
     install(session, str(copy), "pytest")
+    # Processes that a program starts find the installed package.
+    shutil.rmtree(copy / "rawmmsg")
+    session.chdir(copy)
     # Four programs, each for that time.
     options = session.posargs or ("--seconds", "30")
     for script in ("offload.py", "filter.py", "virtqueue.py"):
-        session.run("python", str(copy / "tests/fuzz" / script), *options)
+        session.run("python", f"tests/fuzz/{script}", *options)
     if not session.posargs:
         # They print how to repeat what fails.
         seed = ("--seed", str(int(time())))
         for script in ("vhost_protocol.py", "vhost_bridge.py"):
-            program = str(copy / "tests/fuzz" / script)
-            session.run("python", program, *seed, *options)
+            session.run("python", f"tests/fuzz/{script}", *seed, *options)
         batches = ("--frames", "2000000", *seed)
-        session.run("python", str(copy / "tests/fuzz/merging.py"), *batches)
+        session.run("python", "tests/fuzz/merging.py", *batches)
 
 
 @nox.session(python="3.11")
