@@ -81,7 +81,7 @@ close_notifier(struct notifier *n)
     }
 }
 
-/* Reads completions, which the kernel would have no room for. */
+/* Reads the completions, so that the kernel has room for more. */
 static void
 read_completions(struct notifier *n)
 {
