@@ -2,15 +2,12 @@
 
 import argparse
 import errno
-import grp
 import os
-import pwd
-import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from .loop import Bridge
@@ -18,6 +15,8 @@ if TYPE_CHECKING:
     from .ports import Access, GuestOptions, Port
 
 __all__ = ["add_bridge"]
+
+_T = TypeVar("_T")
 
 _MORE_HELP = """\
 Ports:
@@ -235,34 +234,23 @@ def _protocols(text: str) -> frozenset[str]:
 
 
 def _mode(text: str) -> int:
-    if not re.fullmatch(r"0?[0-7]{1,3}", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not an octal mode, such as 660"
-        )
-    return int(text, 8)
+    from .ports import parse_mode
+
+    return _converted(parse_mode, text)
 
 
 def _owner(text: str) -> tuple[int, int]:
-    """Converts USER, USER:GROUP or :GROUP to a uid and a gid. -1 means that
-    one is not given."""
-    user, _, group = text.partition(":")
+    from .ports import parse_owner
+
+    return _converted(parse_owner, text)
+
+
+def _converted(convert: Callable[[str], _T], text: str) -> _T:
+    """argparse shows the message of this error only."""
     try:
-        if not (user or group):
-            raise KeyError
-        return (
-            _look_up(user, lambda: pwd.getpwnam(user).pw_uid),
-            _look_up(group, lambda: grp.getgrnam(group).gr_gid),
-        )
-    except KeyError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: this machine has no such user or group"
-        ) from None
-
-
-def _look_up(name: str, find: Callable[[], int]) -> int:
-    if not name:
-        return -1
-    return int(name) if re.fullmatch(r"[0-9]{1,9}", name) else find()
+        return convert(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -283,6 +271,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 opened.callback(port.close)
             if a.is_same(b):
                 raise PortError(_same(a, b))
+            if a.name == b.name:
+                raise PortError(
+                    f"both ports have the name {a.name}; name one of them"
+                    " with the option name=NAME"
+                )
             return _bridge(a, b, arguments, wake)
     except (FilterError, PortError) as error:
         _say(str(error))
@@ -311,18 +304,14 @@ def _check_options(
 ) -> None:
     """Raises PortError for options that no port uses, and if both ports are
     the same guest: the second one could not be opened."""
-    from .ports import Access, PortError, UnixSocket, VhostUser
+    from .ports import Access, PortError, VhostUser
 
     guests = [port for port in ports if isinstance(port, VhostUser)]
     if len(guests) == 2 and guests[0].is_same(guests[1]):
         raise PortError(_same(*ports))
     if arguments.trust_memory and not guests:
         raise PortError("--trust-memory needs a vhost-user: port")
-    makes_path = any(
-        isinstance(port, UnixSocket)
-        or (isinstance(port, VhostUser) and not port.connects)
-        for port in ports
-    )
+    makes_path = any(port.makes_path for port in ports)
     if _access(arguments) != Access() and not makes_path:
         raise PortError(
             "--mode and --owner need a port whose path the bridge creates:"

@@ -11,13 +11,22 @@ __all__ = ["Descriptor", "Interface"]
 
 
 class Interface(SocketPort):
-    """An Ethernet interface, by name."""
+    """An Ethernet interface, by name: in the network namespace `netns`, or
+    in that of the process."""
+
+    def __init__(
+        self, name: str, interface: str, netns: str | None = None
+    ) -> None:
+        super().__init__(name)
+        self.interface = interface
+        self.netns = netns
 
     def open(self, expression: str | None) -> None:
         program = filters.for_interface(expression)
         try:
             sock = RawSocket(
-                self.name,
+                self.interface,
+                netns=self.netns,
                 filter=program,
                 promisc=True,
                 vnet_hdr=True,
@@ -26,6 +35,10 @@ class Interface(SocketPort):
             )
         except ValueError as error:
             raise PortError(str(error)) from None
+        except OSError as error:
+            if "/" in str(error.filename):  # not the name of an interface
+                error.strerror = f"{error.filename}: {error.strerror}"
+            raise
         self.take(sock)
 
 

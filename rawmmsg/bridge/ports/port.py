@@ -61,6 +61,11 @@ class Port(ABC):
         return False
 
     @property
+    def makes_path(self) -> bool:
+        """Whether open() makes a path in the file system."""
+        return False
+
+    @property
     def is_guest(self) -> bool:
         """Whether the port is the memory of a guest. Its `readers` tell when
         it has frames, and when it can take frames after EAGAIN."""

@@ -79,7 +79,7 @@ class VhostUser(Port):
         self.sendmmsg = self.rings.sendmmsg
 
     def _serve(self, opened: ExitStack) -> Server:
-        trust = self._options.trust_memory
+        trust = self.trusts_memory
         if self.connects:
             connecting = ConnectingServer(
                 self.path,
@@ -140,6 +140,14 @@ class VhostUser(Port):
         return self._server.tend()
 
     # What kind of port it is
+
+    @property
+    def trusts_memory(self) -> bool:
+        return self._options.trust_memory
+
+    @property
+    def makes_path(self) -> bool:
+        return not self.connects
 
     @property
     def is_guest(self) -> bool:
