@@ -366,11 +366,10 @@ def _bridge(
 
 
 def _look_for(waiting: "set[Port]") -> None:
-    """Tells once that a port which was missing is there. A guest tells it
-    itself."""
+    """Tells once that a port which was missing is there."""
     for port in [port for port in waiting if port.missing() is None]:
         waiting.remove(port)
-        if not port.is_guest:
+        if not port.tells_of_peers:
             _say(f"{port.name} is ready")
 
 

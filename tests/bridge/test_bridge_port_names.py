@@ -60,6 +60,16 @@ _ACCESS = "mode=OCTAL, name=NAME, owner=USER[:GROUP]"
         ("vhost-user:/a,mode=600,connect", "no use of mode=: the virtual"),
         ("vhost-user:/a,connect,owner=0", "no use of owner=: the virtual"),
         ("interface:", "not of the form interface:NAME"),
+        ("stream:unix:", "not of the form stream:unix:PATH or stream:HOST"),
+        ("stream:host", "not of the form stream:unix:PATH or stream:HOST"),
+        ("stream:::1:5", "not of the form stream:unix:PATH or stream:HOST"),
+        (
+            "stream:unix:/a,reconnect=5",
+            "stream:unix:PATH|HOST:PORT has no option 'reconnect'; its options"
+            f" are listen, {_ACCESS}",
+        ),
+        ("stream:unix:/a,mode=600", "no use of mode=: the peer creates"),
+        ("stream::5,listen,mode=600", "no use of mode=: a TCP port has no"),
         (
             "eth0,netns=laboratory",
             "an interface with options is written"
@@ -68,7 +78,8 @@ _ACCESS = "mode=OCTAL, name=NAME, owner=USER[:GROUP]"
         (
             "nosuch:a",
             "not an interface, unix:LOCAL,REMOTE, vhost-user:PATH,"
-            " udp:HOST:PORT,HOST:PORT, interface:NAME or fd:N",
+            " stream:unix:PATH|HOST:PORT, udp:HOST:PORT,HOST:PORT,"
+            " interface:NAME or fd:N",
         ),
     ],
 )

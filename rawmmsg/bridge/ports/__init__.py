@@ -4,6 +4,7 @@ from .names import parse_port
 from .paths import Access, parse_mode, parse_owner
 from .port import Port, PortClosed, PortError
 from .sockets import SocketPort
+from .stream import StreamSocket
 from .vhost import GuestOptions, VhostUser
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PortClosed",
     "PortError",
     "SocketPort",
+    "StreamSocket",
     "VhostUser",
     "parse_mode",
     "parse_owner",

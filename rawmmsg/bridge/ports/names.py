@@ -9,6 +9,7 @@ from .grammar import Form, Written, parse_address, read_name
 from .interfaces import Descriptor, Interface
 from .paths import Access, parse_mode, parse_owner
 from .port import Port, PortError
+from .stream import StreamSocket
 from .udp import UdpSocket
 from .unix import UnixSocket
 from .vhost import GuestOptions, VhostUser
@@ -96,6 +97,30 @@ def _udp(written: Written, _: _Defaults) -> Port:
     return UdpSocket(written.text, local, remote)
 
 
+def _stream(written: Written, defaults: _Defaults) -> Port:
+    (field,) = written.fields
+    path = field.removeprefix("unix:")
+    address = path if path != field else parse_address(field)
+    if not address:
+        raise PortError(
+            f"{written.text!r}: not of the form stream:unix:PATH or"
+            " stream:HOST:PORT"
+        )
+    listens = "listen" in written.options
+    if not listens:
+        _reject_access(written, "the peer creates the path")
+    elif not isinstance(address, str):
+        _reject_access(written, "a TCP port has no path")
+    return StreamSocket(
+        written.text,
+        address,
+        listens,
+        _access(written, defaults),
+        defaults.guest.report,
+        defaults.guest.notice,
+    )
+
+
 def _vhost_user(written: Written, defaults: _Defaults) -> Port:
     (path,) = written.fields
     connects = "connect" in written.options
@@ -140,6 +165,10 @@ _KINDS: Final[Mapping[str, tuple[Form, _Make]]] = {
     for form, make in (
         (Form("unix", "LOCAL,REMOTE", _ACCESS), _unix),
         (Form("vhost-user", "PATH", _ACCESS | _WORDS), _vhost_user),
+        (
+            Form("stream", "unix:PATH|HOST:PORT", _ACCESS | {"listen": ""}),
+            _stream,
+        ),
         (Form("udp", "HOST:PORT,HOST:PORT", _NAME), _udp),
         (Form("interface", "NAME", {"netns": "NAME", **_NAME}), _interface),
         (Form("fd", "N", _NAME), _descriptor),

@@ -47,6 +47,10 @@ class SocketPort(Port):
         return bool(self.sock.vnet_hdr)
 
     @property
+    def may_truncate(self) -> bool:
+        return True
+
+    @property
     def takes_super_frames(self) -> bool:
         """If its socket bypasses the queueing discipline, the kernel drops
         super-frames that the device cannot cut
@@ -100,6 +104,10 @@ class SocketPort(Port):
             return self.sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
         except OSError:
             return b""  # before Linux 5.14
+
+    @property
+    def descriptor(self) -> int:
+        return self.sock.fileno()
 
     def room_descriptor(self) -> int:
         return self.sock.fileno()

@@ -142,6 +142,10 @@ class VhostUser(Port):
     # What kind of port it is
 
     @property
+    def tells_of_peers(self) -> bool:
+        return True
+
+    @property
     def trusts_memory(self) -> bool:
         return self._options.trust_memory
 
@@ -171,6 +175,10 @@ class VhostUser(Port):
         return session.mtu or _LONGEST_PACKET
 
     # Waiting
+
+    @property
+    def descriptor(self) -> int:
+        return -1
 
     @property
     def readers(self) -> Mapping[int, Callable[[], bool]]:
