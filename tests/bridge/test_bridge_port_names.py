@@ -60,6 +60,8 @@ _ACCESS = "mode=OCTAL, name=NAME, owner=USER[:GROUP]"
         ("vhost-user:/a,mode=600,connect", "no use of mode=: the virtual"),
         ("vhost-user:/a,connect,owner=0", "no use of owner=: the virtual"),
         ("interface:", "not of the form interface:NAME"),
+        ("tap:a,mode=600", "its options are name=NAME, owner=USER[:GROUP]"),
+        ("tap:a,owner=no-such", "'no-such': this machine has no such"),
         ("stream:unix:", "not of the form stream:unix:PATH or stream:HOST"),
         ("stream:host", "not of the form stream:unix:PATH or stream:HOST"),
         ("stream:::1:5", "not of the form stream:unix:PATH or stream:HOST"),
@@ -79,7 +81,7 @@ _ACCESS = "mode=OCTAL, name=NAME, owner=USER[:GROUP]"
             "nosuch:a",
             "not an interface, unix:LOCAL,REMOTE, vhost-user:PATH,"
             " stream:unix:PATH|HOST:PORT, udp:HOST:PORT,HOST:PORT,"
-            " interface:NAME or fd:N",
+            " interface:NAME, tap:NAME or fd:N",
         ),
     ],
 )
@@ -101,6 +103,7 @@ def test_wrong_name_is_explained(port: str, words: str) -> None:
         ("interface:eth0,netns=lab", "eth0"),
         ("interface:a,,b", "a,b"),
         ("interface:eth0,name=up", "up"),
+        ("tap:vm0", "vm0"),
         ("fd:3", "fd:3"),
         ("fd:3,name=a,,b=c", "a,b=c"),
         ("unix:/a,/b", "unix:/a,/b"),

@@ -10,6 +10,7 @@ from .interfaces import Descriptor, Interface
 from .paths import Access, parse_mode, parse_owner
 from .port import Port, PortError
 from .stream import StreamSocket
+from .taps import Tap
 from .udp import UdpSocket
 from .unix import UnixSocket
 from .vhost import GuestOptions, VhostUser
@@ -70,6 +71,16 @@ def _bare(text: str) -> Port:
 def _interface(written: Written, _: _Defaults) -> Port:
     (interface,) = written.fields
     return Interface(interface, interface, written.options.get("netns"))
+
+
+def _tap(written: Written, _: _Defaults) -> Port:
+    (interface,) = written.fields
+    owner = written.options.get("owner")
+    try:
+        users = (-1, -1) if owner is None else parse_owner(owner)
+    except ValueError as error:
+        raise PortError(f"{written.text!r}: {error}") from None
+    return Tap(interface, interface, users)
 
 
 def _descriptor(written: Written, _: _Defaults) -> Port:
@@ -155,7 +166,8 @@ def _reject_access(written: Written, why: str) -> None:
 
 
 _NAME: Final = {"name": "NAME"}
-_ACCESS: Final = {"mode": "OCTAL", "owner": "USER[:GROUP]", **_NAME}
+_OWNER: Final = "USER[:GROUP]"
+_ACCESS: Final = {"mode": "OCTAL", "owner": _OWNER, **_NAME}
 _WORDS: Final = {"connect": "", "trust-memory": ""}
 
 _Make = Callable[[Written, _Defaults], Port]
@@ -171,6 +183,7 @@ _KINDS: Final[Mapping[str, tuple[Form, _Make]]] = {
         ),
         (Form("udp", "HOST:PORT,HOST:PORT", _NAME), _udp),
         (Form("interface", "NAME", {"netns": "NAME", **_NAME}), _interface),
+        (Form("tap", "NAME", {"owner": _OWNER, **_NAME}), _tap),
         (Form("fd", "N", _NAME), _descriptor),
     )
 }
