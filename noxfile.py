@@ -267,6 +267,15 @@ def scapy(session: nox.Session) -> None:
         run_tests(session, copy, paths=("tests/scapy",))
 
 
+@nox.session(python="3.12")
+def ptf(session: nox.Session) -> None:
+    """Runs the tests of the port for PTF (p4lang's packet test framework)."""
+    copy = tree(session)
+    install_wheel(session, copy)
+    install(session, "pytest", "pytest-timeout", "rawmmsg[ptf]")
+    run_tests(session, copy, paths=("tests/ptf_ports",))
+
+
 def fresh(session: nox.Session, release: str) -> None:
     session.chdir(tree(session))
     session.run(
@@ -367,7 +376,8 @@ def sanitizers(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
     """Fuzzes the offload code, filters and a guest's rings with libFuzzer for
-    two minutes; attacks a vhost-user back end, and merges random frames."""
+    two minutes; attacks a vhost-user back end and a bridge; merges random
+    frames."""
     copy = tree(session)
     install(session, str(copy))
     # Four programs, each for that time.
@@ -376,9 +386,11 @@ def fuzz(session: nox.Session) -> None:
         session.run("python", str(copy / "tests/fuzz" / script), *options)
     if not session.posargs:
         # They print how to repeat what fails.
-        attack = ("tests/fuzz/vhost_protocol.py", "--seed", str(int(time())))
-        session.run("python", str(copy / attack[0]), *attack[1:], *options)
-        batches = ("--frames", "2000000", "--seed", str(int(time())))
+        seed = ("--seed", str(int(time())))
+        for script in ("vhost_protocol.py", "vhost_bridge.py"):
+            program = str(copy / "tests/fuzz" / script)
+            session.run("python", program, *seed, *options)
+        batches = ("--frames", "2000000", *seed)
         session.run("python", str(copy / "tests/fuzz/merging.py"), *batches)
 
 
@@ -446,6 +458,8 @@ def tsan(session: nox.Session) -> None:
         paths=(
             "tests/core/test_threads.py",
             "tests/core/test_batch_threads.py",
+            "tests/vhost/test_guest_rings_life.py::test_threads_that_use_the_"
+            "rings_at_the_same_time_lose_nothing",
         ),
         env={"TSAN_OPTIONS": f"{options} allocator_may_return_null=1"},
     )

@@ -8,7 +8,6 @@ from functools import partial
 from .._limited import Limited
 from .connection import Connection
 from .descriptors import Closer
-from .features import OFFERED, Feature
 from .rings import Rings
 from .session import Session
 
@@ -29,13 +28,11 @@ class Server(ABC):
         report: Callable[[str], None],
         *,
         notice: Callable[[str], None] | None = None,
-        offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         self._rings = rings
         self.report = Limited(report)
         self._notice = self.report if notice is None else Limited(notice)
-        self._offered = offered
         self._trust_memory = trust_memory
         self._closer = Closer()
         self.session: Session | None = None
@@ -76,7 +73,6 @@ class Server(ABC):
             Connection(sock, self._closer),
             self._rings,
             self.report,
-            offered=self._offered,
             trust_memory=self._trust_memory,
         )
         self._notice("a front end has connected")
@@ -111,14 +107,12 @@ class ListeningServer(Server):
         report: Callable[[str], None],
         *,
         notice: Callable[[str], None] | None = None,
-        offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         super().__init__(
             rings,
             report,
             notice=notice,
-            offered=offered,
             trust_memory=trust_memory,
         )
         listener.setblocking(False)
@@ -195,14 +189,12 @@ class ConnectingServer(Server):
         report: Callable[[str], None],
         *,
         notice: Callable[[str], None] | None = None,
-        offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         super().__init__(
             rings,
             report,
             notice=notice,
-            offered=offered,
             trust_memory=trust_memory,
         )
         self._path = path

@@ -3,11 +3,14 @@
 import mmap
 import os
 import random
+import signal
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from support.front_end import PAGE
-from vhost_descriptors import PAGES
+from vhost_descriptors import PAGES, Passed
 from vhost_messages import RING_PAGES
 
 _NEXT: Final = 1
@@ -98,7 +101,7 @@ class Guest:
         if not draw.randrange(1000):
             head = draw.randrange(65536)
         i = head % self.size
-        for _ in range(draw.choice([0, 0, 0, 1, 2, 20])):
+        for _ in range(draw.choice([*10 * [0], *4 * [1], 2, 20])):
             following = (i + 1) % self.size
             self._describe(i, _NEXT, following)
             i = following
@@ -136,14 +139,17 @@ class Guest:
     def _frame(self, at: int) -> None:
         """An offload header, and the beginning of a frame of IPv4."""
         draw = self._draw
-        gso_type = draw.choice([0, 0, 0, 1, 4, 5, 0x81, 0x84, 77])
+        gso_type = draw.choice([*8 * [0], 1, 4, 5, 0x81, 0x84, 77])
         struct.pack_into(
             "<BBHHHHH12sH",
             self._memory,
             at,
-            draw.choice([0, 1, 2, 255]),
+            draw.choice([*6 * [0], 1, 2, 255]),
             gso_type,
-            *(draw.choice([0, 54, 66, 65535]), draw.choice([0, 1, 1448])),
+            *(
+                draw.choice([0, 54, 66, 65535]),
+                draw.choice([0, 1, 1448, 1448]),
+            ),
             *(draw.choice([0, 34, 54, 65535]), draw.choice([0, 6, 16, 65535])),
             *(0, draw.randbytes(12), draw.choice([8, 0x81, 0xDD86])),
         )
@@ -212,3 +218,20 @@ class Rewriter:
             case _:
                 at = draw.randrange(_BUFFERS, PAGES * PAGE)
                 self._memory[at] = draw.randrange(256)
+
+
+@contextmanager
+def rewriting(draw: random.Random, passed: Passed) -> Iterator[None]:
+    """A process rewrites the guest's memory until the block ends."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Rewriter(draw, passed.memory).run(parent)
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
