@@ -38,6 +38,7 @@ class Bridge:
         # whose frames arrive at a descriptor.
         self._readers: dict[int, Callable[[], bool]] = {}
         self._from: dict[int, Direction] = {}
+        self._sources: list[int] = []
         self._others: list[int] = []  # descriptors that have no frames
         self._find_descriptors()
         self._poll = select.poll()
@@ -105,8 +106,10 @@ class Bridge:
             self._readers[descriptor] = _nothing
         self._from.clear()
         self._others.clear()
-        for direction in self.directions:
-            descriptor = direction.source.descriptor
+        self._sources = self._descriptors_of_sources()
+        for descriptor, direction in zip(
+            self._sources, self.directions, strict=True
+        ):
             if descriptor >= 0:
                 self._from[descriptor] = direction
                 self._readers[descriptor] = direction.forward
@@ -114,6 +117,9 @@ class Bridge:
             for descriptor, call in port.readers.items():
                 self._readers[descriptor] = partial(self._serve_port, call)
                 self._others.append(descriptor)
+
+    def _descriptors_of_sources(self) -> list[int]:
+        return [direction.source.descriptor for direction in self.directions]
 
     def _serve_port(self, call: Callable[[], bool]) -> bool:
         has_changed = call()
@@ -141,10 +147,8 @@ class Bridge:
 
     def _rearm(self) -> None:
         """Makes poll(2) wait for what the directions wait for."""
-        for direction in self.directions:
-            descriptor = direction.source.descriptor
-            if descriptor >= 0 and descriptor not in self._from:
-                self._find_descriptors()
+        if self._sources != self._descriptors_of_sources():
+            self._find_descriptors()
         wanted = dict.fromkeys(self._watched, 0)
         for descriptor in self._others:
             wanted[descriptor] = select.POLLIN

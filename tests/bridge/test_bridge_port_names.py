@@ -40,7 +40,7 @@ _ACCESS = "mode=OCTAL, name=NAME, owner=USER[:GROUP]"
         (
             "interface:eth0,mode=600",
             "interface:NAME has no option 'mode'; its options are name=NAME,"
-            " netns=NAME",
+            " netns=NAME, wait",
         ),
         (
             "udp::5,:6,netns=a",

@@ -3,6 +3,7 @@
 import socket
 
 from ..._rawmmsg import RawSocket
+from ...bpf import Program
 from .. import filters
 from .port import PortError
 from .sockets import SocketPort
@@ -22,9 +23,11 @@ class Interface(SocketPort):
         self.netns = netns
 
     def open(self, expression: str | None) -> None:
-        program = filters.for_interface(expression)
+        self.take(self._open_socket(filters.for_interface(expression)))
+
+    def _open_socket(self, program: Program | None) -> RawSocket:
         try:
-            sock = RawSocket(
+            return RawSocket(
                 self.interface,
                 netns=self.netns,
                 filter=program,
@@ -39,7 +42,22 @@ class Interface(SocketPort):
             if "/" in str(error.filename):  # not the name of an interface
                 error.strerror = f"{error.filename}: {error.strerror}"
             raise
-        self.take(sock)
+
+    @property
+    def is_interface(self) -> bool:
+        return True
+
+    @property
+    def has_offloads(self) -> bool:
+        return True
+
+    @property
+    def takes_super_frames(self) -> bool:
+        return True
+
+    @property
+    def has_end(self) -> bool:
+        return False
 
 
 class Descriptor(SocketPort):

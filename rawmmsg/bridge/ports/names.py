@@ -14,6 +14,7 @@ from .taps import Tap
 from .udp import UdpSocket
 from .unix import UnixSocket
 from .vhost import GuestOptions, VhostUser
+from .waiting import WaitingInterface
 
 __all__ = ["parse_port"]
 
@@ -68,9 +69,13 @@ def _bare(text: str) -> Port:
     return Interface(text, text)
 
 
-def _interface(written: Written, _: _Defaults) -> Port:
+def _interface(written: Written, defaults: _Defaults) -> Port:
     (interface,) = written.fields
-    return Interface(interface, interface, written.options.get("netns"))
+    netns = written.options.get("netns")
+    if "wait" in written.options:
+        notice = defaults.guest.notice
+        return WaitingInterface(interface, interface, netns, notice)
+    return Interface(interface, interface, netns)
 
 
 def _tap(written: Written, _: _Defaults) -> Port:
@@ -182,7 +187,10 @@ _KINDS: Final[Mapping[str, tuple[Form, _Make]]] = {
             _stream,
         ),
         (Form("udp", "HOST:PORT,HOST:PORT", _NAME), _udp),
-        (Form("interface", "NAME", {"netns": "NAME", **_NAME}), _interface),
+        (
+            Form("interface", "NAME", {"netns": "NAME", "wait": "", **_NAME}),
+            _interface,
+        ),
         (Form("tap", "NAME", {"owner": _OWNER, **_NAME}), _tap),
         (Form("fd", "N", _NAME), _descriptor),
     )
