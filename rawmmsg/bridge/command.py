@@ -22,21 +22,40 @@ _MORE_HELP = """\
 Ports:
 
 A and B are ports. A port is an Ethernet interface, the memory of a virtual
-machine, or a socket that carries one frame in each message:
+machine, or a socket that carries frames:
 
     eth0                     an Ethernet interface
+    interface:NAME           the same, with options
+    tap:NAME                 a tap for a virtual machine: the bridge makes it,
+                             and removes it at the end
     vhost-user:PATH          the memory of a virtual machine: the bridge
                              creates the path PATH, and QEMU connects to it
-    vhost-user:PATH,connect  the same, but QEMU creates the path
     unix:LOCAL,REMOTE        a Unix datagram socket: the bridge creates the
                              path LOCAL, the peer creates the path REMOTE
     udp:HOST:PORT,HOST:PORT  a UDP socket: local address, remote address
+    stream:unix:PATH         a Unix stream socket to which the bridge connects;
+                             four bytes of length precede each frame
+    stream:HOST:PORT         the same, with TCP
     fd:N                     descriptor N, which the parent process opened: a
                              packet, datagram or SOCK_SEQPACKET socket
 
+Options follow, each after a comma, such as vhost-user:vm,mode=660,name=vm.
+A comma inside a path or a name is written twice:
+
+    name=NAME            the name of the port in messages and statistics
+    netns=NAME           (interface) the network namespace of the interface: a
+                         name, as of `ip netns`, or a path
+    wait                 (interface) the interface may be missing at the start,
+                         or be deleted and made again
+    listen               (stream) the peer connects to the bridge
+    connect              (vhost-user) QEMU creates the path
+    trust-memory         (vhost-user) as --trust-memory
+    mode=OCTAL           (unix, vhost-user, stream with listen) as --mode
+    owner=USER[:GROUP]   (the same) as --owner; (tap) who may open the tap
+
 Both interfaces are promiscuous while the bridge runs. The bridge changes no
-other setting of an interface. To open an interface, it needs CAP_NET_RAW (root
-has it).
+other setting of an interface. To open an interface, it needs CAP_NET_RAW, and
+to make a tap, CAP_NET_ADMIN (root has both).
 
 Between interfaces and virtual machines, super-frames (packets that the network
 card will cut into segments) pass in one piece. Before a frame goes to a
@@ -70,7 +89,8 @@ left after merging. These are the reasons for dropped frames:
     queue full      the output queue was full for 50 ms
     too long        longer than the output, the buffers of a virtual machine,
                     or the bridge can take
-    link down       the output is down, or no virtual machine is connected
+    link down       the output is down or missing, or no virtual machine or
+                    peer is connected
     refused         the kernel refused the frame (nftables, tc, or no peer at
                     the other end of a socket)
     malformed       not an Ethernet frame, or its offload header does not fit
@@ -80,8 +100,8 @@ left after merging. These are the reasons for dropped frames:
 Exit status:
 
     0  the bridge ended after SIGINT, SIGTERM or --duration
-    1  a port could not be opened; an interface disappeared; or the peer of a
-       SOCK_SEQPACKET socket closed it
+    1  a port could not be opened; an interface without the option wait
+       disappeared; or the peer of a SOCK_SEQPACKET socket closed it
     2  a wrong argument, port or filter
 
 Examples:
@@ -89,6 +109,11 @@ Examples:
 Join two interfaces until Ctrl-C:
 
     rawmmsg bridge eth0 eth1
+
+Give a virtual machine the network of this machine, without root (passt):
+
+    passt -f -s uplink
+    rawmmsg bridge stream:unix:uplink vhost-user:vm
 
 Connect a virtual machine to eth0, but keep SSH away from it:
 
@@ -146,9 +171,9 @@ def add_bridge(
         "--mode",
         type=_mode,
         metavar="OCTAL",
-        help="permissions of the path that the bridge creates (LOCAL, or PATH "
-        "of vhost-user:PATH), such as 660; the peer needs write permission "
-        "(default: 777 less the umask)",
+        help="permissions of a path that the bridge creates (LOCAL, PATH of "
+        "vhost-user:PATH, or PATH of stream:unix:PATH,listen), such as 660; "
+        "the peer needs write permission (default: 777 less the umask)",
     )
     command.add_argument(
         "--owner",
@@ -315,7 +340,7 @@ def _check_options(
     if _access(arguments) != Access() and not makes_path:
         raise PortError(
             "--mode and --owner need a port whose path the bridge creates:"
-            " unix:LOCAL,REMOTE or vhost-user:PATH"
+            " unix:LOCAL,REMOTE, vhost-user:PATH or stream:unix:PATH,listen"
         )
 
 
