@@ -15,14 +15,20 @@ from .port import PortError
 __all__ = ["Address", "Connecting", "Connections", "Listening"]
 
 # A TCP peer whose machine is gone says nothing. After 10 s of silence the
-# kernel asks, three times, 5 s apart; and it waits so long for what was sent
-# to be acknowledged. So a peer that starts again is not refused for longer.
+# kernel asks, three times, 5 s apart.
 _KEEPALIVE: Final = (
     (socket.TCP_KEEPIDLE, 10),
     (socket.TCP_KEEPINTVL, 5),
     (socket.TCP_KEEPCNT, 3),
-    (socket.TCP_USER_TIMEOUT, 25_000),
 )
+
+# It does not ask while bytes are not acknowledged: it sends them again, for a
+# quarter of an hour (tcp(7), tcp_retries2). We give up after so many times,
+# which are 25 s at least. TCP_USER_TIMEOUT would also end the connection with
+# a virtual machine that is paused, and so takes no frames
+# (net/ipv4/tcp_timer.c:tcp_probe_timer()).
+RETRANSMISSIONS: Final = 7
+_RETRANSMITS: Final = 2  # offset of tcpi_retransmits, linux/tcp.h
 
 Address = str | tuple[str, int]
 """A path, or a host and a TCP port."""
@@ -73,9 +79,12 @@ class Connections(ABC):
     def readers(self) -> Mapping[int, Callable[[], bool]]:
         """As `Port.readers`."""
 
-    @abstractmethod
     def tend(self) -> bool:
         """As `Port.tend`."""
+        if self.sock is None or not _is_out_of_reach(self.sock):
+            return False
+        self.end()
+        return True
 
     def end(self) -> None:
         """Closes the connection, if there is one."""
@@ -151,7 +160,8 @@ class Listening(Connections):
         return {self._listener.fileno(): self._accept} if self._accepts else {}
 
     def tend(self) -> bool:
-        has_changed, self._accepts = not self._accepts, True
+        has_changed = super().tend() or not self._accepts
+        self._accepts = True
         return has_changed
 
     def _accept(self) -> bool:
@@ -212,6 +222,8 @@ class Connecting(Connections):
         return {self._made.fileno(): self._finish}
 
     def tend(self) -> bool:
+        if super().tend():
+            return True
         if self.sock is not None or self._begun is not None:
             return False
         self._connect()
@@ -253,6 +265,15 @@ class Connecting(Connections):
         self._begun = None
         self._begin(sock)
         return True
+
+
+def _is_out_of_reach(sock: socket.socket) -> bool:
+    """Returns whether the peer has acknowledged nothing for long, although
+    something was sent."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+    return info[_RETRANSMITS] >= RETRANSMISSIONS
 
 
 def _resolve(

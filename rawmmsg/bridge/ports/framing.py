@@ -48,10 +48,12 @@ class FrameReader:
 
     def receive(self, sock: socket.socket) -> bool:
         """Makes one system call. Returns whether the stream goes on."""
-        memory, left = self._memory, self._end - self._start
-        memory[:left] = memory[self._start : self._end]
-        self._start, self._end = 0, left
-        count = sock.recv_into(memory[left:])
+        memory = self._memory
+        if self._start:
+            left = self._end - self._start
+            memory[:left] = memory[self._start : self._end]
+            self._start, self._end = 0, left
+        count = sock.recv_into(memory[self._end :])
         self._end += count
         return count > 0
 
@@ -109,9 +111,9 @@ class FrameWriter:
 
     def send(self, sock: socket.socket, batch: PacketBatch, start: int) -> int:
         """Sends frames from index `start` on with one system call. Returns how
-        many were sent or begun, at least one. Raises OSError (EAGAIN) if the
-        socket has no room, and ValueError if the first frame is marked as one
-        that cannot be sent."""
+        many were sent or begun: at least one, if there are any. Raises OSError
+        (EAGAIN) if the socket has no room, and ValueError if the first frame
+        is marked as one that cannot be sent."""
         if self._rest and not self.finish(sock):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         stop = min(_unmarked(batch, start), start + _AT_ONCE)
@@ -120,12 +122,12 @@ class FrameWriter:
         for frame in frames:
             parts += _LENGTH.pack(len(frame)), frame
         sent = sock.sendmsg(parts)
-        for done, frame in enumerate(frames):
+        for done, frame in enumerate(frames, 1):
             sent -= _LENGTH.size + len(frame)
             if sent <= 0:
                 self._rest = _last_bytes(frame, -sent)
-                return done + 1
-        raise AssertionError("sendmsg(2) has sent more than it was given")
+                return done
+        return 0
 
 
 def _unmarked(batch: PacketBatch, start: int) -> int:
