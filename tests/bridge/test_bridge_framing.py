@@ -124,6 +124,18 @@ def test_writer_sends_only_whole_frames(
         assert bytes(stream) == framed(wanted), f"seed {seed}"
 
 
+def test_writer_sends_many_frames_with_one_system_call() -> None:
+    """As many as sendmsg(2) takes, which is 1,024 parts."""
+    frames = [numbered(i) for i in range(600)]
+    batch = PacketBatch(600)
+    batch.extend(frames)
+    writer = FrameWriter()
+    with pair() as (ours, theirs):
+        assert writer.send(ours, batch, 0) == 512
+        assert writer.send(ours, batch, 512) == 88
+        assert theirs.recv(99999) == framed(frames)
+
+
 def test_writer_stops_at_a_frame_that_is_marked() -> None:
     frames = [numbered(i) for i in range(5)]
     batch = PacketBatch(5)
