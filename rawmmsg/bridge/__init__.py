@@ -6,6 +6,7 @@ command     the command line, signals and exit codes
 console     the lines of statistics and the summary
 loop        one thread and one poll(2) for both directions
 directions  which kind of direction two ports need
+streams     directions that begin at a stream socket
 guests      directions that begin or end in the memory of a guest
 batched     a direction that receives batches and passes them on
 direction   what the loop and the console know of a direction

@@ -2,15 +2,12 @@
 
 import argparse
 import errno
-import grp
 import os
-import pwd
-import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from .loop import Bridge
@@ -19,25 +16,46 @@ if TYPE_CHECKING:
 
 __all__ = ["add_bridge"]
 
+_T = TypeVar("_T")
+
 _MORE_HELP = """\
 Ports:
 
 A and B are ports. A port is an Ethernet interface, the memory of a virtual
-machine, or a socket that carries one frame in each message:
+machine, or a socket that carries frames:
 
     eth0                     an Ethernet interface
+    interface:NAME           the same, with options
+    tap:NAME                 a tap for a virtual machine: the bridge makes it,
+                             and removes it at the end
     vhost-user:PATH          the memory of a virtual machine: the bridge
                              creates the path PATH, and QEMU connects to it
-    vhost-user:PATH,connect  the same, but QEMU creates the path
     unix:LOCAL,REMOTE        a Unix datagram socket: the bridge creates the
                              path LOCAL, the peer creates the path REMOTE
     udp:HOST:PORT,HOST:PORT  a UDP socket: local address, remote address
+    stream:unix:PATH         a Unix stream socket to which the bridge connects;
+                             four bytes of length precede each frame
+    stream:HOST:PORT         the same, with TCP
     fd:N                     descriptor N, which the parent process opened: a
                              packet, datagram or SOCK_SEQPACKET socket
 
+Options follow, each after a comma, such as vhost-user:vm,mode=660,name=vm.
+A comma inside a path or a name is written twice:
+
+    name=NAME            the name of the port in messages and statistics
+    netns=NAME           (interface) the network namespace of the interface: a
+                         name, as of `ip netns`, or a path
+    wait                 (interface) the interface may be missing at the start,
+                         or be deleted and made again
+    listen               (stream) the peer connects to the bridge
+    connect              (vhost-user) QEMU creates the path
+    trust-memory         (vhost-user) as --trust-memory
+    mode=OCTAL           (unix, vhost-user, stream with listen) as --mode
+    owner=USER[:GROUP]   (the same) as --owner; (tap) who may open the tap
+
 Both interfaces are promiscuous while the bridge runs. The bridge changes no
-other setting of an interface. To open an interface, it needs CAP_NET_RAW (root
-has it).
+other setting of an interface. To open an interface, it needs CAP_NET_RAW, and
+to make a tap, CAP_NET_ADMIN (root has both).
 
 Between interfaces and virtual machines, super-frames (packets that the network
 card will cut into segments) pass in one piece. Before a frame goes to a
@@ -71,7 +89,8 @@ left after merging. These are the reasons for dropped frames:
     queue full      the output queue was full for 50 ms
     too long        longer than the output, the buffers of a virtual machine,
                     or the bridge can take
-    link down       the output is down, or no virtual machine is connected
+    link down       the output is down or missing, or no virtual machine or
+                    peer is connected
     refused         the kernel refused the frame (nftables, tc, or no peer at
                     the other end of a socket)
     malformed       not an Ethernet frame, or its offload header does not fit
@@ -81,8 +100,8 @@ left after merging. These are the reasons for dropped frames:
 Exit status:
 
     0  the bridge ended after SIGINT, SIGTERM or --duration
-    1  a port could not be opened; an interface disappeared; or the peer of a
-       SOCK_SEQPACKET socket closed it
+    1  a port could not be opened; an interface without the option wait
+       disappeared; or the peer of a SOCK_SEQPACKET socket closed it
     2  a wrong argument, port or filter
 
 Examples:
@@ -90,6 +109,11 @@ Examples:
 Join two interfaces until Ctrl-C:
 
     rawmmsg bridge eth0 eth1
+
+Give a virtual machine the network of this machine, without root (passt):
+
+    passt -f -s uplink
+    rawmmsg bridge stream:unix:uplink vhost-user:vm
 
 Connect a virtual machine to eth0, but keep SSH away from it:
 
@@ -147,9 +171,9 @@ def add_bridge(
         "--mode",
         type=_mode,
         metavar="OCTAL",
-        help="permissions of the path that the bridge creates (LOCAL, or PATH "
-        "of vhost-user:PATH), such as 660; the peer needs write permission "
-        "(default: 777 less the umask)",
+        help="permissions of a path that the bridge creates (LOCAL, PATH of "
+        "vhost-user:PATH, or PATH of stream:unix:PATH,listen), such as 660; "
+        "the peer needs write permission (default: 777 less the umask)",
     )
     command.add_argument(
         "--owner",
@@ -235,34 +259,23 @@ def _protocols(text: str) -> frozenset[str]:
 
 
 def _mode(text: str) -> int:
-    if not re.fullmatch(r"0?[0-7]{1,3}", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not an octal mode, such as 660"
-        )
-    return int(text, 8)
+    from .ports import parse_mode
+
+    return _converted(parse_mode, text)
 
 
 def _owner(text: str) -> tuple[int, int]:
-    """Converts USER, USER:GROUP or :GROUP to a uid and a gid. -1 means that
-    one is not given."""
-    user, _, group = text.partition(":")
+    from .ports import parse_owner
+
+    return _converted(parse_owner, text)
+
+
+def _converted(convert: Callable[[str], _T], text: str) -> _T:
+    """argparse shows the message of this error only."""
     try:
-        if not (user or group):
-            raise KeyError
-        return (
-            _look_up(user, lambda: pwd.getpwnam(user).pw_uid),
-            _look_up(group, lambda: grp.getgrnam(group).gr_gid),
-        )
-    except KeyError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: this machine has no such user or group"
-        ) from None
-
-
-def _look_up(name: str, find: Callable[[], int]) -> int:
-    if not name:
-        return -1
-    return int(name) if re.fullmatch(r"[0-9]{1,9}", name) else find()
+        return convert(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -283,6 +296,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 opened.callback(port.close)
             if a.is_same(b):
                 raise PortError(_same(a, b))
+            if a.name == b.name:
+                raise PortError(
+                    f"both ports have the name {a.name}; name one of them"
+                    " with the option name=NAME"
+                )
             return _bridge(a, b, arguments, wake)
     except (FilterError, PortError) as error:
         _say(str(error))
@@ -311,22 +329,18 @@ def _check_options(
 ) -> None:
     """Raises PortError for options that no port uses, and if both ports are
     the same guest: the second one could not be opened."""
-    from .ports import Access, PortError, UnixSocket, VhostUser
+    from .ports import Access, PortError, VhostUser
 
     guests = [port for port in ports if isinstance(port, VhostUser)]
     if len(guests) == 2 and guests[0].is_same(guests[1]):
         raise PortError(_same(*ports))
     if arguments.trust_memory and not guests:
         raise PortError("--trust-memory needs a vhost-user: port")
-    makes_path = any(
-        isinstance(port, UnixSocket)
-        or (isinstance(port, VhostUser) and not port.connects)
-        for port in ports
-    )
+    makes_path = any(port.makes_path for port in ports)
     if _access(arguments) != Access() and not makes_path:
         raise PortError(
             "--mode and --owner need a port whose path the bridge creates:"
-            " unix:LOCAL,REMOTE or vhost-user:PATH"
+            " unix:LOCAL,REMOTE, vhost-user:PATH or stream:unix:PATH,listen"
         )
 
 
@@ -377,11 +391,10 @@ def _bridge(
 
 
 def _look_for(waiting: "set[Port]") -> None:
-    """Tells once that a port which was missing is there. A guest tells it
-    itself."""
+    """Tells once that a port which was missing is there."""
     for port in [port for port in waiting if port.missing() is None]:
         waiting.remove(port)
-        if not port.is_guest:
+        if not port.tells_of_peers:
             _say(f"{port.name} is ready")
 
 

@@ -11,7 +11,8 @@ from .guests import (
     ToGuest,
 )
 from .merging import Merging
-from .ports import Port, SocketPort, VhostUser
+from .ports import Port, SocketPort, StreamSocket, VhostUser
+from .streams import FromStream, StreamToGuest
 
 __all__ = ["make_directions"]
 
@@ -47,6 +48,10 @@ def _batched(
         if isinstance(sink, VhostUser):
             return BetweenGuests(source, sink, stacks)
         return BatchedFromGuest(source, sink, stacks)
+    if isinstance(source, StreamSocket):
+        if isinstance(sink, VhostUser):
+            return StreamToGuest(source, sink, stacks, merging)
+        return FromStream(source, sink, stacks, merging)
     if isinstance(sink, VhostUser):
         return BatchedToGuest(source, sink, stacks, merging)
     return Batched(source, sink, stacks, merging)

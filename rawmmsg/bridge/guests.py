@@ -41,9 +41,9 @@ class FromGuest(Direction):
     def __init__(self, source: VhostUser, sink: SocketPort) -> None:
         super().__init__(source, sink)
         self._rings = source.rings
-        self._sock = sink.sock
+        self._send_from = sink.send_from
         self._sender = Sender(
-            sink, FromRing(source.rings, sink.sock), self._dropped, _no_batch
+            sink, FromRing(source.rings, sink), self._dropped, _no_batch
         )
         self._again_at = math.inf
 
@@ -65,7 +65,7 @@ class FromGuest(Direction):
         for _ in range(_BATCHES):
             if sender.is_calm:
                 try:
-                    if rings.send(self._sock):
+                    if self._send_from(rings):
                         continue
                 except OSError:
                     pass  # the sender gets the same error
@@ -103,7 +103,7 @@ class ToGuest(Direction):
     def __init__(self, source: SocketPort, sink: VhostUser) -> None:
         super().__init__(source, sink)
         self._rings = sink.rings
-        self._sock = source.sock
+        self._receive_to = source.receive_to
         self._again_at = math.inf
 
     @property
@@ -121,7 +121,7 @@ class ToGuest(Direction):
     def forward(self) -> bool:
         rings = self._rings
         try:
-            rings.receive(self._sock)
+            self._receive_to(rings)
         except OSError as error:
             self.source.can_receive_after(error)
             return False

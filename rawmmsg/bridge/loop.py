@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
+from .direction import Direction
 from .directions import make_directions
 from .merging import Merging
-from .ports import Port, SocketPort
+from .ports import Port
 
 __all__ = ["Bridge"]
 
@@ -32,18 +33,14 @@ class Bridge:
         merging: Merging | None = None,
     ) -> None:
         self.directions = make_directions(a, b, batch, merging)
-        self._from = {
-            direction.source.sock.fileno(): direction
-            for direction in self.directions
-            if isinstance(direction.source, SocketPort)
-        }
-        self._readers: dict[int, Callable[[], bool]] = {
-            descriptor: direction.forward
-            for descriptor, direction in self._from.items()
-        }
         self._ports = (a, b)
-        self._of_guests: list[int] = []  # descriptors in _readers
-        self._find_guests()
+        # What to call for a descriptor that is readable, and the direction
+        # whose frames arrive at a descriptor.
+        self._readers: dict[int, Callable[[], bool]] = {}
+        self._from: dict[int, Direction] = {}
+        self._sources: list[int] = []
+        self._others: list[int] = []  # descriptors that have no frames
+        self._find_descriptors()
         self._poll = select.poll()
         self._watched: dict[int, int] = {}
         self._timers: list[_Timer] = [_Timer(TEND, self._tend)]
@@ -102,21 +99,32 @@ class Bridge:
                 source.forward()
         self._rearm()
 
-    def _find_guests(self) -> None:
-        """Sets what to call for the descriptors of guests. One that has been
-        closed may still have an event in this round."""
-        for descriptor in self._of_guests:
+    def _find_descriptors(self) -> None:
+        """Sets what to call for the descriptors of the ports. One that has
+        been closed may still have an event in this round."""
+        for descriptor in (*self._from, *self._others):
             self._readers[descriptor] = _nothing
-        self._of_guests.clear()
+        self._from.clear()
+        self._others.clear()
+        self._sources = self._descriptors_of_sources()
+        for descriptor, direction in zip(
+            self._sources, self.directions, strict=True
+        ):
+            if descriptor >= 0:
+                self._from[descriptor] = direction
+                self._readers[descriptor] = direction.forward
         for port in self._ports:
             for descriptor, call in port.readers.items():
-                self._readers[descriptor] = partial(self._serve_guest, call)
-                self._of_guests.append(descriptor)
+                self._readers[descriptor] = partial(self._serve_port, call)
+                self._others.append(descriptor)
 
-    def _serve_guest(self, call: Callable[[], bool]) -> bool:
+    def _descriptors_of_sources(self) -> list[int]:
+        return [direction.source.descriptor for direction in self.directions]
+
+    def _serve_port(self, call: Callable[[], bool]) -> bool:
         has_changed = call()
         if has_changed:
-            self._find_guests()
+            self._find_descriptors()
         for direction in self.directions:
             has_changed |= direction.wake()
         return has_changed
@@ -135,12 +143,14 @@ class Bridge:
 
     def _tend(self) -> None:
         if True in [port.tend() for port in self._ports]:
-            self._find_guests()
+            self._find_descriptors()
 
     def _rearm(self) -> None:
         """Makes poll(2) wait for what the directions wait for."""
+        if self._sources != self._descriptors_of_sources():
+            self._find_descriptors()
         wanted = dict.fromkeys(self._watched, 0)
-        for descriptor in self._of_guests:
+        for descriptor in self._others:
             wanted[descriptor] = select.POLLIN
         for descriptor, direction in self._from.items():
             if direction.accepts:

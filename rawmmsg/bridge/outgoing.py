@@ -6,10 +6,10 @@ A send can stop at any frame, and continues there later.
 from abc import ABC, abstractmethod
 from typing import Protocol
 
-from .._rawmmsg import PacketBatch, RawSocket, _GuestRings
+from .._rawmmsg import PacketBatch, _GuestRings
 from ..constants import SUPER_FRAME
 from .drops import Mark, mark
-from .ports import Port
+from .ports import Port, SocketPort
 
 __all__ = ["FromRing", "Outgoing", "OutgoingBatches", "Segmented", "Unchanged"]
 
@@ -262,16 +262,16 @@ class Segmented(_InOrder):
 class FromRing(_InOrder):
     """Frames in the memory of a guest."""
 
-    def __init__(self, rings: _GuestRings, sock: RawSocket) -> None:
+    def __init__(self, rings: _GuestRings, sink: SocketPort) -> None:
         super().__init__()
         self._rings = rings
-        self._sock = sock
+        self._send_from = sink.send_from
 
     def is_end(self) -> bool:
         return not self._rings.pending
 
     def send(self) -> bool:
-        self._rings.send(self._sock)
+        self._send_from(self._rings)
         return not self._rings.pending
 
     def mark(self) -> int:

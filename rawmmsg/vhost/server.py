@@ -4,19 +4,14 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
-from typing import Final
 
+from .._limited import Limited
 from .connection import Connection
 from .descriptors import Closer
 from .rings import Rings
 from .session import Session
 
 __all__ = ["ConnectingServer", "ListeningServer", "Server"]
-
-# A hostile front end can connect again and again.
-_SENTENCES: Final = 10
-_PERIOD: Final = 10.0
 
 
 class Server(ABC):
@@ -36,8 +31,8 @@ class Server(ABC):
         trust_memory: bool = False,
     ) -> None:
         self._rings = rings
-        self.report = _Limited(report)
-        self._notice = self.report if notice is None else _Limited(notice)
+        self.report = Limited(report)
+        self._notice = self.report if notice is None else Limited(notice)
         self._trust_memory = trust_memory
         self._closer = Closer()
         self.session: Session | None = None
@@ -226,27 +221,3 @@ class ConnectingServer(Server):
             return False
         self._begin(sock)
         return True
-
-
-class _Limited:
-    """Passes on some sentences in each period, and how many it left out."""
-
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self._report = report
-        self._until = 0.0
-        self._room = 0
-        self._left_out = 0
-
-    def __call__(self, text: str) -> None:
-        now = monotonic()
-        if now >= self._until:
-            self._until = now + _PERIOD
-            self._room = _SENTENCES
-        if not self._room:
-            self._left_out += 1
-            return
-        self._room -= 1
-        if self._left_out:
-            text += f" ({self._left_out} messages before it were left out)"
-            self._left_out = 0
-        self._report(text)

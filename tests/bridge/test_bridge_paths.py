@@ -192,7 +192,8 @@ def test_mode_and_owner_need_a_path(pair: Veth, option: str) -> None:
     assert outcome.code == 2
     assert outcome.text == (
         "rawmmsg: --mode and --owner need a port whose path the bridge"
-        " creates: unix:LOCAL,REMOTE or vhost-user:PATH\n"
+        " creates: unix:LOCAL,REMOTE, vhost-user:PATH or"
+        " stream:unix:PATH,listen\n"
     )
 
 

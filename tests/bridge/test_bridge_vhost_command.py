@@ -34,9 +34,9 @@ def guest(short_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["vhost-user:"], "not of the form vhost-user:PATH or vhost-user:"),
+        (["vhost-user:"], "not of the form vhost-user:PATH"),
         (["vhost-user:,connect"], "not of the form vhost-user:PATH"),
-        (["vhost-user:/a,listen"], "not of the form vhost-user:PATH"),
+        (["vhost-user:/a,listen"], "vhost-user:PATH has no option 'listen'"),
         (["vhost-user:/a,connect,"], "not of the form vhost-user:PATH"),
         ([f"vhost-user:/{'a' * 107}"], "the path is too long for a socket"),
         (["vhost-user:/a", "--filter-ba", "nonsense"], "nonsense"),

@@ -70,7 +70,10 @@ class Commands:
     @property
     def takes_super_frames(self) -> bool:
         """Whether the frames have offload headers on this transport."""
-        return bool(self.bridge) and "dgram" not in " ".join(self.network)
+        is_plain = any(
+            word.startswith(("dgram,", "stream,")) for word in self.network
+        )
+        return bool(self.bridge) and not is_plain
 
 
 BLOCKS: Final = [

@@ -4,13 +4,13 @@
 
 Tests the bridge against an independent network stack: Debian's kernel and
 busybox, emulated (without KVM), on every transport that `rawmmsg bridge` and
-QEMU share; QEMU as a front end of vhost-user; the commands of
-docs/virtual-machines, in QEMU and User-mode Linux; and bench/guests. Takes
-about 3 minutes, in new network namespaces.
+QEMU share; QEMU as a front end of vhost-user; QEMU and passt at stream ports;
+the commands of docs/virtual-machines, in QEMU and User-mode Linux; and
+bench/guests. Takes about 3 minutes, in new network namespaces.
 
-Needs Debian 12 on x86-64, qemu-system-x86, user-mode-linux and busybox-static,
-besides what the suite needs. Debian's kernel is downloaded once, not
-installed, and kept in $RAWMMSG_QEMU_CACHE (~/.cache/rawmmsg-qemu).
+Needs Debian 12 on x86-64, qemu-system-x86, user-mode-linux, passt and
+busybox-static, besides what the suite needs. Debian's kernel is downloaded
+once, not installed, and kept in $RAWMMSG_QEMU_CACHE (~/.cache/rawmmsg-qemu).
 
 Not a part of the suite, in which no test may be skipped, because QEMU is
 hundreds of megabytes.
@@ -30,6 +30,7 @@ _PACKAGES = {
     "ip": "iproute2",
     "linux.uml": "user-mode-linux",
     "nsenter": "util-linux",
+    "passt": "passt",
     "qemu-system-x86_64": "qemu-system-x86",
 }
 
@@ -51,6 +52,7 @@ def main() -> int:
             "real_peer.py",
             "real_front_end.py",
             "real_shared_memory.py",
+            "real_stream.py",
             "real_commands.py",
             "real_measurement.py",
         )

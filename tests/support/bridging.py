@@ -175,6 +175,13 @@ class Running:
             f"{count} frames are not dropped",
         )
 
+    def drops_some(self) -> None:
+        """Waits until the statistics show drops from A to B."""
+        eventually(
+            lambda: any(map(_number, _TICK.findall(self.text))),
+            "no frame is dropped",
+        )
+
     @property
     def text(self) -> str:
         return "".join(self.lines)

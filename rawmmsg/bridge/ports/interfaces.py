@@ -3,6 +3,7 @@
 import socket
 
 from ..._rawmmsg import RawSocket
+from ...bpf import Program
 from .. import filters
 from .port import PortError
 from .sockets import SocketPort
@@ -11,13 +12,24 @@ __all__ = ["Descriptor", "Interface"]
 
 
 class Interface(SocketPort):
-    """An Ethernet interface, by name."""
+    """An Ethernet interface, by name: in the network namespace `netns`, or
+    in that of the process."""
+
+    def __init__(
+        self, name: str, interface: str, netns: str | None = None
+    ) -> None:
+        super().__init__(name)
+        self.interface = interface
+        self.netns = netns
 
     def open(self, expression: str | None) -> None:
-        program = filters.for_interface(expression)
+        self.take(self._open_socket(filters.for_interface(expression)))
+
+    def _open_socket(self, program: Program | None) -> RawSocket:
         try:
-            sock = RawSocket(
-                self.name,
+            return RawSocket(
+                self.interface,
+                netns=self.netns,
                 filter=program,
                 promisc=True,
                 vnet_hdr=True,
@@ -26,7 +38,26 @@ class Interface(SocketPort):
             )
         except ValueError as error:
             raise PortError(str(error)) from None
-        self.take(sock)
+        except OSError as error:
+            if "/" in str(error.filename):  # not the name of an interface
+                error.strerror = f"{error.filename}: {error.strerror}"
+            raise
+
+    @property
+    def is_interface(self) -> bool:
+        return True
+
+    @property
+    def has_offloads(self) -> bool:
+        return True
+
+    @property
+    def takes_super_frames(self) -> bool:
+        return True
+
+    @property
+    def has_end(self) -> bool:
+        return False
 
 
 class Descriptor(SocketPort):

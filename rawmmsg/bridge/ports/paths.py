@@ -2,16 +2,26 @@
 
 import contextlib
 import errno
+import grp
 import os
+import pwd
+import re
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from .port import PortError
 
-__all__ = ["Access", "OwnPath", "check_path", "same_socket"]
+__all__ = [
+    "Access",
+    "OwnPath",
+    "check_path",
+    "parse_mode",
+    "parse_owner",
+    "same_socket",
+]
 
 _PATH_SIZE: Final = 108  # sun_path, linux/un.h
 
@@ -24,6 +34,36 @@ class Access:
     mode: int | None = None
     user: int = -1
     group: int = -1
+
+
+def parse_mode(text: str) -> int:
+    """Converts octal digits. Raises ValueError."""
+    if not re.fullmatch(r"0?[0-7]{1,3}", text):
+        raise ValueError(f"{text!r} is not an octal mode, such as 660")
+    return int(text, 8)
+
+
+def parse_owner(text: str) -> tuple[int, int]:
+    """Converts USER, USER:GROUP or :GROUP to a uid and a gid. -1 means that
+    one is not given. Raises ValueError."""
+    user, _, group = text.partition(":")
+    try:
+        if not (user or group):
+            raise KeyError
+        return (
+            _look_up(user, lambda: pwd.getpwnam(user).pw_uid),
+            _look_up(group, lambda: grp.getgrnam(group).gr_gid),
+        )
+    except KeyError:
+        raise ValueError(
+            f"{text!r}: this machine has no such user or group"
+        ) from None
+
+
+def _look_up(name: str, find: Callable[[], int]) -> int:
+    if not name:
+        return -1
+    return int(name) if re.fullmatch(r"[0-9]{1,9}", name) else find()
 
 
 def check_path(name: str, path: str) -> None:

@@ -61,6 +61,16 @@ class Port(ABC):
         return False
 
     @property
+    def tells_of_peers(self) -> bool:
+        """Whether it prints itself that its peer has come or gone."""
+        return False
+
+    @property
+    def makes_path(self) -> bool:
+        """Whether open() makes a path in the file system."""
+        return False
+
+    @property
     def is_guest(self) -> bool:
         """Whether the port is the memory of a guest. Its `readers` tell when
         it has frames, and when it can take frames after EAGAIN."""
@@ -69,6 +79,12 @@ class Port(ABC):
     @property
     def has_offloads(self) -> bool:
         """Whether frames come and go with offload headers."""
+        return False
+
+    @property
+    def may_truncate(self) -> bool:
+        """Whether the end of a message that does not fit in a row of a batch
+        is lost."""
         return False
 
     @property
@@ -90,9 +106,15 @@ class Port(ABC):
     # Waiting
 
     @property
+    @abstractmethod
+    def descriptor(self) -> int:
+        """The descriptor that is readable when there are frames. -1: there is
+        none, or none now."""
+
+    @property
     def readers(self) -> Mapping[int, Callable[[], bool]]:
-        """Descriptors to watch besides the one that has the frames, and what
-        to call if one is readable. The call returns whether `readers` has
+        """Descriptors to watch besides `descriptor`, and what to call if one
+        is readable. The call returns whether `readers` has
         changed."""
         return {}
 

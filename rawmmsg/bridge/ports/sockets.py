@@ -8,7 +8,7 @@ import struct
 from typing import Final
 
 from ..._queue import bytes_queued
-from ..._rawmmsg import RawSocket
+from ..._rawmmsg import RawSocket, _GuestRings
 from ...constants import PACKET_QDISC_BYPASS, SOL_PACKET
 from .port import Port, PortError
 
@@ -45,6 +45,10 @@ class SocketPort(Port):
     @property
     def has_offloads(self) -> bool:
         return bool(self.sock.vnet_hdr)
+
+    @property
+    def may_truncate(self) -> bool:
+        return True
 
     @property
     def takes_super_frames(self) -> bool:
@@ -88,10 +92,14 @@ class SocketPort(Port):
             return os.path.sameopenfile(
                 self.sock.fileno(), other.sock.fileno()
             )
-        return (
-            self.sock.ifindex == other.sock.ifindex
-            and self._namespace() == other._namespace()
-        )
+        if not self.index or self.index != other.index:
+            return False
+        return self._namespace() == other._namespace()
+
+    @property
+    def index(self) -> int:
+        """That of the interface. 0: there is none."""
+        return self.sock.ifindex or 0
 
     def _namespace(self) -> bytes:
         """Returns an identifier of the network namespace. An ifindex is
@@ -100,6 +108,18 @@ class SocketPort(Port):
             return self.sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
         except OSError:
             return b""  # before Linux 5.14
+
+    def receive_to(self, rings: _GuestRings) -> int:
+        """Receives frames into the memory of a guest."""
+        return rings.receive(self.sock)
+
+    def send_from(self, rings: _GuestRings) -> int:
+        """Sends frames from the memory of a guest."""
+        return rings.send(self.sock)
+
+    @property
+    def descriptor(self) -> int:
+        return self.sock.fileno()
 
     def room_descriptor(self) -> int:
         return self.sock.fileno()

@@ -51,6 +51,10 @@ class UnixSocket(SocketPort):
         self.sock.peer = self.remote
         self.sendmmsg = partial(self.sock.sendmmsg, addresses=self.remote)
 
+    @property
+    def makes_path(self) -> bool:
+        return True
+
     def missing(self) -> str | None:
         try:
             self._room.connect(self.remote)

@@ -79,7 +79,7 @@ class VhostUser(Port):
         self.sendmmsg = self.rings.sendmmsg
 
     def _serve(self, opened: ExitStack) -> Server:
-        trust = self._options.trust_memory
+        trust = self.trusts_memory
         if self.connects:
             connecting = ConnectingServer(
                 self.path,
@@ -142,6 +142,18 @@ class VhostUser(Port):
     # What kind of port it is
 
     @property
+    def tells_of_peers(self) -> bool:
+        return True
+
+    @property
+    def trusts_memory(self) -> bool:
+        return self._options.trust_memory
+
+    @property
+    def makes_path(self) -> bool:
+        return not self.connects
+
+    @property
     def is_guest(self) -> bool:
         return True
 
@@ -163,6 +175,10 @@ class VhostUser(Port):
         return session.mtu or _LONGEST_PACKET
 
     # Waiting
+
+    @property
+    def descriptor(self) -> int:
+        return -1
 
     @property
     def readers(self) -> Mapping[int, Callable[[], bool]]:

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from . import netlink
+from ... import _netlink as netlink
 
 __all__ = ["Link", "find_link", "link_by_index", "link_names", "ports_of"]
 

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from . import netlink
+from ... import _netlink as netlink
 
 __all__ = ["Qdisc", "qdiscs_of"]
 

@@ -9,8 +9,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from ... import _netlink as netlink
 from ...bpf import Program
-from . import netlink
 
 __all__ = ["PacketSocket", "packet_sockets"]
 

@@ -1,4 +1,4 @@
-"""Questions to the kernel over netlink(7)."""
+"""Questions and orders to the kernel over netlink(7)."""
 
 import os
 import socket
@@ -6,10 +6,20 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-__all__ = ["ask", "attributes", "dump", "dumps", "nested", "unpack"]
+__all__ = [
+    "ask",
+    "attribute",
+    "attributes",
+    "dump",
+    "dumps",
+    "nested",
+    "order",
+    "unpack",
+]
 
 # linux/netlink.h
 _NLM_F_REQUEST: Final = 0x001
+_NLM_F_ACK: Final = 0x004
 _NLM_F_DUMP: Final = 0x300
 _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
@@ -52,6 +62,13 @@ def ask(protocol: int, kind: int, question: bytes) -> bytes:
         return next(_answers(sock, kind, question, 0))
 
 
+def order(protocol: int, kind: int, body: bytes) -> None:
+    """Makes the kernel change something. Raises OSError if it refuses."""
+    with _open(protocol) as sock:
+        for _ in _answers(sock, kind, body, _NLM_F_ACK):
+            pass
+
+
 def _open(protocol: int) -> socket.socket:
     sock = socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
@@ -72,6 +89,8 @@ def _answers(
                 return
             if type_ == _NLMSG_ERROR:
                 number = -int(_ERROR.unpack_from(body)[0])
+                if not number:
+                    return  # the order has been carried out
                 raise OSError(number, os.strerror(number))
             yield body
 
@@ -83,6 +102,13 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         size, type_, *_ = _NLMSGHDR.unpack_from(data, start)
         yield type_, data[start + _NLMSGHDR.size : start + size]
         start += _aligned(size)
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Returns an attribute to be put behind the fixed part of a message."""
+    size = _NLATTR.size + len(value)
+    padding = bytes(_aligned(size) - size)
+    return _NLATTR.pack(size, kind) + value + padding
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
