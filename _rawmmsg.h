@@ -220,13 +220,18 @@ typedef struct {
     size_t block_size;
 
     /* Owned. All memory that the batch writes to, in order of address: `block`
-       and the frames. pin_count + 1 of them, and none overlaps another. */
+       and the frames. None overlaps another. */
     struct span *spans;
+    Py_ssize_t span_count;
+
+    /* Strong. Of a view: where its frames are. Otherwise NULL. */
+    PyObject *viewed;
 
     /* The messages of recvmmsg(2) and of sendmmsg(2), and their parts. Part 2i
        is the offload header of frame i, part 2i + 1 the frame. Those of `rx`
-       never change, so they also tell where each frame is and how many bytes
-       it has room for. Those of `tx` have the length of the packet to send. */
+       tell where each frame is and how many bytes it has room for. They never
+       change, except in a view: show_frames(). Those of `tx` have the length
+       of the packet to send. */
     struct mmsghdr *rx;
     struct mmsghdr *tx;
     struct iovec *rx_parts;
@@ -375,6 +380,15 @@ struct outgoing {
 /* ---- What _rawmmsg_batch.c does for the other files --------------------- */
 
 extern PyType_Spec BatchMemory_spec, Window_spec, PacketBatch_spec;
+
+/* Returns a new batch without frames of its own, or NULL with an exception set.
+   show_frames() says which ones it has. */
+PacketBatch *make_view(const module_state *state, PacketBatch *source);
+
+/* Makes the view hold frames of its source: those with these indices, in this
+   order. 0, or -1 with an exception set. */
+int show_frames(PacketBatch *view, PacketBatch *source, const uint16_t *picks,
+                Py_ssize_t count);
 
 /* Takes the batch for this call, until end_filling(), and empties it. Sets a
    table of all its frames. 0, or -1 with an exception set. */

@@ -461,7 +461,8 @@ compare_spans(const void *left, const void *right)
 static int
 note_spans(BatchMemory *m)
 {
-    Py_ssize_t n = m->pin_count + 1, i;
+    const BatchMemory *viewed = (const BatchMemory *)m->viewed;
+    Py_ssize_t n = 1 + (viewed != NULL ? viewed->span_count : m->pin_count), i;
     struct span *spans = PyMem_Calloc((size_t)n, sizeof(*spans));
 
     if (spans == NULL) {
@@ -469,8 +470,12 @@ note_spans(BatchMemory *m)
         return -1;
     }
     m->spans = spans;
+    m->span_count = n;
     spans[0] = span_of(m->block, m->block_size, -1);
-    if (m->frames != NULL && n > 1) {
+    if (viewed != NULL) {
+        memcpy(&spans[1], viewed->spans, (size_t)(n - 1) * sizeof(*spans));
+    }
+    else if (m->frames != NULL && n > 1) {
         spans[1] =
             span_of(m->frames, (size_t)(m->capacity * m->strides[0]), -1);
     }
@@ -500,7 +505,7 @@ share_memory(const BatchMemory *a, const BatchMemory *b)
 {
     Py_ssize_t i = 0, k = 0;
 
-    while (i <= a->pin_count && k <= b->pin_count) {
+    while (i < a->span_count && k < b->span_count) {
         if (a->spans[i].end <= b->spans[k].start) {
             i++;
         }
@@ -568,6 +573,29 @@ BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
     return m;
 }
 
+/* The same for a view: memory without frames of its own. */
+static BatchMemory *
+BatchMemory_view(PyTypeObject *type, BatchMemory *viewed)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    BatchMemory *m = (BatchMemory *)alloc(type, 0);
+    Py_ssize_t i;
+
+    if (m == NULL) {
+        return NULL;
+    }
+    m->viewed = Py_NewRef((PyObject *)viewed);
+    m->capacity = viewed->capacity;
+    if (allocate(m, false) < 0 || note_spans(m) < 0) {
+        Py_DECREF(m);
+        return NULL;
+    }
+    for (i = 0; i < m->capacity; i++) {
+        arm_slot(m, i, frame_of(viewed, i), room_of(viewed, i));
+    }
+    return m;
+}
+
 /* No type in this module has a tp_clear. Their references never change, and if
    the caller's memory were released while views of it exist, the views would
    use freed memory. A cycle can still be broken: it always contains some other
@@ -579,6 +607,7 @@ BatchMemory_traverse(PyObject *self, visitproc visit, void *arg)
     Py_ssize_t i;
 
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(m->viewed);
     for (i = 0; i < m->pin_count; i++) {
         Py_VISIT(m->pins[i].obj);
     }
@@ -596,6 +625,7 @@ BatchMemory_dealloc(PyObject *self)
     while (m->pin_count > 0) {
         PyBuffer_Release(&m->pins[--m->pin_count]);
     }
+    Py_XDECREF(m->viewed);
     PyMem_Free(m->pins);
     PyMem_Free(m->names);
     PyMem_Free(m->spans);
@@ -901,17 +931,32 @@ convert_optional_size(PyObject *value, void *result)
     return 1;
 }
 
+/* Returns a new batch, or NULL with an exception set. Steals the reference to
+   the memory; if that is NULL, returns NULL. */
+static PacketBatch *
+make_batch(PyTypeObject *type, BatchMemory *memory)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    PacketBatch *b = memory == NULL ? NULL : (PacketBatch *)alloc(type, 0);
+
+    if (b == NULL) {
+        Py_XDECREF(memory);
+        return NULL;
+    }
+    b->memory = memory;
+    atomic_init(&b->collected, FILLED);
+    return b;
+}
+
 static PyObject *
 PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"capacity", "frame_size", "buffer", "buffers",
                             NULL};
     module_state *state = state_of(type);
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Py_ssize_t capacity = -1, frame_size = -1;
     PyObject *buffer = Py_None, *buffers = Py_None;
     BatchMemory *memory;
-    PacketBatch *b;
 
     if (state == NULL) {
         return NULL;
@@ -932,17 +977,7 @@ PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     memory = BatchMemory_create(state->memory_type, capacity, frame_size,
                                 buffer == Py_None ? NULL : buffer,
                                 buffers == Py_None ? NULL : buffers);
-    if (memory == NULL) {
-        return NULL;
-    }
-    b = (PacketBatch *)alloc(type, 0);
-    if (b == NULL) {
-        Py_DECREF(memory);
-        return NULL;
-    }
-    b->memory = memory;
-    atomic_init(&b->collected, FILLED);
-    return (PyObject *)b;
+    return (PyObject *)make_batch(type, memory);
 }
 
 static int
@@ -1784,6 +1819,76 @@ PyType_Spec PacketBatch_spec = {
         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = PacketBatch_slots,
 };
+
+/* ---- Views -------------------------------------------------------------- */
+
+/* A view holds frames of another batch, its source, in any order. It has
+   messages, lengths and offload headers of its own, but no frames, so choosing
+   frames copies none. Whatever takes a batch takes a view. */
+
+PacketBatch *
+make_view(const module_state *state, PacketBatch *source)
+{
+    return make_batch(state->batch_type,
+                      BatchMemory_view(state->memory_type, source->memory));
+}
+
+/* Points row i of a view at frame k of its source. */
+static void
+show_frame(BatchMemory *view, Py_ssize_t i, BatchMemory *source, Py_ssize_t k)
+{
+    view->rx_parts[2 * i + 1] = source->rx_parts[2 * k + 1];
+    view->tx_parts[2 * i + 1] = source->rx_parts[2 * k + 1];
+    view->offload_headers[i] = source->offload_headers[k];
+    view->flags[i] = source->flags[k];
+    atomic_store_explicit(
+        &view->lengths[i],
+        atomic_load_explicit(&source->lengths[k], memory_order_relaxed),
+        memory_order_relaxed);
+}
+
+/* The same for all rows. The caller has taken both. */
+static int
+show_picks(PacketBatch *view, PacketBatch *source, const uint16_t *picks,
+           Py_ssize_t count)
+{
+    Py_ssize_t held = count_of(source), i;
+
+    if (view->memory->viewed != (PyObject *)source->memory) {
+        PyErr_SetString(PyExc_ValueError, "not a view of this batch");
+        return -1;
+    }
+    if (count > view->memory->capacity) {
+        PyErr_Format(PyExc_ValueError, "%zd frames, more than the %zd rows",
+                     count, view->memory->capacity);
+        return -1;
+    }
+    for (i = 0; i < count; i++) {
+        if (picks[i] >= held) {
+            PyErr_Format(PyExc_IndexError, "the batch holds no packet %d",
+                         picks[i]);
+            return -1;
+        }
+        show_frame(view->memory, i, source->memory, picks[i]);
+    }
+    return 0;
+}
+
+int
+show_frames(PacketBatch *view, PacketBatch *source, const uint16_t *picks,
+            Py_ssize_t count)
+{
+    int result;
+
+    if (take_both(source, view) < 0) {
+        return -1;
+    }
+    result = show_picks(view, source, picks, count);
+    set_held(view, result < 0 ? 0 : count,
+             has_headers(source) ? FILLED : COLLECT_ALWAYS);
+    release_both(source, view);
+    return result;
+}
 
 /* ---- Receiving: arming messages ----------------------------------------- */
 
