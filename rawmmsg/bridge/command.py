@@ -68,7 +68,8 @@ came from super-frames that were cut. "merged into" says how many frames were
 left after merging. These are the reasons for dropped frames:
 
     queue full      the output queue was full for 50 ms
-    too long        longer than the output, its buffers, or the bridge allows
+    too long        longer than the output, the buffers of a virtual machine,
+                    or the bridge can take
     link down       the output is down, or no virtual machine is connected
     refused         the kernel refused the frame (nftables, tc, or no peer at
                     the other end of a socket)
@@ -155,9 +156,9 @@ def add_bridge(
     command.add_argument(
         "--trust-memory",
         action="store_true",
-        help="accept a virtual machine's memory that is not sealed or has "
-        "huge pages; a program that shrinks it, or frees huge pages, ends the "
-        "bridge (default: refuse it)",
+        help="accept the memory of a virtual machine even if another program "
+        "could shrink it: a file that is not sealed, or that has huge pages; "
+        "if a program does so, the bridge ends (default: refuse such memory)",
     )
     command.add_argument(
         "--batch",

@@ -71,7 +71,7 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l filter-ab -x -d 'from A 
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l filter-ba -x -d 'from B to A, forward only frames that match this pcap-filter(7) expression, such as '"'"'not port 22'"'"''
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l mode -x -d 'permissions of the path that the bridge creates (LOCAL, or PATH of vhost-user:PATH), such as 660; the peer needs write permission (default: 777 less the umask)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l owner -x -d 'owner of that path (default: the user who runs the bridge)'
-complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l trust-memory -d 'accept a virtual machine'"'"'s memory that is not sealed or has huge pages; a program that shrinks it, or frees huge pages, ends the bridge (default: refuse it)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l trust-memory -d 'accept the memory of a virtual machine even if another program could shrink it: a file that is not sealed, or that has huge pages; if a program does so, the bridge ends (default: refuse such memory)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l batch -x -d 'receive at most N frames with one system call (default: 64, or 8 while frames are large)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l merge -x -d 'merge the frames of these protocols into super-frames when they go from a socket to an interface: tcp, or tcp,udp; if UDP is merged, a program with a packet socket on the far side may see several datagrams as one (default: tcp)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l no-merge -d 'merge nothing'
