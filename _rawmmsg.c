@@ -4842,6 +4842,11 @@ static PyMethodDef rawmmsg_functions[] = {
     {"_check_filter", rawmmsg_check_filter, METH_O, NULL},
     {"_run_filter", (PyCFunction)(void (*)(void))rawmmsg_run_filter,
      METH_FASTCALL, NULL},
+    {"_make_view", rawmmsg_make_view, METH_O, NULL},
+    {"_show_frames", (PyCFunction)(void (*)(void))rawmmsg_show_frames,
+     METH_FASTCALL, NULL},
+    {"_number_frames", (PyCFunction)(void (*)(void))rawmmsg_number_frames,
+     METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

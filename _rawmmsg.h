@@ -385,6 +385,11 @@ extern PyType_Spec BatchMemory_spec, Window_spec, PacketBatch_spec;
    show_frames() says which ones it has. */
 PacketBatch *make_view(const module_state *state, PacketBatch *source);
 
+/* Takes a batch for this call, until release_batch(). Sets a table of the
+   frames that it holds. 0, or -1 with an exception set. */
+int begin_reading(PacketBatch *b, struct frame_table *t);
+void release_batch(PacketBatch *b);
+
 /* Makes the view hold frames of its source: those with these indices, in this
    order. 0, or -1 with an exception set. */
 int show_frames(PacketBatch *view, PacketBatch *source, const uint16_t *picks,
@@ -467,6 +472,19 @@ const struct sock_filter *check_program(PyObject *program, size_t *count);
    exception set. Releases the GIL. */
 int send_messages(RawSocket *s, struct mmsghdr *messages, unsigned count);
 int receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count);
+
+/* ---- _rawmmsg_switch.c -------------------------------------------------- */
+
+/* Methods of the module: in Python,
+
+       _make_view(batch) -> PacketBatch
+       _show_frames(view, batch, picks, count)   picks: a buffer of uint16_t
+       _number_frames(batch, numbers) -> list of keys (bytes)  */
+PyObject *rawmmsg_make_view(PyObject *module, PyObject *batch);
+PyObject *rawmmsg_show_frames(PyObject *module, PyObject *const *args,
+                              Py_ssize_t nargs);
+PyObject *rawmmsg_number_frames(PyObject *module, PyObject *const *args,
+                                Py_ssize_t nargs);
 
 /* ---- _rawmmsg_guest.c --------------------------------------------------- */
 

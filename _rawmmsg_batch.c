@@ -860,7 +860,7 @@ take_batch(PacketBatch *b)
     return 0;
 }
 
-static void
+void
 release_batch(PacketBatch *b)
 {
     atomic_store_explicit(&b->busy, 0, memory_order_release);
@@ -1325,6 +1325,16 @@ end_filling(PacketBatch *b, Py_ssize_t count)
 {
     set_held(b, count, FILLED);
     release_batch(b);
+}
+
+int
+begin_reading(PacketBatch *b, struct frame_table *t)
+{
+    if (take_batch(b) < 0) {
+        return -1;
+    }
+    *t = table_of_any(b);
+    return 0;
 }
 
 /* Calls a function that changes all frames, and returns its result, or NULL

@@ -102,3 +102,136 @@ number_frames(struct keys *k, const struct frame_table *t, uint16_t *numbers)
         numbers[i] = number;
     }
 }
+
+/* ---- Functions of the module -------------------------------------------- */
+
+static module_state *
+state_and_batch(PyObject *module, PyObject *batch)
+{
+    module_state *state = PyModule_GetState(module);
+
+    if (!Py_IS_TYPE(batch, state->batch_type)) {
+        PyErr_Format(PyExc_TypeError, "a PacketBatch is needed, not %R",
+                     Py_TYPE(batch));
+        return NULL;
+    }
+    return state;
+}
+
+PyObject *
+rawmmsg_make_view(PyObject *module, PyObject *batch)
+{
+    module_state *state = state_and_batch(module, batch);
+
+    return state == NULL ? NULL
+                         : (PyObject *)make_view(state, (PacketBatch *)batch);
+}
+
+/* Acquires a buffer of at least `count` uint16_t. 0, or -1 with an exception
+   set. */
+static int
+get_numbers(PyObject *object, Py_ssize_t count, int flags, Py_buffer *view)
+{
+    if (PyObject_GetBuffer(object, view, flags | PyBUF_C_CONTIGUOUS) < 0) {
+        return -1;
+    }
+    if ((size_t)view->len / sizeof(uint16_t) < (size_t)count
+        || (uintptr_t)view->buf % sizeof(uint16_t) != 0) {
+        PyErr_Format(PyExc_ValueError,
+                     "a buffer of %zd numbers of 16 bits is needed", count);
+        PyBuffer_Release(view);
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *
+rawmmsg_show_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    Py_ssize_t count;
+    Py_buffer picks;
+    int result;
+
+    if (nargs != 4) {
+        return PyErr_Format(PyExc_TypeError,
+                            "_show_frames() takes 4 arguments, not %zd",
+                            nargs);
+    }
+    if (state_and_batch(module, args[0]) == NULL
+        || state_and_batch(module, args[1]) == NULL) {
+        return NULL;
+    }
+    count = PyNumber_AsSsize_t(args[3], PyExc_OverflowError);
+    if (count == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (count < 0) {
+        return PyErr_Format(PyExc_ValueError, "count must not be negative");
+    }
+    if (get_numbers(args[2], count, PyBUF_SIMPLE, &picks) < 0) {
+        return NULL;
+    }
+    result = show_frames((PacketBatch *)args[0], (PacketBatch *)args[1],
+                         picks.buf, count);
+    PyBuffer_Release(&picks);
+    return result < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* Returns a new list of the keys as bytes. */
+static PyObject *
+list_keys(const struct keys *k)
+{
+    PyObject *list = PyList_New((Py_ssize_t)k->count), *key;
+    size_t i;
+
+    for (i = 0; list != NULL && i < k->count; i++) {
+        key = PyBytes_FromStringAndSize((const char *)&k->found[i],
+                                        sizeof(k->found[i]));
+        if (key == NULL) {
+            Py_CLEAR(list);
+            break;
+        }
+        PyList_SetItem(list, (Py_ssize_t)i, key);
+    }
+    return list;
+}
+
+PyObject *
+rawmmsg_number_frames(PyObject *module, PyObject *const *args,
+                      Py_ssize_t nargs)
+{
+    struct frame_table table;
+    PyObject *list = NULL;
+    Py_buffer numbers;
+    struct keys *k;
+
+    if (nargs != 2) {
+        return PyErr_Format(PyExc_TypeError,
+                            "_number_frames() takes 2 arguments, not %zd",
+                            nargs);
+    }
+    if (state_and_batch(module, args[0]) == NULL
+        || begin_reading((PacketBatch *)args[0], &table) < 0) {
+        return NULL;
+    }
+    if (table.count > MOST_KEYS) {
+        PyErr_Format(PyExc_ValueError, "a batch of more than %d packets",
+                     MOST_KEYS);
+    }
+    else if (get_numbers(args[1], (Py_ssize_t)table.count, PyBUF_WRITABLE,
+                         &numbers)
+             == 0) {
+        k = PyMem_Malloc(sizeof(*k));
+        if (k == NULL) {
+            PyErr_NoMemory();
+        }
+        else {
+            number_frames(k, &table, numbers.buf);
+            list = list_keys(k);
+            PyMem_Free(k);
+        }
+        PyBuffer_Release(&numbers);
+    }
+    release_batch((PacketBatch *)args[0]);
+    return list;
+}
