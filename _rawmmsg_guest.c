@@ -349,8 +349,6 @@ set_filter(GuestRings *g, PyObject *filter)
 static int
 allocate_rings(GuestRings *g, size_t capacity)
 {
-    size_t i;
-
     g->transmission.queue = &g->rings[FROM_GUEST].queue;
     g->transmission.capacity = capacity;
     g->reception.queue = &g->rings[TO_GUEST].queue;
@@ -362,10 +360,6 @@ allocate_rings(GuestRings *g, size_t capacity)
         || !open_reception(&g->reception)) {
         PyErr_NoMemory();
         return -1;
-    }
-    for (i = 0; i < capacity; i++) {
-        g->reception.messages[i].msg_hdr.msg_control =
-            g->control + i * CONTROL_SIZE;
     }
     return open_cutter(&g->cutter);
 }
@@ -550,8 +544,8 @@ move_rings(GuestRings *g)
     return reason;
 }
 
-/* Replaces the memory table. On failure, the old one stays, and `memory` and
-   `views` are the new one; otherwise they are the old one. */
+/* Exchanges the memory table for `memory` and `views`, which are the old table
+   afterwards. Returns why it cannot, and exchanges nothing then; or NULL. */
 static const char *
 exchange_memory(GuestRings *g, struct guest_memory *memory, Py_buffer *views)
 {
@@ -1035,8 +1029,8 @@ check_socket(PyObject *self, PyObject *argument, const char *method)
     return 0;
 }
 
-/* Gives the buffers of the next n pending frames back: they were passed on, or
-   if `refused`, the one is dropped. */
+/* Gives the buffers of the next n pending frames back. They were passed on, or,
+   if `refused`, the one frame is dropped. */
 static void
 finish_pending(GuestRings *g, size_t n, bool refused)
 {
@@ -1277,8 +1271,8 @@ place_or_ask(GuestRings *g)
     return placed;
 }
 
-/* Receives frames and drops them, because there is no guest for them. Copies
-   only what the kernel insists on. Returns how many, or -1 with an exception
+/* Receives frames and drops them, because there is no guest for them. The
+   kernel copies one byte of each. Returns how many, or -1 with an exception
    set. */
 static int
 receive_nothing(GuestRings *g, RawSocket *s)
@@ -1399,7 +1393,7 @@ GuestRings_receive(PyObject *self, PyObject *argument)
 }
 
 /* Gives a frame of a batch to the guest. Returns what became of it; *taken
-   says whether the caller is rid of it. */
+   says whether the batch does not have to keep it. */
 static enum placed
 put_message(GuestRings *g, const struct msghdr *message, bool *taken)
 {

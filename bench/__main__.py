@@ -38,6 +38,7 @@ NAMES: Final = (
     "scapy",
     "latency",
     "vhost",
+    "guests",
 )
 
 

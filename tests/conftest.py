@@ -182,6 +182,20 @@ def near(pair: Veth) -> Iterator[RawSocket]:
 
 
 @pytest.fixture
+def jumbo(
+    veth_factory: Callable[..., Veth],
+) -> Iterator[tuple[RawSocket, RawSocket]]:
+    """Like `near` and `end`, with an MTU of 9,000."""
+    veth = veth_factory(mtu=9000)
+    with (
+        RawSocket(veth.b, ignore_outgoing=True, vnet_hdr=True) as near,
+        RawSocket(veth.a, ignore_outgoing=True, vnet_hdr=True) as end,
+    ):
+        near.setblocking(False)
+        yield near, end
+
+
+@pytest.fixture
 def stack() -> Iterator[ExitStack]:
     """Closes what it was given when the test ends."""
     with ExitStack() as made:

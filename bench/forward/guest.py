@@ -48,7 +48,7 @@ class Place:
 @contextlib.contextmanager
 def guest_and_host(amount: Sequence[str]) -> Iterator[Place]:
     """Makes both. Raises UnavailableError if something is missing."""
-    _lengthen_queues()
+    lengthen_queues()
     with (
         two_hosts() as (_, host),
         tap() as (descriptor, name),
@@ -58,7 +58,8 @@ def guest_and_host(amount: Sequence[str]) -> Iterator[Place]:
         yield Place(guest, descriptor, host, folder, amount)
 
 
-def _lengthen_queues() -> None:
+def lengthen_queues() -> None:
+    """Lets more frames wait in Unix datagram sockets."""
     try:
         _QUEUE.write_text(str(_QUEUE_LENGTH))
     except OSError:

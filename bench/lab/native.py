@@ -29,6 +29,7 @@ _FLAGS: Final = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
 INSTALL: Final[Mapping[str, str]] = {
     "pcap/pcap.h": "apt-get install libpcap-dev",
     "pcap": "apt-get install libpcap-dev",
+    "c": "apt-get install libc6-dev",
 }
 _NOT_FOUND: Final = re.compile(
     r"(?:fatal error: |cannot find -l|library not found for -l)"
@@ -43,24 +44,40 @@ def library(source: str) -> ctypes.CDLL:
     Raises UnavailableError if a compiler or a header is missing, and
     RuntimeError with the compiler's message for anything else.
     """
-    return ctypes.CDLL(str(_compiled(source)))
+    return ctypes.CDLL(str(_library(source)))
 
 
 @functools.cache
-def _compiled(source: str) -> Path:
+def _library(source: str) -> Path:
     file, _, receiver = source.partition(":")
     path = _folder() / re.sub(r"\W", "-", source)
-    command = [*compiler(), *_FLAGS, f"-I{SOURCES / 'lab'}"]
-    command += [f'-DRECEIVER="receive_{receiver}.h"'] if receiver else []
-    command += ["-shared", "-fPIC", "-o", str(path), str(SOURCES / file)]
-    command += ["-lpcap"] if "pcap" in source else []
+    more = [f'-DRECEIVER="receive_{receiver}.h"'] if receiver else []
+    more += ["-shared", "-fPIC"]
+    _compile(file, path, more, ["-lpcap"] if "pcap" in source else [])
+    return path
+
+
+@functools.cache
+def program(source: str) -> Path:
+    """Compiles a source to a program that needs no libraries; returns its
+    path, which ends like the source's without the suffix. Raises the errors of
+    library()."""
+    path = _folder() / Path(source).stem
+    _compile(source, path, ["-static"], [])
+    return path
+
+
+def _compile(
+    source: str, path: Path, options: list[str], libraries: list[str]
+) -> None:
+    command = [*compiler(), *_FLAGS, f"-I{SOURCES / 'lab'}", *options]
+    command += ["-o", str(path), str(SOURCES / source), *libraries]
     done = run(command)
     if done.returncode != 0:
         absent = _NOT_FOUND.search(done.stderr)
         if absent is not None and absent[1] in INSTALL:
             raise UnavailableError(absent[1], INSTALL[absent[1]])
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
-    return path
 
 
 def compiler() -> list[str]:

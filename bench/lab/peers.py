@@ -16,6 +16,7 @@ from .contender import UnavailableError
 
 # The command that installs a program, and the option that prints its version.
 PROGRAMS: Final[Mapping[str, tuple[str, str]]] = {
+    "busybox": ("apt-get install busybox-static", "--help"),
     "dpdk-testpmd": (
         "apt-get install dpdk librte-meta-net librte-mempool-ring23",
         "-vh",
@@ -24,6 +25,7 @@ PROGRAMS: Final[Mapping[str, tuple[str, str]]] = {
     "ip": ("apt-get install iproute2", "-V"),
     "iperf3": ("apt-get install iperf3", "--version"),
     "nsenter": ("apt-get install util-linux", "--version"),
+    "qemu-system-x86_64": ("apt-get install qemu-system-x86", "--version"),
     "strace": ("apt-get install strace", "--version"),
     "tcpreplay": ("apt-get install tcpreplay", "--version"),
     "trafgen": ("apt-get install netsniff-ng", "--version"),

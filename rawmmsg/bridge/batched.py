@@ -67,6 +67,8 @@ class Batched(Direction):
         self._strangers = 0
         self._has_end = source.has_end
         self._ends = 0  # empty messages received
+        # A guest's frames are never cut to the size of a row.
+        self._may_be_cut = not source.is_guest
         self._gets_datagrams = not (source.is_interface or source.is_guest)
         self._few, self._many = stacks
         self._few_are = self._few[-1][0].capacity
@@ -147,7 +149,7 @@ class Batched(Direction):
         size = sum(sizes)
         self._bytes_received += size
         marked: list[Marked] = []
-        if size >= SUPER_FRAME and SUPER_FRAME in sizes:
+        if size >= SUPER_FRAME and SUPER_FRAME in sizes and self._may_be_cut:
             marked += truncated(batch)
         if self._gets_datagrams:
             if min(sizes, default=SHORTEST) < SHORTEST:

@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -115,6 +116,9 @@ QEMU connects to the path vm, with these options:
 
 _LARGEST_BATCH = 1024
 _LONGEST = 1_000_000
+
+# Seconds between two looks at a port that is missing at the start.
+_LOOK = 0.25
 
 
 def add_bridge(
@@ -356,16 +360,29 @@ def _bridge(
             ticker = Ticker(bridge.directions)
             bridge.every(arguments.stats or 1.0, ticker.show)
         _say(f"bridging {a.name} and {b.name}")
+        waiting = set()
         for port in (a, b):
             missing = port.missing()
             if missing is not None:
                 _say(f"{missing}; waiting for it")
+                waiting.add(port)
+        if waiting:
+            bridge.every(_LOOK, partial(_look_for, waiting))
     try:
         return _run_bridge(bridge, wake)
     finally:
         if not arguments.quiet:
             for direction in bridge.directions:
                 say(summary(direction))
+
+
+def _look_for(waiting: "set[Port]") -> None:
+    """Tells once that a port which was missing is there. A guest tells it
+    itself."""
+    for port in [port for port in waiting if port.missing() is None]:
+        waiting.remove(port)
+        if not port.is_guest:
+            _say(f"{port.name} is ready")
 
 
 def _merging(arguments: argparse.Namespace) -> "Merging | None":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .._rawmmsg import PacketBatch
+from .._super_frames import frames_in
 from ..constants import GSO_UDP_L4, SUPER_FRAME
 from .drops import SHORTEST, Mark, Marked, mark
 from .outgoing import Unchanged
@@ -109,14 +110,12 @@ class Merged(Unchanged):
         of."""
         if count == self._count:
             return len(self._sources[self._batch])
-        return sum(map(self._frames_in, range(self._at, self._at + count)))
+        return sum(frames_in(self._batch, self._at, self._at + count))
 
     def _frames_in(self, i: int) -> int:
-        batch = self._batch
-        size = batch.gso_sizes[i] if batch in self._sources else 0
-        if not size:
+        if self._batch not in self._sources:
             return 1
-        return -(-(batch.lengths[i] - batch.header_lengths[i]) // size)
+        return frames_in(self._batch, i, i + 1)[0]
 
     def unmerge(self) -> bool:
         """UDP super-frames came with Linux 6.2. An older kernel refuses the

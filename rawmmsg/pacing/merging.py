@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from .. import GSO_NONE, PacketBatch
+from .. import PacketBatch
+from .._super_frames import frames_in
 from .loads import Load, offload_headers, write_offload_headers
 
 _ROWS: Final = 64  # super-frames that are made at a time
@@ -77,19 +78,9 @@ class Merger:
 def _starts(source: PacketBatch, target: PacketBatch, first: int) -> list[int]:
     """Returns the first frame of each row, and what follows the last row."""
     given = getattr(source, "gso_types", None)
-    count = len(target)
     starts = [first]
-    for kind, length, header, size in zip(
-        target.gso_types[:count].tolist(),
-        target.lengths[:count].tolist(),
-        target.header_lengths[:count].tolist(),
-        target.gso_sizes[:count].tolist(),
-        strict=True,
-    ):
-        merged = 1
+    for frames in frames_in(target, 0, len(target)):
         # A super-frame that the user has given is one frame.
-        if kind != GSO_NONE and not (given and given[first]):
-            merged = -(-(length - header) // size)
-        first += merged
+        first += 1 if given and given[first] else frames
         starts.append(first)
     return starts

@@ -3,10 +3,9 @@
 import array
 import errno
 import fcntl
-import os
 import socket
 import termios
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from .descriptors import Closer
@@ -23,8 +22,7 @@ __all__ = ["Connection", "Disconnected", "Message"]
 # The most descriptors that one message of a UNIX socket carries (SCM_MAX_FD,
 # net/scm.h). With less space, recvmsg(2) would close the others, and wait for
 # that as long as another process likes.
-_MOST_PASSED: Final = 253
-_SPACE: Final = socket.CMSG_SPACE(_MOST_PASSED * array.array("i").itemsize)
+_SPACE: Final = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 
 
 class Disconnected(Exception):
@@ -91,17 +89,13 @@ class Connection:
         if not wanted:
             return True
         try:
-            self._check_room(wanted)
-            data, ancillary, *_ = self._sock.recvmsg(
-                wanted, _SPACE, socket.MSG_CMSG_CLOEXEC
-            )
+            data = self._read(wanted)
         except BlockingIOError:
             return False
         except ConnectionError:  # it did not read all our replies
             raise Disconnected from None
         except OSError as error:
             raise ProtocolError(f"recvmsg: {error.strerror}") from None
-        self._take_descriptors(ancillary)
         if len(self._descriptors) > MAX_REGIONS:
             raise ProtocolError(
                 f"a message with {len(self._descriptors)} file descriptors; no"
@@ -112,31 +106,30 @@ class Connection:
         self._data += data
         return len(self._data) == size
 
-    def _check_room(self, wanted: int) -> None:
-        """If the next bytes have descriptors, looks whether this process can
-        open as many. recvmsg(2) would close the others, and wait for that."""
-        flags = self._sock.recvmsg(wanted, 0, socket.MSG_PEEK)[2]
-        if not flags & socket.MSG_CTRUNC:
-            return
-        with ExitStack() as opened:
-            try:
-                for _ in range(_MOST_PASSED):
-                    opened.callback(os.close, os.dup(self._sock.fileno()))
-            except OSError as error:
-                raise ProtocolError(
-                    "the descriptors of a message cannot be received:"
-                    f" {error.strerror} (see ulimit -n)"
-                ) from None
+    def _read(self, size: int) -> bytes:
+        """Reads bytes, and the descriptors that came with them.
 
-    def _take_descriptors(
-        self, ancillary: list[tuple[int, int, bytes]]
-    ) -> None:
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                numbers = array.array("i")
-                whole = len(data) // numbers.itemsize * numbers.itemsize
-                numbers.frombytes(data[:whole])
-                self._descriptors += numbers
+        recvmsg(2) closes those for which this process has no free number, and
+        waits for that as long as another process likes. So this peeks, which
+        makes copies of them, and then reads without them.
+        """
+        data, ancillary, flags, _ = self._sock.recvmsg(
+            size, _SPACE, socket.MSG_PEEK | socket.MSG_CMSG_CLOEXEC
+        )
+        count = len(self._descriptors)
+        self._descriptors += _descriptors_in(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            raise ProtocolError(
+                "the descriptors of a message cannot be received: this process"
+                " has too many open files (see ulimit -n)"
+            )
+        flags = self._sock.recvmsg(len(data))[2]
+        if not flags & socket.MSG_CTRUNC:
+            # Peeking has looked at the next message, too
+            # (net/unix/af_unix.c:unix_stream_read_generic()).
+            self.closer.close(self._descriptors[count:])
+            del self._descriptors[count:]
+        return data
 
     def _end(self) -> Exception:
         if self._data or self._header is not None:
@@ -186,3 +179,14 @@ class Connection:
             self.closer.close([self._sock.detach()])
         else:
             self._sock.close()
+
+
+def _descriptors_in(
+    ancillary: list[tuple[int, int, bytes]],
+) -> "array.array[int]":
+    numbers = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            whole = len(data) // numbers.itemsize * numbers.itemsize
+            numbers.frombytes(data[:whole])
+    return numbers

@@ -180,6 +180,7 @@ def test_bridge_waits_for_a_link_that_is_down_at_the_start(
             left.sendmmsg_all(FLOOD)
         network.right.up("b")
         works(network, bridge)
+        bridge.says(f"rawmmsg: {network.right.b} is ready\n")
         ab, _ = ends_well(bridge).directions
     assert ab.reasons == {"link down": 64}
 

@@ -203,6 +203,9 @@ def test_bridge_says_that_it_waits_for_a_peer(
     port = f"unix:{short_path}/local,{remote}"
     with bridging(pair.b, port) as bridge:
         bridge.says(f"nobody has opened {remote}; waiting for it\n")
+        with unix_peer(short_path):
+            bridge.says(f"rawmmsg: {port} is ready\n")
+        remote.unlink()
         bridge.end()
     with unix_peer(short_path) as peer, joined(pair, peer) as (bridge, _):
         assert "waiting" not in bridge.end().text

@@ -105,6 +105,36 @@ def test_many_frames_pass_at_once(
     assert ba.per_call == 50
 
 
+def test_full_ring_of_a_guest_does_not_stop_the_other_direction(
+    pair: Veth, sender: RawSocket, far: RawSocket, guest: Path
+) -> None:
+    """More frames than the bridge takes before it looks elsewhere."""
+    packets = [numbered(i) for i in range(1000)]
+    with guest_and(pair.b, guest, size=1024) as (bridge, link):
+        with stopped(bridge):
+            for packet in packets:
+                link.guest.send(packet, layout=[76])
+            sender.sendmmsg_all(packets[:200])
+        same_frames(frames_of(link, 200), packets[:200])
+        same_frames(take(far, 1000), packets)
+        link.finish_sent()
+        assert bridge.end().directions[1].sent == 1000
+
+
+def test_packet_socket_and_guest(
+    pair: Veth, sender: RawSocket, far: RawSocket, guest: Path
+) -> None:
+    """Like the interface to which the socket is bound."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as plain:
+        plain.bind((pair.b, 3))
+        number = plain.fileno()
+        with guest_and(f"fd:{number}", guest, pass_fds=(number,)) as (_, link):
+            sender.send(numbered(1))
+            same_frames(frames_of(link, 1), [numbered(1)])
+            link.guest.send(numbered(2))
+            same_frames(take(far, 1), [numbered(2)])
+
+
 def test_super_frames_of_a_guest_pass_in_one_piece(
     pair: Veth, end: RawSocket, guest: Path
 ) -> None:
@@ -312,6 +342,25 @@ def test_nothing_is_merged_that_a_guest_does_not_take(
     assert (ab.sent, ab.merged) == (COUNT, 0)
 
 
+def test_udp_may_be_merged_for_a_guest_that_does_not_take_it(
+    guest: Path,
+) -> None:
+    """It gets the datagrams one by one."""
+    features = NEGOTIATED & ~(Feature.GUEST_USO4 | Feature.GUEST_USO6)
+    packets = flow(KINDS["udp4"])
+    with (
+        fd_peer(socket.SOCK_SEQPACKET) as peer,
+        guest_and_peer(
+            peer, guest, "--merge", "tcp,udp", features=features
+        ) as (bridge, link, send),
+    ):
+        with stopped(bridge):
+            for packet in packets:
+                send(packet)
+        same_frames(frames_of(link, COUNT), packets)
+        assert bridge.end().directions[0].received == COUNT
+
+
 # Another guest
 
 
@@ -339,6 +388,27 @@ def guests(
         guest_at(other, features) as second,
     ):
         yield bridge, link, second
+
+
+def test_many_frames_pass_between_guests(
+    guest: Path, short_path: Path
+) -> None:
+    """More than the bridge takes before it looks elsewhere, and more than the
+    other guest has buffers."""
+    packets = [numbered(i) for i in range(1000)]
+    other = short_path / "other"
+    with (
+        guest_and(f"vhost-user:{other}", guest, size=1024) as (bridge, one),
+        guest_at(other) as second,
+    ):
+        with stopped(bridge):
+            for packet in packets:
+                one.guest.send(packet, layout=[76])
+            second.guest.send_all(packets[:100])
+        same_frames(frames_of(one, 100), packets[:100])
+        same_frames(frames_of(second, 1000), packets)
+        ab, ba = bridge.end().directions
+    assert (ab.sent, ba.sent) == (100, 1000)
 
 
 def test_super_frames_pass_between_guests(

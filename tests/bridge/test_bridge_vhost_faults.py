@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from support.guest_links import VhostUserLink, guest_at
 from support.linux import drop_frames_of, tc
 from support.peers import fd_peer
 
-from rawmmsg import RawSocket
+from rawmmsg import SUPER_FRAME, RawSocket
 from rawmmsg.testing import Veth
 from rawmmsg.vhost import Feature
 
@@ -278,6 +278,26 @@ def test_frames_that_are_too_long_are_dropped(
     assert (ba.received, ba.sent, ba.reasons) == (3, 2, {"too long": 1})
 
 
+def test_longest_frame_of_a_guest_is_passed_on(
+    guest: Path, short_path: Path
+) -> None:
+    """Although it fills a row of a batch, it was not cut to its size."""
+    other = short_path / "other"
+    frames = [data(SUPER_FRAME), numbered(1)]
+    with (
+        guest_and(f"vhost-user:{other}", guest) as (_, one),
+        guest_at(other) as second,
+    ):
+        one.guest.send_all(frames)
+        same_frames(frames_of(second, 2), frames)
+    with (
+        fd_peer(socket.SOCK_SEQPACKET) as peer,
+        guest_and(peer.port, guest, pass_fds=peer.pass_fds) as (_, one),
+    ):
+        one.guest.send_all(frames)
+        same_frames([peer.sock.recv(1 << 17) for _ in frames], frames)
+
+
 @pytest.mark.parametrize("sink", ["interface", "socket"])
 def test_malformed_frames_of_a_guest_are_dropped(
     pair: Veth, far: RawSocket, guest: Path, sink: str
@@ -318,6 +338,34 @@ def test_frame_that_the_kernel_refuses_does_not_stop_the_others(
         link.finish_sent()
         _, ba = bridge.end().directions
     assert (ba.received, ba.sent, ba.reasons) == (30, 20, {"refused": 10})
+
+
+def test_blocked_socket_does_not_stall_the_guest(guest: Path) -> None:
+    """Frames are retried for a while, then dropped. The peer gets new ones
+    once it reads again."""
+    with (
+        fd_peer(socket.SOCK_DGRAM) as peer,
+        guest_and(peer.port, guest, size=1024, pass_fds=peer.pass_fds) as (
+            bridge,
+            link,
+        ),
+    ):
+        for i in range(1000):
+            link.guest.send(numbered(i), layout=[76])
+        link.finish_sent()
+        peer.sock.send(numbered(2000))
+        same_frames(frames_of(link, 1), [numbered(2000)])
+        peer.sock.setblocking(False)
+        got = []
+        with suppress(BlockingIOError):
+            while True:
+                got.append(peer.sock.recv(2048))
+        same_frames(got, map(numbered, range(len(got))))
+        link.guest.send(numbered(2001))
+        same_frames(peer.receive(1), [numbered(2001)])
+        _, ba = bridge.end().directions
+    assert (ba.received, ba.sent) == (1001, len(got) + 1)
+    assert ba.reasons == {"queue full": 1000 - len(got)}
 
 
 def test_full_queue_of_the_interface_does_not_stall_the_guest(

@@ -269,10 +269,10 @@ def test_link_of_the_interface_may_go_down(
 ) -> None:
     with guest_and(pair.b, guest) as (bridge, link):
         for i in range(3):
-            ip("link", "set", pair.b, "down")
+            pair.down("b")
             link.guest.send(numbered(10 + i))
             link.finish_sent()
-            ip("link", "set", pair.b, "up")
+            pair.up("b")
             sender.send(numbered(i))
             same_frames(frames_of(link, 1), [numbered(i)])
             link.guest.send(numbered(i))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.calls import raises
 from support.frames import HEADER_SIZE, frame, pending, receive
+from support.namespaces import is_initial_user_namespace
 
 from rawmmsg import RawSocket, open_fanout_group
 from rawmmsg.testing import Veth
@@ -96,9 +97,8 @@ def bpf_needs_privilege() -> bool:
         for line in Path("/proc/self/status").read_text().splitlines()
     )
     capabilities = int(status["CapEff"], 16)
-    first, _, count = Path("/proc/self/uid_map").read_text().split()
-    initial = (first, count) == ("0", str(2**32 - 1))
-    if initial and capabilities & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN):
+    is_initial = is_initial_user_namespace()
+    if is_initial and capabilities & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN):
         return False
     sysctl = Path("/proc/sys/kernel/unprivileged_bpf_disabled")
     # A container may forbid the call.

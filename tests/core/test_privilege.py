@@ -6,10 +6,13 @@ import textwrap
 
 import pytest
 from support.child import WITHOUT_CAPABILITIES, environment, run_python
+from support.namespaces import has_user
+
+NOBODY = 65534
 
 # Errors
 
-DROP = """
+DROP = f"""
     import ctypes, os
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -20,11 +23,10 @@ DROP = """
         assert libc.capset(header, none) == 0, ctypes.get_errno()
 
     def become_another_user():
-        ids = open("/proc/self/uid_map").read().split()
-        if int(ids[2]) > 65534:
+        if {has_user(NOBODY)}:
             os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
+            os.setgid({NOBODY})
+            os.setuid({NOBODY})
         else:
             # A namespace without other users: leave it for one that has all
             # rights over itself, and none over the network.

@@ -16,7 +16,10 @@ from support import MUSL
 from support.calls import eventually
 from support.doctoring import doctor, run_doctor
 from support.linux import ip
-from support.namespaces import clean_environment
+from support.namespaces import (
+    clean_environment,
+    is_initial_user_namespace,
+)
 
 from rawmmsg import RawSocket, bpf
 from rawmmsg.doctor.finding import CHECKS, CHECKS_OF_INTERFACE
@@ -186,7 +189,7 @@ def test_largest_buffer_is_the_one_that_the_kernel_can_grant() -> None:
     largest = (1 << 30) - 1
     values = doctor("buffers", "--rcvbuf", str(largest)).only()["values"]
     limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
-    is_root = int(Path("/proc/self/uid_map").read_text().split()[1]) == 0
+    is_root = is_initial_user_namespace()
     assert values["asked"] == largest
     assert values["granted"] == (largest if is_root else min(limit, largest))
     assert run_doctor("--rcvbuf", str(largest + 1)).returncode == 2

@@ -98,7 +98,7 @@ class Guest:
         if not draw.randrange(1000):
             head = draw.randrange(65536)
         i = head % self.size
-        for _ in range(draw.choice([0, 0, 0, 1, 2, 20])):
+        for _ in range(draw.choice([*10 * [0], *4 * [1], 2, 20])):
             following = (i + 1) % self.size
             self._describe(i, _NEXT, following)
             i = following
@@ -136,14 +136,17 @@ class Guest:
     def _frame(self, at: int) -> None:
         """An offload header, and the beginning of a frame of IPv4."""
         draw = self._draw
-        gso_type = draw.choice([0, 0, 0, 1, 4, 5, 0x81, 0x84, 77])
+        gso_type = draw.choice([*8 * [0], 1, 4, 5, 0x81, 0x84, 77])
         struct.pack_into(
             "<BBHHHHH12sH",
             self._memory,
             at,
-            draw.choice([0, 1, 2, 255]),
+            draw.choice([*6 * [0], 1, 2, 255]),
             gso_type,
-            *(draw.choice([0, 54, 66, 65535]), draw.choice([0, 1, 1448])),
+            *(
+                draw.choice([0, 54, 66, 65535]),
+                draw.choice([0, 1, 1448, 1448]),
+            ),
             *(draw.choice([0, 34, 54, 65535]), draw.choice([0, 6, 16, 65535])),
             *(0, draw.randbytes(12), draw.choice([8, 0x81, 0xDD86])),
         )

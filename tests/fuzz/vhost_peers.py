@@ -2,6 +2,7 @@
 kind, in every piece and order."""
 
 import array
+import errno
 import random
 import socket
 from contextlib import suppress
@@ -34,9 +35,14 @@ class Peers:
             return
         # Nearly always the first one, because the others are refused.
         sock = self._open[0] if draw.randrange(8) else draw.choice(self._open)
-        # The back end may have closed the connection, or not read it.
-        with suppress(BlockingIOError, ConnectionError, TimeoutError):
+        try:
             self._use(sock, kind)
+        except (BlockingIOError, ConnectionError):
+            pass  # the back end has not read it, or has closed it
+        except OSError as error:
+            # A user other than root may pass only so many at a time.
+            if error.errno != errno.ETOOMANYREFS:
+                raise
 
     def close(self) -> None:
         while self._open:

@@ -52,6 +52,7 @@ def main() -> int:
             "real_front_end.py",
             "real_shared_memory.py",
             "real_commands.py",
+            "real_measurement.py",
         )
     ]
     return int(pytest.main([*tests, *sys.argv[1:]]))

@@ -20,13 +20,14 @@ def guest_and(
     *options: str,
     features: Feature = NEGOTIATED,
     buffers: Sequence[int] = LINUX_BUFFERS,
+    size: int = 256,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[tuple[Running, VhostUserLink]]:
     """A bridge from another port to a guest, both rings of which run."""
     port = f"vhost-user:{path}"
     with (
         bridging(other, port, *options, pass_fds=pass_fds) as bridge,
-        guest_at(path, features, buffers=buffers) as link,
+        guest_at(path, features, buffers=buffers, size=size) as link,
     ):
         yield bridge, link
 

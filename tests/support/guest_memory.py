@@ -37,6 +37,9 @@ REGIONS: Final = (
     GuestRegion(0x100000, _MEMORY, 0x7F0800000000, 0xA0000 + _HOLE),
 )
 
+# Small enough to be compared byte by byte.
+SMALL_REGIONS: Final = (REGIONS[0], REGIONS[1]._replace(size=1 << 20))
+
 
 class GuestMemory:
     """`regions` must not overlap in the file. Blocks are allocated in the last
@@ -212,6 +215,10 @@ def _little_endian(value: int) -> int:
     if sys.byteorder == "little":
         return value
     return value >> 8 | (value & 0xFF) << 8
+
+
+def small_memory() -> GuestMemory:
+    return GuestMemory(SMALL_REGIONS)
 
 
 def unsealed_memory(regions: Sequence[GuestRegion] = REGIONS) -> GuestMemory:

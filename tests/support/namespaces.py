@@ -43,6 +43,23 @@ def namespace() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
 
 
+def user_ids() -> list[tuple[int, int, int]]:
+    """The ranges of user ids of this user namespace: the first id in it, the
+    first id outside, and how many there are (user_namespaces(7))."""
+    lines = Path("/proc/self/uid_map").read_text().splitlines()
+    return [(int(a), int(b), int(n)) for a, b, n in map(str.split, lines)]
+
+
+def has_user(uid: int) -> bool:
+    """Whether a process of this user namespace can become this user."""
+    return any(first <= uid < first + n for first, _, n in user_ids())
+
+
+def is_initial_user_namespace() -> bool:
+    """Whether privileges in this user namespace are those of root."""
+    return user_ids() == [(0, 0, 2**32 - 1)]
+
+
 def clean_environment(**changes: str) -> dict[str, str]:
     """The variables of this process, without those of pytest and the plugin.
     Children can import the package under test."""

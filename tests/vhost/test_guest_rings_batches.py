@@ -316,6 +316,15 @@ def test_a_header_that_does_not_fit_is_an_error(guest: Card) -> None:
         guest.rings.sendmmsg(batch, 1)
 
 
+def test_an_unknown_kind_of_super_frame_is_an_error(guest: Card) -> None:
+    batch = held(numbered(1), numbered(2))
+    batch.gso_types[0] = 0x55
+    with pytest.raises(ValueError, match="packet 0: its gso_type is unknown"):
+        guest.rings.sendmmsg(batch)
+    assert guest.rings.sendmmsg(batch, 1) == 1
+    assert frames_of(guest.guest.received()) == [numbered(2)]
+
+
 def test_what_cannot_be_cut_is_dropped_and_counted() -> None:
     """It is not TCP. Every frame is counted once."""
     batch = PacketBatch(3, SUPER_FRAME)

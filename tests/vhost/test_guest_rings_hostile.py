@@ -14,10 +14,16 @@ from typing import Final
 
 import pytest
 from support.child import fork
-from support.frames import numbered, numbered_frames, receive
+from support.datagrams import Datagram, data, super_frame
+from support.frames import held, numbered, numbered_frames, receive
 from support.guest_cards import Card, card
 from support.guest_driver import NEGOTIATED, NOTHING, RECEIVE, TRANSMIT
-from support.guest_memory import REGIONS, GuestMemory, GuestRegion
+from support.guest_memory import (
+    SMALL_REGIONS,
+    GuestMemory,
+    GuestRegion,
+    small_memory,
+)
 from support.guest_queue import (
     DESCRIPTOR,
     INDIRECT,
@@ -34,11 +40,7 @@ BUFFER: Final = 1536
 MOST_PARTS: Final = 1022
 PAGE: Final = 4096
 
-# Small enough to be compared byte by byte.
-small_memory: Final = partial(
-    GuestMemory, (REGIONS[0], REGIONS[1]._replace(size=1 << 20))
-)
-FIRST, SECOND = small_memory.args[0]
+FIRST, SECOND = SMALL_REGIONS
 END_OF_FIRST: Final = FIRST.guest + FIRST.size
 END_OF_SECOND: Final = SECOND.guest + SECOND.size
 
@@ -416,6 +418,35 @@ def test_many_long_chains_go_through(
         give_once(made, near, frames)
 
 
+@pytest.mark.parametrize("size", [300, 1200])
+def test_a_frame_may_fill_several_buffers_of_many_parts(
+    near: RawSocket, end: RawSocket, size: int
+) -> None:
+    """They do not all fit into a batch's memory for parts."""
+    frames = [numbered(i, size) for i in range(30)]
+    with card() as made:
+        made.guest.post([[1] * 400] * 120, indirect=True)
+        end.sendmmsg_all(frames[:10])
+        give_once(made, near, frames[:10])
+        assert made.rings.sendmmsg(held(*frames[10:])) == 20
+        got = made.guest.received(again=False)
+        assert [one.frame for one in got] == frames[10:]
+
+
+def test_a_frame_that_needs_more_parts_than_a_batch_has_is_dropped(
+    jumbo: tuple[RawSocket, RawSocket],
+) -> None:
+    """8,192 parts of one byte; the frames around it arrive."""
+    near, far = jumbo
+    with card() as made:
+        made.guest.post([[1] * 1000] * 40, indirect=True)
+        far.sendmmsg_all([numbered(1), numbered(2, 9000), numbered(3)])
+        made.until_queued(near, 3)
+        got = made.guest.received(again=False)
+        assert [one.frame for one in got] == [numbered(1), numbered(3)]
+        assert made.count("no_room") == 1
+
+
 @pytest.mark.parametrize("index", [RECEIVE, TRANSMIT])
 def test_a_chain_has_less_than_4_gib(near: RawSocket, index: int) -> None:
     with card() as made:
@@ -481,6 +512,27 @@ def test_a_buffer_may_lie_in_several_regions(
         assert made.guest.memory.read(at + 12, 1500) == frame
 
 
+def test_a_descriptor_of_a_table_may_lie_in_two_regions(
+    near: RawSocket, far: RawSocket
+) -> None:
+    regions = (
+        GuestRegion(0, PAGE, 0x7F0000000000, 3 * PAGE),
+        GuestRegion(PAGE, PAGE, 0x7F5000000000, PAGE),
+        GuestRegion(2 * PAGE, 1 << 20, 0x7F1000000000, 5 * PAGE),
+    )
+    with card(memory=partial(GuestMemory, regions)) as made:
+        frame = numbered(1, 500)
+        memory = made.guest.memory
+        block = memory.allocate(512)
+        memory.write(block, bytes(12) + frame)
+        memory.write(PAGE - 8, DESCRIPTOR.pack(block, 512, 0, 0))
+        attack = Attack(made.guest.transmit, 0, block)
+        attack.one(PAGE - 8, 16, INDIRECT)
+        attack.queue.publish()
+        assert made.rings.send(near) == 1
+        assert receive(far, 1) == [frame]
+
+
 # Around a broken chain
 
 
@@ -513,6 +565,26 @@ def test_frames_are_received_into_what_was_right_before_the_chain(
         assert_broken(made, RECEIVE, OUTSIDE)
         assert made.count("sent") == len(got)
         assert made.count("sent") + made.count("missed") == 8
+
+
+def test_frames_that_wait_for_a_ring_that_breaks_are_missed(
+    near: RawSocket, end: RawSocket
+) -> None:
+    with hostile(NEGOTIATED & ~Feature.GUEST_TSO4) as made:
+        made.guest.post([BUFFER] * 2)
+        batch = super_frame(Datagram(data(9000)), 1000)
+        assert made.rings.sendmmsg(batch) == 1
+        end.sendmmsg([numbered(1)])
+        assert made.rings.receive(near) == 0
+        assert made.rings.is_full
+        assert len(made.guest.received(again=False)) == 2
+        attack = attack_on(made, RECEIVE)
+        attack.one(0xDEAD0000, 100)
+        attack.queue.publish()
+        made.until_queued(near, 1)
+        assert_broken(made, RECEIVE, OUTSIDE)
+        assert not made.rings.is_full
+        assert made.count("missed") == 2
 
 
 @pytest.mark.parametrize("index", [RECEIVE, TRANSMIT])

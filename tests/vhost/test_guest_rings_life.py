@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from support.calls import Call, eventually, raises
+from support.child import in_child
 from support.datagrams import Datagram, data, super_frame
 from support.frames import held, numbered, numbered_frames, receive
 from support.guest_cards import Card, Received, card
@@ -515,7 +516,28 @@ def test_kicks_of_a_stopped_ring_are_for_nothing(guest: Card) -> None:
         assert not guest.rings.ask_for_kick(index)
 
 
-# Threads
+# Threads and processes
+
+
+def test_a_process_that_was_forked_may_use_the_rings(
+    near: RawSocket, far: RawSocket, end: RawSocket, guest: Card
+) -> None:
+    """As a daemon does. Notifications work there, too."""
+
+    def work() -> None:
+        guest.guest.transmit.ask_for_call()
+        assert guest.rings.send(near) == 20
+        guest.guest.receive.ask_for_call()
+        end.sendmmsg([numbered(1)])
+        guest.until_queued(near, 1)
+
+    guest.guest.send_all(numbered_frames(20))
+    in_child(work)
+    assert guest.link.calls(TRANSMIT) == guest.link.calls(RECEIVE) == 1
+    assert guest.guest.finish_sent() == 20
+    (got,) = guest.guest.received()
+    assert got.frame == numbered(1)
+    assert receive(far, 20) == numbered_frames(20)
 
 
 @pytest.mark.usefixtures("busy_threads")

@@ -2,7 +2,7 @@
 what needs more of them than expected is copied."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pytest
@@ -55,20 +55,6 @@ def guest() -> Iterator[Card]:
     with card() as made:
         made.guest.post([PAGE_BUFFER] * 256)
         yield made
-
-
-@pytest.fixture
-def jumbo(
-    veth_factory: Callable[..., Veth],
-) -> Iterator[tuple[RawSocket, RawSocket]]:
-    """Two sockets: what `far` sends, `near` receives. The MTU is 9,000."""
-    veth = veth_factory(mtu=9000)
-    with (
-        RawSocket(veth.b, ignore_outgoing=True, vnet_hdr=True) as near,
-        RawSocket(veth.a, protocol=0, vnet_hdr=True) as far,
-    ):
-        near.setblocking(False)
-        yield near, far
 
 
 def like(kind: str, size: int, tags: tuple[int, ...] = ()) -> Datagram:

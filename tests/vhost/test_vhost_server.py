@@ -10,6 +10,7 @@ from time import monotonic
 
 import pytest
 from support import WAIT
+from support.calls import eventually
 from support.front_end import (
     GET_QUEUE_NUM,
     REPLY_ACK,
@@ -161,7 +162,9 @@ def test_a_front_end_that_is_killed_comes_back(listening: Listening) -> None:
         assert listening.rings.enabled == {0: False, 1: False}
         assert listening.rings.bases == {0: 0, 1: 0}
         assert listening.rings.features == 0
-        assert descriptors() == before
+        eventually(
+            lambda: descriptors() == before, "a descriptor was left open"
+        )
     assert listening.reports == 3 * [
         "a front end has connected",
         "the front end has disconnected",
@@ -309,6 +312,22 @@ def test_the_server_closes_the_session(listening: Listening) -> None:
     listening.server.close()
     assert front.is_disconnected
     assert listening.rings.running == set()
+
+
+def test_closing_the_server_never_waits(listening: Listening) -> None:
+    """Although a front end that was not accepted yet has passed a descriptor
+    whose close(2) waits."""
+    waiting = listening.connect()
+    sock, peer = listening.opened.enter_context(lingering_socket())
+    waiting.send(SET_VRING_CALL, number(0), [sock.fileno()])
+    sock.close()
+    began = monotonic()
+    listening.server.close()
+    assert monotonic() - began < WAIT
+    eventually(
+        lambda: waiting.is_disconnected, "the front end is not disconnected"
+    )
+    listening.opened.callback(peer.close)
 
 
 def test_an_event_of_a_closed_descriptor_is_ignored(

@@ -9,10 +9,10 @@ from typing import Final
 
 from ..finding import Finding, note, ok, problem
 
-__all__ = ["check"]
+__all__ = ["DEFAULT_RCVBUF", "check"]
 
 NAME: Final = "buffers"
-_DEFAULT_RCVBUF: Final = 8 << 20  # of RawSocket
+DEFAULT_RCVBUF: Final = 8 << 20  # of RawSocket
 
 # asm-generic/socket.h
 _SO_SNDBUFFORCE: Final = 32
@@ -40,7 +40,7 @@ def check(rcvbuf: int | None, sndbuf: int | None) -> Iterator[Finding]:
     the limits in a private network. Less than the default, which few kernels
     grant to everybody, is no problem."""
     if rcvbuf is None:
-        yield _examine(_RECEIVE, _DEFAULT_RCVBUF, note)
+        yield _examine(_RECEIVE, DEFAULT_RCVBUF, note)
     else:
         yield _examine(_RECEIVE, rcvbuf, problem)
     if sndbuf is not None:

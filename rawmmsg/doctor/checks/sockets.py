@@ -7,6 +7,7 @@ from ..finding import Finding, note, ok, problem
 from ..kernel.processes import Process, describe, owners, values_of
 from ..kernel.sockets import PacketSocket
 from ..sample import Sample
+from .buffers import DEFAULT_RCVBUF
 
 __all__ = ["check"]
 
@@ -41,13 +42,14 @@ def _finding(
     sock: PacketSocket, new: int, processes: dict[int, Process]
 ) -> Finding:
     found = problem if new or _is_full(sock) else note
+    enough = max(sock.room, DEFAULT_RCVBUF)
     return found(
         NAME,
         f"a packet socket has lost {sock.drops:,} packets, {new:,} of them"
         f" just now; {sock.queued:,} of {sock.room:,} bytes of its queue are"
         f" in use: {describe(sock.inode, processes)}",
         "receive larger batches, reject packets by filter=, share them"
-        f" (fanout=), or RawSocket(..., rcvbuf={max(sock.room, 8 << 20)})",
+        f" (fanout=), or RawSocket(..., rcvbuf={enough})",
         socket=sock.inode,
         drops=sock.drops,
         drops_now=new,

@@ -1,0 +1,1 @@
+"""How fast two virtual machines exchange data through one bridge."""
