@@ -4837,15 +4837,12 @@ receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count)
 
 /* ---- Module ------------------------------------------------------------- */
 
-/* For rawmmsg/bpf/program.py. */
+/* For rawmmsg/bpf/program.py and rawmmsg/bridge/queue.py. */
 static PyMethodDef rawmmsg_functions[] = {
     {"_check_filter", rawmmsg_check_filter, METH_O, NULL},
     {"_run_filter", (PyCFunction)(void (*)(void))rawmmsg_run_filter,
      METH_FASTCALL, NULL},
-    {"_make_view", rawmmsg_make_view, METH_O, NULL},
-    {"_show_frames", (PyCFunction)(void (*)(void))rawmmsg_show_frames,
-     METH_FASTCALL, NULL},
-    {"_number_frames", (PyCFunction)(void (*)(void))rawmmsg_number_frames,
+    {"_copy_frames", (PyCFunction)(void (*)(void))rawmmsg_copy_frames,
      METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -4912,6 +4909,7 @@ rawmmsg_exec(PyObject *module)
         {&state->batch_type, &PacketBatch_spec, true},
         {&state->socket_type, &RawSocket_spec, true},
         {&state->guest_type, &GuestRings_spec, true},
+        {&state->sorter_type, &FrameSorter_spec, true},
     };
     size_t i;
 
@@ -4942,6 +4940,7 @@ rawmmsg_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->batch_type);
     Py_VISIT(state->socket_type);
     Py_VISIT(state->guest_type);
+    Py_VISIT(state->sorter_type);
     Py_VISIT(state->statistics_type);
     return 0;
 }
@@ -4957,6 +4956,7 @@ rawmmsg_clear(PyObject *module)
     Py_CLEAR(state->batch_type);
     Py_CLEAR(state->socket_type);
     Py_CLEAR(state->guest_type);
+    Py_CLEAR(state->sorter_type);
     return 0;
 }
 

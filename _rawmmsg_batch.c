@@ -175,6 +175,7 @@ lay_out(BatchMemory *m, struct carver *c, bool own_frames)
     m->vlan_tcis = carve(c, n, sizeof(*m->vlan_tcis));
     m->vlan_tpids = carve(c, n, sizeof(*m->vlan_tpids));
     if (own_frames) {
+        carve(c, 1, CACHE_LINE); /* the room before the first frame */
         frames = carve(c, n, (size_t)m->strides[0]);
         m->frames = frames;
     }
@@ -237,13 +238,15 @@ frame_of(const BatchMemory *m, Py_ssize_t i)
     return m->rx_parts[2 * i + 1].iov_base;
 }
 
-/* The distance between frames. If it were a multiple of a large power of two,
-   the beginnings of all frames would compete for the same few sets of the
-   cache. With an odd number of cache lines they are spread over all sets. */
+/* The distance between frames, with room for a tag before each of them. If it
+   were a multiple of a large power of two, the beginnings of all frames would
+   compete for the same few sets of the cache. With an odd number of cache
+   lines they are spread over all sets. */
 static size_t
 stride_for(Py_ssize_t frame_size)
 {
-    size_t lines = ((size_t)frame_size + CACHE_LINE - 1) / CACHE_LINE;
+    size_t lines =
+        ((size_t)frame_size + TAG_SIZE + CACHE_LINE - 1) / CACHE_LINE;
 
     return (lines | 1) * CACHE_LINE;
 }
@@ -286,6 +289,7 @@ use_own_memory(BatchMemory *m, Py_ssize_t capacity, Py_ssize_t frame_size)
         return -1;
     }
     m->capacity = capacity;
+    m->headroom = TAG_SIZE;
     set_geometry(m, frame_size, stride_for(frame_size));
     return allocate(m, true);
 }
@@ -860,20 +864,19 @@ take_batch(PacketBatch *b)
     return 0;
 }
 
-void
+static void
 release_batch(PacketBatch *b)
 {
     atomic_store_explicit(&b->busy, 0, memory_order_release);
 }
 
-static Py_ssize_t
+Py_ssize_t
 count_of(PacketBatch *b)
 {
     return (Py_ssize_t)atomic_load_explicit(&b->count, memory_order_acquire);
 }
 
-/* Stores what the batch holds now. The caller has taken it. */
-static void
+void
 set_held(PacketBatch *b, Py_ssize_t count, unsigned collected)
 {
     atomic_store_explicit(&b->collected, collected, memory_order_relaxed);
@@ -1083,18 +1086,14 @@ zero_headers(BatchMemory *m, Py_ssize_t first, Py_ssize_t end)
            (size_t)(end - first) * sizeof(*m->offload_headers));
 }
 
-static bool
+bool
 has_headers(PacketBatch *b)
 {
     return atomic_load_explicit(&b->collected, memory_order_relaxed)
            & COLLECT_OFFLOADS;
 }
 
-/* Returns what the batch collects once user code has filled it with packets to
-   send. It keeps its offload headers if it has any. If the last receive did
-   not collect headers, those in memory are of an earlier one, so all rows are
-   zeroed. The caller has taken the batch. */
-static unsigned
+unsigned
 filled_headers(PacketBatch *b)
 {
     unsigned collected =
@@ -1248,9 +1247,7 @@ check_start(Py_ssize_t start, Py_ssize_t count)
     return 0;
 }
 
-/* Takes a batch and the target of its frames. 0, or -1 with an exception
-   set. */
-static int
+int
 take_both(PacketBatch *from, PacketBatch *to)
 {
     if (from == to) {
@@ -1267,7 +1264,7 @@ take_both(PacketBatch *from, PacketBatch *to)
     return 0;
 }
 
-static void
+void
 release_both(PacketBatch *from, PacketBatch *to)
 {
     release_batch(to);
@@ -1325,16 +1322,6 @@ end_filling(PacketBatch *b, Py_ssize_t count)
 {
     set_held(b, count, FILLED);
     release_batch(b);
-}
-
-int
-begin_reading(PacketBatch *b, struct frame_table *t)
-{
-    if (take_batch(b) < 0) {
-        return -1;
-    }
-    *t = table_of_any(b);
-    return 0;
 }
 
 /* Calls a function that changes all frames, and returns its result, or NULL
@@ -1832,72 +1819,11 @@ PyType_Spec PacketBatch_spec = {
 
 /* ---- Views -------------------------------------------------------------- */
 
-/* A view holds frames of another batch, its source, in any order. It has
-   messages, lengths and offload headers of its own, but no frames, so choosing
-   frames copies none. Whatever takes a batch takes a view. */
-
 PacketBatch *
 make_view(const module_state *state, PacketBatch *source)
 {
     return make_batch(state->batch_type,
                       BatchMemory_view(state->memory_type, source->memory));
-}
-
-/* Points row i of a view at frame k of its source. */
-static void
-show_frame(BatchMemory *view, Py_ssize_t i, BatchMemory *source, Py_ssize_t k)
-{
-    view->rx_parts[2 * i + 1] = source->rx_parts[2 * k + 1];
-    view->tx_parts[2 * i + 1] = source->rx_parts[2 * k + 1];
-    view->offload_headers[i] = source->offload_headers[k];
-    view->flags[i] = source->flags[k];
-    atomic_store_explicit(
-        &view->lengths[i],
-        atomic_load_explicit(&source->lengths[k], memory_order_relaxed),
-        memory_order_relaxed);
-}
-
-/* The same for all rows. The caller has taken both. */
-static int
-show_picks(PacketBatch *view, PacketBatch *source, const uint16_t *picks,
-           Py_ssize_t count)
-{
-    Py_ssize_t held = count_of(source), i;
-
-    if (view->memory->viewed != (PyObject *)source->memory) {
-        PyErr_SetString(PyExc_ValueError, "not a view of this batch");
-        return -1;
-    }
-    if (count > view->memory->capacity) {
-        PyErr_Format(PyExc_ValueError, "%zd frames, more than the %zd rows",
-                     count, view->memory->capacity);
-        return -1;
-    }
-    for (i = 0; i < count; i++) {
-        if (picks[i] >= held) {
-            PyErr_Format(PyExc_IndexError, "the batch holds no packet %d",
-                         picks[i]);
-            return -1;
-        }
-        show_frame(view->memory, i, source->memory, picks[i]);
-    }
-    return 0;
-}
-
-int
-show_frames(PacketBatch *view, PacketBatch *source, const uint16_t *picks,
-            Py_ssize_t count)
-{
-    int result;
-
-    if (take_both(source, view) < 0) {
-        return -1;
-    }
-    result = show_picks(view, source, picks, count);
-    set_held(view, result < 0 ? 0 : count,
-             has_headers(source) ? FILLED : COLLECT_ALWAYS);
-    release_both(source, view);
-    return result;
 }
 
 /* ---- Receiving: arming messages ----------------------------------------- */

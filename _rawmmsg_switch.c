@@ -1,4 +1,19 @@
-/* What a switch looks at in the frames of a batch, for rawmmsg.bridge. */
+/* _FrameSorter: the frames of a batch for each port of a switch. In Python:
+
+       class _FrameSorter:
+           def __new__(cls, batch): ...
+           def sort(self, skip=()): ...     # -> list of keys
+           def counts(self): ...            # -> list, one count for each key
+           def show(self, choices): ...     # -> PacketBatch
+
+       def _copy_frames(batch, start, stop, target): ...  # -> the next index
+
+   A key is what decides where a frame goes: 14 bytes. sort() finds the distinct
+   keys, so that Python decides once for each key. show() then returns a view
+   that holds the frames for one port, in their order. No frame is copied: the
+   messages of the view point at the frames of the batch. To put a VLAN tag in,
+   or to take one out, show() moves the two addresses in front of it, and nothing
+   else. */
 
 #include "_rawmmsg.h"
 
@@ -8,11 +23,10 @@
 
 /* ---- Keys --------------------------------------------------------------- */
 
-/* What decides where a frame goes: the two addresses, and the id of its
-   802.1Q tag. */
+/* Python reads it as struct "=6s6sH". */
 struct key {
     unsigned char addresses[2 * ETH_ALEN];
-    uint16_t tag; /* in host order; NO_TAG: the frame is untagged */
+    uint16_t tag; /* the id of the 802.1Q tag, in host order, or NO_TAG */
 };
 
 _Static_assert(sizeof(struct key) == 14, "no padding");
@@ -20,32 +34,52 @@ _Static_assert(sizeof(struct key) == 14, "no padding");
 #define NO_TAG 0xffff
 #define TAG_ID 0x0fff
 
-/* Slots of the hash table: more than twice as many as there are keys. */
-#define MOST_KEYS 1024
-#define SLOTS 4096
+/* Frames of a batch, and so its keys. sendmmsg(2) takes no more. */
+#define MOST_FRAMES 1024
 
-/* The distinct keys of a batch. A local of the call. */
-struct keys {
-    struct key found[MOST_KEYS];
-    size_t count;
-    uint16_t slots[SLOTS]; /* 1 + the number of a key, or 0 */
+/* What sort() keeps of a frame. show() writes the beginning of the frame from
+   it, whichever form the frame had for another port. */
+struct sorted {
+    unsigned char addresses[2 * ETH_ALEN];
+    uint16_t tci; /* of its tag, in host order */
+    bool is_tagged;
+    bool is_malformed; /* no Ethernet header, or only a part of its tag */
+    uint16_t number;   /* of its key, or SKIPPED */
+    uint32_t length;
 };
 
-static void
-read_key(const unsigned char *frame, size_t length, struct key *key)
-{
-    uint16_t type = load_be16(frame + 2 * ETH_ALEN);
+#define SKIPPED 0xffff
 
-    memcpy(key->addresses, frame, sizeof(key->addresses));
-    key->tag = type == ETH_P_8021Q && length >= ETH_HLEN + TAG_SIZE
-                   ? load_be16(frame + ETH_HLEN) & TAG_ID
-                   : NO_TAG;
-}
+/* The choices for show(), one for each key. Any other is the id of the tag that
+   the frames get. The priority of a tag that they had stays. */
+enum {
+    WITHOUT_TAG = 0,
+    UNCHANGED = 0xfffe,
+    LEFT_OUT = 0xffff
+};
+
+/* Only the call that has taken the batch and the view uses all that is not
+   constant. */
+typedef struct {
+    PyObject_HEAD
+    PacketBatch *batch; /* strong; constant */
+    PacketBatch *view;  /* strong; constant */
+
+    struct sorted *frames; /* owned: one for each row of the batch */
+    Py_ssize_t count;      /* of frames sorted */
+    bool is_changed;       /* show() has moved addresses since sort() */
+
+    struct key *keys; /* owned: as many as frames */
+    size_t key_count;
+    uint16_t *slots;   /* owned: a hash table; 1 + the number of a key, or 0 */
+    size_t slot_count; /* a power of two, at least twice the frames */
+} FrameSorter;
 
 /* The addresses of one network card are often close to each other, so all bits
-   count (a step of FNV-1a for each word). */
+   count (a step of FNV-1a for each word). Sorting stays fast enough if a
+   sender makes all keys collide: a batch has at most MOST_FRAMES of them. */
 static size_t
-slot_of(const struct key *key)
+hash_key(const struct key *key)
 {
     uint64_t hash = 0xcbf29ce484222325, word = 0;
 
@@ -56,182 +90,495 @@ slot_of(const struct key *key)
     memcpy(&word, (const char *)key + sizeof(word),
            sizeof(*key) - sizeof(word));
     hash = (hash ^ word) * 0x9e3779b97f4a7c15;
-    return (size_t)(hash >> 40) % SLOTS;
+    return (size_t)(hash >> 40);
 }
 
 /* Returns the number of a key, which may be new. */
 static uint16_t
-number_of(struct keys *k, const struct key *key)
+number_of(FrameSorter *s, const struct key *key)
 {
-    size_t slot = slot_of(key);
+    size_t slot = hash_key(key) & (s->slot_count - 1);
 
-    while (k->slots[slot] > 0) {
-        if (memcmp(&k->found[k->slots[slot] - 1], key, sizeof(*key)) == 0) {
-            return k->slots[slot] - 1;
+    while (s->slots[slot] > 0) {
+        if (memcmp(&s->keys[s->slots[slot] - 1], key, sizeof(*key)) == 0) {
+            return s->slots[slot] - 1;
         }
-        slot = (slot + 1) % SLOTS;
+        slot = (slot + 1) & (s->slot_count - 1);
     }
-    k->found[k->count] = *key;
-    k->slots[slot] = (uint16_t)++k->count;
-    return (uint16_t)(k->count - 1);
+    s->keys[s->key_count] = *key;
+    s->slots[slot] = (uint16_t)++s->key_count;
+    return (uint16_t)(s->key_count - 1);
 }
 
-/* Numbers the frames of a table by their keys. Runs without the GIL. */
+/* ---- Sorting ------------------------------------------------------------ */
+
+/* Reads the beginning of frame i once. User code may change it meanwhile. */
 static void
-number_frames(struct keys *k, const struct frame_table *t, uint16_t *numbers)
+read_frame(const BatchMemory *m, Py_ssize_t i, struct sorted *frame)
 {
-    struct key key, last = {.tag = 0};
+    const struct iovec *part = &m->rx_parts[2 * i + 1];
+    const unsigned char *start = part->iov_base;
+    uint32_t length =
+        atomic_load_explicit(&m->lengths[i], memory_order_relaxed);
+
+    memset(frame, 0, sizeof(*frame));
+    frame->length = length;
+    if (length < ETH_HLEN || length > part->iov_len) {
+        frame->is_malformed = true;
+        return;
+    }
+    frame->is_tagged = load_be16(start + TAG_OFFSET) == ETH_P_8021Q;
+    if (frame->is_tagged && length < ETH_HLEN + TAG_SIZE) {
+        frame->is_malformed = true;
+        return;
+    }
+    memcpy(frame->addresses, start, sizeof(frame->addresses));
+    if (frame->is_tagged) {
+        frame->tci = load_be16(start + TAG_OFFSET + 2);
+    }
+}
+
+/* A malformed frame has two addresses of zeroes. */
+static void
+make_key(const struct sorted *frame, struct key *key)
+{
+    memcpy(key->addresses, frame->addresses, sizeof(key->addresses));
+    key->tag = frame->is_tagged && !frame->is_malformed ? frame->tci & TAG_ID
+                                                        : NO_TAG;
+}
+
+static void
+sort_frames(FrameSorter *s)
+{
+    struct key key, last;
     uint16_t number = 0;
-    size_t length, i;
+    Py_ssize_t i;
 
-    k->count = 0;
-    memset(k->slots, 0, sizeof(k->slots));
-    for (i = 0; i < t->count; i++) {
-        const struct iovec *part = &t->parts[2 * i + 1];
-
-        length = atomic_load_explicit(&t->lengths[i], memory_order_relaxed);
-        length = length < part->iov_len ? length : part->iov_len;
-        memset(&key, 0, sizeof(key));
-        if (length >= ETH_HLEN) {
-            read_key(part->iov_base, length, &key);
+    for (i = 0; i < s->count; i++) {
+        if (s->frames[i].number == SKIPPED) {
+            continue;
         }
-        if (k->count == 0 || memcmp(&key, &last, sizeof(key)) != 0) {
-            number = number_of(k, &key);
+        read_frame(s->batch->memory, i, &s->frames[i]);
+        make_key(&s->frames[i], &key);
+        if (s->key_count == 0 || memcmp(&key, &last, sizeof(key)) != 0) {
+            number = number_of(s, &key);
             last = key;
         }
-        numbers[i] = number;
+        s->frames[i].number = number;
     }
 }
 
-/* ---- Functions of the module -------------------------------------------- */
-
-static module_state *
-state_and_batch(PyObject *module, PyObject *batch)
+/* Marks the frames that no port gets. 0, or -1 with an exception set. */
+static int
+mark_skipped(FrameSorter *s, PyObject *skip)
 {
-    module_state *state = PyModule_GetState(module);
+    Py_ssize_t size = PySequence_Size(skip), k, i;
+    PyObject *item;
 
-    if (!Py_IS_TYPE(batch, state->batch_type)) {
-        PyErr_Format(PyExc_TypeError, "a PacketBatch is needed, not %R",
-                     Py_TYPE(batch));
+    for (k = 0; k < size; k++) {
+        item = PySequence_GetItem(skip, k);
+        if (item == NULL) {
+            return -1;
+        }
+        i = PyNumber_AsSsize_t(item, PyExc_IndexError);
+        Py_DECREF(item);
+        if (i == -1 && PyErr_Occurred()) {
+            return -1;
+        }
+        if (i < 0 || i >= s->count) {
+            PyErr_Format(PyExc_IndexError, "the batch holds no packet %zd", i);
+            return -1;
+        }
+        s->frames[i].number = SKIPPED;
+    }
+    return size < 0 ? -1 : 0;
+}
+
+/* Returns a new list of the keys as bytes. */
+static PyObject *
+list_keys(const FrameSorter *s)
+{
+    PyObject *list = PyList_New((Py_ssize_t)s->key_count), *key;
+    size_t i;
+
+    for (i = 0; list != NULL && i < s->key_count; i++) {
+        key = PyBytes_FromStringAndSize((const char *)&s->keys[i],
+                                        sizeof(s->keys[i]));
+        if (key == NULL || PyList_SetItem(list, (Py_ssize_t)i, key) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
+static PyObject *
+FrameSorter_sort(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    FrameSorter *s = (FrameSorter *)self;
+    PyObject *list = NULL;
+    Py_ssize_t i;
+
+    if (nargs > 1) {
+        return PyErr_Format(PyExc_TypeError,
+                            "sort() takes at most 1 argument, not %zd", nargs);
+    }
+    if (take_both(s->batch, s->view) < 0) {
         return NULL;
     }
-    return state;
-}
-
-PyObject *
-rawmmsg_make_view(PyObject *module, PyObject *batch)
-{
-    module_state *state = state_and_batch(module, batch);
-
-    return state == NULL ? NULL
-                         : (PyObject *)make_view(state, (PacketBatch *)batch);
-}
-
-/* Acquires a buffer of at least `count` uint16_t. 0, or -1 with an exception
-   set. */
-static int
-get_numbers(PyObject *object, Py_ssize_t count, int flags, Py_buffer *view)
-{
-    if (PyObject_GetBuffer(object, view, flags | PyBUF_C_CONTIGUOUS) < 0) {
-        return -1;
+    s->count = count_of(s->batch);
+    s->key_count = 0;
+    s->is_changed = false;
+    memset(s->slots, 0, s->slot_count * sizeof(*s->slots));
+    for (i = 0; i < s->count; i++) {
+        s->frames[i].number = 0;
     }
-    if ((size_t)view->len / sizeof(uint16_t) < (size_t)count
-        || (uintptr_t)view->buf % sizeof(uint16_t) != 0) {
+    if (nargs == 0 || mark_skipped(s, args[0]) == 0) {
+        sort_frames(s);
+        list = list_keys(s);
+    }
+    if (list == NULL) {
+        s->count = 0;
+        s->key_count = 0;
+    }
+    release_both(s->batch, s->view);
+    return list;
+}
+
+static PyObject *
+FrameSorter_counts(PyObject *self, PyObject *Py_UNUSED(unused))
+{
+    FrameSorter *s = (FrameSorter *)self;
+    uint16_t counts[MOST_FRAMES] = {0};
+    PyObject *list, *count;
+    Py_ssize_t i;
+
+    if (take_both(s->batch, s->view) < 0) {
+        return NULL;
+    }
+    for (i = 0; i < s->count; i++) {
+        if (s->frames[i].number != SKIPPED) {
+            counts[s->frames[i].number]++;
+        }
+    }
+    list = PyList_New((Py_ssize_t)s->key_count);
+    for (i = 0; list != NULL && i < (Py_ssize_t)s->key_count; i++) {
+        count = PyLong_FromLong(counts[i]);
+        if (count == NULL || PyList_SetItem(list, i, count) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    release_both(s->batch, s->view);
+    return list;
+}
+
+/* ---- Showing ------------------------------------------------------------ */
+
+/* Writes the addresses and the tag of a frame in its form for one port. */
+static void
+write_beginning(const struct sorted *frame, uint16_t choice,
+                unsigned char *start)
+{
+    uint16_t tci = frame->tci;
+
+    memcpy(start, frame->addresses, sizeof(frame->addresses));
+    if (choice == WITHOUT_TAG || (choice == UNCHANGED && !frame->is_tagged)) {
+        return;
+    }
+    if (choice != UNCHANGED) {
+        tci = (uint16_t)((tci & ~TAG_ID) | choice);
+    }
+    start[TAG_OFFSET] = ETH_P_8021Q >> 8;
+    start[TAG_OFFSET + 1] = ETH_P_8021Q & 0xff;
+    start[TAG_OFFSET + 2] = (unsigned char)(tci >> 8);
+    start[TAG_OFFSET + 3] = tci & 0xff;
+}
+
+/* Adjusts the offsets in an offload header to a beginning that has become
+   longer, or shorter if `growth` is negative. A sender that wrote offsets
+   before the payload gets what it asked for: a frame that is refused, or has a
+   wrong checksum. */
+static void
+move_offsets(struct offload_header *h, int growth)
+{
+    if (h->header_length > 0) {
+        h->header_length = (uint16_t)(h->header_length + growth);
+    }
+    if (h->flags & VNET_NEEDS_CSUM) {
+        h->checksum_start = (uint16_t)(h->checksum_start + growth);
+    }
+}
+
+/* Makes row i of the view frame k in the form that was chosen. */
+static void
+show_frame(FrameSorter *s, Py_ssize_t i, Py_ssize_t k, uint16_t choice)
+{
+    BatchMemory *from = s->batch->memory, *to = s->view->memory;
+    const struct sorted *frame = &s->frames[k];
+    struct iovec part = from->rx_parts[2 * k + 1];
+    int growth = 0;
+
+    if (choice != UNCHANGED) {
+        growth = TAG_SIZE * ((choice != WITHOUT_TAG) - frame->is_tagged);
+        part.iov_base = (char *)part.iov_base - growth;
+        part.iov_len = (size_t)((ssize_t)part.iov_len + growth);
+    }
+    if (choice != UNCHANGED || s->is_changed) {
+        write_beginning(frame, choice, part.iov_base);
+    }
+    to->rx_parts[2 * i + 1] = part;
+    to->tx_parts[2 * i + 1] = part;
+    to->offload_headers[i] = from->offload_headers[k];
+    if (growth != 0) {
+        move_offsets(&to->offload_headers[i], growth);
+    }
+    to->flags[i] = from->flags[k];
+    atomic_store_explicit(&to->lengths[i], frame->length + (uint32_t)growth,
+                          memory_order_relaxed);
+}
+
+/* Returns how many frames the view shows, or -1 with an exception set. */
+static Py_ssize_t
+show_chosen(FrameSorter *s, const uint16_t *choices)
+{
+    bool changes = false;
+    Py_ssize_t shown = 0, k;
+    size_t i;
+
+    for (i = 0; i < s->key_count; i++) {
+        if (choices[i] > TAG_ID && choices[i] < UNCHANGED) {
+            PyErr_Format(PyExc_ValueError, "%d is not the id of a VLAN",
+                         (int)choices[i]);
+            return -1;
+        }
+        changes |= choices[i] <= TAG_ID;
+        if (choices[i] <= TAG_ID && s->batch->memory->headroom < TAG_SIZE) {
+            PyErr_SetString(PyExc_ValueError,
+                            "the batch has no room for a tag: it must have "
+                            "memory of its own");
+            return -1;
+        }
+    }
+    for (k = 0; k < s->count; k++) {
+        const struct sorted *frame = &s->frames[k];
+
+        if (frame->number != SKIPPED && !frame->is_malformed
+            && choices[frame->number] != LEFT_OUT) {
+            show_frame(s, shown++, k, choices[frame->number]);
+        }
+    }
+    s->is_changed |= changes;
+    return shown;
+}
+
+static PyObject *
+FrameSorter_show(PyObject *self, PyObject *choices)
+{
+    FrameSorter *s = (FrameSorter *)self;
+    Py_ssize_t shown = -1;
+    Py_buffer buffer;
+
+    if (PyObject_GetBuffer(choices, &buffer, PyBUF_C_CONTIGUOUS) < 0) {
+        return NULL;
+    }
+    if (take_both(s->batch, s->view) < 0) {
+        PyBuffer_Release(&buffer);
+        return NULL;
+    }
+    if ((size_t)buffer.len / sizeof(uint16_t) < s->key_count
+        || (uintptr_t)buffer.buf % sizeof(uint16_t) != 0) {
         PyErr_Format(PyExc_ValueError,
-                     "a buffer of %zd numbers of 16 bits is needed", count);
-        PyBuffer_Release(view);
+                     "show() needs a choice of 16 bits for each of %zu keys",
+                     s->key_count);
+    }
+    else {
+        shown = show_chosen(s, buffer.buf);
+    }
+    set_held(s->view, shown < 0 ? 0 : shown,
+             has_headers(s->batch) ? FILLED : COLLECT_ALWAYS);
+    release_both(s->batch, s->view);
+    PyBuffer_Release(&buffer);
+    return shown < 0 ? NULL : Py_NewRef((PyObject *)s->view);
+}
+
+/* ---- _FrameSorter: life ------------------------------------------------- */
+
+/* Allocates what depends on the capacity. 0, or -1 with an exception set. */
+static int
+allocate_sorter(FrameSorter *s, size_t capacity)
+{
+    s->slot_count = 16;
+    while (s->slot_count < 2 * capacity) {
+        s->slot_count *= 2;
+    }
+    s->frames = PyMem_Calloc(capacity, sizeof(*s->frames));
+    s->keys = PyMem_Calloc(capacity, sizeof(*s->keys));
+    s->slots = PyMem_Calloc(s->slot_count, sizeof(*s->slots));
+    if (s->frames == NULL || s->keys == NULL || s->slots == NULL) {
+        PyErr_NoMemory();
         return -1;
     }
     return 0;
 }
 
-PyObject *
-rawmmsg_show_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *
+FrameSorter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    Py_ssize_t count;
-    Py_buffer picks;
-    int result;
+    static char *names[] = {"batch", NULL};
+    module_state *state = state_of(type);
+    PyObject *batch;
+    FrameSorter *s;
+    Py_ssize_t capacity;
 
-    if (nargs != 4) {
-        return PyErr_Format(PyExc_TypeError,
-                            "_show_frames() takes 4 arguments, not %zd",
-                            nargs);
-    }
-    if (state_and_batch(module, args[0]) == NULL
-        || state_and_batch(module, args[1]) == NULL) {
+    if (state == NULL
+        || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!:_FrameSorter", names,
+                                        state->batch_type, &batch)) {
         return NULL;
     }
-    count = PyNumber_AsSsize_t(args[3], PyExc_OverflowError);
-    if (count == -1 && PyErr_Occurred()) {
+    capacity = ((PacketBatch *)batch)->memory->capacity;
+    if (capacity > MOST_FRAMES) {
+        return PyErr_Format(PyExc_ValueError,
+                            "the batch has %zd rows, more than %d", capacity,
+                            MOST_FRAMES);
+    }
+    s = (FrameSorter *)PyType_GenericAlloc(type, 0);
+    if (s == NULL) {
         return NULL;
     }
-    if (count < 0) {
-        return PyErr_Format(PyExc_ValueError, "count must not be negative");
+    s->batch = (PacketBatch *)Py_NewRef(batch);
+    s->view = make_view(state, s->batch);
+    if (s->view == NULL || allocate_sorter(s, (size_t)capacity) < 0) {
+        Py_CLEAR(s);
     }
-    if (get_numbers(args[2], count, PyBUF_SIMPLE, &picks) < 0) {
-        return NULL;
-    }
-    result = show_frames((PacketBatch *)args[0], (PacketBatch *)args[1],
-                         picks.buf, count);
-    PyBuffer_Release(&picks);
-    return result < 0 ? NULL : Py_NewRef(Py_None);
+    return (PyObject *)s;
 }
 
-/* Returns a new list of the keys as bytes. */
-static PyObject *
-list_keys(const struct keys *k)
+static int
+FrameSorter_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    PyObject *list = PyList_New((Py_ssize_t)k->count), *key;
-    size_t i;
+    FrameSorter *s = (FrameSorter *)self;
 
-    for (i = 0; list != NULL && i < k->count; i++) {
-        key = PyBytes_FromStringAndSize((const char *)&k->found[i],
-                                        sizeof(k->found[i]));
-        if (key == NULL) {
-            Py_CLEAR(list);
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(s->batch);
+    Py_VISIT(s->view);
+    return 0;
+}
+
+static void
+FrameSorter_dealloc(PyObject *self)
+{
+    FrameSorter *s = (FrameSorter *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF((PyObject *)s->batch);
+    Py_XDECREF((PyObject *)s->view);
+    PyMem_Free(s->frames);
+    PyMem_Free(s->keys);
+    PyMem_Free(s->slots);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef FrameSorter_methods[] = {
+    {"sort", (PyCFunction)(void (*)(void))FrameSorter_sort, METH_FASTCALL,
+     NULL},
+    {"counts", FrameSorter_counts, METH_NOARGS, NULL},
+    {"show", FrameSorter_show, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot FrameSorter_slots[] = {
+    {Py_tp_doc, "The frames of a batch for each port of a switch."},
+    {Py_tp_new, FrameSorter_new},
+    {Py_tp_traverse, FrameSorter_traverse},
+    {Py_tp_dealloc, FrameSorter_dealloc},
+    {Py_tp_methods, FrameSorter_methods},
+    {0, NULL},
+};
+
+PyType_Spec FrameSorter_spec = {
+    .name = "rawmmsg._rawmmsg._FrameSorter",
+    .basicsize = sizeof(FrameSorter),
+    .flags =
+        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = FrameSorter_slots,
+};
+
+/* ---- Copies ------------------------------------------------------------- */
+
+/* Copies frames start..stop-1, with their offload headers, behind those that
+   `to` holds. Stops at its end, and at a frame that is longer than its row.
+   Returns the index of the next frame. The caller has taken both. */
+static Py_ssize_t
+copy_frames(PacketBatch *from, Py_ssize_t start, Py_ssize_t stop,
+            PacketBatch *to)
+{
+    BatchMemory *source = from->memory, *target = to->memory;
+    Py_ssize_t held = count_of(to);
+    unsigned collected = filled_headers(to);
+
+    for (; start < stop && held < target->capacity; start++, held++) {
+        const struct iovec *part = &source->rx_parts[2 * start + 1];
+        const struct iovec *row = &target->rx_parts[2 * held + 1];
+        uint32_t length = atomic_load_explicit(&source->lengths[start],
+                                               memory_order_relaxed);
+
+        if (length > part->iov_len || length > row->iov_len) {
             break;
         }
-        PyList_SetItem(list, (Py_ssize_t)i, key);
+        memmove(row->iov_base, part->iov_base, length);
+        atomic_store_explicit(&target->lengths[held], length,
+                              memory_order_relaxed);
+        target->flags[held] = source->flags[start];
+        if (has_headers(from)) {
+            target->offload_headers[held] = source->offload_headers[start];
+        }
+        else {
+            memset(&target->offload_headers[held], 0,
+                   sizeof(*target->offload_headers));
+        }
     }
-    return list;
+    set_held(to, held, collected);
+    return start;
 }
 
 PyObject *
-rawmmsg_number_frames(PyObject *module, PyObject *const *args,
-                      Py_ssize_t nargs)
+rawmmsg_copy_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct frame_table table;
-    PyObject *list = NULL;
-    Py_buffer numbers;
-    struct keys *k;
+    module_state *state = PyModule_GetState(module);
+    Py_ssize_t start, stop, count, next = -1;
+    PacketBatch *from, *to;
 
-    if (nargs != 2) {
+    if (nargs != 4 || !Py_IS_TYPE(args[0], state->batch_type)
+        || !Py_IS_TYPE(args[3], state->batch_type)) {
         return PyErr_Format(PyExc_TypeError,
-                            "_number_frames() takes 2 arguments, not %zd",
-                            nargs);
+                            "_copy_frames() needs a PacketBatch, a start, a "
+                            "stop and another PacketBatch");
     }
-    if (state_and_batch(module, args[0]) == NULL
-        || begin_reading((PacketBatch *)args[0], &table) < 0) {
+    start = PyNumber_AsSsize_t(args[1], PyExc_OverflowError);
+    if (start == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (table.count > MOST_KEYS) {
-        PyErr_Format(PyExc_ValueError, "a batch of more than %d packets",
-                     MOST_KEYS);
+    stop = PyNumber_AsSsize_t(args[2], PyExc_OverflowError);
+    if (stop == -1 && PyErr_Occurred()) {
+        return NULL;
     }
-    else if (get_numbers(args[1], (Py_ssize_t)table.count, PyBUF_WRITABLE,
-                         &numbers)
-             == 0) {
-        k = PyMem_Malloc(sizeof(*k));
-        if (k == NULL) {
-            PyErr_NoMemory();
-        }
-        else {
-            number_frames(k, &table, numbers.buf);
-            list = list_keys(k);
-            PyMem_Free(k);
-        }
-        PyBuffer_Release(&numbers);
+    from = (PacketBatch *)args[0];
+    to = (PacketBatch *)args[3];
+    if (take_both(from, to) < 0) {
+        return NULL;
     }
-    release_batch((PacketBatch *)args[0]);
-    return list;
+    count = count_of(from);
+    if (start < 0 || start > stop || stop > count) {
+        PyErr_Format(PyExc_ValueError,
+                     "start and stop must be in order, and 0 to %zd, not %zd "
+                     "and %zd",
+                     count, start, stop);
+    }
+    else {
+        next = copy_frames(from, start, stop, to);
+    }
+    release_both(from, to);
+    return next < 0 ? NULL : PyLong_FromSsize_t(next);
 }
