@@ -9,6 +9,7 @@ directions  which kind of direction two ports need
 guests      directions that begin or end in the memory of a guest
 batched     a direction that receives batches and passes them on
 direction   what the loop and the console know of a direction
+receiving   receives batches, and finds frames that are not to be sent
 sending     sends; full queues (ENOBUFS, EAGAIN) and refused frames
 merging     the frames to be sent, merged into super-frames
 outgoing    the frames to be sent, as they are or cut into segments
