@@ -1,49 +1,53 @@
-"""One thread that moves frames in both directions."""
+"""One thread that moves frames in all directions."""
 
 import math
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
+from typing import Protocol
 
 from .directions import make_directions
 from .merging import Merging
 from .ports import Port, SocketPort
 
-__all__ = ["Bridge"]
+__all__ = ["Bridge", "Loop", "Mover"]
 
 # Seconds between two calls of Port.tend().
 TEND = 0.25
 
 
-class Bridge:
-    """A switch between two open ports, `a` and `b`.
+class Mover(Protocol):
+    """What the loop knows of a direction, or of a part of it: see
+    `Direction`."""
 
-    `batch`: how many frames it receives at once; by default it decides.
-    `merging`: what it merges; by default nothing.
-    """
+    @property
+    def source(self) -> Port | None:
+        """The port that forward() receives from."""
 
-    def __init__(
-        self,
-        a: Port,
-        b: Port,
-        batch: int | None = None,
-        merging: Merging | None = None,
-    ) -> None:
-        self.directions = make_directions(a, b, batch, merging)
-        self._from = {
-            direction.source.sock.fileno(): direction
-            for direction in self.directions
-            if isinstance(direction.source, SocketPort)
-        }
-        self._readers: dict[int, Callable[[], bool]] = {
-            descriptor: direction.forward
-            for descriptor, direction in self._from.items()
-        }
-        self._ports = (a, b)
+    @property
+    def accepts(self) -> bool: ...
+    @property
+    def room(self) -> int: ...
+    @property
+    def due(self) -> float: ...
+    def forward(self) -> bool: ...
+    def resume(self) -> None: ...
+    def wake(self) -> bool: ...
+    def finish(self) -> None: ...
+
+
+class Loop:
+    """Calls those that move frames between open ports."""
+
+    def __init__(self, ports: Sequence[Port], movers: Sequence[Mover]) -> None:
+        self._ports = ports
+        self._movers = movers
+        self._from: dict[int, Mover] = {}
+        self._readers: dict[int, Callable[[], bool]] = {}
         self._of_guests: list[int] = []  # descriptors in _readers
-        self._find_guests()
+        self._find_sources()
         self._poll = select.poll()
         self._watched: dict[int, int] = {}
         self._timers: list[_Timer] = [_Timer(TEND, self._tend)]
@@ -81,8 +85,8 @@ class Bridge:
                 if monotonic() >= self._due:
                     self._attend()
         finally:
-            for direction in self.directions:
-                direction.finish()
+            for mover in self._movers:
+                mover.finish()
 
     def _woken(self, wake: int) -> bool:
         os.read(wake, 4096)
@@ -91,9 +95,9 @@ class Bridge:
 
     def _serve(self, descriptor: int, events: int) -> None:
         """Handles any events other than "readable" alone."""
-        for direction in self.directions:
-            if direction.room == descriptor:
-                direction.resume()
+        for mover in self._movers:
+            if mover.room == descriptor:
+                mover.resume()
         if events != select.POLLOUT:
             source = self._from.get(descriptor)
             if source is None:
@@ -101,6 +105,19 @@ class Bridge:
             elif source.accepts:
                 source.forward()
         self._rearm()
+
+    def _find_sources(self) -> None:
+        """Sets what to call for the descriptors of all ports. One of a port
+        that has been removed may still have an event in this round."""
+        self._readers.update(dict.fromkeys(self._from, _nothing))
+        self._from = {
+            mover.source.sock.fileno(): mover
+            for mover in self._movers
+            if isinstance(mover.source, SocketPort)
+        }
+        for descriptor, mover in self._from.items():
+            self._readers[descriptor] = mover.forward
+        self._find_guests()
 
     def _find_guests(self) -> None:
         """Sets what to call for the descriptors of guests. One that has been
@@ -117,16 +134,16 @@ class Bridge:
         has_changed = call()
         if has_changed:
             self._find_guests()
-        for direction in self.directions:
-            has_changed |= direction.wake()
+        for mover in self._movers:
+            has_changed |= mover.wake()
         return has_changed
 
     def _attend(self) -> None:
         """Makes the calls that are due."""
         now = monotonic()
-        for direction in self.directions:
-            if now >= direction.due:
-                direction.resume()
+        for mover in self._movers:
+            if now >= mover.due:
+                mover.resume()
         for timer in self._timers:
             if now >= timer.due:
                 timer.call()
@@ -142,16 +159,17 @@ class Bridge:
         wanted = dict.fromkeys(self._watched, 0)
         for descriptor in self._of_guests:
             wanted[descriptor] = select.POLLIN
-        for descriptor, direction in self._from.items():
-            if direction.accepts:
+        for descriptor, mover in self._from.items():
+            if mover.accepts:
                 wanted[descriptor] = wanted.get(descriptor, 0) | select.POLLIN
-            if direction.room >= 0:
-                room = direction.room
+        for mover in self._movers:
+            room = mover.room
+            if room >= 0:
                 wanted[room] = wanted.get(room, 0) | select.POLLOUT
         for descriptor, events in wanted.items():
             self._watch(descriptor, events)
         self._due = min(
-            *(direction.due for direction in self.directions),
+            *(mover.due for mover in self._movers),
             *(timer.due for timer in self._timers),
         )
         left = max(0.0, self._due - monotonic())
@@ -173,6 +191,24 @@ class Bridge:
 def _nothing() -> bool:
     """Handles an event of a descriptor that has been closed."""
     return False
+
+
+class Bridge(Loop):
+    """A switch between two open ports, `a` and `b`.
+
+    `batch`: how many frames it receives at once; by default it decides.
+    `merging`: what it merges; by default nothing.
+    """
+
+    def __init__(
+        self,
+        a: Port,
+        b: Port,
+        batch: int | None = None,
+        merging: Merging | None = None,
+    ) -> None:
+        self.directions = make_directions(a, b, batch, merging)
+        super().__init__((a, b), self.directions)
 
 
 class _Timer:

@@ -1,0 +1,119 @@
+"""A switch that runs in a thread of the tests, and the far ends of its
+ports."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.bridge.ports import Port, parse_port
+from rawmmsg.bridge.switching.members import PortRules
+from rawmmsg.bridge.switching.switch import Switch
+from rawmmsg.testing import Veth, veth_pair
+from support import WAIT
+from support.calls import eventually
+
+DEFAULT = PortRules()
+
+
+def open_port(name: str) -> Port:
+    port = parse_port(name)
+    port.open(None)
+    return port
+
+
+@contextlib.contextmanager
+def running(switch: Switch) -> Iterator[None]:
+    """Runs the switch in a thread until the end of the block, and closes its
+    ports. The block must not call it."""
+    reader, writer = os.pipe()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            switch.run(reader)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.write(writer, b"x")
+        thread.join(WAIT)
+        os.close(reader)
+        os.close(writer)
+        for name in switch.names:
+            switch.remove(name).close()
+    assert not failures, f"the switch ended early: {failures[0]!r}"
+
+
+class Lab:
+    """A switch between veth pairs. `ends`: a socket at the far end of each,
+    which sees what the switch has sent."""
+
+    def __init__(self, switch: Switch, links: list[Veth]) -> None:
+        self.switch = switch
+        self.links = links
+        self.ends = [RawSocket(link.a, ignore_outgoing=True) for link in links]
+        self.last: Mapping[str, Mapping[str, Any]] = {}
+
+    def send(self, port: int, *packets: bytes) -> None:
+        self.ends[port].sendmmsg_all(packets)
+
+    def arrives(self, port: int, *packets: bytes) -> None:
+        """Asserts that these frames arrive at this end next."""
+        assert take(self.ends[port], len(packets)) == list(packets)
+
+    def is_quiet(self, *ports: int) -> None:
+        """Asserts that nothing has arrived at these ends that was not taken.
+        What the switch has received by now must have been forwarded."""
+        for port in ports:
+            self.ends[port].setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                packet = self.ends[port].recv(70_000)
+                raise AssertionError(f"port {port} gets {packet.hex()}")
+
+
+def take(sock: RawSocket, count: int) -> list[bytes]:
+    batch = PacketBatch(64, 70_000)
+    sock.settimeout(WAIT)
+    packets: list[bytes] = []
+    while len(packets) < count:
+        sock.recvmmsg_into(batch)
+        packets += batch.tolist()
+    return packets
+
+
+@contextlib.contextmanager
+def lab(*rules: PortRules, **options: Any) -> Iterator[Lab]:
+    """Runs a switch whose ports 0, 1, ... have these rules and the names
+    p0, p1, ..."""
+    switch = Switch(**options)
+    with contextlib.ExitStack() as opened:
+        links = [opened.enter_context(veth_pair()) for _ in rules]
+        for number, (link, rule) in enumerate(zip(links, rules, strict=True)):
+            switch.add(f"p{number}", open_port(link.b), rule)
+        result = Lab(switch, links)
+        for end in result.ends:
+            opened.enter_context(end)
+        with running(switch):
+            yield result
+            eventually(
+                lambda: adds_up(switch.statistics()), "counts do not add up"
+            )
+            result.last = switch.statistics()
+
+
+def adds_up(counts: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether every frame received, and every copy, is accounted for."""
+    return all(
+        one["received"]
+        == one["forwarded"] + one["filtered"] + sum(one["dropped"].values())
+        and one["copies"] + one["made"] - one["joined"]
+        == one["sent"] + one["waiting"] + sum(one["dropped_out"].values())
+        for one in counts.values()
+    )
