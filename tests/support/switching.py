@@ -5,7 +5,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.bridge.ports import Port, parse_port
@@ -15,7 +15,9 @@ from rawmmsg.testing import Veth, veth_pair
 from support import WAIT
 from support.calls import eventually
 
-DEFAULT = PortRules()
+DEFAULT: Final = PortRules()
+
+_NONE: Final[Mapping[str, tuple[str, PortRules]]] = {}
 
 
 def open_port(name: str) -> Port:
@@ -89,14 +91,20 @@ def take(sock: RawSocket, count: int) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def lab(*rules: PortRules, **options: Any) -> Iterator[Lab]:
+def lab(
+    *rules: PortRules,
+    others: Mapping[str, tuple[str, PortRules]] = _NONE,
+    **options: Any,
+) -> Iterator[Lab]:
     """Runs a switch whose ports 0, 1, ... have these rules and the names
-    p0, p1, ..."""
+    p0, p1, ... `others`: more ports, with their rules, by name."""
     switch = Switch(**options)
     with contextlib.ExitStack() as opened:
         links = [opened.enter_context(veth_pair()) for _ in rules]
         for number, (link, rule) in enumerate(zip(links, rules, strict=True)):
             switch.add(f"p{number}", open_port(link.b), rule)
+        for name, (text, rule) in others.items():
+            switch.add(name, open_port(text), rule)
         result = Lab(switch, links)
         for end in result.ends:
             opened.enter_context(end)

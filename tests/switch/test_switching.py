@@ -3,7 +3,7 @@
 import struct
 
 from support.frames import frame
-from support.switching import DEFAULT, lab
+from support.switching import DEFAULT, lab, take
 
 from rawmmsg.bridge.switching.members import PortRules
 from rawmmsg.bridge.switching.vlans import Vlans
@@ -152,14 +152,7 @@ def test_floods_are_limited() -> None:
         net.send(1, packet(A, B))
         net.arrives(0, packet(A, B))
         net.send(0, packet(B, A, b"last"))
-        while take_last(net) != packet(B, A, b"last"):
+        while take(net.ends[1], 1)[-1] != packet(B, A, b"last"):
             pass
     assert net.last["p0"]["dropped"]["flood_limit"] > 0
     assert net.last["p0"]["flooded"] < 100
-
-
-def take_last(net: "object") -> bytes:
-    from support.switching import Lab, take
-
-    assert isinstance(net, Lab)
-    return take(net.ends[1], 1)[-1]
