@@ -54,10 +54,16 @@ class Loop:
         self._due = 0.0
         self._wait_ms = 0
         self._ended = False
+        self._calls: dict[int, Callable[[], object]] = {}
 
     def every(self, seconds: float, call: Callable[[], object]) -> None:
         """Calls `call` every `seconds` seconds while the bridge runs."""
         self._timers.append(_Timer(seconds, call))
+
+    def on_signal(self, number: int, call: Callable[[], object]) -> None:
+        """Calls `call`, and goes on, when the byte that is read from the
+        descriptor of run() is this number. (signal.set_wakeup_fd())"""
+        self._calls[number] = call
 
     def end(self) -> None:
         """Makes run() return."""
@@ -65,7 +71,7 @@ class Loop:
 
     def run(self, wake: int) -> None:
         """Moves frames until end() is called or a byte can be read from the
-        descriptor `wake`.
+        descriptor `wake`, except one for on_signal().
 
         Raises OSError (ENODEV) if an interface disappears: `filename` is its
         name.
@@ -89,8 +95,8 @@ class Loop:
                 mover.finish()
 
     def _woken(self, wake: int) -> bool:
-        os.read(wake, 4096)
-        self._ended = True
+        for number in os.read(wake, 4096):
+            self._calls.get(number, self.end)()
         return False
 
     def _serve(self, descriptor: int, events: int) -> None:

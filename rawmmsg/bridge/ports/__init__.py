@@ -13,13 +13,17 @@ from .vhost import GuestOptions, VhostUser
 
 __all__ = [
     "Access",
+    "Descriptor",
     "GuestOptions",
+    "Interface",
     "Port",
     "PortClosed",
     "PortError",
     "SocketPort",
+    "UdpSocket",
     "UnixSocket",
     "VhostUser",
+    "parse_address",
     "parse_port",
 ]
 
@@ -64,7 +68,7 @@ def parse_port(
             )
         return VhostUser(text, path, bool(options), access, guest_options)
     if kind == "udp":
-        addresses = [_parse_address(part) for part in parts]
+        addresses = [parse_address(part) for part in parts]
         if len(addresses) != 2 or None in addresses:
             raise PortError(
                 f"{text!r}: not of the form udp:HOST:PORT,HOST:PORT"
@@ -77,7 +81,9 @@ def parse_port(
     )
 
 
-def _parse_address(text: str) -> tuple[str, int] | None:
+def parse_address(text: str) -> tuple[str, int] | None:
+    """Returns the host and the port of HOST:PORT, or None if it has a wrong
+    form."""
     found = _ADDRESS.fullmatch(text)
     if found is None or not 0 < int(found[3]) <= 0xFFFF:
         return None

@@ -11,18 +11,30 @@ __all__ = ["Descriptor", "Interface"]
 
 
 class Interface(SocketPort):
-    """An Ethernet interface, by name."""
+    """An Ethernet interface. By default, its name is that of the port, and it
+    is in the network namespace of the process."""
+
+    def __init__(
+        self,
+        name: str,
+        interface: str | None = None,
+        netns: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.interface = interface or name
+        self.netns = netns
 
     def open(self, expression: str | None) -> None:
         program = filters.for_interface(expression)
         try:
             sock = RawSocket(
-                self.name,
+                self.interface,
                 filter=program,
                 promisc=True,
                 vnet_hdr=True,
                 ignore_outgoing=True,
                 allow_down=True,
+                netns=self.netns,
             )
         except ValueError as error:
             raise PortError(str(error)) from None
