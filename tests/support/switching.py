@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.bridge.ports import Port, parse_port
+from rawmmsg.bridge.switching.counts import PortCounts
 from rawmmsg.bridge.switching.members import PortRules
 from rawmmsg.bridge.switching.switch import Switch
 from rawmmsg.testing import Veth, veth_pair
@@ -61,18 +62,33 @@ class Lab:
         self.switch = switch
         self.links = links
         self.ends = [RawSocket(link.a, ignore_outgoing=True) for link in links]
-        self.last: Mapping[str, Mapping[str, Any]] = {}
+        self.last: Mapping[str, PortCounts] = {}
+        self._sent = [0 for _ in links]
 
     def send(self, port: int, *packets: bytes) -> None:
         self.ends[port].sendmmsg_all(packets)
+        self._sent[port] += len(packets)
+
+    def settle(self) -> None:
+        """Waits until the switch has counted all frames that send() has
+        sent."""
+        eventually(self._is_settled, "frames are missing in the counts")
+        self.last = self.switch.statistics()
+
+    def _is_settled(self) -> bool:
+        counts = self.switch.statistics()
+        return all(one.adds_up for one in counts.values()) and all(
+            counts[f"p{port}"].received >= sent
+            for port, sent in enumerate(self._sent)
+        )
 
     def arrives(self, port: int, *packets: bytes) -> None:
         """Asserts that these frames arrive at this end next."""
         assert take(self.ends[port], len(packets)) == list(packets)
 
     def is_quiet(self, *ports: int) -> None:
-        """Asserts that nothing has arrived at these ends that was not taken.
-        What the switch has received by now must have been forwarded."""
+        """Asserts that nothing arrives at these ends any more."""
+        self.settle()
         for port in ports:
             self.ends[port].setblocking(False)
             with contextlib.suppress(BlockingIOError):
@@ -110,18 +126,4 @@ def lab(
             opened.enter_context(end)
         with running(switch):
             yield result
-            eventually(
-                lambda: adds_up(switch.statistics()), "counts do not add up"
-            )
-            result.last = switch.statistics()
-
-
-def adds_up(counts: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether every frame received, and every copy, is accounted for."""
-    return all(
-        one["received"]
-        == one["forwarded"] + one["filtered"] + sum(one["dropped"].values())
-        and one["copies"] + one["made"] - one["joined"]
-        == one["sent"] + one["waiting"] + sum(one["dropped_out"].values())
-        for one in counts.values()
-    )
+            result.settle()

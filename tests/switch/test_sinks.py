@@ -14,6 +14,7 @@ from support.linux import ip
 from support.switching import DEFAULT, Lab, lab, open_port, take
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
+from rawmmsg.bridge.switching.counts import PortCounts
 from rawmmsg.bridge.switching.members import PortRules
 from rawmmsg.bridge.switching.queues import Queue
 from rawmmsg.bridge.switching.switch import Switch
@@ -22,7 +23,7 @@ A, B, C = (bytes((2, 0, 0, 0, 0, i)) for i in range(1, 4))
 BROADCAST = b"\xff" * 6
 
 
-def counts(net: Lab, port: str) -> Any:
+def counts(net: Lab, port: str) -> PortCounts:
     return net.switch.statistics()[port]
 
 
@@ -87,14 +88,14 @@ def test_what_does_not_fit_into_the_queue_is_dropped(
         net.send(0, *packets)
         net.arrives(1, *packets)
         eventually(
-            lambda: counts(net, "u")["copies"] == 500, "copies are missing"
+            lambda: counts(net, "u").copies == 500, "copies are missing"
         )
         eventually(
-            lambda: not counts(net, "u")["waiting"], "frames wait for ever"
+            lambda: not counts(net, "u").waiting, "frames wait for ever"
         )
-        sent = counts(net, "u")["sent"]
+        sent = counts(net, "u").sent
         assert 0 < sent < 100
-        assert counts(net, "u")["dropped_out"] == {"queue_full": 500 - sent}
+        assert counts(net, "u").copies_dropped == {"queue_full": 500 - sent}
         received = blocked.read(sent)
         assert received == sorted(received, key=packets.index)
         # The port is in order again.
@@ -113,8 +114,8 @@ def test_super_frames_are_cut_for_sockets_only(blocked: Blocked) -> None:
         segments = large.segments(1400)
         assert blocked.read(len(segments)) == segments
         assert len(take(net.ends[1], 1)) == 1
-    assert net.last["u"]["made"] == len(segments) - 1
-    assert net.last["p1"]["made"] == 0
+    assert net.last["u"].made == len(segments) - 1
+    assert net.last["p1"].made == 0
 
 
 def test_segments_from_a_socket_are_merged_for_interfaces(
@@ -126,12 +127,12 @@ def test_segments_from_a_socket_are_merged_for_interfaces(
         for segment in segments:
             blocked.sock.sendto(segment, blocked.name[5:].split(",")[0])
         eventually(
-            lambda: counts(net, "u")["received"] == 10, "frames are missing"
+            lambda: counts(net, "u").received == 10, "frames are missing"
         )
         sizes = [len(one) for one in take(net.ends[0], 1)]
         assert sum(sizes) >= 1400
     last = net.last["p0"]
-    assert last["sent"] == 10 - last["joined"]
+    assert last.sent == 10 - last.joined
 
 
 def test_a_link_that_is_down_is_a_reason() -> None:
@@ -139,7 +140,7 @@ def test_a_link_that_is_down_is_a_reason() -> None:
         net.links[1].down(net.links[1].b)
         net.send(0, frame(bytes(46), BROADCAST, A))
         eventually(
-            lambda: counts(net, "p1")["dropped_out"] == {"link_down": 1},
+            lambda: counts(net, "p1").copies_dropped == {"link_down": 1},
             "the drop is not counted",
         )
         net.links[1].up()

@@ -30,7 +30,7 @@ def test_known_stations_get_their_frames_alone() -> None:
         net.send(0, packet(B, A))
         net.arrives(1, packet(B, A))
         net.is_quiet(0, 1, 2)
-    assert net.last["p0"]["flooded"] == 1
+    assert net.last["p0"].flooded == 1
     assert net.switch.table.learned == 2
 
 
@@ -52,7 +52,7 @@ def test_frames_between_stations_of_one_port_are_filtered() -> None:
         net.send(0, packet(BROADCAST, C))
         net.arrives(1, packet(BROADCAST, A), packet(BROADCAST, C))
         net.is_quiet(0, 1)
-    assert net.last["p0"]["filtered"] == 1
+    assert net.last["p0"].filtered == 1
 
 
 def test_a_station_that_moves_is_found_again() -> None:
@@ -98,7 +98,7 @@ def test_isolated_ports_reach_only_the_others() -> None:
         net.send(0, packet(B, A))
         net.arrives(1, packet(B, A))
         net.is_quiet(0, 1, 2)
-    assert net.last["p2"]["dropped"] == {"isolated": 1}
+    assert net.last["p2"].dropped == {"isolated": 1}
 
 
 def test_frames_of_link_protocols_pass_unless_forbidden() -> None:
@@ -110,7 +110,7 @@ def test_frames_of_link_protocols_pass_unless_forbidden() -> None:
         net.send(0, lacp, packet(BROADCAST, A))
         net.arrives(1, packet(BROADCAST, A))
         net.is_quiet(1)
-    assert net.last["p0"]["dropped"] == {"link_local": 1}
+    assert net.last["p0"].dropped == {"link_local": 1}
 
 
 def test_vlans_of_access_ports_and_trunks() -> None:
@@ -132,8 +132,8 @@ def test_vlans_of_access_ports_and_trunks() -> None:
         net.send(2, packet(A, C))
         net.arrives(0, tagged(6, packet(A, C)))
         net.is_quiet(0, 1, 2, 3)
-    assert net.last["p2"]["dropped"] == {"vlan": 2}
-    assert net.last["p0"]["dropped"] == {"no_port": 2}
+    assert net.last["p2"].dropped == {"vlan": 2}
+    assert net.last["p0"].dropped == {"no_port": 2}
 
 
 def test_frames_without_a_valid_source_are_dropped() -> None:
@@ -141,7 +141,7 @@ def test_frames_without_a_valid_source_are_dropped() -> None:
         net.send(0, packet(B, BROADCAST), packet(B, bytes(6)), packet(B, A))
         net.arrives(1, packet(B, A))
         net.is_quiet(1)
-    assert net.last["p0"]["dropped"] == {"malformed": 2}
+    assert net.last["p0"].dropped == {"malformed": 2}
 
 
 def test_floods_are_limited() -> None:
@@ -154,5 +154,5 @@ def test_floods_are_limited() -> None:
         net.send(0, packet(B, A, b"last"))
         while take(net.ends[1], 1)[-1] != packet(B, A, b"last"):
             pass
-    assert net.last["p0"]["dropped"]["flood_limit"] > 0
-    assert net.last["p0"]["flooded"] < 100
+    assert net.last["p0"].dropped["flood_limit"] > 0
+    assert net.last["p0"].flooded < 100

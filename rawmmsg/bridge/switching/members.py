@@ -5,8 +5,8 @@ import errno
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
@@ -16,6 +16,7 @@ from ..drops import Mark, Marked
 from ..ports import Port, PortClosed, VhostUser
 from ..receiving import Receiver
 from ..sending import PAUSE
+from .counts import PortCounts, by_reason
 from .decisions import Decision, Decisions, Fate
 from .limit import Limit
 from .queues import MOST_FRAMES
@@ -240,9 +241,10 @@ class Member(Receiver):
 
     # Statistics
 
-    def statistics(self) -> Mapping[str, object]:
+    def counts(self) -> PortCounts:
         """Counts of the frames that have arrived here."""
-        dropped = Counter(self.dropped)
+        dropped = by_reason(self.source.dropped_received())
+        dropped.update(self.dropped)
         fates: Counter[Fate] = Counter()
         flooded = 0
         for decision in self._board.decisions.known(self.number):
@@ -250,21 +252,17 @@ class Member(Receiver):
             flooded += decision.frames if decision.is_flooded else 0
         forwarded = fates.pop(Fate.FORWARDED, 0)
         filtered = fates.pop(Fate.FILTERED, 0)
-        for fate, count in fates.items():
-            dropped[fate.value] += count
-        at_port = self.source.dropped_received()
-        for one in fields(at_port):
-            dropped[one.name] += getattr(at_port, one.name)
-        return {
-            "received": self.source.received - self._ends + self.sent_in,
-            "bytes": self._size_received,
-            "calls": self.source.batches,
-            "forwarded": forwarded,
-            "filtered": filtered,
-            "flooded": flooded,
-            "dropped": {name: n for name, n in dropped.items() if n},
-            "kernel_dropped": self.source.kernel_drops or 0,
-        }
+        dropped.update({fate.value: count for fate, count in fates.items()})
+        return PortCounts(
+            received=self.source.received - self._ends + self.sent_in,
+            bytes=self._size_received,
+            calls=self.source.batches,
+            forwarded=forwarded,
+            flooded=flooded,
+            filtered=filtered,
+            dropped=dict(+dropped),
+            kernel_dropped=self.source.kernel_drops or 0,
+        )
 
 
 class GuestMember(Member):

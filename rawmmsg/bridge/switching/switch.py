@@ -1,8 +1,8 @@
 """A switch with any number of ports."""
 
 import errno
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
@@ -10,6 +10,7 @@ from ..._rawmmsg import PacketBatch, _copy_frames
 from ..batches import make_shared_stacks
 from ..loop import Loop, Mover
 from ..ports import Port, PortError
+from .counts import PortCounts, by_reason
 from .decisions import Decisions
 from .members import Hook, Member, PortRules, Switchboard, make_member
 from .queues import Queue
@@ -72,6 +73,7 @@ class Switch(Loop):
         self._places: dict[str, _Place] = {}
         self._open_ports: list[Port] = []
         self._parts: list[Mover] = []
+        self._past: dict[str, PortCounts] = {}  # of ports that were removed
         self._next_number = 0
         # For frames that the program sends.
         self._own = stacks[1][-1][0]
@@ -124,6 +126,8 @@ class Switch(Loop):
         self.table.forget_port(place.member.number)
         del self._board.sinks[place.member.number]
         place.sink.finish()
+        past = self._past.get(name, PortCounts())
+        self._past[name] = past + _counts(place)
         self._parts.remove(place.member)
         self._parts.remove(place.sink)
         self._open_ports.remove(place.port)
@@ -180,12 +184,13 @@ class Switch(Loop):
 
     # Statistics
 
-    def statistics(self) -> dict[str, dict[str, object]]:
-        """Returns the counts of each port, by its name."""
-        return {
-            name: {**place.member.statistics(), **_sent_by(place.sink)}
-            for name, place in self._places.items()
-        }
+    def statistics(self) -> dict[str, PortCounts]:
+        """Returns the counts of each port, by its name. Those of a port that
+        was removed stay, and go on if it is added again."""
+        counts = dict(self._past)
+        for name, place in self._places.items():
+            counts[name] = counts.get(name, PortCounts()) + _counts(place)
+        return counts
 
     def addresses(self) -> list[tuple[int, str, str, float]]:
         """Returns the VLAN and the address of each known station, its port,
@@ -200,17 +205,13 @@ class Switch(Loop):
         ]
 
 
-def _sent_by(sink: Sink) -> Mapping[str, object]:
-    dropped = sink.dropped
-    return {
-        "copies": sink.copies,
-        "made": sink.made,
-        "joined": sink.joined,
-        "sent": sink.sent,
-        "waiting": sink.waiting,
-        "dropped_out": {
-            one.name: getattr(dropped, one.name)
-            for one in fields(dropped)
-            if getattr(dropped, one.name)
-        },
-    }
+def _counts(place: _Place) -> PortCounts:
+    sink = place.sink
+    return place.member.counts() + PortCounts(
+        copies=sink.copies,
+        made=sink.made,
+        joined=sink.joined,
+        sent=sink.sent,
+        waiting=sink.waiting,
+        copies_dropped=dict(by_reason(sink.dropped)),
+    )

@@ -1,0 +1,306 @@
+"""`rawmmsg switch PORT PORT [PORT ...]`."""
+
+import argparse
+import errno
+import signal
+from typing import TYPE_CHECKING
+
+from ..arguments import LONGEST, number
+from ..process import fail, keep_quiet, name_port, say, signals
+
+if TYPE_CHECKING:
+    from .specs import PortSpec
+
+__all__ = ["add_switch"]
+
+_MORE_HELP = """\
+Ports:
+
+A port is the name of an interface, or KIND:FIELD[,FIELD][,OPTION]...:
+
+    eth0                   an Ethernet interface
+    interface:eth0         the same, if it has options
+    vhost-user:PATH        the memory of a virtual machine: the switch creates
+                           the path PATH, and QEMU connects to it
+    unix:LOCAL,REMOTE      a Unix datagram socket: the switch creates the path
+                           LOCAL, the peer creates the path REMOTE
+    udp:HOST:PORT,HOST:PORT
+                           a UDP socket: local address, remote address
+    fd:N                   descriptor N, which the parent process opened
+
+In a field or a value, a comma is written twice. Options of all ports:
+
+    name=NAME              name in messages and statistics (default: the
+                           interface, or the kind and a number, such as unix1)
+    access=VLAN            the port of a machine that knows nothing of VLANs:
+                           its frames are in this VLAN, and have no tags
+    trunk=VLAN+VLAN...     frames with tags of these VLANs (default: all)
+    native=VLAN            the VLAN of frames without a tag (default: 1; with
+                           trunk=: none)
+    isolated               no frames pass between two isolated ports
+    flood=FRAMES_PER_SECOND
+                           flood at most so many frames from this port
+    queue=FRAMES           how many frames wait for this port at most, if it is
+                           slower than others (default: 256)
+
+Options of some ports:
+
+    netns=NAME             the network namespace of an interface
+    wait                   run without this interface until it exists, and
+                           again when it has been deleted
+    mode=OCTAL             permissions of the path that the switch creates
+    owner=USER[:GROUP]     owner of that path
+    connect                vhost-user: QEMU creates the path
+    trust-memory           vhost-user: accept memory that another program could
+                           shrink
+
+Forwarding:
+
+The switch learns behind which port a station is from the frames that it sends.
+It forwards a frame to the port of its destination, and floods it (sends it to
+all other ports) if the destination is not known, or is a group. It knows up to
+8,192 stations; for a new one, it forgets the one that was silent for the
+longest time.
+
+Only 0x8100 marks a tag. A tag with VLAN 0 has only a priority: its frame is in
+the native VLAN. Frames with VLAN 4095 are dropped.
+
+A port that is slower than others keeps nobody waiting: frames wait for it in a
+queue, and are dropped if that is full.
+
+Statistics:
+
+Statistics and the summary go to standard error. "received frames dropped" went
+to no port, "copies dropped" were for the port where they are counted.
+"filtered" frames arrived at the port of their destination. SIGUSR1 prints the
+address table. These are the reasons for dropped frames, besides those of
+`rawmmsg bridge --help`:
+
+    vlan         the port is not a member of the VLAN
+    no port      no other port is a member of the VLAN
+    isolated     both ports are isolated
+    link local   --no-link-local
+    flood limit  the option flood= of the port
+
+Exit status:
+
+    0  the switch ended after SIGINT, SIGTERM or --duration
+    1  a port could not be opened, or all ports have disappeared
+    2  a wrong argument or port
+
+Examples:
+
+Join two interfaces and a virtual machine until Ctrl-C:
+
+    rawmmsg switch eth0 eth1 vhost-user:/run/vm.sock
+
+Connect two virtual machines to VLAN 5 of a trunk:
+
+    rawmmsg switch eth0 unix:sw1,vm1,access=5 unix:sw2,vm2,access=5
+"""
+
+_LARGEST_BATCH = 1024
+_MOST_STATIONS = 1_000_000
+
+# Seconds between two attempts to open a port that has disappeared.
+_LOOK = 0.25
+
+
+def add_switch(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    """Adds the subcommand to the parser of `rawmmsg`."""
+    command = commands.add_parser(
+        "switch",
+        help="forward frames between any number of interfaces and virtual "
+        "machines, by their addresses and VLANs",
+        description="Forward Ethernet frames between ports, as a switch with "
+        "VLANs does.",
+        epilog=_MORE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("first", metavar="PORT", help="a port")
+    command.add_argument(
+        "others", metavar="PORT", nargs="+", help="the other ports"
+    )
+    command.add_argument(
+        "--ageing",
+        type=number(float, LONGEST),
+        default=300,
+        metavar="SECONDS",
+        help="forget a station that has sent nothing for SECONDS seconds "
+        "(default: 300)",
+    )
+    command.add_argument(
+        "--stations",
+        type=number(int, _MOST_STATIONS),
+        default=8192,
+        metavar="N",
+        help="know at most N stations (default: 8192)",
+    )
+    command.add_argument(
+        "--no-link-local",
+        action="store_true",
+        help="drop frames to the addresses 01:80:c2:00:00:00 to :0f, which "
+        "LACP, LLDP and STP use (default: flood them)",
+    )
+    command.add_argument(
+        "--batch",
+        type=number(int, _LARGEST_BATCH),
+        metavar="N",
+        help="receive at most N frames with one system call (default: 64, or "
+        "8 while frames are large)",
+    )
+    command.add_argument(
+        "--no-merge",
+        action="store_true",
+        help="do not merge TCP segments that go from a socket to an interface "
+        "into super-frames",
+    )
+    command.add_argument(
+        "--duration",
+        type=number(float, LONGEST),
+        metavar="SECONDS",
+        help="end after SECONDS seconds",
+    )
+    command.add_argument(
+        "--stats",
+        type=number(float, LONGEST),
+        metavar="SECONDS",
+        help="print statistics every SECONDS seconds, even if standard error "
+        "is not a terminal (default: every second, only on a terminal)",
+    )
+    command.add_argument(
+        "--json",
+        type=number(float, LONGEST),
+        metavar="SECONDS",
+        help="print all counts every SECONDS seconds on standard output, as a "
+        "line of JSON",
+    )
+    command.add_argument(
+        "-q", "--quiet", action="store_true", help="print only errors"
+    )
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..ports import GuestOptions, PortError
+    from .specs import parse_ports
+
+    notice = keep_quiet if arguments.quiet else say
+    batch = arguments.batch or GuestOptions.batch
+    options = GuestOptions(say, notice, batch=batch)
+    try:
+        specs = parse_ports([arguments.first, *arguments.others], options)
+        with signals(signal.SIGUSR1) as wake, _Command(arguments) as command:
+            for spec in specs:
+                command.open(spec)
+            return command.run(wake)
+    except PortError as error:
+        say(str(error))
+        return 2
+    except OSError as error:
+        return fail(error)
+
+
+class _Command:
+    """The switch, and the ports that are not in it at the moment."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        from .switch import Switch
+
+        self._arguments = arguments
+        self._notice = keep_quiet if arguments.quiet else say
+        self._specs: dict[str, PortSpec] = {}
+        self._missing: dict[str, PortSpec] = {}
+        self._code = 0
+        self._switch = Switch(
+            ageing=arguments.ageing,
+            stations=arguments.stations,
+            passes_link_local=not arguments.no_link_local,
+            merges=not arguments.no_merge,
+            batch=arguments.batch,
+            on_end=self._ended,
+        )
+
+    def __enter__(self) -> "_Command":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self._switch.names:
+            self._switch.remove(name).close()
+
+    def open(self, spec: "PortSpec") -> None:
+        """Adds the port to the switch, or waits for it if it may be
+        missing."""
+        self._specs[spec.name] = spec
+        port = spec.make()
+        try:
+            port.open(None)
+        except OSError as error:
+            if spec.waits and error.errno == errno.ENODEV:
+                self._missing[spec.name] = spec
+                self._notice(f"{spec.name} does not exist; waiting for it")
+                return
+            name_port(port, error)
+            raise
+        try:
+            self._switch.add(spec.name, port, spec.rules)
+        except ValueError:
+            port.close()
+            raise
+        missing = port.missing()
+        if missing is not None:
+            self._notice(f"{missing}; waiting for it")
+
+    def _ended(self, name: str, error: Exception) -> None:
+        if isinstance(error, OSError):
+            say(f"{name} has disappeared")
+        else:
+            say(str(error))
+        spec = self._specs[name]
+        if spec.waits:
+            self._missing[name] = spec
+        elif not self._switch.names and not self._missing:
+            self._code = 1
+            self._switch.end()
+
+    def _look(self) -> None:
+        """Opens the ports that are missing, if they exist now."""
+        for name, spec in list(self._missing.items()):
+            port = spec.make()
+            try:
+                port.open(None)
+            except OSError as error:
+                if error.errno not in (errno.ENODEV, errno.ENOENT):
+                    say(f"{name}: {error.strerror}")
+                    del self._missing[name]
+                continue
+            del self._missing[name]
+            self._switch.add(name, port, spec.rules)
+            self._notice(f"{name} is there")
+
+    def run(self, wake: int) -> int:
+        """Runs the switch, and returns the exit status."""
+        from ..console import is_terminal
+        from ..console import say as print_line
+        from .display import Reporter, Ticker, addresses, summary
+
+        arguments, switch = self._arguments, self._switch
+        if arguments.duration is not None:
+            switch.every(arguments.duration, switch.end)
+        switch.every(_LOOK, self._look)
+        switch.on_signal(signal.SIGUSR1, lambda: print_line(addresses(switch)))
+        if arguments.json is not None:
+            switch.every(arguments.json, Reporter(switch).show)
+        if not arguments.quiet:
+            if arguments.stats is not None or is_terminal():
+                switch.every(arguments.stats or 1.0, Ticker(switch).show)
+            say(f"switching between {', '.join(self._specs)}")
+        try:
+            switch.run(wake)
+        finally:
+            if not arguments.quiet:
+                for name, counts in switch.statistics().items():
+                    print_line(summary(name, counts))
+        return self._code
