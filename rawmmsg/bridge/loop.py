@@ -69,16 +69,17 @@ class Loop:
         """Makes run() return."""
         self._ended = True
 
-    def run(self, wake: int) -> None:
-        """Moves frames until end() is called or a byte can be read from the
-        descriptor `wake`, except one for on_signal().
+    def run(self, *wakes: int) -> None:
+        """Moves frames until end() is called or a byte can be read from one
+        of the descriptors `wakes`, except one for on_signal().
 
         Raises OSError (ENODEV) if an interface disappears: `filename` is its
         name.
         """
         readers = self._readers
-        readers[wake] = lambda: self._woken(wake)
-        self._poll.register(wake, select.POLLIN)
+        for wake in wakes:
+            readers[wake] = partial(self._woken, wake)
+            self._poll.register(wake, select.POLLIN)
         self._rearm()
         poll, readable = self._poll.poll, select.POLLIN
         try:

@@ -10,8 +10,8 @@ from typing import Any, Final
 from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.bridge.ports import Port, parse_port
 from rawmmsg.bridge.switching.counts import PortCounts
+from rawmmsg.bridge.switching.fabric import Fabric
 from rawmmsg.bridge.switching.members import PortRules
-from rawmmsg.bridge.switching.switch import Switch
 from rawmmsg.testing import Veth, veth_pair
 from support import WAIT
 from support.calls import eventually
@@ -28,7 +28,7 @@ def open_port(name: str) -> Port:
 
 
 @contextlib.contextmanager
-def running(switch: Switch) -> Iterator[None]:
+def running(switch: Fabric) -> Iterator[None]:
     """Runs the switch in a thread until the end of the block, and closes its
     ports. The block must not call it."""
     reader, writer = os.pipe()
@@ -58,7 +58,7 @@ class Lab:
     """A switch between veth pairs. `ends`: a socket at the far end of each,
     which sees what the switch has sent."""
 
-    def __init__(self, switch: Switch, links: list[Veth]) -> None:
+    def __init__(self, switch: Fabric, links: list[Veth]) -> None:
         self.switch = switch
         self.links = links
         self.ends = [RawSocket(link.a, ignore_outgoing=True) for link in links]
@@ -114,7 +114,7 @@ def lab(
 ) -> Iterator[Lab]:
     """Runs a switch whose ports 0, 1, ... have these rules and the names
     p0, p1, ... `others`: more ports, with their rules, by name."""
-    switch = Switch(**options)
+    switch = Fabric(**options)
     with contextlib.ExitStack() as opened:
         links = [opened.enter_context(veth_pair()) for _ in rules]
         for number, (link, rule) in enumerate(zip(links, rules, strict=True)):

@@ -10,12 +10,17 @@ from rawmmsg.bridge.ports import (
     VhostUser,
 )
 from rawmmsg.bridge.switching.members import PortRules
-from rawmmsg.bridge.switching.specs import PortSpec, parse_ports
+from rawmmsg.bridge.switching.specs import PortSpec, parse_port
 from rawmmsg.bridge.switching.vlans import Vlans
 
 
 def parse(*texts: str) -> list[PortSpec]:
-    return parse_ports(texts, GuestOptions())
+    specs: dict[str, PortSpec] = {}
+    numbers: dict[str, int] = {}
+    for text in texts:
+        spec = parse_port(text, GuestOptions(), numbers, specs)
+        specs[spec.name] = spec
+    return list(specs.values())
 
 
 def rules(text: str) -> PortRules:

@@ -15,9 +15,9 @@ from support.switching import DEFAULT, Lab, lab, open_port, take
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
 from rawmmsg.bridge.switching.counts import PortCounts
+from rawmmsg.bridge.switching.fabric import Fabric
 from rawmmsg.bridge.switching.members import PortRules
 from rawmmsg.bridge.switching.queues import Queue
-from rawmmsg.bridge.switching.switch import Switch
 
 A, B, C = (bytes((2, 0, 0, 0, 0, i)) for i in range(1, 4))
 BROADCAST = b"\xff" * 6
@@ -167,7 +167,7 @@ def test_an_interface_that_disappears_leaves_the_switch() -> None:
 
 def test_ports_are_different() -> None:
     with lab(DEFAULT) as net:
-        other = Switch()
+        other = Fabric()
         port = open_port(net.links[0].a)
         other.add("a", port)
         same = open_port(net.links[0].a)

@@ -1,15 +1,14 @@
 """`rawmmsg switch PORT PORT [PORT ...]`."""
 
 import argparse
-import errno
 import signal
 from typing import TYPE_CHECKING
 
 from ..arguments import LONGEST, number
-from ..process import fail, keep_quiet, name_port, say, signals
+from ..process import fail, keep_quiet, say, signals
 
 if TYPE_CHECKING:
-    from .specs import PortSpec
+    from .switch import Switch
 
 __all__ = ["add_switch"]
 
@@ -102,9 +101,6 @@ Connect two virtual machines to VLAN 5 of a trunk:
 _LARGEST_BATCH = 1024
 _MOST_STATIONS = 1_000_000
 
-# Seconds between two attempts to open a port that has disappeared.
-_LOOK = 0.25
-
 
 def add_switch(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
@@ -184,18 +180,25 @@ def add_switch(
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from ..ports import GuestOptions, PortError
-    from .specs import parse_ports
+    from ..ports import PortError
+    from .switch import Switch
 
-    notice = keep_quiet if arguments.quiet else say
-    batch = arguments.batch or GuestOptions.batch
-    options = GuestOptions(say, notice, batch=batch)
     try:
-        specs = parse_ports([arguments.first, *arguments.others], options)
-        with signals(signal.SIGUSR1) as wake, _Command(arguments) as command:
-            for spec in specs:
-                command.open(spec)
-            return command.run(wake)
+        # Before a port is opened: then SIGUSR1 does not end the process.
+        with (
+            signals(signal.SIGUSR1) as wake,
+            Switch(
+                *(arguments.first, *arguments.others),
+                ageing=arguments.ageing,
+                stations=arguments.stations,
+                link_local=not arguments.no_link_local,
+                merge=not arguments.no_merge,
+                batch=arguments.batch,
+                report=say,
+                notice=keep_quiet if arguments.quiet else say,
+            ) as switch,
+        ):
+            return _run_switch(switch, arguments, wake)
     except PortError as error:
         say(str(error))
         return 2
@@ -203,104 +206,26 @@ def _run(arguments: argparse.Namespace) -> int:
         return fail(error)
 
 
-class _Command:
-    """The switch, and the ports that are not in it at the moment."""
+def _run_switch(
+    switch: "Switch", arguments: argparse.Namespace, wake: int
+) -> int:
+    from ..console import is_terminal
+    from ..console import say as print_line
+    from .display import Reporter, Ticker, addresses, summary
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        from .switch import Switch
-
-        self._arguments = arguments
-        self._notice = keep_quiet if arguments.quiet else say
-        self._specs: dict[str, PortSpec] = {}
-        self._missing: dict[str, PortSpec] = {}
-        self._code = 0
-        self._switch = Switch(
-            ageing=arguments.ageing,
-            stations=arguments.stations,
-            passes_link_local=not arguments.no_link_local,
-            merges=not arguments.no_merge,
-            batch=arguments.batch,
-            on_end=self._ended,
-        )
-
-    def __enter__(self) -> "_Command":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in self._switch.names:
-            self._switch.remove(name).close()
-
-    def open(self, spec: "PortSpec") -> None:
-        """Adds the port to the switch, or waits for it if it may be
-        missing."""
-        self._specs[spec.name] = spec
-        port = spec.make()
-        try:
-            port.open(None)
-        except OSError as error:
-            if spec.waits and error.errno == errno.ENODEV:
-                self._missing[spec.name] = spec
-                self._notice(f"{spec.name} does not exist; waiting for it")
-                return
-            name_port(port, error)
-            raise
-        try:
-            self._switch.add(spec.name, port, spec.rules)
-        except ValueError:
-            port.close()
-            raise
-        missing = port.missing()
-        if missing is not None:
-            self._notice(f"{missing}; waiting for it")
-
-    def _ended(self, name: str, error: Exception) -> None:
-        if isinstance(error, OSError):
-            say(f"{name} has disappeared")
-        else:
-            say(str(error))
-        spec = self._specs[name]
-        if spec.waits:
-            self._missing[name] = spec
-        elif not self._switch.names and not self._missing:
-            self._code = 1
-            self._switch.end()
-
-    def _look(self) -> None:
-        """Opens the ports that are missing, if they exist now."""
-        for name, spec in list(self._missing.items()):
-            port = spec.make()
-            try:
-                port.open(None)
-            except OSError as error:
-                if error.errno not in (errno.ENODEV, errno.ENOENT):
-                    say(f"{name}: {error.strerror}")
-                    del self._missing[name]
-                continue
-            del self._missing[name]
-            self._switch.add(name, port, spec.rules)
-            self._notice(f"{name} is there")
-
-    def run(self, wake: int) -> int:
-        """Runs the switch, and returns the exit status."""
-        from ..console import is_terminal
-        from ..console import say as print_line
-        from .display import Reporter, Ticker, addresses, summary
-
-        arguments, switch = self._arguments, self._switch
-        if arguments.duration is not None:
-            switch.every(arguments.duration, switch.end)
-        switch.every(_LOOK, self._look)
-        switch.on_signal(signal.SIGUSR1, lambda: print_line(addresses(switch)))
-        if arguments.json is not None:
-            switch.every(arguments.json, Reporter(switch).show)
+    if arguments.duration is not None:
+        switch.every(arguments.duration, switch.end)
+    switch.on_signal(signal.SIGUSR1, lambda: print_line(addresses(switch)))
+    if arguments.json is not None:
+        switch.every(arguments.json, Reporter(switch).show)
+    if not arguments.quiet:
+        if arguments.stats is not None or is_terminal():
+            switch.every(arguments.stats or 1.0, Ticker(switch).show)
+        say(f"switching between {', '.join(switch.ports)}")
+    try:
+        switch.run(wake)
+    finally:
         if not arguments.quiet:
-            if arguments.stats is not None or is_terminal():
-                switch.every(arguments.stats or 1.0, Ticker(switch).show)
-            say(f"switching between {', '.join(self._specs)}")
-        try:
-            switch.run(wake)
-        finally:
-            if not arguments.quiet:
-                for name, counts in switch.statistics().items():
-                    print_line(summary(name, counts))
-        return self._code
+            for name, counts in switch.statistics().items():
+                print_line(summary(name, counts))
+    return 0 if switch.ports else 1

@@ -68,7 +68,7 @@ class Ticker:
             f" {(now.size - then.size) * 8e-6 / seconds:9,.2f}"
             f" {(now.flooded - then.flooded) / seconds:10,.0f}"
             f" {now.dropped - then.dropped:8,}"
-            f" {len(self._switch.table):9,} "
+            f" {self._switch.stations()['known']:9,} "
         )
         for name in sorted(rates, key=lambda name: -rates[name]):
             part = f" {name} {rates[name]:,.0f}"
@@ -95,20 +95,11 @@ class Reporter:
 
 def report(switch: Switch) -> dict[str, object]:
     """The statistics, with stable names."""
-    table = switch.table
+    ports = switch.statistics()
     return {
         "time": round(time(), 3),
-        "stations": {
-            "known": len(table),
-            "learned": table.learned,
-            "moved": table.moved,
-            "aged": table.aged,
-            "displaced": table.displaced,
-        },
-        "ports": {
-            name: asdict(counts)
-            for name, counts in switch.statistics().items()
-        },
+        "stations": switch.stations(),
+        "ports": {name: asdict(counts) for name, counts in ports.items()},
     }
 
 

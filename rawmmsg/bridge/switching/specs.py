@@ -2,8 +2,7 @@
 
 import argparse
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +23,7 @@ from ..ports.grammar import Kind, Spec, parse_spec
 from .members import PortRules
 from .vlans import LAST_VLAN, Vlans
 
-__all__ = ["PortSpec", "parse_ports"]
+__all__ = ["PortSpec", "parse_port"]
 
 _COMMON: Final = {
     "name": "NAME",
@@ -64,35 +63,32 @@ class PortSpec:
     waits: bool
 
 
-def parse_ports(
-    texts: Sequence[str], guest_options: GuestOptions
-) -> list[PortSpec]:
-    """Returns the ports in order. Raises PortError if a description has a
-    wrong form, or if two ports have the same name."""
-    numbers: Counter[str] = Counter()
-    ports: list[PortSpec] = []
-    for text in texts:
-        spec = parse_spec(text, _KINDS)
-        numbers[spec.kind] += 1
-        name = spec.options.get("name") or (
-            spec.fields[0]
-            if spec.kind == "interface"
-            else f"{spec.kind}{numbers[spec.kind]}"
+def parse_port(
+    text: str,
+    guest_options: GuestOptions,
+    numbers: dict[str, int],
+    names: Collection[str],
+) -> PortSpec:
+    """Returns the port with this description.
+
+    `numbers`: how many ports of each kind there are; it counts this one.
+    `names`: those of all other ports. Raises PortError if the description has
+    a wrong form, or if the name is one of them.
+    """
+    spec = parse_spec(text, _KINDS)
+    numbers[spec.kind] = numbers.get(spec.kind, 0) + 1
+    name = spec.options.get("name") or (
+        spec.fields[0]
+        if spec.kind == "interface"
+        else f"{spec.kind}{numbers[spec.kind]}"
+    )
+    if name in names:
+        raise PortError(
+            f"{text!r}: two ports have the name {name}; give one of them"
+            " another with the option name=NAME"
         )
-        if any(port.name == name for port in ports):
-            raise PortError(
-                f"{text!r}: two ports have the name {name}; give one of them"
-                " another with the option name=NAME"
-            )
-        ports.append(
-            PortSpec(
-                name,
-                _maker(spec, name, guest_options),
-                _rules(spec),
-                "wait" in spec.options,
-            )
-        )
-    return ports
+    make = _maker(spec, name, guest_options)
+    return PortSpec(name, make, _rules(spec), "wait" in spec.options)
 
 
 def _maker(

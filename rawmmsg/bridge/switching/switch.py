@@ -1,217 +1,243 @@
-"""A switch with any number of ports."""
+"""The switch for programs, and for `rawmmsg switch`."""
 
 import errno
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from time import monotonic
-from typing import Final
+from dataclasses import replace
+from types import TracebackType
+from typing import Final, Self
 
-from ..._rawmmsg import PacketBatch, _copy_frames
-from ..batches import make_shared_stacks
-from ..loop import Loop, Mover
-from ..ports import Port, PortError
-from .counts import PortCounts, by_reason
-from .decisions import Decisions
-from .members import Hook, Member, PortRules, Switchboard, make_member
-from .queues import Queue
-from .sinks import Sink, make_sink
-from .table import AGEING, MOST_STATIONS, AddressTable
+from ..._rawmmsg import PacketBatch
+from ..ports import GuestOptions
+from ..process import name_port
+from .counts import PortCounts
+from .fabric import Fabric
+from .members import Hook
+from .specs import PortSpec, parse_port
+from .table import AGEING, MOST_STATIONS
 
 __all__ = ["Switch"]
 
-# Seconds after which a decision is made again, and silent stations are looked
-# for.
-_REFRESH: Final = 1.0
+# Seconds between two attempts to open a port that is missing.
+_LOOK: Final = 0.25
 
 
-@dataclass
-class _Place:
-    """A port in the switch. `member` and `sink` are its two sides."""
-
-    name: str
-    port: Port
-    member: Member
-    sink: Sink
+def _keep_quiet(_: str) -> None:
+    """Prints nothing."""
 
 
-def _keep_quiet(_: str, __: Exception) -> None:
-    """Says nothing."""
+class Switch:
+    """A switch between ports of any kind, with VLANs and an address table.
 
+    Each port is described as on the command line of `rawmmsg switch`:
+    `Switch("eth0", "interface:eth1,access=5", "vhost-user:/run/vm")`.
 
-class Switch(Loop):
-    """A switch between open ports.
+    ageing      forget a station that has sent nothing for so many seconds
+    stations    know at most so many stations
+    link_local  flood frames to 01:80:c2:00:00:00 to :0f, which LACP, LLDP and
+                STP use, instead of dropping them
+    merge       merge TCP segments that go from a socket to an interface into
+                super-frames
+    batch       receive at most so many frames with one system call; None: 64,
+                or 8 while frames are large
+    on_frames   called with the name of a port and the frames that have
+                arrived there, before they are forwarded. It may change them.
+                It may return the indices of frames that are not to be
+                forwarded. The batch is used again as soon as it returns.
+    report      called with a line about a problem, such as a port that has
+                disappeared
+    notice      called with a line of other news
 
-    ageing             seconds after which a silent station is forgotten
-    stations           how many stations it knows at most
-    passes_link_local  whether frames to 01:80:c2:00:00:00 to :0f (LACP, LLDP,
-                       STP) are flooded
-    merges             whether TCP segments are merged for interfaces
-    batch              how many frames it receives at once; by default it
-                       decides
-    on_frames          sees all frames before they are forwarded
-    on_end             called with the name of a port that has ended, and why,
-                       after the port was removed and closed
+    Raises what add() raises. Close it, or use it as a context manager.
     """
 
     def __init__(
         self,
-        *,
+        *ports: str,
         ageing: float = AGEING,
         stations: int = MOST_STATIONS,
-        passes_link_local: bool = True,
-        merges: bool = True,
+        link_local: bool = True,
+        merge: bool = True,
         batch: int | None = None,
         on_frames: Hook | None = None,
-        on_end: Callable[[str, Exception], object] = _keep_quiet,
+        report: Callable[[str], object] = _keep_quiet,
+        notice: Callable[[str], object] = _keep_quiet,
     ) -> None:
-        self.table = AddressTable(self._forget, ageing, stations)
-        self._decisions = Decisions(self.table, passes_link_local)
-        stacks = make_shared_stacks(batch)
-        self._board = Switchboard(self._decisions, stacks, on_frames)
-        self._merges = merges
-        self._on_end = on_end
-        self._places: dict[str, _Place] = {}
-        self._open_ports: list[Port] = []
-        self._parts: list[Mover] = []
-        self._past: dict[str, PortCounts] = {}  # of ports that were removed
-        self._next_number = 0
-        # For frames that the program sends.
-        self._own = stacks[1][-1][0]
-        super().__init__(self._open_ports, self._parts)
-        self.every(_REFRESH, self._refresh)
-
-    def _forget(self, station: tuple[int, bytes]) -> None:
-        self._decisions.forget(station)
-
-    def _refresh(self) -> None:
-        self.table.expire(monotonic())
-        self._decisions.forget_all()
+        self._fabric = Fabric(
+            ageing=ageing,
+            stations=stations,
+            passes_link_local=link_local,
+            merges=merge,
+            batch=batch,
+            on_frames=on_frames,
+            on_end=self._ended,
+        )
+        self._report = report
+        self._notice = notice
+        self._guest_options = GuestOptions(report, notice)
+        if batch is not None:
+            self._guest_options = replace(self._guest_options, batch=batch)
+        self._specs: dict[str, PortSpec] = {}
+        self._missing: dict[str, PortSpec] = {}
+        self._numbers: dict[str, int] = {}
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fabric.every(_LOOK, self._look)
+        try:
+            for port in ports:
+                self.add(port)
+        except BaseException:
+            self.close()
+            raise
 
     # Ports
 
     @property
-    def names(self) -> list[str]:
-        """The names of all ports."""
-        return list(self._places)
+    def ports(self) -> list[str]:
+        """The names of all ports, also of those that are missing."""
+        return list(self._specs)
 
-    def add(
-        self, name: str, port: Port, rules: PortRules | None = None
-    ) -> None:
-        """Adds an open port. Raises PortError if the switch has one with this
-        name, or the same port."""
-        if name in self._places:
-            raise PortError(f"{name}: two ports have this name")
-        for place in self._places.values():
-            if place.port.is_same(port):
-                raise PortError(f"{place.name} and {name} are the same port")
-        rules = rules or PortRules()
-        number = self._next_number
-        self._next_number += 1
-        queue = Queue(rules.queue)
-        sink = make_sink(port, queue, self._merges, self._board.note)
-        self._board.sinks[number] = sink
-        self._decisions.add(number, rules)
-        member = make_member(self._board, number, port, rules)
-        self._places[name] = _Place(name, port, member, sink)
-        self._open_ports.append(port)
-        self._parts += [member, sink]
-        self._find_sources()
-        self._rearm()
+    def add(self, port: str) -> str:
+        """Opens a port, adds it, and returns its name.
 
-    def remove(self, name: str) -> Port:
-        """Removes a port, and returns it, still open. Drops the frames that
-        wait for it."""
-        place = self._places.pop(name)
-        self._decisions.remove(place.member.number)
-        self.table.forget_port(place.member.number)
-        del self._board.sinks[place.member.number]
-        place.sink.finish()
-        past = self._past.get(name, PortCounts())
-        self._past[name] = past + _counts(place)
-        self._parts.remove(place.member)
-        self._parts.remove(place.sink)
-        self._open_ports.remove(place.port)
-        self._find_sources()
-        self._rearm()
-        return place.port
+        Raises `PortError`, a ValueError, if the description is wrong, if the
+        port does not carry Ethernet frames, or if the switch has a port with
+        this name or the same port. Raises OSError if the port cannot be
+        opened; but if it has the option `wait` and does not exist, the switch
+        adds it when it does.
+        """
+        spec = parse_port(port, self._guest_options, self._numbers, self.ports)
+        opened = spec.make()
+        try:
+            opened.open(None)
+        except OSError as error:
+            if not (spec.waits and error.errno == errno.ENODEV):
+                name_port(opened, error)
+                raise
+            self._specs[spec.name] = self._missing[spec.name] = spec
+            self._notice(f"{spec.name} does not exist; waiting for it")
+            return spec.name
+        try:
+            self._fabric.add(spec.name, opened, spec.rules)
+        except BaseException:
+            opened.close()
+            raise
+        self._specs[spec.name] = spec
+        missing = opened.missing()
+        if missing is not None:
+            self._notice(f"{missing}; waiting for it")
+        return spec.name
 
-    def _tend(self) -> None:
-        for port in list(self._open_ports):
+    def remove(self, name: str) -> None:
+        """Removes a port and closes it. Raises KeyError if there is none with
+        this name."""
+        del self._specs[name]
+        if self._missing.pop(name, None) is None:
+            self._fabric.remove(name).close()
+
+    def _ended(self, name: str, error: Exception) -> None:
+        """The fabric has removed a port."""
+        if isinstance(error, OSError):
+            self._report(f"{name} has disappeared")
+        else:
+            self._report(str(error))
+        spec = self._specs[name]
+        if spec.waits:
+            self._missing[name] = spec
+            return
+        del self._specs[name]
+        if not self._specs:
+            self.end()
+
+    def _look(self) -> None:
+        """Opens the ports that are missing, if they exist now."""
+        for name, spec in list(self._missing.items()):
+            port = spec.make()
             try:
-                if port.tend():
-                    self._find_guests()
+                port.open(None)
             except OSError as error:
-                if error.errno != errno.ENODEV:
-                    raise
-                self._board.failed.append((port, error))
-        self._remove_failed()
+                if error.errno not in (errno.ENODEV, errno.ENOENT):
+                    name_port(port, error)
+                    self._report(f"{error.strerror}; it is given up")
+                    del self._missing[name], self._specs[name]
+                continue
+            del self._missing[name]
+            self._fabric.add(name, port, spec.rules)
+            self._notice(f"{name} is there")
 
-    def _remove_failed(self) -> None:
-        failed, self._board.failed = self._board.failed, []
-        for port, error in failed:
-            for place in list(self._places.values()):
-                if place.port is port:
-                    self.remove(place.name).close()
-                    self._on_end(place.name, error)
+    def close(self) -> None:
+        """Closes all ports. What waits for them is dropped."""
+        for name in self._fabric.names:
+            self._fabric.remove(name).close()
+        self._specs.clear()
+        self._missing.clear()
+        if self._reader >= 0:
+            os.close(self._reader)
+            os.close(self._writer)
+            self._reader = self._writer = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     # Running
 
-    def _rearm(self) -> None:
-        if self._board.failed:
-            self._remove_failed()
-        super()._rearm()
+    def run(self, wake: int | None = None) -> None:
+        """Moves frames until end() is called, all ports have disappeared, or
+        a byte can be read from the descriptor `wake`, except one for
+        on_signal(). May be called once."""
+        wakes = (self._reader,) if wake is None else (self._reader, wake)
+        self._fabric.run(*wakes)
 
-    # Frames of the program
+    def end(self) -> None:
+        """Makes run() return. May be called from any thread."""
+        os.write(self._writer, b"\0")
 
-    def send(self, name: str, batch: PacketBatch) -> None:
-        """Forwards frames as if they had arrived at this port now. Does not
-        call `on_frames`. Must not be called while `on_frames` runs."""
-        member = self._places[name].member
-        own, at = self._own, 0
-        while at < len(batch):
-            own.clear()
-            stop = min(len(batch), at + own.capacity)
-            copied = _copy_frames(batch, at, stop, own) - at
-            if not copied:
-                raise ValueError(
-                    f"packet {at} is longer than a super-frame can be"
-                )
-            at += copied
-            member.sent_in += copied
-            member.distribute(own, has_offloads=True)
-        if self._board.has_changed():
-            self._rearm()
+    def every(self, seconds: float, call: Callable[[], object]) -> None:
+        """Calls `call` every `seconds` seconds while run() runs, in its
+        thread."""
+        self._fabric.every(seconds, call)
+
+    def on_signal(self, number: int, call: Callable[[], object]) -> None:
+        """Calls `call`, and goes on, when the byte that is read from the
+        descriptor `wake` is this number: signal.set_wakeup_fd() writes it."""
+        self._fabric.on_signal(number, call)
+
+    def send(self, port: str, packets: PacketBatch) -> None:
+        """Forwards frames as if they had arrived at this port now, but without
+        `on_frames`. The batch can be used again when this returns.
+
+        Call it before run(), or from what every() calls.
+        """
+        self._fabric.send(port, packets)
 
     # Statistics
 
     def statistics(self) -> dict[str, PortCounts]:
-        """Returns the counts of each port, by its name. Those of a port that
-        was removed stay, and go on if it is added again."""
-        counts = dict(self._past)
-        for name, place in self._places.items():
-            counts[name] = counts.get(name, PortCounts()) + _counts(place)
-        return counts
+        """Returns the counts of each port, by its name. They include those of
+        ports that were removed."""
+        return self._fabric.statistics()
+
+    def stations(self) -> dict[str, int]:
+        """Returns how many stations are known, and how many were learned for
+        the first time, moved to another port, forgotten because they were
+        silent, or displaced because the table was full."""
+        table = self._fabric.table
+        return {
+            "known": len(table),
+            "learned": table.learned,
+            "moved": table.moved,
+            "aged": table.aged,
+            "displaced": table.displaced,
+        }
 
     def addresses(self) -> list[tuple[int, str, str, float]]:
         """Returns the VLAN and the address of each known station, its port,
-        and how many seconds ago it was heard."""
-        names = {
-            place.member.number: name for name, place in self._places.items()
-        }
-        now = monotonic()
-        return [
-            (vlan, address.hex(":"), names[number], now - heard)
-            for (vlan, address), number, heard in self.table.entries()
-        ]
-
-
-def _counts(place: _Place) -> PortCounts:
-    sink = place.sink
-    return place.member.counts() + PortCounts(
-        copies=sink.copies,
-        made=sink.made,
-        joined=sink.joined,
-        sent=sink.sent,
-        waiting=sink.waiting,
-        copies_dropped=dict(by_reason(sink.dropped)),
-    )
+        and how many seconds ago the switch noted that it had sent."""
+        return self._fabric.addresses()
