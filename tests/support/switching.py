@@ -64,6 +64,8 @@ class Lab:
         self.ends = [RawSocket(link.a, ignore_outgoing=True) for link in links]
         self.last: Mapping[str, PortCounts] = {}
         self._sent = [0 for _ in links]
+        self._snapshots = 0
+        switch.every(0.005, self.take_snapshot)
 
     def send(self, port: int, *packets: bytes) -> None:
         self.ends[port].sendmmsg_all(packets)
@@ -73,10 +75,20 @@ class Lab:
         """Waits until the switch has counted all frames that send() has
         sent."""
         eventually(self._is_settled, "frames are missing in the counts")
+
+    def counts(self) -> Mapping[str, PortCounts]:
+        """Counts that the switch has made, in its own thread, since this was
+        called."""
+        wanted = self._snapshots + 2
+        eventually(lambda: self._snapshots >= wanted, "the switch is stuck")
+        return self.last
+
+    def take_snapshot(self) -> None:
         self.last = self.switch.statistics()
+        self._snapshots += 1
 
     def _is_settled(self) -> bool:
-        counts = self.switch.statistics()
+        counts = self.counts()
         return all(one.adds_up for one in counts.values()) and all(
             counts[f"p{port}"].received >= sent
             for port, sent in enumerate(self._sent)

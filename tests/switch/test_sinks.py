@@ -24,7 +24,7 @@ BROADCAST = b"\xff" * 6
 
 
 def counts(net: Lab, port: str) -> PortCounts:
-    return net.switch.statistics()[port]
+    return net.counts()[port]
 
 
 def test_a_queue_keeps_frames_in_order_and_has_two_limits() -> None:

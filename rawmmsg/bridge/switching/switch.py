@@ -221,7 +221,11 @@ class Switch:
 
     def statistics(self) -> dict[str, PortCounts]:
         """Returns the counts of each port, by its name. They include those of
-        ports that were removed."""
+        ports that were removed.
+
+        While run() runs, call it from what every() calls: another thread may
+        get a RuntimeError.
+        """
         return self._fabric.statistics()
 
     def stations(self) -> dict[str, int]:
