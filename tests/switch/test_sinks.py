@@ -148,6 +148,18 @@ def test_a_link_that_is_down_is_a_reason() -> None:
         net.arrives(1, frame(bytes(46), BROADCAST, A))
 
 
+def test_stations_behind_a_link_that_goes_down_are_forgotten() -> None:
+    """Their frames are flooded again: they may come up elsewhere."""
+    with lab(DEFAULT, DEFAULT, DEFAULT) as net:
+        net.send(1, frame(bytes(46), BROADCAST, B))
+        net.arrives(0, frame(bytes(46), BROADCAST, B))
+        net.arrives(2, frame(bytes(46), BROADCAST, B))
+        net.links[1].down(net.links[1].b)
+        eventually(lambda: not len(net.switch.table), "it is still known")
+        net.send(0, frame(bytes(46), B, A))
+        net.arrives(2, frame(bytes(46), B, A))
+
+
 def test_an_interface_that_disappears_leaves_the_switch() -> None:
     ended: list[tuple[str, Exception]] = []
     with lab(

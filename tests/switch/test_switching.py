@@ -144,6 +144,25 @@ def test_frames_without_a_valid_source_are_dropped() -> None:
     assert net.last["p0"].dropped == {"malformed": 2}
 
 
+def test_a_flood_of_addresses_does_not_grow_the_table() -> None:
+    """A station that it displaces is known again when it sends."""
+    with lab(DEFAULT, DEFAULT, DEFAULT, stations=100) as net:
+        for i in range(0, 3000, 50):
+            net.send(
+                2,
+                *(
+                    packet(B, b"\2\1" + n.to_bytes(4, "big"))
+                    for n in range(i, i + 50)
+                ),
+            )
+            net.settle()
+            net.send(1, packet(A, B))
+            net.settle()
+            assert len(net.switch.table) <= 100
+            assert net.switch.table.find((1, B)) == 1
+    assert net.last["p2"].flooded < 1500
+
+
 def test_floods_are_limited() -> None:
     limited = PortRules(flood=10)
     with lab(limited, DEFAULT) as net:

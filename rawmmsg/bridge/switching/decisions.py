@@ -149,7 +149,8 @@ class Decisions:
         if vlan is not None:
             use = number, key
             self._uses.setdefault((vlan, source), []).append(use)
-            self._uses.setdefault((vlan, destination), []).append(use)
+            if not destination[0] & 1:
+                self._uses.setdefault((vlan, destination), []).append(use)
         return decision
 
     def _make(

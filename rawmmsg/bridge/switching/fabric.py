@@ -32,6 +32,7 @@ class _Place:
     port: Port
     member: Member
     sink: Sink
+    is_missing: bool = False  # when it was tended
 
 
 def _keep_quiet(_: str, __: Exception) -> None:
@@ -136,7 +137,8 @@ class Fabric(Loop):
         return place.port
 
     def _tend(self) -> None:
-        for port in list(self._open_ports):
+        for place in list(self._places.values()):
+            port = place.port
             try:
                 if port.tend():
                     self._find_guests()
@@ -144,7 +146,20 @@ class Fabric(Loop):
                 if error.errno != errno.ENODEV:
                     raise
                 self._board.failed.append((port, error))
+            else:
+                self._look_at_link(place)
         self._remove_failed()
+
+    def _look_at_link(self, place: _Place) -> None:
+        """If the link of a port has gone down, its stations may be elsewhere
+        soon."""
+        port = place.port
+        if not (port.is_interface or port.is_guest):
+            return
+        is_missing = port.missing() is not None
+        if is_missing and not place.is_missing:
+            self.table.forget_port(place.member.number)
+        place.is_missing = is_missing
 
     def _remove_failed(self) -> None:
         failed, self._board.failed = self._board.failed, []
