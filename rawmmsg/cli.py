@@ -36,7 +36,7 @@ Join two interfaces until Ctrl-C:
 
 Join two interfaces and a virtual machine, as a switch:
 
-    rawmmsg switch eth0 eth1 vhost-user:/run/vm.sock
+    rawmmsg switch eth0 eth1 vhost-user:vm
 
 Find out why packets on eth0 are not received, or are lost:
 

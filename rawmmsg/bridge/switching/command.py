@@ -91,7 +91,7 @@ Examples:
 
 Join two interfaces and a virtual machine until Ctrl-C:
 
-    rawmmsg switch eth0 eth1 vhost-user:/run/vm.sock
+    rawmmsg switch eth0 eth1 vhost-user:vm
 
 Connect two virtual machines to VLAN 5 of a trunk:
 
