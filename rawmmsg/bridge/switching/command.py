@@ -17,41 +17,40 @@ Ports:
 
 A port is the name of an interface, or KIND:FIELD[,FIELD][,OPTION]...:
 
-    eth0                   an Ethernet interface
-    interface:eth0         the same, if it has options
-    vhost-user:PATH        the memory of a virtual machine: the switch creates
-                           the path PATH, and QEMU connects to it
-    unix:LOCAL,REMOTE      a Unix datagram socket: the switch creates the path
-                           LOCAL, the peer creates the path REMOTE
-    udp:HOST:PORT,HOST:PORT
-                           a UDP socket: local address, remote address
-    fd:N                   descriptor N, which the parent process opened
+    eth0                     an Ethernet interface
+    interface:eth0           the same, if it has options
+    vhost-user:PATH          the memory of a virtual machine: the switch
+                             creates the path PATH, and QEMU connects to it
+    unix:LOCAL,REMOTE        a Unix datagram socket: the switch creates the
+                             path LOCAL, the peer creates the path REMOTE
+    udp:HOST:PORT,HOST:PORT  a UDP socket: local address, remote address
+    fd:N                     descriptor N, which the parent process opened
 
 In a field or a value, a comma is written twice. Options of all ports:
 
-    name=NAME              name in messages and statistics (default: the
-                           interface, or the kind and a number, such as unix1)
-    access=VLAN            the port of a machine that knows nothing of VLANs:
-                           its frames are in this VLAN, and have no tags
-    trunk=VLAN+VLAN...     frames with tags of these VLANs (default: all)
-    native=VLAN            the VLAN of frames without a tag (default: 1; with
-                           trunk=: none)
-    isolated               no frames pass between two isolated ports
-    flood=FRAMES_PER_SECOND
-                           flood at most so many frames from this port
-    queue=FRAMES           how many frames wait for this port at most, if it is
-                           slower than others (default: 256)
+    name=NAME                name in messages and statistics (default: the
+                             interface, or the kind and a number, such as
+                             unix1)
+    access=VLAN              the port of a machine that knows nothing of VLANs:
+                             its frames are in this VLAN, and have no tags
+    trunk=VLAN+VLAN...       frames with tags of these VLANs (default: all)
+    native=VLAN              the VLAN of frames without a tag (default: 1; with
+                             trunk=: none)
+    isolated                 no frames pass between two isolated ports
+    flood=FRAMES_PER_SECOND  flood at most so many frames from this port
+    queue=FRAMES             how many frames wait for this port at most, if it
+                             is slower than others (default: 256)
 
 Options of some ports:
 
-    netns=NAME             the network namespace of an interface
-    wait                   run without this interface until it exists, and
-                           again when it has been deleted
-    mode=OCTAL             permissions of the path that the switch creates
-    owner=USER[:GROUP]     owner of that path
-    connect                vhost-user: QEMU creates the path
-    trust-memory           vhost-user: accept memory that another program could
-                           shrink
+    netns=NAME          the network namespace of an interface
+    wait                run without this interface until it exists, and again
+                        when it has been deleted
+    mode=OCTAL          permissions of the path that the switch creates
+    owner=USER[:GROUP]  owner of that path
+    connect             vhost-user: QEMU creates the path
+    trust-memory        vhost-user: accept memory that another program could
+                        shrink
 
 Forwarding:
 
