@@ -74,8 +74,8 @@ def test_options_choose_the_vlans(options: str, vlans: Vlans) -> None:
 
 
 def test_options_limit_a_port() -> None:
-    assert rules("fd:3,isolated,flood=100,queue=8") == PortRules(
-        is_isolated=True, flood=100, queue=8
+    assert rules("fd:3,isolated,flood=100,queue=8,plain") == PortRules(
+        is_isolated=True, flood=100, queue=8, is_plain=True
     )
 
 

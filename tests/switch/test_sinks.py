@@ -118,6 +118,24 @@ def test_super_frames_are_cut_for_sockets_only(blocked: Blocked) -> None:
     assert net.last["p1"].made == 0
 
 
+def test_super_frames_from_a_plain_port_are_cut_for_all() -> None:
+    large = Datagram(payload=data(5000))
+    seen: list[int] = []
+    with lab(
+        PortRules(is_plain=True),
+        DEFAULT,
+        on_frames=lambda _, batch: seen.extend(map(len, batch)),
+    ) as net:
+        batch = PacketBatch(1, SUPER_FRAME)
+        add(batch, large, 1400)
+        with RawSocket(net.links[0].a, vnet_hdr=True, protocol=0) as sender:
+            sender.sendmmsg_all(batch)
+        segments = large.segments(1400)
+        net.arrives(1, *segments)
+    assert seen == list(map(len, segments))
+    assert net.last["p0"].received == len(segments)
+
+
 def test_segments_from_a_socket_are_merged_for_interfaces(
     blocked: Blocked,
 ) -> None:

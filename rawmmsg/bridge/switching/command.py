@@ -41,6 +41,10 @@ In a field or a value, a comma is written twice. Options of all ports:
     queue=FRAMES             how many frames wait for this port at most, if it
                              is slower than others (default: 256)
 
+    plain                    cut super-frames that arrive at this port, and
+                             complete checksums, even if the output takes
+                             super-frames
+
 Options of some ports:
 
     netns=NAME          the network namespace of an interface

@@ -21,7 +21,7 @@ class PortCounts:
     """
 
     received: int = 0
-    """Frames that have arrived."""
+    """Frames that have arrived; at a plain port, after they were cut."""
     bytes: int = 0
     """Bytes of them."""
     calls: int = 0

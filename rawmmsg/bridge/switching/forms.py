@@ -28,11 +28,12 @@ class Cutter:
         """How many more frames there are after cutting than before."""
         self.refused = 0
         """Frames whose offload header does not fit them."""
-        self._segments = PacketBatch(_SEGMENTS, SUPER_FRAME)
+        self.segments = PacketBatch(_SEGMENTS, SUPER_FRAME)
+        """What cut() yields."""
 
     def cut(self, batch: PacketBatch) -> Iterator[PacketBatch]:
-        """Yields the same batch again and again, with the next segments."""
-        segments, count = self._segments, len(batch)
+        """Yields `segments` again and again, each time with the next ones."""
+        segments, count = self.segments, len(batch)
         frame = segment = 0
         while frame < count:
             before = frame

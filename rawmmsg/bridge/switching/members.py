@@ -12,12 +12,13 @@ from typing import Final
 
 from ..._rawmmsg import PacketBatch, _FrameSorter
 from ..batches import Stacks
-from ..drops import Mark, Marked
+from ..drops import Mark, Marked, mark
 from ..ports import Port, PortClosed, VhostUser
 from ..receiving import Receiver
 from ..sending import PAUSE
 from .counts import PortCounts, by_reason
 from .decisions import Decision, Decisions, Fate
+from .forms import Cutter
 from .limit import Limit
 from .queues import MOST_FRAMES
 from .sinks import Sink
@@ -45,12 +46,14 @@ Returns the indices of those that are not to be forwarded."""
 class PortRules:
     """What is configured for a port of a switch. `flood`: how many frames per
     second from this port are flooded at most. `queue`: how many frames wait
-    for it at most."""
+    for it at most. `is_plain`: super-frames from this port are cut, and
+    checksums completed, before anybody sees them."""
 
     vlans: Vlans = _ALL
     is_isolated: bool = False
     flood: float | None = None
     queue: int = MOST_FRAMES
+    is_plain: bool = False
 
 
 class Switchboard:
@@ -107,6 +110,12 @@ class Member(Receiver):
         self._sinks = board.sinks
         self._sorters = board.sorters
         self._has_offloads = port.has_offloads
+        self._cutter: Cutter | None = None
+        self._uncut = 0  # frames that are in `dropped`, and were not cut
+        if rules.is_plain and port.has_offloads:
+            self._cutter = Cutter()
+            segments = self._cutter.segments
+            board.sorters[segments] = _FrameSorter(segments)
 
     @property
     def due(self) -> float:
@@ -119,7 +128,11 @@ class Member(Receiver):
             self._receive(slot)
         except OSError as error:
             return self._receive_failed(error)
-        self._take(slot[0])
+        if self._cutter is None:
+            self._take(slot[0])
+        else:
+            for segments in self._cutter.cut(slot[0]):
+                self._take(segments)
         if self._ends:
             self._fail(PortClosed(f"{self.source.name}: the peer has closed"))
         return self._board.has_changed()
@@ -161,10 +174,13 @@ class Member(Receiver):
         self._board.note()
 
     def _set_aside(self, batch: PacketBatch, marked: list[Marked]) -> None:
-        for index, why in marked:
-            if index not in self._skip:
+        if self._cutter is not None:
+            mark(batch, marked)  # they cannot be cut
+            self._uncut += len(dict(marked))
+        for index, why in dict(marked).items():
+            if self._cutter is None:
                 self._skip.append(index)
-                self.dropped[_REASONS[why]] += 1
+            self.dropped[_REASONS[why]] += 1
 
     def resume(self) -> None:
         self._again_at = math.inf
@@ -250,11 +266,15 @@ class Member(Receiver):
         for decision in self._board.decisions.known(self.number):
             fates[decision.fate] += decision.frames
             flooded += decision.frames if decision.is_flooded else 0
+        made = 0
+        if self._cutter is not None:
+            made = self._cutter.made
+            dropped["malformed"] += self._cutter.refused - self._uncut
         forwarded = fates.pop(Fate.FORWARDED, 0)
         filtered = fates.pop(Fate.FILTERED, 0)
         dropped.update({fate.value: count for fate, count in fates.items()})
         return PortCounts(
-            received=self.source.received - self._ends + self.sent_in,
+            received=self.source.received - self._ends + self.sent_in + made,
             bytes=self._size_received,
             calls=self.source.batches,
             forwarded=forwarded,

@@ -33,6 +33,7 @@ _COMMON: Final = {
     "isolated": "",
     "flood": "FRAMES_PER_SECOND",
     "queue": "FRAMES",
+    "plain": "",
 }
 _PATH: Final = {"mode": "OCTAL", "owner": "USER[:GROUP]"}
 
@@ -142,7 +143,12 @@ def _rules(spec: Spec) -> PortRules:
     options = spec.options
     flood = _number(spec, "flood", _MOST_FLOODED)
     queue = _number(spec, "queue", _MOST_QUEUED)
-    rules = PortRules(_vlans(spec), "isolated" in options, flood)
+    rules = PortRules(
+        _vlans(spec),
+        is_isolated="isolated" in options,
+        flood=flood,
+        is_plain="plain" in options,
+    )
     return rules if queue is None else replace(rules, queue=queue)
 
 

@@ -43,7 +43,9 @@ class Switch:
     on_frames   called with the name of a port and the frames that have
                 arrived there, before they are forwarded. It may change them.
                 It may return the indices of frames that are not to be
-                forwarded. The batch is used again as soon as it returns.
+                forwarded. The batch is used again as soon as it returns. It
+                has offload headers; frames of ports with the option `plain`
+                are complete without them.
     report      called with a line about a problem, such as a port that has
                 disappeared
     notice      called with a line of other news
