@@ -4837,12 +4837,16 @@ receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count)
 
 /* ---- Module ------------------------------------------------------------- */
 
-/* For rawmmsg/bpf/program.py and rawmmsg/bridge/queue.py. */
+/* For rawmmsg/bpf/program.py, and for the queues and streams of a switch. */
 static PyMethodDef rawmmsg_functions[] = {
     {"_check_filter", rawmmsg_check_filter, METH_O, NULL},
     {"_run_filter", (PyCFunction)(void (*)(void))rawmmsg_run_filter,
      METH_FASTCALL, NULL},
     {"_copy_frames", (PyCFunction)(void (*)(void))rawmmsg_copy_frames,
+     METH_FASTCALL, NULL},
+    {"_split_frames", (PyCFunction)(void (*)(void))rawmmsg_split_frames,
+     METH_FASTCALL, NULL},
+    {"_join_frames", (PyCFunction)(void (*)(void))rawmmsg_join_frames,
      METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

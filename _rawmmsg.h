@@ -494,8 +494,13 @@ int receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count);
 
 extern PyType_Spec FrameSorter_spec;
 
-/* _copy_frames(batch, start, stop, target): a function of the module. */
+/* Functions of the module: _copy_frames(batch, start, stop, target),
+   _split_frames(data, batch), _join_frames(batch, start, buffer). */
 PyObject *rawmmsg_copy_frames(PyObject *module, PyObject *const *args,
+                              Py_ssize_t nargs);
+PyObject *rawmmsg_split_frames(PyObject *module, PyObject *const *args,
+                               Py_ssize_t nargs);
+PyObject *rawmmsg_join_frames(PyObject *module, PyObject *const *args,
                               Py_ssize_t nargs);
 
 /* ---- _rawmmsg_guest.c --------------------------------------------------- */

@@ -7,6 +7,8 @@
            def show(self, choices): ...     # -> PacketBatch
 
        def _copy_frames(batch, start, stop, target): ...  # -> the next index
+       def _split_frames(data, batch): ...  # -> bytes used
+       def _join_frames(batch, start, buffer): ...  # -> frames, bytes
 
    A key is what decides where a frame goes: 14 bytes. sort() finds the distinct
    keys, so that Python decides once for each key. show() then returns a view
@@ -581,4 +583,141 @@ rawmmsg_copy_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     release_both(from, to);
     return next < 0 ? NULL : PyLong_FromSsize_t(next);
+}
+
+/* ---- Frames on a stream ------------------------------------------------- */
+
+/* QEMU's netdevs of type stream and socket, and passt, write the length of each
+   frame before it: 4 bytes, big-endian (qemu, net/stream_data.c). */
+#define LENGTH_SIZE 4
+
+/* The longest frame: SUPER_FRAME in rawmmsg/constants.py. */
+#define LONGEST_FRAME 69632
+
+/* Copies frames out of `size` bytes into the rows of a table. Returns how many
+   there are, and sets *used to the bytes of them. Sets *wrong to a length that
+   no frame has, if one follows; otherwise to -1. */
+static size_t
+split_frames(const unsigned char *bytes, size_t size,
+             const struct frame_table *t, size_t *used, int64_t *wrong)
+{
+    size_t i;
+
+    *used = 0;
+    *wrong = -1;
+    for (i = 0; i < t->count && size - *used >= LENGTH_SIZE; i++) {
+        uint32_t length = load_be32(bytes + *used);
+        const struct iovec *row = &t->parts[2 * i + 1];
+
+        if (length < ETH_HLEN || length > LONGEST_FRAME
+            || length > row->iov_len) {
+            *wrong = length;
+            break;
+        }
+        if (size - *used - LENGTH_SIZE < length) {
+            break;
+        }
+        memmove(row->iov_base, bytes + *used + LENGTH_SIZE, length);
+        atomic_store_explicit(&t->lengths[i], length, memory_order_relaxed);
+        *used += LENGTH_SIZE + length;
+    }
+    return i;
+}
+
+PyObject *
+rawmmsg_split_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    module_state *state = PyModule_GetState(module);
+    struct frame_table table;
+    size_t count, used;
+    Py_buffer bytes;
+    int64_t wrong;
+
+    if (nargs != 2 || !Py_IS_TYPE(args[1], state->batch_type)) {
+        return PyErr_Format(PyExc_TypeError,
+                            "_split_frames() needs a buffer and a "
+                            "PacketBatch");
+    }
+    if (PyObject_GetBuffer(args[0], &bytes, PyBUF_C_CONTIGUOUS) < 0) {
+        return NULL;
+    }
+    if (begin_filling((PacketBatch *)args[1], &table) < 0) {
+        PyBuffer_Release(&bytes);
+        return NULL;
+    }
+    count = split_frames(bytes.buf, (size_t)bytes.len, &table, &used, &wrong);
+    end_filling((PacketBatch *)args[1], (Py_ssize_t)count);
+    PyBuffer_Release(&bytes);
+    if (count == 0 && wrong >= 0) {
+        return PyErr_Format(PyExc_ValueError,
+                            "a frame of %lld bytes (14 to %d are possible)",
+                            (long long)wrong, LONGEST_FRAME);
+    }
+    return PyLong_FromSize_t(used);
+}
+
+/* Copies frames, each behind its length, while they fit into `size` bytes.
+   Returns how many, and sets *used to the bytes. */
+static Py_ssize_t
+join_frames(const struct outgoing *out, unsigned char *bytes, size_t size,
+            size_t *used)
+{
+    Py_ssize_t i;
+
+    *used = 0;
+    for (i = 0; i < out->count; i++) {
+        const struct iovec *part = out->messages[i].msg_hdr.msg_iov;
+        size_t length = part->iov_len;
+        unsigned char *to = bytes + *used;
+
+        if (size - *used < LENGTH_SIZE
+            || size - *used - LENGTH_SIZE < length) {
+            break;
+        }
+        to[0] = (unsigned char)(length >> 24);
+        to[1] = (length >> 16) & 0xff;
+        to[2] = (length >> 8) & 0xff;
+        to[3] = length & 0xff;
+        memmove(to + LENGTH_SIZE, part->iov_base, length);
+        *used += LENGTH_SIZE + length;
+    }
+    return i;
+}
+
+PyObject *
+rawmmsg_join_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    module_state *state = PyModule_GetState(module);
+    Py_ssize_t start, count, joined = -1;
+    struct outgoing out;
+    Py_buffer bytes;
+    size_t used = 0;
+
+    if (nargs != 3 || !Py_IS_TYPE(args[0], state->batch_type)) {
+        return PyErr_Format(PyExc_TypeError,
+                            "_join_frames() needs a PacketBatch, a start and "
+                            "a buffer");
+    }
+    start = PyNumber_AsSsize_t(args[1], PyExc_OverflowError);
+    if (start == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (PyObject_GetBuffer(args[2], &bytes,
+                           PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS)
+        < 0) {
+        return NULL;
+    }
+    count = begin_outgoing(&out, 0, state, args[0]);
+    if (count >= 0) {
+        if (start < 0 || start > count) {
+            PyErr_Format(PyExc_ValueError, "start must be 0 to %zd, not %zd",
+                         count, start);
+        }
+        else if (prepare_outgoing(&out, args[0], start, count) == 0) {
+            joined = join_frames(&out, bytes.buf, (size_t)bytes.len, &used);
+        }
+        end_outgoing(&out);
+    }
+    PyBuffer_Release(&bytes);
+    return joined < 0 ? NULL : Py_BuildValue("nn", joined, (Py_ssize_t)used);
 }

@@ -1056,6 +1056,18 @@ def _copy_frames(
     batch: PacketBatch, start: int, stop: int, target: PacketBatch, /
 ) -> int: ...
 
+# Fills the batch with frames, before each of which is its length, 4 bytes,
+# big-endian. Returns how many bytes they have used. Raises ValueError if the
+# first one has a length that no frame has.
+def _split_frames(data: Buffer, batch: PacketBatch, /) -> int: ...
+
+# Writes frames from `start` on into the buffer, in this form, as far as they
+# fit. Returns how many frames, and how many bytes. Raises ValueError if the
+# first one needs an offload header.
+def _join_frames(
+    batch: PacketBatch, start: int, buffer: Buffer, /
+) -> tuple[int, int]: ...
+
 # For rawmmsg/bpf/program.py, which documents the arguments.
 def _check_filter(program: bytes, /) -> None: ...
 def _run_filter(
