@@ -24,9 +24,8 @@ class Receiver:
         self._strangers = 0
         self._has_end = source.has_end
         self._ends = 0  # empty messages received
-        # A guest's frames are never cut to the size of a row.
-        self._may_be_cut = not source.is_guest
-        self._gets_datagrams = not (source.is_interface or source.is_guest)
+        self._may_be_cut = not source.has_readers
+        self._gets_datagrams = not (source.is_interface or source.has_readers)
         self._few, self._many = stacks
         self._few_are = self._few[-1][0].capacity
         self._stack = self._few

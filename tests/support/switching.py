@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from rawmmsg import PacketBatch, RawSocket
-from rawmmsg.bridge.ports import Port, parse_port
+from rawmmsg.bridge.ports import GuestOptions, Port
 from rawmmsg.bridge.switching.counts import PortCounts
 from rawmmsg.bridge.switching.fabric import Fabric
 from rawmmsg.bridge.switching.members import PortRules
+from rawmmsg.bridge.switching.specs import parse_port
 from rawmmsg.testing import Veth, veth_pair
 from support import WAIT
 from support.calls import eventually
@@ -21,8 +22,12 @@ DEFAULT: Final = PortRules()
 _NONE: Final[Mapping[str, tuple[str, PortRules]]] = {}
 
 
-def open_port(name: str) -> Port:
-    port = parse_port(name)
+def open_port(text: str, messages: list[str] | None = None) -> Port:
+    """Opens a port. Its messages are added to the list."""
+    kept: list[str] = [] if messages is None else messages
+    port = parse_port(
+        text, GuestOptions(kept.append, kept.append), {}, ()
+    ).make()
     port.open(None)
     return port
 
@@ -56,10 +61,13 @@ def running(switch: Fabric) -> Iterator[None]:
 
 class Lab:
     """A switch between veth pairs. `ends`: a socket at the far end of each,
-    which sees what the switch has sent."""
+    which sees what the switch has sent. `messages`: of other ports."""
 
-    def __init__(self, switch: Fabric, links: list[Veth]) -> None:
+    def __init__(
+        self, switch: Fabric, links: list[Veth], messages: list[str]
+    ) -> None:
         self.switch = switch
+        self.messages = messages
         self.links = links
         self.ends = [RawSocket(link.a, ignore_outgoing=True) for link in links]
         self.last: Mapping[str, PortCounts] = {}
@@ -127,13 +135,14 @@ def lab(
     """Runs a switch whose ports 0, 1, ... have these rules and the names
     p0, p1, ... `others`: more ports, with their rules, by name."""
     switch = Fabric(**options)
+    messages: list[str] = []
     with contextlib.ExitStack() as opened:
         links = [opened.enter_context(veth_pair()) for _ in rules]
         for number, (link, rule) in enumerate(zip(links, rules, strict=True)):
             switch.add(f"p{number}", open_port(link.b), rule)
         for name, (text, rule) in others.items():
-            switch.add(name, open_port(text), rule)
-        result = Lab(switch, links)
+            switch.add(name, open_port(text, messages), rule)
+        result = Lab(switch, links, messages)
         for end in result.ends:
             opened.enter_context(end)
         with running(switch):

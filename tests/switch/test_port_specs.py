@@ -6,6 +6,7 @@ from rawmmsg.bridge.ports import (
     GuestOptions,
     Interface,
     PortError,
+    StreamPort,
     UnixSocket,
     VhostUser,
 )
@@ -51,6 +52,27 @@ def test_a_comma_in_a_field_or_a_value_is_written_twice() -> None:
     made = parse("interface:eth0,,1,netns=a,,b,wait")[0].make()
     assert isinstance(made, Interface)
     assert (made.interface, made.netns) == ("eth0,1", "a,b")
+
+
+def test_a_stream_connects_or_listens() -> None:
+    ports = parse(
+        "stream:unix:/run/a,,b",
+        "stream:[::1]:80,listen",
+        "stream:host:8080,name=uplink",
+    )
+    assert [port.name for port in ports] == ["stream1", "stream2", "uplink"]
+    made = [port.make() for port in ports]
+    assert all(isinstance(one, StreamPort) for one in made)
+    found = [
+        (one.address, one.listens)
+        for one in made
+        if isinstance(one, StreamPort)
+    ]
+    assert found == [
+        ("/run/a,b", False),
+        (("::1", 80), True),
+        (("host", 8080), False),
+    ]
 
 
 def test_a_field_may_look_like_an_option() -> None:
@@ -102,6 +124,10 @@ def test_options_limit_a_port() -> None:
         ("fd:3,flood=x", "flood must be a number from 1"),
         ("unix:a,b,mode=9", "'9' is not an octal mode"),
         ("vhost-user:a,connect,mode=660", "with connect it creates none"),
+        ("stream:a", "not of the form stream:unix:PATH or stream:HOST:PORT"),
+        ("stream:unix:", "not of the form stream:unix:PATH"),
+        ("stream:unix:a,mode=660", "creates: stream:unix:PATH,listen"),
+        ("stream:a:1,listen,owner=root", "creates: stream:unix:PATH,listen"),
     ],
 )
 def test_wrong_descriptions_are_explained(text: str, message: str) -> None:

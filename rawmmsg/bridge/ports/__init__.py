@@ -7,6 +7,7 @@ from .interfaces import Descriptor, Interface
 from .paths import Access
 from .port import Port, PortClosed, PortError
 from .sockets import SocketPort
+from .stream import StreamPort
 from .udp import UdpSocket
 from .unix import UnixSocket
 from .vhost import GuestOptions, VhostUser
@@ -20,6 +21,7 @@ __all__ = [
     "PortClosed",
     "PortError",
     "SocketPort",
+    "StreamPort",
     "UdpSocket",
     "UnixSocket",
     "VhostUser",

@@ -67,6 +67,12 @@ class Port(ABC):
         return False
 
     @property
+    def has_readers(self) -> bool:
+        """Whether `readers` tell when it has frames. Each of these frames is
+        whole, and from the peer."""
+        return self.is_guest
+
+    @property
     def has_offloads(self) -> bool:
         """Whether frames come and go with offload headers."""
         return False
@@ -95,6 +101,11 @@ class Port(ABC):
         to call if one is readable. The call returns whether `readers` has
         changed."""
         return {}
+
+    def look_again(self) -> bool:
+        """Returns whether a port that had no more frames has some now. If not,
+        its `readers` tell when it has."""
+        return False
 
     def can_receive_after(self, error: OSError) -> bool:
         """Returns whether the next call of `recvmmsg_into` can receive, after

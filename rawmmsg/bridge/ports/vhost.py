@@ -168,6 +168,9 @@ class VhostUser(Port):
     def readers(self) -> Mapping[int, Callable[[], bool]]:
         return self._server.readers
 
+    def look_again(self) -> bool:
+        return self.rings.ask_for_kick(1)
+
     def room_descriptor(self) -> int:
         return -1
 

@@ -24,6 +24,9 @@ A port is the name of an interface, or KIND:FIELD[,FIELD][,OPTION]...:
     unix:LOCAL,REMOTE        a Unix datagram socket: the switch creates the
                              path LOCAL, the peer creates the path REMOTE
     udp:HOST:PORT,HOST:PORT  a UDP socket: local address, remote address
+    stream:unix:PATH         a stream socket, on which each frame follows its
+    stream:HOST:PORT         length (QEMU, passt): the switch connects to the
+                             peer
     fd:N                     descriptor N, which the parent process opened
 
 In a field or a value, a comma is written twice. Options of all ports:
@@ -53,6 +56,7 @@ Options of some ports:
     mode=OCTAL          permissions of the path that the switch creates
     owner=USER[:GROUP]  owner of that path
     connect             vhost-user: QEMU creates the path
+    listen              stream: the peer connects to the switch
     trust-memory        vhost-user: accept memory that another program could
                         shrink
 

@@ -154,7 +154,7 @@ class Fabric(Loop):
         """If the link of a port has gone down, its stations may be elsewhere
         soon."""
         port = place.port
-        if not (port.is_interface or port.is_guest):
+        if not (port.is_interface or port.has_readers):
             return
         is_missing = port.missing() is not None
         if is_missing and not place.is_missing:

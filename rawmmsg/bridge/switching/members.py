@@ -13,7 +13,7 @@ from typing import Final
 from ..._rawmmsg import PacketBatch, _FrameSorter
 from ..batches import Stacks
 from ..drops import Mark, Marked, mark
-from ..ports import Port, PortClosed, VhostUser
+from ..ports import Port, PortClosed
 from ..receiving import Receiver
 from ..sending import PAUSE
 from .counts import PortCounts, by_reason
@@ -285,18 +285,13 @@ class Member(Receiver):
         )
 
 
-class GuestMember(Member):
-    """A guest has no descriptor that says whether it has frames: see
-    `FromGuest`."""
-
-    source: VhostUser
+class DrivenMember(Member):
+    """The readers of a port say when it has frames, but not when it has no
+    more. So it takes frames until there are none, and looks again before it
+    waits: see `FromGuest`."""
 
     def __init__(
-        self,
-        board: Switchboard,
-        number: int,
-        port: VhostUser,
-        rules: PortRules,
+        self, board: Switchboard, number: int, port: Port, rules: PortRules
     ) -> None:
         super().__init__(board, number, port, rules)
         self._is_empty = False
@@ -315,7 +310,7 @@ class GuestMember(Member):
     def _receive_failed(self, error: OSError) -> bool:
         if error.errno != errno.EAGAIN:
             raise error
-        self._is_empty = not self.source.rings.ask_for_kick(1)
+        self._is_empty = not self.source.look_again()
         return False
 
     def resume(self) -> None:
@@ -329,6 +324,5 @@ class GuestMember(Member):
 def make_member(
     board: Switchboard, number: int, port: Port, rules: PortRules
 ) -> Member:
-    if isinstance(port, VhostUser):
-        return GuestMember(board, number, port, rules)
-    return Member(board, number, port, rules)
+    kind = DrivenMember if port.has_readers else Member
+    return kind(board, number, port, rules)

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from ..._rawmmsg import PacketBatch
 from ..drops import Dropped
 from ..outgoing import Unchanged
-from ..ports import Port, VhostUser
+from ..ports import Port, StreamPort, VhostUser
 from ..sending import Sender
 from .forms import Cutter, Merger
 from .queues import Queue
 
-__all__ = ["GuestSink", "Sink", "make_sink"]
+__all__ = ["Sink", "make_sink"]
 
 
 class _Outgoing(Unchanged):
@@ -257,6 +257,28 @@ class GuestSink(Sink):
         return True
 
 
+class StreamSink(Sink):
+    """The port may have written a part of a frame, and finishes it when the
+    socket has room."""
+
+    port: StreamPort
+
+    @property
+    def room(self) -> int:
+        if self.port.has_rest:
+            return self.port.room_descriptor()
+        return super().room
+
+    def _put(self, batch: PacketBatch) -> None:
+        super()._put(batch)
+        if self.port.has_rest:
+            self._note()
+
+    def resume(self) -> None:
+        self.port.write()
+        super().resume()
+
+
 _NOTHING = PacketBatch(1, 1)
 
 
@@ -272,4 +294,6 @@ def make_sink(
 ) -> Sink:
     if isinstance(port, VhostUser):
         return GuestSink(port, queue, merges, note)
+    if isinstance(port, StreamPort):
+        return StreamSink(port, queue, merges, note)
     return Sink(port, queue, merges, note)

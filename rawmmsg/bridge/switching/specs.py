@@ -14,6 +14,7 @@ from ..ports import (
     Interface,
     Port,
     PortError,
+    StreamPort,
     UdpSocket,
     UnixSocket,
     VhostUser,
@@ -42,6 +43,7 @@ _KINDS: Final = {
     "unix": Kind(("LOCAL", "REMOTE"), {**_COMMON, **_PATH}),
     "udp": Kind(("HOST:PORT", "HOST:PORT"), _COMMON),
     "fd": Kind(("N",), _COMMON),
+    "stream": Kind(("ADDRESS",), {**_COMMON, **_PATH, "listen": ""}),
     "vhost-user": Kind(
         ("PATH",), {**_COMMON, **_PATH, "connect": "", "trust-memory": ""}
     ),
@@ -112,6 +114,8 @@ def _maker(
                 f"{spec.text!r}: not of the form udp:HOST:PORT,HOST:PORT"
             )
         return lambda: UdpSocket(name, local, remote)
+    if spec.kind == "stream":
+        return _stream_maker(spec, name, guest_options)
     access = _access(spec)
     if spec.kind == "unix":
         return lambda: UnixSocket(name, fields[0], fields[1], access)
@@ -124,6 +128,31 @@ def _maker(
     if "trust-memory" in options:
         guest_options = replace(guest_options, trust_memory=True)
     return lambda: VhostUser(name, fields[0], connects, access, guest_options)
+
+
+def _stream_maker(
+    spec: Spec, name: str, messages: GuestOptions
+) -> Callable[[], Port]:
+    text, access, listens = (
+        spec.fields[0],
+        _access(spec),
+        "listen" in spec.options,
+    )
+    kind, _, path = text.partition(":")
+    address = path if kind == "unix" and path else parse_address(text)
+    if address is None:
+        raise PortError(
+            f"{spec.text!r}: not of the form stream:unix:PATH or"
+            " stream:HOST:PORT"
+        )
+    if access != Access() and not (listens and isinstance(address, str)):
+        raise PortError(
+            f"{spec.text!r}: mode and owner are for a path that the switch"
+            " creates: stream:unix:PATH,listen"
+        )
+    return lambda: StreamPort(
+        name, address, listens, access, messages.report, messages.notice
+    )
 
 
 def _access(spec: Spec) -> Access:
