@@ -1031,6 +1031,7 @@ class _GuestRings:
     #   cut        segments, minus the super-frames that they were cut from
     def statistics(self) -> dict[str, int]: ...
 
+@final
 class _FrameSorter:
     # The batch has at most 1,024 rows.
     def __new__(cls, batch: PacketBatch) -> Self: ...

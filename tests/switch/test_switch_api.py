@@ -111,6 +111,27 @@ def test_frames_are_delayed_by_a_timer(links: Links, ends: Ends) -> None:
     assert counts.adds_up
 
 
+def test_a_hook_cannot_send(links: Links, ends: Ends) -> None:
+    """Its batch is the memory that send() needs."""
+    errors: list[str] = []
+
+    def on_frames(port: str, batch: PacketBatch) -> None:
+        try:
+            switch.send(port, PacketBatch(1))
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    packet = frame(bytes(46), BROADCAST, A)
+    with Switch(*(link.b for link in links), on_frames=on_frames) as switch:
+        with running(switch):
+            ends[0].sendmmsg_all([packet])
+            assert take(ends[1], 1) == [packet]
+        switch.send(links[0].b, PacketBatch(1))
+        with pytest.raises(KeyError):
+            switch.send("nope", PacketBatch(1))
+    assert errors[0].startswith("send() cannot be called by on_frames")
+
+
 def test_frames_of_the_program_need_no_memory_of_the_switch(
     links: Links, ends: Ends
 ) -> None:

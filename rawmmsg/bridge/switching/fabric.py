@@ -181,6 +181,11 @@ class Fabric(Loop):
     def send(self, name: str, batch: PacketBatch) -> None:
         """Forwards frames as if they had arrived at this port now. Does not
         call `on_frames`. Must not be called while `on_frames` runs."""
+        if self._board.is_in_hook:
+            raise RuntimeError(
+                "send() cannot be called by on_frames, whose frames are in the"
+                " same memory: call it later, from every()"
+            )
         member = self._places[name].member
         own, at = self._own, 0
         while at < len(batch):

@@ -73,6 +73,7 @@ class Switchboard:
         }
         self.failed: list[tuple[Port, Exception]] = []
         """Ports that have ended, and why."""
+        self.is_in_hook = False
         self._has_changed = False
 
     def note(self) -> None:
@@ -149,7 +150,11 @@ class Member(Receiver):
 
     def _ask_hook(self, hook: Hook, batch: PacketBatch) -> list[int]:
         """Returns the indices of all frames that are not to be forwarded."""
-        chosen = hook(self.source.name, batch)
+        self._board.is_in_hook = True
+        try:
+            chosen = hook(self.source.name, batch)
+        finally:
+            self._board.is_in_hook = False
         skip = set(self._skip)
         taken = set(chosen or ()) - skip
         self.dropped["hook"] += len(taken)

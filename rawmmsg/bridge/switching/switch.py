@@ -215,7 +215,9 @@ class Switch:
         """Forwards frames as if they had arrived at this port now, but without
         `on_frames`. The batch can be used again when this returns.
 
-        Call it before run(), or from what every() calls.
+        Call it before run(), or from what every() calls. In `on_frames`, it
+        raises RuntimeError. Raises KeyError if there is no such port, or if it
+        is missing.
         """
         self._fabric.send(port, packets)
 
