@@ -54,6 +54,9 @@ class Loop:
         self._due = 0.0
         self._wait_ms = 0
         self._ended = False
+        self.spin = 0.0
+        """For so many seconds after the last event, it looks for the next one
+        without sleeping. Set it before run()."""
         self._calls: dict[int, Callable[[], object]] = {}
 
     def every(self, seconds: float, call: Callable[[], object]) -> None:
@@ -81,7 +84,8 @@ class Loop:
             readers[wake] = partial(self._woken, wake)
             self._poll.register(wake, select.POLLIN)
         self._rearm()
-        poll, readable = self._poll.poll, select.POLLIN
+        poll = self._poll_spinning if self.spin else self._poll.poll
+        readable = select.POLLIN
         try:
             while not self._ended:
                 for descriptor, events in poll(self._wait_ms):
@@ -94,6 +98,18 @@ class Loop:
         finally:
             for mover in self._movers:
                 mover.finish()
+
+    def _poll_spinning(self, wait_ms: int) -> list[tuple[int, int]]:
+        """As poll(), but sleeps only after `spin` seconds."""
+        poll = self._poll.poll
+        until = monotonic() + self.spin
+        while True:
+            found = poll(0)
+            now = monotonic()
+            if found or now >= self._due:
+                return found
+            if now >= until:
+                return poll(wait_ms)
 
     def _woken(self, wake: int) -> bool:
         for number in os.read(wake, 4096):

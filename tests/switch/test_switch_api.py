@@ -1,6 +1,7 @@
 """rawmmsg.bridge.Switch, as programs use it."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -109,6 +110,22 @@ def test_frames_are_delayed_by_a_timer(links: Links, ends: Ends) -> None:
         counts = switch.statistics()[links[0].b]
     assert (counts.received, counts.forwarded) == (20, 10)
     assert counts.adds_up
+
+
+@pytest.mark.parametrize("spin", [0.0, 10.0])
+def test_it_sleeps_unless_it_is_to_spin(
+    links: Links, ends: Ends, spin: float
+) -> None:
+    """Timers are called, and frames pass, in time also while it spins."""
+    used: list[float] = []
+    with Switch(*(link.b for link in links), spin=spin) as switch:
+        switch.every(0.1, lambda: used.append(time.thread_time()))
+        with running(switch):
+            ends[0].sendmmsg_all([frame(bytes(46), BROADCAST, A)])
+            assert take(ends[1], 1) == [frame(bytes(46), BROADCAST, A)]
+            eventually(lambda: len(used) > 5, "the timer stands still")
+    busy = used[5] - used[0]
+    assert busy > 0.05 if spin else busy < 0.2, f"{busy} s of CPU time"
 
 
 def test_a_hook_cannot_send(links: Links, ends: Ends) -> None:

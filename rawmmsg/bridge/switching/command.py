@@ -107,6 +107,7 @@ Connect two virtual machines to VLAN 5 of a trunk:
 
 _LARGEST_BATCH = 1024
 _MOST_STATIONS = 1_000_000
+_LONGEST_SPIN = 1_000_000
 
 
 def add_switch(
@@ -161,6 +162,14 @@ def add_switch(
         "into super-frames",
     )
     command.add_argument(
+        "--spin",
+        type=number(int, _LONGEST_SPIN),
+        metavar="MICROSECONDS",
+        help="for MICROSECONDS after the last frame, look for the next one "
+        "without sleeping: it is forwarded sooner, but a CPU is busy all that "
+        "time (default: sleep at once)",
+    )
+    command.add_argument(
         "--duration",
         type=number(float, LONGEST),
         metavar="SECONDS",
@@ -201,6 +210,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 link_local=not arguments.no_link_local,
                 merge=not arguments.no_merge,
                 batch=arguments.batch,
+                spin=(arguments.spin or 0) / 1e6,
                 report=say,
                 notice=keep_quiet if arguments.quiet else say,
             ) as switch,
