@@ -1,14 +1,22 @@
 """`rawmmsg switch`, run as a user runs it, and what it prints."""
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 
 import pytest
+from support import WAIT
 from support.bridging import Running
 from support.calls import eventually
+from support.child import environment
 from support.frames import frame
 from support.linux import ip, other_namespace
 from support.switching import take
@@ -109,8 +117,43 @@ def test_sigusr1_prints_the_address_table(links: list[Veth]) -> None:
         command.process.send_signal(signal.SIGUSR1)
         command.says("VLAN  address            seconds ago  port\n")
         command.says(f"   7  02:00:00:00:00:02            0  {links[1].b}\n")
-        command.says("busiest ports")
+        command.says("frames/s of the busiest ports\n")
         assert command.end(signal.SIGTERM).code == 0
+
+
+def test_lines_of_statistics_fit_on_the_terminal(links: list[Veth]) -> None:
+    master, slave = pty.openpty()
+    try:
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 79, 0, 0))
+        with subprocess.Popen(
+            [
+                *(sys.executable, "-m", "rawmmsg", "switch"),
+                *(links[0].b, f"interface:{links[1].b},name={'x' * 9}"),
+                f"interface:{links[2].b},name={'y' * 40}",
+                *("--stats", "0.1", "--duration", "1"),
+            ],
+            env=environment(),
+            stderr=slave,
+        ) as process:
+            os.close(slave)
+            slave = -1
+            printed = b""
+            # At the end, Linux reports an error instead of no bytes.
+            with contextlib.suppress(OSError):
+                while part := os.read(master, 4096):
+                    printed += part
+            assert process.wait(WAIT) == 0
+    finally:
+        os.close(master)
+        if slave >= 0:
+            os.close(slave)
+    lines = printed.decode().splitlines()
+    first = next(i for i, one in enumerate(lines) if "stations" in one)
+    table = [one for one in lines[first:] if one.startswith(" " * 8)]
+    assert len(table) > 3, lines
+    assert max(map(len, table)) <= 79
+    assert any("xxxxxxxxx 0" in one for one in table)
+    assert not any("yyy" in one for one in table)
 
 
 def test_a_port_that_waits_comes_and_goes(links: list[Veth]) -> None:

@@ -4,7 +4,6 @@ objects of JSON, the address table, and the summary."""
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -50,10 +49,11 @@ class Ticker:
         terminal (Ctrl-S), frames still pass."""
         if sys.stderr is None or not has_room(sys.stderr.fileno()):
             return
+        width = _width(sys.stderr.fileno())
         if self._lines % _HEADER_EVERY == 0:
-            say(f"{_HEADER}  busiest ports")
+            say(f"{_HEADER}  frames/s of the busiest ports"[:width])
         self._lines += 1
-        say(self._next(shutil.get_terminal_size().columns))
+        say(self._next(width))
 
     def _next(self, width: int) -> str:
         now, then = _Totals(self._switch), self._before
@@ -76,6 +76,14 @@ class Ticker:
                 break
             line += part
         return line
+
+
+def _width(descriptor: int) -> int:
+    """The columns of a terminal, or as many as most have."""
+    try:
+        return os.get_terminal_size(descriptor).columns or 80
+    except OSError:
+        return 80
 
 
 class Reporter:
