@@ -562,12 +562,13 @@ link_is_up(RawSocket *s)
    loop. All headers are zeroed, so the padding that 64-bit musl has in struct
    msghdr is zero, too, as the kernel requires. */
 static int
-call_recvmmsg(int fd, struct mmsghdr *messages, unsigned count)
+call_recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
 {
+    flags |= MSG_DONTWAIT;
 #ifdef LIBC_CALLS
-    return recvmmsg(fd, messages, count, MSG_DONTWAIT, NULL);
+    return recvmmsg(fd, messages, count, (unsigned)flags, NULL);
 #else
-    return (int)syscall(SYS_recvmmsg, fd, messages, count, MSG_DONTWAIT, NULL);
+    return (int)syscall(SYS_recvmmsg, fd, messages, count, flags, NULL);
 #endif
 }
 
@@ -585,6 +586,7 @@ call_sendmmsg(int fd, struct mmsghdr *messages, unsigned count)
 struct transfer {
     struct mmsghdr *messages; /* borrowed */
     unsigned count;
+    int flags;           /* of recvmmsg(2), besides MSG_DONTWAIT */
     BatchMemory *memory; /* borrowed; NULL if it does not receive a batch */
     struct arrival *arrival; /* borrowed; for one received packet, or NULL. If
                                 both are NULL, the caller parses. */
@@ -620,7 +622,7 @@ transfer_once(RawSocket *s, struct transfer *t)
     if (t->sending) {
         return call_sendmmsg(s->fd, t->messages, t->count);
     }
-    done = call_recvmmsg(s->fd, t->messages, t->count);
+    done = call_recvmmsg(s->fd, t->messages, t->count, t->flags);
     if (done > 0 && t->memory != NULL) {
         parse_messages(s, t->memory, done);
     }
@@ -2613,7 +2615,7 @@ drain(RawSocket *s)
     }
     Py_BEGIN_ALLOW_THREADS
     do {
-        done = call_recvmmsg(s->fd, messages, Py_ARRAY_LENGTH(messages));
+        done = call_recvmmsg(s->fd, messages, Py_ARRAY_LENGTH(messages), 0);
         if (done < 0 && errno != EAGAIN && errno != EINVAL) {
             keep_error(s, errno);
         }
@@ -4818,7 +4820,8 @@ send_messages(RawSocket *s, struct mmsghdr *messages, unsigned count)
 }
 
 int
-receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count)
+receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count,
+                 int flags)
 {
     struct transfer t;
     unsigned process;
@@ -4830,6 +4833,7 @@ receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count)
     t = begin_transfer(s, false, &process);
     t.messages = messages;
     t.count = count;
+    t.flags = flags;
     done = run_transfer(s, &t);
     leave_call(s, process);
     return done;

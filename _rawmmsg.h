@@ -486,9 +486,10 @@ const struct sock_filter *check_program(PyObject *program, size_t *count);
 
 /* Sends or receives messages of the caller, with one system call that has
    transferred something, and counts them. Returns how many, or -1 with an
-   exception set. Releases the GIL. */
+   exception set. Releases the GIL. `flags` are those of recvmmsg(2). */
 int send_messages(RawSocket *s, struct mmsghdr *messages, unsigned count);
-int receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count);
+int receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count,
+                     int flags);
 
 /* ---- _rawmmsg_switch.c -------------------------------------------------- */
 

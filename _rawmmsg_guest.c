@@ -118,7 +118,9 @@ notify(struct notifier *n, int eventfd)
             return;
         }
     }
-    /* If the counter is full, the front end has been notified. */
+    /* If the counter is full, the front end has been notified. It can still
+       make us wait if it fills the counter and changes the flag in between. */
+    fcntl(eventfd, F_SETFL, O_NONBLOCK);
     if (poll(&room, 1, 0) == 1 && (room.revents & POLLOUT)
         && write(eventfd, &one, sizeof(one)) < 0) {
         return; /* the front end has just filled it */
@@ -1282,15 +1284,19 @@ receive_nothing(GuestRings *g, RawSocket *s)
     char byte;
     struct iovec parts[] = {{&header, s->vnet_hdr}, {&byte, sizeof(byte)}};
     size_t i;
-    int done;
+    int done, k;
 
     drop_held(g);
     for (i = 0; i < r->capacity; i++) {
         r->messages[i].msg_hdr = (struct msghdr){
             .msg_iov = parts, .msg_iovlen = Py_ARRAY_LENGTH(parts)};
     }
-    done = receive_messages(s, r->messages, (unsigned)r->capacity);
-    g->missed += done > 0 ? (unsigned)done : 0;
+    /* With MSG_TRUNC, the lengths are those of the whole frames. */
+    done = receive_messages(s, r->messages, (unsigned)r->capacity, MSG_TRUNC);
+    for (k = 0; k < done; k++) {
+        g->missed++;
+        g->taken_bytes += r->messages[k].msg_len - s->vnet_hdr;
+    }
     return done;
 }
 
@@ -1359,7 +1365,7 @@ receive_frames(GuestRings *g, RawSocket *s)
         return 0;
     }
     refuse_kicks(&ring->queue);
-    done = receive_messages(s, r->messages, (unsigned)n);
+    done = receive_messages(s, r->messages, (unsigned)n, 0);
     if (done < 0) {
         add_frames(r, 0);
         return -1;

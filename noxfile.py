@@ -42,6 +42,15 @@ SANITIZERS = (
     "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined"
     " -fno-sanitize-recover=undefined"
 )
+# Tests of Python code or of C programs only, and of the documentation. They
+# run once for each version of Python, not with each build of the C module.
+PYTHON_CODE = (
+    "bench",
+    "bpf",
+    "core/test_documentation.py",
+    "doctor",
+    "testing",
+)
 # The tests in tests/bpf that run filters in C.
 FILTERS_IN_C = tuple(
     f"tests/bpf/test_{name}.py"
@@ -248,11 +257,10 @@ def tests(session: nox.Session) -> None:
     copy = tree(session)
     install_wheel(session, copy)
     install(session, "rawmmsg[test]")
-    # fresh-13 runs on 3.13 what only depends on Python code.
-    without = ("bench", "bpf", "testing")
-    run_tests(
-        session, copy, without=without if session.python == "3.13" else ()
-    )
+    # This wheel is that of 3.12, which runs all tests. fresh-13 runs all of
+    # them on 3.13.
+    code = ("bridge", "examples", "vhost", *PYTHON_CODE)
+    run_tests(session, copy, without=code if session.python == "3.13" else ())
 
 
 @nox.session(python="3.12")
@@ -265,6 +273,15 @@ def scapy(session: nox.Session) -> None:
     for release in ("2.6.1", "2.7.0"):
         install(session, f"scapy=={release}")
         run_tests(session, copy, paths=("tests/scapy",))
+
+
+@nox.session(python="3.12")
+def ptf(session: nox.Session) -> None:
+    """Runs the tests of the port for PTF (p4lang's packet test framework)."""
+    copy = tree(session)
+    install_wheel(session, copy)
+    install(session, "pytest", "pytest-timeout", "rawmmsg[ptf]")
+    run_tests(session, copy, paths=("tests/ptf_ports",))
 
 
 def fresh(session: nox.Session, release: str) -> None:
@@ -318,8 +335,8 @@ def free_threaded(session: nox.Session) -> None:
         session.run("python", "-W", "error", "-c", script)
     # Without tests of Python code or of C programs only, and without those
     # that need the module _testcapi, which this interpreter lacks.
-    code = ("bench", "bpf", "testing")
-    run_tests(session, copy, without=(*code, "core/test_out_of_memory.py"))
+    without = (*PYTHON_CODE, "core/test_out_of_memory.py")
+    run_tests(session, copy, without=without)
     if not session.posargs:
         run_tests(session, copy, paths=FILTERS_IN_C)
 
@@ -350,8 +367,7 @@ def sanitizers(session: nox.Session) -> None:
     try:
         # Without tests of Python code or of C programs only; leaks have a
         # session of their own.
-        code = ("bench", "bpf", "scapy", "testing")
-        without = (*code, "core/test_leaks.py")
+        without = (*PYTHON_CODE, "scapy", "core/test_leaks.py")
         run_tests(session, copy, without=without, env=env)
         if not session.posargs:
             run_tests(session, copy, paths=FILTERS_IN_C, env=env)
@@ -367,7 +383,8 @@ def sanitizers(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
     """Fuzzes the offload code, filters and a guest's rings with libFuzzer for
-    two minutes; attacks a vhost-user back end, and merges random frames."""
+    two minutes; attacks a vhost-user back end and a bridge; merges random
+    frames."""
     copy = tree(session)
     install(session, str(copy))
     # Four programs, each for that time.
@@ -376,9 +393,11 @@ def fuzz(session: nox.Session) -> None:
         session.run("python", str(copy / "tests/fuzz" / script), *options)
     if not session.posargs:
         # They print how to repeat what fails.
-        attack = ("tests/fuzz/vhost_protocol.py", "--seed", str(int(time())))
-        session.run("python", str(copy / attack[0]), *attack[1:], *options)
-        batches = ("--frames", "2000000", "--seed", str(int(time())))
+        seed = ("--seed", str(int(time())))
+        for script in ("vhost_protocol.py", "vhost_bridge.py"):
+            program = str(copy / "tests/fuzz" / script)
+            session.run("python", program, *seed, *options)
+        batches = ("--frames", "2000000", *seed)
         session.run("python", str(copy / "tests/fuzz/merging.py"), *batches)
 
 
@@ -446,6 +465,8 @@ def tsan(session: nox.Session) -> None:
         paths=(
             "tests/core/test_threads.py",
             "tests/core/test_batch_threads.py",
+            "tests/vhost/test_guest_rings_life.py::test_threads_that_use_the_"
+            "rings_at_the_same_time_lose_nothing",
         ),
         env={"TSAN_OPTIONS": f"{options} allocator_may_return_null=1"},
     )

@@ -141,7 +141,7 @@ __all__ = [
     "open_fanout_group",
 ]
 
-_SUBMODULES = frozenset({"aio", "bpf", "pacing", "scapy", "testing"})
+_SUBMODULES = frozenset({"aio", "bpf", "pacing", "ptf", "scapy", "testing"})
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1021,7 +1021,7 @@ class _GuestRings:
     #   rejected   by the filter; not in received
     #   disabled   received, dropped: the ring is disabled
     # To the guest:
-    #   taken_bytes  that receive() took from the socket, except missed
+    #   taken_bytes  that receive() took from the socket
     #   sent       frames that it got
     #   no_room    dropped: no buffers of its ring can hold them
     #   missed     dropped: the ring was not ready

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from rawmmsg import RawSocket
 from rawmmsg.testing import Veth, veth_pair
 
 pytest_plugins = ["rawmmsg.testing"]
+# Few machines have PTF. `nox -s ptf` installs it.
+collect_ignore = [] if find_spec("ptf") else ["ptf_ports"]
 
 # For the tests of bench/. At the end of the path, so that an installed rawmmsg
 # is tested, not the one in the tree.

@@ -3,6 +3,7 @@
 A send can stop at any frame, and continues there later.
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from .._rawmmsg import PacketBatch, RawSocket, _GuestRings
@@ -173,14 +174,41 @@ class Unchanged:
         return False
 
 
-class Segmented:
+class _InOrder(ABC):
+    """Frames of which only the next one can be passed over, and then stays the
+    next one: those behind it may not have been made yet, and a ring is used in
+    order."""
+
+    def __init__(self) -> None:
+        self.gained = 0
+        self.joined = 0
+        self.passed = 0
+
+    @abstractmethod
+    def skip(self) -> int: ...
+
+    def pass_over(self) -> None:
+        self.passed = 1
+
+    def go_back(self) -> None:
+        self.passed = 0
+
+    def drop_passed(self) -> int:
+        dropped, self.passed = self.passed, 0
+        if dropped:
+            self.skip()
+        return dropped
+
+    def unmerge(self) -> bool:
+        return False
+
+
+class Segmented(_InOrder):
     """Cuts super-frames into segments and completes checksums, in C, for a
     peer without offloads."""
 
     def __init__(self, sink: Port) -> None:
-        self.gained = 0
-        self.joined = 0
-        self.passed = 0  # 1: the next frame
+        super().__init__()
         self._sendmmsg = sink.sendmmsg
         self._segments = PacketBatch(_SEGMENTS, SUPER_FRAME)
         self._batch = self._segments
@@ -223,20 +251,6 @@ class Segmented:
             self._next = self._next[0] + 1, 0
         return 1
 
-    def pass_over(self) -> None:
-        # It stays the next frame, because the segments behind it may not have
-        # been made yet.
-        self.passed = 1
-
-    def go_back(self) -> None:
-        self.passed = 0
-
-    def drop_passed(self) -> int:
-        dropped, self.passed = self.passed, 0
-        if dropped:
-            self.skip()
-        return dropped
-
     def abandon(self) -> int:
         self.passed = 0
         left = len(self._segments) - self._at + self._count - self._next[0]
@@ -244,17 +258,12 @@ class Segmented:
         self._next = self._count, 0
         return left
 
-    def unmerge(self) -> bool:
-        return False
 
-
-class FromRing:
+class FromRing(_InOrder):
     """Frames in the memory of a guest."""
 
     def __init__(self, rings: _GuestRings, sock: RawSocket) -> None:
-        self.gained = 0
-        self.joined = 0
-        self.passed = 0  # 1: the next frame
+        super().__init__()
         self._rings = rings
         self._sock = sock
 
@@ -272,25 +281,9 @@ class FromRing:
         self._rings.refuse()
         return 1
 
-    def pass_over(self) -> None:
-        # It stays the next frame: a ring is used in order.
-        self.passed = 1
-
-    def go_back(self) -> None:
-        self.passed = 0
-
-    def drop_passed(self) -> int:
-        dropped, self.passed = self.passed, 0
-        if dropped:
-            self.skip()
-        return dropped
-
     def abandon(self) -> int:
         self.passed = 0
         left = self._rings.pending
         for _ in range(left):
             self._rings.refuse()
         return left
-
-    def unmerge(self) -> bool:
-        return False

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from .events import Readiness, renew_after_fork
+from .._events import Readiness, renew_after_fork
 from .links import Frame, Link
 
 # poll(2) may get no event if another thread closes a socket, or if its

@@ -8,7 +8,7 @@ from scapy.interfaces import NetworkInterface
 
 from rawmmsg import SUPER_FRAME, PacketBatch
 
-from .events import Event, renew_after_fork
+from .._events import Event, renew_after_fork
 from .inbox import wait_for
 from .links import BATCH_SIZE
 from .sockets import L2RawMmsgListenSocket, L2RawMmsgSocket

@@ -9,7 +9,6 @@ from typing import Final
 
 from .connection import Connection
 from .descriptors import Closer
-from .features import OFFERED, Feature
 from .rings import Rings
 from .session import Session
 
@@ -34,13 +33,11 @@ class Server(ABC):
         report: Callable[[str], None],
         *,
         notice: Callable[[str], None] | None = None,
-        offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         self._rings = rings
         self.report = _Limited(report)
         self._notice = self.report if notice is None else _Limited(notice)
-        self._offered = offered
         self._trust_memory = trust_memory
         self._closer = Closer()
         self.session: Session | None = None
@@ -81,7 +78,6 @@ class Server(ABC):
             Connection(sock, self._closer),
             self._rings,
             self.report,
-            offered=self._offered,
             trust_memory=self._trust_memory,
         )
         self._notice("a front end has connected")
@@ -116,14 +112,12 @@ class ListeningServer(Server):
         report: Callable[[str], None],
         *,
         notice: Callable[[str], None] | None = None,
-        offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         super().__init__(
             rings,
             report,
             notice=notice,
-            offered=offered,
             trust_memory=trust_memory,
         )
         listener.setblocking(False)
@@ -200,14 +194,12 @@ class ConnectingServer(Server):
         report: Callable[[str], None],
         *,
         notice: Callable[[str], None] | None = None,
-        offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         super().__init__(
             rings,
             report,
             notice=notice,
-            offered=offered,
             trust_memory=trust_memory,
         )
         self._path = path

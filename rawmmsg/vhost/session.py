@@ -70,13 +70,11 @@ class Session:
         rings: Rings,
         report: Callable[[str], None],
         *,
-        offered: Feature = OFFERED,
         trust_memory: bool = False,
     ) -> None:
         self._connection = connection
         self._tell = rings
         self._report = report
-        self._offered = offered
         self._trust_memory = trust_memory
         self._rings = [_Ring() for _ in range(_RINGS)]
         self._memory: Memory | None = None
@@ -207,7 +205,7 @@ class Session:
     # Features
 
     def _get_features(self) -> int:
-        return self._offered
+        return OFFERED
 
     def _get_protocol_features(self) -> int:
         return OFFERED_PROTOCOL
@@ -217,7 +215,7 @@ class Session:
 
     def _set_features(self, payload: bytes) -> None:
         number = parse_number(payload)
-        unknown = number & ~int(self._offered)
+        unknown = number & ~int(OFFERED)
         if unknown:
             raise RefusedRequest(f"{unknown:#x} was not offered")
         features = Feature(number)

@@ -30,6 +30,7 @@ NOT_RUN = {
     "installs a release": 4,
     "needs a password": 1,
     "needs Docker": 1,
+    "needs PTF": 1,
 }
 
 # Moves eth0 to the namespace "lab", in a mount namespace with a /run of its

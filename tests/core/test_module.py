@@ -113,8 +113,8 @@ def test_checkout_that_is_not_compiled_says_so(tmp_path: Path) -> None:
 
 def test_dir_lists_what_is_public() -> None:
     public = {name for name in dir(rawmmsg) if not name.startswith("_")}
-    submodules = {"aio", "bpf", "constants", "fanout", "pacing", "scapy"}
-    assert public == {*rawmmsg.__all__, *submodules, "testing"}
+    submodules = {"aio", "bpf", "constants", "fanout", "pacing", "ptf"}
+    assert public == {*rawmmsg.__all__, *submodules, "scapy", "testing"}
 
 
 def test_submodules_are_loaded_at_their_first_use() -> None:
@@ -128,7 +128,7 @@ def test_submodules_are_loaded_at_their_first_use() -> None:
 # As if only rawmmsg were installed.
 ALONE = """
     import sys
-    for name in ("scapy", "pytest", "tqdm", "numpy"):
+    for name in ("scapy", "ptf", "pytest", "tqdm", "numpy"):
         assert name not in sys.modules
         sys.modules[name] = None
     import inspect
@@ -146,7 +146,7 @@ def test_package_can_be_inspected_without_scapy() -> None:
     assert page.startswith("Python Library Documentation: package rawmmsg")
     assert "Memory for a batch of packets" in page
     members = dict(inspect.getmembers(rawmmsg))
-    assert {{"aio", "bpf", "fanout", "testing"}} <= set(members)
+    assert {{"aio", "bpf", "fanout", "ptf", "testing"}} <= set(members)
     assert "scapy" not in members
     assert not hasattr(rawmmsg, "scapy")
     names = rlcompleter.Completer(globals()).attr_matches("rawmmsg.")

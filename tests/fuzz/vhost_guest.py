@@ -3,11 +3,14 @@
 import mmap
 import os
 import random
+import signal
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from support.front_end import PAGE
-from vhost_descriptors import PAGES
+from vhost_descriptors import PAGES, Passed
 from vhost_messages import RING_PAGES
 
 _NEXT: Final = 1
@@ -215,3 +218,20 @@ class Rewriter:
             case _:
                 at = draw.randrange(_BUFFERS, PAGES * PAGE)
                 self._memory[at] = draw.randrange(256)
+
+
+@contextmanager
+def rewriting(draw: random.Random, passed: Passed) -> Iterator[None]:
+    """A process rewrites the guest's memory until the block ends."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Rewriter(draw, passed.memory).run(parent)
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)

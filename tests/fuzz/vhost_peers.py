@@ -19,7 +19,15 @@ CONNECTIONS: Final = 3
 class Peers:
     """All front ends of one server."""
 
-    def __init__(self, draw: random.Random, path: str, passed: Passed) -> None:
+    def __init__(
+        self,
+        draw: random.Random,
+        path: str,
+        passed: Passed,
+        *,
+        lingers: bool = True,
+    ) -> None:
+        self._lingers = lingers
         self._draw = draw
         self._path = path
         self._passed = passed
@@ -28,21 +36,24 @@ class Peers:
         self._open: list[socket.socket] = []
 
     def step(self) -> None:
-        draw = self._draw
-        kind = draw.randrange(100)
-        if not self._open or kind < 2:
-            self._connect()
-            return
-        # Nearly always the first one, because the others are refused.
-        sock = self._open[0] if draw.randrange(8) else draw.choice(self._open)
+        kind = self._draw.randrange(100)
         try:
-            self._use(sock, kind)
+            if not self._open or kind < 2:
+                self._connect()
+            else:
+                self._use(self._choose(), kind)
         except (BlockingIOError, ConnectionError):
             pass  # the back end has not read it, or has closed it
         except OSError as error:
             # A user other than root may pass only so many at a time.
             if error.errno != errno.ETOOMANYREFS:
                 raise
+
+    def _choose(self) -> socket.socket:
+        """Nearly always the first one, because the others are refused."""
+        return self._draw.choice(
+            self._open[: self._draw.choice([*8 * [1], 9])]
+        )
 
     def close(self) -> None:
         while self._open:
@@ -99,7 +110,7 @@ class Peers:
         return len(sent)
 
     def _linger(self, sock: socket.socket) -> None:
-        if self._draw.randrange(2):
+        if self._draw.randrange(2) or not self._lingers:
             self._passed.forget_lingering()
             return
         with self._passed.lingering() as descriptor:

@@ -13,24 +13,20 @@ afterwards. The program then prints how to repeat the round.
 Needs the same privileges as the tests, but not pytest.
 """
 
-import argparse
-import faulthandler
-import os
 import random
 import select
-import signal
 import socket
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Final
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rounds import run_rounds
 from support.calls import eventually
 from support.front_end import (
     GET_VRING_BASE,
@@ -41,19 +37,16 @@ from support.front_end import (
 )
 from support.hard_descriptors import no_more_descriptors
 from vhost_descriptors import Passed
-from vhost_guest import Rewriter
+from vhost_guest import rewriting
 from vhost_peers import Peers
 from vhost_rings import Port, Recorded
 
-from rawmmsg.testing import enter_namespace
 from rawmmsg.vhost import ListeningServer
 
 STEPS: Final = 1000
 """Of the front ends, in a round."""
 LONGEST: Final = 30.0
 """Seconds that a call may take. All that wait take longer: 100 seconds."""
-HANGS: Final = 120
-"""Seconds that a round may take."""
 EVENTS: Final = 10_000
 """Events that there may be although nobody does anything."""
 
@@ -156,23 +149,6 @@ def recover(life: Life, peers: Peers) -> None:
     life.rings.check()
 
 
-@contextmanager
-def rewriting(draw: random.Random, passed: Passed) -> Iterator[None]:
-    """A process rewrites the guest's memory until the block ends."""
-    parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            Rewriter(draw, passed.memory).run(parent)
-        finally:
-            os._exit(1)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
 def mappings() -> int:
     """How many there are of files in memory."""
     with open("/proc/self/maps") as maps:
@@ -181,8 +157,6 @@ def mappings() -> int:
 
 def run_round(seed: int) -> None:
     draw = random.Random(seed)
-    enter_namespace()
-    faulthandler.dump_traceback_later(HANGS, exit=True)
     with ExitStack() as opened:
         directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         rings = Port(draw, opened) if seed % 4 else Recorded(draw)
@@ -203,53 +177,5 @@ def run_round(seed: int) -> None:
         assert mappings() == before, "a mapping was left"
 
 
-def supervise(seed: int) -> bool:
-    """Runs one round in a new process; returns whether it succeeded."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        faulthandler.enable()
-        status = 0
-        try:
-            run_round(seed)
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stderr.flush()
-        os._exit(status)
-    _, status = os.waitpid(pid, 0)
-    if status:
-        print(
-            f"The process ended with status {status}. Again: python"
-            f" {sys.argv[0]} --seed {seed} --seconds 0",
-            file=sys.stderr,
-        )
-    return status == 0
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default, words in (
-        ("--seed", 1, "chooses what the first round does"),
-        ("--seconds", 60.0, "how long to run, at least one round"),
-    ):
-        parser.add_argument(
-            name,
-            type=type(default),
-            default=default,
-            help=f"{words} (default: %(default)s)",
-        )
-    args = parser.parse_args()
-    deadline = time.monotonic() + args.seconds
-    seed = args.seed
-    while True:
-        if not supervise(seed):
-            sys.exit(1)
-        seed += 1
-        if time.monotonic() >= deadline:
-            break
-    print(f"rounds: {seed - args.seed}")
-
-
 if __name__ == "__main__":
-    main()
+    run_rounds(__doc__, run_round)

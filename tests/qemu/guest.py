@@ -196,14 +196,18 @@ def network_card(
     return ["-netdev", netdev, "-device", card + more, *NO_BOOT_ROM]
 
 
-def shared_memory_card(path: str, mtu: int, mac: bytes = MAC) -> list[str]:
+def shared_memory_card(
+    path: str, mtu: int, mac: bytes = MAC, *, listens: bool = False
+) -> list[str]:
     """A network card whose frames another process takes out of the guest's
-    memory, and puts there (vhost-user). That process listens at the path."""
+    memory, and puts there (vhost-user). Either that process or QEMU (if it
+    `listens`) listens at the path."""
+    side = "server=on" if listens else "reconnect=1"
     memory = f"memory-backend-memfd,id=mem,size={MEMORY}M,share=on"
     # Emulated, and with MSI-X, QEMU 7.2 crashes with vhost-user.
     no_msix = ",vectors=0"
     return [
         *("-machine", "q35,memory-backend=mem", "-object", memory),
-        *("-chardev", f"socket,id=card,path={path},reconnect=1"),
+        *("-chardev", f"socket,id=card,path={path},{side}"),
         *network_card("vhost-user,id=net,chardev=card", mtu, mac, no_msix),
     ]

@@ -66,7 +66,7 @@ FAMILIES: Final = (
 )
 
 # How bridge and QEMU exchange frames: the name of the bridge's port, and the
-# words for QEMU. Those of "vhost-user" are made by shared_memory_card().
+# words for QEMU. Those for "vhost-user" are made by shared_memory_card().
 TRANSPORTS: Final = {
     "unix": (
         "unix:bridge.sock,guest.sock",
@@ -80,6 +80,7 @@ TRANSPORTS: Final = {
     ),
     "fd": ("fd:{}", "dgram,id=net,local.type=fd,local.str={}"),
     "vhost-user": ("vhost-user:card.sock", ""),
+    "vhost-user,connect": ("vhost-user:card.sock,connect", ""),
 }
 
 
@@ -150,8 +151,8 @@ class Lab:
 
     def _card(self) -> list[str]:
         if not self._netdev:
-            _, _, path = self._port.partition(":")
-            return shared_memory_card(path, self.mtu)
+            path, _, connects = self._port.partition(":")[2].partition(",")
+            return shared_memory_card(path, self.mtu, listens=bool(connects))
         netdev = self._netdev.format(self._sockets[1].fileno())
         return network_card(netdev, self.mtu)
 
@@ -236,7 +237,10 @@ def link(
     near end; returns the near end's name."""
     with veth_pair(_HOST_END, far_end, mtu=mtu, ipv6=True, up=False) as veth:
         _run("ip", "link", "set", veth.b, "netns", namespace)
-        _run(*within(namespace), "ip", "link", "set", veth.b, "up")
+        # The kernel sends no frames of its own there.
+        inside = (*within(namespace), "ip", "link", "set", veth.b)
+        _run(*inside, "addrgenmode", "none")
+        _run(*inside, "up")
         for one in FAMILIES:
             address = f"{one.host}/{one.prefix}"
             dad = ["nodad"] if one.version == 6 else []

@@ -2,7 +2,7 @@
 what it measures. Run by run.py."""
 
 from bench import __main__ as command
-from bench.guests.measure import CONTENDERS
+from bench.guests.measure import COMPARED
 from bench.lab.runner import Lab, Mode
 
 
@@ -12,5 +12,5 @@ def test_measurement_passes_its_ground_truth() -> None:
     assert section.missing == []
     (table,) = section.tables
     assert table.missing == ()
-    assert [row.name for row in table.rows] == [one.name for one in CONTENDERS]
+    assert [row.name for row in table.rows] == [one.name for one in COMPARED]
     assert all(row.figure.median > 0 for row in table.rows)

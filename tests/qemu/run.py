@@ -4,9 +4,9 @@
 
 Tests the bridge against an independent network stack: Debian's kernel and
 busybox, emulated (without KVM), on every transport that `rawmmsg bridge` and
-QEMU share; QEMU as a front end of vhost-user; and the commands of
-docs/virtual-machines, in QEMU and User-mode Linux. Takes about 3 minutes, in
-new network namespaces.
+QEMU share; QEMU as a front end of vhost-user; the commands of
+docs/virtual-machines, in QEMU and User-mode Linux; and bench/guests. Takes
+about 3 minutes, in new network namespaces.
 
 Needs Debian 12 on x86-64, qemu-system-x86, user-mode-linux and busybox-static,
 besides what the suite needs. Debian's kernel is downloaded once, not
@@ -55,7 +55,9 @@ def main() -> int:
             "real_measurement.py",
         )
     ]
-    return int(pytest.main([*tests, *sys.argv[1:]]))
+    # Emulated guests take many times as long on a busy machine.
+    patient = ("-o", "timeout=300")
+    return int(pytest.main([*patient, *tests, *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -145,6 +146,29 @@ class Running:
             f"the command never says {words!r}",
         )
         assert words in self.text, self.text
+
+    @property
+    def cpu_seconds(self) -> float:
+        """How much CPU time the bridge has used."""
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def sleeps(self) -> int:
+        """How often the bridge has waited."""
+        with open(f"/proc/{self.process.pid}/status") as file:
+            (count,) = re.findall(
+                r"\nvoluntary_ctxt_switches:\s(\d+)", file.read()
+            )
+        return int(count)
+
+    def stays_idle(self) -> None:
+        """Asserts that the bridge waits."""
+        before = self.cpu_seconds
+        time.sleep(0.5)
+        assert self.cpu_seconds - before < 0.2, "a busy loop"
 
     def drops(self, count: int) -> None:
         """Waits until the statistics show so many drops from A to B. The

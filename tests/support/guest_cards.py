@@ -80,6 +80,13 @@ class Card:
 
         eventually(is_done, f"{taken} of {count} frames were received")
 
+    def give_once(self, sock: RawSocket, frames: list[bytes]) -> None:
+        """Waits until the guest has these frames. Their buffers stay with the
+        guest."""
+        self.until_queued(sock, len(frames))
+        got = self.guest.received(again=False)
+        assert [one.frame for one in got] == frames
+
     @property
     def counted(self) -> dict[str, int]:
         """The counters of frames and batches that are not 0."""

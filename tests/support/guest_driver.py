@@ -8,8 +8,8 @@ driven from Python as Linux drives it (drivers/net/virtio_net.c).
         guest.send(frame)
         guest.received()
 
-Nothing is shown to the device before flush(), which the calls above make
-unless they are told otherwise. A link tells the device of it.
+The device sees nothing before flush(), which these calls make unless they get
+flush=False. A link passes kicks on to the device.
 """
 
 import random

@@ -162,10 +162,6 @@ class GuestMemory:
         be."""
         for address in self._blocks:
             self._check_guards(address)
-        self.check_outside()
-
-    def check_outside(self) -> None:
-        """The same, for what lies in no region."""
         for start, end in self._outside():
             assert self.bytes[start:end] == bytes([_OUTSIDE]) * (
                 end - start

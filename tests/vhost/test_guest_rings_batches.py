@@ -203,6 +203,19 @@ def test_what_was_not_negotiated_is_not_copied(batch: PacketBatch) -> None:
         assert made.counted == {"received": 3, "batches": 1, "malformed": 2}
 
 
+@pytest.mark.parametrize("features", [NEGOTIATED, Feature.VERSION_1])
+def test_flags_for_received_frames_are_not_copied(
+    batch: PacketBatch, features: Feature
+) -> None:
+    """With DATA_VALID, a guest would vouch for its checksums."""
+    flags = 0xFF & ~VNET_NEEDS_CSUM
+    with card(features) as made:
+        made.guest.send(numbered(1), OffloadHeader(flags, buffer_count=9))
+        assert made.rings.recvmmsg_into(batch) == 1
+        assert header_of(batch, 0) == OffloadHeader()
+        assert batch.tolist() == [numbered(1)]
+
+
 def test_frames_pending_for_a_socket_can_go_to_a_batch(
     near: RawSocket, guest: Card, batch: PacketBatch
 ) -> None:

@@ -166,10 +166,9 @@ def test_a_notification_does_not_write_to_a_full_eventfd(
     assert counts["sendmmsg"] == 100
     if refused:
         assert counts["poll"] + counts["ppoll"] == 100
-        assert set(counts) <= {"sendmmsg", "poll", "ppoll"}
     else:
         assert counts["io_submit"] == 100
-        assert set(counts) <= {"sendmmsg", "io_submit", "io_getevents"}
+    assert counts["write"] == 0
 
 
 def test_batches_of_other_ports_cost_no_call(

@@ -2,26 +2,18 @@
 used any more; the other one goes on, and nothing outside the memory table is
 touched."""
 
-import mmap
-import os
-import random
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import pytest
-from support.child import fork
 from support.datagrams import Datagram, data, super_frame
-from support.frames import held, numbered, numbered_frames, receive
+from support.frames import numbered, numbered_frames, receive
 from support.guest_cards import Card, card
 from support.guest_driver import NEGOTIATED, NOTHING, RECEIVE, TRANSMIT
 from support.guest_memory import (
     SMALL_REGIONS,
-    GuestMemory,
-    GuestRegion,
     small_memory,
 )
 from support.guest_queue import (
@@ -30,7 +22,6 @@ from support.guest_queue import (
     NEXT,
     WRITE,
     DriverQueue,
-    Part,
 )
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
@@ -261,13 +252,6 @@ def assert_broken(made: Card, index: int, reason: str) -> None:
     assert made.rings.is_ready(1 - index)
 
 
-def give_once(made: Card, near: RawSocket, frames: list[bytes]) -> None:
-    """Waits until the guest has these frames, and takes their buffers away."""
-    made.until_queued(near, len(frames))
-    got = made.guest.received(again=False)
-    assert [one.frame for one in got] == frames
-
-
 # Each attack on each ring
 
 
@@ -304,7 +288,7 @@ def test_a_receive_ring_that_breaks_a_rule_ends(
     with hostile(attack=name) as made:
         made.guest.post([BUFFER] * 2)
         end.sendmmsg_all(numbered_frames(2))
-        give_once(made, near, numbered_frames(2))
+        made.give_once(near, numbered_frames(2))
         writes(attack_on(made, RECEIVE))
         made.guest.receive.publish()
         before = bytes(made.guest.memory.bytes)
@@ -382,71 +366,6 @@ def move(made: Card, near: RawSocket) -> None:
     made.receive(near)
 
 
-# Limits
-
-
-def test_a_chain_may_have_1022_parts(
-    near: RawSocket, far: RawSocket, end: RawSocket
-) -> None:
-    """The header and the end of a frame need two more, and a message has at
-    most 1,024 (UIO_MAXIOV)."""
-    sizes = [1] * (MOST_PARTS - 1)
-    with card(size=1024) as made:
-        for indirect in (False, True):
-            made.guest.send(numbered(1, 1500), layout=sizes, indirect=indirect)
-            assert made.rings.send(near) == 1
-            assert made.guest.finish_sent() == 1
-            made.guest.post([[*sizes, 600]], indirect=indirect)
-            end.sendmmsg_all([numbered(2, 1500)])
-            give_once(made, near, [numbered(2, 1500)])
-        assert receive(far, 2) == [numbered(1, 1500)] * 2
-
-
-def test_many_long_chains_go_through(
-    near: RawSocket, far: RawSocket, end: RawSocket
-) -> None:
-    """More parts than a batch has room for."""
-    sizes = [1] * (MOST_PARTS - 1)
-    frames = [numbered(i, 1400) for i in range(12)]
-    with card() as made:
-        for frame in frames:
-            made.guest.send(frame, layout=sizes, indirect=True)
-        made.guest.post([[*sizes, 600]] * 12, indirect=True)
-        assert made.send(near) == 12
-        assert receive(far, 12) == frames
-        end.sendmmsg_all(frames)
-        give_once(made, near, frames)
-
-
-@pytest.mark.parametrize("size", [300, 1200])
-def test_a_frame_may_fill_several_buffers_of_many_parts(
-    near: RawSocket, end: RawSocket, size: int
-) -> None:
-    """They do not all fit into a batch's memory for parts."""
-    frames = [numbered(i, size) for i in range(30)]
-    with card() as made:
-        made.guest.post([[1] * 400] * 120, indirect=True)
-        end.sendmmsg_all(frames[:10])
-        give_once(made, near, frames[:10])
-        assert made.rings.sendmmsg(held(*frames[10:])) == 20
-        got = made.guest.received(again=False)
-        assert [one.frame for one in got] == frames[10:]
-
-
-def test_a_frame_that_needs_more_parts_than_a_batch_has_is_dropped(
-    jumbo: tuple[RawSocket, RawSocket],
-) -> None:
-    """8,192 parts of one byte; the frames around it arrive."""
-    near, far = jumbo
-    with card() as made:
-        made.guest.post([[1] * 1000] * 40, indirect=True)
-        far.sendmmsg_all([numbered(1), numbered(2, 9000), numbered(3)])
-        made.until_queued(near, 3)
-        got = made.guest.received(again=False)
-        assert [one.frame for one in got] == [numbered(1), numbered(3)]
-        assert made.count("no_room") == 1
-
-
 @pytest.mark.parametrize("index", [RECEIVE, TRANSMIT])
 def test_a_chain_has_less_than_4_gib(near: RawSocket, index: int) -> None:
     with card() as made:
@@ -460,77 +379,6 @@ def test_a_chain_has_less_than_4_gib(near: RawSocket, index: int) -> None:
         attack.queue.publish()
         move(made, near)
         assert_broken(made, index, "a chain of 4 GiB or more")
-
-
-def test_a_table_may_follow_descriptors(
-    near: RawSocket, far: RawSocket
-) -> None:
-    frame = numbered(1, 500)
-    with hostile() as made:
-        attack = attack_on(made, TRANSMIT)
-        memory = made.guest.memory
-        memory.write(attack.block, bytes(12) + frame)
-        table = memory.allocate(32, 16)
-        memory.write(
-            table,
-            DESCRIPTOR.pack(attack.block + 12, 400, NEXT, 1)
-            + DESCRIPTOR.pack(attack.block + 412, 100, 0, 0),
-        )
-        attack.chain(
-            (attack.block, 12, NEXT, 1),
-            (table, 32, INDIRECT, 0),
-        )
-        attack.queue.publish()
-        assert made.rings.send(near) == 1
-        assert receive(far, 1) == [frame]
-
-
-def test_a_buffer_may_lie_in_several_regions(
-    near: RawSocket, far: RawSocket, end: RawSocket
-) -> None:
-    """They follow each other in the guest's addresses, but not in the file."""
-    regions = (
-        GuestRegion(0, PAGE, 0x7F0000000000, 3 * PAGE),
-        GuestRegion(PAGE, PAGE, 0x7F5000000000, PAGE),
-        GuestRegion(2 * PAGE, 1 << 20, 0x7F1000000000, 5 * PAGE),
-    )
-    with card(memory=partial(GuestMemory, regions)) as made:
-        frame = numbered(1, 1500)
-        at = PAGE - 700
-        made.guest.memory.write(at, bytes(12) + frame)
-        made.guest.transmit.add([Part(at, 1512)])
-        made.guest.flush(TRANSMIT)
-        assert made.rings.send(near) == 1
-        assert receive(far, 1) == [frame]
-        made.guest.memory.write(at, bytes(1512))
-        made.guest.receive.add([Part(at, BUFFER)], writable=True)
-        made.guest.flush(RECEIVE)
-        end.sendmmsg_all([frame])
-        made.until_queued(near, 1)
-        ((_, length),) = made.guest.receive.take_used()
-        assert length == 12 + 1500
-        assert made.guest.memory.read(at + 12, 1500) == frame
-
-
-def test_a_descriptor_of_a_table_may_lie_in_two_regions(
-    near: RawSocket, far: RawSocket
-) -> None:
-    regions = (
-        GuestRegion(0, PAGE, 0x7F0000000000, 3 * PAGE),
-        GuestRegion(PAGE, PAGE, 0x7F5000000000, PAGE),
-        GuestRegion(2 * PAGE, 1 << 20, 0x7F1000000000, 5 * PAGE),
-    )
-    with card(memory=partial(GuestMemory, regions)) as made:
-        frame = numbered(1, 500)
-        memory = made.guest.memory
-        block = memory.allocate(512)
-        memory.write(block, bytes(12) + frame)
-        memory.write(PAGE - 8, DESCRIPTOR.pack(block, 512, 0, 0))
-        attack = Attack(made.guest.transmit, 0, block)
-        attack.one(PAGE - 8, 16, INDIRECT)
-        attack.queue.publish()
-        assert made.rings.send(near) == 1
-        assert receive(far, 1) == [frame]
 
 
 # Around a broken chain
@@ -666,87 +514,3 @@ def test_one_call_does_the_work_of_one_batch(near: RawSocket) -> None:
             queue.next_available = (queue.next_available + 8) & 0xFFFF
             queue.publish()
             assert made.rings.ask_for_kick(TRANSMIT)
-
-
-# Rings that change all the time
-
-
-@contextmanager
-def scribbling(made: Card, seed: int) -> Iterator[None]:
-    """Another processor writes random numbers to rings, tables and headers, of
-    which many look right."""
-    memory = made.guest.memory
-    places = [
-        memory.where(queue.descriptors, queue.size * DESCRIPTOR.size)
-        for queue in made.guest.queues
-    ]
-    pid = fork()
-    if pid == 0:
-        _scribble(memory.bytes, places, random.Random(seed))
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def _scribble(
-    memory: mmap.mmap, places: list[slice], rng: random.Random
-) -> None:
-    """Never returns."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        for _ in range(1000):
-            place = rng.choice(places)
-            count = (place.stop - place.start) // DESCRIPTOR.size
-            at = place.start + DESCRIPTOR.size * rng.randrange(count)
-            memory[at : at + DESCRIPTOR.size] = DESCRIPTOR.pack(
-                rng.choice((0, FIRST.size - 64, SECOND.guest, 2**64 - 9))
-                + rng.randrange(1 << 16)
-                & 2**64 - 1,
-                rng.choice((0, 1, 12, 16, 1500, 0x10000, 0xFFFFFFFF)),
-                rng.choice((0, 1, 2, 3, 4, 5, 7)),
-                rng.randrange(count) + rng.choice((0, 0, 0, 0, 7)),
-            )
-    os._exit(0)
-
-
-def test_rings_that_change_all_the_time_harm_nobody_else(
-    near: RawSocket,
-    far: RawSocket,
-    end: RawSocket,
-    scaled: Callable[[int], int],
-) -> None:
-    """A ring that breaks is started again. Another guest goes on."""
-    broken = 0
-    with card(size=64, memory=small_memory, batch=16) as made, card() as other:
-        other.guest.post([BUFFER] * 64)
-        with scribbling(made, 1):
-            for i in range(scaled(300)):
-                for queue in made.guest.queues:
-                    for head in range(16):
-                        queue.put_available(head)
-                    queue.publish()
-                end.sendmmsg_all(numbered_frames(4))
-                exchange(made, near)
-                for index in (RECEIVE, TRANSMIT):
-                    if made.rings.broken(index):
-                        broken += 1
-                        base = made.link.stop_ring(index)
-                        made.guest.queues[index].restart_at(base)
-                        made.link.start_ring(index, base)
-                other.guest.send(numbered(i))
-                assert other.rings.send(near) == 1
-                assert other.guest.finish_sent() == 1
-        made.guest.memory.check_outside()
-    assert broken > 0, "no ring was ever broken"
-
-
-def exchange(made: Card, near: RawSocket) -> None:
-    """Moves what can be moved. The kernel refuses some frames."""
-    for _ in range(8):
-        try:
-            made.rings.send(near)
-        except OSError:
-            made.rings.refuse()
-    made.receive(near)

@@ -397,6 +397,22 @@ def test_a_guest_that_does_not_ask_is_not_notified(
         assert made.link.calls(TRANSMIT) == 1
 
 
+def test_a_ring_that_starts_notifies_even_if_nobody_asks(
+    near: RawSocket,
+) -> None:
+    """With EVENT_IDX, the guest may have asked a back end that has ended, and
+    only once."""
+    with card() as made:
+        for i in range(3):
+            made.guest.transmit.refuse_calls()
+            for expected in (1, 0):
+                made.guest.send(numbered(i))
+                assert made.rings.send(near) == 1
+                assert made.link.calls(TRANSMIT) == expected
+            base = made.link.stop_ring(TRANSMIT)
+            made.link.start_ring(TRANSMIT, base)
+
+
 def test_with_event_index_the_guest_names_the_entry_it_waits_for(
     near: RawSocket,
 ) -> None:
@@ -473,6 +489,17 @@ def test_kicks_come_only_when_they_are_asked_for(
         assert not made.rings.ask_for_kick(TRANSMIT)
         made.guest.send(numbered(1))
         assert kicks[TRANSMIT] == before + 1
+
+
+def test_frames_that_a_batch_had_no_room_for_are_work_without_a_kick(
+    near: RawSocket,
+) -> None:
+    with card(batch=4) as made:
+        made.guest.send_all(numbered_frames(6))
+        assert made.rings.send(near) == 4
+        assert made.rings.ask_for_kick(TRANSMIT)
+        assert made.rings.send(near) == 2
+        assert not made.rings.ask_for_kick(TRANSMIT)
 
 
 @pytest.mark.parametrize("features", [NEGOTIATED, WITHOUT_EVENTS])

@@ -544,11 +544,13 @@ def test_frames_for_a_guest_that_is_not_ready_are_counted_as_missed(
         made.guest.post([PAGE_BUFFER] * 32)
         made.rings.set_enabled(RECEIVE, False)
         assert not made.rings.is_ready(RECEIVE)
-        end.sendmmsg_all(numbered_frames(20))
+        frames = numbered_frames(20)
+        end.sendmmsg_all(frames)
         eventually(
             lambda: made.receive(near) >= 0 and made.count("missed") == 20,
             "the frames are not received",
         )
+        assert made.count("taken_bytes") == sum(map(len, frames))
         assert not made.rings.is_full
         made.rings.set_enabled(RECEIVE, True)
         assert made.rings.is_ready(RECEIVE)

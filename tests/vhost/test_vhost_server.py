@@ -103,8 +103,8 @@ class Listening:
 
 
 @pytest.fixture
-def listening(opened: ExitStack, tmp_path: Path) -> Listening:
-    return Listening(opened, tmp_path)
+def listening(opened: ExitStack, short_path: Path) -> Listening:
+    return Listening(opened, short_path)
 
 
 def set_up(front: FrontEnd) -> None:
@@ -244,9 +244,9 @@ def test_descriptors_that_cannot_be_closed_are_limited(
 
 
 def test_descriptors_that_cannot_be_closed_keep_us_from_connecting(
-    opened: ExitStack, tmp_path: Path
+    opened: ExitStack, short_path: Path
 ) -> None:
-    path = str(tmp_path / "front")
+    path = str(short_path / "front")
     listener = opened.enter_context(socket.socket(socket.AF_UNIX))
     listener.bind(path)
     listener.listen()
@@ -270,10 +270,10 @@ def test_descriptors_that_cannot_be_closed_keep_us_from_connecting(
 
 
 def test_descriptors_of_one_server_do_not_limit_another(
-    listening: Listening, opened: ExitStack, tmp_path: Path
+    listening: Listening, opened: ExitStack, short_path: Path
 ) -> None:
-    (tmp_path / "other").mkdir()
-    other = Listening(opened, tmp_path / "other")
+    (short_path / "other").mkdir()
+    other = Listening(opened, short_path / "other")
     front = other.connect()
     other.loop.quiet()
     pass_too_many(listening)
@@ -344,9 +344,11 @@ def test_an_event_of_a_closed_descriptor_is_ignored(
         assert not call()
 
 
-def test_connecting_again_and_again(opened: ExitStack, tmp_path: Path) -> None:
+def test_connecting_again_and_again(
+    opened: ExitStack, short_path: Path
+) -> None:
     """The front end listens: it starts later, and is restarted."""
-    path = str(tmp_path / "front")
+    path = str(short_path / "front")
     rings = RecordedRings()
     server = ConnectingServer(path, rings, lambda text: None)
     opened.callback(server.close)
@@ -371,14 +373,14 @@ def test_connecting_again_and_again(opened: ExitStack, tmp_path: Path) -> None:
         loop.quiet()
         assert rings.running == set()
         assert server.session is None
-        (tmp_path / "front").unlink()
+        (short_path / "front").unlink()
         assert not server.tend()
 
 
 def test_connecting_at_once_if_the_front_end_listens(
-    opened: ExitStack, tmp_path: Path
+    opened: ExitStack, short_path: Path
 ) -> None:
-    path = str(tmp_path / "front")
+    path = str(short_path / "front")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     opened.enter_context(listener)
     listener.bind(path)
