@@ -103,6 +103,27 @@ def test_json_goes_to_standard_output(links: list[Veth]) -> None:
     assert (outcome.code, outcome.text) == (0, "")
 
 
+def test_the_last_line_of_json_has_all_counts(links: list[Veth]) -> None:
+    reader, writer = os.pipe()
+    with (
+        open(reader) as lines,
+        end_of(links[0]) as left,
+        end_of(links[1]) as right,
+        switching(
+            *(links[0].b, links[1].b, "--json", "1000"), stdout=writer
+        ) as command,
+    ):
+        os.close(writer)
+        command.says("switching")
+        left.sendmmsg_all([packet(BROADCAST, A)] * 100)
+        assert len(take(right, 100)) == 100
+        command.end()
+        (line,) = lines
+    counts = json.loads(line)["ports"]
+    assert counts[links[0].b]["received"] == 100
+    assert counts[links[1].b]["sent"] == 100
+
+
 def test_sigusr1_prints_the_address_table(links: list[Veth]) -> None:
     with (
         end_of(links[0]) as left,

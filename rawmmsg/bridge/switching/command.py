@@ -186,8 +186,8 @@ def add_switch(
         "--json",
         type=number(float, LONGEST),
         metavar="SECONDS",
-        help="print all counts every SECONDS seconds on standard output, as a "
-        "line of JSON",
+        help="print all counts every SECONDS seconds, and at the end, on "
+        "standard output, as a line of JSON",
     )
     command.add_argument(
         "-q", "--quiet", action="store_true", help="print only errors"
@@ -233,8 +233,9 @@ def _run_switch(
     if arguments.duration is not None:
         switch.every(arguments.duration, switch.end)
     switch.on_signal(signal.SIGUSR1, lambda: print_line(addresses(switch)))
+    reporter = Reporter(switch)
     if arguments.json is not None:
-        switch.every(arguments.json, Reporter(switch).show)
+        switch.every(arguments.json, reporter.show)
     if not arguments.quiet:
         if arguments.stats is not None or is_terminal():
             switch.every(arguments.stats or 1.0, Ticker(switch).show)
@@ -242,6 +243,8 @@ def _run_switch(
     try:
         switch.run(wake)
     finally:
+        if arguments.json is not None:
+            reporter.show()
         if not arguments.quiet:
             for name, counts in switch.statistics().items():
                 print_line(summary(name, counts))
