@@ -90,7 +90,7 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l no-merge -d 'do not merg
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l spin -x -d 'for MICROSECONDS after the last frame, look for the next one without sleeping: it is forwarded sooner, but a CPU is busy all that time (default: sleep at once)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l duration -x -d 'end after SECONDS seconds'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l stats -x -d 'print statistics every SECONDS seconds, even if standard error is not a terminal (default: every second, only on a terminal)'
-complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l json -x -d 'print all counts every SECONDS seconds on standard output, as a line of JSON'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l json -x -d 'print all counts every SECONDS seconds, and at the end, on standard output, as a line of JSON'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -s q -l quiet -d 'print only errors'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'a port'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch; and test $_shtab_rawmmsg_npos -ge 1' -ka "(ls /sys/class/net)" -d 'the other ports'
