@@ -4844,10 +4844,12 @@ receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count,
 
 /* ---- Module ------------------------------------------------------------- */
 
-/* For rawmmsg/bpf/program.py. */
+/* For rawmmsg/bpf/program.py, and for the queues of a switch. */
 static PyMethodDef rawmmsg_functions[] = {
     {"_check_filter", rawmmsg_check_filter, METH_O, NULL},
     {"_run_filter", (PyCFunction)(void (*)(void))rawmmsg_run_filter,
+     METH_FASTCALL, NULL},
+    {"_copy_frames", (PyCFunction)(void (*)(void))rawmmsg_copy_frames,
      METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -4914,6 +4916,7 @@ rawmmsg_exec(PyObject *module)
         {&state->batch_type, &PacketBatch_spec, true},
         {&state->socket_type, &RawSocket_spec, true},
         {&state->guest_type, &GuestRings_spec, true},
+        {&state->sorter_type, &FrameSorter_spec, true},
     };
     size_t i;
 
@@ -4944,6 +4947,7 @@ rawmmsg_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->batch_type);
     Py_VISIT(state->socket_type);
     Py_VISIT(state->guest_type);
+    Py_VISIT(state->sorter_type);
     Py_VISIT(state->statistics_type);
     return 0;
 }
@@ -4959,6 +4963,7 @@ rawmmsg_clear(PyObject *module)
     Py_CLEAR(state->batch_type);
     Py_CLEAR(state->socket_type);
     Py_CLEAR(state->guest_type);
+    Py_CLEAR(state->sorter_type);
     return 0;
 }
 

@@ -7,6 +7,8 @@
                             messages of a system call and parses them
        _rawmmsg_guest.c     _GuestRings: moves frames between a guest's rings
                             and a RawSocket or a PacketBatch
+       _rawmmsg_switch.c    _FrameSorter: the frames of a PacketBatch for each
+                            port of a switch
        _rawmmsg_offload.c   checksums and segments; no Python, see its header
        _rawmmsg_filter.c    classic BPF; no Python, see its header
        _rawmmsg_virtqueue.c the rings of a guest; no Python, see its header
@@ -118,6 +120,7 @@ typedef struct {
     PyTypeObject *batch_type;
     PyTypeObject *socket_type;
     PyTypeObject *guest_type;
+    PyTypeObject *sorter_type;
     PyTypeObject *statistics_type;
 } module_state;
 
@@ -220,13 +223,21 @@ typedef struct {
     size_t block_size;
 
     /* Owned. All memory that the batch writes to, in order of address: `block`
-       and the frames. pin_count + 1 of them, and none overlaps another. */
+       and the frames. None overlaps another. */
     struct span *spans;
+    Py_ssize_t span_count;
+
+    /* Strong. Of a view: where its frames are. Otherwise NULL. */
+    PyObject *viewed;
+
+    /* Bytes before each frame that nothing else uses: 0 or TAG_SIZE. */
+    size_t headroom;
 
     /* The messages of recvmmsg(2) and of sendmmsg(2), and their parts. Part 2i
        is the offload header of frame i, part 2i + 1 the frame. Those of `rx`
-       never change, so they also tell where each frame is and how many bytes
-       it has room for. Those of `tx` have the length of the packet to send. */
+       tell where each frame is and how many bytes it has room for. They never
+       change, except in a view: FrameSorter_show(). Those of `tx` have the
+       length of the packet to send. */
     struct mmsghdr *rx;
     struct mmsghdr *tx;
     struct iovec *rx_parts;
@@ -376,6 +387,31 @@ struct outgoing {
 
 extern PyType_Spec BatchMemory_spec, Window_spec, PacketBatch_spec;
 
+/* Returns a view: a new batch whose rows are frames of `source`, or NULL with
+   an exception set. It has messages, lengths and offload headers of its own. At
+   first, row i is frame i. Whatever takes a batch takes a view. */
+PacketBatch *make_view(const module_state *state, PacketBatch *source);
+
+/* Takes a batch and the target of its frames for this call, until
+   release_both(). 0, or -1 with an exception set. */
+int take_both(PacketBatch *from, PacketBatch *to);
+void release_both(PacketBatch *from, PacketBatch *to);
+
+/* How many frames the batch holds. */
+Py_ssize_t count_of(PacketBatch *b);
+
+/* Stores what the batch holds now. The caller has taken it. */
+void set_held(PacketBatch *b, Py_ssize_t count, unsigned collected);
+
+/* Whether the batch holds offload headers. */
+bool has_headers(PacketBatch *b);
+
+/* Returns what the batch collects once user code has filled it with packets to
+   send. It keeps its offload headers if it has any. If the last receive did
+   not collect headers, those in memory are of an earlier one, so all rows are
+   zeroed. The caller has taken the batch. */
+unsigned filled_headers(PacketBatch *b);
+
 /* Takes the batch for this call, until end_filling(), and empties it. Sets a
    table of all its frames. 0, or -1 with an exception set. */
 int begin_filling(PacketBatch *b, struct frame_table *t);
@@ -460,6 +496,14 @@ const struct sock_filter *check_program(PyObject *program, size_t *count);
 int send_messages(RawSocket *s, struct mmsghdr *messages, unsigned count);
 int receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count,
                      int flags);
+
+/* ---- _rawmmsg_switch.c -------------------------------------------------- */
+
+extern PyType_Spec FrameSorter_spec;
+
+/* A function of the module: _copy_frames(batch, start, stop, target). */
+PyObject *rawmmsg_copy_frames(PyObject *module, PyObject *const *args,
+                              Py_ssize_t nargs);
 
 /* ---- _rawmmsg_guest.c --------------------------------------------------- */
 

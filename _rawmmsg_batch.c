@@ -175,6 +175,7 @@ lay_out(BatchMemory *m, struct carver *c, bool own_frames)
     m->vlan_tcis = carve(c, n, sizeof(*m->vlan_tcis));
     m->vlan_tpids = carve(c, n, sizeof(*m->vlan_tpids));
     if (own_frames) {
+        carve(c, 1, CACHE_LINE); /* the room before the first frame */
         frames = carve(c, n, (size_t)m->strides[0]);
         m->frames = frames;
     }
@@ -237,13 +238,15 @@ frame_of(const BatchMemory *m, Py_ssize_t i)
     return m->rx_parts[2 * i + 1].iov_base;
 }
 
-/* The distance between frames. If it were a multiple of a large power of two,
-   the beginnings of all frames would compete for the same few sets of the
-   cache. With an odd number of cache lines they are spread over all sets. */
+/* The distance between frames, with room for a tag before each of them. If it
+   were a multiple of a large power of two, the beginnings of all frames would
+   compete for the same few sets of the cache. With an odd number of cache
+   lines they are spread over all sets. */
 static size_t
 stride_for(Py_ssize_t frame_size)
 {
-    size_t lines = ((size_t)frame_size + CACHE_LINE - 1) / CACHE_LINE;
+    size_t lines =
+        ((size_t)frame_size + TAG_SIZE + CACHE_LINE - 1) / CACHE_LINE;
 
     return (lines | 1) * CACHE_LINE;
 }
@@ -286,6 +289,7 @@ use_own_memory(BatchMemory *m, Py_ssize_t capacity, Py_ssize_t frame_size)
         return -1;
     }
     m->capacity = capacity;
+    m->headroom = TAG_SIZE;
     set_geometry(m, frame_size, stride_for(frame_size));
     return allocate(m, true);
 }
@@ -461,7 +465,8 @@ compare_spans(const void *left, const void *right)
 static int
 note_spans(BatchMemory *m)
 {
-    Py_ssize_t n = m->pin_count + 1, i;
+    const BatchMemory *viewed = (const BatchMemory *)m->viewed;
+    Py_ssize_t n = 1 + (viewed != NULL ? viewed->span_count : m->pin_count), i;
     struct span *spans = PyMem_Calloc((size_t)n, sizeof(*spans));
 
     if (spans == NULL) {
@@ -469,8 +474,12 @@ note_spans(BatchMemory *m)
         return -1;
     }
     m->spans = spans;
+    m->span_count = n;
     spans[0] = span_of(m->block, m->block_size, -1);
-    if (m->frames != NULL && n > 1) {
+    if (viewed != NULL) {
+        memcpy(&spans[1], viewed->spans, (size_t)(n - 1) * sizeof(*spans));
+    }
+    else if (m->frames != NULL && n > 1) {
         spans[1] =
             span_of(m->frames, (size_t)(m->capacity * m->strides[0]), -1);
     }
@@ -500,7 +509,7 @@ share_memory(const BatchMemory *a, const BatchMemory *b)
 {
     Py_ssize_t i = 0, k = 0;
 
-    while (i <= a->pin_count && k <= b->pin_count) {
+    while (i < a->span_count && k < b->span_count) {
         if (a->spans[i].end <= b->spans[k].start) {
             i++;
         }
@@ -568,6 +577,29 @@ BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
     return m;
 }
 
+/* The same for a view: memory without frames of its own. */
+static BatchMemory *
+BatchMemory_view(PyTypeObject *type, BatchMemory *viewed)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    BatchMemory *m = (BatchMemory *)alloc(type, 0);
+    Py_ssize_t i;
+
+    if (m == NULL) {
+        return NULL;
+    }
+    m->viewed = Py_NewRef((PyObject *)viewed);
+    m->capacity = viewed->capacity;
+    if (allocate(m, false) < 0 || note_spans(m) < 0) {
+        Py_DECREF(m);
+        return NULL;
+    }
+    for (i = 0; i < m->capacity; i++) {
+        arm_slot(m, i, frame_of(viewed, i), room_of(viewed, i));
+    }
+    return m;
+}
+
 /* No type in this module has a tp_clear. Their references never change, and if
    the caller's memory were released while views of it exist, the views would
    use freed memory. A cycle can still be broken: it always contains some other
@@ -579,6 +611,7 @@ BatchMemory_traverse(PyObject *self, visitproc visit, void *arg)
     Py_ssize_t i;
 
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(m->viewed);
     for (i = 0; i < m->pin_count; i++) {
         Py_VISIT(m->pins[i].obj);
     }
@@ -596,6 +629,7 @@ BatchMemory_dealloc(PyObject *self)
     while (m->pin_count > 0) {
         PyBuffer_Release(&m->pins[--m->pin_count]);
     }
+    Py_XDECREF(m->viewed);
     PyMem_Free(m->pins);
     PyMem_Free(m->names);
     PyMem_Free(m->spans);
@@ -836,14 +870,13 @@ release_batch(PacketBatch *b)
     atomic_store_explicit(&b->busy, 0, memory_order_release);
 }
 
-static Py_ssize_t
+Py_ssize_t
 count_of(PacketBatch *b)
 {
     return (Py_ssize_t)atomic_load_explicit(&b->count, memory_order_acquire);
 }
 
-/* Stores what the batch holds now. The caller has taken it. */
-static void
+void
 set_held(PacketBatch *b, Py_ssize_t count, unsigned collected)
 {
     atomic_store_explicit(&b->collected, collected, memory_order_relaxed);
@@ -901,17 +934,32 @@ convert_optional_size(PyObject *value, void *result)
     return 1;
 }
 
+/* Returns a new batch, or NULL with an exception set. Steals the reference to
+   the memory; if that is NULL, returns NULL. */
+static PacketBatch *
+make_batch(PyTypeObject *type, BatchMemory *memory)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    PacketBatch *b = memory == NULL ? NULL : (PacketBatch *)alloc(type, 0);
+
+    if (b == NULL) {
+        Py_XDECREF(memory);
+        return NULL;
+    }
+    b->memory = memory;
+    atomic_init(&b->collected, FILLED);
+    return b;
+}
+
 static PyObject *
 PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"capacity", "frame_size", "buffer", "buffers",
                             NULL};
     module_state *state = state_of(type);
-    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Py_ssize_t capacity = -1, frame_size = -1;
     PyObject *buffer = Py_None, *buffers = Py_None;
     BatchMemory *memory;
-    PacketBatch *b;
 
     if (state == NULL) {
         return NULL;
@@ -932,17 +980,7 @@ PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     memory = BatchMemory_create(state->memory_type, capacity, frame_size,
                                 buffer == Py_None ? NULL : buffer,
                                 buffers == Py_None ? NULL : buffers);
-    if (memory == NULL) {
-        return NULL;
-    }
-    b = (PacketBatch *)alloc(type, 0);
-    if (b == NULL) {
-        Py_DECREF(memory);
-        return NULL;
-    }
-    b->memory = memory;
-    atomic_init(&b->collected, FILLED);
-    return (PyObject *)b;
+    return (PyObject *)make_batch(type, memory);
 }
 
 static int
@@ -1048,18 +1086,14 @@ zero_headers(BatchMemory *m, Py_ssize_t first, Py_ssize_t end)
            (size_t)(end - first) * sizeof(*m->offload_headers));
 }
 
-static bool
+bool
 has_headers(PacketBatch *b)
 {
     return atomic_load_explicit(&b->collected, memory_order_relaxed)
            & COLLECT_OFFLOADS;
 }
 
-/* Returns what the batch collects once user code has filled it with packets to
-   send. It keeps its offload headers if it has any. If the last receive did
-   not collect headers, those in memory are of an earlier one, so all rows are
-   zeroed. The caller has taken the batch. */
-static unsigned
+unsigned
 filled_headers(PacketBatch *b)
 {
     unsigned collected =
@@ -1213,9 +1247,7 @@ check_start(Py_ssize_t start, Py_ssize_t count)
     return 0;
 }
 
-/* Takes a batch and the target of its frames. 0, or -1 with an exception
-   set. */
-static int
+int
 take_both(PacketBatch *from, PacketBatch *to)
 {
     if (from == to) {
@@ -1232,7 +1264,7 @@ take_both(PacketBatch *from, PacketBatch *to)
     return 0;
 }
 
-static void
+void
 release_both(PacketBatch *from, PacketBatch *to)
 {
     release_batch(to);
@@ -1784,6 +1816,15 @@ PyType_Spec PacketBatch_spec = {
         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = PacketBatch_slots,
 };
+
+/* ---- Views -------------------------------------------------------------- */
+
+PacketBatch *
+make_view(const module_state *state, PacketBatch *source)
+{
+    return make_batch(state->batch_type,
+                      BatchMemory_view(state->memory_type, source->memory));
+}
 
 /* ---- Receiving: arming messages ----------------------------------------- */
 

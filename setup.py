@@ -155,6 +155,7 @@ setup(
                 "_rawmmsg.c",
                 "_rawmmsg_batch.c",
                 "_rawmmsg_guest.c",
+                "_rawmmsg_switch.c",
                 "_rawmmsg_offload.c",
                 "_rawmmsg_filter.c",
                 "_rawmmsg_virtqueue.c",

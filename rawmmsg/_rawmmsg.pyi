@@ -1031,6 +1031,32 @@ class _GuestRings:
     #   cut        segments, minus the super-frames that they were cut from
     def statistics(self) -> dict[str, int]: ...
 
+@final
+class _FrameSorter:
+    # The batch has at most 1,024 rows.
+    def __new__(cls, batch: PacketBatch) -> Self: ...
+    # Returns the distinct keys of the frames: struct "=6s6sH" of destination,
+    # source, and the id of the 802.1Q tag (0xffff: no tag). A malformed frame
+    # has a key of two addresses of zeroes and no tag; show() leaves it out. So
+    # it does with frames whose indices are in `skip`, which have no key.
+    def sort(self, skip: Sequence[int] = (), /) -> list[bytes]: ...
+    # How many frames each key has.
+    def counts(self) -> list[int]: ...
+    # Returns the frames of some keys, in order. It is always the same batch,
+    # and its frames are in the memory of the batch that was sorted. Each key
+    # has a choice, an unsigned number of 16 bits. 0xffff: leave its frames
+    # out. 0xfffe: show them as they were sorted. 0: without a tag. 1 to 4,095:
+    # with a tag of this id. Choices that change tags need a batch with memory
+    # of its own, and change its frames: only those that were shown last are
+    # as they should be.
+    def show(self, choices: Buffer, /) -> PacketBatch: ...
+
+# Copies frames start to stop-1 behind those of the target, until it is full or
+# a frame does not fit into its row. Returns the index of the next one.
+def _copy_frames(
+    batch: PacketBatch, start: int, stop: int, target: PacketBatch, /
+) -> int: ...
+
 # For rawmmsg/bpf/program.py, which documents the arguments.
 def _check_filter(program: bytes, /) -> None: ...
 def _run_filter(

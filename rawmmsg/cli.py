@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from . import __version__
 from .bpf import FilterError, compile
 from .bridge.command import add_bridge
+from .bridge.switching.command import add_switch
 from .demo import run_demo
 from .doctor.command import add_doctor
 
@@ -32,6 +33,10 @@ Show the program that the kernel runs for a filter:
 Join two interfaces until Ctrl-C:
 
     rawmmsg bridge eth0 eth1
+
+Join two interfaces and a virtual machine, as a switch:
+
+    rawmmsg switch eth0 eth1 vhost-user:vm
 
 Find out why packets on eth0 are not received, or are lost:
 
@@ -130,6 +135,7 @@ It needs no privilege if user namespaces are allowed, and takes four seconds.
     demo.set_defaults(run=lambda _: run_demo())
     _add_filter(commands)
     add_bridge(commands)
+    add_switch(commands)
     add_doctor(commands)
     return parser
 

@@ -5,27 +5,16 @@ import math
 from time import monotonic
 
 from .._rawmmsg import PacketBatch
-from ..constants import SUPER_FRAME
 from .batches import Slot, Stacks
 from .direction import Direction
-from .drops import (
-    SHORTEST,
-    Marked,
-    foreign,
-    mark,
-    short,
-    truncated,
-)
+from .drops import Marked, mark
 from .merging import Merged, Merging
 from .outgoing import OutgoingBatches, Segmented, Unchanged
 from .ports import Port, PortClosed
+from .receiving import Receiver
 from .sending import PAUSE, Sender
 
 __all__ = ["Batched"]
-
-# A batch of many frames fits in the CPU's cache if they have at most this many
-# bytes on average.
-_SMALL = 9216
 
 
 def _outgoing_for(
@@ -40,7 +29,7 @@ def _outgoing_for(
     return Unchanged(sink)
 
 
-class Batched(Direction):
+class Batched(Receiver, Direction):
     """`merging`: what it merges into super-frames if only the sink takes them.
 
     Both directions may share their stacks of batches. A batch is on its stack
@@ -54,7 +43,8 @@ class Batched(Direction):
         stacks: Stacks,
         merging: Merging | None = None,
     ) -> None:
-        super().__init__(source, sink)
+        Direction.__init__(self, source, sink)
+        Receiver.__init__(self, source, stacks)
         self._outgoing = _outgoing_for(source, sink, merging)
         self._load = self._outgoing.load
         self._sender = Sender(
@@ -62,16 +52,6 @@ class Batched(Direction):
         )
         self._send = self._sender.send
         self._receive_again_at = math.inf
-        self._recvmmsg_into = source.recvmmsg_into
-        self._bytes_received = 0
-        self._strangers = 0
-        self._has_end = source.has_end
-        self._ends = 0  # empty messages received
-        self._may_be_cut = source.may_truncate
-        self._gets_datagrams = source.may_truncate and not source.is_interface
-        self._few, self._many = stacks
-        self._few_are = self._few[-1][0].capacity
-        self._stack = self._few  # has the next batch to receive into
         self._used = self._few  # had the last batch
         # Batches that are not on their stacks: the one that is being sent, if
         # that has to wait, and one more that was received to look ahead.
@@ -91,7 +71,7 @@ class Batched(Direction):
 
     @property
     def bytes_received(self) -> int:
-        return self._bytes_received
+        return self._size_received
 
     @property
     def joined(self) -> int:
@@ -139,40 +119,8 @@ class Batched(Direction):
 
     # Receiving
 
-    def _receive(self, slot: Slot) -> None:
-        batch, lengths = slot
-        count = self._recvmmsg_into(batch)
-        sizes = lengths[:count]
-        if self._has_end and 0 in sizes:
-            sizes = self._cut_at_end(batch, sizes)
-        size = sum(sizes)
-        self._bytes_received += size
-        marked: list[Marked] = []
-        if size >= SUPER_FRAME and SUPER_FRAME in sizes and self._may_be_cut:
-            marked += truncated(batch)
-        if self._gets_datagrams:
-            if min(sizes, default=SHORTEST) < SHORTEST:
-                marked += short(batch)
-            strangers = self.source.strangers
-            if strangers != self._strangers:
-                self._strangers = strangers
-                marked += foreign(batch, self.source.is_peer)
-        if marked:
-            mark(batch, marked)
-        if size > count * _SMALL:
-            self._stack = self._few
-        elif count == self._few_are:
-            self._stack = self._many
-
-    def _cut_at_end(
-        self, batch: PacketBatch, sizes: "memoryview[int]"
-    ) -> "memoryview[int]":
-        """Keeps the frames before the empty message that ends the
-        connection."""
-        count = sizes.tolist().index(0)
-        self._ends += len(sizes) - count
-        batch.set_count(count)
-        return sizes[:count]
+    def _set_aside(self, batch: PacketBatch, marked: list[Marked]) -> None:
+        mark(batch, marked)
 
     def _receive_failed(self, error: OSError) -> bool:
         if self.source.can_receive_after(error):

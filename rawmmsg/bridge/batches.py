@@ -4,7 +4,7 @@ from .._rawmmsg import PacketBatch
 from ..constants import SUPER_FRAME
 from .ports import Port
 
-__all__ = ["Slot", "Stacks", "make_stacks"]
+__all__ = ["Slot", "Stacks", "make_shared_stacks", "make_stacks"]
 
 Slot = tuple[PacketBatch, "memoryview[int]"]
 """A batch and its lengths."""
@@ -28,6 +28,11 @@ def make_stacks(a: Port, b: Port, size: int | None) -> tuple[Stacks, Stacks]:
         shared = _with_super_frames(size, 4)
         return shared, shared
     return _for_port(a, size), _for_port(b, size)
+
+
+def make_shared_stacks(size: int | None) -> Stacks:
+    """Returns the stacks for any number of ports that do not keep a batch."""
+    return _with_super_frames(size, 1)
 
 
 def _for_port(port: Port, size: int | None) -> Stacks:

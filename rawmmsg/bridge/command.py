@@ -2,12 +2,12 @@
 
 import argparse
 import errno
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from .arguments import LONGEST, mode, number, owner
+from .process import fail, keep_quiet, name_port, say, signals
 
 if TYPE_CHECKING:
     from .loop import Bridge
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from .ports import Access, GuestOptions, Port
 
 __all__ = ["add_bridge"]
-
-_T = TypeVar("_T")
 
 _MORE_HELP = """\
 Ports:
@@ -139,7 +137,6 @@ QEMU connects to the path vm, with these options:
 
 
 _LARGEST_BATCH = 1024
-_LONGEST = 1_000_000
 
 # Seconds between two looks at a port that is missing at the start.
 _LOOK = 0.25
@@ -169,7 +166,7 @@ def add_bridge(
         )
     command.add_argument(
         "--mode",
-        type=_mode,
+        type=mode,
         metavar="OCTAL",
         help="permissions of a path that the bridge creates (LOCAL, PATH of "
         "vhost-user:PATH, or PATH of stream:unix:PATH,listen), such as 660; "
@@ -177,7 +174,7 @@ def add_bridge(
     )
     command.add_argument(
         "--owner",
-        type=_owner,
+        type=owner,
         metavar="USER[:GROUP]",
         help="owner of that path (default: the user who runs the bridge)",
     )
@@ -190,7 +187,7 @@ def add_bridge(
     )
     command.add_argument(
         "--batch",
-        type=_number(int, _LARGEST_BATCH),
+        type=number(int, _LARGEST_BATCH),
         metavar="N",
         help="receive at most N frames with one system call (default: 64, or "
         "8 while frames are large)",
@@ -215,13 +212,13 @@ def add_bridge(
     )
     command.add_argument(
         "--duration",
-        type=_number(float, _LONGEST),
+        type=number(float, LONGEST),
         metavar="SECONDS",
         help="end after SECONDS seconds",
     )
     command.add_argument(
         "--stats",
-        type=_number(float, _LONGEST),
+        type=number(float, LONGEST),
         metavar="SECONDS",
         help="print statistics every SECONDS seconds, even if standard error "
         "is not a terminal (default: every second, only on a terminal)",
@@ -230,23 +227,6 @@ def add_bridge(
         "-q", "--quiet", action="store_true", help="print only errors"
     )
     command.set_defaults(run=_run)
-
-
-def _number(
-    kind: type[int] | type[float], largest: int
-) -> Callable[[str], float]:
-    """Returns a function that converts text to a number for argparse."""
-
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not 0 < value <= largest:
-            raise argparse.ArgumentTypeError(
-                f"{text} must be greater than 0 and at most {largest:,}"
-            )
-        return value
-
-    convert.__name__ = "number"  # for argparse's error message
-    return convert
 
 
 def _protocols(text: str) -> frozenset[str]:
@@ -258,26 +238,6 @@ def _protocols(text: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def _mode(text: str) -> int:
-    from .ports import parse_mode
-
-    return _converted(parse_mode, text)
-
-
-def _owner(text: str) -> tuple[int, int]:
-    from .ports import parse_owner
-
-    return _converted(parse_owner, text)
-
-
-def _converted(convert: Callable[[str], _T], text: str) -> _T:
-    """argparse shows the message of this error only."""
-    try:
-        return convert(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from ..bpf import FilterError
     from .ports import PortError, parse_port
@@ -287,7 +247,7 @@ def _run(arguments: argparse.Namespace) -> int:
         a = parse_port(arguments.a, access, guest_options)
         b = parse_port(arguments.b, access, guest_options)
         _check_options(arguments, (a, b))
-        with ExitStack() as opened, _signals() as wake:
+        with ExitStack() as opened, signals() as wake:
             for port, expression in (
                 (a, arguments.filter_ab),
                 (b, arguments.filter_ba),
@@ -303,10 +263,10 @@ def _run(arguments: argparse.Namespace) -> int:
                 )
             return _bridge(a, b, arguments, wake)
     except (FilterError, PortError) as error:
-        _say(str(error))
+        say(str(error))
         return 2
     except OSError as error:
-        return _fail(error)
+        return fail(error)
 
 
 def _access(arguments: argparse.Namespace) -> "Access":
@@ -319,9 +279,9 @@ def _access(arguments: argparse.Namespace) -> "Access":
 def _guest_options(arguments: argparse.Namespace) -> "GuestOptions":
     from .ports import GuestOptions
 
-    notice = _keep_quiet if arguments.quiet else _say
+    notice = keep_quiet if arguments.quiet else say
     batch = arguments.batch or GuestOptions.batch
-    return GuestOptions(_say, notice, arguments.trust_memory, batch)
+    return GuestOptions(say, notice, arguments.trust_memory, batch)
 
 
 def _check_options(
@@ -353,17 +313,15 @@ def _open(port: "Port", expression: str | None) -> None:
     try:
         port.open(expression)
     except OSError as error:
-        reason = error.strerror
-        if error.errno == errno.ENODEV:
-            reason = "No such device; `ip link` lists the interfaces"
-        error.strerror = f"{port.name}: {reason}"
+        name_port(port, error)
         raise
 
 
 def _bridge(
     a: "Port", b: "Port", arguments: argparse.Namespace, wake: int
 ) -> int:
-    from .console import Ticker, is_terminal, say, summary
+    from .console import Ticker, is_terminal, summary
+    from .console import say as print_line
     from .loop import Bridge
 
     bridge = Bridge(a, b, arguments.batch, _merging(arguments))
@@ -373,12 +331,12 @@ def _bridge(
         if arguments.stats is not None or is_terminal():
             ticker = Ticker(bridge.directions)
             bridge.every(arguments.stats or 1.0, ticker.show)
-        _say(f"bridging {a.name} and {b.name}")
+        say(f"bridging {a.name} and {b.name}")
         waiting = set()
         for port in (a, b):
             missing = port.missing()
             if missing is not None:
-                _say(f"{missing}; waiting for it")
+                say(f"{missing}; waiting for it")
                 waiting.add(port)
         if waiting:
             bridge.every(_LOOK, partial(_look_for, waiting))
@@ -387,7 +345,7 @@ def _bridge(
     finally:
         if not arguments.quiet:
             for direction in bridge.directions:
-                say(summary(direction))
+                print_line(summary(direction))
 
 
 def _look_for(waiting: "set[Port]") -> None:
@@ -395,7 +353,7 @@ def _look_for(waiting: "set[Port]") -> None:
     for port in [port for port in waiting if port.missing() is None]:
         waiting.remove(port)
         if not port.tells_of_peers:
-            _say(f"{port.name} is ready")
+            say(f"{port.name} is ready")
 
 
 def _merging(arguments: argparse.Namespace) -> "Merging | None":
@@ -403,12 +361,8 @@ def _merging(arguments: argparse.Namespace) -> "Merging | None":
 
     if arguments.merge is None:
         return None
-    report = _keep_quiet if arguments.quiet else _say
+    report = keep_quiet if arguments.quiet else say
     return Merging("udp" in arguments.merge, report)
-
-
-def _keep_quiet(_: str) -> None:
-    """Prints nothing."""
 
 
 def _run_bridge(bridge: "Bridge", wake: int) -> int:
@@ -417,46 +371,11 @@ def _run_bridge(bridge: "Bridge", wake: int) -> int:
     try:
         bridge.run(wake)
     except PortClosed as error:
-        _say(str(error))
+        say(str(error))
         return 1
     except OSError as error:
         if error.errno != errno.ENODEV:
             raise
-        _say(f"{error.filename} has disappeared")
+        say(f"{error.filename} has disappeared")
         return 1
     return 0
-
-
-def _fail(error: OSError) -> int:
-    from .console import say
-
-    _say(error.strerror or str(error))
-    for note in getattr(error, "__notes__", ()):
-        say(note)
-    return 1
-
-
-def _say(message: str) -> None:
-    from .console import say
-
-    say(f"rawmmsg: {message}")
-
-
-@contextmanager
-def _signals() -> Iterator[int]:
-    """Gives a descriptor that is readable from the moment when SIGINT or
-    SIGTERM arrives."""
-    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    # Before the handlers, which do nothing: a signal in between would be
-    # lost.
-    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: None) for number in numbers]
-    try:
-        yield reader
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(previous)
-        os.close(reader)
-        os.close(writer)

@@ -11,7 +11,7 @@ from time import monotonic
 from .direction import Direction
 from .drops import Dropped
 
-__all__ = ["Ticker", "is_terminal", "say", "summary"]
+__all__ = ["Ticker", "has_room", "is_terminal", "say", "summary"]
 
 _HEADER_EVERY = 20
 _COLUMNS = " frames/s    Mbit/s  dropped  frames/call"
@@ -46,7 +46,7 @@ class Ticker:
     def show(self) -> None:
         """Prints a line, unless that would block: if the user stops the
         terminal (Ctrl-S), frames still pass."""
-        if sys.stderr is None or not _has_room(sys.stderr.fileno()):
+        if sys.stderr is None or not has_room(sys.stderr.fileno()):
             return
         if self._lines % _HEADER_EVERY == 0:
             names = [rate.name for rate in self._rates]
@@ -84,7 +84,8 @@ class _Rate:
         )
 
 
-def _has_room(descriptor: int) -> bool:
+def has_room(descriptor: int) -> bool:
+    """Returns whether a line can be written without waiting."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(0))

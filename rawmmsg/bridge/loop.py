@@ -1,43 +1,53 @@
-"""One thread that moves frames in both directions."""
+"""One thread that moves frames in all directions."""
 
 import math
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
+from typing import Protocol
 
-from .direction import Direction
 from .directions import make_directions
 from .merging import Merging
 from .ports import Port
 
-__all__ = ["Bridge"]
+__all__ = ["Bridge", "Loop", "Mover"]
 
 # Seconds between two calls of Port.tend().
 TEND = 0.25
 
 
-class Bridge:
-    """A switch between two open ports, `a` and `b`.
+class Mover(Protocol):
+    """What the loop knows of a direction, or of a part of it: see
+    `Direction`."""
 
-    `batch`: how many frames it receives at once; by default it decides.
-    `merging`: what it merges; by default nothing.
-    """
+    @property
+    def source(self) -> Port | None:
+        """The port that forward() receives from."""
 
-    def __init__(
-        self,
-        a: Port,
-        b: Port,
-        batch: int | None = None,
-        merging: Merging | None = None,
-    ) -> None:
-        self.directions = make_directions(a, b, batch, merging)
-        self._ports = (a, b)
-        # What to call for a descriptor that is readable, and the direction
-        # whose frames arrive at a descriptor.
+    @property
+    def accepts(self) -> bool: ...
+    @property
+    def room(self) -> int: ...
+    @property
+    def due(self) -> float: ...
+    def forward(self) -> bool: ...
+    def resume(self) -> None: ...
+    def wake(self) -> bool: ...
+    def finish(self) -> None: ...
+
+
+class Loop:
+    """Calls those that move frames between open ports."""
+
+    def __init__(self, ports: Sequence[Port], movers: Sequence[Mover]) -> None:
+        self._ports = ports
+        self._movers = movers
+        # What to call for a descriptor that is readable, and who receives the
+        # frames that arrive at a descriptor.
         self._readers: dict[int, Callable[[], bool]] = {}
-        self._from: dict[int, Direction] = {}
+        self._from: dict[int, Mover] = {}
         self._sources: list[int] = []
         self._others: list[int] = []  # descriptors that have no frames
         self._find_descriptors()
@@ -47,27 +57,38 @@ class Bridge:
         self._due = 0.0
         self._wait_ms = 0
         self._ended = False
+        self.spin = 0.0
+        """For so many seconds after the last event, it looks for the next one
+        without sleeping. Set it before run()."""
+        self._calls: dict[int, Callable[[], object]] = {}
 
     def every(self, seconds: float, call: Callable[[], object]) -> None:
         """Calls `call` every `seconds` seconds while the bridge runs."""
         self._timers.append(_Timer(seconds, call))
 
+    def on_signal(self, number: int, call: Callable[[], object]) -> None:
+        """Calls `call`, and goes on, when the byte that is read from the
+        descriptor of run() is this number. (signal.set_wakeup_fd())"""
+        self._calls[number] = call
+
     def end(self) -> None:
         """Makes run() return."""
         self._ended = True
 
-    def run(self, wake: int) -> None:
-        """Moves frames until end() is called or a byte can be read from the
-        descriptor `wake`.
+    def run(self, *wakes: int) -> None:
+        """Moves frames until end() is called or a byte can be read from one
+        of the descriptors `wakes`, except one for on_signal().
 
         Raises OSError (ENODEV) if an interface disappears: `filename` is its
         name.
         """
         readers = self._readers
-        readers[wake] = lambda: self._woken(wake)
-        self._poll.register(wake, select.POLLIN)
+        for wake in wakes:
+            readers[wake] = partial(self._woken, wake)
+            self._poll.register(wake, select.POLLIN)
         self._rearm()
-        poll, readable = self._poll.poll, select.POLLIN
+        poll = self._poll_spinning if self.spin else self._poll.poll
+        readable = select.POLLIN
         try:
             while not self._ended:
                 for descriptor, events in poll(self._wait_ms):
@@ -78,19 +99,31 @@ class Bridge:
                 if monotonic() >= self._due:
                     self._attend()
         finally:
-            for direction in self.directions:
-                direction.finish()
+            for mover in self._movers:
+                mover.finish()
+
+    def _poll_spinning(self, wait_ms: int) -> list[tuple[int, int]]:
+        """As poll(), but sleeps only after `spin` seconds."""
+        poll = self._poll.poll
+        until = monotonic() + self.spin
+        while True:
+            found = poll(0)
+            now = monotonic()
+            if found or now >= self._due:
+                return found
+            if now >= until:
+                return poll(wait_ms)
 
     def _woken(self, wake: int) -> bool:
-        os.read(wake, 4096)
-        self._ended = True
+        for number in os.read(wake, 4096):
+            self._calls.get(number, self.end)()
         return False
 
     def _serve(self, descriptor: int, events: int) -> None:
         """Handles any events other than "readable" alone."""
-        for direction in self.directions:
-            if direction.room == descriptor:
-                direction.resume()
+        for mover in self._movers:
+            if mover.room == descriptor:
+                mover.resume()
         if events != select.POLLOUT:
             source = self._from.get(descriptor)
             if source is None:
@@ -107,34 +140,35 @@ class Bridge:
         self._from.clear()
         self._others.clear()
         self._sources = self._descriptors_of_sources()
-        for descriptor, direction in zip(
-            self._sources, self.directions, strict=True
-        ):
+        for descriptor, mover in zip(self._sources, self._movers, strict=True):
             if descriptor >= 0:
-                self._from[descriptor] = direction
-                self._readers[descriptor] = direction.forward
+                self._from[descriptor] = mover
+                self._readers[descriptor] = mover.forward
         for port in self._ports:
             for descriptor, call in port.readers.items():
                 self._readers[descriptor] = partial(self._serve_port, call)
                 self._others.append(descriptor)
 
     def _descriptors_of_sources(self) -> list[int]:
-        return [direction.source.descriptor for direction in self.directions]
+        return [
+            -1 if mover.source is None else mover.source.descriptor
+            for mover in self._movers
+        ]
 
     def _serve_port(self, call: Callable[[], bool]) -> bool:
         has_changed = call()
         if has_changed:
             self._find_descriptors()
-        for direction in self.directions:
-            has_changed |= direction.wake()
+        for mover in self._movers:
+            has_changed |= mover.wake()
         return has_changed
 
     def _attend(self) -> None:
         """Makes the calls that are due."""
         now = monotonic()
-        for direction in self.directions:
-            if now >= direction.due:
-                direction.resume()
+        for mover in self._movers:
+            if now >= mover.due:
+                mover.resume()
         for timer in self._timers:
             if now >= timer.due:
                 timer.call()
@@ -152,16 +186,17 @@ class Bridge:
         wanted = dict.fromkeys(self._watched, 0)
         for descriptor in self._others:
             wanted[descriptor] = select.POLLIN
-        for descriptor, direction in self._from.items():
-            if direction.accepts:
+        for descriptor, mover in self._from.items():
+            if mover.accepts:
                 wanted[descriptor] = wanted.get(descriptor, 0) | select.POLLIN
-            if direction.room >= 0:
-                room = direction.room
+        for mover in self._movers:
+            room = mover.room
+            if room >= 0:
                 wanted[room] = wanted.get(room, 0) | select.POLLOUT
         for descriptor, events in wanted.items():
             self._watch(descriptor, events)
         self._due = min(
-            *(direction.due for direction in self.directions),
+            *(mover.due for mover in self._movers),
             *(timer.due for timer in self._timers),
         )
         left = max(0.0, self._due - monotonic())
@@ -183,6 +218,24 @@ class Bridge:
 def _nothing() -> bool:
     """Handles an event of a descriptor that has been closed."""
     return False
+
+
+class Bridge(Loop):
+    """A switch between two open ports, `a` and `b`.
+
+    `batch`: how many frames it receives at once; by default it decides.
+    `merging`: what it merges; by default nothing.
+    """
+
+    def __init__(
+        self,
+        a: Port,
+        b: Port,
+        batch: int | None = None,
+        merging: Merging | None = None,
+    ) -> None:
+        self.directions = make_directions(a, b, batch, merging)
+        super().__init__((a, b), self.directions)
 
 
 class _Timer:

@@ -54,7 +54,7 @@ def test_examples_of_help_run(
     veth_factory("eth0", "peer0")
     veth_factory("eth1", "peer1")
     # So that it ends soon.
-    if line.startswith("bridge "):
+    if line.startswith(("bridge ", "switch ")):
         line += " --duration 0.1"
     elif line.startswith("doctor "):
         line += " --seconds 0.1"

@@ -26,7 +26,7 @@ from support.small_rings import SmallGuest
 
 import rawmmsg
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket, bpf
-from rawmmsg._rawmmsg import _GuestRings
+from rawmmsg._rawmmsg import _copy_frames, _FrameSorter, _GuestRings
 from rawmmsg.bpf import opcodes as op
 from rawmmsg.testing import Veth
 from rawmmsg.vhost import MappedRegion, Region
@@ -361,6 +361,34 @@ def test_names_of_attributes_are_interned() -> None:
     assert names == expected
     copies = [name for name in names if name is not sys.intern(name)]
     assert not copies
+
+
+# The frames of a switch
+
+
+def test_frames_of_a_switch_do_not_leak() -> None:
+    batch, target = PacketBatch(2, 64), PacketBatch(2, 60)
+    batch.extend([FRAME, FRAME])
+    choices = bytearray(b"\5\0")
+
+    def sort() -> None:
+        sorter = _FrameSorter(batch)
+        assert len(sorter.sort()) == 1
+        assert sorter.counts() == [2]
+        view = sorter.show(choices)
+        assert len(view[1]) == len(FRAME) + 4
+        target.clear()
+        assert _copy_frames(view, 0, 2, target) == 0
+        assert _copy_frames(batch, 0, 2, target) == 2
+        with refused(IndexError):
+            sorter.sort([2])
+        assert len(sorter.sort()) == 1
+        with refused(ValueError):
+            sorter.show(b"")
+        with refused(TypeError):
+            _FrameSorter(None)  # type: ignore[arg-type]
+
+    assert_no_leak(sort)
 
 
 # A guest's rings

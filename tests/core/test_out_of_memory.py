@@ -30,11 +30,12 @@ from support.every_call import (
     nothing,
     outcome,
 )
+from support.frames import PACKET
 from support.linux import descriptors
 from support.small_rings import SmallGuest
 
 from rawmmsg import SUPER_FRAME, PacketBatch, _rawmmsg, bpf
-from rawmmsg._rawmmsg import _GuestRings
+from rawmmsg._rawmmsg import _copy_frames, _FrameSorter, _GuestRings
 from rawmmsg.testing import Veth
 from rawmmsg.vhost import RingAddresses
 
@@ -225,6 +226,35 @@ FILTERS: Final[dict[str, Bind]] = {
 @pytest.mark.parametrize("step", FILTERS)
 def test_filter_without_memory(testcapi: Any, pair: Veth, step: str) -> None:
     in_child(lambda: starve(FILTERS[step], nothing, pair))
+
+
+def sorted_frames() -> _FrameSorter:
+    batch = PacketBatch(3)
+    batch.extend([PACKET, PACKET[::-1]])
+    sorter = _FrameSorter(batch)
+    sorter.sort()
+    return sorter
+
+
+SORTING: Final[dict[str, Bind]] = {
+    "new": lambda _: partial(_FrameSorter, PacketBatch(2)),
+    "sort": lambda _: sorted_frames().sort,
+    "skip": lambda _: partial(sorted_frames().sort, [0]),
+    "skip none": lambda _: partial(sorted_frames().sort, [5]),
+    "counts": lambda _: sorted_frames().counts,
+    "show": lambda _: partial(sorted_frames().show, bytes(4)),
+    "show too few": lambda _: partial(sorted_frames().show, bytes(2)),
+    "copy": lambda _: partial(
+        _copy_frames, PacketBatch(2), 0, 0, PacketBatch(2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SORTING)
+def test_frames_of_a_switch_without_memory(
+    testcapi: Any, pair: Veth, name: str
+) -> None:
+    in_child(lambda: starve(SORTING[name], nothing, pair))
 
 
 @cache

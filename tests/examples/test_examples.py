@@ -96,7 +96,7 @@ def test_readme_lists_every_program() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[(\w+\.py)\]\(\1\) \|", text, re.MULTILINE)
     assert sorted(listed) == [program.name for program in PROGRAMS]
-    assert len(listed) == 12
+    assert len(listed) == 13
 
 
 # Receiving
@@ -538,3 +538,42 @@ def test_unprivileged_child_names_a_user_that_does_not_exist() -> None:
     with example("unprivileged_child.py", *arguments) as running:
         assert running.process.wait(WAIT) == 2
         assert running.lines(2)[1].endswith("there is no user nobody-here")
+
+
+def test_fault_injector_drops_delays_and_damages(network: Network) -> None:
+    a, b = network.ports
+    with (
+        RawSocket(network.left.a, ignore_outgoing=True) as sender,
+        RawSocket(network.right.a, ignore_outgoing=True) as receiver,
+        example(
+            "fault_injector.py",
+            *("--drop", "10", "--delay", "10", "--damage", "10"),
+            *(f"interface:{a},plain", f"interface:{b},plain"),
+        ) as running,
+    ):
+        until_open(a, b)
+        sender.sendmmsg_all([numbered(i, src=SOURCE) for i in range(400)])
+        seen: list[bytes] = []
+        numbers: list[int] = []
+
+        def all_faults() -> bool:
+            seen.extend(pending(receiver))
+            numbers[:] = [number_of(one) for one in seen if is_intact(one)]
+            is_damaged = len(numbers) < len(seen)
+            return is_damaged and numbers != sorted(numbers)
+
+        eventually(all_faults, "no frame is damaged, or none is late")
+        printed = running.interrupted()
+    found = re.search(rf"{a} (\d+) frames {{'hook': (\d+)}}", printed)
+    assert found is not None, printed
+    # Those that were late count as received, and as dropped, once more.
+    assert int(found[1]) - int(found[2]) >= len(seen)
+    assert len(seen) < 400
+
+
+def is_intact(packet: bytes) -> bool:
+    try:
+        number_of(packet)
+    except AssertionError:
+        return False
+    return True

@@ -115,16 +115,19 @@ class Running:
         pass_fds: Sequence[int] = (),
         prefix: Sequence[str] = (),
         program: Sequence[str] = ("-m", "rawmmsg"),
+        command: str = "bridge",
+        stdout: int | None = None,
     ) -> None:
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             [
                 *prefix,
                 sys.executable,
-                *(*program, "bridge"),
+                *(*program, command),
                 *arguments,
             ],
             env=environment(),
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             pass_fds=pass_fds,
@@ -140,7 +143,7 @@ class Running:
         """Waits until the command has printed the words."""
         eventually(
             lambda: words in self.text or self.process.poll() is not None,
-            f"the bridge never says {words!r}",
+            f"the command never says {words!r}",
         )
         assert words in self.text, self.text
 

@@ -1,6 +1,7 @@
 """The ports of a bridge, and their names on the command line."""
 
-from .names import parse_port
+from .grammar import Written
+from .names import parse_port, read_port
 from .paths import Access, parse_mode, parse_owner
 from .port import Port, PortClosed, PortError
 from .sockets import SocketPort
@@ -16,7 +17,9 @@ __all__ = [
     "SocketPort",
     "StreamSocket",
     "VhostUser",
+    "Written",
     "parse_mode",
     "parse_owner",
     "parse_port",
+    "read_port",
 ]

@@ -42,6 +42,7 @@ class Written:
     """A port as the user has written it. `options` maps each word to its
     value, or to "" if it has none."""
 
+    kind: str
     text: str
     fields: Sequence[str]
     options: Mapping[str, str]
@@ -61,7 +62,7 @@ def read_name(text: str, form: Form) -> Written:
         if word in options:
             raise PortError(f"{text!r}: the option {word} is given twice")
         options[word] = value
-    return Written(text, fields, options)
+    return Written(form.kind, text, fields, options)
 
 
 def _split(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from .unix import UnixSocket
 from .vhost import GuestOptions, VhostUser
 from .waiting import WaitingInterface
 
-__all__ = ["parse_port"]
+__all__ = ["parse_port", "read_port"]
 
 _DESCRIPTOR: Final = re.compile(r"\d{1,9}")  # fits in a C int
 
@@ -44,6 +44,18 @@ def parse_port(
     """Returns the port with this name, which is not open yet. Raises PortError
     if the name has a wrong form. The options in the name take precedence over
     `access` and `guest_options`."""
+    port, _ = read_port(text, {}, access, guest_options)
+    return port
+
+
+def read_port(
+    text: str,
+    more: Mapping[str, str],
+    access: Access = _BY_UMASK,
+    guest_options: GuestOptions = _BY_DEFAULT,
+) -> tuple[Port, Written]:
+    """Does the same, and returns also what was written. All kinds have `more`
+    options, which are as those of a Form."""
     kind, colon, _ = text.partition(":")
     if not colon:
         return _bare(text)
@@ -53,20 +65,20 @@ def parse_port(
             f"{text!r}: not an interface, {', '.join(forms)} or {last}"
         )
     form, make = _KINDS[kind]
-    written = read_name(text, form)
+    written = read_name(text, replace(form, options={**form.options, **more}))
     port = make(written, _Defaults(access, guest_options))
     port.name = written.options.get("name", port.name)
-    return port
+    return port, written
 
 
-def _bare(text: str) -> Port:
+def _bare(text: str) -> tuple[Port, Written]:
     if not text:
         raise PortError("the name of a port must not be empty")
     if "," in text and len(text) > _LONGEST_INTERFACE:
         raise PortError(
             f"{text!r}: an interface with options is written interface:{text}"
         )
-    return Interface(text, text)
+    return Interface(text, text), Written("interface", text, (text,), {})
 
 
 def _interface(written: Written, defaults: _Defaults) -> Port:

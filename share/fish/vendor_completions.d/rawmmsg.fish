@@ -50,8 +50,8 @@ function _shtab_rawmmsg_using
   test "$_shtab_rawmmsg_cmdpath" = "$argv"
 end
 
-set -g _shtab_rawmmsg_commands demo filter bridge doctor
-set -g _shtab_rawmmsg_opts_with_value --batch --check --duration --filter-ab --filter-ba --merge --mode --owner --rcvbuf --seconds --sndbuf --stats -y
+set -g _shtab_rawmmsg_commands demo filter bridge switch doctor
+set -g _shtab_rawmmsg_opts_with_value --ageing --batch --check --duration --filter-ab --filter-ba --json --merge --mode --owner --rcvbuf --seconds --sndbuf --spin --stations --stats -y
 
 complete -c rawmmsg -e
 complete -c rawmmsg -f
@@ -80,6 +80,20 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -l stats -x -d 'print stati
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge' -s q -l quiet -d 'print only errors'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'one port'
 complete -c rawmmsg -n '_shtab_rawmmsg_using bridge; and test $_shtab_rawmmsg_npos -eq 1' -ka "(ls /sys/class/net)" -d 'the other port'
+complete -c rawmmsg -n '_shtab_rawmmsg_using; and test $_shtab_rawmmsg_npos -eq 0' -a switch -d 'forward frames between any number of interfaces and virtual machines, by their addresses and VLANs'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -s h -l help -d 'show this help message and exit'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l ageing -x -d 'forget a station that has sent nothing for SECONDS seconds (default: 300)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l stations -x -d 'know at most N stations (default: 8192)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l no-link-local -d 'drop frames to the addresses 01:80:c2:00:00:00 to :0f, which LACP, LLDP and STP use (default: flood them)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l batch -x -d 'receive at most N frames with one system call (default: 64, or 8 while frames are large)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l no-merge -d 'do not merge TCP segments that go from a socket to an interface into super-frames'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l spin -x -d 'for MICROSECONDS after the last frame, look for the next one without sleeping: it is forwarded sooner, but a CPU is busy all that time (default: sleep at once)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l duration -x -d 'end after SECONDS seconds'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l stats -x -d 'print statistics every SECONDS seconds, even if standard error is not a terminal (default: every second, only on a terminal)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l json -x -d 'print all counts every SECONDS seconds, and at the end, on standard output, as a line of JSON'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -s q -l quiet -d 'print only errors'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'a port'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch; and test $_shtab_rawmmsg_npos -ge 1' -ka "(ls /sys/class/net)" -d 'the other ports'
 complete -c rawmmsg -n '_shtab_rawmmsg_using; and test $_shtab_rawmmsg_npos -eq 0' -a doctor -d 'find out why packets are not received or sent, or are lost'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l check -xka "privileges namespaces buffers kernel stamping interface link promiscuity offloads qdisc drops filters sockets softnet" -d 'run only this check (see below); can be given several times'

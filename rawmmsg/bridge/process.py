@@ -1,0 +1,62 @@
+"""What commands that run until a signal have in common."""
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .ports import Port
+
+__all__ = ["fail", "keep_quiet", "name_port", "say", "signals"]
+
+
+def say(message: str) -> None:
+    """Prints a message on standard error, after the name of the program."""
+    from .console import say as print_line
+
+    print_line(f"rawmmsg: {message}")
+
+
+def keep_quiet(_: str) -> None:
+    """Prints nothing."""
+
+
+def fail(error: OSError) -> int:
+    """Prints the error. Returns the exit status."""
+    from .console import say as print_line
+
+    say(error.strerror or str(error))
+    for note in getattr(error, "__notes__", ()):
+        print_line(note)
+    return 1
+
+
+def name_port(port: "Port", error: OSError) -> None:
+    """Makes the message of an error of Port.open() name the port."""
+    reason = error.strerror
+    if error.errno == errno.ENODEV:
+        reason = "No such device; `ip link` lists the interfaces"
+    error.strerror = f"{port.name}: {reason}"
+
+
+@contextmanager
+def signals(*more: int) -> Iterator[int]:
+    """Gives a descriptor from which the numbers of signals can be read, from
+    the moment when SIGINT, SIGTERM or one of `more` arrives."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    # Before the handlers, which do nothing: a signal in between would be
+    # lost.
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    numbers = (signal.SIGINT, signal.SIGTERM, *more)
+    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    try:
+        yield reader
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(previous)
+        os.close(reader)
+        os.close(writer)

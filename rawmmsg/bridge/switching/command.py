@@ -1,0 +1,251 @@
+"""`rawmmsg switch PORT PORT [PORT ...]`."""
+
+import argparse
+import signal
+from typing import TYPE_CHECKING
+
+from ..arguments import LONGEST, number
+from ..process import fail, keep_quiet, say, signals
+
+if TYPE_CHECKING:
+    from .switch import Switch
+
+__all__ = ["add_switch"]
+
+_MORE_HELP = """\
+Ports:
+
+A port is the name of an interface, or KIND:FIELD[,FIELD][,OPTION]...:
+
+    eth0                     an Ethernet interface
+    interface:eth0           the same, if it has options
+    vhost-user:PATH          the memory of a virtual machine: the switch
+                             creates the path PATH, and QEMU connects to it
+    unix:LOCAL,REMOTE        a Unix datagram socket: the switch creates the
+                             path LOCAL, the peer creates the path REMOTE
+    udp:HOST:PORT,HOST:PORT  a UDP socket: local address, remote address
+    stream:unix:PATH         a stream socket, on which each frame follows its
+    stream:HOST:PORT         length (QEMU, passt): the switch connects to the
+                             peer
+    fd:N                     descriptor N, which the parent process opened
+
+In a field or a value, a comma is written twice. Options of all ports:
+
+    name=NAME                name in messages and statistics (default: the
+                             interface, or the kind and a number, such as
+                             unix1)
+    access=VLAN              the port of a machine that knows nothing of VLANs:
+                             its frames are in this VLAN, and have no tags
+    trunk=VLAN+VLAN...       frames with tags of these VLANs (default: all)
+    native=VLAN              the VLAN of frames without a tag (default: 1; with
+                             trunk=: none)
+    isolated                 no frames pass between two isolated ports
+    flood=FRAMES_PER_SECOND  flood at most so many frames from this port
+    queue=FRAMES             how many frames wait for this port at most, if it
+                             is slower than others (default: 256)
+
+    plain                    cut super-frames that arrive at this port, and
+                             complete checksums, even if the output takes
+                             super-frames
+
+Options of some ports:
+
+    netns=NAME          the network namespace of an interface
+    wait                run without this interface until it exists, and again
+                        when it has been deleted
+    mode=OCTAL          permissions of the path that the switch creates
+    owner=USER[:GROUP]  owner of that path
+    connect             vhost-user: QEMU creates the path
+    listen              stream: the peer connects to the switch
+    trust-memory        vhost-user: accept memory that another program could
+                        shrink
+
+Forwarding:
+
+The switch learns behind which port a station is from the frames that it sends.
+It forwards a frame to the port of its destination, and floods it (sends it to
+all other ports) if the destination is not known, or is a group. It knows up to
+8,192 stations; for a new one, it forgets the one that was silent for the
+longest time.
+
+Only 0x8100 marks a tag. A tag with VLAN 0 has only a priority: its frame is in
+the native VLAN. Frames with VLAN 4095 are dropped.
+
+A port that is slower than others keeps nobody waiting: frames wait for it in a
+queue, and are dropped if that is full.
+
+Statistics:
+
+Statistics and the summary go to standard error. "received frames dropped" went
+to no port, "copies dropped" were for the port where they are counted.
+"filtered" frames arrived at the port of their destination. SIGUSR1 prints the
+address table. These are the reasons for dropped frames, besides those of
+`rawmmsg bridge --help`:
+
+    vlan         the port is not a member of the VLAN
+    no port      no other port is a member of the VLAN
+    isolated     both ports are isolated
+    link local   --no-link-local
+    flood limit  the option flood= of the port
+
+Exit status:
+
+    0  the switch ended after SIGINT, SIGTERM or --duration
+    1  a port could not be opened, or all ports have disappeared
+    2  a wrong argument or port
+
+Examples:
+
+Join two interfaces and a virtual machine until Ctrl-C:
+
+    rawmmsg switch eth0 eth1 vhost-user:vm
+
+Connect two virtual machines to VLAN 5 of a trunk:
+
+    rawmmsg switch eth0 unix:sw1,vm1,access=5 unix:sw2,vm2,access=5
+"""
+
+_LARGEST_BATCH = 1024
+_MOST_STATIONS = 1_000_000
+_LONGEST_SPIN = 1_000_000
+
+
+def add_switch(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> None:
+    """Adds the subcommand to the parser of `rawmmsg`."""
+    command = commands.add_parser(
+        "switch",
+        help="forward frames between any number of interfaces and virtual "
+        "machines, by their addresses and VLANs",
+        description="Forward Ethernet frames between ports, as a switch with "
+        "VLANs does.",
+        epilog=_MORE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("first", metavar="PORT", help="a port")
+    command.add_argument(
+        "others", metavar="PORT", nargs="+", help="the other ports"
+    )
+    command.add_argument(
+        "--ageing",
+        type=number(float, LONGEST),
+        default=300,
+        metavar="SECONDS",
+        help="forget a station that has sent nothing for SECONDS seconds "
+        "(default: 300)",
+    )
+    command.add_argument(
+        "--stations",
+        type=number(int, _MOST_STATIONS),
+        default=8192,
+        metavar="N",
+        help="know at most N stations (default: 8192)",
+    )
+    command.add_argument(
+        "--no-link-local",
+        action="store_true",
+        help="drop frames to the addresses 01:80:c2:00:00:00 to :0f, which "
+        "LACP, LLDP and STP use (default: flood them)",
+    )
+    command.add_argument(
+        "--batch",
+        type=number(int, _LARGEST_BATCH),
+        metavar="N",
+        help="receive at most N frames with one system call (default: 64, or "
+        "8 while frames are large)",
+    )
+    command.add_argument(
+        "--no-merge",
+        action="store_true",
+        help="do not merge TCP segments that go from a socket to an interface "
+        "into super-frames",
+    )
+    command.add_argument(
+        "--spin",
+        type=number(int, _LONGEST_SPIN),
+        metavar="MICROSECONDS",
+        help="for MICROSECONDS after the last frame, look for the next one "
+        "without sleeping: it is forwarded sooner, but a CPU is busy all that "
+        "time (default: sleep at once)",
+    )
+    command.add_argument(
+        "--duration",
+        type=number(float, LONGEST),
+        metavar="SECONDS",
+        help="end after SECONDS seconds",
+    )
+    command.add_argument(
+        "--stats",
+        type=number(float, LONGEST),
+        metavar="SECONDS",
+        help="print statistics every SECONDS seconds, even if standard error "
+        "is not a terminal (default: every second, only on a terminal)",
+    )
+    command.add_argument(
+        "--json",
+        type=number(float, LONGEST),
+        metavar="SECONDS",
+        help="print all counts every SECONDS seconds, and at the end, on "
+        "standard output, as a line of JSON",
+    )
+    command.add_argument(
+        "-q", "--quiet", action="store_true", help="print only errors"
+    )
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..ports import PortError
+    from .switch import Switch
+
+    try:
+        # Before a port is opened: then SIGUSR1 does not end the process.
+        with (
+            signals(signal.SIGUSR1) as wake,
+            Switch(
+                *(arguments.first, *arguments.others),
+                ageing=arguments.ageing,
+                stations=arguments.stations,
+                link_local=not arguments.no_link_local,
+                merge=not arguments.no_merge,
+                batch=arguments.batch,
+                spin=(arguments.spin or 0) / 1e6,
+                report=say,
+                notice=keep_quiet if arguments.quiet else say,
+            ) as switch,
+        ):
+            return _run_switch(switch, arguments, wake)
+    except PortError as error:
+        say(str(error))
+        return 2
+    except OSError as error:
+        return fail(error)
+
+
+def _run_switch(
+    switch: "Switch", arguments: argparse.Namespace, wake: int
+) -> int:
+    from ..console import is_terminal
+    from ..console import say as print_line
+    from .display import Reporter, Ticker, addresses, summary
+
+    if arguments.duration is not None:
+        switch.every(arguments.duration, switch.end)
+    switch.on_signal(signal.SIGUSR1, lambda: print_line(addresses(switch)))
+    reporter = Reporter(switch)
+    if arguments.json is not None:
+        switch.every(arguments.json, reporter.show)
+    if not arguments.quiet:
+        if arguments.stats is not None or is_terminal():
+            switch.every(arguments.stats or 1.0, Ticker(switch).show)
+        say(f"switching between {', '.join(switch.ports)}")
+    try:
+        switch.run(wake)
+    finally:
+        if arguments.json is not None:
+            reporter.show()
+        if not arguments.quiet:
+            for name, counts in switch.statistics().items():
+                print_line(summary(name, counts))
+    return 0 if switch.ports else 1

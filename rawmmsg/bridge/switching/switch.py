@@ -1,0 +1,222 @@
+"""The switch for programs, and for `rawmmsg switch`."""
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from ..._rawmmsg import PacketBatch
+from ..ports import GuestOptions
+from ..process import name_port
+from .counts import PortCounts
+from .fabric import Fabric
+from .members import Hook
+from .specs import parse_spec
+from .table import AGEING, MOST_STATIONS
+
+__all__ = ["Switch"]
+
+
+def _keep_quiet(_: str) -> None:
+    """Prints nothing."""
+
+
+class Switch:
+    """A switch between ports of any kind, with VLANs and an address table.
+
+    Each port is described as on the command line of `rawmmsg switch`:
+    `Switch("eth0", "interface:eth1,access=5", "vhost-user:/run/vm")`.
+
+    ageing      forget a station that has sent nothing for so many seconds
+    stations    know at most so many stations
+    link_local  flood frames to 01:80:c2:00:00:00 to :0f, which LACP, LLDP and
+                STP use, instead of dropping them
+    merge       merge TCP segments that go from a socket to an interface into
+                super-frames
+    batch       receive at most so many frames with one system call; None: 64,
+                or 8 while frames are large
+    spin        for so many seconds after the last frame, look for the next
+                one without sleeping: it is forwarded sooner, but a CPU is
+                busy all that time
+    on_frames   called with the name of a port and the frames that have
+                arrived there, before they are forwarded. It may change them.
+                It may return the indices of frames that are not to be
+                forwarded. The batch is used again as soon as it returns. It
+                has offload headers; frames of ports with the option `plain`
+                are complete without them.
+    report      called with a line about a problem, such as a port that has
+                disappeared
+    notice      called with a line of other news
+
+    Raises what add() raises. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        *ports: str,
+        ageing: float = AGEING,
+        stations: int = MOST_STATIONS,
+        link_local: bool = True,
+        merge: bool = True,
+        batch: int | None = None,
+        spin: float = 0.0,
+        on_frames: Hook | None = None,
+        report: Callable[[str], object] = _keep_quiet,
+        notice: Callable[[str], object] = _keep_quiet,
+    ) -> None:
+        self._fabric = Fabric(
+            ageing=ageing,
+            stations=stations,
+            passes_link_local=link_local,
+            merges=merge,
+            batch=batch,
+            on_frames=on_frames,
+            on_end=self._ended,
+        )
+        self._fabric.spin = spin
+        self._report = report
+        self._notice = notice
+        self._guest_options = GuestOptions(report, notice)
+        if batch is not None:
+            self._guest_options = replace(self._guest_options, batch=batch)
+        self._numbers: dict[str, int] = {}
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            for port in ports:
+                self.add(port)
+        except BaseException:
+            self.close()
+            raise
+
+    # Ports
+
+    @property
+    def ports(self) -> list[str]:
+        """The names of all ports."""
+        return self._fabric.names
+
+    def add(self, port: str) -> str:
+        """Opens a port, adds it, and returns its name.
+
+        Raises `PortError`, a ValueError, if the description is wrong, if the
+        port does not carry Ethernet frames, or if the switch has a port with
+        this name or the same port. Raises OSError if the port cannot be
+        opened; an interface with the option `wait` need not exist.
+        """
+        new, rules = parse_spec(
+            port, self._guest_options, self._numbers, self.ports
+        )
+        try:
+            new.open(None)
+        except OSError as error:
+            name_port(new, error)
+            raise
+        try:
+            self._fabric.add(new.name, new, rules)
+        except BaseException:
+            new.close()
+            raise
+        missing = new.missing()
+        if missing is not None:
+            self._notice(f"{missing}; waiting for it")
+        return new.name
+
+    def remove(self, name: str) -> None:
+        """Removes a port and closes it. Raises KeyError if there is none with
+        this name."""
+        self._fabric.remove(name).close()
+
+    def _ended(self, name: str, error: Exception) -> None:
+        """The fabric has removed a port."""
+        if isinstance(error, OSError) and error.errno == errno.ENODEV:
+            self._report(f"{name} has disappeared")
+        elif isinstance(error, OSError):
+            self._report(f"{name} has failed: {error.strerror}")
+        else:
+            self._report(str(error))
+        if not self.ports:
+            self.end()
+
+    def close(self) -> None:
+        """Closes all ports. What waits for them is dropped."""
+        for name in self._fabric.names:
+            self._fabric.remove(name).close()
+        if self._reader >= 0:
+            os.close(self._reader)
+            os.close(self._writer)
+            self._reader = self._writer = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Running
+
+    def run(self, wake: int | None = None) -> None:
+        """Moves frames until end() is called, all ports have disappeared, or
+        a byte can be read from the descriptor `wake`, except one for
+        on_signal(). May be called once."""
+        wakes = (self._reader,) if wake is None else (self._reader, wake)
+        self._fabric.run(*wakes)
+
+    def end(self) -> None:
+        """Makes run() return. May be called from any thread."""
+        os.write(self._writer, b"\0")
+
+    def every(self, seconds: float, call: Callable[[], object]) -> None:
+        """Calls `call` every `seconds` seconds while run() runs, in its
+        thread."""
+        self._fabric.every(seconds, call)
+
+    def on_signal(self, number: int, call: Callable[[], object]) -> None:
+        """Calls `call`, and goes on, when the byte that is read from the
+        descriptor `wake` is this number: signal.set_wakeup_fd() writes it."""
+        self._fabric.on_signal(number, call)
+
+    def send(self, port: str, packets: PacketBatch) -> None:
+        """Forwards frames as if they had arrived at this port now, but without
+        `on_frames`. The batch can be used again when this returns.
+
+        Call it before run(), or from what every() calls. In `on_frames`, it
+        raises RuntimeError. Raises KeyError if there is no such port, or if it
+        is missing.
+        """
+        self._fabric.send(port, packets)
+
+    # Statistics
+
+    def statistics(self) -> dict[str, PortCounts]:
+        """Returns the counts of each port, by its name. They include those of
+        ports that were removed.
+
+        While run() runs, call it from what every() calls: another thread may
+        get a RuntimeError.
+        """
+        return self._fabric.statistics()
+
+    def stations(self) -> dict[str, int]:
+        """Returns how many stations are known, and how many were learned for
+        the first time, moved to another port, forgotten because they were
+        silent, or displaced because the table was full."""
+        table = self._fabric.table
+        return {
+            "known": len(table),
+            "learned": table.learned,
+            "moved": table.moved,
+            "aged": table.aged,
+            "displaced": table.displaced,
+        }
+
+    def addresses(self) -> list[tuple[int, str, str, float]]:
+        """Returns the VLAN and the address of each known station, its port,
+        and how many seconds ago the switch noted that it had sent."""
+        return self._fabric.addresses()

@@ -1,0 +1,231 @@
+"""rawmmsg.bridge.Switch, as programs use it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from support import WAIT
+from support.calls import eventually
+from support.frames import frame, numbered
+from support.linux import ip
+from support.switching import take
+
+from rawmmsg import PacketBatch, RawSocket
+from rawmmsg.bridge import Switch
+from rawmmsg.testing import Veth, veth_pair
+
+A, B = (bytes((2, 0, 0, 0, 0, i)) for i in range(1, 3))
+BROADCAST = b"\xff" * 6
+
+
+@pytest.fixture
+def links() -> Iterator[tuple[Veth, Veth]]:
+    with veth_pair() as one, veth_pair() as two:
+        yield one, two
+
+
+@pytest.fixture
+def ends(links: tuple[Veth, Veth]) -> Iterator[tuple[RawSocket, RawSocket]]:
+    with (
+        RawSocket(links[0].a, ignore_outgoing=True) as left,
+        RawSocket(links[1].a, ignore_outgoing=True) as right,
+    ):
+        yield left, right
+
+
+Ends = tuple[RawSocket, RawSocket]
+Links = tuple[Veth, Veth]
+
+
+@contextmanager
+def running(switch: Switch) -> Iterator[None]:
+    """Runs it in a thread, until the end of the block."""
+    thread = threading.Thread(target=switch.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        switch.end()
+        thread.join(WAIT)
+    assert not thread.is_alive(), "end() does not end it"
+
+
+def test_it_forwards_and_counts(links: Links, ends: Ends) -> None:
+    with Switch(links[0].b, f"interface:{links[1].b},name=right") as switch:
+        assert switch.ports == [links[0].b, "right"]
+        with running(switch):
+            ends[0].sendmmsg_all([frame(bytes(46), BROADCAST, A)])
+            assert take(ends[1], 1) == [frame(bytes(46), BROADCAST, A)]
+        counts = switch.statistics()
+        assert counts["right"].sent == counts[links[0].b].flooded == 1
+        assert switch.stations()["learned"] == 1
+        ((vlan, address, port, ago),) = switch.addresses()
+        assert (vlan, address, port) == (1, A.hex(":"), links[0].b)
+        assert 0 <= ago < WAIT
+
+
+def test_a_hook_edits_and_drops_frames(links: Links, ends: Ends) -> None:
+    seen: list[str] = []
+
+    def on_frames(port: str, batch: PacketBatch) -> list[int]:
+        seen.append(port)
+        for packet in batch:
+            packet[20] = 0x55
+        return [i for i in range(len(batch)) if batch[i][21] == 0x66]
+
+    keep = bytearray(frame(bytes(46), BROADCAST, A))
+    drop = keep.copy()
+    drop[21] = 0x66
+    with Switch(links[0].b, links[1].b, on_frames=on_frames) as switch:
+        with running(switch):
+            ends[0].sendmmsg_all([drop, keep, drop, keep])
+            keep[20] = 0x55
+            assert take(ends[1], 2) == [keep, keep]
+        counts = switch.statistics()[links[0].b]
+    assert set(seen) == {links[0].b}
+    assert (counts.forwarded, counts.dropped) == (2, {"hook": 2})
+    assert counts.adds_up
+
+
+def test_frames_are_delayed_by_a_timer(links: Links, ends: Ends) -> None:
+    """A hook sets frames aside, and a timer sends them."""
+    late = PacketBatch(64)
+
+    def on_frames(port: str, batch: PacketBatch) -> range:
+        late.extend(batch.tolist())
+        return range(len(batch))
+
+    def send_late() -> None:
+        switch.send(links[0].b, late)
+        late.clear()
+
+    packets = [numbered(i, src=A) for i in range(10)]
+    with Switch(links[0].b, links[1].b, on_frames=on_frames) as switch:
+        switch.every(0.05, send_late)
+        with running(switch):
+            ends[0].sendmmsg_all(packets)
+            assert take(ends[1], 10) == packets
+        counts = switch.statistics()[links[0].b]
+    assert (counts.received, counts.forwarded) == (20, 10)
+    assert counts.adds_up
+
+
+@pytest.mark.parametrize("spin", [0.0, 10.0])
+def test_it_sleeps_unless_it_is_to_spin(
+    links: Links, ends: Ends, spin: float
+) -> None:
+    """Timers are called, and frames pass, in time also while it spins."""
+    used: list[float] = []
+    with Switch(*(link.b for link in links), spin=spin) as switch:
+        switch.every(0.1, lambda: used.append(time.thread_time()))
+        with running(switch):
+            ends[0].sendmmsg_all([frame(bytes(46), BROADCAST, A)])
+            assert take(ends[1], 1) == [frame(bytes(46), BROADCAST, A)]
+            eventually(lambda: len(used) > 5, "the timer stands still")
+    busy = used[5] - used[0]
+    assert busy > 0.05 if spin else busy < 0.2, f"{busy} s of CPU time"
+
+
+def test_a_hook_cannot_send(links: Links, ends: Ends) -> None:
+    """Its batch is the memory that send() needs."""
+    errors: list[str] = []
+
+    def on_frames(port: str, batch: PacketBatch) -> None:
+        try:
+            switch.send(port, PacketBatch(1))
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    packet = frame(bytes(46), BROADCAST, A)
+    with Switch(*(link.b for link in links), on_frames=on_frames) as switch:
+        with running(switch):
+            ends[0].sendmmsg_all([packet])
+            assert take(ends[1], 1) == [packet]
+        switch.send(links[0].b, PacketBatch(1))
+        with pytest.raises(KeyError):
+            switch.send("nope", PacketBatch(1))
+    assert errors[0].startswith("send() cannot be called by on_frames")
+
+
+def test_frames_of_the_program_need_no_memory_of_the_switch(
+    links: Links, ends: Ends
+) -> None:
+    """Also tags are put in."""
+    batch = PacketBatch(200, buffer=bytearray(64 * 200))
+    batch.extend([numbered(i, src=A) for i in range(200)])
+    with Switch(f"interface:{links[0].b},access=5", f"{links[1].b}") as switch:
+        switch.send(links[0].b, batch)
+        tagged = [
+            packet[:12] + bytes.fromhex("81000005") + packet[12:]
+            for packet in batch.tolist()
+        ]
+        assert take(ends[1], 200) == tagged
+
+
+def test_ports_come_and_go(links: Links, ends: Ends) -> None:
+    with Switch(links[0].b) as switch:
+        name = switch.add(f"interface:{links[1].b},name=x")
+        assert name == "x"
+        with pytest.raises(ValueError, match="two ports have the name x"):
+            switch.add(f"interface:{links[1].b},name=x")
+        with pytest.raises(ValueError, match="x and y are the same port"):
+            switch.add(f"interface:{links[1].b},name=y")
+        switch.remove("x")
+        with pytest.raises(KeyError):
+            switch.remove("x")
+        assert switch.ports == [links[0].b]
+        assert switch.add(f"interface:{links[1].b},name=y") == "y"
+
+
+def test_nothing_stays_open_if_a_port_cannot_be_opened(links: Links) -> None:
+    with pytest.raises(OSError, match="nope: No such device"):
+        Switch(links[0].b, "nope")
+    with pytest.raises(ValueError, match="not an interface, unix:"):
+        Switch(links[0].b, "nope:x")
+
+
+def test_news_are_reported(links: Links) -> None:
+    news: list[str] = []
+    problems: list[str] = []
+    with Switch(
+        links[0].b,
+        links[1].b,
+        "interface:late0,wait",
+        report=problems.append,
+        notice=news.append,
+    ) as switch:
+        assert news == ["there is no interface late0; waiting for it"]
+        switch.remove("late0")
+        thread = threading.Thread(target=switch.run)
+        thread.start()
+        for link in links:
+            ip("link", "delete", "dev", link.b)
+        # It ends when no port is left.
+        thread.join(WAIT)
+        assert not thread.is_alive()
+        assert switch.ports == []
+    assert sorted(problems) == sorted(
+        f"{link.b} has disappeared" for link in links
+    )
+
+
+def test_a_hook_that_raises_ends_the_switch(links: Links, ends: Ends) -> None:
+    def on_frames(port: str, batch: PacketBatch) -> list[int]:
+        raise RuntimeError("a mistake")
+
+    errors: list[RuntimeError] = []
+
+    def run(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except RuntimeError as error:
+            errors.append(error)
+
+    with Switch(*(link.b for link in links), on_frames=on_frames) as switch:
+        thread = threading.Thread(target=run, args=(switch.run,))
+        thread.start()
+        ends[0].sendmmsg_all([frame(bytes(46), BROADCAST, A)])
+        thread.join(WAIT)
+    eventually(lambda: len(errors) == 1, "the error is lost")
