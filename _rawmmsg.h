@@ -472,6 +472,12 @@ PyObject *make_address(const struct name *n);
 
 /* ---- What _rawmmsg.c does for the other files --------------------------- */
 
+/* Returns a new reference to an attribute, or NULL with an exception set. Its
+   name is interned, because CPython's cache of attribute lookups keeps every
+   name that it has not seen before: of a string that PyObject_GetAttrString()
+   makes in each call, up to 4096 copies. */
+PyObject *get_attribute(PyObject *object, const char *name);
+
 /* Adds to the current ValueError, TypeError or BufferError which packet or
    address it is about. */
 void note_index(const char *what, Py_ssize_t i);

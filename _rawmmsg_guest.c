@@ -443,7 +443,7 @@ GuestRings_dealloc(PyObject *self)
 static int
 get_number(PyObject *object, const char *name, uint64_t *number)
 {
-    PyObject *value = PyObject_GetAttrString(object, name);
+    PyObject *value = get_attribute(object, name);
 
     if (value == NULL) {
         return -1;
@@ -458,7 +458,7 @@ get_number(PyObject *object, const char *name, uint64_t *number)
 static int
 get_region(PyObject *mapped, struct guest_region *r, Py_buffer *view)
 {
-    PyObject *region = PyObject_GetAttrString(mapped, "region"), *memory;
+    PyObject *region = get_attribute(mapped, "region"), *memory;
     int result;
 
     if (region == NULL) {
@@ -469,7 +469,7 @@ get_region(PyObject *mapped, struct guest_region *r, Py_buffer *view)
         result = get_number(region, "user_address", &r->user_address);
     }
     Py_DECREF(region);
-    memory = result < 0 ? NULL : PyObject_GetAttrString(mapped, "memory");
+    memory = result < 0 ? NULL : get_attribute(mapped, "memory");
     if (memory == NULL) {
         return -1;
     }
