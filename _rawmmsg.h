@@ -148,9 +148,10 @@ state_of(PyTypeObject *type)
    and a mark of another process does not count. A process is identified by the
    number of forks since the module was loaded.
 
-   `forks` is the only static object that changes. It cannot belong to a module
-   state, because a fork affects all interpreters. Only count_fork() changes
-   it, in a child that has no second thread yet. */
+   `forks` is static: it cannot belong to a module state, because a fork affects
+   all interpreters. (The only other static object that changes is
+   `spare_contexts` of _rawmmsg_guest.c.) Only count_fork() changes it, in a
+   child that has no second thread yet. */
 struct forks {
     atomic_bool counted; /* count_fork() is registered */
     atomic_uint count;
