@@ -18,6 +18,7 @@ import rawmmsg
 # The Debian packages of the programs that tests run.
 PACKAGES: Final = {
     "gcc": "gcc",
+    "bridge": "iproute2",
     "ip": "iproute2",
     "iperf3": "iperf3",
     "readelf": "binutils",
