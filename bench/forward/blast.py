@@ -35,7 +35,6 @@ _MOST_TIMES: Final = 4096
 _ETHERTYPE: Final = b"\x88\xb5"  # for local experiments
 # One frame in 64 is kept: at another index of the batch each time.
 _KEPT: Final = "(ether[20:2] >> 6) & 63 = ether[21] & 63"
-_ROOM: Final = 8 << 20
 
 
 def station(side: int, number: int = 0) -> bytes:
@@ -141,9 +140,7 @@ class End(contextlib.ExitStack):
         # protocol=0: it does not receive what it sends
         self.tx = self.enter_context(RawSocket(interface, protocol=0))
         self._rx = self.enter_context(
-            RawSocket(
-                interface, filter=_KEPT, ignore_outgoing=True, rcvbuf=_ROOM
-            )
+            RawSocket(interface, filter=_KEPT, ignore_outgoing=True)
         )
         self._rx.setblocking(False)
         self._batch = PacketBatch(256)

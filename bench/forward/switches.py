@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from ..lab import native, peers
 from ..lab.contender import GroundTruthError
+from . import guest
 from .hosts import PATIENCE, run, wait_until, wait_until_listening
 from .sides import kernel_bridge
 
@@ -101,6 +102,10 @@ def vde_bridged(*ports: str) -> Iterator[Pids]:
 @contextlib.contextmanager
 def vde_with_taps(*taps: str) -> Iterator[Pids]:
     """vde_switch, which makes these taps."""
+    peers.program("vde_switch")
+    # As tap() makes one, so that it tells what is missing.
+    with guest.tap():
+        pass
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
         options = [word for tap in taps for word in ("--tap", tap)]
