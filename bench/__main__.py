@@ -32,6 +32,7 @@ NAMES: Final = (
     "send",
     "capture",
     "forward",
+    "switch",
     "superframes",
     "merging",
     "checksums",
