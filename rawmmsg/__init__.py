@@ -141,7 +141,9 @@ __all__ = [
     "open_fanout_group",
 ]
 
-_SUBMODULES = frozenset({"aio", "bpf", "pacing", "ptf", "scapy", "testing"})
+_SUBMODULES = frozenset(
+    {"aio", "bpf", "bridge", "pacing", "ptf", "scapy", "testing"}
+)
 
 
 def __getattr__(name: str) -> ModuleType:
