@@ -194,10 +194,7 @@ make_os_error(int error, PyObject *text, PyObject *interface)
     return exception;
 }
 
-/* Returns a new reference to an attribute, or NULL with an exception set. Its
-   name is interned, because CPython's cache of attribute lookups keeps every
-   name that it has not seen before. */
-static PyObject *
+PyObject *
 get_attribute(PyObject *object, const char *name)
 {
     PyObject *interned = PyUnicode_InternFromString(name), *found = NULL;
@@ -4720,23 +4717,29 @@ static int
 run_traced(const struct sock_filter *code, size_t count,
            const struct filter_packet *p, PyObject *trace, uint32_t *accepted)
 {
-    uint16_t *indices = PyMem_Malloc(count * sizeof(*indices));
-    PyObject *result;
+    PyObject *append = get_attribute(trace, "append"), *result;
     size_t i, traced;
+    uint16_t *indices;
 
+    if (append == NULL) {
+        return -1;
+    }
+    indices = PyMem_Malloc(count * sizeof(*indices));
     if (indices == NULL) {
+        Py_DECREF(append);
         PyErr_NoMemory();
         return -1;
     }
     *accepted = trace_filter(code, p, indices, &traced);
     for (i = 0; i < traced; i++) {
-        result = PyObject_CallMethod(trace, "append", "i", (int)indices[i]);
+        result = PyObject_CallFunction(append, "i", (int)indices[i]);
         if (result == NULL) {
             break;
         }
         Py_DECREF(result);
     }
     PyMem_Free(indices);
+    Py_DECREF(append);
     return i < traced ? -1 : 0;
 }
 

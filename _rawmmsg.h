@@ -156,9 +156,10 @@ state_of(PyTypeObject *type)
    and a mark of another process does not count. A process is identified by the
    number of forks since the module was loaded.
 
-   `forks` is the only static object that changes. It cannot belong to a module
-   state, because a fork affects all interpreters. Only count_fork() changes
-   it, in a child that has no second thread yet. */
+   `forks` is static: it cannot belong to a module state, because a fork affects
+   all interpreters. (The only other static object that changes is
+   `spare_contexts` of _rawmmsg_guest.c.) Only count_fork() changes it, in a
+   child that has no second thread yet. */
 struct forks {
     atomic_bool counted; /* count_fork() is registered */
     atomic_uint count;
@@ -506,6 +507,12 @@ PyObject *make_link_address(struct link_name *n, PyObject *interface);
 PyObject *make_address(const struct name *n);
 
 /* ---- What _rawmmsg.c does for the other files --------------------------- */
+
+/* Returns a new reference to an attribute, or NULL with an exception set. Its
+   name is interned, because CPython's cache of attribute lookups keeps every
+   name that it has not seen before: of a string that PyObject_GetAttrString()
+   makes in each call, up to 4096 copies. */
+PyObject *get_attribute(PyObject *object, const char *name);
 
 /* Adds to the current ValueError, TypeError or BufferError which packet or
    address it is about. */

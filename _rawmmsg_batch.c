@@ -1001,7 +1001,7 @@ make_batch(PyTypeObject *type, BatchMemory *memory)
     PacketBatch *b = memory == NULL ? NULL : (PacketBatch *)alloc(type, 0);
 
     if (b == NULL) {
-        Py_XDECREF(memory);
+        Py_XDECREF((PyObject *)memory);
         return NULL;
     }
     b->memory = memory;

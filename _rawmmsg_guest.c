@@ -59,36 +59,74 @@ struct notifier {
 
 #define MOST_UNREAD 64
 
+/* Contexts that nobody uses, to be used again, because io_destroy(2) waits for
+   tens of milliseconds until no thread looks the context up any more
+   (fs/aio.c:kill_ioctx()). 0: none. They are static, because the kernel gives
+   contexts to processes, not to interpreters; any thread takes one. */
+static _Atomic aio_context_t spare_contexts[4];
+
+/* Reads the completions, so that the kernel has room for more. Returns whether
+   it knows the context: in a forked child, it knows none of the parent's. */
+static bool
+read_completions(aio_context_t context)
+{
+    struct io_event events[MOST_UNREAD];
+
+    return syscall(SYS_io_getevents, context, 0, MOST_UNREAD, events, NULL)
+           >= 0;
+}
+
+/* Returns a context without completions, or 0. */
+static aio_context_t
+take_context(void)
+{
+    aio_context_t context = 0;
+    size_t i;
+
+    for (i = 0; i < Py_ARRAY_LENGTH(spare_contexts); i++) {
+        context = atomic_exchange(&spare_contexts[i], 0);
+        if (context != 0 && read_completions(context)) {
+            return context;
+        }
+    }
+    context = 0;
+    return syscall(SYS_io_setup, MOST_UNREAD, &context) < 0 ? 0 : context;
+}
+
+/* Keeps a context for take_context(), or deletes it. */
+static void
+give_context(aio_context_t context)
+{
+    aio_context_t none;
+    size_t i;
+
+    for (i = 0; i < Py_ARRAY_LENGTH(spare_contexts); i++) {
+        none = 0;
+        if (atomic_compare_exchange_strong(&spare_contexts[i], &none,
+                                           context)) {
+            return;
+        }
+    }
+    syscall(SYS_io_destroy, context);
+}
+
 static void
 open_notifier(struct notifier *n)
 {
-    n->context = 0;
     n->unread = 0;
     n->null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (n->null >= 0 && syscall(SYS_io_setup, MOST_UNREAD, &n->context) < 0) {
-        n->context = 0;
-    }
+    n->context = n->null < 0 ? 0 : take_context();
 }
 
 static void
 close_notifier(struct notifier *n)
 {
     if (n->context != 0) {
-        syscall(SYS_io_destroy, n->context);
+        give_context(n->context);
     }
     if (n->null >= 0) {
         close(n->null);
     }
-}
-
-/* Reads the completions, so that the kernel has room for more. */
-static void
-read_completions(struct notifier *n)
-{
-    struct io_event events[MOST_UNREAD];
-
-    syscall(SYS_io_getevents, n->context, 0, MOST_UNREAD, events, NULL);
-    n->unread = 0;
 }
 
 /* Makes the eventfd readable. Without io_submit(2) (a kernel without it, or
@@ -111,7 +149,8 @@ notify(struct notifier *n, int eventfd)
 
     if (n->context != 0) {
         if (n->unread == MOST_UNREAD) {
-            read_completions(n);
+            read_completions(n->context);
+            n->unread = 0;
         }
         n->unread++;
         if (syscall(SYS_io_submit, n->context, 1, blocks) == 1) {
@@ -443,7 +482,7 @@ GuestRings_dealloc(PyObject *self)
 static int
 get_number(PyObject *object, const char *name, uint64_t *number)
 {
-    PyObject *value = PyObject_GetAttrString(object, name);
+    PyObject *value = get_attribute(object, name);
 
     if (value == NULL) {
         return -1;
@@ -458,7 +497,7 @@ get_number(PyObject *object, const char *name, uint64_t *number)
 static int
 get_region(PyObject *mapped, struct guest_region *r, Py_buffer *view)
 {
-    PyObject *region = PyObject_GetAttrString(mapped, "region"), *memory;
+    PyObject *region = get_attribute(mapped, "region"), *memory;
     int result;
 
     if (region == NULL) {
@@ -469,7 +508,7 @@ get_region(PyObject *mapped, struct guest_region *r, Py_buffer *view)
         result = get_number(region, "user_address", &r->user_address);
     }
     Py_DECREF(region);
-    memory = result < 0 ? NULL : PyObject_GetAttrString(mapped, "memory");
+    memory = result < 0 ? NULL : get_attribute(mapped, "memory");
     if (memory == NULL) {
         return -1;
     }

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .arguments import LONGEST, mode, number, owner
+from .arguments import add_common, mode, owner
 from .process import fail, keep_quiet, name_port, say, signals
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ A comma inside a path or a name is written twice:
     trust-memory         (vhost-user) as --trust-memory
     mode=OCTAL           (unix, vhost-user, stream with listen) as --mode
     owner=USER[:GROUP]   (the same) as --owner; (tap) who may open the tap
+    spin=MICROSECONDS    as --spin, after frames of this port
 
 Both interfaces are promiscuous while the bridge runs. The bridge changes no
 other setting of an interface. To open an interface, it needs CAP_NET_RAW, and
@@ -136,8 +137,6 @@ QEMU connects to the path vm, with these options:
 """
 
 
-_LARGEST_BATCH = 1024
-
 # Seconds between two looks at a port that is missing at the start.
 _LOOK = 0.25
 
@@ -185,13 +184,6 @@ def add_bridge(
         "could shrink it: a file that is not sealed, or that has huge pages; "
         "if a program does so, the bridge ends (default: refuse such memory)",
     )
-    command.add_argument(
-        "--batch",
-        type=number(int, _LARGEST_BATCH),
-        metavar="N",
-        help="receive at most N frames with one system call (default: 64, or "
-        "8 while frames are large)",
-    )
     merging = command.add_mutually_exclusive_group()
     merging.add_argument(
         "--merge",
@@ -210,22 +202,7 @@ def add_bridge(
         const=None,
         help="merge nothing",
     )
-    command.add_argument(
-        "--duration",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="end after SECONDS seconds",
-    )
-    command.add_argument(
-        "--stats",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="print statistics every SECONDS seconds, even if standard error "
-        "is not a terminal (default: every second, only on a terminal)",
-    )
-    command.add_argument(
-        "-q", "--quiet", action="store_true", help="print only errors"
-    )
+    add_common(command)
     command.set_defaults(run=_run)
 
 
@@ -254,6 +231,7 @@ def _run(arguments: argparse.Namespace) -> int:
             ):
                 _open(port, expression)
                 opened.callback(port.close)
+                port.spin = port.spin or arguments.spin
             if a.is_same(b):
                 raise PortError(_same(a, b))
             if a.name == b.name:

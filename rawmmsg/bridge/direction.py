@@ -21,6 +21,7 @@ class Direction(ABC):
     def __init__(self, source: Port, sink: Port) -> None:
         self.source = source
         self.sink = sink
+        self.ports = source, sink
         self.accepts = True
         self._dropped = Dropped()
 

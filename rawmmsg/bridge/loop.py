@@ -3,7 +3,7 @@
 import math
 import os
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from time import monotonic
 from typing import Protocol
@@ -25,6 +25,10 @@ class Mover(Protocol):
     @property
     def source(self) -> Port | None:
         """The port that forward() receives from."""
+
+    @property
+    def ports(self) -> Collection[Port]:
+        """wake() is called after an event at one of them."""
 
     @property
     def accepts(self) -> bool: ...
@@ -50,16 +54,14 @@ class Loop:
         self._from: dict[int, Mover] = {}
         self._sources: list[int] = []
         self._others: list[int] = []  # descriptors that have no frames
-        self._find_descriptors()
         self._poll = select.poll()
+        self._find_descriptors()
         self._watched: dict[int, int] = {}
         self._timers: list[_Timer] = [_Timer(TEND, self._tend)]
         self._due = 0.0
         self._wait_ms = 0
         self._ended = False
-        self.spin = 0.0
-        """For so many seconds after the last event, it looks for the next one
-        without sleeping. Set it before run()."""
+        self._spins_until = 0.0
         self._calls: dict[int, Callable[[], object]] = {}
 
     def every(self, seconds: float, call: Callable[[], object]) -> None:
@@ -87,11 +89,10 @@ class Loop:
             readers[wake] = partial(self._woken, wake)
             self._poll.register(wake, select.POLLIN)
         self._rearm()
-        poll = self._poll_spinning if self.spin else self._poll.poll
         readable = select.POLLIN
         try:
             while not self._ended:
-                for descriptor, events in poll(self._wait_ms):
+                for descriptor, events in self._wait(self._wait_ms):
                     if events != readable:
                         self._serve(descriptor, events)
                     elif readers[descriptor]():
@@ -103,16 +104,30 @@ class Loop:
                 mover.finish()
 
     def _poll_spinning(self, wait_ms: int) -> list[tuple[int, int]]:
-        """As poll(), but sleeps only after `spin` seconds."""
+        """As poll(), but does not sleep for a while after the last frames of a
+        port that has `spin`."""
         poll = self._poll.poll
-        until = monotonic() + self.spin
         while True:
             found = poll(0)
             now = monotonic()
             if found or now >= self._due:
                 return found
-            if now >= until:
+            if now >= self._spins_until:
                 return poll(wait_ms)
+
+    def _then_spin(
+        self, port: Port | None, call: Callable[[], bool]
+    ) -> Callable[[], bool]:
+        """Returns what to call for an event of the port."""
+        if port is None or not port.spin:
+            return call
+        return partial(self._spin_after, port.spin, call)
+
+    def _spin_after(self, seconds: float, call: Callable[[], bool]) -> bool:
+        has_changed = call()
+        until = monotonic() + seconds
+        self._spins_until = max(self._spins_until, until)
+        return has_changed
 
     def _woken(self, wake: int) -> bool:
         for number in os.read(wake, 4096):
@@ -143,11 +158,18 @@ class Loop:
         for descriptor, mover in zip(self._sources, self._movers, strict=True):
             if descriptor >= 0:
                 self._from[descriptor] = mover
-                self._readers[descriptor] = mover.forward
+                self._readers[descriptor] = self._then_spin(
+                    mover.source, mover.forward
+                )
         for port in self._ports:
+            movers = [mover for mover in self._movers if port in mover.ports]
             for descriptor, call in port.readers.items():
-                self._readers[descriptor] = partial(self._serve_port, call)
+                self._readers[descriptor] = self._then_spin(
+                    port, partial(self._serve_port, call, movers)
+                )
                 self._others.append(descriptor)
+        spins = any(port.spin for port in self._ports)
+        self._wait = self._poll_spinning if spins else self._poll.poll
 
     def _descriptors_of_sources(self) -> list[int]:
         return [
@@ -155,11 +177,13 @@ class Loop:
             for mover in self._movers
         ]
 
-    def _serve_port(self, call: Callable[[], bool]) -> bool:
+    def _serve_port(
+        self, call: Callable[[], bool], movers: list[Mover]
+    ) -> bool:
         has_changed = call()
         if has_changed:
             self._find_descriptors()
-        for mover in self._movers:
+        for mover in movers:
             has_changed |= mover.wake()
         return has_changed
 

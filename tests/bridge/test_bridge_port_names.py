@@ -21,6 +21,7 @@ from rawmmsg.testing import Veth
 # Wrong options
 
 _ACCESS = "mode=OCTAL, name=NAME, owner=USER[:GROUP]"
+_SPIN = "spin=MICROSECONDS"
 
 
 @pytest.mark.no_network
@@ -30,23 +31,25 @@ _ACCESS = "mode=OCTAL, name=NAME, owner=USER[:GROUP]"
         (
             "unix:/a,/b,colour=red",
             "unix:LOCAL,REMOTE has no option 'colour'; its options are"
-            f" {_ACCESS}",
+            f" {_ACCESS}, {_SPIN}",
         ),
         (
             "vhost-user:/a,listen",
             "vhost-user:PATH has no option 'listen'; its options are connect,"
-            f" {_ACCESS}, trust-memory",
+            f" {_ACCESS}, {_SPIN}, trust-memory",
         ),
         (
             "interface:eth0,mode=600",
             "interface:NAME has no option 'mode'; its options are name=NAME,"
-            " netns=NAME, wait",
+            f" netns=NAME, {_SPIN}, wait",
         ),
         (
             "udp::5,:6,netns=a",
             "udp:HOST:PORT,HOST:PORT has no option 'netns'; its options are"
-            " name=NAME",
+            f" name=NAME, {_SPIN}",
         ),
+        ("fd:3,spin=x", "'x' is not a number of microseconds from 0 to"),
+        ("fd:3,spin=1000001", "is not a number of microseconds from 0 to"),
         ("fd:3,mode=600", "fd:N has no option 'mode'"),
         ("fd:3,", "not of the form fd:N[,OPTION]..."),
         ("fd:3,,name=a", "the N of fd:N must be a descriptor number"),
@@ -187,6 +190,12 @@ def test_memory_is_trusted_port_by_port(word: str) -> None:
     port = parse_port(f"vhost-user:/a{word}")
     assert isinstance(port, VhostUser)
     assert port.trusts_memory is bool(word)
+
+
+@pytest.mark.no_network
+def test_a_port_spins_for_microseconds() -> None:
+    assert parse_port("fd:3,spin=50").spin == 50e-6
+    assert parse_port("fd:3").spin == 0
 
 
 def test_udp_port_has_options(pair: Veth) -> None:

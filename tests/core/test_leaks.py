@@ -62,9 +62,20 @@ def native_bytes() -> int:
     return int(info.uordblks + info.hblkhd)
 
 
+def clear_names() -> None:
+    """Clears CPython's cache of attribute lookups. It keeps up to 4096 names,
+    and while it fills, it grows in every round: each import of a C module
+    brings some new strings."""
+    if sys.version_info >= (3, 13):
+        sys._clear_internal_caches()
+    else:
+        sys._clear_type_cache()
+
+
 def measure() -> dict[str, int]:
     """Quantities that increase by at least one with every run that leaks."""
     gc.collect()
+    clear_names()
     count_references = getattr(sys, "gettotalrefcount", lambda: 0)
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
@@ -315,6 +326,41 @@ def test_batches_do_not_leak(case: Callable[[], None]) -> None:
 
 def test_running_filters_does_not_leak() -> None:
     assert_no_leak(filters_over_packets)
+
+
+# Names of attributes
+
+
+def test_names_of_attributes_are_interned() -> None:
+    """CPython's cache of attribute lookups keeps up to 4096 names, and removes
+    those of other code for them. An interned name is one object; otherwise
+    each call brings a new one."""
+    names: list[str] = []
+
+    class Asked:
+        """Has attributes, and remembers which were read."""
+
+        def __init__(self, **attributes: object) -> None:
+            vars(self).update(attributes)
+
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("__"):
+                names.append(name)
+            return super().__getattribute__(name)
+
+    numbers: Any = Asked(guest_address=0, user_address=0)
+    region: Any = Asked(region=numbers, memory=bytearray(4096))
+    addresses: Any = Asked(descriptors=0, available=64, used=128)
+    rings = _GuestRings(1)
+    rings.set_memory([region])
+    rings.set_addresses(0, addresses)
+    trace: Any = Asked(append=[].append)
+    bpf.compile("").accept_length(FRAME, trace=trace)
+    expected = ["region", "guest_address", "user_address", "memory"]
+    expected += ["descriptors", "available", "used", "append"]
+    assert names == expected
+    copies = [name for name in names if name is not sys.intern(name)]
+    assert not copies
 
 
 # The frames of a switch

@@ -1,12 +1,13 @@
-"""Makes Linux guests talk with this machine through `rawmmsg bridge`.
+"""Makes Linux guests talk through `rawmmsg bridge` and `rawmmsg switch`.
 
     python tests/qemu/run.py [ARGUMENT OF PYTEST ...]
 
 Tests the bridge against an independent network stack: Debian's kernel and
 busybox, emulated (without KVM), on every transport that `rawmmsg bridge` and
 QEMU share; QEMU as a front end of vhost-user; QEMU and passt at stream ports;
-the commands of docs/virtual-machines, in QEMU and User-mode Linux; and
-bench/guests. Takes about 3 minutes, in new network namespaces.
+guests on all of these, on one switch; the commands of docs/virtual-machines,
+in QEMU and User-mode Linux; and bench/guests. Takes about 4 minutes, in new
+network namespaces.
 
 Needs Debian 12 on x86-64, qemu-system-x86, user-mode-linux, passt and
 busybox-static, besides what the suite needs. Debian's kernel is downloaded
@@ -53,6 +54,7 @@ def main() -> int:
             "real_front_end.py",
             "real_shared_memory.py",
             "real_stream.py",
+            "real_switch.py",
             "real_commands.py",
             "real_measurement.py",
         )

@@ -112,20 +112,28 @@ def test_frames_are_delayed_by_a_timer(links: Links, ends: Ends) -> None:
     assert counts.adds_up
 
 
-@pytest.mark.parametrize("spin", [0.0, 10.0])
+@pytest.mark.parametrize(
+    ("option", "spin", "spins"),
+    [
+        ("", 0.0, False),
+        ("", 10.0, True),
+        (",spin=1000000", 0.0, True),
+    ],
+)
 def test_it_sleeps_unless_it_is_to_spin(
-    links: Links, ends: Ends, spin: float
+    links: Links, ends: Ends, option: str, spin: float, spins: bool
 ) -> None:
     """Timers are called, and frames pass, in time also while it spins."""
     used: list[float] = []
-    with Switch(*(link.b for link in links), spin=spin) as switch:
+    ports = f"interface:{links[0].b}{option}", links[1].b
+    with Switch(*ports, spin=spin) as switch:
         switch.every(0.1, lambda: used.append(time.thread_time()))
         with running(switch):
             ends[0].sendmmsg_all([frame(bytes(46), BROADCAST, A)])
             assert take(ends[1], 1) == [frame(bytes(46), BROADCAST, A)]
             eventually(lambda: len(used) > 5, "the timer stands still")
     busy = used[5] - used[0]
-    assert busy > 0.05 if spin else busy < 0.2, f"{busy} s of CPU time"
+    assert busy > 0.05 if spins else busy < 0.2, f"{busy} s of CPU time"
 
 
 def test_a_hook_cannot_send(links: Links, ends: Ends) -> None:

@@ -171,6 +171,26 @@ def test_a_notification_does_not_write_to_a_full_eventfd(
     assert counts["write"] == 0
 
 
+def test_rings_that_are_made_again_do_not_wait_for_the_kernel(
+    tmp_path: Path, pair: Veth
+) -> None:
+    """io_destroy(2) waits for tens of milliseconds."""
+    code = """
+    def make(count):
+        for _ in range(count):
+            with card(), card():
+                pass
+
+    make(1)
+    mark("begin")
+    make(10)
+    mark("end")
+    """
+    counts = calls(tmp_path, pair, code)
+    assert counts["openat"] == 20, "each of them opens /dev/null"
+    assert counts["io_setup"] == counts["io_destroy"] == 0
+
+
 def test_batches_of_other_ports_cost_no_call(
     tmp_path: Path, pair: Veth
 ) -> None:

@@ -567,6 +567,36 @@ def test_a_process_that_was_forked_may_use_the_rings(
     assert receive(far, 20) == numbered_frames(20)
 
 
+def test_a_process_that_was_forked_may_make_rings(near: RawSocket) -> None:
+    """The kernel does not know the contexts of the parent there, neither those
+    of rings that the parent has deleted, nor those of rings that the child
+    deletes."""
+
+    def notify() -> None:
+        called = os.eventfd(0)
+        with card() as made:
+            made.guest.transmit.ask_for_call()
+            made.guest.send(numbered(1))
+            made.rings.set_call(TRANSMIT, called)
+            assert made.rings.send(near) == 1
+            made.rings.set_call(TRANSMIT, None)
+        assert os.eventfd_read(called) == 1
+        assert os.get_blocking(called), "io_submit(2) was refused"
+        os.close(called)
+
+    rings = [_GuestRings(1), _GuestRings(1)]
+    notify()
+
+    def work() -> None:
+        notify()
+        rings.clear()
+        for _ in range(3):
+            notify()
+
+    in_child(work)
+    notify()
+
+
 @pytest.mark.usefixtures("busy_threads")
 def test_threads_that_use_the_rings_at_the_same_time_lose_nothing(
     near: RawSocket, far: RawSocket

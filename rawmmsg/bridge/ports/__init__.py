@@ -1,7 +1,7 @@
 """The ports of a bridge, and their names on the command line."""
 
 from .grammar import Written
-from .names import parse_port, read_port
+from .names import parse_port, parse_spin, read_port
 from .paths import Access, parse_mode, parse_owner
 from .port import Port, PortClosed, PortError
 from .sockets import SocketPort
@@ -21,5 +21,6 @@ __all__ = [
     "parse_mode",
     "parse_owner",
     "parse_port",
+    "parse_spin",
     "read_port",
 ]

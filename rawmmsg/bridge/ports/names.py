@@ -16,9 +16,12 @@ from .unix import UnixSocket
 from .vhost import GuestOptions, VhostUser
 from .waiting import WaitingInterface
 
-__all__ = ["parse_port", "read_port"]
+__all__ = ["parse_port", "parse_spin", "read_port"]
 
 _DESCRIPTOR: Final = re.compile(r"\d{1,9}")  # fits in a C int
+_MICROSECONDS: Final = re.compile(r"\d{1,7}")
+
+_LONGEST_SPIN: Final = 1_000_000
 
 # The longest name of an interface, linux/if.h.
 _LONGEST_INTERFACE: Final = 15
@@ -68,6 +71,10 @@ def read_port(
     written = read_name(text, replace(form, options={**form.options, **more}))
     port = make(written, _Defaults(access, guest_options))
     port.name = written.options.get("name", port.name)
+    try:
+        port.spin = parse_spin(written.options.get("spin", "0"))
+    except ValueError as error:
+        raise PortError(f"{written.text!r}: {error}") from None
     return port, written
 
 
@@ -175,6 +182,16 @@ def _access(written: Written, defaults: _Defaults) -> Access:
     return access
 
 
+def parse_spin(text: str) -> float:
+    """Converts microseconds to seconds. Raises ValueError."""
+    if not _MICROSECONDS.fullmatch(text) or int(text) > _LONGEST_SPIN:
+        raise ValueError(
+            f"{text!r} is not a number of microseconds from 0 to"
+            f" {_LONGEST_SPIN:,}"
+        )
+    return int(text) / 1e6
+
+
 def _reject_access(written: Written, why: str) -> None:
     """Raises PortError for mode= and owner=."""
     for word in ("mode", "owner"):
@@ -182,9 +199,9 @@ def _reject_access(written: Written, why: str) -> None:
             raise PortError(f"{written.text!r}: no use of {word}=: {why}")
 
 
-_NAME: Final = {"name": "NAME"}
+_COMMON: Final = {"name": "NAME", "spin": "MICROSECONDS"}
 _OWNER: Final = "USER[:GROUP]"
-_ACCESS: Final = {"mode": "OCTAL", "owner": _OWNER, **_NAME}
+_ACCESS: Final = {"mode": "OCTAL", "owner": _OWNER, **_COMMON}
 _WORDS: Final = {"connect": "", "trust-memory": ""}
 
 _Make = Callable[[Written, _Defaults], Port]
@@ -198,12 +215,14 @@ _KINDS: Final[Mapping[str, tuple[Form, _Make]]] = {
             Form("stream", "unix:PATH|HOST:PORT", _ACCESS | {"listen": ""}),
             _stream,
         ),
-        (Form("udp", "HOST:PORT,HOST:PORT", _NAME), _udp),
+        (Form("udp", "HOST:PORT,HOST:PORT", _COMMON), _udp),
         (
-            Form("interface", "NAME", {"netns": "NAME", "wait": "", **_NAME}),
+            Form(
+                "interface", "NAME", {"netns": "NAME", "wait": "", **_COMMON}
+            ),
             _interface,
         ),
-        (Form("tap", "NAME", {"owner": _OWNER, **_NAME}), _tap),
-        (Form("fd", "N", _NAME), _descriptor),
+        (Form("tap", "NAME", {"owner": _OWNER, **_COMMON}), _tap),
+        (Form("fd", "N", _COMMON), _descriptor),
     )
 }

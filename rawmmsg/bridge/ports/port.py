@@ -24,6 +24,9 @@ class Port(ABC):
     recvmmsg_into: Callable[[PacketBatch], int]
     sendmmsg: Callable[[PacketBatch, int], int]
 
+    # Seconds after an event at this port in which the loop does not sleep.
+    spin: float = 0.0
+
     def __init__(self, name: str) -> None:
         self.name = name
 

@@ -4,7 +4,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING
 
-from ..arguments import LONGEST, number
+from ..arguments import LONGEST, add_common, number
 from ..process import fail, keep_quiet, say, signals
 
 if TYPE_CHECKING:
@@ -18,15 +18,18 @@ Ports:
 A port is the name of an interface, or KIND:FIELD[,FIELD][,OPTION]...:
 
     eth0                     an Ethernet interface
-    interface:eth0           the same, if it has options
+    interface:NAME           the same, with options
+    tap:NAME                 a tap for a virtual machine: the switch makes it,
+                             and removes it at the end
     vhost-user:PATH          the memory of a virtual machine: the switch
                              creates the path PATH, and QEMU connects to it
     unix:LOCAL,REMOTE        a Unix datagram socket: the switch creates the
                              path LOCAL, the peer creates the path REMOTE
     udp:HOST:PORT,HOST:PORT  a UDP socket: local address, remote address
-    stream:unix:PATH         a stream socket, on which each frame follows its
-    stream:HOST:PORT         length (QEMU, passt): the switch connects to the
-                             peer
+    stream:unix:PATH         a Unix stream socket to which the switch connects
+                             (QEMU, passt); four bytes of length precede each
+                             frame
+    stream:HOST:PORT         the same, with TCP
     fd:N                     descriptor N, which the parent process opened
 
 In a field or a value, a comma is written twice. Options of all ports:
@@ -34,6 +37,7 @@ In a field or a value, a comma is written twice. Options of all ports:
     name=NAME                name in messages and statistics (default: the
                              interface, or the kind and a number, such as
                              unix1)
+    spin=MICROSECONDS        as --spin, after frames of this port
     access=VLAN              the port of a machine that knows nothing of VLANs:
                              its frames are in this VLAN, and have no tags
     trunk=VLAN+VLAN...       frames with tags of these VLANs (default: all)
@@ -50,15 +54,17 @@ In a field or a value, a comma is written twice. Options of all ports:
 
 Options of some ports:
 
-    netns=NAME          the network namespace of an interface
-    wait                run without this interface until it exists, and again
-                        when it has been deleted
-    mode=OCTAL          permissions of the path that the switch creates
-    owner=USER[:GROUP]  owner of that path
-    connect             vhost-user: QEMU creates the path
-    listen              stream: the peer connects to the switch
-    trust-memory        vhost-user: accept memory that another program could
-                        shrink
+    netns=NAME           (interface) its network namespace: a name, as of
+                         `ip netns`, or a path
+    wait                 (interface) it may be missing at the start, or be
+                         deleted and made again
+    listen               (stream) the peer connects to the switch
+    connect              (vhost-user) QEMU creates the path
+    trust-memory         (vhost-user) accept memory that another program could
+                         shrink
+    mode=OCTAL           (unix, vhost-user, stream with listen) permissions of
+                         the path that the switch creates, such as 660
+    owner=USER[:GROUP]   (the same) its owner; (tap) who may open the tap
 
 Forwarding:
 
@@ -105,9 +111,7 @@ Connect two virtual machines to VLAN 5 of a trunk:
     rawmmsg switch eth0 unix:sw1,vm1,access=5 unix:sw2,vm2,access=5
 """
 
-_LARGEST_BATCH = 1024
 _MOST_STATIONS = 1_000_000
-_LONGEST_SPIN = 1_000_000
 
 
 def add_switch(
@@ -149,38 +153,10 @@ def add_switch(
         "LACP, LLDP and STP use (default: flood them)",
     )
     command.add_argument(
-        "--batch",
-        type=number(int, _LARGEST_BATCH),
-        metavar="N",
-        help="receive at most N frames with one system call (default: 64, or "
-        "8 while frames are large)",
-    )
-    command.add_argument(
         "--no-merge",
         action="store_true",
         help="do not merge TCP segments that go from a socket to an interface "
         "into super-frames",
-    )
-    command.add_argument(
-        "--spin",
-        type=number(int, _LONGEST_SPIN),
-        metavar="MICROSECONDS",
-        help="for MICROSECONDS after the last frame, look for the next one "
-        "without sleeping: it is forwarded sooner, but a CPU is busy all that "
-        "time (default: sleep at once)",
-    )
-    command.add_argument(
-        "--duration",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="end after SECONDS seconds",
-    )
-    command.add_argument(
-        "--stats",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="print statistics every SECONDS seconds, even if standard error "
-        "is not a terminal (default: every second, only on a terminal)",
     )
     command.add_argument(
         "--json",
@@ -189,9 +165,7 @@ def add_switch(
         help="print all counts every SECONDS seconds, and at the end, on "
         "standard output, as a line of JSON",
     )
-    command.add_argument(
-        "-q", "--quiet", action="store_true", help="print only errors"
-    )
+    add_common(command)
     command.set_defaults(run=_run)
 
 
@@ -210,7 +184,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 link_local=not arguments.no_link_local,
                 merge=not arguments.no_merge,
                 batch=arguments.batch,
-                spin=(arguments.spin or 0) / 1e6,
+                spin=arguments.spin,
                 report=say,
                 notice=keep_quiet if arguments.quiet else say,
             ) as switch,

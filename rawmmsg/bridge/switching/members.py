@@ -96,6 +96,7 @@ class Member(Receiver):
     ) -> None:
         super().__init__(port, board.stacks)
         self.source = port
+        self.ports = (port,)
         self.number = number
         self.rules = rules
         self.accepts = True

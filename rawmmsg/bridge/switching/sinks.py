@@ -49,6 +49,7 @@ class Sink:
         note: Callable[[], object],
     ) -> None:
         self.port = port
+        self.ports = (port,)
         self.copies = 0
         """Frames that came from other ports."""
         self.is_waiting = False

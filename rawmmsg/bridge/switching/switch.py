@@ -39,7 +39,7 @@ class Switch:
                 or 8 while frames are large
     spin        for so many seconds after the last frame, look for the next
                 one without sleeping: it is forwarded sooner, but a CPU is
-                busy all that time
+                busy all that time; holds for ports without the option `spin`
     on_frames   called with the name of a port and the frames that have
                 arrived there, before they are forwarded. It may change them.
                 It may return the indices of frames that are not to be
@@ -75,7 +75,7 @@ class Switch:
             on_frames=on_frames,
             on_end=self._ended,
         )
-        self._fabric.spin = spin
+        self._spin = spin
         self._report = report
         self._notice = notice
         self._guest_options = GuestOptions(report, notice)
@@ -108,6 +108,7 @@ class Switch:
         new, rules = parse_spec(
             port, self._guest_options, self._numbers, self.ports
         )
+        new.spin = new.spin or self._spin
         try:
             new.open(None)
         except OSError as error:
