@@ -1521,6 +1521,49 @@ PacketBatch_verify_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
     return view;
 }
 
+/* Which columns segments have from their super-frame. */
+static unsigned
+kept_columns(PacketBatch *from)
+{
+    return from->memory->is_slices
+               ? 0
+               : collected_of(from) & (COLLECT_TIMES | COLLECT_ADDRESSES);
+}
+
+/* Fills rows first..end-1 of the columns with those of frame i of `from`. */
+static void
+repeat_columns(const BatchMemory *from, Py_ssize_t i, BatchMemory *to,
+               Py_ssize_t first, Py_ssize_t end, unsigned kept)
+{
+    for (; first < end; first++) {
+        if (kept & COLLECT_TIMES) {
+            to->timestamps_ns[first] = from->timestamps_ns[i];
+        }
+        if (kept & COLLECT_ADDRESSES) {
+            to->ifindexes[first] = from->ifindexes[i];
+            to->packet_types[first] = from->packet_types[i];
+            to->addresses[first] = from->addresses[i];
+        }
+    }
+}
+
+/* The same as segment_frames(), frame by frame. Runs without the GIL. */
+static void
+segment_with_columns(const BatchMemory *from, BatchMemory *to, unsigned kept,
+                     struct segmentation *g)
+{
+    size_t count = g->from.count, frame, written;
+
+    while (g->reason == NULL && g->frame < count && g->written < g->to.count) {
+        frame = g->frame;
+        written = g->written;
+        g->from.count = frame + 1;
+        segment_frames(g);
+        repeat_columns(from, (Py_ssize_t)frame, to, (Py_ssize_t)written,
+                       (Py_ssize_t)g->written, kept);
+    }
+}
+
 /* Fills batch `to` with frames of `from`, beginning with that segment of frame
    `start`. 0, or -1 with an exception set. The caller has taken both. */
 static int
@@ -1528,6 +1571,7 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
               Py_ssize_t segment, struct segmentation *g)
 {
     Py_ssize_t count = count_of(from);
+    unsigned kept;
 
     if (!has_headers(from)) {
         return raise_no_headers();
@@ -1555,10 +1599,16 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
     };
     zero_headers(to->memory, 0, to->memory->capacity);
     set_held(to, 0, FILLED);
+    kept = kept_columns(from);
     Py_BEGIN_ALLOW_THREADS
-    segment_frames(g);
+    if (kept == 0) {
+        segment_frames(g);
+    }
+    else {
+        segment_with_columns(from->memory, to->memory, kept, g);
+    }
     Py_END_ALLOW_THREADS
-    set_held(to, (Py_ssize_t)g->written, FILLED);
+    set_held(to, (Py_ssize_t)g->written, FILLED | kept);
     /* As with sendmmsg(), a frame is refused only if it is the first: the
        caller gets those before it now, and the error at the next call. */
     if (g->reason != NULL && g->written == 0) {

@@ -247,6 +247,9 @@ class PacketBatch:
         number of tags, as the kernel does (tcp_gso_segment(),
         __udp_gso_segment()).
 
+        If the batch has the columns timestamps_ns, ifindexes and packet_types,
+        `target` has them too: each segment has those of its super-frame.
+
         Stops before a frame or segment that it cannot convert: its header does
         not fit it, its type is another one, or it is longer than the next
         frame of `target`. If that is the first one, `target` stays empty and
