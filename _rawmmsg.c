@@ -3317,7 +3317,7 @@ apply_collection(RawSocket *s, const struct options *o, struct changes *c)
             < 0) {
             return -1;
         }
-        s->collects |= COLLECT_VLAN;
+        s->collects |= COLLECT_VLAN | COLLECT_WIRE_LENGTHS;
     }
     if (o->addresses == 1) {
         s->collects |=
@@ -4917,6 +4917,8 @@ rawmmsg_exec(PyObject *module)
         {&state->socket_type, &RawSocket_spec, true},
         {&state->guest_type, &GuestRings_spec, true},
         {&state->sorter_type, &FrameSorter_spec, true},
+        {&state->finder_type, &RecordFinder_spec, true},
+        {&state->writer_type, &RecordWriter_spec, true},
     };
     size_t i;
 
@@ -4948,6 +4950,8 @@ rawmmsg_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->socket_type);
     Py_VISIT(state->guest_type);
     Py_VISIT(state->sorter_type);
+    Py_VISIT(state->finder_type);
+    Py_VISIT(state->writer_type);
     Py_VISIT(state->statistics_type);
     return 0;
 }
@@ -4964,6 +4968,8 @@ rawmmsg_clear(PyObject *module)
     Py_CLEAR(state->socket_type);
     Py_CLEAR(state->guest_type);
     Py_CLEAR(state->sorter_type);
+    Py_CLEAR(state->finder_type);
+    Py_CLEAR(state->writer_type);
     return 0;
 }
 

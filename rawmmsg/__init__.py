@@ -10,6 +10,7 @@ unless the caller asks for it.
     bpf                      the filter compiler
     constants                the numbers of the kernel, as enumerations
     pacing                   sending at a given rate
+    pcap                     recordings: pcapng and pcap files
     scapy                    sockets and senders for Scapy (needs Scapy)
     testing                  private networks for tests, and a pytest plugin
 """
@@ -142,7 +143,7 @@ __all__ = [
 ]
 
 _SUBMODULES = frozenset(
-    {"aio", "bpf", "bridge", "pacing", "ptf", "scapy", "testing"}
+    {"aio", "bpf", "bridge", "pacing", "pcap", "ptf", "scapy", "testing"}
 )
 
 

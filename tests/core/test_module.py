@@ -113,7 +113,8 @@ def test_checkout_that_is_not_compiled_says_so(tmp_path: Path) -> None:
 
 def test_dir_lists_what_is_public() -> None:
     public = {name for name in dir(rawmmsg) if not name.startswith("_")}
-    submodules = {"aio", "bpf", "bridge", "constants", "fanout", "pacing"}
+    submodules = {"aio", "bpf", "bridge", "constants", "fanout"}
+    submodules |= {"pacing", "pcap"}
     extras = {"ptf", "scapy", "testing"}
     assert public == {*rawmmsg.__all__, *submodules, *extras}
 
