@@ -67,6 +67,8 @@ class Run:
     """What happened at one rate. The CPU times are for a frame, in ns."""
 
     lost: int
+    is_slow: bool
+    """Whether the sender could not keep the rate, which proves nothing."""
     sender: float
     recorder: float
 
@@ -117,10 +119,15 @@ class Recorder:
         numbers = range(first, self._sender.number)
         recorded = _count(file, numbers, place.size)
         file.unlink()
-        # A sender that cannot keep the rate proves nothing about it.
-        slow = sent.wall_ns > 1.05e9 * place.seconds
-        lost = len(numbers) - recorded + slow
-        return Run(lost, sent.cpu_ns / sent.sent, used / sent.sent)
+        lost = len(numbers) - recorded
+        is_slow = sent.wall_ns > 1.05e9 * place.seconds
+        times = sent.cpu_ns / sent.sent, used / sent.sent
+        return Run(lost, is_slow, *times)
+
+    def _keeps(self, step: int) -> bool:
+        """Whether every frame is recorded at this rate."""
+        run = self._record(step * STEP)
+        return not run.lost and not run.is_slow
 
     @contextlib.contextmanager
     def _recording(self, file: Path) -> Iterator[subprocess.Popen[str]]:

@@ -33,6 +33,9 @@ from rawmmsg.constants import PacketType
 from rawmmsg.pcap import Reader
 from rawmmsg.testing import Veth
 
+# As root, it becomes a user who may not exist here, or may not read the file.
+NOT_ROOT = ("unshare", "--user")
+
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -103,7 +106,7 @@ def test_other_programs_read_the_same(pair: Veth, tmp_path: Path) -> None:
         for one in read(file)
     ]
     done = subprocess.run(
-        [tool("tcpdump"), "-nr", str(file)],
+        [*NOT_ROOT, tool("tcpdump"), "-n", "-r", str(file)],
         capture_output=True,
         text=True,
         check=True,
@@ -212,7 +215,7 @@ def test_standard_output_can_be_read_while_it_records(pair: Veth) -> None:
         stdout = command.process.stdout
         assert stdout is not None
         with subprocess.Popen(
-            [tool("tcpdump"), "-nr", "-", "-c", "50"],
+            [*NOT_ROOT, tool("tcpdump"), "-n", "-r", "-", "-c", "50"],
             stdin=stdout,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
