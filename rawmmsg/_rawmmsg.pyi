@@ -1076,6 +1076,7 @@ class _RecordFinder:
         PacketBatch | None,
         int,
         int,
+        int,
         list[
             tuple[int, int, str, str, str] | tuple[int, int | None, int | None]
         ],
