@@ -11,7 +11,7 @@ from support.calls import eventually
 from support.child import WITHOUT_CAPABILITIES, run_python
 from support.frames import numbered_frames, send
 from support.namespaces import has_user, is_initial_user_namespace
-from support.recording import Recording, frames, recording
+from support.recorder import Recording, frames, recording
 
 from rawmmsg.testing import Veth
 

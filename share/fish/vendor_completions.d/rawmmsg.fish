@@ -51,7 +51,7 @@ function _shtab_rawmmsg_using
 end
 
 set -g _shtab_rawmmsg_commands demo filter bridge switch record doctor
-set -g _shtab_rawmmsg_opts_with_value --ageing --batch --check --duration --filter-ab --filter-ba --format --json --merge --mode --owner --rcvbuf --seconds --sndbuf --spin --stations --stats --time --user -B -C -G -W -Z -c -s -y
+set -g _shtab_rawmmsg_opts_with_value --ageing --batch --check --duration --filter-ab --filter-ba --format --json --merge --mode --owner --rcvbuf --record --seconds --sndbuf --spin --stations --stats --time --user -B -C -G -W -Z -c -s -y
 
 complete -c rawmmsg -e
 complete -c rawmmsg -f
@@ -88,6 +88,7 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l stations -x -d 'know at 
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l no-link-local -d 'drop frames to the addresses 01:80:c2:00:00:00 to :0f, which LACP, LLDP and STP use (default: flood them)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l no-merge -d 'do not merge TCP segments that go from a socket to an interface into super-frames'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l json -x -d 'print all counts every SECONDS seconds, and at the end, on standard output, as a line of JSON'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l record -x -d 'record the frames that the port with this name receives and sends in a pcapng file; can be given several times'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l batch -x -d 'receive at most N frames with one system call (default: 64, or 8 while frames are large)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l spin -x -d 'for MICROSECONDS after frames have arrived, look for more without sleeping: they are forwarded sooner, but a CPU is busy all that time (default: sleep at once)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l duration -x -d 'end after SECONDS seconds'
