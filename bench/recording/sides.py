@@ -117,7 +117,7 @@ class Recorder:
             _wait_until_idle(process.pid)
             used = _cpu_ns(process.pid) - before
         numbers = range(first, self._sender.number)
-        recorded = _count(file, numbers, place.size)
+        recorded = count_frames(file, numbers, place.size)
         file.unlink()
         lost = len(numbers) - recorded
         is_slow = sent.wall_ns > 1.05e9 * place.seconds
@@ -188,7 +188,7 @@ def _wait_until_idle(pid: int) -> None:
         before = now
 
 
-def _count(file: Path, numbers: range, size: int) -> int:
+def count_frames(file: Path, numbers: range, size: int) -> int:
     """How many of the frames with these numbers are in the file. Raises
     GroundTruthError unless they are in order and unchanged."""
     make, at = numbered(size), len(HEADER)
