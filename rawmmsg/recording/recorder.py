@@ -68,12 +68,10 @@ class Recorder:
         received."""
         self.whole = 0
         """Frames that could not be cut."""
-        self.is_down = False
         self._sock = sock
         self._most = most
         self._lost = 0  # frames that an offload header cannot describe
         self._dropped = 0  # frames that were dropped, as the files say
-        self._was_full = False
         self._checks_stamps = True
         self._is_sure_at = math.inf
         if not clock_of_interface:
@@ -208,13 +206,7 @@ class Recorder:
         times = None
         if self._checks_stamps:
             times = self._stamps(batch, stop)
-        # The queue cannot be full while batches are not.
-        is_full = stop - start == batch.capacity
-        dropped = 0
-        if is_full or self._was_full:
-            dropped = self._new_drops()
-        self._was_full = is_full
-        self.files.write(batch, start, stop, times, dropped)
+        self.files.write(batch, start, stop, times, self._new_drops())
         self.size += sum(batch.lengths[start:stop])
 
     def _new_drops(self) -> int:
