@@ -187,7 +187,7 @@ class Recorder:
     def _write_cut(self, batch: PacketBatch, segments: PacketBatch) -> None:
         """Writes the frames, with super-frames cut into segments."""
         frame = segment = 0
-        while frame < len(batch):
+        while frame < len(batch) and self.frames < self._most:
             before = frame
             try:
                 frame, segment = batch.segment_into(segments, frame, segment)
@@ -205,7 +205,7 @@ class Recorder:
             stop = start + int(room)
         times = None
         if self._checks_stamps:
-            times = self._stamps(batch, stop)
+            times = self._stamps(batch, start, stop)
         self.files.write(batch, start, stop, times, self._new_drops())
         self.size += sum(batch.lengths[start:stop])
 
@@ -215,12 +215,14 @@ class Recorder:
         new, self._dropped = dropped - self._dropped, dropped
         return new
 
-    def _stamps(self, batch: PacketBatch, stop: int) -> "array[int] | None":
+    def _stamps(
+        self, batch: PacketBatch, start: int, stop: int
+    ) -> "array[int] | None":
         """Returns the time stamps, if some are missing in the batch: the
         kernel starts to stamp some time after it was asked, and an interface
         may stamp only some frames."""
         stamps = batch.timestamps_ns
-        missing = stamps[:stop].tolist().count(0)
+        missing = stamps[start:stop].tolist().count(0)
         if not missing:
             if monotonic() > self._is_sure_at:
                 self._checks_stamps = False
