@@ -132,7 +132,7 @@ def test_nothing_is_written_to_slices(
     batch = slices(memory)
     with pytest.raises(BufferError, match="is read-only: copy its frames"):
         call(batch)
-    assert (memory, len(batch)) == (DATA, 3)
+    assert (bytes(memory), len(batch)) == (DATA, 3)
 
 
 def test_nothing_is_received_into_slices() -> None:
