@@ -1110,6 +1110,10 @@ def _copy_frames(
     batch: PacketBatch, start: int, stop: int, target: PacketBatch, /
 ) -> int: ...
 
+# For rawmmsg record: takes all capabilities from the calling thread, and
+# prevents that programs which it executes get any. Raises OSError.
+def _drop_capabilities() -> None: ...
+
 # For rawmmsg/bpf/program.py, which documents the arguments.
 def _check_filter(program: bytes, /) -> None: ...
 def _run_filter(
