@@ -39,6 +39,8 @@ def name_port(port: "Port", error: OSError) -> None:
     reason = error.strerror
     if error.errno == errno.ENODEV:
         reason = "No such device; `ip link` lists the interfaces"
+        if "," in port.name:  # which the name of an interface may have
+            reason += f", and one with options is interface:{port.name}"
     error.strerror = f"{port.name}: {reason}"
 
 
