@@ -218,6 +218,7 @@ def test_it_ends_when_all_ports_have_gone(links: list[Veth]) -> None:
     ("ports", "code", "message"),
     [
         (["nope0", "nope1"], 1, "rawmmsg: nope0: No such device; `ip link`"),
+        (["a,access=5", "lo"], 1, "with options is interface:a,access=5"),
         (["lo"], 2, "the following arguments are required: PORT"),
         (["fd:x", "lo"], 2, "must be a descriptor number"),
         (["lo", "interface:lo,name=x"], 2, "lo: not an Ethernet interface"),

@@ -47,7 +47,6 @@ In a field or a value, a comma is written twice. Options of all ports:
     flood=FRAMES_PER_SECOND  flood at most so many frames from this port
     queue=FRAMES             how many frames wait for this port at most, if it
                              is slower than others (default: 256)
-
     plain                    cut super-frames that arrive at this port, and
                              complete checksums, even if the output takes
                              super-frames
