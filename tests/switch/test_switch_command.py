@@ -138,7 +138,7 @@ def test_sigusr1_prints_the_address_table(links: list[Veth]) -> None:
         command.process.send_signal(signal.SIGUSR1)
         command.says("VLAN  address            seconds ago  port\n")
         command.says(f"   7  02:00:00:00:00:02            0  {links[1].b}\n")
-        command.says("frames/s of the busiest ports\n")
+        command.says("busiest ports, frames/s\n")
         assert command.end(signal.SIGTERM).code == 0
 
 
