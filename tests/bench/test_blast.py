@@ -137,7 +137,7 @@ def test_stream_has_pauses() -> None:
 def test_switch_that_forwards_nothing_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(blast, "_MOST_TIMES", 2)
+    monkeypatch.setattr(blast, "PATIENCE", 0.1)
     with (
         veth_pair() as one,
         veth_pair() as other,
