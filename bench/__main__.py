@@ -32,7 +32,6 @@ NAMES: Final = (
     "send",
     "capture",
     "forward",
-    "switch",
     "superframes",
     "merging",
     "checksums",
