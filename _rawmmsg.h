@@ -9,9 +9,14 @@
                             and a RawSocket or a PacketBatch
        _rawmmsg_switch.c    _FrameSorter: the frames of a PacketBatch for each
                             port of a switch
+       _rawmmsg_columns.c   columns of integers that the caller gives, and
+                            batches of slices made of them
+       _rawmmsg_recording.c _RecordFinder, _RecordWriter: the packets of a
+                            recording as batches, and the reverse
        _rawmmsg_offload.c   checksums and segments; no Python, see its header
        _rawmmsg_filter.c    classic BPF; no Python, see its header
        _rawmmsg_virtqueue.c the rings of a guest; no Python, see its header
+       _rawmmsg_pcap.c      pcap and pcapng; no Python, see its header
 
    At most three calls per batch, and none per packet, cross from one file to
    another.
@@ -98,12 +103,13 @@ struct auxdata {
 /* What a socket collects with each packet: the columns that are valid. */
 enum collected {
     COLLECT_ALWAYS = 1 << 0,    /* flags */
-    COLLECT_VLAN = 1 << 1,      /* vlan_tcis, vlan_tpids, wire_lengths */
+    COLLECT_VLAN = 1 << 1,      /* vlan_tcis, vlan_tpids */
     COLLECT_ADDRESSES = 1 << 2, /* ifindexes, packet_types; AF_PACKET only */
     COLLECT_TIMES = 1 << 3,
     COLLECT_OFFLOADS = 1 << 4, /* the offload headers */
     COLLECT_BUFFER_COUNTS = 1 << 5,
-    COLLECT_NAMES = 1 << 6, /* senders; other families than AF_PACKET */
+    COLLECT_NAMES = 1 << 6,        /* senders; other families than AF_PACKET */
+    COLLECT_WIRE_LENGTHS = 1 << 7, /* always, with COLLECT_VLAN */
 };
 
 /* What a batch collects that user code, or another call than a receive, has
@@ -121,6 +127,8 @@ typedef struct {
     PyTypeObject *socket_type;
     PyTypeObject *guest_type;
     PyTypeObject *sorter_type;
+    PyTypeObject *finder_type;
+    PyTypeObject *writer_type;
     PyTypeObject *statistics_type;
 } module_state;
 
@@ -230,6 +238,10 @@ typedef struct {
 
     /* Strong. Of a view: where its frames are. Otherwise NULL. */
     PyObject *viewed;
+
+    /* Its frames are slices of the only pin, which may overlap. Nothing writes
+       to them, so `rx`, `addresses` and `control` are NULL. */
+    bool is_slices;
 
     /* Bytes before each frame that nothing else uses: 0 or TAG_SIZE. */
     size_t headroom;
@@ -393,6 +405,29 @@ extern PyType_Spec BatchMemory_spec, Window_spec, PacketBatch_spec;
    first, row i is frame i. Whatever takes a batch takes a view. */
 PacketBatch *make_view(const module_state *state, PacketBatch *source);
 
+/* Returns a new batch that holds `count` slices of a buffer, or NULL with an
+   exception set. Until set_slice() has set each, the caller uses it alone. */
+PacketBatch *make_slices(const module_state *state, PyObject *buffer,
+                         Py_ssize_t count);
+
+/* Sets slice i. 0, or -1 with ValueError set if it is not in the buffer. */
+int set_slice(PacketBatch *b, Py_ssize_t i, int64_t offset, int64_t length);
+
+/* 0, or -1 with BufferError set if nothing may write to the frames. */
+int check_writable(const PacketBatch *b);
+
+/* Marks the batch as used by this call, until release_batch(). 0, or -1 with
+   BufferError set if another call is using it. */
+int take_batch(PacketBatch *b);
+void release_batch(PacketBatch *b);
+
+/* Which columns of the batch are valid: enum collected. */
+unsigned collected_of(PacketBatch *b);
+
+/* Reads the length of packet i once. Returns it, or -1 with ValueError set if
+   user code has written a length that is beyond the frame. */
+Py_ssize_t checked_length(BatchMemory *m, Py_ssize_t i);
+
 /* Takes a batch and the target of its frames for this call, until
    release_both(). 0, or -1 with an exception set. */
 int take_both(PacketBatch *from, PacketBatch *to);
@@ -505,6 +540,40 @@ extern PyType_Spec FrameSorter_spec;
 /* A function of the module: _copy_frames(batch, start, stop, target). */
 PyObject *rawmmsg_copy_frames(PyObject *module, PyObject *const *args,
                               Py_ssize_t nargs);
+
+/* ---- _rawmmsg_columns.c ------------------------------------------------- */
+
+/* Integers that the caller gives: one for each packet, or one for all. A local
+   of the call. */
+struct numbers {
+    const char *name; /* of the argument */
+    Py_buffer view;   /* acquired if `items` is NULL, and `each` */
+    PyObject *items;  /* strong: a tuple of ints; or NULL */
+    Py_ssize_t count;
+    bool each;      /* one for each packet */
+    bool is_signed; /* those in `view` */
+    int64_t value;  /* for all packets */
+};
+
+/* Acquires the numbers of an argument, until end_numbers(). 0, or -1 with an
+   exception set. */
+int begin_numbers(struct numbers *n, const char *name, PyObject *argument);
+void end_numbers(struct numbers *n);
+
+/* Reads number i, which is less than `count` unless it is for all. 0, or -1
+   with an exception set. */
+int read_number(const struct numbers *n, Py_ssize_t i, int64_t *number);
+
+/* Returns a new batch of slices, or NULL with an exception set. */
+PacketBatch *slice_buffer(const module_state *state, PyObject *buffer,
+                          PyObject *offsets, PyObject *lengths);
+
+/* ---- _rawmmsg_recording.c ----------------------------------------------- */
+
+/* Packets that are found at a time. sendmmsg(2) takes no more. */
+#define MOST_RECORDS 1024
+
+extern PyType_Spec RecordFinder_spec, RecordWriter_spec;
 
 /* ---- _rawmmsg_guest.c --------------------------------------------------- */
 

@@ -159,12 +159,14 @@ lay_out(BatchMemory *m, struct carver *c, bool own_frames)
     size_t n = (size_t)m->capacity;
     char *frames;
 
-    m->rx = carve(c, n, sizeof(*m->rx));
+    if (!m->is_slices) {
+        m->rx = carve(c, n, sizeof(*m->rx));
+        m->addresses = carve(c, n, sizeof(*m->addresses));
+        m->control = carve(c, n, CONTROL_SIZE);
+    }
     m->tx = carve(c, n, sizeof(*m->tx));
     m->rx_parts = carve(c, 2 * n, sizeof(*m->rx_parts));
     m->tx_parts = carve(c, 2 * n, sizeof(*m->tx_parts));
-    m->addresses = carve(c, n, sizeof(*m->addresses));
-    m->control = carve(c, n, CONTROL_SIZE);
     m->offload_headers = carve(c, n, sizeof(*m->offload_headers));
     m->lengths = carve(c, n, sizeof(*m->lengths));
     m->wire_lengths = carve(c, n, sizeof(*m->wire_lengths));
@@ -217,8 +219,10 @@ arm_slot(BatchMemory *m, Py_ssize_t i, char *frame, size_t size)
     rx[0].iov_len = 0;
     rx[1].iov_base = frame;
     rx[1].iov_len = size;
-    m->rx[i].msg_hdr.msg_iov = &rx[1];
-    m->rx[i].msg_hdr.msg_iovlen = 1;
+    if (!m->is_slices) {
+        m->rx[i].msg_hdr.msg_iov = &rx[1];
+        m->rx[i].msg_hdr.msg_iovlen = 1;
+    }
     tx[0] = rx[0];
     tx[1] = rx[1];
     m->tx[i].msg_hdr.msg_iov = &tx[1];
@@ -445,6 +449,27 @@ finally:
     return result;
 }
 
+/* Acquires the memory that slices are in. 0, or -1 with an exception set. */
+static int
+use_slices(BatchMemory *m, PyObject *buffer, Py_ssize_t count)
+{
+    m->is_slices = true;
+    m->capacity = count;
+    if (check_sizes(count, 1) < 0) {
+        return -1;
+    }
+    m->pins = PyMem_Calloc(1, sizeof(*m->pins));
+    if (m->pins == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (PyObject_GetBuffer(buffer, &m->pins[0], PyBUF_C_CONTIGUOUS) < 0) {
+        return -1;
+    }
+    m->pin_count = 1;
+    return allocate(m, false);
+}
+
 static struct span
 span_of(const void *start, size_t size, Py_ssize_t buffer)
 {
@@ -459,9 +484,9 @@ compare_spans(const void *left, const void *right)
     return (a->start > b->start) - (a->start < b->start);
 }
 
-/* Lists the memory that the batch writes to. 0, or -1 with an exception set:
-   ValueError if two frames overlap, because a packet in one would overwrite
-   the other. */
+/* Lists the memory that the batch writes to, or its slices are in. 0, or -1
+   with an exception set: ValueError if two frames overlap, because a packet in
+   one would overwrite the other. */
 static int
 note_spans(BatchMemory *m)
 {
@@ -577,6 +602,19 @@ BatchMemory_create(PyTypeObject *type, Py_ssize_t capacity,
     return m;
 }
 
+/* The same for slices, which set_slice() sets. */
+static BatchMemory *
+BatchMemory_slices(PyTypeObject *type, PyObject *buffer, Py_ssize_t count)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    BatchMemory *m = (BatchMemory *)alloc(type, 0);
+
+    if (m != NULL && (use_slices(m, buffer, count) < 0 || note_spans(m) < 0)) {
+        Py_CLEAR(m);
+    }
+    return m;
+}
+
 /* The same for a view: memory without frames of its own. */
 static BatchMemory *
 BatchMemory_view(PyTypeObject *type, BatchMemory *viewed)
@@ -589,6 +627,7 @@ BatchMemory_view(PyTypeObject *type, BatchMemory *viewed)
         return NULL;
     }
     m->viewed = Py_NewRef((PyObject *)viewed);
+    m->is_slices = viewed->is_slices;
     m->capacity = viewed->capacity;
     if (allocate(m, false) < 0 || note_spans(m) < 0) {
         Py_DECREF(m);
@@ -647,8 +686,13 @@ struct geometry {
     int ndim;
     Py_ssize_t *shape;
     Py_ssize_t *strides;
-    bool readonly;
+    const char *readonly; /* why it is; NULL: it is writable */
 };
+
+static const char *const read_only_column = "this column is read-only";
+static const char *const read_only_slice =
+    "a batch made with offsets= is read-only: copy its frames into a batch "
+    "with memory of its own";
 
 static bool
 is_contiguous(const struct geometry *g)
@@ -679,7 +723,7 @@ fill_view(Py_buffer *view, int flags, PyObject *exporter,
 
     view->obj = NULL;
     if ((flags & PyBUF_WRITABLE) && g->readonly) {
-        PyErr_SetString(PyExc_BufferError, "this column is read-only");
+        PyErr_SetString(PyExc_BufferError, g->readonly);
         return -1;
     }
     /* Two-dimensional memory is never in Fortran order. */
@@ -701,7 +745,7 @@ fill_view(Py_buffer *view, int flags, PyObject *exporter,
     for (i = 0; i < g->ndim; i++) {
         view->len *= g->shape[i];
     }
-    view->readonly = g->readonly;
+    view->readonly = g->readonly != NULL;
     view->ndim = (flags & PyBUF_ND) ? g->ndim : 1;
     view->format = (flags & PyBUF_FORMAT) ? (char *)g->format : NULL;
     view->shape = (flags & PyBUF_ND) ? g->shape : NULL;
@@ -717,12 +761,12 @@ static int
 BatchMemory_getbuffer(PyObject *self, Py_buffer *view, int flags)
 {
     BatchMemory *m = (BatchMemory *)self;
-    struct geometry g = {m->frames, "B", 1, 2, m->shape, m->strides, false};
+    struct geometry g = {m->frames, "B", 1, 2, m->shape, m->strides, NULL};
 
     if (m->frames == NULL) {
         view->obj = NULL;
         PyErr_SetString(PyExc_BufferError,
-                        "a batch made with buffers= is not one "
+                        "a batch made with buffers= or offsets= is not one "
                         "two-dimensional buffer");
         return -1;
     }
@@ -756,11 +800,11 @@ typedef struct {
 } Window;
 
 /* Returns a memoryview of `count` items from `start` on, `stride` bytes apart,
-   or NULL with an exception set. */
+   or NULL with an exception set. `readonly` is as in struct geometry. */
 static PyObject *
 view_of(BatchMemory *m, PyTypeObject *window_type, void *start,
         Py_ssize_t count, Py_ssize_t stride, Py_ssize_t itemsize,
-        const char *format, bool readonly)
+        const char *format, const char *readonly)
 {
     Window *w = PyObject_GC_New(Window, window_type);
     PyObject *view;
@@ -845,9 +889,7 @@ is_in_use(PacketBatch *b, unsigned busy)
                                               memory_order_relaxed));
 }
 
-/* Marks the batch as used by this call, until release_batch(). 0, or -1 with
-   BufferError set if another call is using it. */
-static int
+int
 take_batch(PacketBatch *b)
 {
     unsigned busy = 0;
@@ -864,7 +906,25 @@ take_batch(PacketBatch *b)
     return 0;
 }
 
-static void
+/* 0, or -1 with BufferError set if nothing may write to the frames. */
+int
+check_writable(const PacketBatch *b)
+{
+    if (b->memory->is_slices) {
+        PyErr_SetString(PyExc_BufferError, read_only_slice);
+        return -1;
+    }
+    return 0;
+}
+
+/* Both in one. */
+static int
+take_writable(PacketBatch *b)
+{
+    return check_writable(b) < 0 ? -1 : take_batch(b);
+}
+
+void
 release_batch(PacketBatch *b)
 {
     atomic_store_explicit(&b->busy, 0, memory_order_release);
@@ -891,9 +951,7 @@ raise_bad_frame(Py_ssize_t i, const char *reason)
     return -1;
 }
 
-/* Reads the length of packet i once. Returns it, or -1 with ValueError set if
-   user code has written a length that is beyond the frame. */
-static Py_ssize_t
+Py_ssize_t
 checked_length(BatchMemory *m, Py_ssize_t i)
 {
     uint32_t length =
@@ -951,35 +1009,63 @@ make_batch(PyTypeObject *type, BatchMemory *memory)
     return b;
 }
 
+/* Checks which sizes and buffers the caller gives together. 0, or -1 with
+   TypeError set. NULL: not given. */
+static int
+check_arguments(Py_ssize_t capacity, Py_ssize_t frame_size, PyObject *buffer,
+                PyObject *buffers, PyObject *offsets, PyObject *lengths)
+{
+    bool sizes = capacity >= 0 || frame_size >= 0;
+
+    if (buffers != NULL && (buffer != NULL || sizes)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "buffers= determines all sizes: buffer, capacity "
+                        "and frame_size cannot be given as well");
+        return -1;
+    }
+    if ((offsets != NULL || lengths != NULL)
+        && (offsets == NULL || lengths == NULL || buffer == NULL || sizes)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a batch of slices needs buffer=, offsets= and "
+                        "lengths=, and nothing else");
+        return -1;
+    }
+    return 0;
+}
+
+/* NULL for None, which stands for an argument that was not given. */
+static PyObject *
+given(PyObject *argument)
+{
+    return argument == Py_None ? NULL : argument;
+}
+
 static PyObject *
 PacketBatch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"capacity", "frame_size", "buffer", "buffers",
-                            NULL};
+                            "offsets",  "lengths",    NULL};
     module_state *state = state_of(type);
     Py_ssize_t capacity = -1, frame_size = -1;
     PyObject *buffer = Py_None, *buffers = Py_None;
+    PyObject *offsets = Py_None, *lengths = Py_None;
     BatchMemory *memory;
 
-    if (state == NULL) {
+    if (state == NULL
+        || !PyArg_ParseTupleAndKeywords(
+            args, kwargs, "|O&O&$OOOO:PacketBatch", names,
+            convert_optional_size, &capacity, convert_optional_size,
+            &frame_size, &buffer, &buffers, &offsets, &lengths)
+        || check_arguments(capacity, frame_size, given(buffer), given(buffers),
+                           given(offsets), given(lengths))
+               < 0) {
         return NULL;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O&O&$OO:PacketBatch",
-                                     names, convert_optional_size, &capacity,
-                                     convert_optional_size, &frame_size,
-                                     &buffer, &buffers)) {
-        return NULL;
-    }
-    if (buffers != Py_None
-        && (buffer != Py_None || capacity >= 0 || frame_size >= 0)) {
-        PyErr_SetString(PyExc_TypeError,
-                        "buffers= determines all sizes: buffer, capacity "
-                        "and frame_size cannot be given as well");
-        return NULL;
+    if (offsets != Py_None) {
+        return (PyObject *)slice_buffer(state, buffer, offsets, lengths);
     }
     memory = BatchMemory_create(state->memory_type, capacity, frame_size,
-                                buffer == Py_None ? NULL : buffer,
-                                buffers == Py_None ? NULL : buffers);
+                                given(buffer), given(buffers));
     return (PyObject *)make_batch(type, memory);
 }
 
@@ -1050,7 +1136,8 @@ PacketBatch_item(PyObject *self, Py_ssize_t i)
         return NULL;
     }
     return view_of(b->memory, state->window_type, frame_of(b->memory, i),
-                   length, 1, 1, "B", false);
+                   length, 1, 1, "B",
+                   b->memory->is_slices ? read_only_slice : NULL);
 }
 
 static PyObject *
@@ -1086,11 +1173,16 @@ zero_headers(BatchMemory *m, Py_ssize_t first, Py_ssize_t end)
            (size_t)(end - first) * sizeof(*m->offload_headers));
 }
 
+unsigned
+collected_of(PacketBatch *b)
+{
+    return atomic_load_explicit(&b->collected, memory_order_relaxed);
+}
+
 bool
 has_headers(PacketBatch *b)
 {
-    return atomic_load_explicit(&b->collected, memory_order_relaxed)
-           & COLLECT_OFFLOADS;
+    return collected_of(b) & COLLECT_OFFLOADS;
 }
 
 unsigned
@@ -1121,7 +1213,7 @@ append_packet(PacketBatch *b, PyObject *data)
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         return -1;
     }
-    if (take_batch(b) < 0) {
+    if (take_writable(b) < 0) {
         PyBuffer_Release(&view);
         return -1;
     }
@@ -1276,6 +1368,9 @@ release_both(PacketBatch *from, PacketBatch *to)
 static int
 check_target(const PacketBatch *from, const PacketBatch *to)
 {
+    if (check_writable(to) < 0) {
+        return -1;
+    }
     if (share_memory(from->memory, to->memory)) {
         PyErr_SetString(PyExc_ValueError,
                         "the target's memory overlaps the batch's");
@@ -1308,7 +1403,7 @@ table_of_any(PacketBatch *b)
 int
 begin_filling(PacketBatch *b, struct frame_table *t)
 {
-    if (take_batch(b) < 0) {
+    if (take_writable(b) < 0) {
         return -1;
     }
     zero_headers(b->memory, 0, b->memory->capacity);
@@ -1350,7 +1445,7 @@ PacketBatch_complete_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
     PacketBatch *b = (PacketBatch *)self;
     PyObject *result = NULL;
 
-    if (take_batch(b) < 0) {
+    if (take_writable(b) < 0) {
         return NULL;
     }
     if (!has_headers(b)) {
@@ -1369,7 +1464,7 @@ PacketBatch_compute_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
     PacketBatch *b = (PacketBatch *)self;
     PyObject *result;
 
-    if (take_batch(b) < 0) {
+    if (take_writable(b) < 0) {
         return NULL;
     }
     result = change_frames(b, compute_frames);
@@ -1426,6 +1521,49 @@ PacketBatch_verify_checksums(PyObject *self, PyObject *Py_UNUSED(unused))
     return view;
 }
 
+/* Which columns segments have from their super-frame. */
+static unsigned
+kept_columns(PacketBatch *from)
+{
+    return from->memory->is_slices
+               ? 0
+               : collected_of(from) & (COLLECT_TIMES | COLLECT_ADDRESSES);
+}
+
+/* Fills rows first..end-1 of the columns with those of frame i of `from`. */
+static void
+repeat_columns(const BatchMemory *from, Py_ssize_t i, BatchMemory *to,
+               Py_ssize_t first, Py_ssize_t end, unsigned kept)
+{
+    for (; first < end; first++) {
+        if (kept & COLLECT_TIMES) {
+            to->timestamps_ns[first] = from->timestamps_ns[i];
+        }
+        if (kept & COLLECT_ADDRESSES) {
+            to->ifindexes[first] = from->ifindexes[i];
+            to->packet_types[first] = from->packet_types[i];
+            to->addresses[first] = from->addresses[i];
+        }
+    }
+}
+
+/* The same as segment_frames(), frame by frame. Runs without the GIL. */
+static void
+segment_with_columns(const BatchMemory *from, BatchMemory *to, unsigned kept,
+                     struct segmentation *g)
+{
+    size_t count = g->from.count, frame, written;
+
+    while (g->reason == NULL && g->frame < count && g->written < g->to.count) {
+        frame = g->frame;
+        written = g->written;
+        g->from.count = frame + 1;
+        segment_frames(g);
+        repeat_columns(from, (Py_ssize_t)frame, to, (Py_ssize_t)written,
+                       (Py_ssize_t)g->written, kept);
+    }
+}
+
 /* Fills batch `to` with frames of `from`, beginning with that segment of frame
    `start`. 0, or -1 with an exception set. The caller has taken both. */
 static int
@@ -1433,6 +1571,7 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
               Py_ssize_t segment, struct segmentation *g)
 {
     Py_ssize_t count = count_of(from);
+    unsigned kept;
 
     if (!has_headers(from)) {
         return raise_no_headers();
@@ -1460,10 +1599,16 @@ segment_batch(PacketBatch *from, PacketBatch *to, Py_ssize_t start,
     };
     zero_headers(to->memory, 0, to->memory->capacity);
     set_held(to, 0, FILLED);
+    kept = kept_columns(from);
     Py_BEGIN_ALLOW_THREADS
-    segment_frames(g);
+    if (kept == 0) {
+        segment_frames(g);
+    }
+    else {
+        segment_with_columns(from->memory, to->memory, kept, g);
+    }
     Py_END_ALLOW_THREADS
-    set_held(to, (Py_ssize_t)g->written, FILLED);
+    set_held(to, (Py_ssize_t)g->written, FILLED | kept);
     /* As with sendmmsg(), a frame is refused only if it is the first: the
        caller gets those before it now, and the error at the next call. */
     if (g->reason != NULL && g->written == 0) {
@@ -1615,7 +1760,7 @@ PacketBatch_address(PyObject *self, PyObject *argument)
     else if (collected & COLLECT_NAMES) {
         address = make_address(&b->memory->names[i]);
     }
-    else if (collected & COLLECT_ADDRESSES) {
+    else if ((collected & COLLECT_ADDRESSES) && !b->memory->is_slices) {
         link = &b->memory->addresses[i];
         address =
             make_link_address(link, PyLong_FromLong(link->ll.sll_ifindex));
@@ -1671,8 +1816,8 @@ static PyObject *
 raise_not_collected(unsigned needs)
 {
     const char *reason =
-        needs == COLLECT_VLAN ? "no wire lengths and tags: "
-                                "RawSocket(..., vlan=True)"
+        needs == COLLECT_VLAN || needs == COLLECT_WIRE_LENGTHS
+            ? "no wire lengths and tags: RawSocket(..., vlan=True)"
         : needs == COLLECT_TIMES
             ? "no time stamps: RawSocket(..., timestamps='software')"
         : needs == COLLECT_ADDRESSES
@@ -1706,7 +1851,7 @@ PacketBatch_get_column(PyObject *self, void *closure)
     memcpy(&start, (char *)b->memory + column->offset, sizeof(start));
     return view_of(b->memory, state->window_type, start + column->field,
                    b->memory->capacity, column->stride, column->itemsize,
-                   column->format, column->readonly);
+                   column->format, column->readonly ? read_only_column : NULL);
 }
 
 #define COLUMN(name, needs, format, readonly)     \
@@ -1731,7 +1876,7 @@ static PyGetSetDef PacketBatch_getset[] = {
      COLUMN(lengths, 0, "I", false)},
     {"wire_lengths", PacketBatch_get_column, NULL,
      PacketBatch_wire_lengths_doc,
-     COLUMN(wire_lengths, COLLECT_VLAN, "I", true)},
+     COLUMN(wire_lengths, COLLECT_WIRE_LENGTHS, "I", true)},
     {"timestamps_ns", PacketBatch_get_column, NULL,
      PacketBatch_timestamps_ns_doc,
      COLUMN(timestamps_ns, COLLECT_TIMES, "q", true)},
@@ -1826,6 +1971,40 @@ make_view(const module_state *state, PacketBatch *source)
                       BatchMemory_view(state->memory_type, source->memory));
 }
 
+/* ---- Slices ------------------------------------------------------------- */
+
+PacketBatch *
+make_slices(const module_state *state, PyObject *buffer, Py_ssize_t count)
+{
+    PacketBatch *b =
+        make_batch(state->batch_type,
+                   BatchMemory_slices(state->memory_type, buffer, count));
+
+    if (b != NULL) {
+        set_held(b, count, FILLED);
+    }
+    return b;
+}
+
+int
+set_slice(PacketBatch *b, Py_ssize_t i, int64_t offset, int64_t length)
+{
+    BatchMemory *m = b->memory;
+    const Py_buffer *pin = &m->pins[0];
+
+    if (offset < 0 || length < 0 || offset > pin->len
+        || length > pin->len - offset || length > INT_MAX) {
+        PyErr_Format(PyExc_ValueError,
+                     "packet %zd, of %lld bytes at offset %lld, is not in the "
+                     "buffer of %zd bytes",
+                     i, (long long)length, (long long)offset, pin->len);
+        return -1;
+    }
+    arm_slot(m, i, (char *)pin->buf + offset, (size_t)length);
+    atomic_init(&m->lengths[i], (uint32_t)length);
+    return 0;
+}
+
 /* ---- Receiving: arming messages ----------------------------------------- */
 
 /* Makes a message begin with its offload header, or with the frame if there is
@@ -1887,7 +2066,7 @@ arm_receive(PacketBatch *b, const RawSocket *s)
 int
 begin_receive(PacketBatch *b, const RawSocket *s)
 {
-    if (take_batch(b) < 0) {
+    if (take_writable(b) < 0) {
         return -1;
     }
     if (arm_receive(b, s) < 0) {

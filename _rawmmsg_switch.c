@@ -566,7 +566,7 @@ rawmmsg_copy_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     from = (PacketBatch *)args[0];
     to = (PacketBatch *)args[3];
-    if (take_both(from, to) < 0) {
+    if (check_writable(to) < 0 || take_both(from, to) < 0) {
         return NULL;
     }
     count = count_of(from);

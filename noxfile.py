@@ -284,6 +284,23 @@ def ptf(session: nox.Session) -> None:
     run_tests(session, copy, paths=("tests/ptf_ports",))
 
 
+@nox.session(python="3.12")
+def recordings(session: nox.Session) -> None:
+    """Lets tshark, capinfos and tcpdump read our recordings, and reads theirs
+    and the samples of tcpdump's tests as Scapy does."""
+    copy = tree(session)
+    install_wheel(session, copy)
+    install(session, "numpy", "pytest", "pytest-timeout", "scapy")
+    samples = CACHE / "tcpdump-samples"
+    if not samples.is_dir():
+        session.error("no samples: `.ci/run recordings` downloads them")
+    run_tests(
+        *(session, copy),
+        paths=("tests/pcap", "tests/recording_programs"),
+        env={"RAWMMSG_TCPDUMP_SAMPLES": str(samples)},
+    )
+
+
 def fresh(session: nox.Session, release: str) -> None:
     session.chdir(tree(session))
     session.run(
@@ -382,17 +399,18 @@ def sanitizers(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Fuzzes the offload code, filters and a guest's rings with libFuzzer for
-    two minutes; attacks a vhost-user back end and a bridge; merges random
+    """Fuzzes the offload code, filters, a guest's rings and recordings with
+    libFuzzer; attacks a vhost-user back end and a bridge; merges random
     frames."""
     copy = tree(session)
     install(session, str(copy), "pytest")
     # Processes that a program starts find the installed package.
     shutil.rmtree(copy / "rawmmsg")
     session.chdir(copy)
-    # Four programs, each for that time.
+    # Five programs, each for that time.
     options = session.posargs or ("--seconds", "30")
-    for script in ("offload.py", "filter.py", "virtqueue.py"):
+    targets = ("offload.py", "filter.py", "virtqueue.py", "recording.py")
+    for script in targets:
         session.run("python", f"tests/fuzz/{script}", *options)
     if not session.posargs:
         # They print how to repeat what fails.

@@ -156,6 +156,9 @@ setup(
                 "_rawmmsg_batch.c",
                 "_rawmmsg_guest.c",
                 "_rawmmsg_switch.c",
+                "_rawmmsg_columns.c",
+                "_rawmmsg_recording.c",
+                "_rawmmsg_pcap.c",
                 "_rawmmsg_offload.c",
                 "_rawmmsg_filter.c",
                 "_rawmmsg_virtqueue.c",
@@ -165,6 +168,7 @@ setup(
                 "_rawmmsg_offload.h",
                 "_rawmmsg_filter.h",
                 "_rawmmsg_virtqueue.h",
+                "_rawmmsg_pcap.h",
                 STUB,
             ],
             define_macros=(

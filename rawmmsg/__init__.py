@@ -10,6 +10,7 @@ unless the caller asks for it.
     bpf                      the filter compiler
     constants                the numbers of the kernel, as enumerations
     pacing                   sending at a given rate
+    pcap                     recordings: pcapng and pcap files
     scapy                    sockets and senders for Scapy (needs Scapy)
     testing                  private networks for tests, and a pytest plugin
 """
@@ -141,7 +142,9 @@ __all__ = [
     "open_fanout_group",
 ]
 
-_SUBMODULES = frozenset({"aio", "bpf", "pacing", "ptf", "scapy", "testing"})
+_SUBMODULES = frozenset(
+    {"aio", "bpf", "bridge", "pacing", "pcap", "ptf", "scapy", "testing"}
+)
 
 
 def __getattr__(name: str) -> ModuleType:

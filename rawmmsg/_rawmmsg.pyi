@@ -59,6 +59,9 @@ class _Rows(Protocol):
     @property
     def dtype(self) -> Any: ...
 
+# One integer for each packet.
+_Column: TypeAlias = Sequence[int] | Buffer
+
 _Packets: TypeAlias = (
     PacketBatch
     | Sequence[Buffer]
@@ -82,13 +85,20 @@ class PacketBatch:
     caller's memory begins with each of `lengths` set to the full row, so that
     set_count() makes the frames ready to send.
 
+    ``offsets=`` and ``lengths=`` make a batch of slices of ``buffer=``, which
+    may be read-only: packet i is lengths[i] bytes at offsets[i]. Each is a
+    column of integers, such as an array or a list; one length may be for all.
+    Slices may overlap. Such a batch is full from the beginning. It is sent
+    without a copy, merged, and read; its frames are read-only, and a call that
+    would receive into it or change a frame raises BufferError.
+
     len(batch) is the number of packets that the batch holds. batch[i] is a
     writable view of exactly packet i, without a copy; i may be negative. It
     raises IndexError if there is no packet i, and ValueError if `lengths[i]`
     was set beyond the frame. memoryview(batch) is a view of all frames:
     unsigned bytes of shape (capacity, frame_size), whose rows may be further
-    apart than frame_size (see its strides). A batch made with ``buffers=``
-    raises BufferError there.
+    apart than frame_size (see its strides). A batch made with ``buffers=`` or
+    ``offsets=`` raises BufferError there.
 
     A view stays safe to use even after the batch has been deleted, but the
     next receive overwrites its contents. To keep a packet, copy it:
@@ -96,9 +106,9 @@ class PacketBatch:
 
     While a call is using the batch, any other use of it raises BufferError.
 
-    Raises ValueError if the sizes do not fit or buffers overlap, BufferError
-    (or what the exporter raises) if the memory is read-only or not contiguous,
-    and MemoryError.
+    Raises ValueError if the sizes do not fit, buffers overlap or a slice is
+    not in the buffer, BufferError (or what the exporter raises) if the memory
+    is read-only or not contiguous, and MemoryError.
     """
 
     def __new__(
@@ -108,6 +118,8 @@ class PacketBatch:
         *,
         buffer: Buffer | None = None,
         buffers: Sequence[Buffer] | None = None,
+        offsets: _Column | None = None,
+        lengths: _Column | int | None = None,
     ) -> Self: ...
     @property
     def capacity(self) -> int:
@@ -115,8 +127,8 @@ class PacketBatch:
 
     @property
     def frame_size(self) -> int | None:
-        """Bytes of memory for each frame; None if ``buffers=`` was given,
-        because each buffer then has its own size."""
+        """Bytes of memory for each frame; None if ``buffers=`` or ``offsets=``
+        was given, because each frame then has its own size."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> memoryview[int]: ...
@@ -234,6 +246,9 @@ class PacketBatch:
         if nothing is left. Cuts TCP over IPv4 and IPv6, and UDP, behind any
         number of tags, as the kernel does (tcp_gso_segment(),
         __udp_gso_segment()).
+
+        If the batch has the columns timestamps_ns, ifindexes and packet_types,
+        `target` has them too: each segment has those of its super-frame.
 
         Stops before a frame or segment that it cannot convert: its header does
         not fit it, its type is another one, or it is longer than the next
@@ -1051,11 +1066,53 @@ class _FrameSorter:
     # as they should be.
     def show(self, choices: Buffer, /) -> PacketBatch: ...
 
+# For rawmmsg/pcap. _rawmmsg_recording.c describes both.
+@final
+class _RecordFinder:
+    def __new__(cls, capacity: int) -> Self: ...
+    def find(
+        self, buffer: Buffer, at: int, stop_at: int, /
+    ) -> tuple[
+        PacketBatch | None,
+        int,
+        int,
+        int,
+        list[
+            tuple[int, int, str, str, str] | tuple[int, int | None, int | None]
+        ],
+        str | None,
+    ]: ...
+    def totals(
+        self,
+    ) -> tuple[int, int, int, int, Literal["pcap", "pcapng"] | None]: ...
+    def reset(self) -> None: ...
+
+@final
+class _RecordWriter:
+    def __new__(cls, is_pcapng: bool, snap_length: int) -> Self: ...
+    def write(
+        self,
+        fd: int,
+        batch: PacketBatch,
+        start: int,
+        stop: int,
+        interfaces: int,
+        interface: _Column | int,
+        times: _Column | int | None,
+        dropped: int,
+        /,
+    ) -> None: ...
+    def progress(self) -> tuple[int, int, int]: ...
+
 # Copies frames start to stop-1 behind those of the target, until it is full or
 # a frame does not fit into its row. Returns the index of the next one.
 def _copy_frames(
     batch: PacketBatch, start: int, stop: int, target: PacketBatch, /
 ) -> int: ...
+
+# For rawmmsg record: takes all capabilities from the calling thread, and
+# prevents that programs which it executes get any. Raises OSError.
+def _drop_capabilities() -> None: ...
 
 # For rawmmsg/bpf/program.py, which documents the arguments.
 def _check_filter(program: bytes, /) -> None: ...
