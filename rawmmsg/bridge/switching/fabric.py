@@ -19,8 +19,9 @@ from .table import AGEING, MOST_STATIONS, AddressTable
 __all__ = ["Fabric"]
 
 # Seconds after which a decision is made again, and silent stations are looked
-# for.
+# for: a quarter of the time after which they are forgotten, within limits.
 _REFRESH: Final = 1.0
+_OFTENEST: Final = 0.05
 
 
 @dataclass
@@ -78,13 +79,17 @@ class Fabric(Loop):
         # For frames that the program sends.
         self._own = stacks[1][-1][0]
         super().__init__(self._open_ports, self._parts)
-        self.every(_REFRESH, self._refresh)
+        self._refreshed_at = monotonic()
+        self.every(max(_OFTENEST, min(_REFRESH, ageing / 4)), self._refresh)
 
     def _forget(self, station: tuple[int, bytes]) -> None:
         self._decisions.forget(station)
 
     def _refresh(self) -> None:
-        self.table.expire(monotonic())
+        # The table knows of one frame of a station since the refresh before,
+        # and not of later ones: a station is not older than that refresh.
+        self.table.expire(self._refreshed_at)
+        self._refreshed_at = monotonic()
         self._decisions.forget_all()
 
     # Ports
