@@ -33,7 +33,6 @@ NAMES: Final = (
     "capture",
     "recording",
     "forward",
-    "switch",
     "superframes",
     "merging",
     "checksums",
