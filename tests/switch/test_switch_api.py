@@ -109,6 +109,7 @@ def test_frames_are_delayed_by_a_timer(links: Links, ends: Ends) -> None:
             assert take(ends[1], 10) == packets
         counts = switch.statistics()[links[0].b]
     assert (counts.received, counts.forwarded) == (20, 10)
+    assert counts.bytes == 2 * sum(map(len, packets))
     assert counts.adds_up
 
 

@@ -133,12 +133,12 @@ class Fabric(Loop):
         wait for it. Must not be called while `on_frames` runs."""
         self._check_hook("remove")
         place = self._places.pop(name)
-        self._decisions.remove(place.member.number)
         self.table.forget_port(place.member.number)
         del self._board.sinks[place.member.number]
         place.sink.finish()
         past = self._past.get(name, PortCounts())
         self._past[name] = past + _counts(place)
+        self._decisions.remove(place.member.number)
         self._parts.remove(place.member)
         self._parts.remove(place.sink)
         self._open_ports.remove(place.port)
@@ -210,8 +210,7 @@ class Fabric(Loop):
                     f"packet {at} is longer than a super-frame can be"
                 )
             at += copied
-            member.sent_in += copied
-            member.distribute(own, has_offloads=True)
+            member.add_own(own)
         if self._board.has_changed():
             self._rearm()
 
