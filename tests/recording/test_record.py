@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import WAIT
+from support.bridging import stopped
 from support.child import environment
 from support.frames import (
     OTHER_EXPERIMENTAL,
@@ -253,14 +254,15 @@ def test_interface_that_disappears_ends_it(down: bool, tmp_path: Path) -> None:
     veth = Veth("gone0", "gone1")
     veth.up()
     with recording("gone1", file) as command:
-        send("gone0", numbered(1))
-        if down:
-            ip("link", "set", "gone1", "down")
-        ip("link", "delete", "gone0")
+        with stopped(command):
+            send("gone0", numbered(1))
+            if down:
+                ip("link", "set", "gone1", "down")
+            ip("link", "delete", "gone0")
         outcome = command.outcome()
     assert outcome.code == 1
     assert "gone1 has disappeared" in outcome.text
-    assert frames(file) == [numbered(1)]
+    assert frames(file) == [numbered(1)], "a frame in the queue is lost"
 
 
 def test_interface_in_another_namespace(tmp_path: Path) -> None:
