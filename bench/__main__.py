@@ -33,6 +33,7 @@ NAMES: Final = (
     "capture",
     "recording",
     "forward",
+    "switch",
     "superframes",
     "merging",
     "checksums",
