@@ -540,7 +540,7 @@ def test_argument_that_is_no_number_is_an_error(name: str, value: Any) -> None:
 def test_options_are_given_by_name(name: str) -> None:
     wrong: Any = PacketBatch(1).merge_into
     with pytest.raises(TypeError):
-        wrong(PacketBatch(1), 0, 1)
+        wrong(PacketBatch(1), 0, 0, 1)
     with pytest.raises(TypeError):
         wrong(target=PacketBatch(1))
     wrong(PacketBatch(1), **{name: 1})
