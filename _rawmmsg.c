@@ -13,6 +13,7 @@
 
        def _check_filter(program): ...  # for rawmmsg.bpf
        def _run_filter(program, packet, ...): ...
+       def _drop_capabilities(): ...    # for rawmmsg record
 */
 
 #include "_rawmmsg.h"
@@ -26,6 +27,7 @@
 #include <string.h>
 
 #include <arpa/inet.h>
+#include <linux/capability.h>
 #include <linux/ethtool.h>
 #include <linux/filter.h>
 #include <linux/net_tstamp.h>
@@ -35,6 +37,7 @@
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -4844,7 +4847,25 @@ receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count,
 
 /* ---- Module ------------------------------------------------------------- */
 
-/* For rawmmsg/bpf/program.py, and for the queues of a switch. */
+/* Takes all capabilities (capabilities(7)) from the calling thread, for good.
+   Without no_new_privs (prctl(2)), a program that root executes would get them
+   back. Python has no function for either. Other threads keep theirs, so the
+   caller must not have started any. */
+static PyObject *
+rawmmsg_drop_capabilities(PyObject *Py_UNUSED(module),
+                          PyObject *Py_UNUSED(ignored))
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0
+        || syscall(SYS_capset, &header, none) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+/* For rawmmsg/bpf/program.py, the queues of a switch, and rawmmsg record. */
 static PyMethodDef rawmmsg_functions[] = {
     {"_check_filter", rawmmsg_check_filter, METH_O, NULL},
     {"_run_filter", (PyCFunction)(void (*)(void))rawmmsg_run_filter,
@@ -4852,6 +4873,7 @@ static PyMethodDef rawmmsg_functions[] = {
     {"_copy_frames", (PyCFunction)(void (*)(void))rawmmsg_copy_frames,
      METH_FASTCALL, NULL},
     {"_set_addresses", rawmmsg_set_addresses, METH_VARARGS, NULL},
+    {"_drop_capabilities", rawmmsg_drop_capabilities, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

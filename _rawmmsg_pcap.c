@@ -116,55 +116,81 @@ padded(size_t length)
 
 /* ---- Times -------------------------------------------------------------- */
 
-/* units / 10^digits seconds, in nanoseconds. */
+/* Seconds, and nanoseconds of a second. */
+struct instant {
+    uint64_t s;
+    uint64_t ns;
+};
+
 static uint64_t
-decimal_ns(uint64_t units, unsigned digits)
+power_of_ten(unsigned digits)
 {
-    for (; digits < 9; digits++) {
-        if (__builtin_mul_overflow(units, 10, &units)) {
-            return UINT64_MAX;
-        }
+    uint64_t power = 1;
+
+    for (; digits > 0; digits--) {
+        power *= 10;
     }
-    for (; digits > 9 && units > 0; digits--) {
-        units /= 10;
-    }
-    return units;
+    return power;
 }
 
-/* units / 2^digits seconds, in nanoseconds. */
-static uint64_t
-binary_ns(uint64_t units, unsigned digits)
+/* units / 10^digits seconds. */
+static struct instant
+decimal_time(uint64_t units, unsigned digits)
 {
-    uint64_t seconds = digits < 64 ? units >> digits : 0;
-    uint64_t part = digits < 64 ? units - (seconds << digits) : units;
+    enum {
+        MOST_DIGITS = 19 /* of a power of ten in 64 bits */
+    };
+    uint64_t whole = digits <= MOST_DIGITS ? power_of_ten(digits) : 0;
+    struct instant t = {whole > 0 ? units / whole : 0,
+                        whole > 0 ? units % whole : units};
+
+    if (digits <= 9) {
+        t.ns *= power_of_ten(9 - digits);
+    }
+    else if (digits - 9 <= MOST_DIGITS) {
+        t.ns /= power_of_ten(digits - 9);
+    }
+    else {
+        t.ns = 0;
+    }
+    return t;
+}
+
+/* units / 2^digits seconds. */
+static struct instant
+binary_time(uint64_t units, unsigned digits)
+{
+    uint64_t s = digits < 64 ? units >> digits : 0;
+    uint64_t part = digits < 64 ? units - (s << digits) : units;
     /* The product of `part` and NS_PER_S, from its bit 32 on. */
     uint64_t high = (part >> 32) * NS_PER_S
                     + ((part & UINT32_MAX) * (uint64_t)NS_PER_S >> 32);
-    uint64_t ns = digits < 32   ? part * NS_PER_S >> digits
-                  : digits < 96 ? high >> (digits - 32)
-                                : 0;
 
-    if (seconds > INT64_MAX / NS_PER_S) {
-        return UINT64_MAX;
-    }
-    return seconds * NS_PER_S + ns;
+    return (struct instant){s, digits < 32   ? part * NS_PER_S >> digits
+                               : digits < 96 ? high >> (digits - 32)
+                                             : 0};
 }
 
 int64_t
 time_of(const struct record_interface *i, uint64_t units)
 {
     unsigned digits = i->resolution & 0x7f;
-    uint64_t ns = i->resolution & 0x80 ? binary_ns(units, digits)
-                                       : decimal_ns(units, digits);
-    int64_t offset_ns, sum;
+    struct instant t = i->resolution & 0x80 ? binary_time(units, digits)
+                                            : decimal_time(units, digits);
+    int64_t seconds, ns, part = (int64_t)t.ns;
 
-    if (__builtin_mul_overflow(i->offset_s, NS_PER_S, &offset_ns)) {
-        return i->offset_s < 0 ? INT64_MIN : INT64_MAX;
+    if (__builtin_add_overflow(t.s, i->offset_s, &seconds)) {
+        return INT64_MAX; /* `t.s` is not negative */
     }
-    if (__builtin_add_overflow(ns, offset_ns, &sum)) {
-        return INT64_MAX; /* `ns` is not negative, so it is too much */
+    if (seconds < 0 && part > 0) { /* the same, with both of one sign */
+        seconds++;
+        part -= NS_PER_S;
     }
-    return sum;
+    if (__builtin_mul_overflow(seconds, NS_PER_S, &ns)
+        || __builtin_add_overflow(ns, part, &ns)) {
+        return seconds < 0 ? INT64_MIN : INT64_MAX;
+    }
+    return ns;
 }
 
 /* ---- Faults ------------------------------------------------------------- */
@@ -633,13 +659,43 @@ check_block(struct finder *f, uint32_t type, uint32_t length)
     return GO_ON;
 }
 
+/* Checks the length at the end of a block. GO_ON, or FIND_FAULT. */
+static enum find_result
+check_end(struct finder *f, const unsigned char *p, uint32_t length)
+{
+    uint32_t again = load_32(f, p);
+
+    if (again != length) {
+        return fault(f,
+                     "a block has the length %" PRIu32
+                     " at its beginning and %" PRIu32 " at its end",
+                     length, again);
+    }
+    return GO_ON;
+}
+
+/* The end of a block that is passed over, and was not there as a whole. */
+static enum find_result
+read_skipped_end(struct finder *f)
+{
+    if (f->at > f->size || f->size - f->at < BLOCK_END) {
+        return more(f, BLOCK_END);
+    }
+    if (check_end(f, f->bytes + f->at, f->skipped_length) != GO_ON) {
+        return FIND_FAULT;
+    }
+    f->at += BLOCK_END;
+    f->skipped_length = 0;
+    f->behind = 0;
+    return GO_ON;
+}
+
 static enum find_result
 read_block(struct finder *f)
 {
     struct block b = {.bytes = f->bytes + f->at};
     size_t left = f->size - f->at;
     enum find_result result;
-    uint32_t again;
 
     if (left < BLOCK_START) {
         return more(f, BLOCK_START);
@@ -661,15 +717,13 @@ read_block(struct finder *f)
         if (fields_of(b.type) > 0) {
             return more(f, b.length);
         }
-        f->at += b.length;
-        return more(f, b.length);
+        f->skipped_length = b.length;
+        f->behind = b.length - BLOCK_END;
+        f->at += f->behind;
+        return more(f, BLOCK_END);
     }
-    again = load_32(f, b.bytes + b.length - BLOCK_END);
-    if (again != b.length) {
-        return fault(f,
-                     "a block of type %" PRIu32 " has the length %" PRIu32
-                     " at its beginning and %" PRIu32 " at its end",
-                     b.type, b.length, again);
+    if (check_end(f, b.bytes + b.length - BLOCK_END, b.length) != GO_ON) {
+        return FIND_FAULT;
     }
     result = read_known_block(f, &b);
     if (result != FIND_FAULT) {
@@ -723,7 +777,8 @@ find_records(struct finder *f)
             result = read_pcap_record(f, &f->records[f->count]);
             break;
         case FORMAT_PCAPNG:
-            result = read_block(f);
+            result =
+                f->skipped_length > 0 ? read_skipped_end(f) : read_block(f);
             break;
         default:
             result = read_beginning(f);

@@ -63,16 +63,18 @@ struct record_statistics {
 enum find_result {
     /* There is no room for more records, or `at` has reached `stop_at`. */
     FIND_FULL,
-    /* The next block begins at `at` and needs `wanted` bytes, which may be more
-       than there are if the file is cut. If `at` is beyond `size`, a block of
-       `wanted` bytes that ends there is to be skipped. */
+    /* `wanted` bytes are needed from `at` on, which may be more than there are
+       if the file is cut. If `at` is beyond `size`, the bytes up to there are
+       to be skipped: they belong to a block that began `behind` bytes
+       before. */
     FIND_MORE,
     /* There is a new interface, in `description`. The caller adds it to
        `interfaces`, as the last. */
     FIND_INTERFACE,
     /* There are statistics, in `statistics`. */
     FIND_STATISTICS,
-    /* The file is damaged, or is not a recording: `reason` says at `at`. */
+    /* The file is damaged, or is not a recording, `behind` bytes before `at`:
+       see `reason`. */
     FIND_FAULT
 };
 
@@ -108,6 +110,7 @@ struct finder {
 
     /* Results, besides `at` and `count`. */
     size_t wanted;
+    size_t behind;  /* bytes of a block before `at`; the end is to be read */
     uint64_t drops; /* the sum of all drop counts of packets */
     struct record_description description;
     struct record_statistics statistics;
@@ -119,6 +122,7 @@ struct finder {
     bool nanoseconds;         /* of pcap: its fractions of a second */
     bool has_interface;       /* of pcap: it was returned */
     uint32_t most_packet;     /* of pcap */
+    uint32_t skipped_length;  /* of the block that is skipped, or 0 */
     uint32_t interface_count; /* of all sections */
     uint32_t first_interface; /* of this section */
 };

@@ -3,7 +3,7 @@
        class _RecordFinder:
            def __new__(cls, capacity): ...
            def find(self, buffer, at, stop_at): ...
-               # -> batch or None, at, wanted, news, fault or None
+               # -> batch or None, at, wanted, behind, news, fault or None
            def totals(self): ...  # -> packets, bytes, wire bytes, drops, format
            def reset(self): ...
 
@@ -17,11 +17,13 @@
    batch of slices, with the columns that a receive fills. The batch is None if
    there is no packet. `at` is where the next call goes on. If `wanted` is not
    0, the buffer must hold so many bytes from there on; if `at` is beyond the
-   buffer, a block of so many bytes that ends there is to be skipped. `news` has a tuple for each
-   new interface (link type, snap length, name, description, filter) and for
-   each block of statistics (interface, received, dropped). `fault` says why the
-   recording cannot be read on at `at`. totals() counts since reset(); its format
-   is None if the beginning of the recording has not been read yet.
+   buffer, the bytes up to there are to be skipped. `behind` says how many bytes
+   before `at` a block begins whose end has not been read yet. `news` has a
+   tuple for each new interface (link type, snap length, name, description,
+   filter) and for each block of statistics (interface, received, dropped).
+   `fault` says why the recording cannot be read on at `at`. totals() counts
+   since reset(); its format is None if the beginning of the recording has not
+   been read yet.
 
    write() writes the packets start..stop-1 with as few calls of writev(2) as
    their number allows. progress() says how many packets were written since it
@@ -230,8 +232,9 @@ find_batch(RecordFinder *r, const module_state *state, PyObject *buffer)
         Py_XDECREF(news);
         return NULL;
     }
-    return Py_BuildValue("NnnNz", batch, (Py_ssize_t)f->at,
-                         result == FIND_MORE ? (Py_ssize_t)f->wanted : 0, news,
+    return Py_BuildValue("NnnnNz", batch, (Py_ssize_t)f->at,
+                         result == FIND_MORE ? (Py_ssize_t)f->wanted : 0,
+                         (Py_ssize_t)f->behind, news,
                          result == FIND_FAULT ? f->reason : NULL);
 }
 
@@ -495,6 +498,10 @@ describe(const RecordWriter *w, struct writing *g, Py_ssize_t i,
     }
     if (time < 0) {
         return raise_bad_packet(i, "a time must not be negative:", time);
+    }
+    if (w->format == FORMAT_PCAP && time / NS_PER_S > UINT32_MAX) {
+        return raise_bad_packet(i, "a pcap file has no room for the time",
+                                time);
     }
     *h = (struct record_header){
         .time_ns = time,

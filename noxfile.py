@@ -382,17 +382,18 @@ def sanitizers(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Fuzzes the offload code, filters and a guest's rings with libFuzzer for
-    two minutes; attacks a vhost-user back end and a bridge; merges random
+    """Fuzzes the offload code, filters, a guest's rings and recordings with
+    libFuzzer; attacks a vhost-user back end and a bridge; merges random
     frames."""
     copy = tree(session)
     install(session, str(copy), "pytest")
     # Processes that a program starts find the installed package.
     shutil.rmtree(copy / "rawmmsg")
     session.chdir(copy)
-    # Four programs, each for that time.
+    # Five programs, each for that time.
     options = session.posargs or ("--seconds", "30")
-    for script in ("offload.py", "filter.py", "virtqueue.py"):
+    targets = ("offload.py", "filter.py", "virtqueue.py", "recording.py")
+    for script in targets:
         session.run("python", f"tests/fuzz/{script}", *options)
     if not session.posargs:
         # They print how to repeat what fails.

@@ -31,6 +31,7 @@ NAMES: Final = (
     "loop",
     "send",
     "capture",
+    "recording",
     "forward",
     "superframes",
     "merging",

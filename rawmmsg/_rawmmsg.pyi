@@ -1079,6 +1079,7 @@ class _RecordFinder:
         PacketBatch | None,
         int,
         int,
+        int,
         list[
             tuple[int, int, str, str, str] | tuple[int, int | None, int | None]
         ],
@@ -1120,6 +1121,10 @@ def _set_addresses(
     source: Buffer | None,
     /,
 ) -> None: ...
+
+# For commands: takes all capabilities from the calling thread, and
+# prevents that programs which it executes get any. Raises OSError.
+def _drop_capabilities() -> None: ...
 
 # For rawmmsg/bpf/program.py, which documents the arguments.
 def _check_filter(program: bytes, /) -> None: ...

@@ -12,6 +12,7 @@ from .bridge.command import add_bridge
 from .bridge.switching.command import add_switch
 from .demo import run_demo
 from .doctor.command import add_doctor
+from .recording.command import add_record
 
 _MORE_HELP = """\
 Exit status:
@@ -37,6 +38,10 @@ Join two interfaces until Ctrl-C:
 Join two interfaces and a virtual machine, as a switch:
 
     rawmmsg switch eth0 eth1 vhost-user:vm
+
+Record what eth0 receives and sends, until Ctrl-C:
+
+    rawmmsg record eth0 trace.pcapng
 
 Find out why packets on eth0 are not received, or are lost:
 
@@ -136,6 +141,7 @@ It needs no privilege if user namespaces are allowed, and takes four seconds.
     _add_filter(commands)
     add_bridge(commands)
     add_switch(commands)
+    add_record(commands)
     add_doctor(commands)
     return parser
 

@@ -2,17 +2,14 @@
 machine."""
 
 import contextlib
-import ctypes
 import os
 import re
-from functools import partial
 from typing import Final
 
 from ..forward.hosts import wait_until
-from ..lab import cpus
 from ..lab.contender import GroundTruthError, Slice
-from ..lab.link import Ends, Frames, numbered
-from ..lab.native import Side
+from ..lab.link import Ends, numbered
+from ..lab.pace import Sender, Sent
 from . import recordings
 from .machine import Machine, Place
 from .switches import Switch
@@ -22,26 +19,13 @@ RATE: Final = 100_000  # frames a second
 _RECEIVED: Final = re.compile(r"RX-packets: (\d+)")
 
 
-class _Pace(ctypes.Structure):
-    """struct pace: counts of the frames sent."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_uint64) for name in ("sent", "wall_ns", "cpu_ns")
-    )
-
-
 class Download:
     """A contender in a place of its own."""
 
     def __init__(self, place: Place, switch: Switch) -> None:
         ends = place.stack.enter_context(Ends())
         self._place = place
-        self._sender = Side(
-            *(place.stack, "vhost/pace.c", ends.names),
-            Frames(place.burst, place.size),
-            tx=ends.tx.fileno(),
-        )
-        self._number = 0  # of the next frame
+        self._sender = Sender(place.stack, ends, place.burst, place.size)
         self._machine = Machine(place, switch, ends.veth.b)
         self.run(1)
 
@@ -62,30 +46,23 @@ class Download:
         }
         return Slice(switch + sender, pace.wall_ns, extra)
 
-    def _send(self) -> _Pace:
+    def _send(self) -> Sent:
         """Sends on the machine's CPU. If the user may choose that, it goes
         before the machine, which would use all of it."""
-        place, pace = self._place, _Pace()
-        interval = 1_000_000_000 * place.burst // RATE
-        bursts = max(1, round(place.seconds * 1e9 / interval))
-        numbers = map(ctypes.c_uint64, (bursts, interval, self._number))
-        send = partial(self._sender.call, "run", *numbers, ctypes.byref(pace))
+        place = self._place
 
-        def run(_: ctypes.c_int) -> None:
+        def go_first() -> None:
             with contextlib.suppress(PermissionError):
                 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-            send()
 
-        with cpus.elsewhere(place.machines_cpu, run):
-            pass
-        return pace
+        cpu = place.machines_cpu
+        return self._sender.send(RATE, place.seconds, cpu, before=go_first)
 
     def _check(self, sent: int) -> None:
         """Checks that the machine has received every frame, unchanged and in
         order."""
         testpmd, burst = self._machine.testpmd, self._place.burst
-        numbers = range(self._number, self._number + sent)
-        self._number = numbers.stop
+        numbers = range(self._sender.number - sent, self._sender.number)
         with contextlib.suppress(TimeoutError):
             wait_until(lambda: self._received() >= numbers.stop, "")
         testpmd.stop()

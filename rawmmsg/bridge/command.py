@@ -291,7 +291,7 @@ def _open(port: "Port", expression: str | None) -> None:
     try:
         port.open(expression)
     except OSError as error:
-        name_port(port, error)
+        name_port(port.name, error)
         raise
 
 

@@ -5,10 +5,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .ports import Port
 
 __all__ = ["fail", "keep_quiet", "name_port", "say", "signals"]
 
@@ -34,12 +30,13 @@ def fail(error: OSError) -> int:
     return 1
 
 
-def name_port(port: "Port", error: OSError) -> None:
-    """Makes the message of an error of Port.open() name the port."""
+def name_port(name: str, error: OSError) -> None:
+    """Makes the message of an error name the port that could not be
+    opened."""
     reason = error.strerror
     if error.errno == errno.ENODEV:
         reason = "No such device; `ip link` lists the interfaces"
-    error.strerror = f"{port.name}: {reason}"
+    error.strerror = f"{name}: {reason}"
 
 
 @contextmanager

@@ -183,7 +183,7 @@ class Reader:
     def _find(self) -> PacketBatch | None:
         """Looks for packets once."""
         source = self._source
-        batch, at, wanted, news, fault = self._finder.find(
+        batch, at, wanted, behind, news, fault = self._finder.find(
             source.data, source.at, source.window()
         )
         for item in news:
@@ -192,19 +192,18 @@ class Reader:
         if batch is not None:
             return batch
         if fault is not None:
-            raise RecordingError(self._name, source.offset, fault)
+            raise RecordingError(self._name, source.offset - behind, fault)
         if wanted and not source.more(wanted):
-            self._end(wanted)
+            self._end(behind)
         return None
 
-    def _end(self, wanted: int) -> None:
-        """The file has ended, and `wanted` bytes do not come."""
+    def _end(self, behind: int) -> None:
+        """The file has ended. `behind` bytes before belong to a block that is
+        not complete."""
         source = self._source
         self._ended = True
-        if source.at > len(source.data):
-            self._cut = source.offset - wanted
-        elif source.at < len(source.data):
-            self._cut = source.offset
+        if behind or source.at < len(source.data):
+            self._cut = source.offset - behind
         if self._finder.totals()[4] is None:
             left = len(source.data) - source.at
             raise RecordingError(

@@ -137,7 +137,6 @@ class Pieces:
         if self.at > self._filled:
             if not self._skip():
                 return False
-            wanted = 0
         room = len(self._piece)
         if self.at + wanted > room or room - self._filled < _LEAST_ROOM:
             self._turn(wanted)

@@ -112,7 +112,7 @@ class Switch:
         try:
             new.open(None)
         except OSError as error:
-            name_port(new, error)
+            name_port(new.name, error)
             raise
         try:
             self._fabric.add(new.name, new, rules)
