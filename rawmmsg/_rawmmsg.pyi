@@ -272,10 +272,10 @@ class PacketBatch:
         max_length: int | None = None,
         udp: bool = True,
     ) -> int:
-        """Fills `target` with the frames from `start` on, up to `stop` if it is
-        given, and merges frames of the same TCP or UDP flow into super-frames,
-        which a socket with `vnet_hdr` sends in one piece. The inverse of
-        segment_into().
+        """Fills `target` with the frames from `start` on, and before `stop` if
+        that is given, and merges frames of the same TCP or UDP flow into
+        super-frames, which a socket with `vnet_hdr` sends in one piece. The
+        inverse of segment_into().
 
         A flow is all frames with the same IP version, addresses, protocol and
         ports. Returns the frame with which the next call must begin, once the

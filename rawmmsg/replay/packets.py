@@ -181,7 +181,7 @@ def _without(sides: bytes, is_bad: Callable[[int], bool]) -> tuple[bytes, int]:
 
 def _is_malformed(batch: PacketBatch, i: int, size: int) -> bool:
     return size < _HEADER or (
-        size < _TAGGED_HEADER and batch[i][12:14] == _TAG
+        size < _TAGGED_HEADER and bytes(batch[i][12:14]) == _TAG
     )
 
 
