@@ -369,7 +369,7 @@ def _open(text: str, vnet_hdr: bool) -> "RawSocket":
     return sock
 
 
-def _pace(arguments: argparse.Namespace) -> "Pace":
+def _pace(arguments: argparse.Namespace, reader: "Reader") -> "Pace":
     from ..pacing.pace import choose_pace
     from .packets import time_since_first
 
@@ -380,7 +380,7 @@ def _pace(arguments: argparse.Namespace) -> "Pace":
         mbps=mbps,
         inter=None,
         realtime=0 if is_other else arguments.speed,
-        time_of=time_since_first(),
+        time_of=time_since_first(reader),
     )
 
 
@@ -415,7 +415,7 @@ def _replay(
     from .player import Merging, Player, Watch
     from .sides import ByFilter, ByRecording
 
-    pace = _pace(arguments)
+    pace = _pace(arguments, reader)
     keep = arguments.loop != 1 and (reader.size or 0) <= _KEPT
     editors = [
         Editor(edits, keep=keep) if edits else None
@@ -466,5 +466,10 @@ def _play(
     if not arguments.quiet and (arguments.stats is not None or is_terminal()):
         ticker = Ticker(player, reader, kept=keep)
         watch.every(arguments.stats or 1.0, ticker.show)
-    player.play(passes)
+    try:
+        player.play(passes)
+    except OSError as error:
+        if error.errno in (errno.ENETDOWN, errno.ENODEV, errno.ENXIO):
+            error.strerror = "the interface is down, or was deleted"
+        raise
     return 0

@@ -185,15 +185,19 @@ def _is_malformed(batch: PacketBatch, i: int, size: int) -> bool:
     )
 
 
-def time_since_first() -> Callable[[int], float]:
+def time_since_first(reader: Reader) -> Callable[[int], float]:
     """Returns a function that converts a time in nanoseconds to seconds since
-    the first. 0 means that there is no time: such a packet follows the one
-    before at once."""
-    origin = 0
+    the first. Simple packet blocks of pcapng have no time, which is 0 here:
+    such a packet follows the one before at once."""
+    has_no_time = 0 if reader.format == "pcapng" else None
+    origin: int | None = None
 
     def convert(time_ns: int) -> float:
         nonlocal origin
-        origin = origin or time_ns
-        return (time_ns - origin) / 1e9 if time_ns else 0.0
+        if time_ns == has_no_time:
+            return 0.0
+        if origin is None:
+            origin = time_ns
+        return (time_ns - origin) / 1e9
 
     return convert
