@@ -57,6 +57,11 @@ take_recording(atomic_bool *busy)
 
 /* ---- _RecordFinder ------------------------------------------------------ */
 
+/* Of the packets found. */
+struct totals {
+    uint64_t packets, bytes, wire_bytes;
+};
+
 /* Only the call that has set `busy` uses the other fields. */
 typedef struct {
     PyObject_HEAD
@@ -65,7 +70,7 @@ typedef struct {
     struct record *records;              /* owned: finder.room */
     struct record_interface *interfaces; /* owned */
     size_t interface_room;
-    uint64_t packets, bytes, wire_bytes;
+    struct totals totals;
 } RecordFinder;
 
 /* A str of an option's value, which may be anything; "" if it is not there. A
@@ -186,9 +191,9 @@ set_record(RecordFinder *r, PacketBatch *b, Py_ssize_t i)
     m->ifindexes[i] = record->interface;
     m->packet_types[i] = record->packet_type;
     m->flags[i] = record->length < record->wire_length ? TRUNCATED : 0;
-    r->packets++;
-    r->bytes += record->length;
-    r->wire_bytes += record->wire_length;
+    r->totals.packets++;
+    r->totals.bytes += record->length;
+    r->totals.wire_bytes += record->wire_length;
     return 0;
 }
 
@@ -238,6 +243,22 @@ find_batch(RecordFinder *r, const module_state *state, PyObject *buffer)
                          result == FIND_FAULT ? f->reason : NULL);
 }
 
+/* The same. After an exception, the next call finds the same again. */
+static PyObject *
+find_or_restore(RecordFinder *r, const module_state *state, PyObject *buffer)
+{
+    struct finder finder = r->finder;
+    struct totals totals = r->totals;
+    PyObject *result = find_batch(r, state, buffer);
+
+    if (result == NULL) {
+        r->finder = finder;
+        r->finder.interfaces = r->interfaces;
+        r->totals = totals;
+    }
+    return result;
+}
+
 static PyObject *
 RecordFinder_find(PyObject *self, PyObject *args)
 {
@@ -261,7 +282,7 @@ RecordFinder_find(PyObject *self, PyObject *args)
         r->finder.size = (size_t)view.len;
         r->finder.at = (size_t)at;
         r->finder.stop_at = (size_t)stop_at;
-        result = find_batch(r, state, buffer);
+        result = find_or_restore(r, state, buffer);
         atomic_store(&r->busy, false);
     }
     PyBuffer_Release(&view);
@@ -283,10 +304,11 @@ RecordFinder_totals(PyObject *self, PyObject *Py_UNUSED(unused))
     if (take_recording(&r->busy) < 0) {
         return NULL;
     }
-    result = Py_BuildValue(
-        "KKKKz", (unsigned long long)r->packets, (unsigned long long)r->bytes,
-        (unsigned long long)r->wire_bytes, (unsigned long long)r->finder.drops,
-        formats[r->finder.format]);
+    result = Py_BuildValue("KKKKz", (unsigned long long)r->totals.packets,
+                           (unsigned long long)r->totals.bytes,
+                           (unsigned long long)r->totals.wire_bytes,
+                           (unsigned long long)r->finder.drops,
+                           formats[r->finder.format]);
     atomic_store(&r->busy, false);
     return result;
 }
@@ -298,7 +320,7 @@ reset_finder(RecordFinder *r)
     r->finder = (struct finder){.records = r->records,
                                 .room = r->finder.room,
                                 .interfaces = r->interfaces};
-    r->packets = r->bytes = r->wire_bytes = 0;
+    r->totals = (struct totals){0};
 }
 
 static PyObject *

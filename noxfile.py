@@ -284,6 +284,23 @@ def ptf(session: nox.Session) -> None:
     run_tests(session, copy, paths=("tests/ptf_ports",))
 
 
+@nox.session(python="3.12")
+def recordings(session: nox.Session) -> None:
+    """Lets tshark, capinfos and tcpdump read our recordings, and reads theirs
+    and the samples of tcpdump's tests as Scapy does."""
+    copy = tree(session)
+    install_wheel(session, copy)
+    install(session, "numpy", "pytest", "pytest-timeout", "scapy")
+    samples = CACHE / "tcpdump-samples"
+    if not samples.is_dir():
+        session.error("no samples: `.ci/run recordings` downloads them")
+    run_tests(
+        *(session, copy),
+        paths=("tests/pcap", "tests/recording_programs"),
+        env={"RAWMMSG_TCPDUMP_SAMPLES": str(samples)},
+    )
+
+
 def fresh(session: nox.Session, release: str) -> None:
     session.chdir(tree(session))
     session.run(

@@ -21,7 +21,8 @@ root=$1
 # Debian that knows DT_RELR, which the libraries in wheels for musl use.
 "$here/debian_root.sh" amd64 trixie "$root.unfinished" \
     binutils bzip2 ethtool gcc iperf3 iproute2 iputils-ping libc6-dev \
-    linux-libc-dev make musl musl-tools netbase perl strace xz-utils
+    linux-libc-dev make musl musl-tools netbase openvswitch-switch perl \
+    strace tcpdump tshark xz-utils
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 (

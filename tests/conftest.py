@@ -24,6 +24,10 @@ from rawmmsg.testing import Veth, veth_pair
 pytest_plugins = ["rawmmsg.testing"]
 # Few machines have PTF. `nox -s ptf` installs it.
 collect_ignore = [] if find_spec("ptf") else ["ptf_ports"]
+# Tests with Wireshark's programs and tcpdump's samples. `nox -s recordings`
+# runs them.
+if "RAWMMSG_TCPDUMP_SAMPLES" not in os.environ:
+    collect_ignore.append("recording_programs")
 
 # For the tests of bench/. At the end of the path, so that an installed rawmmsg
 # is tested, not the one in the tree.

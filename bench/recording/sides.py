@@ -16,7 +16,12 @@ from rawmmsg.pcap import Reader
 
 from ..forward.hosts import wait_until
 from ..lab import cpus, native, peers
-from ..lab.contender import GroundTruthError, Ready, Slice
+from ..lab.contender import (
+    GroundTruthError,
+    Ready,
+    Slice,
+    UnavailableError,
+)
 from ..lab.link import HEADER, NUMBERS, Ends, numbered
 from ..lab.pace import Sender
 
@@ -34,6 +39,8 @@ _COMPARED_EVERY: Final = 64
 
 # Before other processes, if the user may choose that.
 _NICE: Final = -20
+
+_AS_ROOT: Final = "run as root"
 
 Command = Callable[[str, Path], Sequence[str]]
 """Makes the command that records an interface to a file."""
@@ -117,7 +124,7 @@ class Recorder:
             _wait_until_idle(process.pid)
             used = _cpu_ns(process.pid) - before
         numbers = range(first, self._sender.number)
-        recorded = _count(file, numbers, place.size)
+        recorded = count_frames(file, numbers, place.size)
         file.unlink()
         lost = len(numbers) - recorded
         is_slow = sent.wall_ns > 1.05e9 * place.seconds
@@ -150,9 +157,14 @@ class Recorder:
                 # tcpdump, dumpcap, and rawmmsg record
                 words = ("listening on", "File: ", "recording ")
                 wait_until(
-                    lambda: any(one in output.read_text() for one in words),
-                    f"{command[0]} does not record: {output.read_text()}",
+                    lambda: (
+                        any(one in output.read_text() for one in words)
+                        or process.poll() is not None
+                    ),
+                    f"{command[0]} does not record",
                 )
+                if process.poll() is not None:
+                    raise OSError(f"{command[0]}: {output.read_text()}")
                 yield process
             finally:
                 process.send_signal(signal.SIGINT)
@@ -188,7 +200,7 @@ def _wait_until_idle(pid: int) -> None:
         before = now
 
 
-def _count(file: Path, numbers: range, size: int) -> int:
+def count_frames(file: Path, numbers: range, size: int) -> int:
     """How many of the frames with these numbers are in the file. Raises
     GroundTruthError unless they are in order and unchanged."""
     make, at = numbered(size), len(HEADER)
@@ -219,6 +231,9 @@ def rawmmsg(*options: str) -> Command:
 
 def tcpdump(*options: str) -> Command:
     program = peers.program("tcpdump")
+    # Even with -Z root, it sets its groups.
+    if Path("/proc/self/setgroups").read_text().strip() == "deny":
+        raise UnavailableError("a tcpdump that may set its groups", _AS_ROOT)
     # Not as another user, who could not write into the folder.
     return lambda interface, file: (
         *(program, "-n", "-Z", "root", *options),

@@ -56,6 +56,8 @@ class Reader:
         self._finder = _RecordFinder(capacity)
         self._interfaces: list[Interface] = []
         self._declared = 0  # interfaces since the beginning of the file
+        self._wanted = 0  # bytes that must be there before the next search
+        self._behind = 0  # bytes of a block whose end is not there yet
         self._pending: PacketBatch | None = None
         self._ended = False
         self._cut: int | None = None
@@ -140,7 +142,7 @@ class Reader:
         """
         self._source.rewind()
         self._finder.reset()
-        self._declared = 0
+        self._declared = self._wanted = self._behind = 0
         self._pending = None
         self._ended = False
         self._cut = None
@@ -183,27 +185,25 @@ class Reader:
     def _find(self) -> PacketBatch | None:
         """Looks for packets once."""
         source = self._source
-        batch, at, wanted, behind, news, fault = self._finder.find(
-            source.data, source.at, source.window()
+        if self._wanted and not source.more(self._wanted):
+            self._end()
+            return None
+        batch, source.at, self._wanted, self._behind, news, fault = (
+            self._finder.find(source.data, source.at, source.window())
         )
         for item in news:
             self._note(item)
-        source.at = at
-        if batch is not None:
-            return batch
-        if fault is not None:
-            raise RecordingError(self._name, source.offset - behind, fault)
-        if wanted and not source.more(wanted):
-            self._end(behind)
-        return None
+        if batch is None and fault is not None:
+            at = source.offset - self._behind
+            raise RecordingError(self._name, at, fault)
+        return batch
 
-    def _end(self, behind: int) -> None:
-        """The file has ended. `behind` bytes before belong to a block that is
-        not complete."""
+    def _end(self) -> None:
+        """The file has ended."""
         source = self._source
         self._ended = True
-        if behind or source.at < len(source.data):
-            self._cut = source.offset - behind
+        if self._behind or source.at < len(source.data):
+            self._cut = source.offset - self._behind
         if self._finder.totals()[4] is None:
             left = len(source.data) - source.at
             raise RecordingError(

@@ -393,10 +393,10 @@ def _give_up(user: "User | None") -> None:
     try:
         give_up(user)
     except OSError as error:
+        wish = "give up all capabilities"
         if user is not None:
-            error.strerror = (
-                f"cannot become the user {user.name}: {error.strerror}"
-            )
+            wish = f"become the user {user.name} and {wish}"
+        error.strerror = f"cannot {wish}: {error.strerror}"
         raise
 
 

@@ -35,12 +35,12 @@ class User:
 
 
 def give_up(user: User | None) -> None:
-    """Becomes the user, if one is given, and gives up all capabilities, for
-    good. Raises OSError.
+    """Becomes the user, if another one is given, and gives up all
+    capabilities, for good. Raises OSError.
 
     The process must not have started threads.
     """
-    if user is not None:
+    if user is not None and user.uid != os.geteuid():
         os.initgroups(user.name, user.gid)
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)

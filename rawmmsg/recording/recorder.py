@@ -68,12 +68,10 @@ class Recorder:
         received."""
         self.whole = 0
         """Frames that could not be cut."""
-        self.is_down = False
         self._sock = sock
         self._most = most
         self._lost = 0  # frames that an offload header cannot describe
         self._dropped = 0  # frames that were dropped, as the files say
-        self._was_full = False
         self._checks_stamps = True
         self._is_sure_at = math.inf
         if not clock_of_interface:
@@ -189,7 +187,7 @@ class Recorder:
     def _write_cut(self, batch: PacketBatch, segments: PacketBatch) -> None:
         """Writes the frames, with super-frames cut into segments."""
         frame = segment = 0
-        while frame < len(batch):
+        while frame < len(batch) and self.frames < self._most:
             before = frame
             try:
                 frame, segment = batch.segment_into(segments, frame, segment)
@@ -207,14 +205,8 @@ class Recorder:
             stop = start + int(room)
         times = None
         if self._checks_stamps:
-            times = self._stamps(batch, stop)
-        # The queue cannot be full while batches are not.
-        is_full = stop - start == batch.capacity
-        dropped = 0
-        if is_full or self._was_full:
-            dropped = self._new_drops()
-        self._was_full = is_full
-        self.files.write(batch, start, stop, times, dropped)
+            times = self._stamps(batch, start, stop)
+        self.files.write(batch, start, stop, times, self._new_drops())
         self.size += sum(batch.lengths[start:stop])
 
     def _new_drops(self) -> int:
@@ -223,12 +215,14 @@ class Recorder:
         new, self._dropped = dropped - self._dropped, dropped
         return new
 
-    def _stamps(self, batch: PacketBatch, stop: int) -> "array[int] | None":
+    def _stamps(
+        self, batch: PacketBatch, start: int, stop: int
+    ) -> "array[int] | None":
         """Returns the time stamps, if some are missing in the batch: the
         kernel starts to stamp some time after it was asked, and an interface
         may stamp only some frames."""
         stamps = batch.timestamps_ns
-        missing = stamps[:stop].tolist().count(0)
+        missing = stamps[start:stop].tolist().count(0)
         if not missing:
             if monotonic() > self._is_sure_at:
                 self._checks_stamps = False

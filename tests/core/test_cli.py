@@ -56,6 +56,10 @@ def test_examples_of_help_run(
     # So that it ends soon.
     if line.startswith(("bridge ", "switch ")):
         line += " --duration 0.1"
+    elif line.startswith("record "):
+        line = line.replace("record", "record --duration 0.1", 1)
+        if "tshark" in line:
+            tool("tshark")
     elif line.startswith("doctor "):
         line += " --seconds 0.1"
     done = subprocess.run(

@@ -6,6 +6,7 @@ import _imp
 import gc
 import importlib
 import importlib.util
+import os
 import sys
 import types
 from functools import cache, partial
@@ -32,10 +33,17 @@ from support.every_call import (
 )
 from support.frames import PACKET
 from support.linux import descriptors
+from support.recordings import SAMPLES
 from support.small_rings import SmallGuest
 
 from rawmmsg import SUPER_FRAME, PacketBatch, _rawmmsg, bpf
-from rawmmsg._rawmmsg import _copy_frames, _FrameSorter, _GuestRings
+from rawmmsg._rawmmsg import (
+    _copy_frames,
+    _FrameSorter,
+    _GuestRings,
+    _RecordFinder,
+    _RecordWriter,
+)
 from rawmmsg.testing import Veth
 from rawmmsg.vhost import RingAddresses
 
@@ -255,6 +263,69 @@ def test_frames_of_a_switch_without_memory(
     testcapi: Any, pair: Veth, name: str
 ) -> None:
     in_child(lambda: starve(SORTING[name], nothing, pair))
+
+
+SLICES: Final = partial(
+    PacketBatch, buffer=bytes(64), offsets=[0, 8], lengths=(5, 6)
+)
+
+
+CONTENT: Final = SAMPLES["pcapng"]
+
+
+@cache
+def nowhere() -> int:
+    """A descriptor of /dev/null."""
+    return os.open(os.devnull, os.O_WRONLY)
+
+
+RECORDINGS: Final[dict[str, Bind]] = {
+    "slices": lambda _: SLICES,
+    "slices outside": lambda _: partial(SLICES, lengths=(5, 600)),
+    "finder": lambda _: partial(_RecordFinder, 16),
+    "find": lambda _: partial(
+        _RecordFinder(16).find, CONTENT, 0, len(CONTENT)
+    ),
+    "writer": lambda _: partial(_RecordWriter, True, 100),
+    "write": lambda _: partial(
+        _RecordWriter(True, 100).write,
+        *(nowhere(), SLICES(), 0, -1, 1, [0, 0], [7, 7], 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_recordings_without_memory(
+    testcapi: Any, pair: Veth, name: str
+) -> None:
+    nowhere()
+    in_child(lambda: starve(RECORDINGS[name], nothing, pair))
+
+
+def find_twice(testcapi: Any) -> None:
+    """Finds all that a recording has, again if an allocation fails."""
+    failures = 0
+    for n in range(100):
+        finder = _RecordFinder(16)
+        testcapi.set_nomemory(n, n + 1)
+        try:
+            found = finder.find(CONTENT, 0, len(CONTENT))
+        except MemoryError:
+            found = None
+        finally:
+            testcapi.remove_mem_hooks()
+        if found is None:
+            failures += 1
+            found = finder.find(CONTENT, 0, len(CONTENT))
+        batch, at, _, _, news, _ = found
+        assert batch is not None
+        assert (len(batch), at, len(news)) == (4, len(CONTENT), 3)
+        assert finder.totals()[0] == 4
+    assert failures > 10
+
+
+def test_what_a_failed_search_has_found_is_found_again(testcapi: Any) -> None:
+    in_child(lambda: find_twice(testcapi))
 
 
 @cache

@@ -19,7 +19,7 @@ from support.frames import (
     send,
 )
 from support.linux import ip, other_namespace
-from support.recording import (
+from support.recorder import (
     OURS,
     Recording,
     frames,

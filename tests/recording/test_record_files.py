@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support.calls import eventually
 from support.frames import flood, numbered, numbered_frames, send
-from support.recording import (
+from support.recorder import (
     Recording,
     frames,
     read_by_tshark,

@@ -7,7 +7,7 @@ import pytest
 from support.bridging import stopped
 from support.datagrams import TCP, UDP, Datagram, data, send_open, super_frame
 from support.frames import numbered, numbered_frames, send
-from support.recording import frames, read, recording
+from support.recorder import frames, read, recording
 
 from rawmmsg import RawSocket
 from rawmmsg.pcap import Reader

@@ -11,7 +11,7 @@ from support.calls import eventually
 from support.child import WITHOUT_CAPABILITIES, run_python
 from support.frames import numbered_frames, send
 from support.namespaces import has_user, is_initial_user_namespace
-from support.recording import Recording, frames, recording
+from support.recorder import Recording, frames, recording
 
 from rawmmsg.testing import Veth
 
@@ -123,3 +123,14 @@ def test_executed_programs_get_no_capability_back() -> None:
     )
     values = re.findall(r"^Cap\w+:\s*([0-9a-f]+)$", answer, re.MULTILINE)
     assert [int(value, 16) for value in values] == [0, 0]
+
+
+def test_user_may_be_the_same(pair: Veth, tmp_path: Path) -> None:
+    """Even where nobody can become another user."""
+    user = str(os.geteuid())
+    file = tmp_path / "trace.pcapng"
+    with Recording(pair.b, file, "--user", user, "-c", "1") as command:
+        command.says("recording")
+        send(pair.a, *numbered_frames(1))
+        assert command.outcome().code == 0
+    assert frames(file) == numbered_frames(1)

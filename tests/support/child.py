@@ -18,8 +18,13 @@ import rawmmsg
 # The Debian packages of the programs that tests run.
 PACKAGES: Final = {
     "gcc": "gcc",
+    "bridge": "iproute2",
     "ip": "iproute2",
     "iperf3": "iperf3",
+    "ovs-vsctl": "openvswitch-switch",
+    "ovs-vswitchd": "openvswitch-switch",
+    "ovsdb-server": "openvswitch-switch",
+    "ovsdb-tool": "openvswitch-switch",
     "readelf": "binutils",
     "setcap": "libcap2-bin",
     "strace": "strace",

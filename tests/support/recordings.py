@@ -58,10 +58,10 @@ def pcap(
     packets: Iterable[Packet],
     order: Order = "<",
     magic: int = MICROSECONDS,
-    **options: int,
+    snap_length: int = 65535,
 ) -> bytes:
     """A whole file; times are fractions of a second, after SECOND."""
-    return pcap_header(order, magic, **options) + b"".join(
+    return pcap_header(order, magic, snap_length) + b"".join(
         pcap_record(SECOND, packet.time, packet, order) for packet in packets
     )
 

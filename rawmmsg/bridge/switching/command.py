@@ -80,6 +80,12 @@ the native VLAN. Frames with VLAN 4095 are dropped.
 A port that is slower than others keeps nobody waiting: frames wait for it in a
 queue, and are dropped if that is full.
 
+Recordings:
+
+A file of --record has two interfaces: NAME:in has the frames that the switch
+receives from the port, NAME:out those that it sends there, super-frames in one
+piece. If the file cannot be written any more, the switch goes on without it.
+
 Statistics:
 
 Statistics and the summary go to standard error. "received frames dropped" went
@@ -105,6 +111,10 @@ Examples:
 Join two interfaces and a virtual machine until Ctrl-C:
 
     rawmmsg switch eth0 eth1 vhost-user:vm
+
+Record what a virtual machine receives and sends:
+
+    rawmmsg switch eth0 vhost-user:vm,name=vm --record vm=vm.pcapng
 
 Connect two virtual machines to VLAN 5 of a trunk:
 
@@ -165,8 +175,26 @@ def add_switch(
         help="print all counts every SECONDS seconds, and at the end, on "
         "standard output, as a line of JSON",
     )
+    command.add_argument(
+        "--record",
+        type=_recording,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="record the frames that the port with this name receives and "
+        "sends in a pcapng file; can be given several times",
+    )
     add_common(command)
     command.set_defaults(run=_run)
+
+
+def _recording(text: str) -> tuple[str, str]:
+    name, _, file = text.partition("=")
+    if not name or not file or file == "-":
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the name of a port and a file: NAME=FILE"
+        )
+    return name, file
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -185,6 +213,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 merge=not arguments.no_merge,
                 batch=arguments.batch,
                 spin=arguments.spin,
+                record=_files(arguments),
                 report=say,
                 notice=keep_quiet if arguments.quiet else say,
             ) as switch,
@@ -197,13 +226,32 @@ def _run(arguments: argparse.Namespace) -> int:
         return fail(error)
 
 
+def _files(arguments: argparse.Namespace) -> dict[str, str]:
+    """The file in which each port is recorded."""
+    from ..ports import PortError
+
+    files = dict(arguments.record)
+    if len(files) < len(arguments.record):
+        raise PortError("--record: two files are given for one port")
+    if len(set(files.values())) < len(files):
+        raise PortError("--record: two ports are given for one file")
+    return files
+
+
 def _run_switch(
     switch: "Switch", arguments: argparse.Namespace, wake: int
 ) -> int:
     from ..console import is_terminal
     from ..console import say as print_line
+    from ..ports import PortError
     from .display import Reporter, Ticker, addresses, summary
 
+    for name, _ in arguments.record:
+        if name not in switch.ports:
+            raise PortError(
+                f"--record: no port has the name {name}; the ports are"
+                f" {', '.join(switch.ports)}"
+            )
     if arguments.duration is not None:
         switch.every(arguments.duration, switch.end)
     switch.on_signal(signal.SIGUSR1, lambda: print_line(addresses(switch)))

@@ -161,9 +161,11 @@ class Decisions:
         vlan = self._ports[number].vlans.vlan_of(tag)
         if vlan is None:
             return self._same(number, Fate.WRONG_VLAN)
+        # As the kernel's bridge, it learns from frames of link protocols that
+        # it drops (net/bridge/br_input.c:br_handle_local_finish()).
+        self._table.learn((vlan, source), number, monotonic())
         if not self._passes_link_local and _is_link_local(destination):
             return self._same(number, Fate.LINK_LOCAL)
-        self._table.learn((vlan, source), number, monotonic())
         if destination[0] & 1:
             return self._flood(number, vlan, tag)
         port = self._table.find((vlan, destination))

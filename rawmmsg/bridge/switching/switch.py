@@ -2,10 +2,10 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
+from types import MappingProxyType, TracebackType
+from typing import Final, Self
 
 from ..._rawmmsg import PacketBatch
 from ..ports import GuestOptions
@@ -13,6 +13,7 @@ from ..process import name_port
 from .counts import PortCounts
 from .fabric import Fabric
 from .members import Hook
+from .recordings import Recording
 from .specs import parse_spec
 from .table import AGEING, MOST_STATIONS
 
@@ -21,6 +22,9 @@ __all__ = ["Switch"]
 
 def _keep_quiet(_: str) -> None:
     """Prints nothing."""
+
+
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Switch:
@@ -46,6 +50,9 @@ class Switch:
                 forwarded. The batch is used again as soon as it returns. It
                 has offload headers; frames of ports with the option `plain`
                 are complete without them.
+    record      files in which ports are recorded, by the names of the ports:
+                pcapng, with the frames that a port receives and those that it
+                sends
     report      called with a line about a problem, such as a port that has
                 disappeared
     notice      called with a line of other news
@@ -63,6 +70,7 @@ class Switch:
         batch: int | None = None,
         spin: float = 0.0,
         on_frames: Hook | None = None,
+        record: Mapping[str, str] = _NONE,
         report: Callable[[str], object] = _keep_quiet,
         notice: Callable[[str], object] = _keep_quiet,
     ) -> None:
@@ -82,8 +90,11 @@ class Switch:
         if batch is not None:
             self._guest_options = replace(self._guest_options, batch=batch)
         self._numbers: dict[str, int] = {}
+        self._recordings: dict[str, Recording] = {}
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
+            for name, file in record.items():
+                self._recordings[name] = Recording(name, file, report)
             for port in ports:
                 self.add(port)
         except BaseException:
@@ -115,6 +126,8 @@ class Switch:
             name_port(new.name, error)
             raise
         try:
+            if new.name in self._recordings:
+                self._recordings[new.name].attach(new)
             self._fabric.add(new.name, new, rules)
         except BaseException:
             new.close()
@@ -144,6 +157,8 @@ class Switch:
         """Closes all ports. What waits for them is dropped."""
         for name in self._fabric.names:
             self._fabric.remove(name).close()
+        for recording in self._recordings.values():
+            recording.close()
         if self._reader >= 0:
             os.close(self._reader)
             os.close(self._writer)

@@ -50,8 +50,8 @@ function _shtab_rawmmsg_using
   test "$_shtab_rawmmsg_cmdpath" = "$argv"
 end
 
-set -g _shtab_rawmmsg_commands demo filter bridge switch doctor
-set -g _shtab_rawmmsg_opts_with_value --ageing --batch --check --duration --filter-ab --filter-ba --json --merge --mode --owner --rcvbuf --seconds --sndbuf --spin --stations --stats -y
+set -g _shtab_rawmmsg_commands demo filter bridge switch record doctor
+set -g _shtab_rawmmsg_opts_with_value --ageing --batch --check --duration --filter-ab --filter-ba --format --json --merge --mode --owner --rcvbuf --record --seconds --sndbuf --spin --stations --stats --time --user -B -C -G -W -Z -c -s -y
 
 complete -c rawmmsg -e
 complete -c rawmmsg -f
@@ -88,6 +88,7 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l stations -x -d 'know at 
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l no-link-local -d 'drop frames to the addresses 01:80:c2:00:00:00 to :0f, which LACP, LLDP and STP use (default: flood them)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l no-merge -d 'do not merge TCP segments that go from a socket to an interface into super-frames'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l json -x -d 'print all counts every SECONDS seconds, and at the end, on standard output, as a line of JSON'
+complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l record -x -d 'record the frames that the port with this name receives and sends in a pcapng file; can be given several times'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l batch -x -d 'receive at most N frames with one system call (default: 64, or 8 while frames are large)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l spin -x -d 'for MICROSECONDS after frames have arrived, look for more without sleeping: they are forwarded sooner, but a CPU is busy all that time (default: sleep at once)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l duration -x -d 'end after SECONDS seconds'
@@ -95,6 +96,23 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -l stats -x -d 'print stati
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch' -s q -l quiet -d 'print only errors'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'a port'
 complete -c rawmmsg -n '_shtab_rawmmsg_using switch; and test $_shtab_rawmmsg_npos -ge 1' -ka "(ls /sys/class/net)" -d 'the other ports'
+complete -c rawmmsg -n '_shtab_rawmmsg_using; and test $_shtab_rawmmsg_npos -eq 0' -a record -d 'record what an interface receives and sends in a file'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s h -l help -d 'show this help message and exit'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s c -x -d 'end after COUNT frames'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -l duration -x -d 'end after SECONDS seconds'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s s -x -d 'record only the first BYTES bytes of each frame, and its length (default: 262144)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -l cut -d 'cut super-frames into the frames that a wire would carry, and complete their checksums (see below)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s p -d 'do not make the interface promiscuous'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s C -x -d 'begin a new file when one has MEGABYTES million bytes'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s G -x -d 'begin a new file after SECONDS seconds'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s W -x -d 'keep the last FILES files: delete the oldest one when a new one is begun (default: keep all)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -l format -xka "pcapng pcap" -d 'pcap is for programs that do not read pcapng; it has no place for names, directions and dropped frames (default: pcapng)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -l time -xka "software hardware" -d 'whose clock stamps the frames: the kernel'"'"'s, or that of the network card, which the administrator must have switched on (default: software)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s B -x -d 'size of the receive buffer in KiB (default: 65536); without CAP_NET_ADMIN, net.core.rmem_max limits it'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s Z -l user -x -d 'become USER after the interface was opened, and before the first file is created (default: only give up all capabilities)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -l stats -x -d 'print statistics every SECONDS seconds, even if standard error is not a terminal (default: every second, only on a terminal)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s q -l quiet -d 'print only errors'
+complete -c rawmmsg -n '_shtab_rawmmsg_using record; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'the interface (see below)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using; and test $_shtab_rawmmsg_npos -eq 0' -a doctor -d 'find out why packets are not received or sent, or are lost'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l check -xka "privileges namespaces buffers kernel stamping interface link promiscuity offloads qdisc drops filters sockets softnet" -d 'run only this check (see below); can be given several times'
