@@ -25,6 +25,7 @@ UNITS: Final[Mapping[str, bool | None]] = {
     "Gbit/s": True,
     "calls/packet": False,
     "% lost": False,
+    "MB": False,
     "of the pace": None,
 }
 
