@@ -484,9 +484,9 @@ compare_spans(const void *left, const void *right)
     return (a->start > b->start) - (a->start < b->start);
 }
 
-/* Lists the memory that the batch writes to, or its slices are in. 0, or -1 with an exception set:
-   ValueError if two frames overlap, because a packet in one would overwrite
-   the other. */
+/* Lists the memory that the batch writes to, or its slices are in. 0, or -1
+   with an exception set: ValueError if two frames overlap, because a packet in
+   one would overwrite the other. */
 static int
 note_spans(BatchMemory *m)
 {

@@ -34,6 +34,7 @@ NAMES: Final = (
     "recording",
     "replay",
     "forward",
+    "switch",
     "superframes",
     "merging",
     "checksums",

@@ -58,7 +58,7 @@ html_title = f"rawmmsg {release}"
 # A reference to what does not exist is an error. Only names of the standard
 # library and of Scapy are not looked up, because that would need a network.
 nitpicky = True
-_OTHERS = "collections.abc", "enum", "os", "scapy", "subprocess"
+_OTHERS = "collections.abc", "enum", "io", "os", "scapy", "subprocess"
 nitpick_ignore_regex = [
     ("py:class", rf"({'|'.join(map(re.escape, _OTHERS))})\.[\w.]+"),
     ("py:class", "AddressFamily|Buffer|SocketKind"),

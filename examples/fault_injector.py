@@ -1,13 +1,15 @@
 """Joins ports as a switch, and drops, delays and damages some of the frames.
 
-    sudo python examples/fault_injector.py --drop 2 --delay 5 --damage 1 \\
+    sudo python examples/fault_injector.py --drop 50 --delay 20 --damage 100 \\
         interface:eth0,plain interface:eth1,plain
 
-The numbers are percentages. With the same --seed, the same frames of the same
-traffic are chosen. Without `plain`, a super-frame counts as one frame.
+This drops every 50th frame. By --seed, one frame in 20 is late, and one in 100
+has a wrong bit. Without `plain`, a super-frame counts as one frame.
 """
 
 import argparse
+import contextlib
+import itertools
 import random
 from collections import defaultdict
 
@@ -17,25 +19,26 @@ from rawmmsg.bridge import Switch
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Inject faults.")
-    for fault in ("drop", "delay", "damage"):
-        parser.add_argument(f"--{fault}", type=float, default=0)
-    parser.add_argument("--milliseconds", type=float, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    for word in ("drop", "delay", "damage", "seed"):
+        parser.add_argument(f"--{word}", type=int, default=0)
     parser.add_argument("ports", nargs="+")
     args = parser.parse_args()
-    rng = random.Random(args.seed)
+    rng, numbers = random.Random(args.seed), itertools.count(1)
     late: defaultdict[str, PacketBatch] = defaultdict(
         lambda: PacketBatch(64, SUPER_FRAME)
     )
 
+    def one_in(count: int) -> bool:
+        return count > 0 and rng.randrange(count) == 0
+
     def on_frames(port: str, batch: PacketBatch) -> list[int]:
         taken = []
         for i, frame in enumerate(batch):
-            if rng.random() * 100 < args.damage:
-                frame[rng.randrange(14, len(frame))] ^= 1 << rng.randrange(8)
-            if rng.random() * 100 < args.drop:
+            if one_in(args.damage):  # not in its addresses
+                frame[rng.randrange(12, len(frame))] ^= 1 << rng.randrange(8)
+            if args.drop and next(numbers) % args.drop == 0:
                 taken.append(i)
-            elif rng.random() * 100 < args.delay and len(late[port]) < 64:
+            elif one_in(args.delay) and len(late[port]) < 64:
                 late[port].append(frame)
                 taken.append(i)
         return taken
@@ -46,12 +49,11 @@ def main() -> None:
             batch.clear()
 
     with Switch(*args.ports, on_frames=on_frames, report=print) as switch:
-        switch.every(args.milliseconds / 1000, send_late)
-        try:
+        switch.every(0.1, send_late)  # those of the last 0.1 s
+        with contextlib.suppress(KeyboardInterrupt):
             switch.run()
-        except KeyboardInterrupt:
-            for name, counts in switch.statistics().items():
-                print(name, counts.received, "frames", counts.dropped)
+        for name, counts in switch.statistics().items():
+            print(name, counts.received, "frames", counts.dropped)
 
 
 if __name__ == "__main__":

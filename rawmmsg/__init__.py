@@ -143,7 +143,7 @@ __all__ = [
 ]
 
 _SUBMODULES = frozenset(
-    {"aio", "bpf", "pacing", "pcap", "ptf", "scapy", "testing"}
+    {"aio", "bpf", "bridge", "pacing", "pcap", "ptf", "scapy", "testing"}
 )
 
 

@@ -18,6 +18,20 @@ figure includes sending and forwarding, because with a ring the copy is made
 while sending, and the kernel's bridge does all its work there; "forwarding" is
 the second part alone.
 
+Full blast. One CPU sends as fast as it can, and the forwarder has another CPU.
+Its queues are full, so the figure, the rate at which frames arrive at the far
+end, is what it can forward; "switch's CPU" is the CPU time of its processes
+for each of these frames. (The kernel's bridge forwards on the CPU of the
+sender.) Each forwarder has links of its own, and sleeps while others have
+their turn. One frame in 64 is compared with the one sent, to the byte, and
+these must come in order; at the end, rawmmsg must account for every frame.
+
+Open vSwitch is its netdev datapath, in user space, with offload headers
+(userspace-tso-enable). vde_switch has a tap for each port, and a bridge of the
+kernel joins the two; so part of its work is the kernel's. VDE's own program
+for interfaces is vde_pcapplug. It waits until a ring is full of frames, so TCP
+does not get through. "Taps only" has no links: the taps are the ends.
+
 Upload. A virtual machine, which is a network namespace with a tap without
 offloads, sends TCP to a host. Its frames reach `rawmmsg bridge` through a Unix
 datagram socket, on which up to 512 of them may wait
@@ -51,7 +65,7 @@ from ..lab.link import AUXDATA
 from ..lab.native import VNET_HDR
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab
-from . import guest, small
+from . import blast, guest, small
 from .hosts import Host, Transfer, transfer, two_hosts
 from .sides import (
     SMALL_CAPACITY,
@@ -65,10 +79,20 @@ from .sides import (
     rawmmsg_bridge,
     with_libpcap,
 )
+from .switches import (
+    Pids,
+    Switch,
+    open_vswitch,
+    rawmmsg_switch,
+    vde_bridged,
+    vde_plugged,
+    vde_with_taps,
+)
 
 
 def measure(lab: Lab) -> Iterator[Table]:
     yield from measure_small(lab)
+    yield from measure_blast(lab)
     yield from measure_bulk(lab)
     yield from measure_upload(lab)
 
@@ -144,16 +168,29 @@ BULK: Final = (
     Contender("C, plain frames", _in_c(AUXDATA, offloads=False), "C"),
     Contender("libpcap", _LIBPCAP, "C"),
     Contender("kernel's bridge", joined(kernel_bridge), "C"),
+    Contender(
+        *("rawmmsg switch", joined(rawmmsg_switch), "rawmmsg bridge"),
+        at_least=0.95,
+    ),
+    Contender("Open vSwitch", joined(open_vswitch), "C"),
+    Contender("vde_switch", joined(vde_bridged), "C"),
 )
-QUICK: Final = ("C", "rawmmsg bridge", "C, plain frames", "libpcap")
+QUICK: Final = (
+    *("C", "rawmmsg bridge", "C, plain frames", "libpcap"),
+    *("kernel's bridge", "rawmmsg switch", "Open vSwitch", "vde_switch"),
+)
 FREE: Final = ("C", "rawmmsg bridge", "libpcap")
-OF_LIBPCAP: Final = Comparison("rawmmsg bridge", "libpcap", at_least=5.0)
+OF_OTHERS: Final = (
+    Comparison("rawmmsg bridge", "libpcap", at_least=5.0),
+    Comparison("rawmmsg switch", "Open vSwitch", at_least=1.0),
+    Comparison("rawmmsg switch", "vde_switch", at_least=10.0),
+)
 
 
 def measure_bulk(lab: Lab) -> Iterator[Table]:
     peers.program("iperf3")
     amount = lab.pick(("-t", "1"), ("-t", "1"), ("-n", "1M"))
-    quick = [one for one in BULK if one.name in (*QUICK, "kernel's bridge")]
+    quick = [one for one in BULK if one.name in QUICK]
     free = [
         dataclasses.replace(one, at_least=None)
         for one in BULK
@@ -166,7 +203,7 @@ def measure_bulk(lab: Lab) -> Iterator[Table]:
             f"TCP between two hosts in both directions, {which}",
             *("Gbit/s", contenders, place, lab.long_slices),
             calibrate=Calibrate.ONCE,
-            comparisons=[OF_LIBPCAP],
+            comparisons=OF_OTHERS,
         )
 
     with two_hosts() as hosts:
@@ -235,6 +272,10 @@ SMALL: Final = (
         *("rawmmsg bridge", small.with_the_bridge, "C, as the bridge"),
         at_least=0.95,
     ),
+    Contender(
+        *("rawmmsg switch", small.with_the_switch, "rawmmsg bridge"),
+        at_least=0.95,
+    ),
 )
 
 
@@ -253,3 +294,63 @@ def measure_small(lab: Lab) -> Iterator[Table]:
                     f"{size}-byte frames forwarded on one CPU, {key}",
                     *("Mpps", SMALL, place, lab.slices),
                 )
+
+
+# ---- Small frames at full blast --------------------------------------------
+
+
+@contextlib.contextmanager
+def _bridge_alone(a: str, b: str) -> Iterator[Pids]:
+    with rawmmsg_bridge(a, b) as pid:
+        yield [pid]
+
+
+@contextlib.contextmanager
+def _kernel_alone(a: str, b: str) -> Iterator[Pids]:
+    with kernel_bridge(a, b):
+        yield []
+
+
+def _loaded(name: str, switch: Switch) -> Contender[blast.Place]:
+    return Contender(name, blast.through(switch), _BRIDGE.name)
+
+
+_BRIDGE: Final = Contender("rawmmsg bridge", blast.through(_bridge_alone))
+BLAST: Final = (
+    _BRIDGE,
+    control(_BRIDGE, None),
+    dataclasses.replace(
+        _loaded("rawmmsg switch", rawmmsg_switch), at_least=0.95
+    ),
+    _loaded("Open vSwitch", open_vswitch),
+    _loaded("vde_switch", vde_bridged),
+    _loaded("vde_switch, vde_pcapplug", vde_plugged),
+    Contender(
+        "vde_switch, taps only",
+        blast.through(vde_with_taps, taps=("end0", "end1")),
+        _BRIDGE.name,
+    ),
+    _loaded("kernel's bridge", _kernel_alone),
+)
+OF_SWITCHES: Final = (
+    Comparison("rawmmsg switch", "Open vSwitch", at_least=1.1),
+    Comparison("rawmmsg switch", "vde_switch"),
+    Comparison("rawmmsg switch", "vde_switch, vde_pcapplug", at_least=2.5),
+)
+
+
+def measure_blast(lab: Lab) -> Iterator[Table]:
+    pace = lab.long_slices
+    for size in lab.sizes([SIZE]):
+        with contextlib.ExitStack() as stack:
+            place = blast.Place(
+                *(stack, lab.senders_cpu, lab.receivers_cpu),
+                *(size, pace.seconds),
+            )
+            yield lab.table(
+                "forward/blast",
+                f"{size}-byte frames, by a forwarder with a CPU of its own",
+                *("Mpps", BLAST, place, pace),
+                calibrate=Calibrate.ONCE,
+                comparisons=OF_SWITCHES,
+            )

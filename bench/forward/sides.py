@@ -3,6 +3,7 @@ thread, the command `rawmmsg bridge`, and the kernel."""
 
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import select
@@ -36,6 +37,8 @@ _SUMMARY: Final = re.compile(
     r"(?:,.*|:.*)?$",
     re.MULTILINE,
 )
+
+_numbers: Final = itertools.count()  # of the kernel's bridges
 
 Ports: TypeAlias = tuple[str, str]
 
@@ -240,7 +243,7 @@ def check_counts(counts: Sequence[int], both_ways: bool = True) -> None:
 def kernel_bridge(a: str, b: str) -> Iterator[None]:
     """The kernel's bridge, which needs no process."""
     ip = peers.program("ip")
-    name = f"bridge{os.getpid()}"
+    name = f"bridge{next(_numbers)}n{os.getpid()}"
     add = [ip, "link", "add", "name", name, "type", "bridge"]
     try:
         # With snooping it would send reports of its own.

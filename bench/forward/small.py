@@ -6,15 +6,18 @@ and the contenders that forward in this process.
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
 from rawmmsg import RawSocket
+from rawmmsg.bridge.direction import Direction
 from rawmmsg.bridge.loop import Bridge
 from rawmmsg.bridge.ports import SocketPort, parse_port
+from rawmmsg.bridge.switching.fabric import Fabric
+from rawmmsg.bridge.switching.members import Member
 from rawmmsg.testing import veth_pair
 
 from ..lab.contender import GroundTruthError, Ready, Slice
@@ -48,6 +51,11 @@ class Stream:
         self.counter = keep(Counter(self._rx.fileno()))
         make = numbered(place.size, header)
         self.frames = Frames(place.count, place.size, make=make)
+
+    @property
+    def bytes(self) -> int:
+        """In a burst."""
+        return self.frames.batch * self.frames.size
 
     def send(self) -> None:
         self._tx.sendmmsg_all(self.frames.out)
@@ -84,7 +92,7 @@ class Arena:
         self._streams = [there, self.back] if place.two_way else [there]
         # In a burst:
         self.frames = place.count * len(self._streams)
-        self.bytes = self.frames * place.size
+        self.bytes = sum(stream.bytes for stream in self._streams)
 
     def run(self, forward: Callable[[], object], times: int) -> Slice:
         """Sends a burst, calls `forward`, which moves it, and receives it, so
@@ -152,22 +160,44 @@ def bridge_ports(stack: ExitStack, ports: Ports) -> list[SocketPort]:
 def with_the_bridge(arena: Arena) -> Callable[[], object]:
     """The two directions of `rawmmsg bridge`, called as its loop does."""
     a, b = bridge_ports(arena.stack, arena.ports)
-    there, back = Bridge(a, b).directions
+    move = _as_a_loop(Bridge(a, b).directions)
+    return partial(move, arena.bytes)
+
+
+@prepared
+def with_the_switch(arena: Arena) -> Callable[[], object]:
+    """The two ports of `rawmmsg switch`, called as its loop does."""
+    switch = Fabric()
+    for port in bridge_ports(arena.stack, arena.ports):
+        switch.add(port.name, port)
+    move = _as_a_loop(switch.members)
+    # It learns where both addresses are.
+    arena.back.send()
+    move(arena.back.bytes)
+    arena.back.receive()
+    return partial(move, arena.bytes)
+
+
+def _as_a_loop(
+    movers: Sequence[Direction | Member],
+) -> Callable[[int], None]:
+    """Returns a function that moves so many bytes."""
     ready = select.poll()
     readers = {}
-    for port, direction in ((a, there), (b, back)):
-        descriptor = port.sock.fileno()
-        readers[descriptor] = direction.forward
+    for mover in movers:
+        assert isinstance(mover.source, SocketPort)
+        descriptor = mover.source.sock.fileno()
+        readers[descriptor] = mover.forward
         ready.register(descriptor, select.POLLIN)
 
-    def forward() -> None:
-        end = there.bytes_received + back.bytes_received + arena.bytes
-        while there.bytes_received + back.bytes_received < end:
+    def move(size: int) -> None:
+        end = size + sum(one.bytes_received for one in movers)
+        while sum(one.bytes_received for one in movers) < end:
             for descriptor in wait(ready, PATIENCE):
                 if readers[descriptor]():
-                    raise GroundTruthError("rawmmsg bridge would wait")
+                    raise GroundTruthError("the forwarder would wait")
 
-    return forward
+    return move
 
 
 @prepared

@@ -17,9 +17,8 @@ from typing import Final
 
 from ..forward.hosts import ADDRESSES, wait_until
 from ..forward.sides import rawmmsg_bridge
-from ..lab import native, peers
+from ..lab import cpus, native, peers
 from ..lab.contender import GroundTruthError, Ready, Slice, UnavailableError
-from ..vhost.switches import cpu_ns
 
 # The guest of the tests.
 sys.path.append(str(native.SOURCES.parent / "tests/qemu"))
@@ -132,11 +131,11 @@ class Pair:
         try:
             receiver.begin(f"tcp receive {PORT} {blocks}")
             receiver.wait_for("listening")
-            used = cpu_ns(self._bridge)
+            used = cpus.used_ns(self._bridge)
             begin = time.perf_counter_ns()
             sender.run(f"tcp send {ADDRESSES[1]} {PORT} {blocks}")
             ns = time.perf_counter_ns() - begin
-            used = cpu_ns(self._bridge) - used
+            used = cpus.used_ns(self._bridge) - used
             receiver.finish()
         except virtual.GuestError as error:
             raise GroundTruthError(str(error)) from None

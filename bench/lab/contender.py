@@ -23,6 +23,7 @@ UNITS: Final[Mapping[str, bool | None]] = {
     "Mpps": True,
     "kpps": True,
     "Gbit/s": True,
+    "MB": False,
     "calls/packet": False,
     "% lost": False,
     "MB": False,

@@ -1,10 +1,11 @@
-"""Which CPU a thread runs on."""
+"""Which CPU a thread runs on, and how much of it a process uses."""
 
 import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -52,3 +53,10 @@ def elsewhere(
         finally:
             over.value = 1
         future.result()
+
+
+def used_ns(pid: int) -> int:
+    """The CPU time of all threads of a process, the kernel's work for them
+    included (Documentation/scheduler/sched-stats.rst)."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads)

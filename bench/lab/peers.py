@@ -26,12 +26,23 @@ PROGRAMS: Final[Mapping[str, tuple[str, str]]] = {
     "ip": ("apt-get install iproute2", "-V"),
     "iperf3": ("apt-get install iperf3", "--version"),
     "nsenter": ("apt-get install util-linux", "--version"),
+    "ovs-vswitchd": ("apt-get install openvswitch-switch", "--version"),
     "qemu-system-x86_64": ("apt-get install qemu-system-x86", "--version"),
+    "setpriv": ("apt-get install util-linux", "--version"),
     "strace": ("apt-get install strace", "--version"),
     "tcpdump": ("apt-get install tcpdump", "--version"),
     "tcpreplay": ("apt-get install tcpreplay", "--version"),
     "trafgen": ("apt-get install netsniff-ng", "--version"),
     "unshare": ("apt-get install util-linux", "--version"),
+    "vde_switch": ("apt-get install vde2", "--version"),
+}
+
+# Programs that come with another one.
+_COMPANIONS: Final[Mapping[str, str]] = {
+    "ovs-vsctl": "ovs-vswitchd",
+    "ovsdb-server": "ovs-vswitchd",
+    "ovsdb-tool": "ovs-vswitchd",
+    "vde_pcapplug": "vde_switch",
 }
 
 # The distributions that pip installs modules from.
@@ -50,7 +61,8 @@ def program(name: str) -> str:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
     if found is None:
-        raise UnavailableError(name, PROGRAMS[name][0])
+        install, _ = PROGRAMS[_COMPANIONS.get(name, name)]
+        raise UnavailableError(name, install)
     return found
 
 

@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..lab import cpus
 from . import recordings, testpmd
-from .switches import Ends, Switch, cpu_ns
+from .switches import Ends, Switch
 
 
 @dataclass(frozen=True)
@@ -66,4 +67,4 @@ class Machine:
             self._switch.stop()
 
     def switchs_cpu_ns(self) -> int:
-        return cpu_ns(self._switch.pid)
+        return cpus.used_ns(self._switch.pid)

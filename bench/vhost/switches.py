@@ -74,10 +74,3 @@ def bridge(ends: Ends) -> Iterator[Running]:
         exists = Path(ends.socket).exists
         wait_until(exists, "rawmmsg bridge does not listen for guests")
         yield Running(pid)
-
-
-def cpu_ns(pid: int) -> int:
-    """The CPU time of all threads of a process, the kernel's work for them
-    included (Documentation/scheduler/sched-stats.rst)."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads)

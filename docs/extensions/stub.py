@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _STUB = Path(rawmmsg.__file__).with_name("_rawmmsg.pyi")
 _ALIASES = {
     "_Address": "Address",
+    "_Column": "Sequence[int] | Buffer",
     "_Fanout": "Fanout",
     "_FanoutMode": "~rawmmsg.constants.FanoutMode | str",
     "_LinkAddress": "LinkAddress",

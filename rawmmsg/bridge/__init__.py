@@ -1,7 +1,8 @@
 """`rawmmsg bridge`, a switch with two ports, and `rawmmsg switch`, with any
 number of ports.
 
-    Switch   the latter, for programs
+    Switch       the latter, for programs
+    PortCounts   what one of its ports has counted
 
 Each module uses only those below it:
 
@@ -29,16 +30,21 @@ filters     pcap-filter expressions for each kind of port
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .switching.counts import PortCounts
     from .switching.switch import Switch
 
-__all__ = ["Switch"]
+__all__ = ["PortCounts", "Switch"]
 
 
 def __getattr__(name: str) -> object:
-    """Imports Switch on first use (PEP 562): the command line starts faster
-    without it."""
-    if name != "Switch":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .switching.switch import Switch
+    """Imports these names on first use (PEP 562): the command line starts
+    faster without them."""
+    if name == "Switch":
+        from .switching.switch import Switch
 
-    return Switch
+        return Switch
+    if name == "PortCounts":
+        from .switching.counts import PortCounts
+
+        return PortCounts
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

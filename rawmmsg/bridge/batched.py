@@ -70,10 +70,6 @@ class Batched(Receiver, Direction):
         return super().received - self._ends
 
     @property
-    def bytes_received(self) -> int:
-        return self._size_received
-
-    @property
     def joined(self) -> int:
         return self._outgoing.joined
 

@@ -36,6 +36,8 @@ def name_port(name: str, error: OSError) -> None:
     reason = error.strerror
     if error.errno == errno.ENODEV:
         reason = "No such device; `ip link` lists the interfaces"
+        if "," in name:  # which the name of an interface may have
+            reason += f", and one with options is interface:{name}"
     error.strerror = f"{name}: {reason}"
 
 

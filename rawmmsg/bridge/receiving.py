@@ -30,6 +30,10 @@ class Receiver:
         self._few_are = self._few[-1][0].capacity
         self._stack = self._few
 
+    @property
+    def bytes_received(self) -> int:
+        return self._size_received
+
     def _receive(self, slot: Slot) -> None:
         batch, lengths = slot
         count = self._recvmmsg_into(batch)

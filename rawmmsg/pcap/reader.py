@@ -9,7 +9,7 @@ from typing import Final, Literal, Self, TypeAlias, cast
 
 from .._rawmmsg import PacketBatch, _RecordFinder
 from .interface import Interface, RecordingError
-from .sources import Pieces, ReadsInto, Source, open_source
+from .sources import Pieces, Source, open_source
 
 _CAPACITY: Final = 1024
 _ENDS_EARLY: Final = (
@@ -17,7 +17,9 @@ _ENDS_EARLY: Final = (
     " complete"
 )
 
-File: TypeAlias = str | os.PathLike[str] | int | ReadsInto
+File: TypeAlias = (
+    str | os.PathLike[str] | int | io.RawIOBase | io.BufferedIOBase
+)
 
 
 class Reader:

@@ -17,12 +17,6 @@ _PIECE: Final = 1 << 20
 _LEAST_ROOM: Final = _PIECE // 16
 
 
-class ReadsInto(Protocol):
-    """A binary file object."""
-
-    def readinto(self, buffer: memoryview, /) -> int | None: ...
-
-
 class Source(Protocol):
     """Bytes in which records are looked for from `at` on."""
 
@@ -110,7 +104,9 @@ class Mapped:
 class Pieces:
     """Bytes of a pipe, or of a file object, piece by piece."""
 
-    def __init__(self, file: ReadsInto, *, owned: bool) -> None:
+    def __init__(
+        self, file: io.RawIOBase | io.BufferedIOBase, *, owned: bool
+    ) -> None:
         self._file = file
         self._owned = owned
         self._piece = memoryview(bytearray(_PIECE))
@@ -150,7 +146,7 @@ class Pieces:
         )
 
     def close(self) -> None:
-        if self._owned and isinstance(self._file, io.FileIO):
+        if self._owned:
             self._file.close()
 
     def _turn(self, wanted: int) -> None:
@@ -179,13 +175,14 @@ class Pieces:
     def _read(self, room: memoryview) -> int:
         """Reads once. Returns 0 at the end of the file."""
         while True:
-            # Not all of the room: a packet must not wait for those behind it.
-            read = getattr(self._file, "readinto1", self._file.readinto)
-            count: int | None = read(room)
+            if isinstance(self._file, io.BufferedIOBase):
+                # Not all of the room: a packet must not wait for the next.
+                count: int | None = self._file.readinto1(room)
+            else:
+                count = self._file.readinto(room)
             if count is not None:
                 return count
             poller = select.poll()
-            assert isinstance(self._file, io.FileIO)
             poller.register(self._file, select.POLLIN)
             poller.poll()
 

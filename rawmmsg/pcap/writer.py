@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from time import time_ns
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
 from .._rawmmsg import PacketBatch, _RecordWriter
 from . import blocks
@@ -21,13 +21,9 @@ _ETHERNET: Final = 1
 _SNAP_LENGTH: Final = 262144  # as tcpdump
 
 
-class HasDescriptor(Protocol):
-    """A file object or a socket."""
-
-    def fileno(self) -> int: ...
-
-
-File: TypeAlias = str | os.PathLike[str] | int | HasDescriptor
+File: TypeAlias = (
+    str | os.PathLike[str] | int | io.RawIOBase | io.BufferedIOBase
+)
 Column: TypeAlias = "Sequence[int] | Buffer"
 
 
@@ -45,8 +41,8 @@ class Writer:
     """Writes a pcapng or pcap file.
 
     `file` is a path (an existing file is emptied), "-" for standard output, a
-    descriptor, or an object with fileno(). Only a file that was opened here is
-    closed by close().
+    descriptor, or a binary file object that has one. Only a file that was
+    opened here is closed by close().
 
     interfaces   names of the interfaces, or Interface objects; for pcap
                  exactly one
@@ -135,8 +131,8 @@ class Writer:
         start: int = 0,
         stop: int | None = None,
         *,
-        interface: "int | Column" = 0,
-        times: "int | Column | None" = None,
+        interface: "int | Sequence[int] | Buffer" = 0,
+        times: "int | Sequence[int] | Buffer | None" = None,
         dropped: int = 0,
     ) -> int:
         """Writes packets `start` to `stop`-1 of a batch, and returns by how
@@ -342,6 +338,7 @@ def _open(file: File) -> tuple[str, io.FileIO]:
     if isinstance(file, str | os.PathLike):
         name = os.fspath(file)
         return name, io.FileIO(name, "wb")
+    file.flush()  # what the caller has written is before the recording
     return str(getattr(file, "name", "the file")), _lent(file.fileno())
 
 

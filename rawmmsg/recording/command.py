@@ -95,7 +95,7 @@ Keep the last ten files of 100 million bytes:
 
 Show what arrives:
 
-    rawmmsg record -q eth0 - | tshark -r -
+    rawmmsg record eth0 - | tshark -r -
 """
 
 _LONGEST_PACKET = 262_144  # as of tcpdump

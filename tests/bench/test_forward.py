@@ -4,6 +4,7 @@ finds a frame that is lost or damaged."""
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,11 @@ from support.frames import (
 )
 from support.linux import ip
 
-from bench.forward import guest, hosts, measure, sides, small
+from bench.forward import guest, hosts, measure, sides, small, switches
 from bench.forward.hosts import Host, Transfer, two_hosts
 from bench.forward.sides import Join
 from bench.lab import native
-from bench.lab.contender import GroundTruthError
+from bench.lab.contender import GroundTruthError, UnavailableError
 from bench.lab.link import AUXDATA
 from bench.lab.native import VNET_HDR
 from bench.superframes.frames import OFFLOAD
@@ -41,9 +42,27 @@ FORWARDERS: dict[str, Join] = {
     "libpcap": sides.in_a_thread(sides.with_libpcap),
     "bare loop": sides.in_a_thread(sides.in_python(ALL, 8)),
     "rawmmsg bridge": sides.rawmmsg_bridge,
+    "rawmmsg switch": switches.rawmmsg_switch,
     "kernel's bridge": sides.kernel_bridge,
 }
-WITH_OFFLOADS = ["C", "bare loop", "rawmmsg bridge", "kernel's bridge"]
+WITH_OFFLOADS = [
+    *("C", "bare loop", "rawmmsg bridge", "rawmmsg switch", "kernel's bridge"),
+]
+# The native VLAN of `rawmmsg switch` is 1, that of the tags here.
+TRANSPARENT = [name for name in FORWARDERS if name != "rawmmsg switch"]
+PEERS: dict[str, Join] = {
+    "Open vSwitch": switches.open_vswitch,
+    "vde_switch": switches.vde_bridged,
+}
+
+FRAMES = [
+    numbered(
+        *(i, 64 + i),
+        src=bytes.fromhex("02000000000a"),
+        dst=bytes.fromhex("02000000000b"),
+    )
+    for i in range(COUNT)
+]
 
 Joined = Callable[[str], tuple[Veth, Veth]]
 
@@ -56,7 +75,8 @@ def joined() -> Iterator[Joined]:
 
         def join(name: str) -> tuple[Veth, Veth]:
             one, other = (stack.enter_context(veth_pair()) for _ in range(2))
-            stack.enter_context(FORWARDERS[name](one.b, other.b))
+            made = (FORWARDERS | PEERS)[name]
+            stack.enter_context(made(one.b, other.b))
             return one, other
 
         yield join
@@ -79,13 +99,47 @@ def exchange(one: str, other: str, frames: list[bytes]) -> None:
 @pytest.mark.parametrize("name", FORWARDERS)
 def test_frames_pass_unchanged(joined: Joined, name: str) -> None:
     one, other = joined(name)
-    source, sink = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
-    frames = [numbered(i, 64 + i, src=source, dst=sink) for i in range(COUNT)]
-    exchange(one.a, other.a, frames)
-    assert [number_of(frame) for frame in frames] == list(range(COUNT))
+    exchange(one.a, other.a, FRAMES)
+    assert [number_of(frame) for frame in FRAMES] == list(range(COUNT))
 
 
-@pytest.mark.parametrize("name", FORWARDERS)
+@pytest.mark.parametrize("name", PEERS)
+def test_switch_of_another_project_passes_frames(
+    joined: Joined, name: str
+) -> None:
+    """Or says what to install, or to do."""
+    try:
+        one, other = joined(name)
+    except UnavailableError as error:
+        assert error.missing.what
+        assert error.missing.install
+        return
+    # It may lose frames before it is ready.
+    for source, sink in ((one.a, other.a), (other.a, one.a)):
+        wait_for_frames(source, sink)
+    exchange(one.a, other.a, FRAMES)
+
+
+def wait_for_frames(source: str, sink: str) -> None:
+    """Sends frames until one arrives, and until no more arrive."""
+    with (
+        RawSocket(sink, ignore_outgoing=True) as receiver,
+        RawSocket(source, protocol=0) as sender,
+    ):
+        receiver.settimeout(0.05)
+        frame = numbered(0, 64, src=bytes.fromhex("02000000000c"))
+        deadline = time.monotonic() + WAIT
+        has_arrived = False
+        while not has_arrived:
+            assert time.monotonic() < deadline, "nothing is forwarded"
+            sender.send(frame)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    receiver.recv(2048)
+                    has_arrived = True
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
 @pytest.mark.parametrize("tags", [(Q,), (AD, Q)], ids=["tag", "two tags"])
 def test_tags_pass(joined: Joined, name: str, tags: tuple[int, ...]) -> None:
     one, other = joined(name)
@@ -93,8 +147,13 @@ def test_tags_pass(joined: Joined, name: str, tags: tuple[int, ...]) -> None:
     exchange(one.a, other.a, [frame] * 3)
 
 
-@pytest.mark.parametrize("name", WITH_OFFLOADS)
-@pytest.mark.parametrize("tags", [(), (Q,)], ids=["plain", "tag"])
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [
+        *((name, ()) for name in WITH_OFFLOADS),
+        *((name, (Q,)) for name in WITH_OFFLOADS if name in TRANSPARENT),
+    ],
+)
 def test_super_frames_pass_with_their_headers(
     joined: Joined, name: str, tags: tuple[int, ...]
 ) -> None:

@@ -5,9 +5,9 @@
 Tests the bridge against an independent network stack: Debian's kernel and
 busybox, emulated (without KVM), on every transport that `rawmmsg bridge` and
 QEMU share; QEMU as a front end of vhost-user; QEMU and passt at stream ports;
-guests on all of these, on one switch; the commands of docs/virtual-machines,
-in QEMU and User-mode Linux; and bench/guests. Takes about 4 minutes, in new
-network namespaces.
+guests on all of these, on one switch; the commands of docs/virtual-machines
+and of the tutorial about a switch, in QEMU and User-mode Linux; and
+bench/guests. Takes about 4 minutes, in new network namespaces.
 
 Needs Debian 12 on x86-64, qemu-system-x86, user-mode-linux, passt and
 busybox-static, besides what the suite needs. Debian's kernel is downloaded
@@ -55,6 +55,7 @@ def main() -> int:
             "real_shared_memory.py",
             "real_stream.py",
             "real_switch.py",
+            "real_lab.py",
             "real_commands.py",
             "real_measurement.py",
         )

@@ -38,6 +38,9 @@ _BLOCK: Final = re.compile(
     re.MULTILINE,
 )
 
+# A number with a point or a comma, in a regular expression.
+_FIGURE: Final = r"\d[\d,]*\\\.\d+|\d+(?:,\d{3})+"
+
 
 @dataclass(frozen=True)
 class Block:
@@ -110,3 +113,15 @@ def blocks() -> Iterator[Block]:
                 else frozenset(),
                 not_run=value if key == "not run" else None,
             )
+
+
+def pattern(output: str, has_figures: bool = False) -> str:
+    """The regular expression for output in which "..." stands for the rest.
+    `has_figures`: it has numbers that are others in every run."""
+    any_lines = re.sub(r"^\.\.\.\n", "\0", output, flags=re.MULTILINE)
+    escaped = re.escape(any_lines).replace(re.escape("..."), ".*")
+    wanted = escaped.replace(re.escape("\0"), "(?:.*\\n)*")
+    if has_figures:
+        wanted = re.sub(_FIGURE, r"[\\d,.]+", wanted)
+        wanted = re.sub(r"(\\ ){2,}", " +", wanted)
+    return wanted

@@ -138,7 +138,7 @@ def test_sigusr1_prints_the_address_table(links: list[Veth]) -> None:
         command.process.send_signal(signal.SIGUSR1)
         command.says("VLAN  address            seconds ago  port\n")
         command.says(f"   7  02:00:00:00:00:02            0  {links[1].b}\n")
-        command.says("frames/s of the busiest ports\n")
+        command.says("busiest ports, frames/s\n")
         assert command.end(signal.SIGTERM).code == 0
 
 
@@ -218,6 +218,7 @@ def test_it_ends_when_all_ports_have_gone(links: list[Veth]) -> None:
     ("ports", "code", "message"),
     [
         (["nope0", "nope1"], 1, "rawmmsg: nope0: No such device; `ip link`"),
+        (["a,access=5", "lo"], 1, "with options is interface:a,access=5"),
         (["lo"], 2, "the following arguments are required: PORT"),
         (["fd:x", "lo"], 2, "must be a descriptor number"),
         (["lo", "interface:lo,name=x"], 2, "lo: not an Ethernet interface"),

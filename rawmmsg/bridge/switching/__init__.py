@@ -4,6 +4,7 @@ Each module uses only those below it:
 
 command    the command line of `rawmmsg switch`
 display    statistics, JSON and the address table
+output     text for a terminal or a pipe, written without waiting
 switch     `Switch`, for programs: opens ports, and waits for missing ones
 specs      the descriptions of ports
 fabric     the ports that are open, and what they share

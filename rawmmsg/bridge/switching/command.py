@@ -2,12 +2,14 @@
 
 import argparse
 import signal
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, TextIO
 
 from ..arguments import LONGEST, add_common, number
 from ..process import fail, keep_quiet, say, signals
 
 if TYPE_CHECKING:
+    from .output import Output
     from .switch import Switch
 
 __all__ = ["add_switch"]
@@ -47,7 +49,6 @@ In a field or a value, a comma is written twice. Options of all ports:
     flood=FRAMES_PER_SECOND  flood at most so many frames from this port
     queue=FRAMES             how many frames wait for this port at most, if it
                              is slower than others (default: 256)
-
     plain                    cut super-frames that arrive at this port, and
                              complete checksums, even if the output takes
                              super-frames
@@ -88,17 +89,57 @@ piece. If the file cannot be written any more, the switch goes on without it.
 
 Statistics:
 
-Statistics and the summary go to standard error. "received frames dropped" went
-to no port, "copies dropped" were for the port where they are counted.
-"filtered" frames arrived at the port of their destination. SIGUSR1 prints the
-address table. These are the reasons for dropped frames, besides those of
-`rawmmsg bridge --help`:
+Every second, a line on the terminal has these columns, as far as they fit:
+
+    frames/s   frames received per second, by all ports
+    Mbit/s     the same in megabits, without the gaps between frames
+    flooded/s  frames per second that went to all other ports
+    dropped    frames and copies dropped since the line before
+    stations   known addresses
+
+Then come the ports that receive most, with their frames per second. SIGUSR1
+prints the address table. The summary at the end has, for each port:
+
+    frames received          from this port
+    frames forwarded         of these, passed to at least one other port
+    frames filtered          of these, already behind the right port
+    received frames dropped  of these, passed to no port, with the reasons
+    copies for this port     frames that other ports have passed to it
+    copies dropped           of these, not sent, with the reasons
+
+These are the reasons, besides those of `rawmmsg bridge --help`:
 
     vlan         the port is not a member of the VLAN
-    no port      no other port is a member of the VLAN
+    no port      no other port may get it: none is a member of the VLAN, or
+                 all that are members are isolated
     isolated     both ports are isolated
     link local   --no-link-local
     flood limit  the option flood= of the port
+
+All of this goes to standard error. With --json, only objects of JSON go to
+standard output, one a line. The objects in "ports" have these names:
+
+    received        frames received, and made by cutting at a plain port
+    bytes, calls    bytes of these; system calls that received them
+    forwarded       passed to at least one other port
+    flooded         of these, passed to all other ports
+    filtered        already behind the right port
+    dropped         passed to no port: an object with a count by reason
+    kernel_dropped  dropped by the kernel before they were received
+    copies          frames that other ports have passed to this one
+    made            how many more there are after cutting super-frames
+    joined          how many fewer there are after merging
+    sent, waiting   sent; waiting in the queue of the port
+    copies_dropped  copies not sent: an object with a count by reason
+
+These add up:
+
+    received = forwarded + filtered + the sum of dropped
+    copies + made - joined = sent + waiting + the sum of copies_dropped
+
+"stations" counts addresses: known now, learned, moved to another port, aged
+(silent for too long), and displaced by new ones. "time" is in seconds since
+1970.
 
 Exit status:
 
@@ -122,6 +163,9 @@ Connect two virtual machines to VLAN 5 of a trunk:
 """
 
 _MOST_STATIONS = 1_000_000
+
+# Seconds between two attempts to print what a slow reader has not taken.
+_FLUSH = 0.25
 
 
 def add_switch(
@@ -254,20 +298,42 @@ def _run_switch(
             )
     if arguments.duration is not None:
         switch.every(arguments.duration, switch.end)
-    switch.on_signal(signal.SIGUSR1, lambda: print_line(addresses(switch)))
-    reporter = Reporter(switch)
-    if arguments.json is not None:
+    errors = _output(switch, sys.stderr)
+    if errors is not None:
+        show = errors.put
+        switch.on_signal(signal.SIGUSR1, lambda: show(addresses(switch)))
+    reporter = None
+    lines = None if arguments.json is None else _output(switch, sys.stdout)
+    if lines is not None:
+        reporter = Reporter(switch, lines)
         switch.every(arguments.json, reporter.show)
     if not arguments.quiet:
-        if arguments.stats is not None or is_terminal():
-            switch.every(arguments.stats or 1.0, Ticker(switch).show)
+        if errors is not None and (
+            arguments.stats is not None or is_terminal()
+        ):
+            ticker = Ticker(switch, errors)
+            switch.every(arguments.stats or 1.0, ticker.show)
         say(f"switching between {', '.join(switch.ports)}")
     try:
         switch.run(wake)
     finally:
-        if arguments.json is not None:
-            reporter.show()
+        if reporter is not None:
+            reporter.finish()
+        if errors is not None:
+            errors.finish()
         if not arguments.quiet:
             for name, counts in switch.statistics().items():
                 print_line(summary(name, counts))
     return 0 if switch.ports else 1
+
+
+def _output(switch: "Switch", stream: TextIO | None) -> "Output | None":
+    """Returns an output that writes what is left while the switch runs. None
+    if the stream is closed."""
+    from .output import Output
+
+    if stream is None:
+        return None
+    output = Output(stream.fileno(), stream.encoding)
+    switch.every(_FLUSH, output.flush)
+    return output

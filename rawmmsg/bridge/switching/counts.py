@@ -43,7 +43,9 @@ class PortCounts:
     joined: int = 0
     """How many fewer frames there are after merging than before."""
     sent: int = 0
+    """Frames that this port has sent."""
     waiting: int = 0
+    """Frames that wait in the queue of this port."""
     copies_dropped: dict[str, int] = field(default_factory=dict)
     """Copies that were not sent, by reason."""
 

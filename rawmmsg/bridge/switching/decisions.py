@@ -96,6 +96,8 @@ class Decisions:
         # The decisions that depend on a station.
         self._uses: dict[Station, list[tuple[int, bytes]]] = {}
         self._count = 0
+        # About frames that are flooded, by their port, VLAN and tag.
+        self._floods: dict[tuple[int, int, int], Decision] = {}
 
     def add(self, number: int, rules: Rules) -> None:
         """From now on, a port with this number gets frames."""
@@ -130,6 +132,7 @@ class Decisions:
             decisions.clear()
         self._uses.clear()
         self._count = 0
+        self._floods.clear()
 
     def decide(self, number: int, key: bytes) -> Decision:
         """Returns the decision about frames with this key that have arrived
@@ -186,6 +189,13 @@ class Decisions:
         return self._same(number, Fate.FORWARDED, {port: form})
 
     def _flood(self, number: int, vlan: int, tag: int) -> Decision:
+        what = number, vlan, tag
+        decision = self._floods.get(what)
+        if decision is None:
+            decision = self._floods[what] = self._make_flood(*what)
+        return decision
+
+    def _make_flood(self, number: int, vlan: int, tag: int) -> Decision:
         forms = {}
         for port, rules in self._ports.items():
             if port == number or self._are_isolated(number, port):

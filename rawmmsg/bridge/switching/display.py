@@ -1,22 +1,30 @@
 """What the user of `rawmmsg switch` sees: a line of statistics each second,
 objects of JSON, the address table, and the summary."""
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from time import monotonic, time
 
-from ..console import has_room, say
 from .counts import PortCounts
+from .output import Output
 from .switch import Switch
 
 __all__ = ["Reporter", "Ticker", "addresses", "summary"]
 
 _HEADER_EVERY = 20
-_HEADER = " frames/s    Mbit/s  flooded/s  dropped  stations"
+# The headings, and how many characters a column has. More ports than fit are
+# left out.
+_COLUMNS = (
+    ("frames/s", 9),
+    ("Mbit/s", 9),
+    ("flooded/s", 10),
+    ("dropped", 8),
+    ("stations", 9),
+)
+_PORTS = " busiest ports, frames/s"
 
 
 class _Totals:
@@ -39,21 +47,22 @@ class _Totals:
 class Ticker:
     """Prints lines of statistics, each for the time since the last one."""
 
-    def __init__(self, switch: Switch) -> None:
+    def __init__(self, switch: Switch, output: Output) -> None:
         self._switch = switch
+        self._output = output
         self._before = _Totals(switch)
         self._lines = 0
 
     def show(self) -> None:
         """Prints a line, unless that would block: if the user stops the
         terminal (Ctrl-S), frames still pass."""
-        if sys.stderr is None or not has_room(sys.stderr.fileno()):
-            return
-        width = _width(sys.stderr.fileno())
+        width = _width()
+        text = self._next(width)
         if self._lines % _HEADER_EVERY == 0:
-            say(f"{_HEADER}  frames/s of the busiest ports"[:width])
-        self._lines += 1
-        say(self._next(width))
+            headings = [f"{name:>{size}}" for name, size in _COLUMNS]
+            text = f"{_fit([*headings, _PORTS], width)}\n{text}"
+        if self._output.put(f"{text}\n"):
+            self._lines += 1
 
     def _next(self, width: int) -> str:
         now, then = _Totals(self._switch), self._before
@@ -63,42 +72,57 @@ class Ticker:
             name: (count - then.frames.get(name, 0)) / seconds
             for name, count in now.frames.items()
         }
-        line = (
-            f"{sum(rates.values()):9,.0f}"
-            f" {(now.size - then.size) * 8e-6 / seconds:9,.2f}"
-            f" {(now.flooded - then.flooded) / seconds:10,.0f}"
-            f" {now.dropped - then.dropped:8,}"
-            f" {self._switch.stations()['known']:9,} "
+        numbers = (
+            f"{sum(rates.values()):,.0f}",
+            f"{(now.size - then.size) * 8e-6 / seconds:,.2f}",
+            f"{(now.flooded - then.flooded) / seconds:,.0f}",
+            f"{now.dropped - then.dropped:,}",
+            f"{self._switch.stations()['known']:,}",
         )
-        for name in sorted(rates, key=lambda name: -rates[name]):
-            part = f" {name} {rates[name]:,.0f}"
-            if len(line) + len(part) >= width:
-                break
-            line += part
-        return line
+        cells = [
+            f"{number:>{size}}"
+            for number, (_, size) in zip(numbers, _COLUMNS, strict=True)
+        ]
+        busiest = sorted(rates, key=lambda name: -rates[name])
+        ports = [f" {name} {rates[name]:,.0f}" for name in busiest]
+        return _fit([*cells, *ports], width)
 
 
-def _width(descriptor: int) -> int:
-    """The columns of a terminal, or as many as most have."""
+def _fit(cells: Iterable[str], width: int) -> str:
+    """Joins as many cells as there is room for, at least one."""
+    line, *rest = cells
+    for cell in rest:
+        if len(line) + 1 + len(cell) > width:
+            break
+        line += f" {cell}"
+    return line
+
+
+def _width() -> int:
+    """The columns of the terminal, or as many as most have."""
     try:
-        return os.get_terminal_size(descriptor).columns or 80
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except OSError:
         return 80
 
 
 class Reporter:
-    """Prints an object of JSON on each line of standard output."""
+    """Prints an object of JSON on each line of its output."""
 
-    def __init__(self, switch: Switch) -> None:
+    def __init__(self, switch: Switch, output: Output) -> None:
         self._switch = switch
+        self._output = output
 
     def show(self) -> None:
         """Prints one, unless that would block or the reader has gone."""
-        if sys.stdout is None or not has_room(sys.stdout.fileno()):
-            return
-        line = json.dumps(report(self._switch)) + "\n"
-        with contextlib.suppress(OSError):
-            os.write(sys.stdout.fileno(), line.encode())
+        self._output.put(self._line())
+
+    def finish(self) -> None:
+        """Prints the last one."""
+        self._output.finish(self._line())
+
+    def _line(self) -> str:
+        return json.dumps(report(self._switch)) + "\n"
 
 
 def report(switch: Switch) -> dict[str, object]:
@@ -118,7 +142,7 @@ def addresses(switch: Switch) -> str:
         f"{vlan:4}  {address}  {ago:11,.0f}  {name}"
         for vlan, address, name, ago in switch.addresses()
     ]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def summary(name: str, counts: PortCounts) -> str:

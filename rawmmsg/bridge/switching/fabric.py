@@ -94,6 +94,10 @@ class Fabric(Loop):
         """The names of all ports."""
         return list(self._places)
 
+    @property
+    def members(self) -> list[Member]:
+        return [place.member for place in self._places.values()]
+
     def add(
         self, name: str, port: Port, rules: PortRules | None = None
     ) -> None:

@@ -281,7 +281,7 @@ class Member(Receiver):
         dropped.update({fate.value: count for fate, count in fates.items()})
         return PortCounts(
             received=self.source.received - self._ends + self.sent_in + made,
-            bytes=self._size_received,
+            bytes=self.bytes_received,
             calls=self.source.batches,
             forwarded=forwarded,
             flooded=flooded,

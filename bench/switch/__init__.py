@@ -1,0 +1,1 @@
+"""What a switch costs with many stations, many ports and attacks."""
