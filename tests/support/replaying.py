@@ -25,7 +25,7 @@ _ONE = re.compile(
     r"^(?P<name>\S+)\n"
     r"  (?P<sent>[\d,]+) packets sent(?:, merged into (?P<merged>[\d,]+))?,"
     r" (?P<bytes>[\d,]+) bytes, in (?P<seconds>[\d.]+) s\n"
-    r"  [\d,]+ packets/s, [\d,.]+ Mbit/s\n"
+    r"  [\d,.]+ packets/s, [\d,.]+ Mbit/s\n"
     r"  (?P<refused>[\d,]+) packets refused(?:: (?P<reason>.*))?\n",
     re.MULTILINE,
 )
