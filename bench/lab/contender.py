@@ -26,7 +26,6 @@ UNITS: Final[Mapping[str, bool | None]] = {
     "MB": False,
     "calls/packet": False,
     "% lost": False,
-    "MB": False,
     "of the pace": None,
 }
 

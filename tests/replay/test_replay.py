@@ -17,7 +17,7 @@ from support.child import environment
 from support.frames import numbered_frames, receive
 from support.linux import other_namespace
 from support.pacing import arrived
-from support.recording import recording
+from support.recorder import recording
 from support.recordings import Packet
 from support.replaying import (
     a_microsecond_apart,
