@@ -32,6 +32,7 @@ NAMES: Final = (
     "send",
     "capture",
     "recording",
+    "replay",
     "forward",
     "superframes",
     "merging",
