@@ -141,7 +141,6 @@ class Recorder:
             cpus.pinned(self._place.recorders_cpu),
             output.open("w") as printed,
         ):
-            _go_first()
             process = subprocess.Popen(
                 command,
                 env=native.environment(),
@@ -149,7 +148,7 @@ class Recorder:
                 stderr=printed,
                 text=True,
             )
-            _go_first(os.SCHED_OTHER)
+            _go_first(process.pid)
         with process:
             try:
                 # tcpdump, dumpcap, and rawmmsg record
@@ -170,12 +169,11 @@ class Recorder:
             raise GroundTruthError(f"{command[0]}: {output.read_text()}")
 
 
-def _go_first(policy: int = os.SCHED_FIFO) -> None:
-    """Lets this thread, and what it starts, run before others, if the user may
+def _go_first(pid: int = 0) -> None:
+    """Lets a process, or this thread, run before others, if the user may
     choose that."""
-    priority = os.sched_get_priority_min(policy)
     with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, policy, os.sched_param(priority))
+        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
 
 
 def _cpu_ns(pid: int) -> int:
