@@ -69,8 +69,8 @@ def summary(name: str, result: SendResult, frames: int) -> str:
     lines = [
         name,
         f"{result.frames:,} packets sent{merged}, {result.bytes:,} bytes, in"
-        f" {result.seconds:.3f} s",
-        f"{result.rate:,.0f} packets/s, {mbps:,.2f} Mbit/s",
+        f" {result.seconds:.6f} s",
+        f"{result.rate:,.1f} packets/s, {mbps:,.2f} Mbit/s",
         f"{result.errors:,} packets refused{_reason(result.refusal)}",
     ]
     if result.retries:

@@ -14,10 +14,12 @@ from support.child import environment
 from support.frames import pending, receive
 from support.recordings import (
     ETHERNET,
+    SECOND,
     Packet,
     enhanced,
     interface,
-    pcap,
+    pcap_header,
+    pcap_record,
     section,
 )
 
@@ -25,7 +27,7 @@ _ONE = re.compile(
     r"^(?P<name>\S+)\n"
     r"  (?P<sent>[\d,]+) packets sent(?:, merged into (?P<merged>[\d,]+))?,"
     r" (?P<bytes>[\d,]+) bytes, in (?P<seconds>[\d.]+) s\n"
-    r"  [\d,]+ packets/s, [\d,.]+ Mbit/s\n"
+    r"  [\d,.]+ packets/s, [\d,.]+ Mbit/s\n"
     r"  (?P<refused>[\d,]+) packets refused(?:: (?P<reason>.*))?\n",
     re.MULTILINE,
 )
@@ -130,7 +132,8 @@ def write(
 ) -> Path:
     """Writes a pcap file. Bytes are packets of the same time."""
     made = [one if isinstance(one, Packet) else Packet(one) for one in packets]
-    file.write_bytes(pcap(made, link_type=link_type))
+    records = (pcap_record(SECOND, one.time, one) for one in made)
+    file.write_bytes(pcap_header(link_type=link_type) + b"".join(records))
     return file
 
 
