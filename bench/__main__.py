@@ -34,7 +34,6 @@ NAMES: Final = (
     "recording",
     "replay",
     "forward",
-    "switch",
     "superframes",
     "merging",
     "checksums",

@@ -70,6 +70,8 @@ class Lab:
         self.links = links
         self.ends = [RawSocket(link.a, ignore_outgoing=True) for link in links]
         self.last: Mapping[str, PortCounts] = {}
+        self.wrong: list[PortCounts] = []
+        """Counts that do not add up."""
         self._sent = [0 for _ in links]
         self._snapshots = 0
         switch.every(0.005, self.take_snapshot)
@@ -92,6 +94,7 @@ class Lab:
 
     def take_snapshot(self) -> None:
         self.last = self.switch.statistics()
+        self.wrong += [one for one in self.last.values() if not one.adds_up]
         self._snapshots += 1
 
     def _is_settled(self) -> bool:
@@ -147,3 +150,4 @@ def lab(
         with running(switch):
             yield result
             result.settle()
+        assert not result.wrong, f"counts do not add up: {result.wrong[0]}"

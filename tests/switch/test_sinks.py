@@ -32,8 +32,8 @@ def test_a_queue_keeps_frames_in_order_and_has_two_limits() -> None:
     packets = [numbered(i, 100) for i in range(200)]
     batch.extend(packets)
     queue = Queue(150, 12_000)
-    assert queue.add(batch, 100, 0) == 0
-    assert queue.add(batch, 0, 0) == 180
+    assert queue.add(batch, 100, 200, 0) == 0
+    assert queue.add(batch, 0, 190, 0) == 170
     assert len(queue) == 120
     kept: list[bytes] = []
     while (taken := queue.take()) is not None:
@@ -41,7 +41,7 @@ def test_a_queue_keeps_frames_in_order_and_has_two_limits() -> None:
         queue.give_back(taken)
     assert kept == [*packets[100:], *packets[:20]]
     assert len(queue) == 0
-    assert queue.add(batch, 0, 100) == 150
+    assert queue.add(batch, 0, 200, 100) == 150
     assert queue.clear() == 50
     assert queue.take() is None
 

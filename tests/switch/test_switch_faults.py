@@ -8,6 +8,7 @@ import pytest
 from support.datagrams import Datagram, add, data
 from support.frames import frame, numbered
 from support.guest_links import guest_at
+from support.linux import drop_frames_of, ip
 from support.switching import DEFAULT, Lab, lab
 
 from rawmmsg import SUPER_FRAME, PacketBatch, RawSocket
@@ -55,6 +56,31 @@ def flap(net: Lab, port: int) -> None:
     net.send(0, frame(bytes(46), b"\xff" * 6, STATIONS[0]))
     net.settle()
     link.up(link.b)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_counts_add_up_while_the_kernel_refuses_frames(seed: int) -> None:
+    """A filter drops some of them on their way out (ENOBUFS), and others
+    behind them are too long. What waits meanwhile does not fit into the
+    queue."""
+    rng = random.Random(seed)
+    with lab(DEFAULT, PortRules(queue=8), DEFAULT) as net:
+        drop_frames_of(net.links[1].b, 300)
+        ip("link", "set", "dev", net.links[1].b, "mtu", "1000")
+        for _ in range(60):
+            net.send(
+                0,
+                *(
+                    numbered(
+                        i, rng.choice((60, 300, 300, 1400)), src=STATIONS[0]
+                    )
+                    for i in range(rng.randrange(1, 60))
+                ),
+            )
+            net.counts()
+    last = net.last["p1"]
+    assert {"queue_full", "refused", "too_long"} <= set(last.copies_dropped)
+    assert net.last["p2"].sent == net.last["p0"].received
 
 
 @pytest.mark.parametrize("seed", range(3))

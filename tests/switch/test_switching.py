@@ -163,6 +163,16 @@ def test_a_flood_of_addresses_does_not_grow_the_table() -> None:
     assert net.last["p2"].flooded < 1500
 
 
+def test_a_station_that_sends_does_not_age() -> None:
+    """Even if it is to be forgotten after a moment."""
+    with lab(DEFAULT, DEFAULT, ageing=0.1) as net:
+        for i in range(100):
+            net.send(0, packet(BROADCAST, A, b"%d" % i))
+            net.counts()
+    table = net.switch.table
+    assert (table.learned, table.aged) == (1, 0)
+
+
 def test_floods_are_limited() -> None:
     limited = PortRules(flood=10)
     with lab(limited, DEFAULT) as net:

@@ -103,18 +103,34 @@ class Decisions:
         """From now on, a port with this number gets frames."""
         self._ports[number] = rules
         self.made[number] = {}
-        self._known.setdefault(number, {})
+        self._known[number] = {}
         self.forget_all()
 
     def remove(self, number: int) -> None:
-        """The port gets no more frames."""
-        del self._ports[number], self.made[number]
+        """The port gets no more frames, and its decisions are not needed any
+        more."""
+        del self._ports[number], self.made[number], self._known[number]
         self.forget_all()
+        for other in self._known:
+            self._forget_copies_for(number, other)
+
+    def _forget_copies_for(self, number: int, source: int) -> None:
+        """Forgets the decisions about frames from the port `source` that went
+        to the port with this number, but keeps their counts. Otherwise, ports
+        that come and go would leave more and more of them behind."""
+        known = self._known[source]
+        for what, decision in list(known.items()):
+            if number in decision.forms:
+                del known[what]
+                kept = self._same(
+                    source, decision.fate, is_flooded=decision.is_flooded
+                )
+                kept.frames += decision.frames
 
     def known(self, number: int) -> Sequence[Decision]:
         """All decisions about frames from a port that it has had until now,
         with their counts."""
-        return list(self._known.get(number, {}).values())
+        return list(self._known[number].values())
 
     def too_many_flooded(self, number: int) -> Decision:
         """Returns the decision about frames beyond the limit of a port."""

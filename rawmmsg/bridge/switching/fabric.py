@@ -19,8 +19,9 @@ from .table import AGEING, MOST_STATIONS, AddressTable
 __all__ = ["Fabric"]
 
 # Seconds after which a decision is made again, and silent stations are looked
-# for.
+# for: a quarter of the time after which they are forgotten, within limits.
 _REFRESH: Final = 1.0
+_OFTENEST: Final = 0.05
 
 
 @dataclass
@@ -78,13 +79,17 @@ class Fabric(Loop):
         # For frames that the program sends.
         self._own = stacks[1][-1][0]
         super().__init__(self._open_ports, self._parts)
-        self.every(_REFRESH, self._refresh)
+        self._refreshed_at = monotonic()
+        self.every(max(_OFTENEST, min(_REFRESH, ageing / 4)), self._refresh)
 
     def _forget(self, station: tuple[int, bytes]) -> None:
         self._decisions.forget(station)
 
     def _refresh(self) -> None:
-        self.table.expire(monotonic())
+        # The table knows of one frame of a station since the refresh before,
+        # and not of later ones: a station is not older than that refresh.
+        self.table.expire(self._refreshed_at)
+        self._refreshed_at = monotonic()
         self._decisions.forget_all()
 
     # Ports
@@ -102,7 +107,8 @@ class Fabric(Loop):
         self, name: str, port: Port, rules: PortRules | None = None
     ) -> None:
         """Adds an open port. Raises PortError if the switch has one with this
-        name, or the same port."""
+        name, or the same port. Must not be called while `on_frames` runs."""
+        self._check_hook("add")
         if name in self._places:
             raise PortError(f"{name}: two ports have this name")
         for place in self._places.values():
@@ -124,14 +130,15 @@ class Fabric(Loop):
 
     def remove(self, name: str) -> Port:
         """Removes a port, and returns it, still open. Drops the frames that
-        wait for it."""
+        wait for it. Must not be called while `on_frames` runs."""
+        self._check_hook("remove")
         place = self._places.pop(name)
-        self._decisions.remove(place.member.number)
         self.table.forget_port(place.member.number)
         del self._board.sinks[place.member.number]
         place.sink.finish()
         past = self._past.get(name, PortCounts())
         self._past[name] = past + _counts(place)
+        self._decisions.remove(place.member.number)
         self._parts.remove(place.member)
         self._parts.remove(place.sink)
         self._open_ports.remove(place.port)
@@ -177,16 +184,21 @@ class Fabric(Loop):
             self._remove_failed()
         super()._rearm()
 
+    def _check_hook(self, name: str) -> None:
+        """`on_frames` is called while frames are being forwarded: their memory
+        is in use, and the ports must stay."""
+        if self._board.is_in_hook:
+            raise RuntimeError(
+                f"{name}() cannot be called by on_frames, while the switch"
+                " forwards its frames: call it later, from every()"
+            )
+
     # Frames of the program
 
     def send(self, name: str, batch: PacketBatch) -> None:
         """Forwards frames as if they had arrived at this port now. Does not
         call `on_frames`. Must not be called while `on_frames` runs."""
-        if self._board.is_in_hook:
-            raise RuntimeError(
-                "send() cannot be called by on_frames, whose frames are in the"
-                " same memory: call it later, from every()"
-            )
+        self._check_hook("send")
         member = self._places[name].member
         own, at = self._own, 0
         while at < len(batch):
@@ -198,8 +210,7 @@ class Fabric(Loop):
                     f"packet {at} is longer than a super-frame can be"
                 )
             at += copied
-            member.sent_in += copied
-            member.distribute(own, has_offloads=True)
+            member.add_own(own)
         if self._board.has_changed():
             self._rearm()
 

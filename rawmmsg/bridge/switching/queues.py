@@ -32,21 +32,24 @@ class Queue:
     def __len__(self) -> int:
         return self._frames
 
-    def add(self, batch: PacketBatch, start: int, others: int) -> int:
-        """Copies frames from `start` on. `others`: frames that do not wait
-        here any more, but count too. Returns how many frames did not fit."""
-        room = self.most_frames - self._frames - others
-        stop = start + self._count_fitting(batch, start, room)
+    def add(
+        self, batch: PacketBatch, start: int, stop: int, others: int
+    ) -> int:
+        """Copies the frames from `start` to before `stop`. `others`: frames
+        that do not wait here any more, but count too. Returns how many frames
+        did not fit."""
+        room = min(self.most_frames - self._frames - others, stop - start)
+        end = start + self._count_fitting(batch, start, room)
         at = start
-        while at < stop:
+        while at < end:
             target = self._last()
-            copied = _copy_frames(batch, at, stop, target) - at
+            copied = _copy_frames(batch, at, end, target) - at
             if not copied:
                 break  # user code has written a length beyond its frame
             at += copied
         self._frames += at - start
         self._bytes += sum(batch.lengths[start:at])
-        return len(batch) - at
+        return stop - at
 
     def _count_fitting(self, batch: PacketBatch, start: int, room: int) -> int:
         """Returns how many frames from `start` on may be added: at most

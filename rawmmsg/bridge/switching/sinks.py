@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from ..._rawmmsg import PacketBatch
-from ..drops import Dropped
+from ..drops import Dropped, Mark
 from ..outgoing import Unchanged
 from ..ports import Port, VhostUser
 from ..sending import Sender
@@ -19,15 +19,37 @@ __all__ = ["Sink", "make_sink"]
 class _Outgoing(Unchanged):
     """Tells which frames have not been sent yet."""
 
+    has_marked = False
+    """Whether frames may be marked that were dropped before one in front of
+    them was sent."""
+
+    def skip(self) -> int:
+        self.has_marked |= self.passed > 0
+        return super().skip()
+
     @property
     def rest(self) -> tuple[PacketBatch, int]:
         """The batch, and the index of the first such frame."""
         return self._batch, self._at
 
     @property
+    def marked(self) -> list[int]:
+        """The indices of frames in the rest of the batch that were dropped
+        and counted already."""
+        return self._marked_in(self._batch, self._at)
+
+    def _marked_in(self, batch: PacketBatch, start: int) -> list[int]:
+        types = getattr(batch, "gso_types", None)
+        if types is None or not self.has_marked:
+            return []
+        return [i for i in range(start, len(batch)) if types[i] == _DROPPED]
+
+    @property
     def left(self) -> int:
-        more = 0 if self._more is None else len(self._more)
-        return self._count - self._at + more
+        left = self._count - self._at - len(self.marked)
+        if self._more is not None:
+            left += len(self._more) - len(self._marked_in(self._more, 0))
+        return left
 
 
 class Sink:
@@ -93,7 +115,7 @@ class Sink:
 
     def _put(self, batch: PacketBatch) -> None:
         if self.is_waiting:
-            self._keep(batch, 0)
+            self._keep(batch, 0, len(batch))
             return
         self._load(batch)
         try:
@@ -106,14 +128,18 @@ class Sink:
         """The port takes no more frames for now: copies those that are left,
         because their batch will be used again."""
         batch, start = self._outgoing.rest
+        marked = self._outgoing.marked
         self.is_waiting = True
+        self._outgoing.has_marked = False
         self._load(_NOTHING)
-        self._keep(batch, start)
+        for stop in (*marked, len(batch)):
+            self._keep(batch, start, stop)
+            start = stop + 1
         self._load_next()
         self._note()
 
-    def _keep(self, batch: PacketBatch, start: int) -> None:
-        lost = self._queue.add(batch, start, self._outgoing.left)
+    def _keep(self, batch: PacketBatch, start: int, stop: int) -> None:
+        lost = self._queue.add(batch, start, stop, self._outgoing.left)
         self._dropped.queue_full += lost
 
     def _load_next(self) -> bool:
@@ -259,6 +285,7 @@ class GuestSink(Sink):
 
 
 _NOTHING = PacketBatch(1, 1)
+_DROPPED = int(Mark.DROPPED)
 
 
 def _check_gone(error: OSError) -> None:

@@ -115,6 +115,9 @@ class Switch:
         port does not carry Ethernet frames, or if the switch has a port with
         this name or the same port. Raises OSError if the port cannot be
         opened; an interface with the option `wait` need not exist.
+
+        Call it before run(), or from what every() calls, as remove(). In
+        `on_frames`, it raises RuntimeError.
         """
         new, rules = parse_spec(
             port, self._guest_options, self._numbers, self.ports
