@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ from support.bridging import Running
 from support.calls import eventually
 from support.child import environment
 from support.frames import numbered_frames, receive
-from support.linux import other_namespace
+from support.linux import ip, other_namespace
 from support.pacing import arrived
 from support.recorder import recording
-from support.recordings import Packet
+from support.recordings import Packet, pcap_header, pcap_record
 from support.replaying import (
     a_microsecond_apart,
     all_of,
@@ -30,7 +31,7 @@ from support.replaying import (
 )
 
 from rawmmsg import RawSocket
-from rawmmsg.testing import Veth
+from rawmmsg.testing import Veth, veth_pair
 
 FRAMES = numbered_frames(100)
 
@@ -134,6 +135,35 @@ def test_a_file_too_large_to_be_kept_is_read_in_each_loop(
     before = arrived(pair.b)[0]
     replayed(file, pair.a, "--loop", "2", "--top-speed")
     assert arrived(pair.b)[0] - before == 46_000
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """The file has 400 MB, mostly holes. It is sent at a pace, so that the
+    memory can be seen at the end."""
+    size, count = 60_000, 7000
+    header = pcap_record(0, 0, Packet(bytes(size)))[:16]
+    file = tmp_path / "trace.pcap"
+    with file.open("wb") as made:
+        made.write(pcap_header())
+        for _ in range(count):
+            made.write(header)
+            made.seek(size - 1, os.SEEK_CUR)
+            made.write(b"\0")
+    with veth_pair() as link:
+        for name in (link.a, link.b):
+            ip("link", "set", name, "mtu", "65535")
+        with Running(
+            *(str(file), link.a, "--loop", "0", "--pps", "20000"),
+            command="replay",
+        ) as command:
+            eventually(
+                lambda: arrived(link.b)[0] >= count + 1000, "it is stuck"
+            )
+            status = Path(f"/proc/{command.process.pid}/status").read_text()
+            command.end()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found
+    assert int(found[1]) < 150_000
 
 
 @pytest.mark.parametrize("limit", [1, 99, 100, 101, 250, 1000])
