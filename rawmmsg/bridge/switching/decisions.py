@@ -103,13 +103,26 @@ class Decisions:
         """From now on, a port with this number gets frames."""
         self._ports[number] = rules
         self.made[number] = {}
-        self._known.setdefault(number, {})
+        self._known[number] = {}
         self.forget_all()
 
     def remove(self, number: int) -> None:
-        """The port gets no more frames."""
-        del self._ports[number], self.made[number]
+        """The port gets no more frames, and its decisions are not needed any
+        more."""
+        del self._ports[number], self.made[number], self._known[number]
         self.forget_all()
+        self._add_up()
+
+    def _add_up(self) -> None:
+        """Keeps the counts of decisions, but not the decisions, which name
+        ports. So they do not become more and more while ports come and go."""
+        for number, known in self._known.items():
+            self._known[number] = {}
+            for decision in known.values():
+                total = self._same(
+                    number, decision.fate, is_flooded=decision.is_flooded
+                )
+                total.frames += decision.frames
 
     def known(self, number: int) -> Sequence[Decision]:
         """All decisions about frames from a port that it has had until now,
