@@ -1,6 +1,7 @@
 """`rawmmsg switch PORT PORT [PORT ...]`."""
 
 import argparse
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, TextIO
@@ -277,7 +278,7 @@ def _files(arguments: argparse.Namespace) -> dict[str, str]:
     files = dict(arguments.record)
     if len(files) < len(arguments.record):
         raise PortError("--record: two files are given for one port")
-    if len(set(files.values())) < len(files):
+    if len(set(map(os.path.realpath, files.values()))) < len(files):
         raise PortError("--record: two ports are given for one file")
     return files
 
