@@ -258,10 +258,15 @@ def _user(text: str) -> "User":
 def _run(arguments: argparse.Namespace) -> int:
     from ..bpf import FilterError
     from ..bridge.ports import PortError
+    from .stalls import not_for_ever
 
     rotation = _rotation(arguments)
     try:
-        with signals() as wake, _open(arguments) as sock:
+        with (
+            signals() as wake,
+            not_for_ever(arguments.file),
+            _open(arguments) as sock,
+        ):
             return _record(sock, rotation, arguments, wake)
     except (FilterError, PortError) as error:
         say(str(error))
@@ -285,6 +290,8 @@ def _rotation(arguments: argparse.Namespace) -> "Rotation":
     error = arguments.parser.error
     if arguments.keep is not None and not rotation.is_on:
         error("-W needs -C or -G")
+    if not arguments.file:
+        error("the name of FILE must not be empty")
     if arguments.file == "-":
         if rotation.is_on:
             error("-C and -G need a FILE, not standard output")
