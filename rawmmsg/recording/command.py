@@ -41,7 +41,9 @@ with the frame with which it reaches its size, or at its time. If no frames
 arrive, the next file is begun later, with the first frame.
 
 If the disk is full, rawmmsg record cuts the file back to its last whole block,
-and ends. If it is killed, only the last block can be incomplete.
+and ends. If it is killed, only the last block can be incomplete. If FILE is a
+pipe and its reader takes nothing, it ends three seconds after SIGINT or
+SIGTERM, and the end of the recording is missing.
 
 The files are in the format pcapng, with the name of the interface, the filter,
 the direction of each frame, and how many frames the kernel has dropped. Such a

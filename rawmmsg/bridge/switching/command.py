@@ -87,6 +87,7 @@ Recordings:
 A file of --record has two interfaces: NAME:in has the frames that the switch
 receives from the port, NAME:out those that it sends there, super-frames in one
 piece. If the file cannot be written any more, the switch goes on without it.
+The file must not be a pipe, whose reader could stop the switch.
 
 Statistics:
 
