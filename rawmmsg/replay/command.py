@@ -473,7 +473,7 @@ def _play(
     if arguments.limit is not None:
         passes = Limit(arguments.limit).apply(passes)
     if not arguments.quiet and (arguments.stats is not None or is_terminal()):
-        ticker = Ticker(player, reader, kept=keep)
+        ticker = Ticker(player, packets, reader)
         watch.every(arguments.stats or 1.0, ticker.show)
     try:
         player.play(passes)

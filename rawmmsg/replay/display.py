@@ -9,7 +9,7 @@ from time import monotonic
 from ..bridge.console import has_room, say
 from ..pacing import SendResult
 from ..pcap import Reader
-from .packets import Skipped
+from .packets import Packets, Skipped
 from .player import Player
 
 __all__ = ["Ticker", "skipped_lines", "summary"]
@@ -21,10 +21,12 @@ _HEADER = "packets/s    Mbit/s  refused         sent  file"
 class Ticker:
     """Prints lines of statistics, each for the time since the last one."""
 
-    def __init__(self, player: Player, reader: Reader, *, kept: bool) -> None:
+    def __init__(
+        self, player: Player, packets: Packets, reader: Reader
+    ) -> None:
         self._player = player
+        self._packets = packets
         self._reader = reader
-        self._kept = kept
         self._then = monotonic()
         self._before = player.counts()
         self._lines = 0
@@ -48,17 +50,20 @@ class Ticker:
         self._then, self._before = now, counts
         return (
             f"{packets / seconds:9,.0f} {size * 8e-6 / seconds:9,.2f}"
-            f" {refused:8,} {counts[0]:12,}  {self._position()}"
+            f" {refused:8,} {counts[0]:12,}  {self._position(counts)}"
         )
 
-    def _position(self) -> str:
+    def _position(self, counts: tuple[int, int, int]) -> str:
+        """The number of the round, and how much of the file was read."""
+        if self._packets.kept:
+            done = counts[0] + counts[2]
+            return f"#{max(1, -(-done // self._packets.kept))}"
         reader = self._reader
-        place = "" if self._player.passes < 2 else f"#{self._player.passes} "
-        if self._kept:
-            return place.strip() or "#1"
         if reader.size is None:
             return f"{reader.offset / 1e6:,.1f} MB"
-        return f"{place}{100 * reader.offset / reader.size:.0f} %"
+        percent = f"{100 * reader.offset / reader.size:.0f} %"
+        passes = self._player.passes
+        return percent if passes < 2 else f"#{passes} {percent}"
 
 
 def summary(name: str, result: SendResult, frames: int) -> str:

@@ -59,6 +59,7 @@ class Packets:
     editors   one for each interface; None: its packets stay as they are
     splitter  decides between two interfaces
     skipped   what was skipped when the recording was read for the first time
+    kept      how many packets are kept for further rounds
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Packets:
         self._editors = editors
         self._splitter = splitter
         self.skipped = Skipped()
+        self.kept = 0
         self._counting = self.skipped  # of this reading
         self._checked = 0  # interfaces of the recording
 

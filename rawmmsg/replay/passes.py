@@ -23,6 +23,7 @@ def in_passes(
         return
     kept = list(packets.loads())
     plain = [load for load in kept if isinstance(load, Load)]
+    packets.kept = sum(load.frames for load in kept)
     if not kept:
         return
     if len(plain) == len(kept):

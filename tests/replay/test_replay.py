@@ -293,7 +293,7 @@ def test_statistics_are_printed_each_second_on_a_terminal(
     assert float(mbps) > 0
     assert refused == "0"
     assert int(sent.replace(",", "")) > 0
-    assert place.startswith("#")
+    assert place == f"#{-(-int(sent.replace(',', '')) // 100)}"
 
 
 def test_statistics_show_how_much_of_the_file_was_read(

@@ -137,7 +137,8 @@ class Switch:
             raise
         missing = new.missing()
         if missing is not None:
-            self._notice(f"{missing}; waiting for it")
+            named = "" if new.name in missing.split() else f"{new.name}: "
+            self._notice(f"{named}{missing}; waiting for it")
         return new.name
 
     def remove(self, name: str) -> None:
