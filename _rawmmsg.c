@@ -4872,6 +4872,7 @@ static PyMethodDef rawmmsg_functions[] = {
      METH_FASTCALL, NULL},
     {"_copy_frames", (PyCFunction)(void (*)(void))rawmmsg_copy_frames,
      METH_FASTCALL, NULL},
+    {"_set_addresses", rawmmsg_set_addresses, METH_VARARGS, NULL},
     {"_drop_capabilities", rawmmsg_drop_capabilities, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -537,9 +537,11 @@ int receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count,
 
 extern PyType_Spec FrameSorter_spec;
 
-/* A function of the module: _copy_frames(batch, start, stop, target). */
+/* Functions of the module: _copy_frames(batch, start, stop, target), and
+   _set_addresses(batch, destination, source). */
 PyObject *rawmmsg_copy_frames(PyObject *module, PyObject *const *args,
                               Py_ssize_t nargs);
+PyObject *rawmmsg_set_addresses(PyObject *module, PyObject *args);
 
 /* ---- _rawmmsg_columns.c ------------------------------------------------- */
 

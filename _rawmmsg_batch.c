@@ -1643,14 +1643,38 @@ PacketBatch_segment_into(PyObject *self, PyObject *args, PyObject *kwargs)
                : Py_BuildValue("nI", (Py_ssize_t)g.frame, (unsigned)g.segment);
 }
 
-/* Fills batch `to` with frames of `from`, merged. 0, or -1 with an exception
-   set. The caller has taken both. */
+/* Parses stop=. 0, or -1 with an exception set. */
 static int
-merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
+parse_stop(PyObject *argument, Py_ssize_t start, Py_ssize_t count,
+           Py_ssize_t *stop)
 {
-    Py_ssize_t count = count_of(from), start = (Py_ssize_t)m->frame;
+    *stop = count;
+    if (argument == Py_None) {
+        return 0;
+    }
+    *stop = PyNumber_AsSsize_t(argument, NULL);
+    if (*stop == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (*stop < start || *stop > count) {
+        PyErr_Format(PyExc_ValueError,
+                     "stop must be %zd (start) to %zd, not %zd", start, count,
+                     *stop);
+        return -1;
+    }
+    return 0;
+}
 
-    if (check_target(from, to) < 0 || check_start(start, count) < 0) {
+/* Fills batch `to` with frames of `from`, merged, up to `stop_at`, an int or
+   None. 0, or -1 with an exception set. The caller has taken both. */
+static int
+merge_batch(PacketBatch *from, PacketBatch *to, PyObject *stop_at,
+            struct merging *m)
+{
+    Py_ssize_t count = count_of(from), start = (Py_ssize_t)m->frame, stop;
+
+    if (check_target(from, to) < 0 || check_start(start, count) < 0
+        || parse_stop(stop_at, start, count, &stop) < 0) {
         return -1;
     }
     m->memory = PyMem_Malloc(merging_memory(m->flows));
@@ -1659,6 +1683,7 @@ merge_batch(PacketBatch *from, PacketBatch *to, struct merging *m)
         return -1;
     }
     m->from = table_of_any(from);
+    m->from.count = (size_t)stop;
     m->to = table_of(to->memory, to->memory->capacity);
     zero_headers(to->memory, 0, to->memory->capacity);
     set_held(to, 0, FILLED);
@@ -1711,19 +1736,21 @@ parse_max_length(PyObject *argument, size_t *max_length)
 static PyObject *
 PacketBatch_merge_into(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"",         "start",      "flows", "keep_ids",
-                            "segments", "max_length", "udp",   NULL};
+    static char *names[] = {"",           "start",    "stop",
+                            "flows",      "keep_ids", "segments",
+                            "max_length", "udp",      NULL};
     PacketBatch *from = (PacketBatch *)self, *to;
     module_state *state = state_of(Py_TYPE(self));
     Py_ssize_t start = 0, flows = 1, segments = 64;
-    PyObject *max_length = Py_None;
+    PyObject *stop = Py_None, *max_length = Py_None;
     int keep_ids = 1, udp = 1, result;
     struct merging m;
 
     if (state == NULL
-        || !PyArg_ParseTupleAndKeywords(
-            args, kwargs, "O!|n$npnOp:merge_into", names, state->batch_type,
-            &to, &start, &flows, &keep_ids, &segments, &max_length, &udp)) {
+        || !PyArg_ParseTupleAndKeywords(args, kwargs, "O!|nO$npnOp:merge_into",
+                                        names, state->batch_type, &to, &start,
+                                        &stop, &flows, &keep_ids, &segments,
+                                        &max_length, &udp)) {
         return NULL;
     }
     m = (struct merging){
@@ -1734,7 +1761,7 @@ PacketBatch_merge_into(PyObject *self, PyObject *args, PyObject *kwargs)
         || take_both(from, to) < 0) {
         return NULL;
     }
-    result = merge_batch(from, to, &m);
+    result = merge_batch(from, to, stop, &m);
     release_both(from, to);
     return result < 0 ? NULL : PyLong_FromSize_t(m.frame);
 }

@@ -7,6 +7,7 @@
            def show(self, choices): ...     # -> PacketBatch
 
        def _copy_frames(batch, start, stop, target): ...  # -> the next index
+       def _set_addresses(batch, destination, source): ...
 
    A key is what decides where a frame goes: 14 bytes. sort() finds the distinct
    keys, so that Python decides once for each key. show() then returns a view
@@ -581,4 +582,66 @@ rawmmsg_copy_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     release_both(from, to);
     return next < 0 ? NULL : PyLong_FromSsize_t(next);
+}
+
+/* ---- Addresses ---------------------------------------------------------- */
+
+/* Writes the addresses that are not NULL. A row without room for an Ethernet
+   header stays as it is. The caller has taken the batch. */
+static void
+set_addresses(PacketBatch *b, const void *destination, const void *source)
+{
+    BatchMemory *m = b->memory;
+    Py_ssize_t count = count_of(b), i;
+
+    for (i = 0; i < count; i++) {
+        const struct iovec *part = &m->rx_parts[2 * i + 1];
+        char *start = part->iov_base;
+
+        if (part->iov_len < ETH_HLEN) {
+            continue;
+        }
+        if (destination != NULL) {
+            memcpy(start, destination, ETH_ALEN);
+        }
+        if (source != NULL) {
+            memcpy(start + ETH_ALEN, source, ETH_ALEN);
+        }
+    }
+}
+
+/* 0, or -1 with ValueError set if this is neither an address nor None. */
+static int
+check_address(const Py_buffer *address)
+{
+    if (address->buf != NULL && address->len != ETH_ALEN) {
+        PyErr_Format(PyExc_ValueError,
+                     "an address must have %d bytes, not %zd", ETH_ALEN,
+                     address->len);
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *
+rawmmsg_set_addresses(PyObject *module, PyObject *args)
+{
+    module_state *state = PyModule_GetState(module);
+    Py_buffer destination = {0}, source = {0};
+    PyObject *batch, *result = NULL;
+
+    if (!PyArg_ParseTuple(args, "O!z*z*:_set_addresses", state->batch_type,
+                          &batch, &destination, &source)) {
+        return NULL;
+    }
+    if (check_address(&destination) == 0 && check_address(&source) == 0
+        && check_writable((PacketBatch *)batch) == 0
+        && take_batch((PacketBatch *)batch) == 0) {
+        set_addresses((PacketBatch *)batch, destination.buf, source.buf);
+        release_batch((PacketBatch *)batch);
+        result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&destination);
+    PyBuffer_Release(&source);
+    return result;
 }

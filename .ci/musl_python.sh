@@ -22,7 +22,7 @@ root=$1
 "$here/debian_root.sh" amd64 trixie "$root.unfinished" \
     binutils bzip2 ethtool gcc iperf3 iproute2 iputils-ping libc6-dev \
     linux-libc-dev make musl musl-tools netbase openvswitch-switch perl \
-    strace tcpdump tshark xz-utils
+    strace xz-utils
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 (

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 # Debian's packages of programs that tests run.
 PROGRAMS = (
     *("binutils", "ethtool", "iperf3", "iproute2", "iputils-ping"),
-    *("netbase", "strace", "tcpdump", "tshark"),
+    *("netbase", "strace"),
 )
 # What the tests import.
 TEST = (

@@ -44,9 +44,9 @@ def main() -> None:
         return taken
 
     def send_late() -> None:
-        for port, batch in late.items():
-            switch.send(port, batch)
-            batch.clear()
+        for port in switch.ports:
+            switch.send(port, late[port])
+            late[port].clear()
 
     with Switch(*args.ports, on_frames=on_frames, report=print) as switch:
         switch.every(0.1, send_late)  # those of the last 0.1 s

@@ -264,6 +264,7 @@ class PacketBatch:
         target: PacketBatch,
         /,
         start: int = 0,
+        stop: int | None = None,
         *,
         flows: int = 1,
         keep_ids: bool = True,
@@ -271,13 +272,15 @@ class PacketBatch:
         max_length: int | None = None,
         udp: bool = True,
     ) -> int:
-        """Fills `target` with the frames from `start` on, and merges frames of
-        the same TCP or UDP flow into super-frames, which a socket with
-        `vnet_hdr` sends in one piece. The inverse of segment_into().
+        """Fills `target` with the frames from `start` on, and before `stop` if
+        that is given, and merges frames of the same TCP or UDP flow into
+        super-frames, which a socket with `vnet_hdr` sends in one piece. The
+        inverse of segment_into().
 
         A flow is all frames with the same IP version, addresses, protocol and
         ports. Returns the frame with which the next call must begin, once the
-        caller has sent what `target` holds; len(batch) if nothing is left.
+        caller has sent what `target` holds; `stop`, or len(batch), if nothing
+        is left.
 
         A frame is merged only if segment_into() would give back exactly its
         bytes: it must have payload, right checksums and no padding, and its
@@ -1110,7 +1113,16 @@ def _copy_frames(
     batch: PacketBatch, start: int, stop: int, target: PacketBatch, /
 ) -> int: ...
 
-# For rawmmsg record: takes all capabilities from the calling thread, and
+# Writes addresses of six bytes, or leaves them as they are (None), in all
+# frames that have an Ethernet header.
+def _set_addresses(
+    batch: PacketBatch,
+    destination: Buffer | None,
+    source: Buffer | None,
+    /,
+) -> None: ...
+
+# For commands: takes all capabilities from the calling thread, and
 # prevents that programs which it executes get any. Raises OSError.
 def _drop_capabilities() -> None: ...
 

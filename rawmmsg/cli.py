@@ -13,6 +13,7 @@ from .bridge.switching.command import add_switch
 from .demo import run_demo
 from .doctor.command import add_doctor
 from .recording.command import add_record
+from .replay.command import add_replay
 
 _MORE_HELP = """\
 Exit status:
@@ -42,6 +43,10 @@ Join two interfaces and a virtual machine, as a switch:
 Record what eth0 receives and sends, until Ctrl-C:
 
     rawmmsg record eth0 trace.pcapng
+
+Send it again:
+
+    rawmmsg replay trace.pcapng eth0
 
 Find out why packets on eth0 are not received, or are lost:
 
@@ -142,6 +147,7 @@ It needs no privilege if user namespaces are allowed, and takes four seconds.
     add_bridge(commands)
     add_switch(commands)
     add_record(commands)
+    add_replay(commands)
     add_doctor(commands)
     return parser
 

@@ -148,9 +148,7 @@ def wait_until_listening(
     wanted = {str(socket.if_nametoindex(port)) for port in ports}
 
     def is_listening() -> bool:
-        if program.poll() is not None:
-            _, words = program.communicate()
-            raise RuntimeError(f"{program.args!r} has ended: {words}")
+        check_runs(program)
         # The sixth column says whether a socket receives, the fifth from which
         # interface (net/packet/af_packet.c:packet_seq_show()).
         text = Path("/proc/thread-self/net/packet").read_text()
@@ -158,6 +156,13 @@ def wait_until_listening(
         return wanted <= {row[4] for row in rows if row[5] == "1"}
 
     wait_until(is_listening, f"{program.args!r} does not listen")
+
+
+def check_runs(program: "subprocess.Popen[str]") -> None:
+    """Raises RuntimeError with its words if a program has ended."""
+    if program.poll() is not None:
+        _, words = program.communicate()
+        raise RuntimeError(f"{program.args!r} has ended: {words}")
 
 
 def run(command: Sequence[str]) -> str:

@@ -32,6 +32,18 @@ kernel joins the two; so part of its work is the kernel's. VDE's own program
 for interfaces is vde_pcapplug. It waits until a ring is full of frames, so TCP
 does not get through. "Taps only" has no links: the taps are the ends.
 
+Switch. The same for `rawmmsg switch` alone. "One pair" sends from one station
+to another, which is behind another port. "Two pairs" do so between four ports;
+the figure is the sum. "64 stations" are behind each port, and each frame of 64
+that are sent together goes from another station to another one. "New
+addresses" come at a third port, 5,000 per second, each in a frame that the
+switch floods to the two other ports; or at the port of the sender, in the same
+batches. "After 100,000 addresses" has received as many before each slice.
+These have a switch of their own. So has the control of "one pair", which shows
+how much two processes of the same program differ. The memory is how much more
+a switch occupies after another 100,000 addresses than at the beginning, in
+every round; it must have learned all of them.
+
 Upload. A virtual machine, which is a network namespace with a tap without
 offloads, sends TCP to a host. Its frames reach `rawmmsg bridge` through a Unix
 datagram socket, on which up to 512 of them may wait
@@ -65,7 +77,7 @@ from ..lab.link import AUXDATA
 from ..lab.native import VNET_HDR
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab
-from . import blast, guest, small
+from . import blast, guest, small, stations
 from .hosts import Host, Transfer, transfer, two_hosts
 from .sides import (
     SMALL_CAPACITY,
@@ -93,6 +105,7 @@ from .switches import (
 def measure(lab: Lab) -> Iterator[Table]:
     yield from measure_small(lab)
     yield from measure_blast(lab)
+    yield from stations.measure(lab)
     yield from measure_bulk(lab)
     yield from measure_upload(lab)
 

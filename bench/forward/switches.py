@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from ..lab import native, peers
 from ..lab.contender import GroundTruthError
 from . import guest
-from .hosts import PATIENCE, run, wait_until, wait_until_listening
+from .hosts import PATIENCE, check_runs, run, wait_until, wait_until_listening
 from .sides import kernel_bridge
 
 Pids: TypeAlias = Sequence[int]
@@ -112,8 +112,7 @@ def vde_with_taps(*taps: str) -> Iterator[Pids]:
         switch = _vde(stack, folder, *options)
         ip = peers.program("ip")
         for tap in taps:
-            exists = Path("/proc/sys/net/ipv4/conf", tap).exists
-            wait_until(exists, "vde_switch makes no tap")
+            _wait_for(Path("/proc/sys/net/ipv4/conf", tap), switch)
             run([ip, "link", "set", tap, "addrgenmode", "none"])
             run([ip, "link", "set", tap, "up"])
         yield [switch.pid]
@@ -127,8 +126,7 @@ def _vde(
         *(stack, peers.program("vde_switch")),
         *("--sock", f"{folder}/vde", *options),
     )
-    exists = Path(folder, "vde", "ctl").exists
-    wait_until(exists, "vde_switch does not listen")
+    _wait_for(Path(folder, "vde", "ctl"), switch)
     return switch
 
 
@@ -151,12 +149,12 @@ def open_vswitch(*ports: str) -> Iterator[Pids]:
         environment |= dict.fromkeys(_FOLDERS, folder)
         database, address = f"{folder}/conf.db", f"unix:{folder}/db.sock"
         run([peers.program("ovsdb-tool"), "create", database, str(_SCHEMA)])
-        _started(
+        server = _started(
             *(stack, peers.program("ovsdb-server"), database),
             *(f"--remote=p{address}", f"--unixctl={folder}/db.ctl"),
             environment=environment,
         )
-        wait_until(Path(folder, "db.sock").exists, "ovsdb-server is not there")
+        _wait_for(Path(folder, "db.sock"), server)
         _configure(address, ports)
         switch = _started(
             *(stack, peers.program("ovs-vswitchd"), address),
@@ -197,6 +195,16 @@ def _started(
     process = stack.enter_context(native.start(argv, environment))
     stack.callback(_end, process)
     return process
+
+
+def _wait_for(path: Path, program: "subprocess.Popen[str]") -> None:
+    """Waits until a program, which is starting, has made a file or tap."""
+
+    def exists() -> bool:
+        check_runs(program)
+        return path.exists()
+
+    wait_until(exists, f"{program.args!r} does not make {path}")
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

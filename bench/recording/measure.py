@@ -9,7 +9,7 @@ no disk decides. Each contender runs with its default buffer, and with one of
 
 Recorders with a packet ring let the sender do a part of their work. So the
 table also has the CPU times of both, for one frame at 100,000 frames a second.
-Both run before other processes (nice -20).
+Both run before other processes (SCHED_FIFO), if the user may choose that.
 """
 
 import contextlib

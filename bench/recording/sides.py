@@ -37,9 +37,6 @@ _QUIET: Final = 1.2
 
 _COMPARED_EVERY: Final = 64
 
-# Before other processes, if the user may choose that.
-_NICE: Final = -20
-
 _AS_ROOT: Final = "run as root"
 
 Command = Callable[[str, Path], Sequence[str]]
@@ -96,11 +93,9 @@ class Recorder:
         second: each lower one was tried in this slice or an earlier one."""
         begin = time.monotonic_ns()
         at = max(1, self._best)
-        while at > 1 and self._record(at * STEP).lost:
+        while at > 1 and not self._keeps(at):
             at -= 1
-        while (
-            at < self._place.rates and not self._record((at + 1) * STEP).lost
-        ):
+        while at < self._place.rates and self._keeps(at + 1):
             at += 1
         compared = self._record(COMPARED)
         self._best = at if at > 1 or not compared.lost else 0
@@ -119,7 +114,8 @@ class Recorder:
         with self._recording(file) as process:
             before = _cpu_ns(process.pid)
             sent = self._sender.send(
-                *(rate * 1e6, place.seconds, place.senders_cpu), before=_hurry
+                *(rate * 1e6, place.seconds, place.senders_cpu),
+                before=_go_first,
             )
             _wait_until_idle(process.pid)
             used = _cpu_ns(process.pid) - before
@@ -146,12 +142,13 @@ class Recorder:
             output.open("w") as printed,
         ):
             process = subprocess.Popen(
-                [*_NICELY, *command],
+                command,
                 env=native.environment(),
                 stdout=printed,
                 stderr=printed,
                 text=True,
             )
+            _go_first(process.pid)
         with process:
             try:
                 # tcpdump, dumpcap, and rawmmsg record
@@ -172,13 +169,11 @@ class Recorder:
             raise GroundTruthError(f"{command[0]}: {output.read_text()}")
 
 
-_NICELY: Final = ("nice", "-n", str(_NICE))
-
-
-def _hurry() -> None:
-    """Lets this thread run before others."""
+def _go_first(pid: int = 0) -> None:
+    """Lets a process, or this thread, run before others, if the user may
+    choose that."""
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
 
 
 def _cpu_ns(pid: int) -> int:

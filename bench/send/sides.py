@@ -5,9 +5,11 @@ veth pair of its own."""
 import contextlib
 import re
 import struct
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -210,7 +212,10 @@ def scapy(place: Place) -> Ready:
 
 # ---- Programs --------------------------------------------------------------
 
-_FILE: Final = "frames"  # in a folder where programs may leave files, too
+RAWMMSG: Final = "rawmmsg"
+PYTHON: Final = [sys.executable, "-m", RAWMMSG]
+
+FILE: Final = "frames"  # in a folder where programs may leave files, too
 
 # pcap-savefile(5)
 _PCAP_HEADER: Final = struct.pack(
@@ -219,19 +224,33 @@ _PCAP_HEADER: Final = struct.pack(
 _PCAP_RECORD: Final = struct.Struct("IIII")
 
 
+def write_pcap(frames: Frames) -> bytes:
+    """The contents of a file with the frames."""
+    return write_pcap_of(frames.packets)
+
+
+def write_pcap_of(
+    packets: Sequence[bytes], microseconds: Sequence[int] = ()
+) -> bytes:
+    """The contents of a file with the packets, and the times of each."""
+    return _PCAP_HEADER + b"".join(
+        _PCAP_RECORD.pack(*divmod(time, 10**6), len(packet), len(packet))
+        + packet
+        for packet, time in zip(
+            packets, chain(microseconds, repeat(0)), strict=False
+        )
+    )
+
+
 def tcpreplay(*options: str) -> Prepare:
     """tcpreplay at top speed."""
 
-    def write(frames: Frames) -> bytes:
-        record = _PCAP_RECORD.pack(0, 0, frames.size, frames.size)
-        return _PCAP_HEADER + b"".join(record + p for p in frames.packets)
-
     def arguments(interface: str, times: int, _: int) -> list[str]:
         loop = ["--topspeed", "--quiet", f"--loop={times}"]
-        return [*options, *loop, f"--intf1={interface}", _FILE]
+        return [*options, *loop, f"--intf1={interface}", FILE]
 
     taken = r"sent in (\d+\.\d+) seconds"
-    return partial(_program, "tcpreplay", write, arguments, taken)
+    return partial(program, "tcpreplay", write_pcap, arguments, taken)
 
 
 def trafgen(place: Place) -> Ready:
@@ -253,36 +272,41 @@ def trafgen(place: Place) -> Ready:
         # It must not change system-wide settings of sockets and interrupts.
         fixed = ["--no-sock-mem", "--notouch-irq", "--cpus", "1"]
         count = ["--num", str(times * batch)]
-        return [*fixed, *count, "--out", interface, "--in", _FILE]
+        return [*fixed, *count, "--out", interface, "--in", FILE]
 
     taken = r"(\d+) sec, (\d+) usec on CPU"
-    return _program("trafgen", write, arguments, taken, place)
+    return program("trafgen", write, arguments, taken, place)
 
 
-def _program(
+def program(
     name: str,
     write: Callable[[Frames], bytes],
     arguments: Callable[[str, int, int], list[str]],
     taken: str,
     place: Place,
+    *,
+    joined: int = 1,
 ) -> Ready:
-    """A program that sends frames from a file and prints how long it took.
+    """A program that sends frames from a file and prints how long it took;
+    RAWMMSG is the one of this project. It sends up to `joined` frames in a
+    super-frame.
 
     `write` returns the file's contents; `arguments`, given an interface, how
     often to send the file, and the number of its frames, those of the program.
     `taken` finds the seconds, and microseconds, in what it prints.
     """
-    path, ends = peers.program(name), place.shared
+    path = PYTHON if name == RAWMMSG else [peers.program(name)]
+    ends = place.shared
     folder = place.enter_context(
         tempfile.TemporaryDirectory(prefix="rawmmsg-bench-")
     )
 
     def renew() -> None:
-        Path(folder, _FILE).write_bytes(write(place.frames))
+        Path(folder, FILE).write_bytes(write(place.frames))
 
     def send(times: int) -> float:
         command = arguments(ends.veth.a, times, place.frames.batch)
-        done = native.run([path, *command], folder)
+        done = native.run([*path, *command], folder)
         found = re.search(taken, printed := done.stdout + done.stderr)
         if found is None:
             printed = " ".join(printed.split())
@@ -292,4 +316,4 @@ def _program(
         seconds, *microseconds = map(float, found.groups())
         return seconds * 1e9 + sum(microseconds) * 1e3
 
-    return ready(place, ends, send, renew)
+    return ready(place, ends, send, renew, joined=joined)

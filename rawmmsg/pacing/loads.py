@@ -5,6 +5,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 from .. import PacketBatch
@@ -158,3 +159,20 @@ def fill(batch: PacketBatch | None, frames: list[bytes]) -> PacketBatch:
     batch.clear()
     batch.extend(frames)
     return batch
+
+
+def passes(built: list[Load], loop: int) -> Iterator[list[Load]]:
+    """Yields the loads `loop` times. A short list is repeated within one load:
+    otherwise each pass would cost a system call and a wake-up of the Pacer."""
+    first = built[0]
+    fit = min(MOST_FRAMES // first.frames, MOST_BYTES // max(1, first.size))
+    if len(built) > 1 or loop == 1 or fit < 2:
+        yield from repeat(built, loop) if loop else repeat(built)
+        return
+    if not loop:
+        yield from repeat([first.repeated(fit)])
+    full, rest = divmod(loop, fit)
+    if full:
+        yield from repeat([first.repeated(fit)], full)
+    if rest:
+        yield [first.repeated(rest)]

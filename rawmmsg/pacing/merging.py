@@ -36,13 +36,9 @@ class Merger:
         """Merges the frames from `first` up to `last`, or fewer, in memory
         that is used again."""
         source, target = load.batch, self._room_for(load)
-        if last < load.frames:
-            source.set_count(last)
         end = source.merge_into(
-            target, first, max_length=self.max_length, udp=self.udp
+            target, first, last, max_length=self.max_length, udp=self.udp
         )
-        if last < load.frames:
-            source.set_count(load.frames)
         starts = _starts(source, target, first)
         assert starts[-1] == end, "frames are missing"
         return Merged(target, starts)

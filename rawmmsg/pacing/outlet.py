@@ -18,8 +18,8 @@ LOOK_AHEAD frames in a row are refused by mistake.
 
 import errno
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol, TypeVar
 
 from .loads import Load
 from .pace import Pacer
@@ -43,6 +43,35 @@ queue is full. If there are no other frames to compare with, this many frames
 in a row are refused on suspicion."""
 
 
+class Placed(Protocol):
+    """A load, as send_loads() sees it: the position of each frame and of what
+    follows the last."""
+
+    @property
+    def frames(self) -> int: ...
+    @property
+    def positions(self) -> Sequence[float]: ...
+
+
+_L = TypeVar("_L", bound=Placed)
+_L_contra = TypeVar("_L_contra", bound=Placed, contravariant=True)
+
+
+class Target(Protocol[_L_contra]):
+    """What send_loads() sends to."""
+
+    def take(self, load: _L_contra) -> None:
+        """Continues with this load."""
+
+    def push(self, first: int, last: int) -> int:
+        """Sends these frames of the load. Returns where to continue."""
+
+    def settle(self) -> None:
+        """Counts what has been sent of the load."""
+
+    def stopped(self) -> bool: ...
+
+
 class Outlet:
     """Decides what to do with a frame that the kernel does not take."""
 
@@ -52,6 +81,15 @@ class Outlet:
         # Frames that may still be refused on suspicion; none once the queue
         # has been seen full.
         self._suspicions = LOOK_AHEAD
+
+    def take(self, load: Load) -> None:
+        self.sender.take(load)
+
+    def settle(self) -> None:
+        self.sender.settle()
+
+    def stopped(self) -> bool:
+        return self.sender.stopped()
 
     def push(self, first: int, last: int) -> int:
         """Sends these frames of the load, and skips those that the kernel
@@ -162,25 +200,24 @@ class Outlet:
 
 
 def send_loads(
-    loads: Iterable[Load], outlet: Outlet, pacer: Pacer | None, shift: float
+    loads: Iterable[_L], target: Target[_L], pacer: Pacer | None, shift: float
 ) -> float:
     """Sends the loads, at a pace or as fast as possible, and returns the
     position of what follows them. `shift` is added to each position."""
-    sender = outlet.sender
     end = shift
     for load in loads:
-        sender.take(load)
+        target.take(load)
         if pacer is None:
-            outlet.push(0, load.frames)
+            target.push(0, load.frames)
         else:
             first = last = 0
             while last < load.frames and pacer.wait(
                 shift + load.positions[last]
             ):
                 last = pacer.due(load.positions, last, shift)
-                first = outlet.push(first, last)
-        sender.settle()
+                first = target.push(first, last)
+        target.settle()
         end = shift + load.positions[-1]
-        if sender.stopped():
+        if target.stopped():
             break
     return end

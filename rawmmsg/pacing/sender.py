@@ -70,17 +70,20 @@ class Sender:
     def settle(self) -> None:
         """Counts what has been sent of the load, which is then finished. May
         be interrupted and repeated."""
+        self._totals, self._load = self.counts(), None
+
+    def counts(self) -> tuple[int, int]:
+        """How many frames have been sent so far, and their bytes."""
         if self._load is None:
-            return
+            return self._totals
         frames, size = self._totals
         sent = self._count_sent()
         if sent - frames == self._load.frames:
-            size += self._load.size
-        else:
-            lengths = self._load.batch.lengths
-            taken = (i for i in count() if i not in self.refused)
-            size += sum(lengths[next(taken)] for _ in range(sent - frames))
-        self._totals, self._load = (sent, size), None
+            return sent, size + self._load.size
+        lengths = self._load.batch.lengths
+        taken = (i for i in count() if i not in self.refused)
+        size += sum(lengths[next(taken)] for _ in range(sent - frames))
+        return sent, size
 
     def _count_sent(self) -> int:
         """How many frames have been sent.

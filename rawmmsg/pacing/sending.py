@@ -4,22 +4,14 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import repeat
 from operator import index
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import PacketBatch, RawSocket
-from .loads import (
-    MOST_BYTES,
-    MOST_FRAMES,
-    Load,
-    Source,
-    loads,
-    whole_batch,
-)
+from .loads import Load, Source, loads, passes, whole_batch
 from .merging_sender import MergingSender
 from .outlet import Outlet, send_loads
 from .pace import Pace, Pacer, choose_pace
@@ -228,7 +220,7 @@ def transmit(
         if isinstance(source, PacketBatch) or (
             loop != 1 or (pace.is_limited and not source.streams)
         ):
-            built = _build_ahead(source, pace, merge)
+            built = _build_ahead(source, pace)
             if loop and progress is not None:
                 progress.reset(loop * sum(load.frames for load in built))
             begin = time.monotonic()
@@ -250,6 +242,11 @@ def transmit(
     end = time.monotonic()
     sender.settle()
     seconds = end - (begin or end)
+    return result_of(sender, seconds)
+
+
+def result_of(sender: Sender, seconds: float) -> SendResult:
+    """Returns what the sender has counted, and how long it took."""
     return SendResult(
         frames=sender.frames,
         bytes=sender.size,
@@ -265,15 +262,9 @@ def _never() -> bool:
     return False
 
 
-def _build_ahead(
-    source: PacketBatch | Source, pace: Pace, merge: bool
-) -> list[Load]:
+def _build_ahead(source: PacketBatch | Source, pace: Pace) -> list[Load]:
     if isinstance(source, PacketBatch):
-        built = whole_batch(source, pace)
-        if merge and pace.is_limited:
-            # The sender changes the count of the batch, for each release.
-            built = [load.repeated(1) for load in built]
-        return built
+        return whole_batch(source, pace)
     return list(loads(source, pace, math.inf))
 
 
@@ -283,28 +274,9 @@ def _send_passes(
     """Sends all loads `loop` times; 0: until stopped."""
     if not built:
         return
-    pacer = (
-        Pacer(pace.rate, outlet.sender.stopped) if pace.is_limited else None
-    )
+    pacer = Pacer(pace.rate, outlet.stopped) if pace.is_limited else None
     shift = 0.0
-    for one_pass in _passes(built, loop):
+    for one_pass in passes(built, loop):
         shift = send_loads(one_pass, outlet, pacer, shift)
-        if outlet.sender.stopped():
+        if outlet.stopped():
             return
-
-
-def _passes(built: list[Load], loop: int) -> Iterator[list[Load]]:
-    """Yields the loads `loop` times. A short list is repeated within one load:
-    otherwise each pass would cost a system call and a wake-up of the Pacer."""
-    first = built[0]
-    fit = min(MOST_FRAMES // first.frames, MOST_BYTES // max(1, first.size))
-    if len(built) > 1 or loop == 1 or fit < 2:
-        yield from repeat(built, loop) if loop else repeat(built)
-        return
-    if not loop:
-        yield from repeat([first.repeated(fit)])
-    full, rest = divmod(loop, fit)
-    if full:
-        yield from repeat([first.repeated(fit)], full)
-    if rest:
-        yield [first.repeated(rest)]

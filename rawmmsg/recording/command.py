@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._rawmmsg import RawSocket
-    from ..bridge.ports import Written
     from ..pcap import Writer
     from .files import Files, Rotation
     from .privileges import User
@@ -98,7 +97,7 @@ Keep the last ten files of 100 million bytes:
 
 Show what arrives:
 
-    rawmmsg record -q eth0 - | tshark -r -
+    rawmmsg record eth0 - | tshark -r -
 """
 
 _LONGEST_PACKET = 262_144  # as of tcpdump
@@ -306,8 +305,9 @@ def _open(arguments: argparse.Namespace) -> "RawSocket":
     """Opens the socket. Nothing can change its filter afterwards."""
     from .._rawmmsg import RawSocket
     from ..bridge.ports import PortError
+    from ..bridge.ports.grammar import read_interface
 
-    written = _interface(arguments.interface)
+    written = read_interface(arguments.interface)
     (name,) = written.fields
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -334,20 +334,6 @@ def _open(arguments: argparse.Namespace) -> "RawSocket":
     sock.setblocking(False)
     sock.lock_filter()
     return sock
-
-
-def _interface(text: str) -> "Written":
-    """Raises PortError if the name has a wrong form."""
-    from ..bridge.ports import PortError
-    from ..bridge.ports.grammar import Form, Written, read_name
-
-    form = Form("interface", "NAME", {"netns": "NETNS"})
-    kind, colon, _ = text.partition(":")
-    if not colon:
-        return Written(form.kind, text, (text,), {})
-    if kind != form.kind:
-        raise PortError(f"{text!r}: not an interface or {form},netns=NETNS")
-    return read_name(text, form)
 
 
 def _record(

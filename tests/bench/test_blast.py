@@ -1,6 +1,6 @@
-"""What bench/forward and bench/switch send through switches: frames that
-arrive changed or in another order are found, and so are frames that the switch
-does not account for."""
+"""What bench/forward sends through switches: frames that arrive changed or in
+another order are found, and so are frames that the switch does not account
+for."""
 
 import contextlib
 import struct
@@ -12,11 +12,10 @@ import pytest
 from support.child import tool
 from support.frames import pending, receive
 
-from bench.forward import blast, switches
+from bench.forward import blast, stations, switches
 from bench.forward.blast import BATCH, End, Flow, Place, Stream
 from bench.forward.switches import check_ports
 from bench.lab.contender import GroundTruthError
-from bench.switch import measure
 from rawmmsg import RawSocket
 from rawmmsg.testing import Veth, veth_pair
 
@@ -137,7 +136,7 @@ def test_stream_has_pauses() -> None:
 def test_switch_that_forwards_nothing_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(blast, "_MOST_TIMES", 2)
+    monkeypatch.setattr(blast, "PATIENCE", 0.1)
     with (
         veth_pair() as one,
         veth_pair() as other,
@@ -183,9 +182,9 @@ def test_addresses_that_were_not_learned_are_found(
         report["stations"]["learned"] //= 2
 
     for reporting in (switches.reporting_switch, forgetful):
-        monkeypatch.setattr(measure, "reporting_switch", reporting)
+        monkeypatch.setattr(stations, "reporting_switch", reporting)
         stack = contextlib.ExitStack()
-        attacked = measure.Attacked(Place(stack, 0, 0, SIZE, 0.01))
+        attacked = stations.Attacked(Place(stack, 0, 0, SIZE, 0.01))
         attacked.flood(10 * BATCH)
         assert attacked.memory() > 1
         if reporting is forgetful:

@@ -316,6 +316,17 @@ def test_missing_header_is_named(
         assert "libpcap-dev" in str(e.value)
 
 
+def test_program_that_comes_with_a_missing_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(UnavailableError) as e:
+        peers.program("ovsdb-tool")
+    assert e.value.missing == Missing(
+        "ovsdb-tool", "apt-get install openvswitch-switch"
+    )
+
+
 def test_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     programs = {"no-such": ("apt-get install x", "--version")}
     monkeypatch.setattr(peers, "PROGRAMS", programs)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from support.child import WITHOUT_CAPABILITIES, tool
+from support.frames import batch_of, numbered_frames
 
 import rawmmsg
 from rawmmsg import bpf
 from rawmmsg.cli import build_parser
+from rawmmsg.pcap import Writer
 from rawmmsg.testing import Veth
 
 
@@ -58,8 +60,11 @@ def test_examples_of_help_run(
         line += " --duration 0.1"
     elif line.startswith("record "):
         line = line.replace("record", "record --duration 0.1", 1)
-        if "tshark" in line:
-            tool("tshark")
+        line = line.replace("| tshark -r -", "> trace.pcapng")
+    elif line.startswith("replay "):
+        with Writer(tmp_path / "trace.pcapng") as writer:
+            writer.write(batch_of(numbered_frames(3)), times=0)
+        line += " --duration 0.1"
     elif line.startswith("doctor "):
         line += " --seconds 0.1"
     done = subprocess.run(

@@ -24,7 +24,7 @@ from support.frames import PACKET, frame
 from support.linux import ip, tc, tun_device
 
 import rawmmsg
-from rawmmsg import PacketBatch, RawSocket, pacing
+from rawmmsg import PacketBatch, RawSocket, pacing, pcap
 from rawmmsg.testing import veth_pair
 
 LOAD: Final = struct.pack("HBBI", 0x20, 0, 0, 0)  # ld [0]
@@ -482,6 +482,11 @@ def _(lab: Lab) -> None:
     PacketBatch(buffer=bytes(2048))
 
 
+@probe("BufferError", "append() to a batch of slices")
+def _(lab: Lab) -> None:
+    PacketBatch(buffer=PACKET, offsets=[0], lengths=60).append(PACKET)
+
+
 @probe("BufferError", "memoryview(batch)")
 def _(lab: Lab) -> None:
     memoryview(PacketBatch(buffers=[bytearray(2048)]))
@@ -543,6 +548,21 @@ def _(lab: Lab) -> None:
 @probe("ValueError", "pacing.send()")
 def _(lab: Lab) -> None:
     pacing.send(lab.sender(), [PACKET], pps=1, mbps=1)
+
+
+@probe("RecordingError", "pcap.Reader()")
+def _(lab: Lab) -> None:
+    path = lab.folder / "some.pcap"
+    path.write_bytes(b"no recording")
+    pcap.Reader(path)
+
+
+@probe("ValueError", "pcap.Writer.write()")
+def _(lab: Lab) -> None:
+    batch = PacketBatch()
+    batch.append(PACKET)
+    with pcap.Writer(lab.folder / "some.pcap") as writer:
+        writer.write(batch)
 
 
 @probe("ValueError", "aio.batches(), aio.send()")

@@ -721,3 +721,14 @@ def to_host(
         changed(edited(frame, 0, hardware), at, neighbour + address)
         for frame in build(numbered_flow(KINDS[kind], [200] * count))
     ]
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 6, None])
+def test_frames_from_stop_on_are_left(stop: int | None) -> None:
+    frames = build(numbered_flow(KINDS["tcp4"], [100] * 6))
+    source, target = batch_with(frames), large_target()
+    end = 6 if stop is None else stop
+    assert source.merge_into(target, 0, stop) == end
+    assert cut_again(target) == frames[:end]
+    assert len(target) == min(end, 1)
+    assert len(source) == 6

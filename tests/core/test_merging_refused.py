@@ -540,7 +540,7 @@ def test_argument_that_is_no_number_is_an_error(name: str, value: Any) -> None:
 def test_options_are_given_by_name(name: str) -> None:
     wrong: Any = PacketBatch(1).merge_into
     with pytest.raises(TypeError):
-        wrong(PacketBatch(1), 0, 1)
+        wrong(PacketBatch(1), 0, 0, 1)
     with pytest.raises(TypeError):
         wrong(target=PacketBatch(1))
     wrong(PacketBatch(1), **{name: 1})
@@ -558,6 +558,13 @@ def test_start_must_be_within_the_batch(start: int) -> None:
     source = batch_with([b"x" * 60])
     with pytest.raises(ValueError, match="start"):
         source.merge_into(PacketBatch(1), start)
+
+
+@pytest.mark.parametrize("stop", [-1, 0, 4, 2**40])
+def test_stop_must_be_between_start_and_the_end(stop: int) -> None:
+    source = batch_with([b"x" * 60] * 3)
+    with pytest.raises(ValueError, match=r"stop must be 1 \(start\) to 3"):
+        source.merge_into(PacketBatch(3), 1, stop)
 
 
 def test_batch_cannot_be_merged_into_itself() -> None:

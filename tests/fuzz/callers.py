@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 import traceback
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, Final
@@ -398,7 +399,7 @@ class Caller(Arguments):
             self.keep(self.world.buffers, bytearray(2048), BUFFERS)
 
     def new_batch(self) -> None:
-        kind = self.random.randrange(5)
+        kind = self.random.randrange(6)
         args: list[Any] = [
             self.maybe_wrong(lambda: self.random.choice((1, 2, 3, 64, -1))),
             self.maybe_wrong(self.size),
@@ -409,6 +410,8 @@ class Caller(Arguments):
             batch = self.call(PacketBatch, *args, buffer=self.buffer())
         elif kind == 3:
             batch = self.call(PacketBatch, buffers=self.packets())
+        elif kind == 4:
+            batch = self.call(PacketBatch, **self.slices())
         else:
             owner = Owner(self.random.choice(SIZES))
             batch = self.call(PacketBatch, buffer=owner)
@@ -416,6 +419,21 @@ class Caller(Arguments):
                 owner.batch = batch
         if batch is not None:
             self.keep(self.world.batches, batch, BATCHES)
+
+    def slices(self) -> dict[str, Any]:
+        """Arguments for a batch of slices, some of them wrong."""
+        count = self.random.choice((0, 1, 3, 64))
+        return {
+            "buffer": self.buffer(),
+            "offsets": self.maybe_wrong(lambda: self.column(count)),
+            "lengths": self.maybe_wrong(lambda: self.column(count)),
+        }
+
+    def column(self, count: int) -> Any:
+        """Integers, as a list or an array."""
+        most = self.random.choice((0, 30, 30, 5000))
+        items = [self.random.randint(0, most) for _ in range(count)]
+        return self.random.choice((items, array("q", items), len(items)))
 
     def socket_options(self) -> dict[str, Any]:
         makers: dict[str, Callable[[], Any]] = {

@@ -90,5 +90,5 @@ def test_many_blocks_of_statistics_need_little_memory(tmp_path: Path) -> None:
         timeout=WAIT,
         check=True,
     )
-    # A list of them all would need about 6 MB.
+    # A list of them all needs 3.7 MB.
     assert int(done.stdout) < 2_000_000

@@ -65,22 +65,26 @@ done
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine with addresses in VLAN 1, and 10 MB in the file `data`. Its
-    name is that of its port."""
+    """A machine with addresses in VLAN 1, and 10 MB in the file `data`, with
+    their digest. Its name is that of its port."""
 
     name: str
     shell: Guest
     ipv4: str
     ipv6: str
+    digest: str
 
     @classmethod
     def made(cls, name: str, shell: Guest) -> Self:
         number = _NAMES.index(name) + 1
-        machine = cls(name, shell, f"10.9.0.{number}", f"2001:db8::{number}")
-        if name != _HOST:  # which has its addresses
-            machine._configure("vec0" if name == _UML else "eth0")
         shell.run("dd if=/dev/urandom of=data bs=1M count=10")
         shell.run("mkfifo open")
+        machine = cls(
+            *(name, shell, f"10.9.0.{number}", f"2001:db8::{number}"),
+            digest=shell.run("sha256sum <data"),
+        )
+        if name != _HOST:  # which has its addresses
+            machine._configure("vec0" if name == _UML else "eth0")
         return machine
 
     def _configure(self, card: str) -> None:
@@ -90,10 +94,6 @@ class Machine:
         run(f"ip addr add {self.ipv4}/24 dev {card}")
         run(f"ip addr add {self.ipv6}/64 dev {card}")
 
-    def digest(self) -> str:
-        """That of the data."""
-        return self.shell.run("sha256sum <data")
-
     def begin_receiving(self, nc: str) -> None:
         """Receives data over TCP with nc, which has these arguments. Then
         shell.finish() returns their digest."""
@@ -102,7 +102,7 @@ class Machine:
 
     def send(self, nc: str) -> None:
         """Sends the data over TCP, as soon as somebody listens."""
-        self.shell.run(f"until nc {nc} <data 2>/dev/null; do :; done")
+        self.shell.run(f"until nc {nc} <data 2>/dev/null; do sleep 0.1; done")
 
 
 @dataclass(frozen=True)

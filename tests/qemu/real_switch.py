@@ -55,7 +55,7 @@ def test_each_machine_sends_ten_megabytes_to_each(machines: Machines) -> None:
         is_behind = order.index(one) < order.index(other)
         other.begin_receiving(f"-l -p {PORT}")
         one.send(f"{other.ipv4 if is_behind else other.ipv6} {PORT}")
-        assert other.shell.finish() == one.digest(), (
+        assert other.shell.finish() == one.digest, (
             f"{one.name} sent other data than {other.name} received"
         )
     for machine in order:
@@ -88,7 +88,7 @@ def test_passt_gives_a_machine_the_network_of_a_namespace(
             assert connection.getpeername()[0] == UPLINK
             parts = list(iter(lambda: connection.recv(1 << 20), b""))
         machine.shell.finish()
-        assert digest(b"".join(parts)) == machine.digest()
+        assert digest(b"".join(parts)) == machine.digest
 
 
 def digest(data: bytes) -> str:

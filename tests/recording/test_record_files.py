@@ -16,7 +16,6 @@ from support.frames import flood, numbered, numbered_frames, send
 from support.recorder import (
     Recording,
     frames,
-    read_by_tshark,
     recording,
 )
 
@@ -119,10 +118,6 @@ def test_killed_recorder_leaves_all_whole_blocks(
     assert file.stat().st_size - whole < 300, "more than one block is cut"
     assert set(found) <= set(sent)
     assert len(found) > 1000
-    # tshark ends with an error if the last block is cut.
-    with file.open("r+b") as opened:
-        opened.truncate(whole)
-    assert len(read_by_tshark(file, "frame.len")) == len(found)
 
 
 @contextlib.contextmanager
@@ -152,7 +147,6 @@ def ends_with_an_error(command: Recording, file: Path, reason: str) -> None:
         packets = sum(map(len, reader))
         assert reader.cut is None
     assert packets == command.summary().frames > 0
-    assert len(read_by_tshark(file, "frame.len")) == packets
 
 
 def test_full_disk_ends_it_behind_a_whole_block(

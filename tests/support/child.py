@@ -29,8 +29,6 @@ PACKAGES: Final = {
     "setcap": "libcap2-bin",
     "strace": "strace",
     "tc": "iproute2",
-    "tcpdump": "tcpdump",
-    "tshark": "tshark",
 }
 
 # Put before a command, it drops all capabilities.

@@ -80,11 +80,19 @@ def open_vswitch(
             ),
         ):
             for path in (remote, folder / "vswitchd.ctl"):
-                eventually(path.exists, f"{path.name} does not appear")
+                _wait_for_listener(path)
             # As the switch without options.
             native = ("vlan_mode=native-untagged", "tag=1")
             _configure(folder, ends, [*ports, native])
             yield switch
+
+
+def _wait_for_listener(path: Path) -> None:
+    def is_listening() -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(path)) == 0
+
+    eventually(is_listening, f"nobody listens at {path.name}")
 
 
 def _configure(

@@ -2,14 +2,12 @@
 
 import contextlib
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rawmmsg.pcap import Reader
 from support.bridging import Running
-from support.child import tool
 
 _SUMMARY = re.compile(
     r"^(?P<name>\S+ > .*)\n"
@@ -120,16 +118,3 @@ def read(file: Path) -> list[Recorded]:
 
 def frames(file: Path) -> list[bytes]:
     return [one.data for one in read(file)]
-
-
-def read_by_tshark(file: Path | str, *fields: str) -> list[list[str]]:
-    """These fields of each frame, as tshark reads the file."""
-    wanted = [part for field in fields for part in ("-e", field)]
-    done = subprocess.run(
-        [tool("tshark"), "-r", str(file), "-T", "fields", *wanted],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [line.split("\t") for line in done.stdout.splitlines()]

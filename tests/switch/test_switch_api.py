@@ -114,6 +114,7 @@ def test_frames_are_delayed_by_a_timer(links: Links, ends: Ends) -> None:
             assert take(ends[1], 10) == packets
         counts = switch.statistics()[links[0].b]
     assert (counts.received, counts.forwarded) == (20, 10)
+    assert counts.bytes == 2 * sum(map(len, packets))
     assert counts.adds_up
 
 
@@ -141,15 +142,23 @@ def test_it_sleeps_unless_it_is_to_spin(
     assert busy > 0.05 if spins else busy < 0.2, f"{busy} s of CPU time"
 
 
-def test_a_hook_cannot_send(links: Links, ends: Ends) -> None:
-    """Its batch is the memory that send() needs."""
+def test_a_hook_can_neither_send_nor_change_ports(
+    links: Links, ends: Ends
+) -> None:
+    """Its frames are being forwarded."""
     errors: list[str] = []
 
     def on_frames(port: str, batch: PacketBatch) -> None:
-        try:
-            switch.send(port, PacketBatch(1))
-        except RuntimeError as error:
-            errors.append(str(error))
+        calls: list[Callable[[], object]] = [
+            lambda: switch.send(port, PacketBatch(1)),
+            lambda: switch.remove(port),
+            lambda: switch.add(f"interface:{port},name=again"),
+        ]
+        for call in calls:
+            try:
+                call()
+            except RuntimeError as error:
+                errors.append(str(error))
 
     packet = frame(bytes(46), BROADCAST, A)
     with Switch(*(link.b for link in links), on_frames=on_frames) as switch:
@@ -159,7 +168,10 @@ def test_a_hook_cannot_send(links: Links, ends: Ends) -> None:
         switch.send(links[0].b, PacketBatch(1))
         with pytest.raises(KeyError):
             switch.send("nope", PacketBatch(1))
-    assert errors[0].startswith("send() cannot be called by on_frames")
+        assert len(switch.ports) == 2
+    for name, error in zip(("send", "remove", "add"), errors, strict=False):
+        assert error.startswith(f"{name}() cannot be called by on_frames")
+    assert len(errors) >= 3
 
 
 def test_frames_of_the_program_need_no_memory_of_the_switch(

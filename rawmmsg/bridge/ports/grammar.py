@@ -11,7 +11,13 @@ from typing import Final
 
 from .port import PortError
 
-__all__ = ["Form", "Written", "parse_address", "read_name"]
+__all__ = [
+    "Form",
+    "Written",
+    "parse_address",
+    "read_interface",
+    "read_name",
+]
 
 # [HOST]:PORT. A HOST with colons must be in brackets.
 _ADDRESS: Final = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*)):(\d{1,5})")
@@ -63,6 +69,19 @@ def read_name(text: str, form: Form) -> Written:
             raise PortError(f"{text!r}: the option {word} is given twice")
         options[word] = value
     return Written(form.kind, text, fields, options)
+
+
+def read_interface(text: str) -> Written:
+    """Reads the name of an interface, for commands that take no other kind of
+    port. Its only option is netns. Raises PortError if the name has a wrong
+    form."""
+    form = Form("interface", "NAME", {"netns": "NETNS"})
+    kind, colon, _ = text.partition(":")
+    if not colon:
+        return Written(form.kind, text, (text,), {})
+    if kind != form.kind:
+        raise PortError(f"{text!r}: not an interface or {form},netns=NETNS")
+    return read_name(text, form)
 
 
 def _split(text: str) -> list[str]:

@@ -27,7 +27,8 @@ class PortCounts:
     calls: int = 0
     """System calls, or copies of one batch, that received them."""
     forwarded: int = 0
-    """Of them, those passed to at least one other port."""
+    """Of them, those passed to at least one other port. A port that drops its
+    copy counts that itself."""
     flooded: int = 0
     """Of those forwarded, those passed to all other ports."""
     filtered: int = 0

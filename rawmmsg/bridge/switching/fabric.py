@@ -110,7 +110,8 @@ class Fabric(Loop):
         self, name: str, port: Port, rules: PortRules | None = None
     ) -> None:
         """Adds an open port. Raises PortError if the switch has one with this
-        name, or the same port."""
+        name, or the same port. Must not be called while `on_frames` runs."""
+        self._check_hook("add")
         if name in self._places:
             raise PortError(f"{name}: two ports have this name")
         for place in self._places.values():
@@ -133,11 +134,7 @@ class Fabric(Loop):
     def remove(self, name: str) -> Port:
         """Removes a port, and returns it, still open. Drops the frames that
         wait for it. Must not be called while `on_frames` runs."""
-        if self._board.is_in_hook:
-            raise RuntimeError(
-                "remove() cannot be called by on_frames, whose frames are not"
-                " forwarded yet: call it later, from every()"
-            )
+        self._check_hook("remove")
         place = self._places.pop(name)
         place.sink.finish()
         self._remember(name, _counts(place))
@@ -196,16 +193,21 @@ class Fabric(Loop):
             self._remove_failed()
         super()._rearm()
 
+    def _check_hook(self, name: str) -> None:
+        """`on_frames` is called while frames are being forwarded: their memory
+        is in use, and the ports must stay."""
+        if self._board.is_in_hook:
+            raise RuntimeError(
+                f"{name}() cannot be called by on_frames, while the switch"
+                " forwards its frames: call it later, from every()"
+            )
+
     # Frames of the program
 
     def send(self, name: str, batch: PacketBatch) -> None:
         """Forwards frames as if they had arrived at this port now. Does not
         call `on_frames`. Must not be called while `on_frames` runs."""
-        if self._board.is_in_hook:
-            raise RuntimeError(
-                "send() cannot be called by on_frames, whose frames are in the"
-                " same memory: call it later, from every()"
-            )
+        self._check_hook("send")
         member = self._places[name].member
         own, at = self._own, 0
         while at < len(batch):
@@ -217,8 +219,7 @@ class Fabric(Loop):
                     f"packet {at} is longer than a super-frame can be"
                 )
             at += copied
-            member.sent_in += copied
-            member.distribute(own, has_offloads=True)
+            member.add_own(own)
         if self._board.has_changed():
             self._rearm()
 

@@ -47,8 +47,8 @@ def parse_spec(
     )
     if port.name in names:
         raise PortError(
-            f"{text!r}: two ports have the name {port.name}; give one of them"
-            " another with the option name=NAME"
+            f"{text!r}: two ports have the name {port.name}; if they are not"
+            " the same, name one of them with the option name=NAME"
         )
     return port, _rules(written)
 

@@ -142,6 +142,9 @@ class Switch:
         port does not carry Ethernet frames, or if the switch has a port with
         this name or the same port. Raises OSError if the port cannot be
         opened; an interface with the option `wait` need not exist.
+
+        Call it before run(), or from what every() calls, as remove(). In
+        `on_frames`, it raises RuntimeError.
         """
         new, rules = parse_spec(
             port, self._guest_options, self._numbers, self.ports
@@ -161,7 +164,8 @@ class Switch:
             raise
         missing = new.missing()
         if missing is not None:
-            self._notice(f"{missing}; waiting for it")
+            named = "" if new.name in missing.split() else f"{new.name}: "
+            self._notice(f"{named}{missing}; waiting for it")
         return new.name
 
     def remove(self, name: str) -> None:

@@ -50,8 +50,8 @@ function _shtab_rawmmsg_using
   test "$_shtab_rawmmsg_cmdpath" = "$argv"
 end
 
-set -g _shtab_rawmmsg_commands demo filter bridge switch record doctor
-set -g _shtab_rawmmsg_opts_with_value --ageing --batch --check --duration --filter-ab --filter-ba --format --json --merge --mode --owner --rcvbuf --record --seconds --sndbuf --spin --stations --stats --time --user -B -C -G -W -Z -c -s -y
+set -g _shtab_rawmmsg_commands demo filter bridge switch record replay doctor
+set -g _shtab_rawmmsg_opts_with_value --ageing --batch --check --dst-mac --duration --filter-ab --filter-ba --format --json --limit --loop --mbps --merge --mode --owner --pps --rcvbuf --record --seconds --sndbuf --speed --spin --split --split-filter --src-mac --stations --stats --time --user --vlan -B -C -G -W -Z -c -s -y
 
 complete -c rawmmsg -e
 complete -c rawmmsg -f
@@ -113,6 +113,24 @@ complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s Z -l user -x -d 'become 
 complete -c rawmmsg -n '_shtab_rawmmsg_using record' -l stats -x -d 'print statistics every SECONDS seconds, even if standard error is not a terminal (default: every second, only on a terminal)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using record' -s q -l quiet -d 'print only errors'
 complete -c rawmmsg -n '_shtab_rawmmsg_using record; and test $_shtab_rawmmsg_npos -eq 0' -ka "(ls /sys/class/net)" -d 'the interface (see below)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using; and test $_shtab_rawmmsg_npos -eq 0' -a replay -d 'send the packets of a recording'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -s h -l help -d 'show this help message and exit'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l speed -x -d 'send FACTOR times as fast as recorded (default: 1)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l pps -x -d 'send N packets per second'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l mbps -x -d 'send N megabits of packets per second'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l top-speed -d 'send as fast as the kernel takes packets'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l loop -x -d 'send the recording N times; 0: until Ctrl-C (default: 1)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l limit -x -d 'end after N packets, in all rounds together; those that are refused count, those that are skipped do not'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l duration -x -d 'end after SECONDS seconds'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l merge -d 'send consecutive packets of a TCP or UDP flow that are due together as one super-frame, which is cut into the same packets later'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l split -xka "(ls /sys/class/net)" -d 'send the packets of one direction on this interface (see below)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l split-filter -x -d 'send the packets that match this pcap-filter(7) expression on the interface of --split'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l dst-mac -x -d 'replace the destination address of each packet; the second address is for the packets on the interface of --split'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l src-mac -x -d 'replace the source address of each packet; the second address is for the packets on the interface of --split'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l vlan -x -d 'give each packet an 802.1Q tag of VLAN ID, in place of one that it has; none: take this tag away'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -l stats -x -d 'print statistics every SECONDS seconds, even if standard error is not a terminal (default: every second, only on a terminal)'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay' -s q -l quiet -d 'print only errors'
+complete -c rawmmsg -n '_shtab_rawmmsg_using replay; and test $_shtab_rawmmsg_npos -eq 1' -ka "(ls /sys/class/net)" -d 'the interface (see below)'
 complete -c rawmmsg -n '_shtab_rawmmsg_using; and test $_shtab_rawmmsg_npos -eq 0' -a doctor -d 'find out why packets are not received or sent, or are lost'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c rawmmsg -n '_shtab_rawmmsg_using doctor' -l check -xka "privileges namespaces buffers kernel stamping interface link promiscuity offloads qdisc drops filters sockets softnet" -d 'run only this check (see below); can be given several times'

@@ -1,28 +1,5 @@
-"""How fast `rawmmsg switch` is with many stations, two pairs of ports, and
-while somebody floods it with addresses.
-
-One CPU sends 64-byte frames in C, as fast as possible; the command has another
-CPU. The figure is the rate at which frames arrive at the far ends, which is
-the rate at which the switch forwards, because its queues are full. One frame
-in 64 is compared with the one sent, to the byte; they must come in order; and
-at the end the switch must account for every frame.
-
-"One pair" sends from one station to another, which is behind another port.
-"Two pairs" do so between four ports; the figure is the sum. "64 stations" are
-behind each port, and each frame of 64 that are sent together goes from another
-station to another one.
-
-"New addresses" come at a third port, 5,000 per second, each in a frame that
-the switch floods to all other ports; or in the same port and the same batches
-as the frames of the pair, which is worse. "After 100,000 addresses" has
-received as many before each slice. These use a switch of their own; the
-control of "one pair" is another one, which shows how much processes of the
-same program differ.
-
-Memory. The figure is how much more memory the switch occupies after another
-100,000 addresses than at the beginning, in every round. It knows 8,192
-stations at most, and must have learned all of these addresses.
-"""
+"""`rawmmsg switch` with many stations, with two pairs of ports, and while and
+after it gets frames from many new stations."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -31,21 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from ..forward import blast
-from ..forward.blast import End, Loaded, Place, Stream
-from ..forward.hosts import wait_until
-from ..forward.switches import Pids, rawmmsg_switch, reporting_switch
 from ..lab import cpus
 from ..lab.contender import Contender, GroundTruthError, Ready, Slice, control
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab
+from . import blast
+from .blast import End, Loaded, Place, Stream
+from .hosts import wait_until
+from .switches import Pids, rawmmsg_switch, reporting_switch
 
 SIZE: Final = 64
 STATIONS: Final = 64
 PER_SECOND: Final = 5_000
 FLOOD: Final = 100_000
-# The switch can learn more per second, so that it loses none.
-FLOOD_PER_SECOND: Final = 20_000
 
 _UNKNOWN: Final = 255  # a side where no station is
 
@@ -216,13 +191,13 @@ def measure(lab: Lab) -> Iterator[Table]:
                 *(size, lab.long_slices.seconds),
             )
             yield lab.table(
-                "switch/rate",
+                "forward/switch/rate",
                 f"{size}-byte frames through `rawmmsg switch`, one CPU",
                 *("Mpps", CONTENDERS, _made(place, flood), lab.long_slices),
                 calibrate=Calibrate.ONCE,
             )
             yield lab.table(
-                "switch/memory",
+                "forward/switch/memory",
                 "Memory of `rawmmsg switch` for new addresses",
                 *("MB", [growing(place, flood)], place, lab.long_slices),
                 calibrate=Calibrate.ONCE,

@@ -1,1 +1,0 @@
-"""What a switch costs with many stations, many ports and attacks."""
