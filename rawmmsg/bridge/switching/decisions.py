@@ -111,18 +111,21 @@ class Decisions:
         more."""
         del self._ports[number], self.made[number], self._known[number]
         self.forget_all()
-        self._add_up()
+        for other in self._known:
+            self._forget_copies_for(number, other)
 
-    def _add_up(self) -> None:
-        """Keeps the counts of decisions, but not the decisions, which name
-        ports. So they do not become more and more while ports come and go."""
-        for number, known in self._known.items():
-            self._known[number] = {}
-            for decision in known.values():
-                total = self._same(
-                    number, decision.fate, is_flooded=decision.is_flooded
+    def _forget_copies_for(self, number: int, source: int) -> None:
+        """Forgets the decisions about frames from the port `source` that went
+        to the port with this number, but keeps their counts. Otherwise, ports
+        that come and go would leave more and more of them behind."""
+        known = self._known[source]
+        for what, decision in list(known.items()):
+            if number in decision.forms:
+                del known[what]
+                kept = self._same(
+                    source, decision.fate, is_flooded=decision.is_flooded
                 )
-                total.frames += decision.frames
+                kept.frames += decision.frames
 
     def known(self, number: int) -> Sequence[Decision]:
         """All decisions about frames from a port that it has had until now,

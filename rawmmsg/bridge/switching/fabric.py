@@ -136,11 +136,11 @@ class Fabric(Loop):
         wait for it. Must not be called while `on_frames` runs."""
         self._check_hook("remove")
         place = self._places.pop(name)
-        self.table.forget_port(place.member.number)
-        del self._board.sinks[place.member.number]
         place.sink.finish()
         self._remember(name, _counts(place))
         self._decisions.remove(place.member.number)
+        self.table.forget_port(place.member.number)
+        del self._board.sinks[place.member.number]
         self._parts.remove(place.member)
         self._parts.remove(place.sink)
         self._open_ports.remove(place.port)
