@@ -148,15 +148,20 @@ add_statistics(const RecordFinder *r, PyObject *news)
                                      make_count(s->has_dropped, s->dropped)));
 }
 
-/* Searches up to the end of the buffer, `stop_at`, or the last record that
-   there is room for. Returns the last result, or -1 with an exception set. */
+/* Interfaces and statistics of one search. A hostile file has nothing else, and
+   each occupies more memory than its block. */
+#define MOST_NEWS 1024
+
+/* Searches up to the end of the buffer, `stop_at`, the last record that there
+   is room for, or the last of MOST_NEWS. Returns the last result, or -1 with an
+   exception set. */
 static int
 search(RecordFinder *r, PyObject *news)
 {
     enum find_result result;
 
     r->finder.count = 0;
-    for (;;) {
+    while (PyList_Size(news) < MOST_NEWS) {
         Py_BEGIN_ALLOW_THREADS
         result = find_records(&r->finder);
         Py_END_ALLOW_THREADS
@@ -174,6 +179,7 @@ search(RecordFinder *r, PyObject *news)
             return (int)result;
         }
     }
+    return FIND_FULL;
 }
 
 /* Fills row i of a batch. 0, or -1 with an exception set. */

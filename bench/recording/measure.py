@@ -3,9 +3,10 @@
 The recorder has one CPU for itself; on the other, a program in C sends
 numbered frames at a steady rate, 64 at once. The rates are 0.1, 0.2, 0.3 ...
 million frames a second, the same for all contenders, and the figure is the
-highest one at which every frame is in the file. The file is in memory, so that
-no disk decides. Each contender runs with its default buffer, and with one of
-64 MiB: that is the default of rawmmsg record.
+highest one at which every frame is in the file, or that the sender can keep:
+if all contenders have the same figure, it is the sender's. The file is in
+memory, so that no disk decides. Each contender runs with its default buffer,
+and with one of 64 MiB: that is the default of rawmmsg record.
 
 Recorders with a packet ring let the sender do a part of their work. So the
 table also has the CPU times of both, for one frame at 100,000 frames a second.

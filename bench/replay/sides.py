@@ -166,7 +166,7 @@ def _check_arrived(
     wanted = place.frames
     if merges:
         found = re.search(r"merged into ([\d,]+)", printed)
-        wanted = int(found[1].replace(",", "")) if found else -1
+        wanted = int(found[1].replace(",", "")) if found else wanted
     missing_headers = (place.frames - wanted) * HEADERS
     if (frames, size) != (wanted, place.bytes - missing_headers):
         raise GroundTruthError(

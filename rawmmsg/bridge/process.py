@@ -36,7 +36,8 @@ def name_port(name: str, error: OSError) -> None:
     reason = error.strerror
     if error.errno == errno.ENODEV:
         reason = "No such device; `ip link` lists the interfaces"
-        if "," in name:  # which the name of an interface may have
+        # The name of an interface may have a comma, but no colon.
+        if "," in name and ":" not in name:
             reason += f", and one with options is interface:{name}"
     error.strerror = f"{name}: {reason}"
 

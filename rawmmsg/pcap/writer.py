@@ -2,6 +2,7 @@
 
 import io
 import os
+import select
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -271,16 +272,18 @@ class Writer:
         if not self._is_regular:
             self._broken = True
             return
+        self._broken = True  # if the file may only grow (chattr +a)
         end = os.lseek(self._descriptor, 0, os.SEEK_CUR) - excess
         os.ftruncate(self._descriptor, end)
         os.lseek(self._descriptor, end, os.SEEK_SET)
+        self._broken = False
 
     def _write_bytes(self, data: bytes) -> None:
         """Writes all bytes, or none."""
         done = 0
         try:
             while done < len(data):
-                done += os.write(self._descriptor, data[done:])
+                done += _write(self._descriptor, data[done:])
         except OSError as error:
             raise _named(error, self._name) from None
         finally:
@@ -319,6 +322,17 @@ class Writer:
     def _close_file(self) -> None:
         self._is_open = False
         self._file.close()
+
+
+def _write(descriptor: int, data: bytes) -> int:
+    """Writes once. Waits for room, also if the descriptor does not block."""
+    try:
+        return os.write(descriptor, data)
+    except BlockingIOError:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        poll.poll()
+        return 0
 
 
 def _items(column: "Column") -> Sequence[int]:

@@ -40,7 +40,9 @@ with the frame with which it reaches its size, or at its time. If no frames
 arrive, the next file is begun later, with the first frame.
 
 If the disk is full, rawmmsg record cuts the file back to its last whole block,
-and ends. If it is killed, only the last block can be incomplete.
+and ends. If it is killed, only the last block can be incomplete. If FILE is a
+pipe and its reader takes nothing, it ends three seconds after SIGINT or
+SIGTERM, and the end of the recording is missing.
 
 The files are in the format pcapng, with the name of the interface, the filter,
 the direction of each frame, and how many frames the kernel has dropped. Such a
@@ -257,10 +259,15 @@ def _user(text: str) -> "User":
 def _run(arguments: argparse.Namespace) -> int:
     from ..bpf import FilterError
     from ..bridge.ports import PortError
+    from .stalls import not_for_ever
 
     rotation = _rotation(arguments)
     try:
-        with signals() as wake, _open(arguments) as sock:
+        with (
+            signals() as wake,
+            not_for_ever(arguments.file),
+            _open(arguments) as sock,
+        ):
             return _record(sock, rotation, arguments, wake)
     except (FilterError, PortError) as error:
         say(str(error))
@@ -284,6 +291,8 @@ def _rotation(arguments: argparse.Namespace) -> "Rotation":
     error = arguments.parser.error
     if arguments.keep is not None and not rotation.is_on:
         error("-W needs -C or -G")
+    if not arguments.file:
+        error("the name of FILE must not be empty")
     if arguments.file == "-":
         if rotation.is_on:
             error("-C and -G need a FILE, not standard output")

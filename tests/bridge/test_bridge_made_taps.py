@@ -196,6 +196,8 @@ def test_machine_sends_nothing_of_its_own_on_the_tap(
     [
         ("tap:name-of-16-bytes", "not a name for a tap"),
         ("tap:vm%d", "not a name for a tap"),
+        ("tap:a vm", "not a name for a tap"),
+        ("tap:all", "not a name for a tap"),
         ("tap:{veth}", "{veth}: this interface is not a tap"),
         ("tap:{tap},owner=0", "{tap}: the tap exists already, and owner="),
     ],

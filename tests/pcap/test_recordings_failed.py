@@ -1,6 +1,7 @@
 """Writer: after a failed write, the file ends with a whole block."""
 
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -97,6 +98,25 @@ def test_a_header_that_does_not_fit_leaves_an_empty_file(
     with file_limit(20), pytest.raises(OSError, match=r"a\.pcapng"):
         Writer(path)
     assert path.stat().st_size == 0
+
+
+def test_nothing_is_written_behind_a_part_that_cannot_be_removed(
+    tmp_path: Path,
+) -> None:
+    """No program can shorten a file that is sealed against that."""
+    file = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    try:
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        writer = Writer(file)
+        limit = os.fstat(file).st_size + 100
+        with file_limit(limit), pytest.raises(OSError, match="not permitted"):
+            writer.write(BATCH, times=1)
+        with pytest.raises(ValueError, match="ends within a record"):
+            writer.write(BATCH, times=1)
+        writer.close()
+        assert os.fstat(file).st_size == limit
+    finally:
+        os.close(file)
 
 
 def test_an_exception_of_a_signal_handler_leaves_whole_blocks(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from support import recordings
+from support import WAIT, recordings
 from support.child import environment
 from support.recordings import SECOND, Packet
 
@@ -14,6 +14,18 @@ SIZE: Final = 400 << 20
 LENGTH: Final = 65_000
 MOST: Final = 100 << 10
 """Kilobytes that are mapped around the place that is read."""
+
+READ_STATISTICS: Final = """
+import sys, tracemalloc
+from rawmmsg.pcap import Reader
+
+tracemalloc.start()
+with Reader(sys.argv[1]) as reader:
+    assert not list(reader)
+    assert reader.interfaces[0].dropped is None
+    assert reader.cut is None
+print(tracemalloc.get_traced_memory()[1])
+"""
 
 READ: Final = """
 import sys
@@ -63,3 +75,20 @@ def test_a_long_file_does_not_stay_in_memory(
     found, peak = map(int, done.stdout.split())
     assert found == (2 * count * LENGTH if kind == "packets" else 0)
     assert peak < MOST, f"{peak} KiB of a file of {SIZE >> 10} KiB"
+
+
+def test_many_blocks_of_statistics_need_little_memory(tmp_path: Path) -> None:
+    """A hostile file may have nothing else."""
+    path = tmp_path / "statistics"
+    header = recordings.section() + recordings.interface()
+    path.write_bytes(header + recordings.statistics() * 50_000)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_STATISTICS, path],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=WAIT,
+        check=True,
+    )
+    # A list of them all needs 3.7 MB.
+    assert int(done.stdout) < 2_000_000

@@ -404,6 +404,8 @@ def test_a_pipe_that_does_not_block_is_waited_for() -> None:
     try:
         with os.fdopen(start, "wb", 0) as file, Writer(file) as writer:
             writer.write(batch_of(packets), times=NOW)
+            # The pipe is full, so this waits as well.
+            assert writer.add_interface("x" * 60_000) == 1
     finally:
         thread.join()
     assert got == packets

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from support import WAIT
 from support.bridging import stopped
+from support.calls import eventually
 from support.child import environment
 from support.frames import (
     OTHER_EXPERIMENTAL,
@@ -211,6 +213,43 @@ def test_reader_of_standard_output_may_go(pair: Veth) -> None:
         assert "Broken pipe" not in command.text
 
 
+def test_reader_that_stalls_does_not_keep_it_from_ending(pair: Veth) -> None:
+    """The signal arrives while a write waits for the reader."""
+    end, start = os.pipe()
+    room = select.poll()
+    room.register(start, select.POLLOUT)
+    try:
+        with Recording(pair.b, "-", stdout=start) as command:
+            command.says("recording")
+            send(pair.a, *[frame(bytes(1400))] * 100)
+            eventually(lambda: not room.poll(0), "the pipe is not full")
+            command.process.terminate()
+            assert command.outcome().code == 1
+            assert "standard output: its reader takes nothing" in command.text
+    finally:
+        os.close(start)
+        os.close(end)
+
+
+def test_pipe_without_a_reader_does_not_keep_it_from_ending(
+    pair: Veth, tmp_path: Path
+) -> None:
+    """The signal arrives while it waits for a reader."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    packet_sockets = Path("/proc/net/packet")
+    before = len(packet_sockets.read_text().splitlines())
+    with Recording(pair.b, str(pipe)) as command:
+        # Then it opens the pipe.
+        eventually(
+            lambda: len(packet_sockets.read_text().splitlines()) > before,
+            "it does not open the interface",
+        )
+        command.process.terminate()
+        assert command.outcome().code == 1
+        assert f"{pipe}: its reader takes nothing" in command.text
+
+
 def test_terminal_is_refused_as_standard_output(pair: Veth) -> None:
     controller, terminal = pty.openpty()
     try:
@@ -285,6 +324,7 @@ def test_interface_in_another_namespace(tmp_path: Path) -> None:
         (("{b}", "/missing/f"), 1, "/missing/f: No such file or directory"),
         (("udp:{b}", "{new}"), 2, "not an interface or interface:NAME"),
         (("{b}", "-", "-C", "1"), 2, "-C and -G need a FILE"),
+        (("{b}", ""), 2, "the name of FILE must not be empty"),
         (("{b}", "{new}", "-W", "3"), 2, "-W needs -C or -G"),
         (("{b}", "{new}", "-s", "0"), 2, "0 must be greater than 0"),
         (("{b}", "{new}", "--user", "no one"), 2, "no such user"),

@@ -254,9 +254,10 @@ def test_a_signal_ends_it_while_a_pipe_is_silent(pair: Veth) -> None:
         stdin=reader,
     )
     os.close(reader)
-    wchan = Path(f"/proc/{process.pid}/syscall")
-    read = {"x86_64": "0 ", "aarch64": "63 "}.get(os.uname().machine, "3 ")
-    eventually(lambda: wchan.read_text().startswith(read), "it does not read")
+    call = Path(f"/proc/{process.pid}/syscall")
+    number = {"x86_64": 0, "aarch64": 63}.get(os.uname().machine, 3)
+    read = f"{number} 0x0 "  # from standard input
+    eventually(lambda: call.read_text().startswith(read), "it does not read")
     process.send_signal(signal.SIGINT)
     assert process.wait(WAIT) == 128 + signal.SIGINT
     os.close(writer)

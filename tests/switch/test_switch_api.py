@@ -1,9 +1,14 @@
 """rawmmsg.bridge.Switch, as programs use it."""
 
+import gc
+import re
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from support import WAIT
@@ -197,6 +202,110 @@ def test_ports_come_and_go(links: Links, ends: Ends) -> None:
             switch.remove("x")
         assert switch.ports == [links[0].b]
         assert switch.add(f"interface:{links[1].b},name=y") == "y"
+
+
+def test_ports_that_come_and_go_leave_no_memory_behind(
+    links: Links, ends: Ends
+) -> None:
+    """A program may start and stop virtual machines for years. Counts stay,
+    and those of ports that were removed long ago are forgotten."""
+    batch = PacketBatch(1)
+    batch.append(frame(bytes(46), BROADCAST, A))
+
+    def rounds(count: int) -> None:
+        for _ in range(count):
+            name = switch.add(f"interface:{links[1].b},plain,isolated")
+            switch.send(links[0].b, batch)
+            switch.send(name, batch)
+            switch.remove(name)
+
+    with Switch(links[0].b, links[0].a) as switch:
+        rounds(20)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            rounds(20)
+            gc.collect()
+            grown, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        counts = switch.statistics()
+        assert all(one.adds_up for one in counts.values()), counts
+        assert counts[links[1].b].copies == counts[links[1].b].received == 40
+        assert counts[links[0].b].forwarded == 40
+        assert grown < 100_000, f"{grown} bytes are left behind"
+
+
+def test_counts_of_a_thousand_removed_ports_are_kept(
+    links: Links, tmp_path: Path
+) -> None:
+    with Switch(links[0].b) as switch:
+        for i in range(1002):
+            path = f"stream:unix:{tmp_path}/nobody,name=vm{i}"
+            switch.remove(switch.add(path))
+        names = set(switch.statistics())
+    assert names == {links[0].b, *(f"vm{i}" for i in range(2, 1002))}
+
+
+def test_wrong_settings_are_named(links: Links) -> None:
+    settings: list[tuple[dict[str, Any], str]] = [
+        ({"ageing": 0}, "ageing must be greater than 0, not 0"),
+        ({"ageing": float("nan")}, "ageing must be greater than 0, not nan"),
+        ({"stations": -1}, "stations must be greater than 0, not -1"),
+        ({"batch": 1025}, "batch must be 1 to 1,024, not 1025"),
+        ({"spin": -0.1}, "spin must be 0 or a time, not -0.1"),
+    ]
+    for setting, message in settings:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Switch(links[0].b, **setting)
+    with Switch(links[0].b) as switch:
+        with pytest.raises(ValueError, match="seconds must be greater than 0"):
+            switch.every(0, print)
+
+
+def test_it_cannot_be_closed_while_it_runs(links: Links) -> None:
+    with Switch(*(link.b for link in links)) as switch:
+        with running(switch):
+            eventually(lambda: is_refused(switch.close), "it can be closed")
+    switch.end()  # somebody who does not know yet that it is closed
+
+
+def is_refused(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except RuntimeError as error:
+        return "cannot be closed while run() runs" in str(error)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda _, __, batch: batch.clear(), "got 1 frames of .* and left 0"),
+        (lambda _, __, batch: batch.append(bytes(60)), "and left 2"),
+        (lambda _, __, ___: [1], "returned the index 1, but got 1 frames"),
+        (lambda _, __, ___: [-1], "returned the index -1"),
+        (
+            lambda switch, port, _: switch.remove(port),
+            r"remove\(\) cannot be called by on_frames",
+        ),
+    ],
+)
+def test_mistakes_of_a_hook_are_named(
+    links: Links,
+    ends: Ends,
+    mistake: Callable[[Switch, str, PacketBatch], list[int] | None],
+    message: str,
+) -> None:
+    def on_frames(port: str, batch: PacketBatch) -> list[int] | None:
+        return mistake(switch, port, batch)
+
+    with Switch(*(link.b for link in links), on_frames=on_frames) as switch:
+        switch.every(WAIT, switch.end)
+        ends[0].sendmmsg_all([frame(bytes(46), BROADCAST, A)])
+        with pytest.raises((ValueError, LookupError, RuntimeError)) as caught:
+            switch.run()
+    assert re.search(message, str(caught.value))
 
 
 def test_nothing_stays_open_if_a_port_cannot_be_opened(links: Links) -> None:

@@ -221,6 +221,11 @@ def test_it_ends_when_all_ports_have_gone(links: list[Veth]) -> None:
         (["a,access=5", "lo"], 1, "with options is interface:a,access=5"),
         (["lo"], 2, "the following arguments are required: PORT"),
         (["fd:x", "lo"], 2, "must be a descriptor number"),
+        (
+            ["stream:unix:/missing/vm,listen", "lo"],
+            1,
+            "stream1 (stream:unix:/missing/vm,listen): No such file or",
+        ),
         (["lo", "interface:lo,name=x"], 2, "lo: not an Ethernet interface"),
     ],
 )

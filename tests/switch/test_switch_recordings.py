@@ -1,5 +1,6 @@
 """`rawmmsg switch --record` records what a port receives and sends."""
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from support.bridging import Running
 from support.frames import frame, numbered_frames
 from support.switching import take
 
-from rawmmsg import RawSocket
+from rawmmsg import PacketBatch, RawSocket
 from rawmmsg.bridge import Switch
 from rawmmsg.pcap import Reader
 from rawmmsg.testing import Veth, veth_pair
@@ -126,6 +127,41 @@ def test_recordings_of_a_program_are_complete_after_close(
         assert all(one.received is not None for one in reader.interfaces)
 
 
+def test_a_file_is_left_alone_if_its_port_cannot_be_opened(
+    links: tuple[Veth, Veth], tmp_path: Path
+) -> None:
+    """Opening it for the recording would empty it."""
+    file = tmp_path / "old.pcapng"
+    file.write_bytes(b"precious")
+    record = {"vm": str(file)}
+    with pytest.raises(
+        OSError, match=r"vm \(interface:nope,name=vm\): No such device"
+    ):
+        Switch(links[0].b, "interface:nope,name=vm", record=record)
+    with Switch(links[0].b, links[1].b, record=record):
+        pass
+    assert file.read_bytes() == b"precious"
+
+
+def test_a_port_that_comes_back_is_recorded_in_the_same_file(
+    links: tuple[Veth, Veth], tmp_path: Path
+) -> None:
+    file = tmp_path / "vm.pcapng"
+    port = f"interface:{links[1].b},name=vm"
+    with (
+        end_of(links[1]) as right,
+        Switch(links[0].b, port, record={"vm": str(file)}) as switch,
+    ):
+        for i in range(2):
+            batch = PacketBatch(1)
+            batch.append(numbered_frames(2, 200)[i])
+            switch.send(links[0].b, batch)
+            assert take(right, 1) == batch.tolist()
+            switch.remove("vm")
+            assert switch.add(port) == "vm"
+    assert [data for _, data in read(file)] == numbered_frames(2, 200)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
@@ -143,6 +179,12 @@ def test_recordings_of_a_program_are_complete_after_close(
             "two ports are given for one file",
         ),
         (
+            ["--record", "{a}={f}", "--record", "{b}={d}/./f"],
+            2,
+            "two ports are given for one file",
+        ),
+        (["--record", "{a}={pipe}"], 1, "this is a pipe, whose reader could"),
+        (
             ["--record", "{a}=/missing/f"],
             1,
             "/missing/f: No such file or directory",
@@ -157,7 +199,10 @@ def test_errors_say_what_is_wrong(
     message: str,
 ) -> None:
     a, b = links[0].b, links[1].b
-    words = [one.format(a=a, b=b, f=tmp_path / "f") for one in options]
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    names = {"a": a, "b": b, "d": tmp_path, "f": tmp_path / "f", "pipe": pipe}
+    words = [one.format(**names) for one in options]
     with Running(a, b, *words, command="switch") as switch:
         outcome = switch.outcome()
     assert outcome.code == code, outcome.text

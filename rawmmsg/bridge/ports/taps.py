@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 import struct
 from pathlib import Path
@@ -27,6 +28,8 @@ _DEVICE: Final = "/dev/net/tun"
 
 # linux/if.h, linux/if_tun.h
 _LONGEST: Final = 15
+# Folders in /proc/sys/net/ipv4/conf.
+_RESERVED: Final = (".", "..", "all", "default")
 _IFF_TAP: Final = 0x0002
 _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000
@@ -58,10 +61,15 @@ class Tap(Interface):
     ) -> None:
         super().__init__(name, interface)
         is_short = len(os.fsencode(interface)) <= _LONGEST
-        if not is_short or "%" in interface or "/" in interface:
+        if (
+            not is_short
+            or re.search(r"[%/:\s]", interface)
+            or interface in _RESERVED
+        ):
             raise PortError(
                 f"{name}: not a name for a tap: it has at most {_LONGEST}"
-                " bytes, and neither '%' nor '/'"
+                " bytes, no space, and none of '%', '/' and ':', and is not"
+                f" one of {', '.join(_RESERVED)}"
             )
         self._owner = owner
         self._ours = 0  # its index; 0: it is not ours

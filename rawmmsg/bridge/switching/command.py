@@ -1,6 +1,7 @@
 """`rawmmsg switch PORT PORT [PORT ...]`."""
 
 import argparse
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, TextIO
@@ -86,6 +87,7 @@ Recordings:
 A file of --record has two interfaces: NAME:in has the frames that the switch
 receives from the port, NAME:out those that it sends there, super-frames in one
 piece. If the file cannot be written any more, the switch goes on without it.
+The file must not be a pipe, whose reader could stop the switch.
 
 Statistics:
 
@@ -277,7 +279,7 @@ def _files(arguments: argparse.Namespace) -> dict[str, str]:
     files = dict(arguments.record)
     if len(files) < len(arguments.record):
         raise PortError("--record: two files are given for one port")
-    if len(set(files.values())) < len(files):
+    if len(set(map(os.path.realpath, files.values()))) < len(files):
         raise PortError("--record: two ports are given for one file")
     return files
 

@@ -23,6 +23,9 @@ __all__ = ["Fabric"]
 _REFRESH: Final = 1.0
 _OFTENEST: Final = 0.05
 
+# Of how many ports that were removed the counts are kept.
+_MOST_PAST: Final = 1000
+
 
 @dataclass
 class _Place:
@@ -133,18 +136,24 @@ class Fabric(Loop):
         wait for it. Must not be called while `on_frames` runs."""
         self._check_hook("remove")
         place = self._places.pop(name)
+        place.sink.finish()
+        self._remember(name, _counts(place))
+        self._decisions.remove(place.member.number)
         self.table.forget_port(place.member.number)
         del self._board.sinks[place.member.number]
-        place.sink.finish()
-        past = self._past.get(name, PortCounts())
-        self._past[name] = past + _counts(place)
-        self._decisions.remove(place.member.number)
         self._parts.remove(place.member)
         self._parts.remove(place.sink)
         self._open_ports.remove(place.port)
         self._find_descriptors()
         self._rearm()
         return place.port
+
+    def _remember(self, name: str, counts: PortCounts) -> None:
+        """Keeps the counts of a port that is removed."""
+        before = self._past.pop(name, PortCounts())
+        self._past[name] = before + counts
+        if len(self._past) > _MOST_PAST:
+            del self._past[next(iter(self._past))]
 
     def _tend(self) -> None:
         for place in list(self._places.values()):
@@ -218,7 +227,8 @@ class Fabric(Loop):
 
     def statistics(self) -> dict[str, PortCounts]:
         """Returns the counts of each port, by its name. Those of a port that
-        was removed stay, and go on if it is added again."""
+        was removed stay, and go on if it is added again: of the 1,000 that
+        were removed last."""
         counts = dict(self._past)
         for name, place in list(self._places.items()):
             counts[name] = counts.get(name, PortCounts()) + _counts(place)

@@ -117,7 +117,8 @@ class Member(Receiver):
         if rules.is_plain and port.has_offloads:
             self._cutter = Cutter()
             segments = self._cutter.segments
-            board.sorters[segments] = _FrameSorter(segments)
+            own = {segments: _FrameSorter(segments)}
+            self._sorters = {**board.sorters, **own}
 
     @property
     def due(self) -> float:
@@ -151,13 +152,26 @@ class Member(Receiver):
 
     def _ask_hook(self, hook: Hook, batch: PacketBatch) -> list[int]:
         """Returns the indices of all frames that are not to be forwarded."""
+        count = len(batch)
         self._board.is_in_hook = True
         try:
             chosen = hook(self.source.name, batch)
         finally:
             self._board.is_in_hook = False
+        if len(batch) != count:
+            raise ValueError(
+                f"on_frames got {count} frames of {self.source.name} and left"
+                f" {len(batch)}: to drop frames, return their indices; to send"
+                " more, call send() later"
+            )
         skip = set(self._skip)
         taken = set(chosen or ()) - skip
+        for index in taken:
+            if not 0 <= index < count:
+                raise IndexError(
+                    f"on_frames returned the index {index}, but got"
+                    f" {count} frames of {self.source.name}"
+                )
         self.dropped["hook"] += len(taken)
         return sorted(skip | taken)
 

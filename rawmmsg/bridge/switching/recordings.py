@@ -1,7 +1,9 @@
 """Files with the frames of a port: those that it receives, and those that it
 sends. Other programs cannot see them if the port is not an interface."""
 
+import errno
 from collections.abc import Callable
+from pathlib import Path
 from time import time_ns
 
 from ..._rawmmsg import PacketBatch
@@ -19,8 +21,7 @@ class Recording:
     it sends there. Frames have the time at which they are written.
 
     The switch goes on if the file cannot be written; `report` is called with a
-    line about it. Raises OSError, whose strerror names the file, if it cannot
-    be created.
+    line about it.
     """
 
     def __init__(
@@ -29,16 +30,15 @@ class Recording:
         self.name = name
         self.file = file
         self._report = report
+        self._was_opened = False
         self._writer: Writer | None = None
-        try:
-            self._writer = Writer(file, [f"{name}:in", f"{name}:out"])
-        except OSError as error:
-            error.strerror = f"{file}: {error.strerror}"
-            raise
 
     def attach(self, port: Port) -> None:
         """Records what the port receives and sends from now on. Call it before
-        anything else uses the port."""
+        anything else uses the port. Creates the file, the first time: raises
+        OSError, whose strerror names it, if that fails."""
+        if not self._was_opened:
+            self._open()
         receive, send = port.recvmmsg_into, port.sendmmsg
 
         def recvmmsg_into(batch: PacketBatch) -> int:
@@ -53,6 +53,21 @@ class Recording:
 
         port.recvmmsg_into = recvmmsg_into
         port.sendmmsg = sendmmsg
+
+    def _open(self) -> None:
+        try:
+            if _is_pipe(self.file):
+                raise OSError(
+                    errno.EINVAL,
+                    "this is a pipe, whose reader could stop the switch; name"
+                    " a file",
+                )
+            names = [f"{self.name}:in", f"{self.name}:out"]
+            self._writer = Writer(self.file, names)
+        except OSError as error:
+            error.strerror = f"{self.file}: {error.strerror}"
+            raise
+        self._was_opened = True
 
     def _write(
         self, batch: PacketBatch, start: int, stop: int, interface: int
@@ -79,3 +94,10 @@ class Recording:
             writer.close()
         except OSError as error:
             self._report(f"{self.file}: {error.strerror}")
+
+
+def _is_pipe(file: str) -> bool:
+    try:
+        return Path(file).is_fifo()
+    except ValueError:  # Writer says why
+        return False

@@ -1,6 +1,8 @@
 """The switch for programs, and for `rawmmsg switch`."""
 
+import contextlib
 import errno
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,6 +28,21 @@ def _keep_quiet(_: str) -> None:
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
+# What one system call receives, and a _FrameSorter takes.
+_MOST_FRAMES: Final = 1024
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be greater than 0, not {value}")
+
+
+def _named(name: str, port: str) -> str:
+    """The name of a port for a message about its description."""
+    _, colon, rest = port.partition(":")
+    is_named_so = not colon or rest.partition(",")[0] == name
+    return name if is_named_so else f"{name} ({port})"
+
 
 class Switch:
     """A switch between ports of any kind, with VLANs and an address table.
@@ -47,9 +64,10 @@ class Switch:
     on_frames   called with the name of a port and the frames that have
                 arrived there, before they are forwarded. It may change them.
                 It may return the indices of frames that are not to be
-                forwarded. The batch is used again as soon as it returns. It
-                has offload headers; frames of ports with the option `plain`
-                are complete without them.
+                forwarded. It must leave as many frames as there were. The
+                batch is used again as soon as it returns. It has offload
+                headers; frames of ports with the option `plain` are complete
+                without them.
     record      files in which ports are recorded, by the names of the ports:
                 pcapng, with the frames that a port receives and those that it
                 sends
@@ -74,6 +92,14 @@ class Switch:
         report: Callable[[str], object] = _keep_quiet,
         notice: Callable[[str], object] = _keep_quiet,
     ) -> None:
+        _check_positive("ageing", ageing)
+        _check_positive("stations", stations)
+        if batch is not None and not 1 <= batch <= _MOST_FRAMES:
+            raise ValueError(
+                f"batch must be 1 to {_MOST_FRAMES:,}, not {batch}"
+            )
+        if not 0 <= spin < math.inf:
+            raise ValueError(f"spin must be 0 or a time, not {spin}")
         self._fabric = Fabric(
             ageing=ageing,
             stations=stations,
@@ -84,6 +110,7 @@ class Switch:
             on_end=self._ended,
         )
         self._spin = spin
+        self._is_running = False
         self._report = report
         self._notice = notice
         self._guest_options = GuestOptions(report, notice)
@@ -126,7 +153,7 @@ class Switch:
         try:
             new.open(None)
         except OSError as error:
-            name_port(new.name, error)
+            name_port(_named(new.name, port), error)
             raise
         try:
             if new.name in self._recordings:
@@ -143,7 +170,7 @@ class Switch:
 
     def remove(self, name: str) -> None:
         """Removes a port and closes it. Raises KeyError if there is none with
-        this name."""
+        this name, and RuntimeError in `on_frames`."""
         self._fabric.remove(name).close()
 
     def _ended(self, name: str, error: Exception) -> None:
@@ -158,7 +185,13 @@ class Switch:
             self.end()
 
     def close(self) -> None:
-        """Closes all ports. What waits for them is dropped."""
+        """Closes all ports. What waits for them is dropped. Raises
+        RuntimeError while run() runs."""
+        if self._is_running:
+            raise RuntimeError(
+                "the switch cannot be closed while run() runs: call end(), and"
+                " close it when run() has returned"
+            )
         for name in self._fabric.names:
             self._fabric.remove(name).close()
         for recording in self._recordings.values():
@@ -186,15 +219,23 @@ class Switch:
         a byte can be read from the descriptor `wake`, except one for
         on_signal(). May be called once."""
         wakes = (self._reader,) if wake is None else (self._reader, wake)
-        self._fabric.run(*wakes)
+        self._is_running = True
+        try:
+            self._fabric.run(*wakes)
+        finally:
+            self._is_running = False
 
     def end(self) -> None:
-        """Makes run() return. May be called from any thread."""
-        os.write(self._writer, b"\0")
+        """Makes run() return. May be called from any thread, and after
+        close()."""
+        if self._writer >= 0:
+            with contextlib.suppress(BlockingIOError):  # called often before
+                os.write(self._writer, b"\0")
 
     def every(self, seconds: float, call: Callable[[], object]) -> None:
         """Calls `call` every `seconds` seconds while run() runs, in its
-        thread."""
+        thread. Raises ValueError unless `seconds` is greater than 0."""
+        _check_positive("seconds", seconds)
         self._fabric.every(seconds, call)
 
     def on_signal(self, number: int, call: Callable[[], object]) -> None:
@@ -216,7 +257,7 @@ class Switch:
 
     def statistics(self) -> dict[str, PortCounts]:
         """Returns the counts of each port, by its name. They include those of
-        ports that were removed.
+        the 1,000 ports that were removed last.
 
         While run() runs, call it from what every() calls: another thread may
         get a RuntimeError.
