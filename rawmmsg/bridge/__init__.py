@@ -9,8 +9,7 @@ Each module uses only those below it:
 command     the command line of the bridge
 switching   all that only the switch needs
 console     the lines of statistics and the summary
-process     signals, messages and exit codes
-arguments   values of options on the command line
+arguments   options that bridge and switch share
 loop        one thread and one poll(2) for all directions
 directions  which kind of direction two ports need
 streams     directions that begin at a stream socket

@@ -1,15 +1,14 @@
-"""Values on the command line, for argparse."""
+"""Options of all commands that join ports, for argparse."""
 
 import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["LONGEST", "add_common", "mode", "number", "owner"]
+from .._command.arguments import add_output, number
+
+__all__ = ["add_common", "mode", "owner"]
 
 _T = TypeVar("_T")
-
-LONGEST = 1_000_000
-"""The longest time that may be given, in seconds."""
 
 _LARGEST_BATCH = 1024
 
@@ -32,39 +31,7 @@ def add_common(command: argparse.ArgumentParser) -> None:
         "without sleeping: they are forwarded sooner, but a CPU is busy all "
         "that time (default: sleep at once)",
     )
-    command.add_argument(
-        "--duration",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="end after SECONDS seconds",
-    )
-    command.add_argument(
-        "--stats",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="print statistics every SECONDS seconds, even if standard error "
-        "is not a terminal (default: every second, only on a terminal)",
-    )
-    command.add_argument(
-        "-q", "--quiet", action="store_true", help="print only errors"
-    )
-
-
-def number(
-    kind: type[int] | type[float], largest: int
-) -> Callable[[str], float]:
-    """Returns a function that converts text to a number for argparse."""
-
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not 0 < value <= largest:
-            raise argparse.ArgumentTypeError(
-                f"{text} must be greater than 0 and at most {largest:,}"
-            )
-        return value
-
-    convert.__name__ = "number"  # for argparse's error message
-    return convert
+    add_output(command)
 
 
 def mode(text: str) -> int:

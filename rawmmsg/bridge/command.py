@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .._command.messages import fail, keep_quiet, name_port, say, signals
 from .arguments import add_common, mode, owner
-from .process import fail, keep_quiet, name_port, say, signals
 
 if TYPE_CHECKING:
     from .loop import Bridge
@@ -298,8 +298,8 @@ def _open(port: "Port", expression: str | None) -> None:
 def _bridge(
     a: "Port", b: "Port", arguments: argparse.Namespace, wake: int
 ) -> int:
-    from .console import Ticker, is_terminal, summary
-    from .console import say as print_line
+    from .._command.terminal import is_terminal, print_line
+    from .console import Ticker, summary
     from .loop import Bridge
 
     bridge = Bridge(a, b, arguments.batch, _merging(arguments))

@@ -1,39 +1,18 @@
 """What the user sees: a line of statistics each second, and the summary."""
 
-import contextlib
-import os
-import select
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from time import monotonic
 
+from .._command.terminal import has_room, print_line
 from .direction import Direction
 from .drops import Dropped
 
-__all__ = ["Ticker", "has_room", "is_terminal", "say", "summary"]
+__all__ = ["Ticker", "summary"]
 
 _HEADER_EVERY = 20
 _COLUMNS = " frames/s    Mbit/s  dropped  frames/call"
 _BETWEEN = " | "
-
-
-def say(text: str) -> None:
-    """Prints a line on standard error. Ignores errors: the bridge continues
-    if the reader of a pipe has gone, a disk is full, or there is no standard
-    error."""
-    if sys.stderr is None:
-        return
-    # Not through its buffer: it would keep a line that could not be written,
-    # and fail again when the interpreter exits.
-    with contextlib.suppress(OSError):
-        line = f"{text}\n".encode(sys.stderr.encoding, "backslashreplace")
-        os.write(sys.stderr.fileno(), line)
-
-
-def is_terminal() -> bool:
-    """Returns whether standard error is a terminal."""
-    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class Ticker:
@@ -46,7 +25,7 @@ class Ticker:
     def show(self) -> None:
         """Prints a line, unless that would block: if the user stops the
         terminal (Ctrl-S), frames still pass."""
-        if sys.stderr is None or not has_room(sys.stderr.fileno()):
+        if not has_room():
             return
         if self._lines % _HEADER_EVERY == 0:
             names = [rate.name for rate in self._rates]
@@ -58,7 +37,7 @@ class Ticker:
         self._say(rate.next() for rate in self._rates)
 
     def _say(self, columns: Iterable[str]) -> None:
-        say(_BETWEEN.join(columns))
+        print_line(_BETWEEN.join(columns))
 
 
 class _Rate:
@@ -82,13 +61,6 @@ class _Rate:
             f"{frames / seconds:9,.0f} {size * 8e-6 / seconds:9,.2f}"
             f" {dropped:8,} {per_call:12.1f}"
         )
-
-
-def has_room(descriptor: int) -> bool:
-    """Returns whether a line can be written without waiting."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(0))
 
 
 def _counts(direction: Direction) -> tuple[int, int, int, int]:

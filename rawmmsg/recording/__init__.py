@@ -6,5 +6,4 @@ command     the command line
 display     the lines of statistics and the summary
 recorder    receives and writes until it is to end
 files       one file, or a new one by size or time
-privileges  gives up the user and the capabilities
 """

@@ -10,16 +10,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..bridge.arguments import LONGEST, number
-from ..bridge.process import fail, name_port, say, signals
+from .._command.arguments import LONGEST, add_output, number
+from .._command.messages import fail, name_port, say, signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .._command.privileges import User
     from .._rawmmsg import RawSocket
     from ..pcap import Writer
     from .files import Files, Rotation
-    from .privileges import User
     from .recorder import Recorder
 
 __all__ = ["add_record"]
@@ -149,12 +149,6 @@ def _add_what(command: argparse.ArgumentParser) -> None:
         help="end after COUNT frames",
     )
     command.add_argument(
-        "--duration",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="end after SECONDS seconds",
-    )
-    command.add_argument(
         "-s",
         dest="snap_length",
         type=number(int, _LONGEST_PACKET),
@@ -235,20 +229,11 @@ def _add_how(command: argparse.ArgumentParser) -> None:
         help="become USER after the interface was opened, and before the "
         "first file is created (default: only give up all capabilities)",
     )
-    command.add_argument(
-        "--stats",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="print statistics every SECONDS seconds, even if standard error "
-        "is not a terminal (default: every second, only on a terminal)",
-    )
-    command.add_argument(
-        "-q", "--quiet", action="store_true", help="print only errors"
-    )
+    add_output(command)
 
 
 def _user(text: str) -> "User":
-    from .privileges import User
+    from .._command.privileges import User
 
     try:
         return User.parse(text)
@@ -342,7 +327,7 @@ def _record(
     arguments: argparse.Namespace,
     wake: int,
 ) -> int:
-    from ..bridge.console import say as print_line
+    from .._command.terminal import print_line
     from .display import summary
     from .files import Files
     from .recorder import Recorder
@@ -397,7 +382,7 @@ def _writers(
 
 def _give_up(user: "User | None") -> None:
     """Gives up all capabilities, and becomes another user."""
-    from .privileges import give_up
+    from .._command.privileges import give_up
 
     try:
         give_up(user)
@@ -424,7 +409,7 @@ def _open_first(files: "Files", user: "User | None") -> None:
 def _run_recorder(
     recorder: "Recorder", arguments: argparse.Namespace, wake: int
 ) -> int:
-    from ..bridge.console import is_terminal
+    from .._command.terminal import is_terminal
     from .display import Ticker
 
     if not arguments.quiet and (arguments.stats is not None or is_terminal()):

@@ -1,10 +1,9 @@
 """What the user of `rawmmsg record` sees: a line of statistics each second,
 and the summary."""
 
-import sys
 from time import monotonic
 
-from ..bridge.console import has_room, say
+from .._command.terminal import has_room, print_line
 from .recorder import Recorder
 
 __all__ = ["Ticker", "summary"]
@@ -25,12 +24,12 @@ class Ticker:
     def show(self) -> None:
         """Prints a line, unless that would block: if the user stops the
         terminal (Ctrl-S), frames are still recorded."""
-        if sys.stderr is None or not has_room(sys.stderr.fileno()):
+        if not has_room():
             return
         if self._lines % _HEADER_EVERY == 0:
-            say(_HEADER)
+            print_line(_HEADER)
         self._lines += 1
-        say(self._next())
+        print_line(self._next())
 
     def _next(self) -> str:
         now, counts = monotonic(), _counts(self._recorder)

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bridge.arguments import LONGEST, number
-from ..bridge.process import fail, keep_quiet, name_port, say
+from .._command.arguments import LONGEST, add_output, number
+from .._command.messages import fail, keep_quiet, name_port, say
 
 if TYPE_CHECKING:
     from .._rawmmsg import RawSocket
@@ -133,16 +133,7 @@ def add_replay(
     _add_pace(command)
     _add_amount(command)
     _add_changes(command)
-    command.add_argument(
-        "--stats",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="print statistics every SECONDS seconds, even if standard error "
-        "is not a terminal (default: every second, only on a terminal)",
-    )
-    command.add_argument(
-        "-q", "--quiet", action="store_true", help="print only errors"
-    )
+    add_output(command)
     command.set_defaults(run=_run, parser=command)
 
 
@@ -188,12 +179,6 @@ def _add_amount(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="end after N packets, in all rounds together; those that are "
         "refused count, those that are skipped do not",
-    )
-    command.add_argument(
-        "--duration",
-        type=number(float, LONGEST),
-        metavar="SECONDS",
-        help="end after SECONDS seconds",
     )
     command.add_argument(
         "--merge",
@@ -269,10 +254,10 @@ def _vlan(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from .._command.privileges import give_up
     from ..bpf import FilterError
     from ..bridge.ports import PortError
     from ..pcap import Reader, RecordingError
-    from ..recording.privileges import give_up
     from .packets import LinkTypeError
     from .sides import SplitError
 
@@ -409,7 +394,7 @@ def _replay(
     program: "Program | None",
     arguments: argparse.Namespace,
 ) -> int:
-    from ..bridge.console import say as print_line
+    from .._command.terminal import print_line
     from .display import skipped_lines, summary
     from .edits import Editor
     from .packets import Packets
@@ -465,7 +450,7 @@ def _play(
     keep: bool,
     arguments: argparse.Namespace,
 ) -> int:
-    from ..bridge.console import is_terminal
+    from .._command.terminal import is_terminal
     from .display import Ticker
     from .passes import Limit, in_passes
 

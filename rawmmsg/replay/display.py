@@ -3,10 +3,9 @@ and the summary."""
 
 import errno
 import re
-import sys
 from time import monotonic
 
-from ..bridge.console import has_room, say
+from .._command.terminal import has_room, print_line
 from ..pacing import SendResult
 from ..pcap import Reader
 from .packets import Packets, Skipped
@@ -34,12 +33,12 @@ class Ticker:
     def show(self) -> None:
         """Prints a line, unless that would block: if the user stops the
         terminal (Ctrl-S), packets are still sent."""
-        if sys.stderr is None or not has_room(sys.stderr.fileno()):
+        if not has_room():
             return
         if self._lines % _HEADER_EVERY == 0:
-            say(_HEADER)
+            print_line(_HEADER)
         self._lines += 1
-        say(self._next())
+        print_line(self._next())
 
     def _next(self) -> str:
         now, counts = monotonic(), self._player.counts()

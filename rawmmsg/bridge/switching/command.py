@@ -6,8 +6,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from ..arguments import LONGEST, add_common, number
-from ..process import fail, keep_quiet, say, signals
+from ..._command.arguments import LONGEST, number
+from ..._command.messages import fail, keep_quiet, say, signals
+from ..arguments import add_common
 
 if TYPE_CHECKING:
     from .output import Output
@@ -287,8 +288,7 @@ def _files(arguments: argparse.Namespace) -> dict[str, str]:
 def _run_switch(
     switch: "Switch", arguments: argparse.Namespace, wake: int
 ) -> int:
-    from ..console import is_terminal
-    from ..console import say as print_line
+    from ..._command.terminal import is_terminal, print_line
     from ..ports import PortError
     from .display import Reporter, Ticker, addresses, summary
 

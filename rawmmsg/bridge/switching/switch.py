@@ -9,9 +9,9 @@ from dataclasses import replace
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
+from ..._command.messages import name_port
 from ..._rawmmsg import PacketBatch
 from ..ports import GuestOptions
-from ..process import name_port
 from .counts import PortCounts
 from .fabric import Fabric
 from .members import Hook

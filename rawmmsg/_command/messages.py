@@ -1,4 +1,4 @@
-"""What commands that run until a signal have in common."""
+"""Messages to the user, and signals."""
 
 import errno
 import os
@@ -6,13 +6,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .terminal import print_line
+
 __all__ = ["fail", "keep_quiet", "name_port", "say", "signals"]
 
 
 def say(message: str) -> None:
     """Prints a message on standard error, after the name of the program."""
-    from .console import say as print_line
-
     print_line(f"rawmmsg: {message}")
 
 
@@ -22,8 +22,6 @@ def keep_quiet(_: str) -> None:
 
 def fail(error: OSError) -> int:
     """Prints the error. Returns the exit status."""
-    from .console import say as print_line
-
     say(error.strerror or str(error))
     for note in getattr(error, "__notes__", ()):
         print_line(note)
