@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -133,6 +134,7 @@ def _vde(
 # ---- Open vSwitch ----------------------------------------------------------
 
 _SCHEMA: Final = Path("/usr/share/openvswitch/vswitch.ovsschema")
+_BRIDGE: Final = "br0"
 # The environment variables for its folders, which are others by default.
 _FOLDERS: Final = ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR")
 
@@ -149,6 +151,7 @@ def open_vswitch(*ports: str) -> Iterator[Pids]:
         environment |= dict.fromkeys(_FOLDERS, folder)
         database, address = f"{folder}/conf.db", f"unix:{folder}/db.sock"
         run([peers.program("ovsdb-tool"), "create", database, str(_SCHEMA)])
+        stack.callback(_delete_taps)
         server = _started(
             *(stack, peers.program("ovsdb-server"), database),
             *(f"--remote=p{address}", f"--unixctl={folder}/db.ctl"),
@@ -165,15 +168,22 @@ def open_vswitch(*ports: str) -> Iterator[Pids]:
         yield [switch.pid]
 
 
+def _delete_taps() -> None:
+    """Open vSwitch's own, which outlive it."""
+    for _, name in socket.if_nameindex():
+        if name in ("ovs-netdev", _BRIDGE):
+            run([peers.program("ip"), "link", "delete", "dev", name])
+
+
 def _configure(address: str, ports: Sequence[str]) -> None:
     """Before the switch starts: the database of a bridge with these ports."""
     command = [peers.program("ovs-vsctl"), f"--db={address}", "--no-wait"]
     command += ["--", "init", "--", "set", "Open_vSwitch", "."]
     command += ["other_config:userspace-tso-enable=true"]
-    command += ["--", "add-br", "br0"]
-    command += ["--", "set", "bridge", "br0", "datapath_type=netdev"]
+    command += ["--", "add-br", _BRIDGE]
+    command += ["--", "set", "bridge", _BRIDGE, "datapath_type=netdev"]
     for port in ports:
-        command += ["--", "add-port", "br0", port]
+        command += ["--", "add-port", _BRIDGE, port]
     run(command)
 
 

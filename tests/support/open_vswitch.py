@@ -14,6 +14,7 @@ from typing import Any, Final
 from support import WAIT
 from support.calls import eventually
 from support.child import missing, tool
+from support.linux import ip
 from support.models import Ends, far_ends
 
 _SCHEMA: Final = Path("/usr/share/openvswitch/vswitch.ovsschema")
@@ -62,7 +63,7 @@ def open_vswitch(
     if not _SCHEMA.exists():
         raise missing(str(_SCHEMA), "openvswitch-switch")
     _run(folder, "ovsdb-tool", "create", str(database), str(_SCHEMA))
-    with far_ends(len(ports) + 1, markers) as ends:
+    with far_ends(len(ports) + 1, markers) as ends, _without_taps():
         switch = OpenVSwitch(folder, ends)
         with (
             _running(
@@ -85,6 +86,17 @@ def open_vswitch(
             native = ("vlan_mode=native-untagged", "tag=1")
             _configure(folder, ends, [*ports, native])
             yield switch
+
+
+@contextlib.contextmanager
+def _without_taps() -> Iterator[None]:
+    """Deletes the taps that it has made, which outlive it."""
+    try:
+        yield
+    finally:
+        for _, name in socket.if_nameindex():
+            if name in ("ovs-netdev", _BRIDGE):
+                ip("link", "delete", "dev", name)
 
 
 def _wait_for_listener(path: Path) -> None:
