@@ -61,8 +61,8 @@ class Blocked:
 
 
 @pytest.fixture
-def blocked(tmp_path: Path) -> Any:
-    peer = Blocked(tmp_path)
+def blocked(short_path: Path) -> Any:
+    peer = Blocked(short_path)
     yield peer
     peer.sock.close()
 

@@ -237,11 +237,11 @@ def test_ports_that_come_and_go_leave_no_memory_behind(
 
 
 def test_counts_of_a_thousand_removed_ports_are_kept(
-    links: Links, tmp_path: Path
+    links: Links, short_path: Path
 ) -> None:
     with Switch(links[0].b) as switch:
         for i in range(1002):
-            path = f"stream:unix:{tmp_path}/nobody,name=vm{i}"
+            path = f"stream:unix:{short_path}/nobody,name=vm{i}"
             switch.remove(switch.add(path))
         names = set(switch.statistics())
     assert names == {links[0].b, *(f"vm{i}" for i in range(2, 1002))}
