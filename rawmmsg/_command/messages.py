@@ -8,7 +8,14 @@ from contextlib import contextmanager
 
 from .terminal import print_line
 
-__all__ = ["fail", "keep_quiet", "name_port", "say", "signals"]
+__all__ = [
+    "fail",
+    "keep_quiet",
+    "name_file",
+    "name_port",
+    "say",
+    "signals",
+]
 
 
 def say(message: str) -> None:
@@ -26,6 +33,12 @@ def fail(error: OSError) -> int:
     for note in getattr(error, "__notes__", ()):
         print_line(note)
     return 1
+
+
+def name_file(error: OSError) -> None:
+    """Makes the message of an error name its file, unless it does already."""
+    if error.filename and error.filename not in (error.strerror or ""):
+        error.strerror = f"{error.filename}: {error.strerror}"
 
 
 def name_port(name: str, error: OSError) -> None:

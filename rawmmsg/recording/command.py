@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .._command.arguments import LONGEST, add_output, number
-from .._command.messages import fail, name_port, say, signals
+from .._command.messages import fail, name_file, name_port, say, signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -260,8 +260,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise  # the reader of standard output has seen enough
     except OSError as error:
-        if error.filename and error.filename not in (error.strerror or ""):
-            error.strerror = f"{error.filename}: {error.strerror}"
+        name_file(error)
         return fail(error)
 
 

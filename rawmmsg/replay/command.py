@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._command.arguments import LONGEST, add_output, number
-from .._command.messages import fail, keep_quiet, name_port, say
+from .._command.messages import fail, keep_quiet, name_file, name_port, say
 
 if TYPE_CHECKING:
     from .._rawmmsg import RawSocket
@@ -288,8 +288,7 @@ def _run(arguments: argparse.Namespace) -> int:
         say(f"{name}: {error}")
         return 1
     except OSError as error:
-        if error.filename and error.filename not in (error.strerror or ""):
-            error.strerror = f"{error.filename}: {error.strerror}"
+        name_file(error)
         return fail(error)
 
 
