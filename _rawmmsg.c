@@ -4849,8 +4849,8 @@ receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count,
 
 /* Takes all capabilities (capabilities(7)) from the calling thread, for good.
    Without no_new_privs (prctl(2)), a program that root executes would get them
-   back. Python has no function for either. Other threads keep theirs, so the
-   caller must not have started any. */
+   back. Python has no function for either. Other threads keep their
+   capabilities, so the caller must not have started any. */
 static PyObject *
 rawmmsg_drop_capabilities(PyObject *Py_UNUSED(module),
                           PyObject *Py_UNUSED(ignored))

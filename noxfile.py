@@ -286,8 +286,8 @@ def ptf(session: nox.Session) -> None:
 
 @nox.session(python="3.12")
 def recordings(session: nox.Session) -> None:
-    """Lets tshark, capinfos and tcpdump read our recordings, and reads theirs
-    and the samples of tcpdump's tests as Scapy does."""
+    """Lets tshark, capinfos and tcpdump read our recordings, and compares with
+    Scapy how we read those of such programs and of tcpdump's tests."""
     copy = tree(session)
     install_wheel(session, copy)
     install(session, "numpy", "pytest", "pytest-timeout", "scapy")
