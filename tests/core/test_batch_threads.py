@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy
 import pytest
@@ -18,6 +18,7 @@ from support.calls import (
     assert_ended_by_close,
     eventually,
     fill_send_queue,
+    outcomes,
     repeating,
 )
 from support.frames import PACKET, datagram_pair, flood, number_of, numbered
@@ -224,27 +225,6 @@ def flipping_length(batch: PacketBatch, good: int, bad: int) -> Iterator[None]:
 @pytest.fixture(params=[61, 2**32 - 1], ids=["one too long", "4 GiB"])
 def bad_length(request: pytest.FixtureRequest) -> int:
     return int(request.param)
-
-
-def outcomes(
-    function: Callable[[], Any], reason: str = "bytes of the frame"
-) -> Iterator[Any]:
-    """Yields the results of the function, except when it refuses the length,
-    until it has done both."""
-    deadline = time.monotonic() + WAIT
-    taken = refused = 0
-    while taken + refused < 20_000 or 0 in (taken, refused):
-        assert time.monotonic() < deadline, (
-            "the function did not see both lengths"
-        )
-        try:
-            result = function()
-        except ValueError as error:
-            assert reason in str(error)
-            refused += 1
-        else:
-            taken += 1
-            yield result
 
 
 def neighbours() -> PacketBatch:

@@ -167,6 +167,27 @@ def repeating(
     call.result()
 
 
+def outcomes(
+    function: Callable[[], Any],
+    reason: str = "bytes of the frame",
+    calls: int = 20_000,
+) -> Iterator[Any]:
+    """Yields the results of the function, except when it refuses a length for
+    this reason. Calls it this often, and until it has done both."""
+    deadline = time.monotonic() + WAIT
+    taken = refused = 0
+    while taken + refused < calls or 0 in (taken, refused):
+        assert time.monotonic() < deadline, "the function did not do both"
+        try:
+            result = function()
+        except ValueError as error:
+            assert reason in str(error)
+            refused += 1
+        else:
+            taken += 1
+            yield result
+
+
 @contextmanager
 def handler(
     function: Callable[[], object], number: int = signal.SIGUSR1
