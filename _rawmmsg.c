@@ -2952,18 +2952,17 @@ struct options {
 
 /* The task of a thread that makes a socket in another network namespace.
    setns(2) moves the thread that calls it, so the thread ends afterwards. The
-   constructor owns this and waits for `done`; until then the thread writes the
-   fields below it. */
+   constructor owns this and waits for the end of the thread; until then the
+   thread writes the last three fields. */
 struct visit {
     const char *path;
     int type;
-    PyThread_type_lock done; /* released when the thread is done */
     int fd;
     int error;
     const char *call;
 };
 
-static void
+static void *
 visit_namespace(void *argument)
 {
     struct visit *v = argument;
@@ -2984,32 +2983,25 @@ visit_namespace(void *argument)
     if (ns >= 0) {
         close(ns);
     }
-    PyThread_release_lock(v->done);
+    return NULL;
 }
 
 /* Runs visit_namespace() in a thread. 0, or -1 with an exception set; whether
-   there is a socket is in *v. */
+   there is a socket is in *v. Waits until the thread has ended: a process that
+   forks while a thread ends may leave locks to its child that nobody holds
+   there. */
 static int
 socket_in_namespace(struct visit *v)
 {
-    v->done = PyThread_allocate_lock();
-    if (v->done == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    PyThread_acquire_lock(v->done, WAIT_LOCK);
-    if (PyThread_start_new_thread(visit_namespace, v)
-        == PYTHREAD_INVALID_THREAD_ID) {
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, visit_namespace, v) != 0) {
         PyErr_SetString(PyExc_RuntimeError, "cannot start a thread");
-        PyThread_release_lock(v->done);
-        PyThread_free_lock(v->done);
         return -1;
     }
     Py_BEGIN_ALLOW_THREADS
-    PyThread_acquire_lock(v->done, WAIT_LOCK);
+    pthread_join(thread, NULL);
     Py_END_ALLOW_THREADS
-    PyThread_release_lock(v->done);
-    PyThread_free_lock(v->done);
     return 0;
 }
 
