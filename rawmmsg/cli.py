@@ -10,7 +10,6 @@ from . import __version__
 from .bpf import FilterError, compile
 from .bridge.command import add_bridge
 from .bridge.switching.command import add_switch
-from .demo import run_demo
 from .doctor.command import add_doctor
 from .recording.command import add_record
 from .replay.command import add_replay
@@ -142,7 +141,7 @@ It needs no privilege if user namespaces are allowed, and takes four seconds.
         epilog=_MORE_DEMO_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo.set_defaults(run=lambda _: run_demo())
+    demo.set_defaults(run=_demo)
     _add_filter(commands)
     add_bridge(commands)
     add_switch(commands)
@@ -150,6 +149,12 @@ It needs no privilege if user namespaces are allowed, and takes four seconds.
     add_replay(commands)
     add_doctor(commands)
     return parser
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from .demo import run_demo
+
+    return run_demo()
 
 
 def _add_filter(

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .port import PortError
-
 __all__ = [
     "Form",
+    "PortError",
     "Written",
     "parse_address",
     "read_interface",
@@ -21,6 +20,10 @@ __all__ = [
 
 # [HOST]:PORT. A HOST with colons must be in brackets.
 _ADDRESS: Final = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*)):(\d{1,5})")
+
+
+class PortError(ValueError):
+    """The name is not that of a port, or the port cannot be used."""
 
 
 @dataclass(frozen=True)

@@ -242,8 +242,8 @@ def _user(text: str) -> "User":
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from .._command.grammar import PortError
     from ..bpf import FilterError
-    from ..bridge.ports import PortError
     from .stalls import not_for_ever
 
     rotation = _rotation(arguments)
@@ -287,9 +287,8 @@ def _rotation(arguments: argparse.Namespace) -> "Rotation":
 
 def _open(arguments: argparse.Namespace) -> "RawSocket":
     """Opens the socket. Nothing can change its filter afterwards."""
+    from .._command.grammar import PortError, read_interface
     from .._rawmmsg import RawSocket
-    from ..bridge.ports import PortError
-    from ..bridge.ports.grammar import read_interface
 
     written = read_interface(arguments.interface)
     (name,) = written.fields
@@ -357,7 +356,7 @@ def _writers(
 ) -> "Callable[[str], Writer]":
     """Returns what creates a file. Raises PortError if frames of the interface
     cannot be recorded."""
-    from ..bridge.ports import PortError
+    from .._command.grammar import PortError
     from ..pcap import Interface, Writer, link_type_of
 
     try:

@@ -254,9 +254,9 @@ def _vlan(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from .._command.grammar import PortError
     from .._command.privileges import give_up
     from ..bpf import FilterError
-    from ..bridge.ports import PortError
     from ..pcap import Reader, RecordingError
     from .packets import LinkTypeError
     from .sides import SplitError
@@ -322,9 +322,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _open(text: str, vnet_hdr: bool) -> "RawSocket":
+    from .._command.grammar import PortError, read_interface
     from .._rawmmsg import RawSocket
-    from ..bridge.ports import PortError
-    from ..bridge.ports.grammar import read_interface
     from ..pcap import link_type_of
 
     written = read_interface(text)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
+from ..._command.grammar import PortError
 from ..._limited import Limited
 from .paths import Access, OwnPath
-from .port import PortError
 
 __all__ = ["Address", "Connecting", "Connections", "Listening"]
 

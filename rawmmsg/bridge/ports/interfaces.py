@@ -2,10 +2,10 @@
 
 import socket
 
+from ..._command.grammar import PortError
 from ..._rawmmsg import RawSocket
 from ...bpf import Program
 from .. import filters
-from .port import PortError
 from .sockets import SocketPort
 
 __all__ = ["Descriptor", "Interface"]

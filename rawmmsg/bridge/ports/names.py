@@ -5,10 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from .grammar import Form, Written, parse_address, read_name
+from ..._command.grammar import (
+    Form,
+    PortError,
+    Written,
+    parse_address,
+    read_name,
+)
 from .interfaces import Descriptor, Interface
 from .paths import Access, parse_mode, parse_owner
-from .port import Port, PortError
+from .port import Port
 from .stream import StreamSocket
 from .taps import Tap
 from .udp import UdpSocket

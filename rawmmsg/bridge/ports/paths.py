@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from .port import PortError
+from ..._command.grammar import PortError
 
 __all__ = [
     "Access",

@@ -6,11 +6,7 @@ from collections.abc import Callable, Mapping
 from ..._rawmmsg import PacketBatch
 from ..drops import Dropped
 
-__all__ = ["Port", "PortClosed", "PortError"]
-
-
-class PortError(ValueError):
-    """The name is not that of a port, or the bridge cannot use the port."""
+__all__ = ["Port", "PortClosed"]
 
 
 class PortClosed(Exception):

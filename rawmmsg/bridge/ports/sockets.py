@@ -7,10 +7,11 @@ import socket
 import struct
 from typing import Final
 
+from ..._command.grammar import PortError
 from ..._queue import bytes_queued
 from ..._rawmmsg import RawSocket, _GuestRings
 from ...constants import PACKET_QDISC_BYPASS, SOL_PACKET
-from .port import Port, PortError
+from .port import Port
 
 __all__ = ["SocketPort"]
 

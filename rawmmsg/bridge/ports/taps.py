@@ -16,11 +16,11 @@ import struct
 from pathlib import Path
 from typing import Final
 
+from ..._command.grammar import PortError
 from ..._rawmmsg import PacketBatch
 from ..drops import Dropped
 from . import links
 from .interfaces import Interface
-from .port import PortError
 
 __all__ = ["Tap"]
 

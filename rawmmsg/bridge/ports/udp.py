@@ -6,9 +6,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
+from ..._command.grammar import PortError
 from ..._rawmmsg import RawSocket
 from .. import filters
-from .port import PortError
 from .sockets import SocketPort
 
 __all__ = ["UdpSocket"]

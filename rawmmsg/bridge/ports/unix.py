@@ -6,10 +6,10 @@ import socket
 from contextlib import ExitStack
 from functools import partial
 
+from ..._command.grammar import PortError
 from ..._rawmmsg import RawSocket
 from .. import filters
 from .paths import Access, OwnPath, check_path, same_socket
-from .port import PortError
 from .sockets import SocketPort
 
 __all__ = ["UnixSocket"]
