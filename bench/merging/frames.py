@@ -1,5 +1,5 @@
-"""Numbered UDP datagrams with the checksums of a sender that leaves nothing to
-its interface."""
+"""Numbered UDP datagrams and TCP segments with the checksums of a sender that
+leaves nothing to its interface."""
 
 import struct
 from typing import Final
@@ -8,6 +8,7 @@ from ..lab.link import NUMBERS
 from ..lab.packets import (
     ETHERNET,
     IPV4,
+    TCP,
     UDP,
     checksum,
     ipv4,
@@ -17,6 +18,10 @@ from ..lab.packets import (
 PORT: Final = 1025
 _SOURCE_PORT: Final = 1024
 _UDP: Final = struct.Struct("!HHHH")
+# Ports, sequence number, acknowledgement, length of the header in words and
+# flags, window, checksum, urgent pointer.
+_TCP: Final = struct.Struct("!HHIIHHHH")
+_ACK: Final = _TCP.size // 4 << 12 | 0x10
 
 UDP_AT: Final = len(ETHERNET) + IPV4.size
 HEADERS: Final = UDP_AT + _UDP.size
@@ -41,9 +46,16 @@ class Datagrams:
     """Makes datagrams in frames of `size` bytes. Their IPv4 ids count up in a
     batch."""
 
+    headers = HEADERS
+    """Bytes before the payload."""
+    _protocol = UDP
+    _checksum_at = 6
+
     def __init__(self, size: int) -> None:
         self._size = size
-        self._body = bytes(i & 0xFF for i in range(size - HEAD))
+        numbers = NUMBERS.size + _INVERTED.size
+        rest = size - self.headers - numbers
+        self._body = bytes(i & 0xFF for i in range(rest))
         self._headers: list[bytes] = []
 
     def __call__(self, slice_number: int, index: int) -> bytes:
@@ -57,10 +69,38 @@ class Datagrams:
         return NUMBERS.pack(slice_number, index) + inverted + self._body
 
     def _header(self, index: int) -> bytes:
-        ip = ipv4(UDP, self._size - len(ETHERNET), index)
+        ip = ipv4(self._protocol, self._size - len(ETHERNET), index)
         length = self._size - UDP_AT
-        udp = _UDP.pack(_SOURCE_PORT, PORT, length, 0)
+        header = self._transport(index, length)
         found = checksum(
-            pseudo_header(UDP, length) + udp + self._payload(0, index)
+            pseudo_header(self._protocol, length)
+            + header
+            + self._payload(0, index)
         )
-        return ETHERNET + ip + udp[:6] + (found or 0xFFFF).to_bytes(2, "big")
+        at = self._checksum_at
+        written = self._written(found).to_bytes(2, "big")
+        return ETHERNET + ip + header[:at] + written + header[at + 2 :]
+
+    def _transport(self, index: int, length: int) -> bytes:
+        """The header of UDP or TCP, without its checksum."""
+        del index
+        return _UDP.pack(_SOURCE_PORT, PORT, length, 0)
+
+    def _written(self, found: int) -> int:
+        """0 would mean that there is no checksum (RFC 768)."""
+        return found or 0xFFFF
+
+
+class Segments(Datagrams):
+    """Makes the TCP segments of a bulk transfer."""
+
+    headers = UDP_AT + _TCP.size
+    _protocol = TCP
+    _checksum_at = 16
+
+    def _transport(self, index: int, length: int) -> bytes:
+        sequence = index * (length - _TCP.size)
+        return _TCP.pack(_SOURCE_PORT, PORT, sequence, 1, _ACK, 0xFFFF, 0, 0)
+
+    def _written(self, found: int) -> int:
+        return found

@@ -8,9 +8,9 @@ counts every frame.
   for a frame is the limit of all, also of C (`send`). "merged": the
   datagrams of one flow leave as super-frames; the far side cuts and compares
   one of each round.
-- Once: a file of a gigabyte with datagrams of one flow. The time is that of
-  the whole program, since the file has to be read; tcpreplay --preload-pcap
-  reads it before it sends. Both find it in the page cache.
+- Once: a file of a gigabyte with frames of one flow, of UDP and of TCP. The
+  time is that of the whole program, since the file has to be read; tcpreplay
+  --preload-pcap reads it before it sends. Both find it in the page cache.
 - Gaps: frames with random gaps, recorded in microseconds, are sent at these
   times. The kernel stamps each when it arrives. A gap is wrong by the
   difference between recorded and received time. The figure is what 99 % of
@@ -30,6 +30,7 @@ from ..lab.contender import Contender, control
 from ..lab.result import Table
 from ..lab.runner import Calibrate, Lab, Pace
 from ..merging import sides as merging
+from ..merging.frames import Datagrams, Segments
 from ..send import sides as send
 from . import sides
 
@@ -147,13 +148,14 @@ def _once(lab: Lab) -> Iterator[Table]:
     if not lab.sizes((1500,)):
         return
     size = lab.pick(10**9, 10**8, 10**6)
-    with sides.LargeFile(size, SIZES[1500]) as place:
-        yield lab.table(
-            "replay/once",
-            f"A file of {place.bytes / 1e6:,.0f} MB, once",
-            *("Mpps", ONCE, place, Pace(lab.pick(5, 3, 1), 0)),
-            calibrate=Calibrate.ONCE,
-        )
+    for protocol, make in ("UDP", Datagrams), ("TCP", Segments):
+        with sides.LargeFile(size, make(SIZES[1500])) as place:
+            yield lab.table(
+                f"replay/once/{protocol}",
+                f"A file of {place.bytes / 1e6:,.0f} MB of {protocol}, once",
+                *("Mpps", ONCE, place, Pace(lab.pick(5, 3, 1), 0)),
+                calibrate=Calibrate.ONCE,
+            )
 
 
 def _gaps(lab: Lab) -> Iterator[Table]:

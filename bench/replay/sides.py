@@ -25,7 +25,7 @@ from ..lab.contender import (
 )
 from ..lab.link import HEADER, PATIENCE, numbered
 from ..merging import sides as merging
-from ..merging.frames import HEADERS, Datagrams
+from ..merging.frames import Datagrams
 from ..send import sides as send
 
 # ---- A file that is sent again and again ------------------------------------
@@ -75,20 +75,22 @@ def looped(prepare: Callable[[P], Ready]) -> Callable[[P], Ready]:
 
 
 class LargeFile(contextlib.ExitStack):
-    """A veth pair, and a file of about so many bytes with numbered datagrams
-    of one flow. A context manager."""
+    """A veth pair, and a file of about so many bytes with numbered frames of
+    one flow. A context manager."""
 
-    def __init__(self, size: int, frame_size: int) -> None:
+    def __init__(self, size: int, make: Datagrams) -> None:
         super().__init__()
         self.veth: Veth = self.enter_context(veth_pair())
         self.folder = self.enter_context(
             tempfile.TemporaryDirectory(prefix="rawmmsg-bench-")
         )
-        make = Datagrams(frame_size)
-        part = send.write_pcap_of([make(1, i) for i in range(1024)])
+        packets = [make(1, i) for i in range(1024)]
+        part = send.write_pcap_of(packets)
         header, body = part[:24], part[24:]
         parts = max(1, size // len(body))
-        self.frames, self.bytes = 1024 * parts, 1024 * parts * frame_size
+        self.headers = make.headers
+        self.frames = parts * len(packets)
+        self.bytes = parts * sum(map(len, packets))
         with Path(self.folder, send.FILE).open("wb") as file:
             file.write(header)
             for _ in range(parts):
@@ -167,7 +169,7 @@ def _check_arrived(
     if merges:
         found = re.search(r"merged into ([\d,]+)", printed)
         wanted = int(found[1].replace(",", "")) if found else wanted
-    missing_headers = (place.frames - wanted) * HEADERS
+    missing_headers = (place.frames - wanted) * place.headers
     if (frames, size) != (wanted, place.bytes - missing_headers):
         raise GroundTruthError(
             f"{place.frames} frames of {place.bytes} bytes sent, {frames} of"
