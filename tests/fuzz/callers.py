@@ -228,6 +228,9 @@ class Caller(Arguments):
 
     def step(self) -> None:
         self.depth += 1
+        # A Sneak makes steps inside of an interruptible call; a step itself
+        # would lose the descriptors that it opens.
+        interruptible, self.interruptible = self.interruptible, False
         try:
             (name,) = self.random.choices(tuple(STEPS), tuple(STEPS.values()))
             getattr(self, name)()
@@ -235,6 +238,7 @@ class Caller(Arguments):
             pass  # raised by the signal handler outside a call
         finally:
             self.depth -= 1
+            self.interruptible = interruptible
 
     def call_method(
         self, target: Any, calls: dict[str, tuple[str, ...]], attributes: Any
