@@ -9,6 +9,7 @@ switch     `Switch`, for programs: opens ports, and waits for missing ones
 specs      the descriptions of ports
 fabric     the ports that are open, and what they share
 members    a port: receives frames and passes them to the sinks of others
+recordings what enters and leaves a port, in files (--record)
 sinks      the output of a port: frames wait in a queue if it is slow
 queues     frames that wait, copied
 forms      frames cut into segments, or merged
