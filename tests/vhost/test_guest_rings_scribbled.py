@@ -4,10 +4,12 @@ import mmap
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from support import WAIT
 from support.child import fork
 from support.frames import numbered, numbered_frames
 from support.guest_cards import Card, card
@@ -72,11 +74,16 @@ def test_rings_that_change_all_the_time_harm_nobody_else(
     scaled: Callable[[int], int],
 ) -> None:
     """A ring that breaks is started again. Another guest goes on."""
-    broken = 0
+    broken = count = 0
+    deadline = time.monotonic() + WAIT
     with card(size=64, memory=small_memory, batch=16) as made, card() as other:
         other.guest.post([BUFFER] * 64)
         with scribbling(made, 1):
-            for i in range(scaled(300)):
+            while count < scaled(300) or not broken:
+                assert broken or time.monotonic() < deadline, (
+                    "no ring was ever broken"
+                )
+                count += 1
                 for queue in made.guest.queues:
                     for head in range(16):
                         queue.put_available(head)
@@ -89,10 +96,9 @@ def test_rings_that_change_all_the_time_harm_nobody_else(
                         base = made.link.stop_ring(index)
                         made.guest.queues[index].restart_at(base)
                         made.link.start_ring(index, base)
-                other.guest.send(numbered(i))
+                other.guest.send(numbered(count))
                 assert other.rings.send(near) == 1
                 assert other.guest.finish_sent() == 1
-    assert broken > 0, "no ring was ever broken"
 
 
 def exchange(made: Card, near: RawSocket) -> None:
