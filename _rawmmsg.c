@@ -2987,9 +2987,8 @@ visit_namespace(void *argument)
 }
 
 /* Runs visit_namespace() in a thread. 0, or -1 with an exception set; whether
-   there is a socket is in *v. Waits until the thread has ended: a process that
-   forks while a thread ends may leave locks to its child that nobody holds
-   there. */
+   there is a socket is in *v. Waits until the thread has ended: if a process
+   forks while a thread ends, its child may have locks that nobody releases. */
 static int
 socket_in_namespace(struct visit *v)
 {

@@ -87,7 +87,8 @@ class Datagrams:
         return _UDP.pack(_SOURCE_PORT, PORT, length, 0)
 
     def _written(self, found: int) -> int:
-        """0 would mean that there is no checksum (RFC 768)."""
+        """What the header has for this checksum. In UDP, 0 stands for no
+        checksum (RFC 768)."""
         return found or 0xFFFF
 
 
