@@ -77,11 +77,13 @@ def check_sending(
     family: Family,
     data: bytes,
     meanwhile: Callable[[], object] = lambda: None,
+    source: str = "</data >/dev/null",
 ) -> None:
     """The guest sends /data, which holds these data, over TCP. The host calls
-    `meanwhile` after it has received some of them."""
+    `meanwhile` after it has received some of them. `source`: from where nc
+    gets what it sends."""
     with socket.create_server((family.host, 0), family=family.kind) as server:
-        guest.run(f"{_nc(server)} </data >/dev/null &")
+        guest.run(f"{_nc(server)} {source} &")
         with accept(server) as connection:
             received = connection.recv(1)
             meanwhile()
