@@ -27,6 +27,11 @@ not be installed."""
 PATIENCE: Final = 60.0
 """Time limit, in seconds, of what takes a few seconds on an idle machine."""
 
+NUDGE: Final = 2.0
+"""User-mode Linux sometimes misses that its console can be read, until more is
+written there. It gets a blank if it has been silent for so many seconds: the
+shell ignores blanks before a command."""
+
 
 class GuestError(Exception):
     """The guest failed. The message has the output of its console and of
@@ -76,6 +81,7 @@ class Guest:
     ) -> None:
         self._folder = folder
         self._heard = b""
+        self._nudge = NUDGE if options is uml_options else PATIENCE
         with open(folder / "qemu.log", "ab") as log:
             self._process = subprocess.Popen(
                 [*program, *options(kernel, initramfs), *network],
@@ -100,11 +106,14 @@ class Guest:
 
     def begin(self, command: str) -> None:
         """Starts a command of one line; finish() waits for its end."""
+        self._write(f"{command}\n".encode())
+
+    def _write(self, data: bytes) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(
             BrokenPipeError
         ):  # finish() reports the error
-            self._process.stdin.write(f"{command}\n".encode())
+            self._process.stdin.write(data)
 
     def finish(self) -> str:
         """Waits for the end of the command; returns what it has printed."""
@@ -162,9 +171,12 @@ class Guest:
     def _listen(self, deadline: float) -> bytes:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        left = max(deadline - time.monotonic(), 0)
-        if not select.select([descriptor], [], [], left)[0]:
-            raise self._error(f"no answer; until now {self._heard!r}")
+        while not _is_readable(
+            descriptor, min(deadline - time.monotonic(), self._nudge)
+        ):
+            if time.monotonic() >= deadline:
+                raise self._error(f"no answer; until now {self._heard!r}")
+            self._write(b" ")
         heard = os.read(descriptor, 65536)
         if not heard:
             raise self._error(f"the guest is gone; until then {self._heard!r}")
@@ -211,3 +223,7 @@ def shared_memory_card(
         *("-chardev", f"socket,id=card,path={path},{side}"),
         *network_card("vhost-user,id=net,chardev=card", mtu, mac, no_msix),
     ]
+
+
+def _is_readable(descriptor: int, seconds: float) -> bool:
+    return bool(select.select([descriptor], [], [], max(seconds, 0))[0])
