@@ -1011,9 +1011,9 @@ take_kept_error(RawSocket *s)
 /* Decides whose error a sender has got. Returns whether to try again.
 
    A socket has one pending error (sk_err), and the next system call on it, of
-   whatever kind, returns that error. A sender gets it before the kernel even looks at the
-   packet (net/core/sock.c:sock_alloc_send_pskb()). It may be about the link,
-   or about a packet that recvmmsg(2) found behind others. If the sender raised
+   whatever kind, returns that error. A sender gets it before the kernel even
+   looks at the packet (net/core/sock.c:sock_alloc_send_pskb()). It may be
+   about the link, or about a packet that recvmmsg(2) found behind others. If the sender raised
    it, the caller would blame, and perhaps drop, a packet without a fault, and
    the receiver would never learn of the error.
 
@@ -4840,8 +4840,8 @@ receive_messages(RawSocket *s, struct mmsghdr *messages, unsigned count,
 
 /* Takes all capabilities (capabilities(7)) from the calling thread, for good.
    Without no_new_privs (prctl(2)), a program that root executes would get them
-   back. Python has no function for either. Other threads keep their
-   capabilities, so the caller must not have started any. */
+   back. Python's library lacks capset(2) and prctl(2). Other threads keep
+   their capabilities, so the caller must not have started any. */
 static PyObject *
 rawmmsg_drop_capabilities(PyObject *Py_UNUSED(module),
                           PyObject *Py_UNUSED(ignored))
