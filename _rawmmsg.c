@@ -1013,9 +1013,9 @@ take_kept_error(RawSocket *s)
    A socket has one pending error (sk_err), and the next system call on it, of
    whatever kind, returns that error. A sender gets it before the kernel even
    looks at the packet (net/core/sock.c:sock_alloc_send_pskb()). It may be
-   about the link, or about a packet that recvmmsg(2) found behind others. If the sender raised
-   it, the caller would blame, and perhaps drop, a packet without a fault, and
-   the receiver would never learn of the error.
+   about the link, or about a packet that recvmmsg(2) found behind others. If
+   the sender raised it, the caller would blame, and perhaps drop, a packet
+   without a fault, and the receiver would never learn of the error.
 
    So a sender tries a second time. An error that the second try does not
    repeat was not about this packet: it is kept for the next receive.
